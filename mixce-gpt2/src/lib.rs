@@ -1,0 +1,1 @@
+//! GPT-2 on candle: configuration, checkpoints, tokenizer, packed forward pass, sampling, hub.

@@ -1,0 +1,1 @@
+//! Differentiable tensor operations that candle lacks.

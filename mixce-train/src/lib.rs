@@ -1,0 +1,1 @@
+//! Text to batches to optimizer steps to checkpoints.
