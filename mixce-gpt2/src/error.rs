@@ -1,0 +1,205 @@
+//! The one error type of this crate.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// What goes wrong between a folder of files and a model.
+///
+/// Each message is complete in itself (causes are part of it); what to do about it is in [`Error::hint`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An operation of the file system failed.
+    #[error("cannot {action} `{}`: {cause}", path.display())]
+    Io {
+        /// What was attempted: `read`, `create`, ...
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The answer of the operating system.
+        cause: std::io::Error,
+    },
+    /// A file that is not what its name promises.
+    #[error("cannot read `{}`: {problem}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        problem: String,
+    },
+    /// Another error, met while reading a file.
+    #[error("in `{}`: {cause}", path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its content.
+        cause: Box<Error>,
+    },
+    /// A key of `config.json` has a value that cannot be.
+    #[error("config key `{key}` must be {expected}, got `{got}`")]
+    ConfigValue {
+        /// The key as written.
+        key: String,
+        /// What the key may hold.
+        expected: String,
+        /// What it holds.
+        got: String,
+    },
+    /// A key of `config.json` asks for a computation that this crate does not have.
+    #[error("config key `{key}` = `{value}` is not supported: {reason}")]
+    ConfigUnsupported {
+        /// The key as written.
+        key: String,
+        /// Its value.
+        value: String,
+        /// Why it is refused.
+        reason: &'static str,
+    },
+    /// A folder holds none of the weight files that can be read.
+    #[error("no weights in `{}`: expected one of {expected}", path.display())]
+    NoWeights {
+        /// The folder.
+        path: PathBuf,
+        /// The file names that were looked for.
+        expected: String,
+    },
+    /// The tensors of a checkpoint are not those of the configuration.
+    #[error("the tensors in `{}` do not fit the configuration: {}", path.display(), .mismatch.describe())]
+    TensorMismatch {
+        /// The weight file (or the index of the sharded files, or the word for parameters in memory).
+        path: PathBuf,
+        /// Every missing, unexpected and misshapen tensor.
+        mismatch: TensorMismatch,
+    },
+    /// A tensor that was asked for by name does not exist.
+    #[error("no parameter named `{name}`")]
+    UnknownParameter {
+        /// The name.
+        name: String,
+    },
+    /// An output folder that already holds something.
+    #[error("output folder `{}` exists and is not empty", path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder without a tokenizer.
+    #[error("no tokenizer in `{}`: expected `tokenizer.json`, or `vocab.json` and `merges.txt`", path.display())]
+    NoTokenizer {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The tokenizer produces token ids for which the model has no embedding.
+    #[error("the tokenizer has {tokenizer} tokens but the model only {model} (config key `vocab_size`)")]
+    VocabularyTooLarge {
+        /// One more than the largest token id of the tokenizer.
+        tokenizer: usize,
+        /// `vocab_size` of the model.
+        model: usize,
+    },
+    /// The `tokenizers` library refused a text or a list of token ids.
+    #[error("tokenizer: cannot {action}: {problem}")]
+    Tokenizer {
+        /// `encode` or `decode`.
+        action: &'static str,
+        /// The answer of the library.
+        problem: String,
+    },
+    /// A tensor operation failed.
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// The result of everything here that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// What the user can do about it, where that is not plain from the message.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::InFile { cause, .. } => cause.hint(),
+            Self::ConfigUnsupported { key, .. } if key == "activation_function" => {
+                Some("use one of gelu_new, gelu, relu, silu".to_owned())
+            }
+            Self::TensorMismatch { mismatch, .. } if !mismatch.misshapen.is_empty() => {
+                Some("config.json and the weights come from different models".to_owned())
+            }
+            Self::NotEmpty { .. } => Some("choose a new folder or remove this one".to_owned()),
+            Self::NoTokenizer { .. } => Some(
+                "copy the tokenizer files of the base model into the folder, or name another tokenizer"
+                    .to_owned(),
+            ),
+            Self::VocabularyTooLarge { .. } => {
+                Some("use the tokenizer that the model was trained with".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |cause| Self::Io { action, path, cause }
+    }
+
+    pub(crate) fn malformed(path: &Path, problem: impl ToString) -> Self {
+        Self::Malformed { path: path.to_owned(), problem: problem.to_string() }
+    }
+
+    pub(crate) fn in_file(self, path: &Path) -> Self {
+        match self {
+            // These name their file already.
+            Self::Io { .. } | Self::Malformed { .. } | Self::InFile { .. } => self,
+            cause => Self::InFile { path: path.to_owned(), cause: Box::new(cause) },
+        }
+    }
+}
+
+/// Every way in which the tensors of a checkpoint differ from those its configuration asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TensorMismatch {
+    /// Tensors that the model needs and the checkpoint lacks: name, expected shape.
+    pub missing: Vec<(String, Vec<usize>)>,
+    /// Tensors in the checkpoint that the model has no place for: name, shape.
+    pub unexpected: Vec<(String, Vec<usize>)>,
+    /// Tensors of another shape: name, expected shape, shape in the checkpoint.
+    pub misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
+}
+
+/// So many names of one kind are spelled out in a message; the rest is counted.
+const LISTED: usize = 24;
+
+impl TensorMismatch {
+    /// Whether there is nothing to complain about.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.misshapen.is_empty()
+    }
+
+    /// All of it in one line: every name with its shapes.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let with_shape = |(name, shape): &(String, Vec<usize>)| format!("`{name}` {shape:?}");
+        let with_shapes = |(name, expected, got): &(String, Vec<usize>, Vec<usize>)| {
+            format!("`{name}` expected {expected:?} got {got:?}")
+        };
+        let mut parts = Vec::new();
+        list(&mut parts, "misshapen", &self.misshapen, with_shapes);
+        list(&mut parts, "missing", &self.missing, with_shape);
+        list(&mut parts, "unexpected", &self.unexpected, with_shape);
+        parts.join("; ")
+    }
+}
+
+fn list<T>(parts: &mut Vec<String>, title: &str, items: &[T], show: impl Fn(&T) -> String) {
+    if items.is_empty() {
+        return;
+    }
+    let shown: Vec<String> = items.iter().take(LISTED).map(show).collect();
+    let mut part = format!("{} {title}: {}", items.len(), shown.join(", "));
+    if items.len() > LISTED {
+        // Writing to a string cannot fail.
+        let _ = write!(part, " and {} more", items.len() - LISTED);
+    }
+    parts.push(part);
+}

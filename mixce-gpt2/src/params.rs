@@ -1,0 +1,227 @@
+//! The weights of a GPT-2 by their published names, in a fixed order.
+
+use std::path::PathBuf;
+
+use candle_core::{Device, Tensor};
+use indexmap::IndexMap;
+use mixce_kernels::rng::{Stream, purpose};
+use rayon::prelude::*;
+
+use crate::config::Gpt2Config;
+use crate::error::{Error, Result, TensorMismatch};
+
+/// What kind of weight a parameter is; decides its initial values and whether weight decay applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ParameterKind {
+    /// `wte.weight` `[V, C]` and `wpe.weight` `[T, C]`.
+    Embedding,
+    /// The weight of a projection: `[in, out]` inside the blocks (transformers' `Conv1D`), `[V, C]` for an untied
+    /// `lm_head.weight`.
+    Matrix,
+    /// The bias of a projection.
+    Bias,
+    /// Weight or bias of a layer norm, `[C]`.
+    LayerNorm,
+}
+
+impl ParameterKind {
+    /// Whether weight decay is customary for this kind: matrices and embeddings, not biases nor layer norms.
+    #[must_use]
+    pub fn decays(self) -> bool {
+        matches!(self, Self::Embedding | Self::Matrix)
+    }
+}
+
+/// Name, shape and kind of one parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParameterSpec {
+    /// The published name without prefix, such as `h.0.attn.c_attn.weight`.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its kind.
+    pub kind: ParameterKind,
+}
+
+/// All parameters of a model in the order of its forward pass. The tied LM head is not listed.
+///
+/// The configuration is taken as valid ([`Gpt2Config::validate`]).
+#[must_use]
+pub fn parameter_specs(config: &Gpt2Config) -> Vec<ParameterSpec> {
+    use ParameterKind::{Bias, Embedding, LayerNorm, Matrix};
+    let (c, inner) = (config.n_embd, config.inner_size());
+    let mut specs = Vec::new();
+    let mut add = |name: String, shape: &[usize], kind| {
+        specs.push(ParameterSpec { name, shape: shape.to_vec(), kind });
+    };
+    add("wte.weight".to_owned(), &[config.vocab_size, c], Embedding);
+    add("wpe.weight".to_owned(), &[config.n_positions, c], Embedding);
+    for layer in 0..config.n_layer {
+        let blocks: [(&str, &[usize], ParameterKind); 12] = [
+            ("ln_1.weight", &[c], LayerNorm),
+            ("ln_1.bias", &[c], LayerNorm),
+            ("attn.c_attn.weight", &[c, 3 * c], Matrix),
+            ("attn.c_attn.bias", &[3 * c], Bias),
+            ("attn.c_proj.weight", &[c, c], Matrix),
+            ("attn.c_proj.bias", &[c], Bias),
+            ("ln_2.weight", &[c], LayerNorm),
+            ("ln_2.bias", &[c], LayerNorm),
+            ("mlp.c_fc.weight", &[c, inner], Matrix),
+            ("mlp.c_fc.bias", &[inner], Bias),
+            ("mlp.c_proj.weight", &[inner, c], Matrix),
+            ("mlp.c_proj.bias", &[c], Bias),
+        ];
+        for (name, shape, kind) in blocks {
+            add(format!("h.{layer}.{name}"), shape, kind);
+        }
+    }
+    add("ln_f.weight".to_owned(), &[c], LayerNorm);
+    add("ln_f.bias".to_owned(), &[c], LayerNorm);
+    if !config.tie_word_embeddings {
+        add("lm_head.weight".to_owned(), &[config.vocab_size, c], Matrix);
+    }
+    specs
+}
+
+/// The weights of one model: every tensor that [`parameter_specs`] lists, in that order.
+///
+/// Cloning is cheap (the tensors are shared).
+#[derive(Debug, Clone)]
+pub struct Parameters {
+    tensors: IndexMap<String, Tensor>,
+    kinds: Vec<ParameterKind>,
+}
+
+impl Parameters {
+    /// Collects tensors of a model, in any order.
+    ///
+    /// # Errors
+    /// When names or shapes are not those of the configuration; all differences are listed.
+    pub fn new(config: &Gpt2Config, tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<Self> {
+        let mut given: IndexMap<String, Tensor> = tensors.into_iter().collect();
+        let mut mismatch = TensorMismatch::default();
+        let mut ordered = IndexMap::new();
+        let mut kinds = Vec::new();
+        for spec in parameter_specs(config) {
+            match given.swap_remove(&spec.name) {
+                None => mismatch.missing.push((spec.name, spec.shape)),
+                Some(tensor) if tensor.dims() != spec.shape => {
+                    mismatch.misshapen.push((spec.name, spec.shape, tensor.dims().to_vec()));
+                }
+                Some(tensor) => {
+                    ordered.insert(spec.name, tensor);
+                    kinds.push(spec.kind);
+                }
+            }
+        }
+        mismatch.unexpected =
+            given.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
+        mismatch.unexpected.sort();
+        if !mismatch.is_empty() {
+            return Err(Error::TensorMismatch { path: PathBuf::from("(memory)"), mismatch });
+        }
+        Ok(Self { tensors: ordered, kinds })
+    }
+
+    /// Initial weights as transformers draws them, in f32, from the seed alone (not from the device or thread count).
+    ///
+    /// Matrices and embeddings are normal with deviation `initializer_range`; the projections that end a residual branch
+    /// (`c_proj`) with `initializer_range / sqrt(2 n_layer)`; biases are 0; layer norms are 1 and 0.
+    /// Source: `_init_weights` in transformers 5.23 `models/gpt2/modeling_gpt2.py`; GPT-2 report, section 2.3.
+    ///
+    /// # Errors
+    /// When the configuration is not valid or the device has no room.
+    pub fn random(config: &Gpt2Config, seed: u64, device: &Device) -> Result<Self> {
+        config.validate()?;
+        let stream = Stream::new(seed).fold(purpose::INIT);
+        let residual = config.initializer_range / (2.0 * config.n_layer as f64).sqrt();
+        let mut tensors = Vec::new();
+        for (index, spec) in (0u64..).zip(parameter_specs(config)) {
+            let count: usize = spec.shape.iter().product();
+            let values = match spec.kind {
+                ParameterKind::Bias => vec![0f32; count],
+                ParameterKind::LayerNorm if spec.name.ends_with(".weight") => vec![1f32; count],
+                ParameterKind::LayerNorm => vec![0f32; count],
+                ParameterKind::Embedding | ParameterKind::Matrix => {
+                    let deviation = if spec.name.ends_with("c_proj.weight") {
+                        residual
+                    } else {
+                        config.initializer_range
+                    };
+                    normals(stream.fold(index), count, deviation)
+                }
+            };
+            tensors.push((spec.name, Tensor::from_vec(values, spec.shape, device)?));
+        }
+        Self::new(config, tensors)
+    }
+
+    /// The tensor called `name`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
+        self.tensors.get(name).ok_or_else(|| Error::UnknownParameter { name: name.to_owned() })
+    }
+
+    /// All parameters in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// All parameters in order, with their kinds.
+    pub fn iter_with_kind(&self) -> impl Iterator<Item = (&str, ParameterKind, &Tensor)> {
+        self.iter().zip(&self.kinds).map(|((name, tensor), &kind)| (name, kind, tensor))
+    }
+
+    /// How many tensors there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there is no tensor at all (never, for parameters of a model).
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// How many numbers all tensors hold together.
+    #[must_use]
+    pub fn element_count(&self) -> usize {
+        self.tensors.values().map(Tensor::elem_count).sum()
+    }
+
+    /// The same parameters with every tensor replaced by `change(name, tensor)`: moved to a device, made a variable,
+    /// detached.
+    ///
+    /// # Errors
+    /// The first error of `change`, or when it changed a shape.
+    pub fn try_map(&self, mut change: impl FnMut(&str, &Tensor) -> Result<Tensor>) -> Result<Self> {
+        let mut tensors = IndexMap::with_capacity(self.tensors.len());
+        let mut mismatch = TensorMismatch::default();
+        for (name, old) in &self.tensors {
+            let new = change(name, old)?;
+            if new.dims() != old.dims() {
+                mismatch.misshapen.push((name.clone(), old.dims().to_vec(), new.dims().to_vec()));
+            }
+            tensors.insert(name.clone(), new);
+        }
+        if !mismatch.is_empty() {
+            return Err(Error::TensorMismatch { path: PathBuf::from("(memory)"), mismatch });
+        }
+        Ok(Self { tensors, kinds: self.kinds.clone() })
+    }
+
+    /// The same tensors outside of any gradient graph (shared memory, no copy).
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.detach())).collect();
+        Self { tensors, kinds: self.kinds.clone() }
+    }
+}
+
+/// `count` normal numbers of mean 0; number `i` depends on the stream and `i` only.
+fn normals(stream: Stream, count: usize, deviation: f64) -> Vec<f32> {
+    (0..count).into_par_iter().map(|i| (deviation * stream.normal(i as u64)) as f32).collect()
+}
