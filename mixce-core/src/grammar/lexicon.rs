@@ -100,6 +100,17 @@ impl Lexicon {
     }
 }
 
+/// Groups of function words that are easily mistaken for each other; no word is in two.
+pub(super) const SLIPS: &[&[&str]] = &[
+    &["she", "he", "it", "they"],
+    &["She", "He", "It", "They"],
+    &["her", "his", "its", "their", "him", "them"],
+    &["herself", "himself", "themselves"],
+    &["is", "are"],
+    &["lives", "live"],
+    &["a", "an"],
+];
+
 /// See [`Lexicon::paired`].
 const PAIRED: usize = 8;
 

@@ -48,7 +48,7 @@ use mixce_kernels::rng::Stream;
 
 use automaton::Automaton;
 use expr::Expr;
-pub use noise::NoisyCorpus;
+pub use noise::{Noise, NoisyCorpus};
 pub use smooth::{SampleScore, SmoothedGrammar};
 pub use statistics::GrammarFacts;
 pub use text::{is_mark, render, words};

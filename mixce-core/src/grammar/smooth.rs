@@ -109,6 +109,7 @@ mod tests {
 
     use super::super::expr::{choice, seq, word};
     use super::super::tests::assert_close;
+    use super::super::{Noise, NoisyCorpus};
     use super::*;
 
     fn toy() -> Grammar {
@@ -174,7 +175,7 @@ mod tests {
             grammar.facts().entropy_nats,
             0.02,
         );
-        let noisy = super::super::NoisyCorpus::new(&grammar, 1.0, Stream::new(2)).unwrap();
+        let noisy = NoisyCorpus::new(&grammar, Noise::AnyWord, 1.0, Stream::new(2)).unwrap();
         let texts: Vec<String> = noisy.texts(0..5_000).collect();
         let worse = SampleScore::of(&smoothed, &texts).unwrap();
         assert!(worse.in_support < 0.2, "{worse:?}");
