@@ -134,7 +134,7 @@ impl Grammar {
     }
 
     /// The state after `tokens` and the log-probability of this prefix, or the position of the first wrong token.
-    fn read(&self, tokens: &[&str]) -> std::result::Result<(automaton::StateId, f64), usize> {
+    fn read(&self, tokens: &[&str]) -> Result<(automaton::StateId, f64), usize> {
         let (mut state, mut log_prob) = (self.automaton.start, 0.0);
         for (position, token) in tokens.iter().enumerate() {
             let word = self.automaton.ids.get(token).ok_or(position)?;
@@ -146,18 +146,11 @@ impl Grammar {
     }
 }
 
-/// A number that should be a probability and is not.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("the {name} must be a number from 0 to 1, got `{got}`")]
-pub struct InvalidProbability {
-    /// What the number is.
-    pub name: &'static str,
-    /// Its value.
-    pub got: f64,
-}
-
-impl InvalidProbability {
-    fn check(name: &'static str, got: f64) -> std::result::Result<(), Self> {
-        if (0.0..=1.0).contains(&got) { Ok(()) } else { Err(Self { name, got }) }
+/// `Ok` if `value` is a probability.
+fn check_probability(name: &'static str, value: f64) -> crate::Result<()> {
+    if (0.0..=1.0).contains(&value) {
+        Ok(())
+    } else {
+        Err(crate::Error::NotAProbability { name, got: value })
     }
 }

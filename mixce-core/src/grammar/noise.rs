@@ -7,7 +7,7 @@ use mixce_kernels::rng::Stream;
 use super::automaton::WordId;
 use super::lexicon::SLIPS;
 use super::text::is_mark;
-use super::{Grammar, InvalidProbability};
+use super::{Grammar, check_probability};
 
 /// Which words may stand in the place of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,13 +51,8 @@ impl<'g> NoisyCorpus<'g> {
     /// # Errors
     ///
     /// If `rate` is not in `[0, 1]`.
-    pub fn new(
-        grammar: &'g Grammar,
-        noise: Noise,
-        rate: f64,
-        stream: Stream,
-    ) -> Result<Self, InvalidProbability> {
-        InvalidProbability::check("noise rate", rate)?;
+    pub fn new(grammar: &'g Grammar, noise: Noise, rate: f64, stream: Stream) -> crate::Result<Self> {
+        check_probability("noise rate", rate)?;
         let lexicon = grammar.lexicon();
         let classes = match noise {
             Noise::AnyWord => vec![lexicon.iter().copied().filter(|word| !is_mark(word)).collect()],

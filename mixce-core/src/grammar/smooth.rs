@@ -1,6 +1,6 @@
 //! A smoothed distribution with full support, for reverse cross-entropy.
 
-use super::{Grammar, InvalidProbability, words};
+use super::{Grammar, check_probability, words};
 
 /// The grammar's distribution with a little of a flat one mixed in, so that every text has a finite log-probability:
 ///
@@ -31,8 +31,8 @@ impl<'g> SmoothedGrammar<'g> {
     /// # Errors
     ///
     /// If `epsilon` is not in `[0, 1]`.
-    pub fn new(grammar: &'g Grammar, epsilon: f64) -> Result<Self, InvalidProbability> {
-        InvalidProbability::check("smoothing share", epsilon)?;
+    pub fn new(grammar: &'g Grammar, epsilon: f64) -> crate::Result<Self> {
+        check_probability("smoothing share", epsilon)?;
         Ok(Self { grammar, epsilon })
     }
 
