@@ -4,6 +4,7 @@
 //! cross-entropy; [`lm_head_loss`] applies it to hidden states without ever holding the full matrix of logits.
 
 mod error;
+pub mod grammar;
 mod lm_head;
 pub mod objective;
 
