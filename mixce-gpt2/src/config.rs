@@ -162,7 +162,7 @@ impl Gpt2Config {
                 return Err(wrong(key, format!("between 1 and {limit}"), size));
             }
         }
-        if self.n_embd % self.n_head != 0 {
+        if !self.n_embd.is_multiple_of(self.n_head) {
             return Err(wrong("n_embd", format!("a multiple of `n_head` ({})", self.n_head), self.n_embd));
         }
         let probabilities = [

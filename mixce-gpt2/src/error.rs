@@ -71,6 +71,19 @@ pub enum Error {
         /// Every missing, unexpected and misshapen tensor.
         mismatch: TensorMismatch,
     },
+    /// A checkpoint whose head should be its embedding, and is not.
+    #[error(
+        "`{head}` differs from `{embedding}` in `{}`, but config key `tie_word_embeddings` is true",
+        path.display()
+    )]
+    HeadNotTied {
+        /// The weight file.
+        path: PathBuf,
+        /// The name of the embedding in the file.
+        embedding: String,
+        /// The name of the head in the file.
+        head: String,
+    },
     /// A tensor that was asked for by name does not exist.
     #[error("no parameter named `{name}`")]
     UnknownParameter {
@@ -167,6 +180,18 @@ impl Error {
             Self::TensorMismatch { mismatch, .. } if !mismatch.misshapen.is_empty() => {
                 Some("config.json and the weights come from different models".to_owned())
             }
+            Self::TensorMismatch { mismatch, .. }
+                if mismatch.missing.iter().any(|(name, _)| name == "lm_head.weight") =>
+            {
+                Some(
+                    "if the head is the embedding itself, set tie_word_embeddings to true in config.json"
+                        .to_owned(),
+                )
+            }
+            Self::HeadNotTied { .. } => Some(
+                "if the head was trained on its own, set tie_word_embeddings to false in config.json"
+                    .to_owned(),
+            ),
             Self::NotEmpty { .. } => Some("choose a new folder or remove this one".to_owned()),
             Self::NoTokenizer { .. } => Some(
                 "copy the tokenizer files of the base model into the folder, or name another tokenizer"

@@ -1,7 +1,7 @@
 //! Reading small files with a limit on their size.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -23,4 +23,23 @@ pub(crate) fn read_bytes(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
 /// The text of a UTF-8 file that may have at most `limit_bytes`.
 pub(crate) fn read_text(path: &Path, limit_bytes: u64) -> Result<String> {
     String::from_utf8(read_bytes(path, limit_bytes)?).map_err(|cause| Error::malformed(path, cause))
+}
+
+/// Writes a file under a temporary name in the same folder, waits until it is on disk, then gives it its name.
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".partial-{}", std::process::id()));
+    let partial = path.with_file_name(name);
+    let write = || -> Result<()> {
+        let mut file = File::create(&partial).map_err(Error::io("create", &partial))?;
+        file.write_all(bytes).map_err(Error::io("write", &partial))?;
+        file.sync_all().map_err(Error::io("write", &partial))?;
+        std::fs::rename(&partial, path).map_err(Error::io("create", path))
+    };
+    let written = write();
+    if written.is_err() {
+        // The error that matters is the one above.
+        let _ = std::fs::remove_file(&partial);
+    }
+    written
 }

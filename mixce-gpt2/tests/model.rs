@@ -63,7 +63,10 @@ fn assert_close(name: &str, got: &Tensor, want: &Tensor, tolerance: f32) {
     let (got, want) = (values(got), values(want));
     let scale = want.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
     for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-        assert!((got - want).abs() <= tolerance * scale, "{name}[{i}]: got {got}, want {want} (scale {scale})");
+        assert!(
+            (got - want).abs() <= tolerance * scale,
+            "{name}[{i}]: got {got}, want {want} (scale {scale})"
+        );
     }
 }
 

@@ -1,0 +1,500 @@
+//! As much of Python's pickle language as PyTorch needs for a dictionary of tensors.
+//!
+//! Nothing is ever executed: the few functions that rebuild tensors are recognised by name, everything else becomes
+//! [`Object::Opaque`]. (candle's own reader panics on damaged files, prints to stderr and knows the zip format only.)
+//!
+//! Objects live in one arena and refer to each other by index, so that each instruction adds at most one object and a small file
+//! cannot blow up. Source: opcodes of CPython's `Lib/pickletools.py`; `torch/_utils.py` and `torch/serialization.py`.
+
+use std::collections::HashMap;
+use std::io::Read;
+
+use super::tensor::WeightType;
+
+/// Position of an object in the arena.
+pub(super) type Id = usize;
+
+#[derive(Debug, Clone)]
+pub(super) enum Object {
+    None,
+    Bool,
+    Int(i64),
+    Text(String),
+    Tuple(Vec<Id>),
+    List(Vec<Id>),
+    Dict(Vec<(Id, Id)>),
+    Global(String, String),
+    Storage(Storage),
+    Tensor(PickledTensor),
+    /// Something that no tensor depends on.
+    Opaque,
+}
+
+/// A block of numbers that tensors view.
+#[derive(Debug, Clone)]
+pub(super) struct Storage {
+    pub(super) dtype: WeightType,
+    pub(super) key: String,
+    /// Its length in elements.
+    pub(super) count: u64,
+}
+
+/// A view of a storage; sizes in elements.
+#[derive(Debug, Clone)]
+pub(super) struct PickledTensor {
+    pub(super) storage: Storage,
+    pub(super) offset: u64,
+    pub(super) shape: Vec<usize>,
+    pub(super) strides: Vec<usize>,
+}
+
+/// Largest pickle that is read: thousands of times what a list of tensors takes.
+const MAX_BYTES: u64 = 256 << 20;
+/// Largest number of objects.
+const MAX_OBJECTS: usize = 20_000_000;
+
+/// What is wrong with a pickle.
+pub(super) type Problem = String;
+
+/// A reader that counts, so that what follows a pickle can be found.
+pub(super) struct Input<R> {
+    reader: R,
+    pub(super) position: u64,
+}
+
+impl<R: Read> Input<R> {
+    pub(super) fn new(reader: R) -> Self {
+        Self { reader, position: 0 }
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Problem> {
+        let mut bytes = [0; N];
+        self.reader.read_exact(&mut bytes).map_err(|cause| format!("pickle ends early: {cause}"))?;
+        self.position += N as u64;
+        Ok(bytes)
+    }
+
+    fn byte(&mut self) -> Result<u8, Problem> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    /// Reads `count` bytes, or fails, without trusting `count` for the size of the buffer.
+    fn bytes(&mut self, count: u64) -> Result<Vec<u8>, Problem> {
+        if count > MAX_BYTES {
+            return Err(format!("a text of {count} bytes in a pickle"));
+        }
+        let mut bytes = Vec::new();
+        let got =
+            (&mut self.reader).take(count).read_to_end(&mut bytes).map_err(|cause| cause.to_string())?;
+        if (got as u64) < count {
+            return Err(format!("pickle ends early: {got} of {count} bytes of a text"));
+        }
+        self.position += count;
+        Ok(bytes)
+    }
+
+    fn text(&mut self, count: u64) -> Result<String, Problem> {
+        String::from_utf8(self.bytes(count)?).map_err(|cause| cause.to_string())
+    }
+
+    fn line(&mut self) -> Result<String, Problem> {
+        let mut bytes = Vec::new();
+        loop {
+            match self.byte()? {
+                b'\n' => return String::from_utf8(bytes).map_err(|cause| cause.to_string()),
+                byte if bytes.len() < 1024 => bytes.push(byte),
+                _ => return Err("a line of more than 1024 bytes in a pickle".to_owned()),
+            }
+        }
+    }
+}
+
+/// The result of a pickle: an arena and its root.
+#[derive(Debug)]
+pub(super) struct Pickle {
+    objects: Vec<Object>,
+    root: Id,
+}
+
+impl Pickle {
+    /// Reads one pickle up to and including its STOP.
+    pub(super) fn read(input: &mut Input<impl Read>) -> Result<Self, Problem> {
+        let mut machine = Machine::default();
+        let start = input.position;
+        while !machine.step(input)? {
+            if input.position - start > MAX_BYTES || machine.objects.len() > MAX_OBJECTS {
+                return Err("a pickle of unreasonable size".to_owned());
+            }
+        }
+        let root = machine.pop()?;
+        Ok(Self { objects: machine.objects, root })
+    }
+
+    pub(super) fn root(&self) -> &Object {
+        &self.objects[self.root]
+    }
+
+    /// Every storage that was named, whatever uses it.
+    pub(super) fn storages(&self) -> impl Iterator<Item = &Storage> {
+        self.objects.iter().filter_map(|object| match object {
+            Object::Storage(storage) => Some(storage),
+            _ => None,
+        })
+    }
+
+    pub(super) fn get(&self, id: Id) -> &Object {
+        &self.objects[id]
+    }
+}
+
+#[derive(Default)]
+struct Machine {
+    objects: Vec<Object>,
+    stack: Vec<Id>,
+    /// Heights of the stack at each open MARK.
+    marks: Vec<usize>,
+    memo: HashMap<u32, Id>,
+}
+
+impl Machine {
+    fn push(&mut self, object: Object) {
+        self.objects.push(object);
+        self.stack.push(self.objects.len() - 1);
+    }
+
+    /// The top of the stack, which must lie above the last mark.
+    fn pop(&mut self) -> Result<Id, Problem> {
+        if self.stack.len() <= self.marks.last().copied().unwrap_or(0) {
+            return Err("pickle takes from an empty stack".to_owned());
+        }
+        self.stack.pop().ok_or_else(|| "pickle takes from an empty stack".to_owned())
+    }
+
+    fn top(&self) -> Result<Id, Problem> {
+        self.stack.last().copied().ok_or_else(|| "pickle reads an empty stack".to_owned())
+    }
+
+    fn pop_to_mark(&mut self) -> Result<Vec<Id>, Problem> {
+        let height = self.marks.pop().ok_or_else(|| "pickle without a mark".to_owned())?;
+        if height > self.stack.len() {
+            return Err("pickle mark above the stack".to_owned());
+        }
+        Ok(self.stack.split_off(height))
+    }
+
+    fn tuple(&mut self, count: usize) -> Result<(), Problem> {
+        let mut items = Vec::with_capacity(count);
+        for _ in 0..count {
+            items.push(self.pop()?);
+        }
+        items.reverse();
+        self.push(Object::Tuple(items));
+        Ok(())
+    }
+
+    fn set_items(&mut self, items: &[Id]) -> Result<(), Problem> {
+        let target = self.top()?;
+        let (pairs, rest) = items.as_chunks::<2>();
+        if !rest.is_empty() {
+            return Err("pickle sets a key without a value".to_owned());
+        }
+        match &mut self.objects[target] {
+            Object::Dict(dict) => dict.extend(pairs.iter().map(|&[key, value]| (key, value))),
+            Object::Opaque => {}
+            _ => return Err("pickle sets keys of something that is no dictionary".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, items: &[Id]) -> Result<(), Problem> {
+        let target = self.top()?;
+        match &mut self.objects[target] {
+            Object::List(list) => list.extend(items),
+            Object::Opaque => {}
+            _ => return Err("pickle appends to something that is no list".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn memo_put(&mut self, key: u32) -> Result<(), Problem> {
+        let id = self.top()?;
+        self.memo.insert(key, id);
+        Ok(())
+    }
+
+    fn memo_get(&mut self, key: u32) -> Result<(), Problem> {
+        let &id = self
+            .memo
+            .get(&key)
+            .ok_or_else(|| format!("pickle recalls memo {key}, which was never stored"))?;
+        self.stack.push(id);
+        if self.stack.len() > MAX_OBJECTS {
+            return Err("a pickle of unreasonable size".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Executes one instruction; true at STOP.
+    fn step(&mut self, input: &mut Input<impl Read>) -> Result<bool, Problem> {
+        match input.byte()? {
+            b'.' => return Ok(true),
+            0x80 => drop(input.byte()?),
+            0x95 => drop(input.array::<8>()?),
+            b'(' => self.marks.push(self.stack.len()),
+            b'0' => drop(self.pop()?),
+            b'1' => drop(self.pop_to_mark()?),
+            b'2' => {
+                let id = self.top()?;
+                self.stack.push(id);
+            }
+            b'N' => self.push(Object::None),
+            0x88 | 0x89 => self.push(Object::Bool),
+            opcode @ (b'K' | b'M' | b'J' | 0x8a | 0x8b) => self.integer(opcode, input)?,
+            opcode @ (b'G' | b'U' | b'T' | b'C' | b'B' | b'X' | 0x8c | 0x8d) => {
+                self.literal(opcode, input)?
+            }
+            opcode @ (b'q' | b'r' | b'h' | b'j' | 0x94) => self.memory(opcode, input)?,
+            b'c' => {
+                let (module, name) = (input.line()?, input.line()?);
+                self.push(Object::Global(module, name));
+            }
+            opcode => self.structure(opcode)?,
+        }
+        Ok(false)
+    }
+
+    fn integer(&mut self, opcode: u8, input: &mut Input<impl Read>) -> Result<(), Problem> {
+        let value = match opcode {
+            b'K' => i64::from(input.byte()?),
+            b'M' => i64::from(u16::from_le_bytes(input.array()?)),
+            b'J' => i64::from(i32::from_le_bytes(input.array()?)),
+            _ => {
+                let count = if opcode == 0x8a {
+                    u32::from(input.byte()?)
+                } else {
+                    u32::from_le_bytes(input.array()?)
+                };
+                let bytes = input.bytes(u64::from(count))?;
+                if bytes.len() > 8 {
+                    // PyTorch's magic number, for one.
+                    self.push(Object::Opaque);
+                    return Ok(());
+                }
+                let fill = if bytes.last().is_some_and(|&byte| byte >= 0x80) { 0xff } else { 0 };
+                let mut all = [fill; 8];
+                all[..bytes.len()].copy_from_slice(&bytes);
+                i64::from_le_bytes(all)
+            }
+        };
+        self.push(Object::Int(value));
+        Ok(())
+    }
+
+    fn literal(&mut self, opcode: u8, input: &mut Input<impl Read>) -> Result<(), Problem> {
+        let object = match opcode {
+            b'G' => {
+                input.array::<8>()?;
+                Object::Opaque
+            }
+            b'U' | 0x8c => {
+                let count = u64::from(input.byte()?);
+                Object::Text(input.text(count)?)
+            }
+            b'T' | b'X' => {
+                let count = u64::from(u32::from_le_bytes(input.array()?));
+                Object::Text(input.text(count)?)
+            }
+            0x8d => {
+                let count = u64::from_le_bytes(input.array()?);
+                Object::Text(input.text(count)?)
+            }
+            b'C' => {
+                let count = u64::from(input.byte()?);
+                input.bytes(count)?;
+                Object::Opaque
+            }
+            _ => {
+                let count = u64::from(u32::from_le_bytes(input.array()?));
+                input.bytes(count)?;
+                Object::Opaque
+            }
+        };
+        self.push(object);
+        Ok(())
+    }
+
+    fn memory(&mut self, opcode: u8, input: &mut Input<impl Read>) -> Result<(), Problem> {
+        match opcode {
+            b'q' => {
+                let key = u32::from(input.byte()?);
+                self.memo_put(key)
+            }
+            b'r' => {
+                let key = u32::from_le_bytes(input.array()?);
+                self.memo_put(key)
+            }
+            b'h' => {
+                let key = u32::from(input.byte()?);
+                self.memo_get(key)
+            }
+            b'j' => {
+                let key = u32::from_le_bytes(input.array()?);
+                self.memo_get(key)
+            }
+            _ => self.memo_put(self.memo.len() as u32),
+        }
+    }
+
+    fn structure(&mut self, opcode: u8) -> Result<(), Problem> {
+        match opcode {
+            b')' => self.push(Object::Tuple(Vec::new())),
+            0x85 => self.tuple(1)?,
+            0x86 => self.tuple(2)?,
+            0x87 => self.tuple(3)?,
+            b't' => {
+                let items = self.pop_to_mark()?;
+                self.push(Object::Tuple(items));
+            }
+            b']' => self.push(Object::List(Vec::new())),
+            b'l' => {
+                let items = self.pop_to_mark()?;
+                self.push(Object::List(items));
+            }
+            b'a' => {
+                let item = self.pop()?;
+                self.append(&[item])?;
+            }
+            b'e' => {
+                let items = self.pop_to_mark()?;
+                self.append(&items)?;
+            }
+            b'}' => self.push(Object::Dict(Vec::new())),
+            b'd' => {
+                let items = self.pop_to_mark()?;
+                self.push(Object::Dict(Vec::new()));
+                self.set_items(&items)?;
+            }
+            b's' => {
+                let (value, key) = (self.pop()?, self.pop()?);
+                self.set_items(&[key, value])?;
+            }
+            b'u' => {
+                let items = self.pop_to_mark()?;
+                self.set_items(&items)?;
+            }
+            0x8f => self.push(Object::Opaque),
+            0x90 => drop(self.pop_to_mark()?),
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                let global = match (&self.objects[module], &self.objects[name]) {
+                    (Object::Text(module), Object::Text(name)) => {
+                        Object::Global(module.clone(), name.clone())
+                    }
+                    _ => return Err("pickle names a class by something that is no text".to_owned()),
+                };
+                self.push(global);
+            }
+            b'R' | 0x81 => {
+                let (arguments, function) = (self.pop()?, self.pop()?);
+                let object = self.call(function, arguments)?;
+                self.push(object);
+            }
+            // The state of an object (`_metadata` of a state dict) says nothing about tensors.
+            b'b' => drop(self.pop()?),
+            b'Q' => {
+                let id = self.pop()?;
+                let storage = self.storage(id)?;
+                self.push(Object::Storage(storage));
+            }
+            opcode => return Err(format!("pickle instruction {opcode:#04x} is not known")),
+        }
+        Ok(())
+    }
+
+    fn items(&self, id: Id) -> Result<&[Id], Problem> {
+        match &self.objects[id] {
+            Object::Tuple(items) | Object::List(items) => Ok(items),
+            _ => Err("pickle has no tuple where one is needed".to_owned()),
+        }
+    }
+
+    fn argument(&self, arguments: &[Id], index: usize) -> Result<&Object, Problem> {
+        let id = arguments
+            .get(index)
+            .ok_or_else(|| "pickle calls a function with too few arguments".to_owned())?;
+        Ok(&self.objects[*id])
+    }
+
+    fn call(&self, function: Id, arguments: Id) -> Result<Object, Problem> {
+        let Object::Global(module, name) = &self.objects[function] else { return Ok(Object::Opaque) };
+        let items = self.items(arguments)?;
+        match (module.as_str(), name.as_str()) {
+            ("collections", "OrderedDict" | "defaultdict") => Ok(Object::Dict(Vec::new())),
+            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => self.tensor(items),
+            ("torch._utils", "_rebuild_parameter") => match self.argument(items, 0)? {
+                Object::Tensor(tensor) => Ok(Object::Tensor(tensor.clone())),
+                _ => Ok(Object::Opaque),
+            },
+            ("torch._tensor", "_rebuild_from_type_v2") => match items {
+                // Only around a plain tensor: no recursion that a file could drive.
+                &[inner, _, arguments, ..] if self.is_rebuild(inner) => self.tensor(self.items(arguments)?),
+                _ => Ok(Object::Opaque),
+            },
+            _ => Ok(Object::Opaque),
+        }
+    }
+
+    fn is_rebuild(&self, function: Id) -> bool {
+        matches!(&self.objects[function], Object::Global(module, name)
+            if module == "torch._utils" && name == "_rebuild_tensor_v2")
+    }
+
+    /// `_rebuild_tensor_v2(storage, offset, shape, strides, ...)`.
+    fn tensor(&self, arguments: &[Id]) -> Result<Object, Problem> {
+        let (Object::Storage(storage), Object::Int(offset)) =
+            (self.argument(arguments, 0)?, self.argument(arguments, 1)?)
+        else {
+            return Ok(Object::Opaque);
+        };
+        let sizes = |index: usize| -> Result<Vec<usize>, Problem> {
+            let &id =
+                arguments.get(index).ok_or_else(|| "pickled tensor without shape or strides".to_owned())?;
+            let sizes = self.items(id)?.iter().map(|&id| match &self.objects[id] {
+                Object::Int(size) => usize::try_from(*size).ok(),
+                _ => None,
+            });
+            sizes
+                .collect::<Option<Vec<usize>>>()
+                .ok_or_else(|| "pickled tensor with a negative size".to_owned())
+        };
+        let offset =
+            u64::try_from(*offset).map_err(|_| "pickled tensor with a negative offset".to_owned())?;
+        let (shape, strides) = (sizes(2)?, sizes(3)?);
+        if shape.len() != strides.len() {
+            return Err("pickled tensor with fewer strides than dimensions".to_owned());
+        }
+        Ok(Object::Tensor(PickledTensor { storage: storage.clone(), offset, shape, strides }))
+    }
+
+    /// `("storage", type, key, location, count[, view])`.
+    fn storage(&self, id: Id) -> Result<Storage, Problem> {
+        let items = self.items(id)?;
+        let (Object::Global(_, class), Object::Text(key), Object::Int(count)) =
+            (self.argument(items, 1)?, self.argument(items, 2)?, self.argument(items, 4)?)
+        else {
+            return Err("pickled storage of an unknown form".to_owned());
+        };
+        if items.get(5).is_some_and(|&view| !matches!(self.objects[view], Object::None)) {
+            return Err("pickled storage that is a view of another; save the checkpoint anew".to_owned());
+        }
+        let dtype = match class.as_str() {
+            "DoubleStorage" => WeightType::F64,
+            "FloatStorage" => WeightType::F32,
+            "HalfStorage" => WeightType::F16,
+            "BFloat16Storage" => WeightType::Bf16,
+            other => WeightType::Other(other.to_owned()),
+        };
+        let count = u64::try_from(*count).map_err(|_| "pickled storage of negative length".to_owned())?;
+        Ok(Storage { dtype, key: key.clone(), count })
+    }
+}

@@ -1,0 +1,239 @@
+//! PyTorch's own checkpoint files: a zip archive (since PyTorch 1.6), or pickles followed by raw numbers before that
+//! (the format of the first published GPT-2). Source: `torch/serialization.py` of PyTorch 2.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use zip::{CompressionMethod, ZipArchive};
+
+use super::pickle::{Input, Object, Pickle, PickledTensor};
+use super::tensor::{TensorInfo, WeightType};
+use crate::error::{Error, Result};
+
+/// Where a storage lies in the file.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    start: u64,
+    bytes: u64,
+}
+
+pub(super) fn open(path: &Path) -> Result<Vec<TensorInfo>> {
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let file_bytes = file.metadata().map_err(Error::io("read", path))?.len();
+    let mut magic = [0u8; 4];
+    if file_bytes < 4 {
+        return Err(Error::malformed(path, format!("not a PyTorch checkpoint: {file_bytes} bytes")));
+    }
+    file.read_exact(&mut magic).map_err(Error::io("read", path))?;
+    file.seek(SeekFrom::Start(0)).map_err(Error::io("read", path))?;
+    let reader = BufReader::new(file);
+    match magic {
+        [b'P', b'K', ..] => open_zip(path, reader, file_bytes),
+        [0x80, ..] => open_legacy(path, reader, file_bytes),
+        _ => Err(Error::malformed(path, "neither a zip archive nor a pickle, so not a PyTorch checkpoint")),
+    }
+}
+
+fn open_zip(path: &Path, reader: BufReader<File>, file_bytes: u64) -> Result<Vec<TensorInfo>> {
+    let damaged =
+        |cause: zip::result::ZipError| Error::malformed(path, format!("damaged zip archive: {cause}"));
+    let mut archive = ZipArchive::new(reader).map_err(damaged)?;
+    let mut entries: HashMap<String, Block> = HashMap::new();
+    for index in 0..archive.len() {
+        let entry = archive.by_index_raw(index).map_err(damaged)?;
+        let name = entry.name().map_err(damaged)?.into_owned();
+        let block = Block { start: entry.data_start().unwrap_or(u64::MAX), bytes: entry.size() };
+        if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
+            return Err(Error::malformed(
+                path,
+                format!("zip entry `{name}` is compressed; PyTorch stores them plain"),
+            ));
+        }
+        if block.start.checked_add(block.bytes).is_none_or(|end| end > file_bytes) {
+            return Err(Error::malformed(
+                path,
+                format!("zip entry `{name}` reaches beyond the end of the file"),
+            ));
+        }
+        entries.insert(name, block);
+    }
+    let root = entries
+        .keys()
+        .find_map(|name| name.strip_suffix("data.pkl"))
+        .ok_or_else(|| {
+            Error::malformed(path, "a zip archive without `data.pkl`, so not a PyTorch checkpoint")
+        })?
+        .to_owned();
+    let mut reader = archive.into_inner();
+    if let Some(&block) = entries.get(&format!("{root}byteorder")) {
+        let mut text = String::new();
+        window(path, &mut reader, block)?
+            .take(16)
+            .read_to_string(&mut text)
+            .map_err(Error::io("read", path))?;
+        if text.trim() == "big" {
+            return Err(Error::malformed(path, "numbers are stored big-endian, expected little-endian"));
+        }
+    }
+    let Some(&block) = entries.get(&format!("{root}data.pkl")) else {
+        return Err(Error::malformed(path, "a zip archive without `data.pkl`"));
+    };
+    let mut input = Input::new(window(path, &mut reader, block)?);
+    let pickle = Pickle::read(&mut input).map_err(|problem| Error::malformed(path, problem))?;
+    tensors(path, &pickle, |key| entries.get(&format!("{root}data/{key}")).copied())
+}
+
+fn window<'r>(
+    path: &Path,
+    reader: &'r mut BufReader<File>,
+    block: Block,
+) -> Result<std::io::Take<&'r mut BufReader<File>>> {
+    reader.seek(SeekFrom::Start(block.start)).map_err(Error::io("read", path))?;
+    Ok(reader.take(block.bytes))
+}
+
+/// Magic number, protocol version, system information and state dict as pickles, then the keys of the storages as a
+/// pickle, then each storage as an i64 length and its numbers.
+fn open_legacy(path: &Path, reader: BufReader<File>, file_bytes: u64) -> Result<Vec<TensorInfo>> {
+    let damaged = |problem: String| Error::malformed(path, problem);
+    let mut input = Input::new(reader);
+    let _magic = Pickle::read(&mut input).map_err(damaged)?;
+    let version = Pickle::read(&mut input).map_err(damaged)?;
+    if !matches!(version.root(), Object::Int(1001)) {
+        return Err(damaged("a pickle, but not a PyTorch checkpoint (no protocol version 1001)".to_owned()));
+    }
+    let _system = Pickle::read(&mut input).map_err(damaged)?;
+    let state = Pickle::read(&mut input).map_err(damaged)?;
+    let keys = Pickle::read(&mut input).map_err(damaged)?;
+    let Object::List(ids) = keys.root() else {
+        return Err(damaged("the list of storages is not a list".to_owned()));
+    };
+    let sizes: HashMap<&str, u64> =
+        state.storages().map(|storage| (storage.key.as_str(), element_bytes(&storage.dtype))).collect();
+    let mut blocks = HashMap::new();
+    let mut at = input.position;
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    for &id in ids {
+        let Object::Text(key) = keys.get(id) else {
+            return Err(damaged("the key of a storage is not a text".to_owned()));
+        };
+        let mut length = [0u8; 8];
+        file.seek(SeekFrom::Start(at)).map_err(Error::io("read", path))?;
+        file.read_exact(&mut length).map_err(Error::io("read", path))?;
+        let count = u64::from_le_bytes(length);
+        let element_bytes = sizes.get(key.as_str()).copied().unwrap_or(0);
+        let start = at + 8;
+        let end = count.checked_mul(element_bytes).and_then(|bytes| start.checked_add(bytes));
+        match end {
+            Some(end) if end <= file_bytes && element_bytes > 0 => {
+                blocks.insert(key.clone(), Block { start, bytes: end - start });
+                at = end;
+            }
+            _ => {
+                return Err(damaged(format!(
+                    "storage `{key}` of {count} elements reaches beyond the end of the file ({file_bytes} bytes)"
+                )));
+            }
+        }
+    }
+    tensors(path, &state, |key| blocks.get(key).copied())
+}
+
+fn element_bytes(dtype: &WeightType) -> u64 {
+    match dtype {
+        WeightType::Other(name) => match name.as_str() {
+            "BoolStorage" | "ByteStorage" | "CharStorage" => 1,
+            "ShortStorage" => 2,
+            "IntStorage" => 4,
+            "LongStorage" => 8,
+            _ => 0,
+        },
+        float => float.size_bytes() as u64,
+    }
+}
+
+/// The dictionary of tensors: the root, or what trainers keep under `state_dict`, `model_state_dict` or `model`.
+fn state_dict(pickle: &Pickle) -> Option<&[(usize, usize)]> {
+    let Object::Dict(root) = pickle.root() else { return None };
+    let is_tensor = |&(_, value): &(usize, usize)| matches!(pickle.get(value), Object::Tensor(_));
+    if root.iter().any(is_tensor) {
+        return Some(root);
+    }
+    let inner = root.iter().find_map(|&(key, value)| match (pickle.get(key), pickle.get(value)) {
+        (Object::Text(key), Object::Dict(inner))
+            if ["state_dict", "model_state_dict", "model"].contains(&key.as_str()) =>
+        {
+            Some(inner.as_slice())
+        }
+        _ => None,
+    });
+    inner.or(Some(root))
+}
+
+fn tensors(path: &Path, pickle: &Pickle, find: impl Fn(&str) -> Option<Block>) -> Result<Vec<TensorInfo>> {
+    let Some(dict) = state_dict(pickle) else {
+        return Err(Error::malformed(path, "holds no dictionary of tensors"));
+    };
+    let mut found: HashMap<&str, TensorInfo> = HashMap::new();
+    for &(key, value) in dict {
+        let (Object::Text(name), Object::Tensor(tensor)) = (pickle.get(key), pickle.get(value)) else {
+            continue;
+        };
+        let info = locate(path, name, tensor, find(&tensor.storage.key))
+            .map_err(|problem| Error::malformed(path, format!("tensor `{name}` {problem}")))?;
+        if found.insert(name, info).is_some() {
+            return Err(Error::malformed(path, format!("tensor `{name}` occurs twice")));
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+/// Checks that every element that a tensor views lies inside its storage, and the storage inside its block.
+fn locate(
+    path: &Path,
+    name: &str,
+    tensor: &PickledTensor,
+    block: Option<Block>,
+) -> Result<TensorInfo, String> {
+    let storage = &tensor.storage;
+    let block = block.ok_or_else(|| format!("lies in storage `{}`, which the file lacks", storage.key))?;
+    let size = element_bytes(&storage.dtype);
+    let count = tensor.shape.iter().try_fold(1u64, |count, &n| count.checked_mul(n as u64));
+    // Elements from the offset to the last one, inclusive.
+    let reach = if count == Some(0) {
+        Some(0)
+    } else {
+        let steps = tensor.shape.iter().zip(&tensor.strides);
+        steps
+            .map(|(&n, &stride)| (n as u64).saturating_sub(1).checked_mul(stride as u64))
+            .try_fold(1u64, |reach, step| reach.checked_add(step?))
+    };
+    let available = block.bytes.checked_div(size).unwrap_or(u64::MAX).min(storage.count);
+    let end = reach.and_then(|reach| reach.checked_add(tensor.offset));
+    // More elements than the storage has would be an expanded view (stride 0), which could be of any size.
+    let fits = count.is_some_and(|count| count <= available) && end.is_some_and(|end| end <= available);
+    let start = tensor.offset.checked_mul(size).and_then(|bytes| bytes.checked_add(block.start));
+    let (true, Some(offset)) = (fits, start) else {
+        let (shape, at) = (&tensor.shape, tensor.offset);
+        return Err(format!("of shape {shape:?} at {at} does not fit its storage of {available} elements"));
+    };
+    Ok(TensorInfo {
+        name: name.to_owned(),
+        shape: tensor.shape.clone(),
+        dtype: storage.dtype.clone(),
+        file: path.to_owned(),
+        offset,
+        strides: (!is_row_major(&tensor.shape, &tensor.strides)).then(|| tensor.strides.clone()),
+    })
+}
+
+fn is_row_major(shape: &[usize], strides: &[usize]) -> bool {
+    let mut step = 1usize;
+    shape.iter().zip(strides).rev().all(|(&n, &stride)| {
+        let fits = n == 1 || stride == step;
+        step = step.saturating_mul(n);
+        fits
+    })
+}

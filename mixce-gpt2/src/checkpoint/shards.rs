@@ -1,0 +1,45 @@
+//! Weights in several files under an index (`*.index.json` with a `weight_map` from tensor to file).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path};
+
+use serde::Deserialize;
+
+use super::tensor::TensorInfo;
+use crate::error::{Error, Result};
+use crate::files;
+
+const MAX_INDEX_BYTES: u64 = 64 << 20;
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// All tensors of all files that the index names.
+pub(super) fn open(path: &Path, open_one: fn(&Path) -> Result<Vec<TensorInfo>>) -> Result<Vec<TensorInfo>> {
+    let text = files::read_text(path, MAX_INDEX_BYTES)?;
+    let index: Index = serde_json::from_str(&text).map_err(|cause| Error::malformed(path, cause))?;
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let shards: BTreeSet<&String> = index.weight_map.values().collect();
+    let mut tensors: BTreeMap<String, TensorInfo> = BTreeMap::new();
+    for shard in shards {
+        let mut parts = Path::new(shard).components();
+        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
+            return Err(Error::malformed(path, format!("shard `{shard}` is not a plain file name")));
+        }
+        for tensor in open_one(&dir.join(shard))? {
+            if let Some(other) = tensors.get(&tensor.name) {
+                let (first, second) = (other.file.display(), tensor.file.display());
+                let problem = format!("tensor `{}` is in two shards, `{first}` and `{second}`", tensor.name);
+                return Err(Error::malformed(path, problem));
+            }
+            tensors.insert(tensor.name.clone(), tensor);
+        }
+    }
+    let lost = index.weight_map.iter().find(|(name, _)| !tensors.contains_key(*name));
+    if let Some((name, shard)) = lost {
+        return Err(Error::malformed(path, format!("tensor `{name}` should be in `{shard}` but is not")));
+    }
+    Ok(tensors.into_values().collect())
+}

@@ -1,0 +1,205 @@
+//! Writing a model as a folder that Hugging Face tools load.
+//!
+//! Names and metadata are those that `GPT2LMHeadModel.save_pretrained` of transformers 5.23 writes: keys with the prefix
+//! `transformer.`, the metadata `{"format": "pt"}` (without which transformers refuses the file), no second copy of a
+//! tied head, `lm_head.weight` without prefix for a head of its own.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use candle_core::DType;
+use serde_json::{Value, json};
+
+use crate::config::Gpt2Config;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::params::Parameters;
+use crate::tokenizer::Tokenizer;
+
+mod card;
+mod safetensors;
+
+pub use card::{DataFacts, TrainingFacts};
+pub use safetensors::write_safetensors;
+
+/// How the tensors are named in `model.safetensors`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum NameStyle {
+    /// With the prefix `transformer.`, as transformers saves a language model.
+    #[default]
+    HuggingFace,
+    /// Without prefix, as `openai-community/gpt2` is published.
+    Published,
+}
+
+/// What to export.
+#[derive(Debug, Clone)]
+pub struct ExportRequest<'a> {
+    /// The configuration.
+    pub config: &'a Gpt2Config,
+    /// The weights.
+    pub parameters: &'a Parameters,
+    /// The tokenizer; without one the folder holds the model only.
+    pub tokenizer: Option<&'a Tokenizer>,
+    /// What the model card says.
+    pub facts: &'a TrainingFacts,
+    /// The names of the tensors.
+    pub names: NameStyle,
+    /// The element type of the stored weights: f32, f16 or bf16.
+    pub dtype: DType,
+}
+
+/// Writes `config.json`, `generation_config.json`, `model.safetensors`, the tokenizer's files and `README.md` into `dir`.
+///
+/// All is written into a temporary folder beside `dir` and renamed at the end: `dir` is complete or does not exist.
+///
+/// # Errors
+/// When `dir` exists and is not empty, the tokenizer has more tokens than the model, parameters do not belong to the
+/// configuration, or a file cannot be written. Nothing is left behind.
+pub fn export(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
+    request.config.validate()?;
+    if let Some(tokenizer) = request.tokenizer {
+        tokenizer.check_vocabulary(request.config)?;
+    }
+    refuse_occupied(dir)?;
+    let partial = PartialFolder::create(dir)?;
+    write_folder(&partial.path, request)?;
+    partial.finish(dir)
+}
+
+/// The error that [`export`] would give for this folder, to be asked before long work.
+///
+/// # Errors
+/// When `dir` exists and is not an empty folder.
+pub fn refuse_occupied(dir: &Path) -> Result<()> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => match entries.next() {
+            Some(_) => Err(Error::NotEmpty { path: dir.to_owned() }),
+            None => Ok(()),
+        },
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(cause) => Err(Error::Io { action: "read folder", path: dir.to_owned(), cause }),
+    }
+}
+
+fn write_folder(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
+    let config = exported_config(request)?;
+    files::write_atomic(&dir.join("config.json"), config.to_json().as_bytes())?;
+    files::write_atomic(&dir.join("generation_config.json"), &generation_config(&config))?;
+    let prefix = match request.names {
+        NameStyle::HuggingFace => "transformer.",
+        NameStyle::Published => "",
+    };
+    // Refuses parameters of another model before anything is written in their name.
+    let checked = Parameters::new(
+        request.config,
+        request.parameters.iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())),
+    )?;
+    let tensors: BTreeMap<String, &candle_core::Tensor> = checked
+        .iter()
+        .map(|(name, tensor)| match name {
+            "lm_head.weight" => (name.to_owned(), tensor),
+            _ => (format!("{prefix}{name}"), tensor),
+        })
+        .collect();
+    write_safetensors(&dir.join("model.safetensors"), tensors, request.dtype)?;
+    if let Some(tokenizer) = request.tokenizer {
+        tokenizer.save(dir)?;
+    }
+    files::write_atomic(&dir.join("README.md"), card::render(request).as_bytes())
+}
+
+/// The configuration with the keys that say how and as what it is stored.
+fn exported_config(request: &ExportRequest<'_>) -> Result<Gpt2Config> {
+    let dtype = match request.dtype {
+        DType::F32 => "float32",
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        other => {
+            return Err(
+                candle_core::Error::Msg(format!("weights cannot be exported as {}", other.as_str())).into()
+            );
+        }
+    };
+    let mut config = request.config.clone();
+    // The defaults (50256) lie outside a small vocabulary; the tokenizer knows better.
+    config.bos_token_id = config.bos_id().or_else(|| request.tokenizer.and_then(Tokenizer::bos_id));
+    config.eos_token_id = config.eos_id().or_else(|| request.tokenizer.and_then(Tokenizer::eos_id));
+    for key in ["_name_or_path", "auto_map", "torch_dtype"] {
+        config.extra.remove(key);
+    }
+    config.extra.insert("architectures".to_owned(), json!(["GPT2LMHeadModel"]));
+    config.extra.insert("dtype".to_owned(), json!(dtype));
+    Ok(config)
+}
+
+fn generation_config(config: &Gpt2Config) -> Vec<u8> {
+    let mut keys: BTreeMap<&str, Value> = BTreeMap::new();
+    keys.insert("_from_model_config", json!(true));
+    let tokens = [
+        ("bos_token_id", config.bos_token_id),
+        ("eos_token_id", config.eos_token_id),
+        ("pad_token_id", config.pad_token_id),
+    ];
+    keys.extend(tokens.into_iter().filter_map(|(key, id)| id.map(|id| (key, json!(id)))));
+    // A map of JSON values always has a textual form.
+    let mut text = serde_json::to_string_pretty(&keys).unwrap_or_default();
+    text.push('\n');
+    text.into_bytes()
+}
+
+/// A folder beside the final one, removed again unless it gets its name.
+struct PartialFolder {
+    path: PathBuf,
+    finished: bool,
+}
+
+impl PartialFolder {
+    fn create(target: &Path) -> Result<Self> {
+        let absolute = std::path::absolute(target).map_err(Error::io("create", target))?;
+        let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+            return Err(Error::NotEmpty { path: target.to_owned() });
+        };
+        fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".partial-{}", std::process::id()));
+        let path = parent.join(hidden);
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+        }
+        fs::create_dir(&path).map_err(Error::io("create", &path))?;
+        Ok(Self { path, finished: false })
+    }
+
+    fn finish(mut self, target: &Path) -> Result<()> {
+        sync_folder(&self.path);
+        if target.exists() {
+            // Empty, or this fails and nothing is lost.
+            fs::remove_dir(target).map_err(Error::io("replace", target))?;
+        }
+        fs::rename(&self.path, target).map_err(Error::io("create", target))?;
+        self.finished = true;
+        if let Some(parent) = target.parent() {
+            sync_folder(parent);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for PartialFolder {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Best effort: the error that led here is the one to report.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// Asks that the names in a folder reach the disk; not every system can.
+fn sync_folder(path: &Path) {
+    if let Ok(folder) = File::open(path) {
+        let _ = folder.sync_all();
+    }
+}

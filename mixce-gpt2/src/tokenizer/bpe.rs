@@ -1,0 +1,253 @@
+//! Byte-level BPE: GPT-2's two files, their checks, and learning one.
+//!
+//! The library trusts its files: a merge whose result is longer than any token makes it panic. Hence the checks here.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::Value;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{
+    AddedToken, Model, ModelWrapper, PreTokenizerWrapper, Tokenizer as Engine, TokenizerBuilder,
+};
+
+use super::{END_OF_TEXT, failed};
+use crate::error::{Error, Result};
+
+pub(super) type Vocab = HashMap<String, u32>;
+pub(super) type Merges = Vec<(String, String)>;
+
+/// Largest id that makes sense; the model has a row for each.
+const MAX_ID: u64 = i32::MAX as u64;
+
+/// `vocab.json`: an object from token to id.
+pub(super) fn parse_vocab(path: &Path, bytes: &[u8]) -> Result<Vocab> {
+    let object: HashMap<String, u64> =
+        serde_json::from_slice(bytes).map_err(|cause| Error::malformed(path, cause))?;
+    let mut owners: HashMap<u64, &str> = HashMap::new();
+    for (token, &id) in &object {
+        if id > MAX_ID {
+            return Err(Error::malformed(path, format!("token `{token}` has the impossible id {id}")));
+        }
+        if let Some(other) = owners.insert(id, token) {
+            let (first, second) =
+                if other < token.as_str() { (other, token.as_str()) } else { (token.as_str(), other) };
+            return Err(Error::malformed(
+                path,
+                format!("tokens `{first}` and `{second}` have the same id {id}"),
+            ));
+        }
+    }
+    Ok(object.into_iter().map(|(token, id)| (token, id as u32)).collect())
+}
+
+/// `merges.txt`: one pair a line, best first; a first line `#version` and empty lines are skipped.
+pub(super) fn parse_merges(path: &Path, bytes: &[u8], vocab: &Vocab) -> Result<Merges> {
+    let text = std::str::from_utf8(bytes).map_err(|cause| Error::malformed(path, cause))?;
+    let mut merges = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        if line.starts_with("#version") || line.trim().is_empty() {
+            continue;
+        }
+        let Some((a, b)) =
+            line.split_once(' ').filter(|(a, b)| !a.is_empty() && !b.is_empty() && !b.contains(' '))
+        else {
+            return Err(Error::malformed(path, format!("line {number}: expected two tokens, got `{line}`")));
+        };
+        let pair = (a.to_owned(), b.to_owned());
+        check_merge(&pair, vocab, "")
+            .map_err(|problem| Error::malformed(path, format!("line {number}: {problem}")))?;
+        merges.push(pair);
+    }
+    Ok(merges)
+}
+
+/// Checks every merge of a list.
+pub(super) fn check_merges(path: &Path, merges: &[(String, String)], vocab: &Vocab) -> Result<()> {
+    for (number, pair) in (1..).zip(merges) {
+        check_merge(pair, vocab, "")
+            .map_err(|problem| Error::malformed(path, format!("merge {number}: {problem}")))?;
+    }
+    Ok(())
+}
+
+fn check_merge((a, b): &(String, String), vocab: &Vocab, prefix: &str) -> Result<(), String> {
+    let tail = b.strip_prefix(prefix).ok_or_else(|| format!("token `{b}` lacks the prefix `{prefix}`"))?;
+    let merged = format!("{a}{tail}");
+    match [a, b, &merged].into_iter().find(|token| !vocab.contains_key(*token)) {
+        Some(unknown) => {
+            Err(format!("merge `{a} {b}` needs token `{unknown}`, which is not in the vocabulary"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// GPT-2's tokenizer over a vocabulary; `added` tokens must get the ids they name.
+pub(super) fn engine(vocab: Vocab, merges: Merges, added: &[(u32, AddedToken)]) -> Result<Engine> {
+    warn_of_missing_bytes(&vocab);
+    let bpe = BPE::builder()
+        .vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
+        .continuing_subword_prefix(String::new())
+        .end_of_word_suffix(String::new())
+        .build()
+        .map_err(|cause| failed("build", cause))?;
+    let inner = TokenizerBuilder::new()
+        .with_model(ModelWrapper::from(bpe))
+        .with_normalizer(None::<tokenizers::NormalizerWrapper>)
+        .with_pre_tokenizer(Some(PreTokenizerWrapper::from(ByteLevel::new(false, true, true))))
+        .with_post_processor(Some(tokenizers::PostProcessorWrapper::from(ByteLevel::new(true, false, true))))
+        .with_decoder(Some(tokenizers::DecoderWrapper::from(ByteLevel::new(true, true, true))))
+        .build()
+        .map_err(|cause| failed("build", cause))?;
+    let mut engine = Engine::from(inner);
+    for (id, token) in added {
+        engine.add_tokens([token.clone()]).map_err(|cause| failed("build", cause))?;
+        let got = engine.token_to_id(&token.content);
+        if got != Some(*id) {
+            let problem = format!("added token `{}` should have id {id} but gets {got:?}", token.content);
+            return Err(Error::Tokenizer { action: "build", problem });
+        }
+    }
+    if !added.iter().any(|(_, token)| token.content == END_OF_TEXT) {
+        engine
+            .add_special_tokens([AddedToken::from(END_OF_TEXT, true)])
+            .map_err(|cause| failed("build", cause))?;
+    }
+    Ok(engine)
+}
+
+/// Without an unknown token, the library drops bytes that the vocabulary lacks, silently.
+fn warn_of_missing_bytes(vocab: &Vocab) {
+    let missing = ByteLevel::alphabet().iter().filter(|byte| !vocab.contains_key(&byte.to_string())).count();
+    if missing > 0 {
+        tracing::warn!(
+            "the vocabulary lacks {missing} of 256 bytes; characters that need them are dropped from texts"
+        );
+    }
+}
+
+/// Parses a `tokenizer.json` after checking what would make the library panic.
+pub(super) fn engine_from_json(path: &Path, bytes: &[u8]) -> Result<Engine> {
+    let json: Value = serde_json::from_slice(bytes).map_err(|cause| Error::malformed(path, cause))?;
+    check_bpe_json(&json).map_err(|problem| Error::malformed(path, problem))?;
+    Engine::from_bytes(bytes).map_err(|cause| Error::malformed(path, cause))
+}
+
+fn check_bpe_json(json: &Value) -> Result<(), String> {
+    let Some(model) = json.get("model").and_then(Value::as_object) else {
+        return Err("no `model`".to_owned());
+    };
+    let (Some(vocab), Some(merges)) =
+        (model.get("vocab").and_then(Value::as_object), model.get("merges").and_then(Value::as_array))
+    else {
+        return Ok(());
+    };
+    let mut known = Vocab::new();
+    for (token, id) in vocab {
+        let id = id.as_u64().filter(|&id| id <= MAX_ID);
+        let id = id.ok_or_else(|| format!("token `{token}` has an impossible id"))?;
+        known.insert(token.clone(), id as u32);
+    }
+    let prefix = model.get("continuing_subword_prefix").and_then(Value::as_str).unwrap_or("");
+    for (number, merge) in (1..).zip(merges) {
+        let pair = match merge {
+            Value::String(line) => line.split_once(' '),
+            Value::Array(pair) => match pair.as_slice() {
+                [Value::String(a), Value::String(b)] => Some((a.as_str(), b.as_str())),
+                _ => None,
+            },
+            _ => None,
+        };
+        let (a, b) = pair.ok_or_else(|| format!("merge {number} is not a pair of tokens"))?;
+        check_merge(&(a.to_owned(), b.to_owned()), &known, prefix)
+            .map_err(|problem| format!("merge {number}: {problem}"))?;
+    }
+    Ok(())
+}
+
+/// transformers lets `tokenizer_config.json` overrule whether a text begins with a space.
+pub(super) fn set_prefix_space(engine: &mut Engine, add: Option<bool>) {
+    let (Some(add), Some(PreTokenizerWrapper::ByteLevel(rules))) = (add, engine.get_pre_tokenizer()) else {
+        return;
+    };
+    if rules.add_prefix_space != add {
+        let rules = rules.add_prefix_space(add);
+        engine.with_pre_tokenizer(Some(rules));
+    }
+}
+
+/// Whether this is a tokenizer of GPT-2's kind.
+pub(super) fn is_byte_level(engine: &Engine) -> bool {
+    matches!(engine.get_pre_tokenizer(), Some(PreTokenizerWrapper::ByteLevel(_)))
+        && matches!(engine.get_model(), ModelWrapper::BPE(_))
+}
+
+/// `vocab.json` and `merges.txt` of a byte-level BPE as GPT-2 publishes them; `None` for any other kind.
+pub(super) fn gpt2_files(engine: &Engine) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+    if !is_byte_level(engine) {
+        return Ok(None);
+    }
+    let described = serde_json::to_value(engine.get_model())
+        .map_err(|cause| Error::Tokenizer { action: "describe", problem: cause.to_string() })?;
+    let mut text = String::from("#version: 0.2\n");
+    for merge in described.get("merges").and_then(Value::as_array).into_iter().flatten() {
+        match merge {
+            Value::String(line) => text.push_str(line),
+            Value::Array(pair) => {
+                let pair: Vec<&str> = pair.iter().filter_map(Value::as_str).collect();
+                text.push_str(&pair.join(" "));
+            }
+            _ => {}
+        }
+        text.push('\n');
+    }
+    // Added tokens are part of GPT-2's own vocab.json.
+    let mut vocab: Vec<(String, u32)> = engine.get_vocab(true).into_iter().collect();
+    vocab.sort_by_key(|&(_, id)| id);
+    let vocab: indexmap::IndexMap<String, u32> = vocab.into_iter().collect();
+    let vocab = serde_json::to_vec(&vocab)
+        .map_err(|cause| Error::Tokenizer { action: "describe", problem: cause.to_string() })?;
+    Ok(Some((vocab, text.into_bytes())))
+}
+
+/// Tokens in order and merges of a byte-level BPE learnt from texts, one id below `vocab_size` left for `<|endoftext|>`.
+pub(super) fn train<'t>(
+    texts: impl IntoIterator<Item = &'t str>,
+    vocab_size: usize,
+) -> Result<(Vec<String>, Merges)> {
+    let mut trainer = BpeTrainer::builder()
+        .show_progress(false)
+        .vocab_size(vocab_size.saturating_sub(1).max(256))
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build();
+    let mut engine =
+        engine(ByteLevel::alphabet().into_iter().map(|c| c.to_string()).zip(0..).collect(), vec![], &[])?;
+    let texts: Vec<&str> = texts.into_iter().collect();
+    let mut model = BPE::default();
+    {
+        use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Trainer};
+        let rules = ByteLevel::new(false, true, true);
+        trainer
+            .feed(texts.iter(), |text| {
+                let mut pieces = PreTokenizedString::from(text);
+                rules.pre_tokenize(&mut pieces)?;
+                let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
+                Ok(pieces.into_iter().map(|(piece, ..)| piece.to_owned()).collect())
+            })
+            .map_err(|cause| failed("train", cause))?;
+        trainer.train(&mut model).map_err(|cause| failed("train", cause))?;
+    }
+    engine.with_model(ModelWrapper::from(model));
+    let mut tokens: Vec<(String, u32)> = engine.get_model().get_vocab().into_iter().collect();
+    tokens.sort_by_key(|&(_, id)| id);
+    let described = serde_json::to_value(engine.get_model())
+        .map_err(|cause| Error::Tokenizer { action: "describe", problem: cause.to_string() })?;
+    let merges = described.get("merges").and_then(Value::as_array).into_iter().flatten();
+    let merges = merges.filter_map(|merge| match merge.as_array().map(Vec::as_slice) {
+        Some([Value::String(a), Value::String(b)]) => Some((a.clone(), b.clone())),
+        _ => None,
+    });
+    let merges = merges.collect();
+    Ok((tokens.into_iter().map(|(token, _)| token).collect(), merges))
+}
