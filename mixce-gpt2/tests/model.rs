@@ -41,7 +41,7 @@ fn small(dropout: f64) -> Gpt2 {
 
 fn inputs(name: &str) -> Vec<Vec<u32>> {
     let documents = json(&format!("gpt2/{name}/batch.json"))["documents"].as_array().unwrap().clone();
-    documents.iter().map(|d| ids(d)).map(|d| d[..d.len() - 1].to_vec()).collect()
+    documents.iter().map(ids).map(|d| d[..d.len() - 1].to_vec()).collect()
 }
 
 fn slices(texts: &[Vec<u32>]) -> Vec<&[u32]> {
