@@ -1,1 +1,18 @@
 //! Text to batches to optimizer steps to checkpoints.
+//!
+//! - [`data`]: documents, token cache, epoch order, microbatches;
+//! - [`optim`]: AdamW, gradient norm, schedules;
+//! - [`config`]: the settings of a run, from TOML and flags;
+//! - [`metrics`]: `metrics.jsonl` and TensorBoard event files;
+//! - [`run_folder`]: where everything of a run lies.
+pub mod checkpoint;
+pub mod config;
+pub mod data;
+pub mod error;
+mod fsio;
+pub mod metrics;
+pub mod observer;
+pub mod optim;
+pub mod run_folder;
+
+pub use error::{Error, Result};
