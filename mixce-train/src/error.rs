@@ -66,6 +66,13 @@ pub enum Error {
         message: String,
     },
 
+    /// The tokenizer cannot say what it is.
+    #[error("the tokenizer has no fingerprint: {message}")]
+    Tokenizer {
+        /// The tokenizer's own words.
+        message: String,
+    },
+
     /// A token id does not fit the model's vocabulary.
     #[error(
         "token id `{id}` in document {document} is outside the model's vocabulary of {vocab_size} tokens"
@@ -184,6 +191,22 @@ pub enum Error {
         got: Vec<usize>,
     },
 
+    /// The evaluation of a model was asked for without anything to evaluate on.
+    #[error("there is no target token to evaluate on")]
+    NothingToEvaluate,
+
+    /// Work was stopped on request.
+    #[error("interrupted")]
+    Interrupted,
+
+    /// The model, its tokenizer or its files.
+    #[error(transparent)]
+    Model(#[from] mixce_gpt2::Error),
+
+    /// The objective or the loss.
+    #[error(transparent)]
+    Objective(#[from] mixce_core::Error),
+
     /// A tensor operation failed.
     #[error("{context}: {source}")]
     Tensor {
@@ -220,6 +243,8 @@ impl Error {
             Self::NonFiniteLoss { .. } | Self::NonFiniteGradient { .. } => {
                 Some("try a lower `--lr`, some `--warmup-steps`, or `--clip-grad-norm 1`".into())
             }
+            Self::Model(error) => error.hint(),
+            Self::Objective(error) => error.hint(),
             Self::BadCache { .. } => Some("delete the file; it is built again".into()),
             _ => None,
         }

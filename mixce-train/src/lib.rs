@@ -9,10 +9,14 @@ pub mod checkpoint;
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod evaluate;
 mod fsio;
 pub mod metrics;
 pub mod observer;
 pub mod optim;
+mod packing;
+pub mod prepare;
 pub mod run_folder;
+pub mod trainer;
 
 pub use error::{Error, Result};

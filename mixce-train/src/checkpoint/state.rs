@@ -26,6 +26,8 @@ pub struct TrainState {
     pub best: Option<BestModel>,
     /// Evaluations in a row without an improvement.
     pub evaluations_without_improvement: u64,
+    /// Whether the evaluation that is due after `step` was not finished (the run was interrupted in it).
+    pub evaluation_due: bool,
     /// Digest of the training tokens.
     pub train_fingerprint: String,
     /// Optimizer steps of the whole run, as planned.
@@ -113,6 +115,7 @@ pub(super) mod tests {
             tokens_seen: 12345,
             best: Some(BestModel { step: 50, valid_nll: 0.1 + 0.2, valid_loss: 0.25, path: "best".into() }),
             evaluations_without_improvement: 1,
+            evaluation_due: false,
             train_fingerprint: "abc".into(),
             total_steps: 500,
             config: TrainConfig { lr: 1e-4, ..TrainConfig::default() },

@@ -3,6 +3,7 @@
 //! Order of precedence: [`TrainConfig::default`] (the paper's settings), then a TOML file ([`TrainConfig::from_toml_file`]), then flags, which the
 //! caller writes over the fields. Then [`TrainConfig::validate`], once, before any file is written.
 mod load;
+mod objective;
 mod validate;
 mod values;
 

@@ -124,6 +124,7 @@ impl TrainConfig {
                 });
             }
         }
+        self.objective_config().build()?;
         Ok(())
     }
 

@@ -27,6 +27,14 @@ pub struct Position {
     pub step_in_epoch: u64,
 }
 
+impl Position {
+    /// The epoch of the step before this position; 0 at the very start.
+    #[must_use]
+    pub fn epoch_of_last_step(&self) -> u64 {
+        if self.step_in_epoch == 0 { self.epoch.saturating_sub(1) } else { self.epoch }
+    }
+}
+
 /// Examples that go through the model together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Microbatch {

@@ -79,9 +79,9 @@ fn cache_key(text: &Path, tokenizer: &dyn Encode, settings: EncodeSettings) -> R
     key.update(content.finalize());
     key.update([u8::from(Format::of(text) == Format::JsonLines), u8::from(settings.add_bos)]);
     key.update(settings.max_length.map_or(u64::MAX, |n| n as u64).to_le_bytes());
-    key.update(tokenizer.eos_id().to_le_bytes());
+    key.update(tokenizer.eos_id().unwrap_or(u32::MAX).to_le_bytes());
     key.update(tokenizer.bos_id().unwrap_or(u32::MAX).to_le_bytes());
-    let fingerprint = tokenizer.fingerprint();
+    let fingerprint = tokenizer.fingerprint().map_err(|message| Error::Tokenizer { message })?;
     key.update((fingerprint.len() as u64).to_le_bytes());
     key.update(fingerprint.as_bytes());
     let mut bytes = [0; 32];

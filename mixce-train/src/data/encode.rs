@@ -1,4 +1,6 @@
 //! Texts to token ids: the first `max_length - 1` tokens of a document and EOS.
+use mixce_gpt2::Tokenizer;
+
 use crate::error::{Error, Result};
 
 /// What this crate needs of a tokenizer.
@@ -10,13 +12,34 @@ pub trait Encode: Sync {
     fn encode_batch(&self, texts: &[&str]) -> std::result::Result<Vec<Vec<u32>>, String>;
 
     /// The token that ends a document.
-    fn eos_id(&self) -> u32;
+    fn eos_id(&self) -> Option<u32>;
 
     /// The token that may begin a document, if the tokenizer has one.
     fn bos_id(&self) -> Option<u32>;
 
     /// A string that changes whenever the tokenizer would encode something differently.
-    fn fingerprint(&self) -> String;
+    ///
+    /// # Errors
+    /// The tokenizer's own words.
+    fn fingerprint(&self) -> std::result::Result<String, String>;
+}
+
+impl Encode for Tokenizer {
+    fn encode_batch(&self, texts: &[&str]) -> std::result::Result<Vec<Vec<u32>>, String> {
+        Self::encode_batch(self, texts).map_err(|e| e.to_string())
+    }
+
+    fn eos_id(&self) -> Option<u32> {
+        Self::eos_id(self)
+    }
+
+    fn bos_id(&self) -> Option<u32> {
+        Self::bos_id(self)
+    }
+
+    fn fingerprint(&self) -> std::result::Result<String, String> {
+        Self::fingerprint(self).map_err(|e| e.to_string())
+    }
 }
 
 /// How a document becomes token ids.
@@ -33,12 +56,13 @@ pub struct EncodeSettings {
 /// The flag beside each document says whether it was cut.
 ///
 /// # Errors
-/// The tokenizer's own words, or that it has no BOS although `add_bos` asks for one.
+/// The tokenizer's own words, or that it has no EOS, or no BOS although `add_bos` asks for one.
 pub fn encode_documents(
     tokenizer: &dyn Encode,
     texts: &[&str],
     settings: EncodeSettings,
 ) -> std::result::Result<Vec<(Vec<u32>, bool)>, String> {
+    let eos = tokenizer.eos_id().ok_or("the tokenizer has no EOS token to end a document with")?;
     let bos = match (settings.add_bos, tokenizer.bos_id()) {
         (false, _) => None,
         (true, Some(id)) => Some(id),
@@ -49,7 +73,6 @@ pub fn encode_documents(
     if encoded.len() != texts.len() {
         return Err(format!("expected {} encodings, got {}", texts.len(), encoded.len()));
     }
-    let eos = tokenizer.eos_id();
     let assemble = |ids: Vec<u32>| {
         let kept = room.map_or(ids.len(), |room| room.min(ids.len()));
         let document = bos.into_iter().chain(ids[..kept].iter().copied()).chain([eos]).collect();
@@ -89,14 +112,14 @@ pub(crate) mod tests {
             }
             Ok(texts.iter().map(|t| t.chars().map(|c| c as u32 % 90).collect()).collect())
         }
-        fn eos_id(&self) -> u32 {
-            90
+        fn eos_id(&self) -> Option<u32> {
+            Some(90)
         }
         fn bos_id(&self) -> Option<u32> {
             Some(91)
         }
-        fn fingerprint(&self) -> String {
-            "characters".into()
+        fn fingerprint(&self) -> std::result::Result<String, String> {
+            Ok("characters".into())
         }
     }
 

@@ -1,21 +1,22 @@
 //! `metrics.jsonl`: one JSON object a line, flushed line by line, so that a killed run keeps what it had logged.
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::fsio;
-use crate::observer::{EvaluationReport, StepReport, TrainObserver};
+use crate::observer::{EvaluationReport, RunPlan, StepReport, TrainObserver};
 
-/// Appends reports to a JSON-lines file.
+/// Appends reports to a JSON-lines file, which is opened when the run starts.
 ///
-/// A logged step is the bare [`StepReport`]; an evaluation is an [`EvaluationReport`] with `"event":"evaluation"` in front.
+/// A logged step is the bare [`StepReport`]; an evaluation is an [`EvaluationReport`] with `"event":"evaluation"` in front. When a run is
+/// resumed, lines of steps after the checkpoint, and a torn last line, are dropped first: the run writes them again.
 #[derive(Debug)]
 pub struct JsonlWriter {
     path: PathBuf,
-    file: File,
+    file: Option<File>,
 }
 
 #[derive(Serialize)]
@@ -26,11 +27,14 @@ struct Tagged<'a, T> {
 }
 
 impl JsonlWriter {
-    /// Opens `path` for appending. Lines of steps after `steps_done`, and a torn last line, are dropped: a resumed run writes them again.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn open(path: &Path, steps_done: u64) -> Result<Self> {
+    /// A writer of `path`; nothing is touched yet.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, file: None }
+    }
+
+    fn open(&self, steps_done: u64) -> Result<File> {
+        let path = &self.path;
         if path.exists() {
             let old = std::fs::read(path).map_err(Error::io("read", path))?;
             let kept: Vec<u8> = old
@@ -43,16 +47,16 @@ impl JsonlWriter {
                 fsio::write_bytes_atomic(path, &kept)?;
             }
         }
-        let file = OpenOptions::new().create(true).append(true).open(path);
-        Ok(Self { path: path.into(), file: file.map_err(Error::io("open", path))? })
+        OpenOptions::new().create(true).append(true).open(path).map_err(Error::io("open", path))
     }
 
     fn write(&mut self, value: &impl Serialize) -> Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
         let mut line =
             serde_json::to_vec(value).map_err(|e| Error::config(format!("cannot serialise: {e}")))?;
         line.push(b'\n');
         // One write call a line: nothing is buffered, and readers never see half a line from it.
-        self.file.write_all(&line).map_err(Error::io("write", &self.path))
+        file.write_all(&line).map_err(Error::io("write", &self.path))
     }
 }
 
@@ -62,6 +66,11 @@ fn step_of(line: &[u8]) -> Option<u64> {
 }
 
 impl TrainObserver for JsonlWriter {
+    fn on_start(&mut self, plan: &RunPlan) -> Result<()> {
+        self.file = Some(self.open(plan.steps_done)?);
+        Ok(())
+    }
+
     fn on_log(&mut self, report: &StepReport) -> Result<()> {
         self.write(report)
     }
@@ -89,6 +98,17 @@ pub(super) mod tests {
         }
     }
 
+    pub(in crate::metrics) fn plan(steps_done: u64) -> RunPlan {
+        RunPlan {
+            total_steps: 10,
+            steps_done,
+            steps_per_epoch: 5,
+            examples: 8,
+            targets_per_epoch: 80,
+            parameters: 1000,
+        }
+    }
+
     pub(in crate::metrics) fn evaluation(step: u64) -> EvaluationReport {
         EvaluationReport {
             step,
@@ -106,7 +126,8 @@ pub(super) mod tests {
     fn each_report_is_a_line_of_the_documented_shape() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
-        let mut writer = JsonlWriter::open(&path, 0).unwrap();
+        let mut writer = JsonlWriter::new(path.clone());
+        writer.on_start(&plan(0)).unwrap();
         writer.on_log(&step(1)).unwrap();
         writer.on_evaluation(&evaluation(1)).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
@@ -122,7 +143,8 @@ pub(super) mod tests {
     fn resuming_drops_what_will_be_written_again_and_torn_lines() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
-        let mut writer = JsonlWriter::open(&path, 0).unwrap();
+        let mut writer = JsonlWriter::new(path.clone());
+        writer.on_start(&plan(0)).unwrap();
         for s in 1..=4 {
             writer.on_log(&step(s)).unwrap();
         }
@@ -130,7 +152,8 @@ pub(super) mod tests {
         let mut bytes = std::fs::read(&path).unwrap();
         bytes.extend_from_slice(b"{\"step\":1,\"ep");
         std::fs::write(&path, bytes).unwrap();
-        let mut writer = JsonlWriter::open(&path, 2).unwrap();
+        let mut writer = JsonlWriter::new(path.clone());
+        writer.on_start(&plan(2)).unwrap();
         writer.on_log(&step(3)).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let steps: Vec<_> = text.lines().map(|l| step_of(format!("{l}\n").as_bytes()).unwrap()).collect();

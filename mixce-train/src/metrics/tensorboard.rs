@@ -12,28 +12,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::observer::{EvaluationReport, RunPlan, StepReport, TrainObserver};
 
-/// Appends scalars to an event file.
+/// Appends scalars to an event file, which is created with its first event.
 #[derive(Debug)]
 pub struct TensorBoardWriter {
     path: PathBuf,
-    file: File,
+    file: Option<File>,
 }
 
 impl TensorBoardWriter {
-    /// Creates `events.out.tfevents.SECONDS.PID` in `folder`.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn create(folder: &Path) -> Result<Self> {
+    /// A writer of `events.out.tfevents.SECONDS.PID` in `folder`; nothing is touched yet.
+    #[must_use]
+    pub fn new(folder: &Path) -> Self {
         let seconds = seconds_since_epoch() as u64;
         let path = folder.join(format!("events.out.tfevents.{seconds:010}.{}", std::process::id()));
-        let file =
-            OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io("create", &path))?;
-        let mut writer = Self { path, file };
-        let mut event = event_head(0);
-        put_bytes(&mut event, 3, b"brain.Event:2");
-        writer.write_record(&event)?;
-        Ok(writer)
+        Self { path, file: None }
     }
 
     /// The event file.
@@ -69,14 +61,31 @@ impl TensorBoardWriter {
     }
 
     fn write_record(&mut self, data: &[u8]) -> Result<()> {
-        let length = (data.len() as u64).to_le_bytes();
-        let mut record = Vec::with_capacity(data.len() + 16);
-        record.extend_from_slice(&length);
-        record.extend_from_slice(&masked_crc32c(&length).to_le_bytes());
-        record.extend_from_slice(data);
-        record.extend_from_slice(&masked_crc32c(data).to_le_bytes());
-        self.file.write_all(&record).map_err(Error::io("write", &self.path))
+        let path = &self.path;
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => {
+                let file = OpenOptions::new().create(true).append(true).open(path);
+                let file = none.insert(file.map_err(Error::io("create", path))?);
+                let mut version = event_head(0);
+                put_bytes(&mut version, 3, b"brain.Event:2");
+                file.write_all(&record(&version)).map_err(Error::io("write", path))?;
+                file
+            }
+        };
+        file.write_all(&record(data)).map_err(Error::io("write", path))
     }
+}
+
+/// Length, its checksum, data, its checksum.
+fn record(data: &[u8]) -> Vec<u8> {
+    let length = (data.len() as u64).to_le_bytes();
+    let mut record = Vec::with_capacity(data.len() + 16);
+    record.extend_from_slice(&length);
+    record.extend_from_slice(&masked_crc32c(&length).to_le_bytes());
+    record.extend_from_slice(data);
+    record.extend_from_slice(&masked_crc32c(data).to_le_bytes());
+    record
 }
 
 impl TrainObserver for TensorBoardWriter {
@@ -238,7 +247,7 @@ mod tests {
     #[test]
     fn scalars_read_back() {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = TensorBoardWriter::create(folder.path()).unwrap();
+        let mut writer = TensorBoardWriter::new(folder.path());
         writer.on_log(&step(300)).unwrap();
         writer.on_evaluation(&evaluation(301)).unwrap();
         let events = read(writer.path());
