@@ -2,9 +2,10 @@
 //!
 //! - [`data`]: documents, token cache, epoch order, microbatches;
 //! - [`optim`]: AdamW, gradient norm, schedules;
-//! - [`config`]: the settings of a run, from TOML and flags;
-//! - [`metrics`]: `metrics.jsonl` and TensorBoard event files;
-//! - [`run_folder`]: where everything of a run lies.
+//! - [`trainer`]: the loop; [`observer`]: what it reports; [`metrics`]: `metrics.jsonl` and TensorBoard event files;
+//! - [`mod@evaluate`]: negative log-likelihood of a corpus;
+//! - [`checkpoint`]: stopping and going on exactly; [`run_folder`]: where everything of a run lies;
+//! - [`config`]: the settings of a run, from TOML and flags; [`prepare`]: from settings and files to a run.
 pub mod checkpoint;
 pub mod config;
 pub mod data;

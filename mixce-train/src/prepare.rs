@@ -8,7 +8,7 @@ use mixce_gpt2::{Gpt2Config, Parameters, Tokenizer, checkpoint};
 use crate::config::TrainConfig;
 use crate::data::{EncodeSettings, Examples, cache};
 use crate::error::{Error, Result};
-use crate::observer::TrainObserver;
+use crate::observer::{RunPlan, TrainObserver};
 use crate::run_folder::{Provenance, RunFolder};
 use crate::trainer::{TrainJob, TrainOutcome, train};
 
@@ -113,7 +113,9 @@ pub fn launch(
         Some(_) => RunFolder::open_or_create(out)?,
         None => RunFolder::create(out)?,
     };
-    run.write_run_toml(&config.resolved(), provenance)?;
+    let mut run_toml = RunTomlWriter { run: &run, config: config.resolved(), provenance };
+    let mut all: Vec<&mut dyn TrainObserver> = vec![&mut run_toml];
+    all.extend(observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver));
     let job = TrainJob {
         config,
         model_config: &prepared.model_config,
@@ -122,7 +124,20 @@ pub fn launch(
         valid: prepared.valid.as_ref(),
         tokenizer: Some(&prepared.tokenizer),
     };
-    train(&job, &run, observers, stop)
+    train(&job, &run, &mut all, stop)
+}
+
+/// Writes `run.toml` when the run starts: after a checkpoint to resume from has been found to fit, so that a refused one leaves no trace.
+struct RunTomlWriter<'a> {
+    run: &'a RunFolder,
+    config: TrainConfig,
+    provenance: &'a Provenance,
+}
+
+impl TrainObserver for RunTomlWriter<'_> {
+    fn on_start(&mut self, _: &RunPlan) -> Result<()> {
+        self.run.write_run_toml(&self.config, self.provenance)
+    }
 }
 
 fn require_positions(config: &TrainConfig, model: &Gpt2Config) -> Result<()> {

@@ -49,12 +49,13 @@ pub fn open_or_build(
 /// As [`open_or_build`], but for the cache.
 pub fn encode_file(text: &Path, tokenizer: &dyn Encode, settings: EncodeSettings) -> Result<TokenStore> {
     settings.validate()?;
+    let key = cache_key(text, tokenizer, settings)?;
     let mut documents = Vec::new();
     let counts = for_each_document(text, tokenizer, settings, |ids| {
         documents.push(ids);
         Ok(())
     })?;
-    Ok(TokenStore::from_documents(documents).with_counts(counts))
+    Ok(TokenStore::from_documents(documents).from_file(counts, hex(&key)))
 }
 
 fn cache_path(text: &Path, key: &[u8; 32], cache: &Path) -> PathBuf {
@@ -234,6 +235,7 @@ mod tests {
         let store = f.open().unwrap();
         let memory = encode_file(&f.text, &Characters, SETTINGS).unwrap();
         assert_eq!(store.counts(), memory.counts());
+        assert_eq!(store.fingerprint(), memory.fingerprint(), "a run may be resumed without its cache");
         let counts = DataCounts { documents: 3, tokens: 10, empty: 2, short: 0, truncated: 1 };
         assert_eq!(store.counts(), counts);
         for i in 0..3 {

@@ -61,8 +61,9 @@ impl TokenStore {
         Self { counts, fingerprint, backing: Backing::Memory { tokens, offsets } }
     }
 
-    pub(super) fn with_counts(mut self, counts: DataCounts) -> Self {
-        self.counts = counts;
+    /// Takes over what is known of the file that the documents came from.
+    pub(super) fn from_file(mut self, counts: DataCounts, fingerprint: String) -> Self {
+        (self.counts, self.fingerprint) = (counts, fingerprint);
         self
     }
 
@@ -88,7 +89,8 @@ impl TokenStore {
         self.len() == 0
     }
 
-    /// Hexadecimal digest that changes with the tokens; a resumed run compares it.
+    /// Hexadecimal digest that changes with the tokens; a resumed run compares it. For a file it covers its bytes, the tokenizer and the
+    /// settings, cached or not; otherwise the tokens themselves.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint

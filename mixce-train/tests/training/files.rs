@@ -136,3 +136,21 @@ fn blocks_from_files_hold_every_token() {
     assert_eq!(prepared.train.len() as u64, tokens.div_ceil(32) - u64::from(tokens % 32 == 1));
     start(&config, &prepared).unwrap();
 }
+
+#[test]
+fn a_refused_resume_leaves_the_run_as_it_was() {
+    let files = Files::new();
+    let config = files.config();
+    let prepared = files.prepare(&config).unwrap();
+    start(&config, &prepared).unwrap();
+    let run_toml = std::fs::read(files.path("run/run.toml")).unwrap();
+    let changed = TrainConfig { lr: 1e-9, resume: Some("auto".into()), ..files.config() };
+    let error = start(&changed, &prepared).unwrap_err();
+    assert!(matches!(error, Error::ResumeMismatch { .. }), "{error}");
+    assert_eq!(std::fs::read(files.path("run/run.toml")).unwrap(), run_toml);
+
+    // Without the cache the tokens are the same, and so is the run.
+    let same = TrainConfig { cache_dir: None, epochs: 2, resume: Some("auto".into()), ..files.config() };
+    let outcome = start(&same, &files.prepare(&same).unwrap()).unwrap();
+    assert_eq!(outcome.steps, 14);
+}
