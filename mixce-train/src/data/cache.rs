@@ -55,7 +55,7 @@ pub fn encode_file(text: &Path, tokenizer: &dyn Encode, settings: EncodeSettings
         documents.push(ids);
         Ok(())
     })?;
-    Ok(TokenStore::from_documents(documents).from_file(counts, hex(&key)))
+    Ok(TokenStore::from_documents(documents).with_source(counts, hex(&key)))
 }
 
 fn cache_path(text: &Path, key: &[u8; 32], cache: &Path) -> PathBuf {

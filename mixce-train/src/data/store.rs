@@ -62,7 +62,7 @@ impl TokenStore {
     }
 
     /// Takes over what is known of the file that the documents came from.
-    pub(super) fn from_file(mut self, counts: DataCounts, fingerprint: String) -> Self {
+    pub(super) fn with_source(mut self, counts: DataCounts, fingerprint: String) -> Self {
         (self.counts, self.fingerprint) = (counts, fingerprint);
         self
     }
