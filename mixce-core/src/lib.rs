@@ -1,1 +1,13 @@
-//! What is optimised: objectives, the LM-head loss, and small worlds where the data distribution is known.
+//! What is optimised: training objectives, the LM-head loss, and small worlds where the data distribution is known.
+//!
+//! An [`Objective`] maps the log-probability that the model gives the token that occurred to the weight of that token's
+//! cross-entropy; [`lm_head_loss`] applies it to hidden states without ever holding the full matrix of logits.
+
+mod error;
+pub mod grammar;
+mod lm_head;
+pub mod objective;
+
+pub use error::{Error, Result};
+pub use lm_head::{LmHeadLoss, lm_head_log_q, lm_head_loss};
+pub use objective::{Objective, ObjectiveConfig};

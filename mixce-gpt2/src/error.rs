@@ -118,6 +118,48 @@ pub enum Error {
         /// The answer of the library.
         problem: String,
     },
+    /// A token id for which the model has no embedding.
+    #[error(
+        "token id {id} at position {position} of text {text} is outside the vocabulary of {vocabulary} tokens"
+    )]
+    TokenOutOfRange {
+        /// The id.
+        id: u32,
+        /// Where it stands, from 0.
+        position: usize,
+        /// The text (document, prompt) of the batch, from 0.
+        text: usize,
+        /// `vocab_size` of the model.
+        vocabulary: usize,
+    },
+    /// A text that does not fit the model's positions.
+    #[error(
+        "text {text} has {tokens} tokens, but the model has {positions} positions (config key `n_positions`)"
+    )]
+    TextTooLong {
+        /// The text (document, prompt) of the batch, from 0.
+        text: usize,
+        /// Its length in tokens.
+        tokens: usize,
+        /// `n_positions` of the model.
+        positions: usize,
+    },
+    /// A prompt without any token.
+    #[error("prompt {prompt} is empty: sampling needs at least one token to continue")]
+    EmptyPrompt {
+        /// Its index, from 0.
+        prompt: u64,
+    },
+    /// A sampling parameter outside its range.
+    #[error("`{parameter}` must be {expected}, got {got}")]
+    Sampling {
+        /// The parameter.
+        parameter: &'static str,
+        /// Its admissible values.
+        expected: &'static str,
+        /// The value given.
+        got: String,
+    },
     /// A tensor operation failed.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
@@ -157,6 +199,10 @@ impl Error {
             ),
             Self::VocabularyTooLarge { .. } => {
                 Some("use the tokenizer that the model was trained with".to_owned())
+            }
+            Self::TextTooLong { .. } => Some("shorten the text, for training with --max-length".to_owned()),
+            Self::EmptyPrompt { .. } => {
+                Some("begin with the tokenizer's beginning-of-text token (`--unconditional`)".to_owned())
             }
             _ => None,
         }

@@ -1,14 +1,23 @@
 //! GPT-2 on candle: configuration, checkpoints, tokenizer, packed forward pass, sampling, hub.
 
+pub mod batch;
+mod block;
+pub mod cache;
 pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod export;
 mod files;
+pub mod generate;
+pub mod model;
 pub mod params;
+pub mod sampling;
 pub mod tokenizer;
 
+pub use batch::PackedBatch;
 pub use checkpoint::Checkpoint;
 pub use config::Gpt2Config;
 pub use error::{Error, Result};
+pub use model::Gpt2;
+pub use params::Parameters;
 pub use tokenizer::Tokenizer;

@@ -1,1 +1,36 @@
 //! Differentiable tensor operations that candle lacks.
+//!
+//! Every operation here has a real backward pass. Each file holds the operation's documentation, a *slow twin* made of
+//! plain candle operations (the reference in tests, and the path on devices without a fused kernel), the fused version
+//! where there is one, and the dispatch between them. Errors are candle's own: these are tensor operations.
+//!
+//! | operation | what it is |
+//! | --- | --- |
+//! | [`rng::Stream`] | counter-based random numbers: same seed, same numbers, on any device |
+//! | [`dropout`] | inverted dropout whose mask is drawn twice instead of stored |
+//! | [`layer_norm`] | layer normalisation over the last dimension |
+//! | [`Activation`] | GELU (both forms), ReLU, SiLU |
+//! | [`linear`] | affine map with the weight stored `[in, out]` (GPT-2's Conv1D layout) |
+//! | [`causal_attention`] | multi-head causal self-attention over packed documents |
+//! | [`cross_entropy`] | per-token log-probabilities and their gradient, rows of logits at a time |
+
+mod activation;
+mod attention;
+mod cpu;
+pub mod cross_entropy;
+mod dropout;
+mod layer_norm;
+mod linear;
+mod math;
+pub mod rng;
+#[cfg(test)]
+mod testing;
+
+pub use activation::Activation;
+pub use attention::{AttentionDropout, CuSeqlens, causal_attention, causal_attention_slow};
+pub use dropout::{dropout, dropout_slow};
+pub use layer_norm::{layer_norm, layer_norm_slow};
+pub use linear::linear;
+
+/// Tensor errors are candle's.
+pub type Result<T> = candle_core::Result<T>;

@@ -1,0 +1,170 @@
+//! The LM head and the loss as one operation, so that the full matrix of logits never exists.
+//!
+//! Legend: N tokens, C channels, V vocabulary, S tokens of one slice.
+
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
+use mixce_kernels::cross_entropy::{logits_gradient, target_log_probs};
+
+use crate::{Error, Objective, Result};
+
+/// Logits of one slice take at most about this much memory.
+const SLICE_BYTES: usize = 64 << 20;
+
+/// Result of [`lm_head_loss`].
+#[derive(Debug)]
+pub struct LmHeadLoss {
+    /// Scalar f32: `sum_t w(q_t) (-log q_t) / denominator` (nats), differentiable in hidden states and head.
+    pub loss: Tensor,
+    /// `[N]` f32: `log q_t` of each target (nats), detached.
+    pub log_q: Tensor,
+}
+
+/// Weighted cross-entropy of `targets` under the logits `hidden head^T`, with its gradient.
+///
+/// `hidden` is `[N, C]`, `head` `[V, C]` (the token embedding when tied), `targets` `[N]` u32. Divide by the number of
+/// target tokens of the whole optimizer step, so that microbatches and ranks add up to the mean. Logits are produced for a
+/// slice of tokens, turned into `log q`, weights and their gradient `w (softmax - onehot)`, multiplied into the gradients of
+/// `hidden` and `head`, and dropped: this is possible in the forward pass because the loss is a sum of token terms whose
+/// weight depends on that token's `log q` alone. The log-softmax is in f32 whatever the dtype of the hidden states.
+/// With no tokens the loss is 0.
+///
+/// # Errors
+/// When shapes or dtypes do not fit, the denominator is not positive, or a target is outside the vocabulary.
+pub fn lm_head_loss(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &Tensor,
+    objective: &dyn Objective,
+    denominator: f64,
+) -> Result<LmHeadLoss> {
+    check("lm_head_loss", hidden, head, targets)?;
+    if denominator.is_nan() || denominator <= 0.0 {
+        let (operation, expected) = ("lm_head_loss", "a positive denominator".into());
+        return Err(Error::Mismatch { operation, expected, got: denominator.to_string() });
+    }
+    let (h, w) = (hidden.detach(), head.detach());
+    let mut dhead = Tensor::zeros(head.shape(), DType::F32, head.device())?;
+    let (mut dhidden, mut log_qs) = (Vec::new(), Vec::new());
+    let mut loss = Tensor::zeros((), DType::F32, hidden.device())?;
+    for (start, len) in slices(&h, &w)? {
+        let (h, y) = (h.narrow(0, start, len)?, targets.narrow(0, start, len)?);
+        let logits = h.matmul(&w.t()?)?;
+        let log_q = target_log_probs(&logits, &y)?;
+        let weights = objective.weights(&log_q)?.affine(1.0 / denominator, 0.0)?;
+        loss = (loss - (&weights * &log_q)?.sum_all()?)?;
+        let dlogits = logits_gradient(logits, &y, &log_q, &weights)?;
+        dhidden.push(dlogits.matmul(&w)?);
+        dhead = (dhead + dlogits.t()?.matmul(&h)?.to_dtype(DType::F32)?)?;
+        log_qs.push(log_q);
+    }
+    if log_qs.is_empty() {
+        return Ok(LmHeadLoss { loss, log_q: Tensor::zeros(0, DType::F32, hidden.device())? });
+    }
+    let op = Precomputed { loss, dhidden: Tensor::cat(&dhidden, 0)?, dhead: dhead.to_dtype(head.dtype())? };
+    let loss = hidden.apply_op2(head, op)?;
+    Ok(LmHeadLoss { loss, log_q: Tensor::cat(&log_qs, 0)? })
+}
+
+/// `log q` of each target under the logits `hidden head^T`: `[N]` f32 (nats), without gradient; shapes as in
+/// [`lm_head_loss`].
+///
+/// # Errors
+/// When shapes or dtypes do not fit or a target is outside the vocabulary.
+pub fn lm_head_log_q(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    check("lm_head_log_q", hidden, head, targets)?;
+    let (hidden, head) = (hidden.detach(), head.detach());
+    let mut log_qs = Vec::new();
+    for (start, len) in slices(&hidden, &head)? {
+        let logits = hidden.narrow(0, start, len)?.matmul(&head.t()?)?;
+        log_qs.push(target_log_probs(&logits, &targets.narrow(0, start, len)?)?);
+    }
+    match log_qs.is_empty() {
+        true => Ok(Tensor::zeros(0, DType::F32, hidden.device())?),
+        false => Ok(Tensor::cat(&log_qs, 0)?),
+    }
+}
+
+/// `(start, len)` of the slices of tokens whose logits fit [`SLICE_BYTES`].
+fn slices(hidden: &Tensor, head: &Tensor) -> Result<impl Iterator<Item = (usize, usize)> + use<>> {
+    let (n, v) = (hidden.dim(0)?, head.dim(0)?);
+    let size = (SLICE_BYTES / 4 / v.max(1)).max(1);
+    Ok((0..n).step_by(size).map(move |start| (start, size.min(n - start))))
+}
+
+fn check(operation: &'static str, hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<()> {
+    let ((n, c), (_, head_c)) = (hidden.dims2()?, head.dims2()?);
+    if c != head_c || hidden.dtype() != head.dtype() {
+        return Err(Error::Mismatch {
+            operation,
+            expected: format!(
+                "hidden states [N, C] and a head [V, C] of one dtype (C = {c}, {:?})",
+                hidden.dtype()
+            ),
+            got: format!("a head of shape {:?} and dtype {:?}", head.dims(), head.dtype()),
+        });
+    }
+    if targets.dims() != [n] || targets.dtype() != DType::U32 {
+        return Err(Error::Mismatch {
+            operation,
+            expected: format!("{n} targets of type u32"),
+            got: format!("shape {:?} of type {:?}", targets.dims(), targets.dtype()),
+        });
+    }
+    Ok(())
+}
+
+/// An operation whose value and gradients are already known when it is applied.
+struct Precomputed {
+    loss: Tensor,
+    dhidden: Tensor,
+    dhead: Tensor,
+}
+
+impl Precomputed {
+    fn value(&self) -> candle_core::Result<f32> {
+        self.loss.to_scalar()
+    }
+}
+
+impl CustomOp2 for Precomputed {
+    fn name(&self) -> &'static str {
+        "lm_head_loss"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![self.value()?]), ().into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        hidden: &candle_core::CudaStorage,
+        _: &Layout,
+        _: &candle_core::CudaStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
+        use candle_core::backend::{BackendDevice, BackendStorage};
+        let value = CpuStorage::F32(vec![self.value()?]);
+        Ok((hidden.device().storage_from_cpu_storage_owned(value)?, ().into()))
+    }
+
+    fn bwd(
+        &self,
+        _hidden: &Tensor,
+        _head: &Tensor,
+        _loss: &Tensor,
+        dloss: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let scale = |gradient: &Tensor| gradient.broadcast_mul(&dloss.to_dtype(gradient.dtype())?);
+        Ok((Some(scale(&self.dhidden)?), Some(scale(&self.dhead)?)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+use candle_core::{D, Device, Var};
+use mixce_kernels::rng::Stream;
+
+use super::*;
+use crate::objective::{MixCe, Mle, TaiLr};
+
+fn random(shape: &[usize], seed: u64) -> Tensor {
+    let stream = Stream::new(seed);
+    let n: usize = shape.iter().product();
+    let values: Vec<f32> = (0..n as u64).map(|i| stream.normal(i) as f32).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn targets(n: usize, v: usize) -> Tensor {
+    let ids: Vec<u32> = (0..n).map(|i| (i * 7 % v) as u32).collect();
+    Tensor::from_vec(ids, n, &Device::Cpu).unwrap()
+}
+
+/// The same loss in plain candle operations, differentiated by candle.
+fn reference(hidden: &Tensor, head: &Tensor, y: &Tensor, objective: &dyn Objective, n: f64) -> Tensor {
+    let logits = hidden.matmul(&head.t().unwrap()).unwrap();
+    let exp_sum = logits.exp().unwrap().sum_keepdim(D::Minus1).unwrap();
+    let log_softmax = logits.broadcast_sub(&exp_sum.log().unwrap()).unwrap();
+    let log_q = log_softmax.gather(&y.unsqueeze(1).unwrap(), 1).unwrap().squeeze(1).unwrap();
+    let weights = objective.weights(&log_q.detach()).unwrap();
+    ((weights * log_q).unwrap().sum_all().unwrap() / -n).unwrap()
+}
+
+fn max_difference(a: &Tensor, b: &Tensor) -> f32 {
+    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+}
+
+#[test]
+fn loss_and_gradients_equal_the_plain_path() {
+    for (n, c, v) in [(1, 1, 1), (5, 3, 11), (40, 8, 101)] {
+        let hidden = Var::from_tensor(&random(&[n, c], 1)).unwrap();
+        let head = Var::from_tensor(&random(&[v, c], 2)).unwrap();
+        let y = targets(n, v);
+        for objective in [&Mle as &dyn Objective, &MixCe::new(0.1).unwrap(), &TaiLr::new(0.3, 0.2).unwrap()] {
+            let got = lm_head_loss(&hidden, &head, &y, objective, n as f64).unwrap();
+            let want = reference(&hidden, &head, &y, objective, n as f64);
+            assert!(max_difference(&got.loss, &want) < 1e-5);
+            let (got_grads, want_grads) = (got.loss.backward().unwrap(), want.backward().unwrap());
+            for var in [&hidden, &head] {
+                assert!(max_difference(got_grads.get(var).unwrap(), want_grads.get(var).unwrap()) < 1e-5);
+            }
+            let log_q = lm_head_log_q(&hidden, &head, &y).unwrap();
+            assert!(max_difference(&log_q, &got.log_q) < 1e-6);
+        }
+    }
+}
+
+#[test]
+fn slices_do_not_change_the_result() {
+    // With this vocabulary a slice holds 41 tokens, so 100 tokens take three slices.
+    let (n, c, v) = (100, 4, 400_000);
+    let hidden = Var::from_tensor(&random(&[n, c], 1)).unwrap();
+    let head = Var::from_tensor(&random(&[v, c], 2)).unwrap();
+    let y = targets(n, v);
+    assert_eq!(slices(&hidden, &head).unwrap().collect::<Vec<_>>(), [(0, 41), (41, 41), (82, 18)]);
+    let objective = MixCe::new(0.5).unwrap();
+    let whole = lm_head_loss(&hidden, &head, &y, &objective, n as f64).unwrap();
+    let dhidden = whole.loss.backward().unwrap().get(&hidden).unwrap().clone();
+    for t in [0, 40, 41, 99] {
+        let (h, y) = (hidden.narrow(0, t, 1).unwrap(), y.narrow(0, t, 1).unwrap());
+        let h = Var::from_tensor(&h.contiguous().unwrap()).unwrap();
+        let one = lm_head_loss(&h, &head, &y, &objective, n as f64).unwrap();
+        assert!(max_difference(&one.log_q, &whole.log_q.narrow(0, t, 1).unwrap()) < 1e-4);
+        let gradient = one.loss.backward().unwrap().get(&h).unwrap().clone();
+        // The products are summed over 400 000 tokens in f32: the order of summation shows.
+        assert!(max_difference(&gradient, &dhidden.narrow(0, t, 1).unwrap()) < 5e-5);
+    }
+}
+
+#[test]
+fn an_outer_factor_scales_the_gradients() {
+    let hidden = Var::from_tensor(&random(&[3, 2], 1)).unwrap();
+    let head = random(&[5, 2], 2);
+    let loss = lm_head_loss(&hidden, &head, &targets(3, 5), &Mle, 3.0).unwrap().loss;
+    let once = loss.backward().unwrap().get(&hidden).unwrap().clone();
+    let thrice = (loss * 3.0).unwrap().backward().unwrap().get(&hidden).unwrap().clone();
+    assert!(max_difference(&(once * 3.0).unwrap(), &thrice) < 1e-6);
+}
+
+#[test]
+fn no_tokens_is_a_loss_of_zero() {
+    let loss = lm_head_loss(&random(&[0, 2], 1), &random(&[5, 2], 2), &targets(0, 5), &Mle, 1.0).unwrap();
+    assert_eq!(loss.loss.to_scalar::<f32>().unwrap(), 0.0);
+    assert_eq!(loss.log_q.dims(), [0]);
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let (hidden, head) = (random(&[3, 2], 1), random(&[5, 2], 2));
+    let message = |r: Result<LmHeadLoss>| r.unwrap_err().to_string();
+    assert!(
+        message(lm_head_loss(&hidden, &random(&[5, 4], 1), &targets(3, 5), &Mle, 1.0)).contains("[5, 4]")
+    );
+    assert!(message(lm_head_loss(&hidden, &head, &targets(2, 5), &Mle, 1.0)).contains("3 targets"));
+    assert!(message(lm_head_loss(&hidden, &head, &targets(3, 5), &Mle, 0.0)).contains("positive"));
+    let outside = Tensor::new(&[0u32, 1, 5], &Device::Cpu).unwrap();
+    assert!(message(lm_head_loss(&hidden, &head, &outside, &Mle, 1.0)).contains("target 5 of row 2"));
+}

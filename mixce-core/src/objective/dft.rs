@@ -1,0 +1,39 @@
+//! Dynamic fine-tuning.
+
+use candle_core::{Result, Tensor};
+
+use super::Objective;
+
+/// Dynamic fine-tuning (DFT, 2025): `w = q`. The same objective as MixCE with `eta = 0`.
+///
+/// Potential `-q`. Every one-hot distribution on the support is a fixed point, so none is reported.
+///
+/// ```
+/// use mixce_core::objective::{Dft, MixCe, Objective};
+/// assert_eq!(Dft.weight(-0.7), MixCe::new(0.0)?.weight(-0.7));
+/// # Ok::<(), mixce_core::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dft;
+
+impl Objective for Dft {
+    fn name(&self) -> &'static str {
+        "dft"
+    }
+
+    fn weight(&self, log_q: f64) -> f64 {
+        log_q.exp()
+    }
+
+    fn weights(&self, log_q: &Tensor) -> Result<Tensor> {
+        log_q.exp()
+    }
+
+    fn potential(&self, log_q: f64) -> f64 {
+        -log_q.exp()
+    }
+
+    fn fixed_point(&self, _p: &[f64]) -> Option<Vec<f64>> {
+        None
+    }
+}

@@ -1,0 +1,53 @@
+//! Packed batches: the documents of a microbatch one after another, without padding.
+
+use candle_core::{Device, Tensor};
+use mixce_kernels::CuSeqlens;
+
+use crate::config::Gpt2Config;
+use crate::error::{Error, Result};
+
+/// Token ids of several texts in one `[N]` axis.
+///
+/// Attention never crosses a text's boundary and positions restart at 0, so the numbers are those of each text alone, and
+/// no arithmetic is spent on padding.
+#[derive(Debug, Clone)]
+pub struct PackedBatch {
+    /// `[N]` u32: the token ids.
+    pub input_ids: Tensor,
+    /// `[N]` u32: each token's position in its text, from 0.
+    pub position_ids: Tensor,
+    /// Where each text begins.
+    pub cu_seqlens: CuSeqlens,
+}
+
+impl PackedBatch {
+    /// Packs texts (any may be empty) for a model of this configuration.
+    ///
+    /// # Errors
+    /// When a token id is outside the vocabulary or a text is longer than the model's positions.
+    pub fn new(texts: &[&[u32]], config: &Gpt2Config, device: &Device) -> Result<Self> {
+        for (text, ids) in texts.iter().enumerate() {
+            if ids.len() > config.n_positions {
+                return Err(Error::TextTooLong { text, tokens: ids.len(), positions: config.n_positions });
+            }
+            if let Some(position) = ids.iter().position(|id| *id as usize >= config.vocab_size) {
+                let (id, vocabulary) = (ids[position], config.vocab_size);
+                return Err(Error::TokenOutOfRange { id, position, text, vocabulary });
+            }
+        }
+        let input_ids: Vec<u32> = texts.concat();
+        let position_ids: Vec<u32> = texts.iter().flat_map(|ids| 0..ids.len() as u32).collect();
+        let n = input_ids.len();
+        Ok(Self {
+            input_ids: Tensor::from_vec(input_ids, n, device)?,
+            position_ids: Tensor::from_vec(position_ids, n, device)?,
+            cu_seqlens: CuSeqlens::from_lengths(texts.iter().map(|ids| ids.len())),
+        })
+    }
+
+    /// The number of tokens of all texts.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.cu_seqlens.tokens()
+    }
+}

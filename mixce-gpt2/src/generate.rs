@@ -1,0 +1,169 @@
+//! Sampling continuations of prompts, many sequences at once.
+
+use candle_core::{DType, Tensor};
+use mixce_kernels::rng::{Stream, purpose};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::cache::KvCache;
+use crate::error::{Error, Result};
+use crate::model::Gpt2;
+use crate::sampling::Sampling;
+
+/// What to sample and when to stop.
+#[derive(Debug, Clone)]
+pub struct GenerateOptions {
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// At most so many tokens are added to a prompt; fewer when the model's positions are used up.
+    pub max_new_tokens: usize,
+    /// The token that ends a text; it is not part of the continuation.
+    pub eos: Option<u32>,
+    /// Sequences that are sampled at once. Memory only: the texts do not depend on it (up to rounding in the logits).
+    pub batch_size: usize,
+    /// Seed of the samples; sample number `i` draws from its own stream.
+    pub seed: u64,
+}
+
+/// Why a continuation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Finish {
+    /// The model chose the end-of-text token.
+    Eos,
+    /// The limit on tokens, or the model's positions, were reached.
+    Length,
+}
+
+/// One sampled continuation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Continuation {
+    /// The number of the sample.
+    pub index: u64,
+    /// The new tokens, without the prompt and without the end-of-text token.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+/// A sequence in progress.
+struct Sequence {
+    slot: usize,
+    index: u64,
+    stream: Stream,
+    tokens: Vec<u32>,
+    limit: usize,
+}
+
+impl Sequence {
+    /// Chooses the next token; `Some` when that ends the sequence.
+    fn step(&mut self, logits: &[f32], options: &GenerateOptions) -> Option<Finish> {
+        if self.tokens.len() >= self.limit {
+            return Some(Finish::Length);
+        }
+        let token = options.sampling.choose(logits, self.stream.uniform(self.tokens.len() as u64));
+        if options.eos == Some(token) {
+            return Some(Finish::Eos);
+        }
+        self.tokens.push(token);
+        (self.tokens.len() >= self.limit).then_some(Finish::Length)
+    }
+}
+
+/// Samples a continuation for every prompt, `(index, token ids)`, and returns them in the order of the prompts.
+///
+/// The stream of a sample is `Stream::new(seed).fold(purpose::SAMPLING).fold(index)` and number `t` of it chooses token `t`, so
+/// a sample depends on model, prompt, seed and index alone. `progress` is called with the number of finished samples and of
+/// new tokens since the last call. Sequences that have ended leave the batch.
+///
+/// # Errors
+/// When a prompt is empty, too long or holds an unknown token, a sampling parameter is out of range, or a tensor
+/// operation fails.
+pub fn generate(
+    model: &Gpt2,
+    prompts: &[(u64, &[u32])],
+    options: &GenerateOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<Continuation>> {
+    options.sampling.validate()?;
+    if let Some((prompt, _)) = prompts.iter().find(|(_, ids)| ids.is_empty()) {
+        return Err(Error::EmptyPrompt { prompt: *prompt });
+    }
+    let model = model.detached()?;
+    let mut results = vec![None; prompts.len()];
+    for (chunk, results) in
+        prompts.chunks(options.batch_size.max(1)).zip(results.chunks_mut(options.batch_size.max(1)))
+    {
+        generate_batch(&model, chunk, options, results, progress)?;
+    }
+    Ok(results.into_iter().flatten().collect())
+}
+
+fn generate_batch(
+    model: &Gpt2,
+    prompts: &[(u64, &[u32])],
+    options: &GenerateOptions,
+    results: &mut [Option<Continuation>],
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<()> {
+    let texts: Vec<&[u32]> = prompts.iter().map(|(_, ids)| *ids).collect();
+    let batch = model.pack(&texts)?;
+    let root = Stream::new(options.seed).fold(purpose::SAMPLING);
+    let positions = model.config().n_positions;
+    let start = |(slot, (index, ids)): (usize, &(u64, &[u32]))| Sequence {
+        slot,
+        index: *index,
+        stream: root.fold(*index),
+        tokens: Vec::new(),
+        limit: options.max_new_tokens.min(positions - ids.len()),
+    };
+    let mut sequences: Vec<Sequence> = prompts.iter().enumerate().map(start).collect();
+    let room = sequences.iter().map(|s| s.limit).max().unwrap_or(0);
+    let (hidden, mut cache) = model.prefill(&batch, room)?;
+    let last: Vec<u32> = batch.cu_seqlens.offsets()[1..].iter().map(|end| *end as u32 - 1).collect();
+    let mut hidden = hidden.index_select(&Tensor::new(last.as_slice(), model.device())?, 0)?;
+    loop {
+        let finished = choose_tokens(model, &hidden, &mut sequences, options)?;
+        let ended = finished.iter().flatten().count();
+        progress(ended, sequences.len());
+        if ended > 0 {
+            retire(&mut sequences, &finished, &mut cache, results)?;
+        }
+        if sequences.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<u32> = sequences.iter().filter_map(|s| s.tokens.last().copied()).collect();
+        hidden = model.decode(&ids, &mut cache)?;
+    }
+}
+
+fn choose_tokens(
+    model: &Gpt2,
+    hidden: &Tensor,
+    sequences: &mut [Sequence],
+    options: &GenerateOptions,
+) -> Result<Vec<Option<Finish>>> {
+    let logits = hidden.matmul(&model.lm_head().t()?)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    Ok(sequences.par_iter_mut().zip(&logits).map(|(sequence, row)| sequence.step(row, options)).collect())
+}
+
+/// Moves ended sequences to the results and out of the cache.
+fn retire(
+    sequences: &mut Vec<Sequence>,
+    finished: &[Option<Finish>],
+    cache: &mut KvCache,
+    results: &mut [Option<Continuation>],
+) -> Result<()> {
+    let kept: Vec<usize> = (0..sequences.len()).filter(|i| finished[*i].is_none()).collect();
+    let all = std::mem::take(sequences);
+    for (sequence, finish) in all.into_iter().zip(finished) {
+        match finish {
+            Some(finish) => {
+                let Sequence { slot, index, tokens, .. } = sequence;
+                results[slot] = Some(Continuation { index, tokens, finish: *finish });
+            }
+            None => sequences.push(sequence),
+        }
+    }
+    if kept.is_empty() { Ok(()) } else { cache.keep(&kept) }
+}

@@ -1,0 +1,258 @@
+//! The forward pass, its gradients and sampling against transformers (fixtures of `scripts/fixtures`).
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor, Var};
+use mixce_gpt2::generate::{Finish, GenerateOptions, generate};
+use mixce_gpt2::sampling::Sampling;
+use mixce_gpt2::{Gpt2, checkpoint};
+use mixce_kernels::rng::Stream;
+use proptest::prelude::*;
+use serde_json::Value;
+
+const CONFIGURATIONS: [&str; 5] = ["plain", "inverse_layer_inner", "untied_relu", "gelu_exact", "silu"];
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+fn json(path: &str) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(fixtures().join(path)).unwrap()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+fn model(name: &str) -> Gpt2 {
+    let checkpoint = checkpoint::load(&fixtures().join("gpt2").join(name), &Device::Cpu).unwrap();
+    Gpt2::new(checkpoint.config, checkpoint.parameters).unwrap()
+}
+
+/// A model with dropout, whose other numbers do not matter.
+fn small(dropout: f64) -> Gpt2 {
+    let plain = model("plain");
+    let mut config = plain.config().clone();
+    (config.resid_pdrop, config.embd_pdrop, config.attn_pdrop) = (dropout, dropout, dropout);
+    Gpt2::new(config, plain.parameters().clone()).unwrap()
+}
+
+fn inputs(name: &str) -> Vec<Vec<u32>> {
+    let documents = json(&format!("gpt2/{name}/batch.json"))["documents"].as_array().unwrap().clone();
+    documents.iter().map(ids).map(|d| d[..d.len() - 1].to_vec()).collect()
+}
+
+fn slices(texts: &[Vec<u32>]) -> Vec<&[u32]> {
+    texts.iter().map(Vec::as_slice).collect()
+}
+
+fn expected(name: &str) -> HashMap<String, Tensor> {
+    let path = fixtures().join("gpt2").join(name).join("expected.safetensors");
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Fails unless every element is within `tolerance` of the reference's largest entry.
+fn assert_close(name: &str, got: &Tensor, want: &Tensor, tolerance: f32) {
+    assert_eq!(got.dims(), want.dims(), "{name}");
+    let (got, want) = (values(got), values(want));
+    let scale = want.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
+    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+        assert!(
+            (got - want).abs() <= tolerance * scale,
+            "{name}[{i}]: got {got}, want {want} (scale {scale})"
+        );
+    }
+}
+
+#[test]
+fn hidden_states_and_logits_equal_transformers() {
+    for name in CONFIGURATIONS {
+        let (model, want, texts) = (model(name), expected(name), inputs(name));
+        let hidden = model.hidden_states(&model.pack(&slices(&texts)).unwrap(), None).unwrap();
+        assert_close(name, &hidden, &want["hidden"], 1e-5);
+        let logits = hidden.matmul(&model.lm_head().t().unwrap()).unwrap();
+        assert_close(name, &logits, &want["logits"], 1e-5);
+    }
+}
+
+#[test]
+fn a_packed_batch_equals_one_text_at_a_time() {
+    for name in CONFIGURATIONS {
+        let (model, texts) = (model(name), inputs(name));
+        let batch = model.pack(&slices(&texts)).unwrap();
+        let packed = model.hidden_states(&batch, None).unwrap();
+        for (text, (start, t)) in texts.iter().zip(batch.cu_seqlens.spans()) {
+            let alone = model.hidden_states(&model.pack(&[text]).unwrap(), None).unwrap();
+            assert_close(name, &packed.narrow(0, start, t).unwrap(), &alone, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn every_parameter_gets_a_gradient_with_dropout_too() {
+    let plain = small(0.1);
+    let parameters = plain.parameters().try_map(|_, t| Ok(Var::from_tensor(t)?.into_inner())).unwrap();
+    let model = Gpt2::new(plain.config().clone(), parameters).unwrap();
+    let texts = inputs("plain");
+    let batch = model.pack(&slices(&texts)).unwrap();
+    let hidden = model.hidden_states(&batch, Some(Stream::new(4))).unwrap();
+    let again = model.hidden_states(&batch, Some(Stream::new(4))).unwrap();
+    assert_eq!(values(&hidden), values(&again), "the same stream drops the same elements");
+    let other = model.hidden_states(&batch, Some(Stream::new(5))).unwrap();
+    assert_ne!(values(&hidden), values(&other));
+    let gradients = hidden.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+    for (name, tensor) in model.parameters().iter() {
+        let gradient = gradients.get(tensor).unwrap_or_else(|| panic!("`{name}` has no gradient"));
+        assert!(values(gradient).iter().any(|g| *g != 0.0), "the gradient of `{name}` is zero");
+    }
+    assert!(model.detached().unwrap().parameters().iter().all(|(_, t)| !t.track_op()));
+}
+
+#[test]
+fn what_the_model_cannot_read_is_refused() {
+    let model = model("plain");
+    let message = |texts: &[&[u32]]| model.pack(texts).unwrap_err().to_string();
+    assert!(message(&[&[1, 2], &[3, 61]]).contains("token id 61 at position 1 of text 1"));
+    assert!(message(&[&[0; 65]]).contains("65 tokens, but the model has 64 positions"));
+}
+
+fn options(sampling: Sampling, max_new_tokens: usize, batch_size: usize) -> GenerateOptions {
+    GenerateOptions { sampling, max_new_tokens, eos: None, batch_size, seed: 7 }
+}
+
+#[test]
+fn greedy_continuations_equal_transformers() {
+    let greedy = json("generate/greedy.json");
+    let model = model(greedy["model"].as_str().unwrap().rsplit('/').next().unwrap());
+    let cases = greedy["cases"].as_array().unwrap();
+    assert!(cases.len() >= 6);
+    for case in cases {
+        let eos = case["eos"].as_u64().map(|id| id as u32);
+        let (prompt, want) = (ids(&case["prompt"]), ids(&case["new_tokens"]));
+        let sampling = Sampling { greedy: true, ..Sampling::default() };
+        let options = GenerateOptions { eos, ..options(sampling, 12, 1) };
+        let got = generate(&model, &[(0, &prompt)], &options, &mut |_, _| ()).unwrap().remove(0);
+        match eos {
+            Some(eos) => {
+                assert_eq!(got.finish, Finish::Eos);
+                assert_eq!([got.tokens, vec![eos]].concat(), want);
+            }
+            None => assert_eq!(got.tokens, want),
+        }
+    }
+}
+
+#[test]
+fn filtered_probabilities_equal_transformers() {
+    let filters = json("generate/filters.json");
+    let number = |v: &Value| v.as_f64();
+    let logits: Vec<f32> =
+        filters["logits"].as_array().unwrap().iter().map(|z| number(z).unwrap() as f32).collect();
+    for case in filters["cases"].as_array().unwrap() {
+        let sampling = Sampling {
+            temperature: number(&case["temperature"]).unwrap_or(1.0),
+            top_k: case["top_k"].as_u64().map(|k| k as usize),
+            top_p: number(&case["top_p"]),
+            greedy: false,
+        };
+        let got = sampling.probabilities(&logits);
+        for (token, (got, want)) in got.iter().zip(case["probabilities"].as_array().unwrap()).enumerate() {
+            let want = number(want).unwrap();
+            assert!((got - want).abs() < 1e-6, "{case}: token {token}: got {got}, want {want}");
+        }
+    }
+}
+
+#[test]
+fn samples_follow_the_distribution() {
+    let model = model("plain");
+    let prompt = [3u32, 9, 4];
+    let prompts: Vec<(u64, &[u32])> = (0..4000).map(|i| (i, prompt.as_slice())).collect();
+    let options = options(Sampling { temperature: 1.5, ..Sampling::default() }, 1, 1000);
+    let samples = generate(&model, &prompts, &options, &mut |_, _| ()).unwrap();
+    let hidden = model.hidden_states(&model.pack(&[&prompt]).unwrap(), None).unwrap();
+    let logits = values(&hidden.narrow(0, 2, 1).unwrap().matmul(&model.lm_head().t().unwrap()).unwrap());
+    let probabilities = options.sampling.probabilities(&logits);
+    let mut chi_square = 0.0;
+    for (token, p) in probabilities.iter().enumerate() {
+        let count = samples.iter().filter(|s| s.tokens[0] == token as u32).count() as f64;
+        chi_square += (count - 4000.0 * p).powi(2) / (4000.0 * p);
+    }
+    // 60 degrees of freedom: mean 60, standard deviation 11.
+    assert!((20.0..110.0).contains(&chi_square), "{chi_square}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn a_batch_of_samples_equals_single_runs(
+        prompts in prop::collection::vec(prop::collection::vec(0u32..61, 1..30), 1..7),
+        temperature in 0.5f64..2.0,
+        new_tokens in 1usize..60,
+        seed: u64,
+    ) {
+        let model = model("plain");
+        let sampling = Sampling { temperature, ..Sampling::default() };
+        let together = GenerateOptions { eos: Some(5), seed, ..options(sampling, new_tokens, 4) };
+        let prompts: Vec<(u64, &[u32])> = (10u64..).zip(prompts.iter().map(Vec::as_slice)).collect();
+        let (mut ended, mut tokens) = (0, 0);
+        let batch = generate(&model, &prompts, &together, &mut |e, t| { ended += e; tokens += t; }).unwrap();
+        prop_assert_eq!(ended, prompts.len());
+        prop_assert!(tokens >= batch.iter().map(|c| c.tokens.len()).sum::<usize>());
+        for (prompt, want) in prompts.iter().zip(&batch) {
+            let single = generate(&model, &[*prompt], &together, &mut |_, _| ()).unwrap();
+            prop_assert_eq!(&single[0], want);
+            // Cached decoding agrees with a full forward pass over prompt and continuation.
+            prop_assert!(prompt.1.len() + want.tokens.len() <= 64);
+        }
+    }
+}
+
+#[test]
+fn cached_decoding_equals_the_full_forward_pass() {
+    for name in ["plain", "inverse_layer_inner"] {
+        let model = model(name);
+        let texts = [vec![1u32, 2, 3, 4, 5, 6, 7], vec![9, 8], vec![30]];
+        let prompts: Vec<&[u32]> = vec![&texts[0][..5], &texts[1][..1], &texts[2]];
+        let (_, mut cache) = model.prefill(&model.pack(&prompts).unwrap(), 3).unwrap();
+        let first = model.decode(&[6, 8, 31], &mut cache).unwrap();
+        let full = |ids: &[u32]| {
+            let hidden = model.hidden_states(&model.pack(&[ids]).unwrap(), None).unwrap();
+            hidden.narrow(0, ids.len() - 1, 1).unwrap()
+        };
+        assert_close(name, &first.narrow(0, 0, 1).unwrap(), &full(&[1, 2, 3, 4, 5, 6]), 1e-5);
+        assert_close(name, &first.narrow(0, 1, 1).unwrap(), &full(&[9, 8]), 1e-5);
+        assert_close(name, &first.narrow(0, 2, 1).unwrap(), &full(&[30, 31]), 1e-5);
+        cache.keep(&[2, 0]).unwrap();
+        let second = model.decode(&[32, 7], &mut cache).unwrap();
+        assert_close(name, &second.narrow(0, 0, 1).unwrap(), &full(&[30, 31, 32]), 1e-5);
+        assert_close(name, &second.narrow(0, 1, 1).unwrap(), &full(&[1, 2, 3, 4, 5, 6, 7]), 1e-5);
+    }
+}
+
+#[test]
+fn impossible_requests_are_refused() {
+    let model = model("plain");
+    let run = |prompt: &[u32], sampling: Sampling| {
+        generate(&model, &[(3, prompt)], &options(sampling, 5, 1), &mut |_, _| ()).map(|mut c| c.remove(0))
+    };
+    assert!(run(&[], Sampling::default()).unwrap_err().to_string().contains("prompt 3 is empty"));
+    assert!(run(&[99], Sampling::default()).is_err());
+    for (sampling, parameter) in [
+        (Sampling { temperature: 0.0, ..Sampling::default() }, "temperature"),
+        (Sampling { temperature: f64::NAN, ..Sampling::default() }, "temperature"),
+        (Sampling { top_k: Some(0), ..Sampling::default() }, "top_k"),
+        (Sampling { top_p: Some(1.5), ..Sampling::default() }, "top_p"),
+    ] {
+        assert!(run(&[1], sampling).unwrap_err().to_string().contains(parameter));
+    }
+    let full = vec![1u32; 64];
+    let nothing = run(&full, Sampling::default()).unwrap();
+    assert_eq!((nothing.tokens.len(), nothing.finish), (0, Finish::Length));
+}

@@ -1,0 +1,200 @@
+//! Elementwise activation functions.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use crate::{cpu, math};
+
+/// The activation functions that GPT-2 checkpoints name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))` (`gelu_new`; Hendrycks and Gimpel, 2016).
+    GeluNew,
+    /// `0.5 x (1 + erf(x / sqrt 2))` (`gelu`).
+    Gelu,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x / (1 + exp(-x))` (`silu`, `swish`).
+    Silu,
+}
+
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+const CUBIC: f32 = 0.044_715;
+
+impl Activation {
+    /// Applies the function to every element. Any shape; fused for f32 on the CPU, with a real backward pass; other dtypes
+    /// and devices take [`Activation::forward_slow`].
+    ///
+    /// # Errors
+    /// When candle cannot allocate the result.
+    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
+        if cpu::is_cpu_f32(x) { x.contiguous()?.apply_op1(Forward(self)) } else { self.forward_slow(x) }
+    }
+
+    /// [`Activation::forward`] in plain candle operations.
+    ///
+    /// # Errors
+    /// When candle cannot allocate the result.
+    pub fn forward_slow(self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::GeluNew => x.gelu(),
+            Self::Gelu => x.gelu_erf(),
+            Self::Relu => x.relu(),
+            Self::Silu => x.silu(),
+        }
+    }
+
+    #[inline(always)]
+    fn value(self, x: f32) -> f32 {
+        match self {
+            Self::GeluNew => 0.5 * x * (1.0 + math::tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x))),
+            Self::Gelu => 0.5 * x * (1.0 + math::erf(x * std::f32::consts::FRAC_1_SQRT_2)),
+            Self::Relu => x.max(0.0),
+            Self::Silu => x / (1.0 + math::exp(-x)),
+        }
+    }
+
+    #[inline(always)]
+    fn derivative(self, x: f32) -> f32 {
+        match self {
+            Self::GeluNew => {
+                let t = math::tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x));
+                0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x)
+            }
+            Self::Gelu => {
+                let density = math::exp(-0.5 * x * x) * 0.398_942_3;
+                0.5 * (1.0 + math::erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * density
+            }
+            Self::Relu => f32::from(x > 0.0),
+            Self::Silu => {
+                let s = 1.0 / (1.0 + math::exp(-x));
+                s * (1.0 + x * (1.0 - s))
+            }
+        }
+    }
+}
+
+const CHUNK: usize = 4096;
+
+/// Runs `f` over a slice in parallel; `f` is monomorphised per activation so that its loop vectorises.
+fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
+    let mut y = vec![0f32; x.len()];
+    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = f(*x));
+    });
+    y
+}
+
+fn map2(x: &[f32], dy: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
+    let mut dx = vec![0f32; x.len()];
+    dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK).zip(dy.par_chunks(CHUNK))).for_each(|(dx, (x, dy))| {
+        dx.iter_mut().zip(x.iter().zip(dy)).for_each(|(dx, (x, dy))| *dx = dy * f(*x));
+    });
+    dx
+}
+
+/// Calls `$function(args.., closure)` with a closure in which the activation is a constant.
+macro_rules! monomorphise {
+    ($activation:expr, $method:ident, $function:ident($($arg:expr),*)) => {
+        match $activation {
+            Activation::GeluNew => $function($($arg,)* |x| Activation::GeluNew.$method(x)),
+            Activation::Gelu => $function($($arg,)* |x| Activation::Gelu.$method(x)),
+            Activation::Relu => $function($($arg,)* |x| Activation::Relu.$method(x)),
+            Activation::Silu => $function($($arg,)* |x| Activation::Silu.$method(x)),
+        }
+    };
+}
+
+struct Forward(Activation);
+
+impl CustomOp1 for Forward {
+    fn name(&self) -> &'static str {
+        "activation"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = cpu::slice(self.name(), x, layout)?;
+        let y = monomorphise!(self.0, value, map(x));
+        Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(x.apply_op2_no_bwd(&dy.contiguous()?, &Backward(self.0))?))
+    }
+}
+
+struct Backward(Activation);
+
+impl CustomOp2 for Backward {
+    fn name(&self) -> &'static str {
+        "activation backward"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        dy: &CpuStorage,
+        dy_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = cpu::slice(self.name(), x, x_layout)?;
+        let dy = cpu::slice(self.name(), dy, dy_layout)?;
+        let dx = monomorphise!(self.0, derivative, map2(x, dy));
+        Ok((CpuStorage::F32(dx), x_layout.shape().clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, random};
+    use candle_core::{Device, Var};
+
+    const ALL: [Activation; 4] = [Activation::GeluNew, Activation::Gelu, Activation::Relu, Activation::Silu];
+
+    #[test]
+    fn fused_equals_slow_forward_and_backward() -> Result<()> {
+        for activation in ALL {
+            for n in [0usize, 1, 17, 4099] {
+                let x = Var::from_tensor(&(random(&[n], 1)? * 4.0)?)?;
+                let (fused, slow) = (activation.forward(&x)?, activation.forward_slow(&x)?);
+                assert_close("y", &fused, &slow, 2e-6, 1e-5);
+                if n > 0 {
+                    let grad = |y: &Tensor| {
+                        y.sqr()?.sum_all()?.backward()?.get(&x).cloned().ok_or_else(|| unreachable!())
+                    };
+                    let (fused, slow): (Result<Tensor>, Result<Tensor>) = (grad(&fused), grad(&slow));
+                    assert_close("dx", &fused?, &slow?, 2e-5, 2e-5);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn derivative_is_the_finite_difference() {
+        for activation in ALL {
+            for i in -60..60 {
+                let x = i as f32 / 10.0 + 0.05;
+                let h = 0.01;
+                let numeric =
+                    f64::from(activation.value(x + h) - activation.value(x - h)) / (2.0 * f64::from(h));
+                assert!(
+                    (numeric - f64::from(activation.derivative(x))).abs() < 2e-4,
+                    "{activation:?} at {x}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn extreme_inputs() -> Result<()> {
+        for activation in ALL {
+            let y = activation
+                .forward(&Tensor::new(&[-1e30f32, -200.0, 0.0, 200.0], &Device::Cpu)?)?
+                .to_vec1::<f32>()?;
+            assert_eq!(y, [0.0, 0.0, 0.0, 200.0], "{activation:?}");
+        }
+        Ok(())
+    }
+}

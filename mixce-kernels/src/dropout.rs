@@ -1,0 +1,141 @@
+//! Inverted dropout with a mask that is drawn in the forward pass and drawn again in the backward pass.
+
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::{cpu, rng::Stream};
+
+/// Drops elements of `x` with probability `p` and scales the rest by `1 / (1 - p)`.
+///
+/// `y_i = x_i * m_i / (1 - p)`, where `m_i = 0` if word `i` of `stream` (see [`Stream::u32`]) is below `p * 2^32` and 1
+/// otherwise; `i` is the element's index in row-major order. The gradient is `dx_i = dy_i * m_i / (1 - p)`: the mask is
+/// drawn again, never stored. Any shape; f32 is fused on the CPU, other dtypes and devices take [`dropout_slow`].
+/// `p = 0` returns `x` itself.
+///
+/// # Errors
+/// When `p` is outside `[0, 1)`.
+pub fn dropout(x: &Tensor, p: f64, stream: Stream) -> Result<Tensor> {
+    check(p)?;
+    if p == 0.0 {
+        return Ok(x.clone());
+    }
+    if cpu::is_cpu_f32(x) {
+        x.contiguous()?.apply_op1(Dropout { p, stream })
+    } else {
+        dropout_slow(x, p, stream)
+    }
+}
+
+/// [`dropout`] in plain candle operations: the mask is made on the host and multiplied in.
+///
+/// # Errors
+/// When `p` is outside `[0, 1)`.
+pub fn dropout_slow(x: &Tensor, p: f64, stream: Stream) -> Result<Tensor> {
+    check(p)?;
+    let keep = Keep::new(p);
+    let scales: Vec<f32> = (0..x.elem_count() as u64).map(|i| keep.scale(stream.u32(i))).collect();
+    x.mul(&Tensor::from_vec(scales, x.shape(), x.device())?.to_dtype(x.dtype())?)
+}
+
+fn check(p: f64) -> Result<()> {
+    if !(0.0..1.0).contains(&p) {
+        bail!("dropout: expected a probability in [0, 1), got {p}");
+    }
+    Ok(())
+}
+
+/// Turns random words into the factors of inverted dropout.
+#[derive(Clone, Copy)]
+pub(crate) struct Keep {
+    threshold: u32,
+    scale: f32,
+}
+
+impl Keep {
+    pub(crate) fn new(p: f64) -> Self {
+        Self { threshold: (p * 2f64.powi(32)) as u32, scale: (1.0 / (1.0 - p)) as f32 }
+    }
+
+    #[inline(always)]
+    pub(crate) fn scale(self, word: u32) -> f32 {
+        if word < self.threshold { 0.0 } else { self.scale }
+    }
+
+    /// Multiplies `values` by the factors of the words `first..` of `stream`; `first` must be a multiple of 4.
+    #[inline]
+    pub(crate) fn apply(self, values: &mut [f32], stream: &Stream, first: u64) {
+        for (block, chunk) in values.chunks_mut(4).enumerate() {
+            let words = stream.u32s(first / 4 + block as u64);
+            for (value, word) in chunk.iter_mut().zip(words) {
+                *value *= self.scale(word);
+            }
+        }
+    }
+}
+
+struct Dropout {
+    p: f64,
+    stream: Stream,
+}
+
+const CHUNK: usize = 4096;
+
+impl CustomOp1 for Dropout {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let mut y = cpu::slice(self.name(), storage, layout)?.to_vec();
+        let keep = Keep::new(self.p);
+        y.par_chunks_mut(CHUNK)
+            .enumerate()
+            .for_each(|(i, chunk)| keep.apply(chunk, &self.stream, (i * CHUNK) as u64));
+        Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        debug_assert_eq!(dy.dtype(), DType::F32);
+        Ok(Some(dy.contiguous()?.apply_op1_no_bwd(self)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn fused_equals_slow_forward_and_backward() -> Result<()> {
+        for n in [0usize, 1, 3, 4096, 10_007] {
+            let values: Vec<f32> = (0..n).map(|i| i as f32 + 1.0).collect();
+            let x = Var::from_vec(values, n, &Device::Cpu)?;
+            let stream = Stream::new(9).fold(2);
+            let (fused, slow) = (dropout(&x, 0.3, stream)?, dropout_slow(&x, 0.3, stream)?);
+            assert_eq!(fused.to_vec1::<f32>()?, slow.to_vec1::<f32>()?);
+            if n > 0 {
+                let grad = |y: Tensor| y.sqr()?.sum_all()?.backward()?.get(&x).unwrap().to_vec1::<f32>();
+                assert_eq!(grad(fused)?, grad(slow)?);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn keeps_the_mean_and_drops_the_right_share() -> Result<()> {
+        let n = 100_000;
+        let y =
+            dropout(&Tensor::ones(n, DType::F32, &Device::Cpu)?, 0.25, Stream::new(1))?.to_vec1::<f32>()?;
+        let dropped = y.iter().filter(|v| **v == 0.0).count() as f64 / n as f64;
+        assert!((dropped - 0.25).abs() < 0.01, "{dropped}");
+        assert!((f64::from(y.iter().sum::<f32>()) / n as f64 - 1.0).abs() < 0.01);
+        Ok(())
+    }
+
+    #[test]
+    fn a_probability_of_one_is_refused() {
+        let x = Tensor::ones(3, DType::F32, &Device::Cpu).unwrap();
+        assert!(dropout(&x, 1.0, Stream::new(1)).unwrap_err().to_string().contains("[0, 1)"));
+        assert!(dropout(&x, f64::NAN, Stream::new(1)).is_err());
+    }
+}
