@@ -1,4 +1,5 @@
 //! Loading every format, and refusing every kind of damage.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The exported folder: names, metadata, files, and what is refused.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 

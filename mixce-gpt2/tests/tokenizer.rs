@@ -1,4 +1,5 @@
 //! Encodings against transformers, files in and out, and damaged files.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 
