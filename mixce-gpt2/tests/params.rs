@@ -73,3 +73,14 @@ fn foreign_tensors_are_listed() {
     assert!(error.contains("1 unexpected: `extra` [13, 8]"), "{error}");
     assert!(error.contains("1 misshapen: `ln_f.bias` expected [8] got [3]"), "{error}");
 }
+
+#[test]
+fn weights_are_numbers_of_their_stream() {
+    use mixce_kernels::rng::{Stream, purpose};
+    // Odd size: the last pair is cut.
+    let config = Gpt2Config { vocab_size: 13, n_embd: 7, n_head: 1, ..tiny() };
+    let wte = values(random(&config).get("wte.weight").unwrap());
+    let stream = Stream::new(7).fold(purpose::INIT).fold(0);
+    let want: Vec<f32> = (0..13 * 7).map(|i| (0.02 * stream.normal(i)) as f32).collect();
+    assert_eq!(wte, want);
+}
