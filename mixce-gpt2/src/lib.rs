@@ -9,6 +9,7 @@ pub mod error;
 pub mod export;
 mod files;
 pub mod generate;
+pub mod hub;
 pub mod model;
 pub mod params;
 pub mod sampling;

@@ -1,0 +1,231 @@
+//! The cache folder of one model, with the layout of the Python tools.
+//!
+//! ```text
+//! models--owner--name/
+//!   blobs/ETAG                   the bytes; ETAG.incomplete while they arrive
+//!   refs/REVISION                the commit that a branch or tag meant the last time
+//!   snapshots/COMMIT/FILE        a relative link to the blob
+//! .locks/models--owner--name/ETAG.lock   held (flock) by the process that downloads the blob
+//! ```
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    error::{HubError, Result},
+    files::check_word,
+    source::ModelId,
+};
+
+/// How long another process may hold a lock while its file does not grow.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The folder of one model in the cache.
+#[derive(Debug)]
+pub(super) struct RepositoryCache {
+    root: PathBuf,
+    locks: PathBuf,
+    repository: String,
+}
+
+impl RepositoryCache {
+    pub(super) fn new(cache_dir: &Path, id: &ModelId) -> Self {
+        let folder = format!("models--{}", id.repository().replace('/', "--"));
+        Self {
+            root: cache_dir.join(&folder),
+            locks: cache_dir.join(".locks").join(&folder),
+            repository: id.repository().to_owned(),
+        }
+    }
+
+    pub(super) fn blob(&self, etag: &str) -> PathBuf {
+        self.root.join("blobs").join(etag)
+    }
+
+    pub(super) fn incomplete(&self, etag: &str) -> PathBuf {
+        self.root.join("blobs").join(format!("{etag}.incomplete"))
+    }
+
+    pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.root.join("snapshots").join(commit)
+    }
+
+    pub(super) fn reference(&self, revision: &str) -> PathBuf {
+        self.root.join("refs").join(revision)
+    }
+
+    /// The commit that `revision` means in the cache: itself if it is a full commit hash, else what `refs` says.
+    pub(super) fn commit(&self, revision: &str) -> Result<Option<String>> {
+        if is_commit(revision) {
+            return Ok(Some(revision.to_ascii_lowercase()));
+        }
+        let path = self.reference(revision);
+        let commit = match fs::read_to_string(&path) {
+            Ok(text) => text.trim().to_owned(),
+            // `refs/pr` is a folder where `refs/pr/1` is cached: no such reference either.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || path.is_dir() => return Ok(None),
+            Err(error) => return Err(HubError::io("read", path)(error)),
+        };
+        check_word("commit", &commit, &self.repository)?;
+        Ok(Some(commit))
+    }
+
+    /// Notes which commit a branch or tag means. A full commit hash needs no note.
+    pub(super) fn write_reference(&self, revision: &str, commit: &str) -> Result<()> {
+        if is_commit(revision) || self.commit(revision)?.as_deref() == Some(commit) {
+            return Ok(());
+        }
+        let path = self.reference(revision);
+        create_parent(&path)?;
+        // Threads of one process may be at it at once.
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_file_name(format!(".tmp-{}-{count}", std::process::id()));
+        fs::write(&temporary, commit).map_err(HubError::io("write", &temporary))?;
+        fs::rename(&temporary, &path).map_err(HubError::io("write", &path))
+    }
+
+    /// Makes `snapshots/COMMIT/FILE` a relative link to the blob, or a copy where links are not to be had.
+    pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<()> {
+        let pointer = self.snapshot(commit).join(file);
+        create_parent(&pointer)?;
+        match fs::remove_file(&pointer) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(HubError::io("replace", &pointer)(error));
+            }
+            _ => {}
+        }
+        let mut target: PathBuf = file.split('/').map(|_| "..").collect();
+        target.extend(["..", "blobs", etag]);
+        match symlink(&target, &pointer) {
+            Ok(()) => Ok(()),
+            // Another process was faster.
+            Err(_) if pointer.exists() => Ok(()),
+            Err(_) => fs::copy(self.blob(etag), &pointer)
+                .map_err(HubError::io("copy a blob to", &pointer))
+                .map(|_| ()),
+        }
+    }
+
+    /// Waits for the right to write a blob. `None` on file systems that know no locks.
+    ///
+    /// As long as the other process makes progress there is no limit to the wait; a lock whose file does not grow for
+    /// a minute is an error.
+    pub(super) fn lock(&self, etag: &str) -> Result<Option<File>> {
+        let path = self.locks.join(format!("{etag}.lock"));
+        create_parent(&path)?;
+        create_parent(&self.blob(etag))?;
+        let file =
+            File::options().create(true).append(true).open(&path).map_err(HubError::io("open", &path))?;
+        let length = || fs::metadata(self.incomplete(etag)).map(|data| data.len()).ok();
+        let (mut last_length, mut last_progress) = (length(), Instant::now());
+        let mut announced = false;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(file)),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => {
+                    tracing::debug!(path = %path.display(), %error, "no lock on this file system");
+                    return Ok(None);
+                }
+            }
+            if !announced {
+                tracing::info!(path = %path.display(), "waiting for another process that downloads this file");
+                announced = true;
+            }
+            if length() != last_length {
+                (last_length, last_progress) = (length(), Instant::now());
+            }
+            if last_progress.elapsed() > LOCK_PATIENCE {
+                return Err(HubError::Locked { path, waited: LOCK_PATIENCE });
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// Whether a revision is a full commit hash.
+pub(super) fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+pub(super) fn create_parent(path: &Path) -> Result<()> {
+    match path.parent() {
+        Some(parent) => fs::create_dir_all(parent).map_err(HubError::io("create the folder", parent)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(unix)]
+fn symlink(target: &Path, pointer: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(target, pointer)
+}
+
+#[cfg(windows)]
+fn symlink(target: &Path, pointer: &Path) -> io::Result<()> {
+    std::os::windows::fs::symlink_file(target, pointer)
+}
+
+#[cfg(not(any(unix, windows)))]
+fn symlink(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_lead_to_the_blob_from_any_depth() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = RepositoryCache::new(folder.path(), &"owner/name".parse().unwrap());
+        create_parent(&cache.blob("e")).unwrap();
+        fs::write(cache.blob("e"), "bytes").unwrap();
+        for file in ["config.json", "a/b/c.json", "config.json"] {
+            cache.link("c0", file, "e").unwrap();
+            let pointer = folder.path().join("models--owner--name/snapshots/c0").join(file);
+            assert_eq!(fs::read_to_string(&pointer).unwrap(), "bytes");
+            #[cfg(unix)]
+            assert!(fs::read_link(&pointer).unwrap().is_relative());
+        }
+    }
+
+    #[test]
+    fn references_are_kept_and_commits_need_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = RepositoryCache::new(folder.path(), &"name".parse().unwrap());
+        assert_eq!(cache.commit("main").unwrap(), None);
+        for commit in ["c0ffee", "beef", "beef"] {
+            cache.write_reference("refs/pr/1", commit).unwrap();
+            assert_eq!(cache.commit("refs/pr/1").unwrap().as_deref(), Some(commit));
+        }
+        assert_eq!(cache.commit("refs/pr").unwrap(), None);
+        let hash = "0123456789abcdef0123456789abcdef01234567";
+        cache.write_reference(hash, hash).unwrap();
+        assert!(!cache.reference(hash).exists());
+        assert_eq!(cache.commit(hash).unwrap().as_deref(), Some(hash));
+        fs::write(cache.reference("main"), "../../etc").unwrap();
+        assert!(matches!(cache.commit("main"), Err(HubError::UnsafeName { .. })));
+    }
+
+    #[test]
+    fn a_lock_excludes_a_second_holder() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = RepositoryCache::new(folder.path(), &"name".parse().unwrap());
+        let held = cache.lock("e").unwrap();
+        let second = thread::scope(|scope| {
+            let waiter = scope.spawn(|| cache.lock("e"));
+            thread::sleep(Duration::from_millis(150));
+            assert!(!waiter.is_finished());
+            drop(held);
+            waiter.join().unwrap()
+        });
+        assert!(second.is_ok());
+    }
+}

@@ -1,0 +1,191 @@
+//! Which files make up a GPT-2 checkpoint, and which names of files are safe to write.
+
+use std::{collections::BTreeSet, fs, io::Read, path::Path};
+
+use super::error::{HubError, Result};
+
+/// The model's configuration; a checkpoint cannot be without.
+pub(super) const CONFIG: &str = "config.json";
+/// All weights in one file.
+pub(super) const WEIGHTS: &str = "model.safetensors";
+/// The table from tensor names to shard files.
+pub(super) const SHARD_INDEX: &str = "model.safetensors.index.json";
+/// Weights as PyTorch pickles them; read only if there is nothing better.
+pub(super) const PYTORCH_WEIGHTS: &str = "pytorch_model.bin";
+/// Taken along where they exist.
+const OPTIONAL: [&str; 7] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
+/// No shard index is larger: GPT-2 has some hundred tensors.
+const MAX_INDEX_BYTES: u64 = 16 << 20;
+
+/// The weights that were found, best first: one safetensors file, shards, a PyTorch file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Weights {
+    Single(&'static str),
+    Sharded,
+}
+
+/// The files to fetch, before the shards are known.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    small: Vec<&'static str>,
+    weights: Weights,
+}
+
+impl Plan {
+    /// Chooses among the files that exist; `Err` says what is missing.
+    pub(super) fn choose(exists: impl Fn(&str) -> bool) -> std::result::Result<Self, &'static str> {
+        if !exists(CONFIG) {
+            return Err("`config.json`");
+        }
+        let weights = if exists(WEIGHTS) {
+            Weights::Single(WEIGHTS)
+        } else if exists(SHARD_INDEX) {
+            Weights::Sharded
+        } else if exists(PYTORCH_WEIGHTS) {
+            Weights::Single(PYTORCH_WEIGHTS)
+        } else {
+            return Err(
+                "weights (`model.safetensors`, `model.safetensors.index.json` or `pytorch_model.bin`)",
+            );
+        };
+        let small = [CONFIG].into_iter().chain(OPTIONAL).filter(|name| exists(name)).collect();
+        Ok(Self { small, weights })
+    }
+
+    /// The files that are known without reading another one.
+    pub(super) fn first(&self) -> impl Iterator<Item = &'static str> {
+        let index = (self.weights == Weights::Sharded).then_some(SHARD_INDEX);
+        self.small.iter().copied().chain(index)
+    }
+
+    /// The weight files, read from the shard index in `folder` if there is one.
+    pub(super) fn weights(&self, folder: &Path, repository: &str) -> Result<Vec<String>> {
+        match self.weights {
+            Weights::Single(name) => Ok(vec![name.to_owned()]),
+            Weights::Sharded => shards(&folder.join(SHARD_INDEX), repository),
+        }
+    }
+}
+
+/// The names of the shard files in an index, each once, in order.
+fn shards(path: &Path, repository: &str) -> Result<Vec<String>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, String>,
+    }
+    let bad = |reason: String| HubError::ShardIndex { path: path.to_owned(), reason };
+    let mut text = Vec::new();
+    let file = fs::File::open(path).map_err(HubError::io("open", path))?;
+    file.take(MAX_INDEX_BYTES + 1).read_to_end(&mut text).map_err(HubError::io("read", path))?;
+    if text.len() as u64 > MAX_INDEX_BYTES {
+        return Err(bad(format!("it is larger than {MAX_INDEX_BYTES} bytes")));
+    }
+    let index: Index = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+    let names: BTreeSet<String> = index.weight_map.into_values().collect();
+    if names.is_empty() {
+        return Err(bad("its `weight_map` is empty".to_owned()));
+    }
+    for name in &names {
+        check_name("shard", name, repository)?;
+    }
+    Ok(names.into_iter().collect())
+}
+
+/// Refuses a file name that, joined to a folder, could lead outside it on any system.
+pub(super) fn check_name(what: &'static str, name: &str, repository: &str) -> Result<()> {
+    let harmless = |part: &str| {
+        !part.is_empty()
+            && part != "."
+            && part != ".."
+            && !part.contains(['\\', ':', '\0'])
+            && !part.ends_with(' ')
+    };
+    if name.len() <= 1024 && name.split('/').all(harmless) {
+        Ok(())
+    } else {
+        Err(HubError::UnsafeName {
+            what,
+            name: name.chars().take(200).collect(),
+            repository: repository.to_owned(),
+        })
+    }
+}
+
+/// Refuses an etag or commit that is not one plain word, since it becomes the name of a file or folder.
+pub(super) fn check_word(what: &'static str, word: &str, repository: &str) -> Result<()> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if (1..=128).contains(&word.len()) && word.bytes().all(plain) {
+        Ok(())
+    } else {
+        Err(HubError::UnsafeName {
+            what,
+            name: word.chars().take(200).collect(),
+            repository: repository.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choose(files: &[&str]) -> std::result::Result<Plan, &'static str> {
+        Plan::choose(|name| files.contains(&name))
+    }
+
+    #[test]
+    fn safetensors_come_before_shards_and_pickles() {
+        let here = Path::new("/nowhere");
+        let all =
+            choose(&[CONFIG, WEIGHTS, SHARD_INDEX, PYTORCH_WEIGHTS, "tf_model.h5", "vocab.json"]).unwrap();
+        assert_eq!(all.first().collect::<Vec<_>>(), [CONFIG, "vocab.json"]);
+        assert_eq!(all.weights(here, "a/b").unwrap(), [WEIGHTS]);
+        assert_eq!(
+            choose(&[CONFIG, SHARD_INDEX, PYTORCH_WEIGHTS]).unwrap().first().last(),
+            Some(SHARD_INDEX)
+        );
+        assert_eq!(
+            choose(&[CONFIG, PYTORCH_WEIGHTS]).unwrap().weights(here, "a/b").unwrap(),
+            [PYTORCH_WEIGHTS]
+        );
+        assert!(choose(&[CONFIG, "tf_model.h5"]).unwrap_err().contains("weights"));
+        assert!(choose(&[WEIGHTS]).unwrap_err().contains("config.json"));
+    }
+
+    #[test]
+    fn shard_names_are_read_once_each_and_bad_indexes_are_explained() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(SHARD_INDEX);
+        let read = |text: &str| {
+            fs::write(&path, text).unwrap();
+            shards(&path, "a/b")
+        };
+        assert_eq!(read(r#"{"weight_map":{"x":"2","y":"1","z":"2"},"metadata":{}}"#).unwrap(), ["1", "2"]);
+        for bad in ["", "[]", r#"{"weight_map":{}}"#, r#"{"weight_map":{"x":1}}"#] {
+            assert!(matches!(read(bad), Err(HubError::ShardIndex { .. })), "{bad}");
+        }
+        assert!(matches!(read(r#"{"weight_map":{"x":"../../y"}}"#), Err(HubError::UnsafeName { .. })));
+    }
+
+    #[test]
+    fn names_that_leave_the_folder_are_refused() {
+        for good in ["config.json", "a/b.bin", ".gitattributes", "a b"] {
+            assert!(check_name("file", good, "a/b").is_ok(), "{good}");
+        }
+        for bad in ["", "/etc/passwd", "..", "a/../b", "a//b", "a\\b", "C:x", "a/", "./a", "\0"] {
+            assert!(check_name("file", bad, "a/b").is_err(), "{bad}");
+        }
+        for bad in ["", ".", "..", "a/b", "a.b", "ä"] {
+            assert!(check_word("etag", bad, "a/b").is_err(), "{bad}");
+        }
+        assert!(check_word("etag", "0aF-_", "a/b").is_ok());
+    }
+}

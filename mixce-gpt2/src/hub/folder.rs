@@ -1,0 +1,59 @@
+//! A checkpoint copied out of the cache.
+
+use std::{fs, io, path::Path};
+
+use super::{
+    Snapshot,
+    cache::create_parent,
+    error::{HubError, Result},
+};
+
+/// Refuses a folder that holds anything, and a path that is no folder.
+pub(super) fn check_empty(folder: &Path) -> Result<()> {
+    match fs::read_dir(folder) {
+        Ok(mut entries) => match entries.next() {
+            None => Ok(()),
+            Some(_) => Err(HubError::FolderNotEmpty { path: folder.to_owned() }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(HubError::io("use as the output folder", folder)(error)),
+    }
+}
+
+/// Copies the snapshot's files to a hidden folder within `folder`, and moves them up when all are there.
+///
+/// After a failure to copy, `folder` is as it was.
+pub(super) fn copy(snapshot: &Snapshot, folder: &Path) -> Result<()> {
+    check_empty(folder)?;
+    let existed = folder.is_dir();
+    fs::create_dir_all(folder).map_err(HubError::io("create the folder", folder))?;
+    let staging = folder.join(format!(".partial-{}", std::process::id()));
+    if let Err(error) = copy_files(snapshot, &staging) {
+        // The first error is the one to tell.
+        let _ = fs::remove_dir_all(&staging);
+        if !existed {
+            let _ = fs::remove_dir(folder);
+        }
+        return Err(error);
+    }
+    let entries = fs::read_dir(&staging).map_err(HubError::io("read", &staging))?;
+    for entry in entries {
+        let entry = entry.map_err(HubError::io("read", &staging))?;
+        let target = folder.join(entry.file_name());
+        fs::rename(entry.path(), &target).map_err(HubError::io("write", &target))?;
+    }
+    fs::remove_dir(&staging).map_err(HubError::io("remove", &staging))
+}
+
+fn copy_files(snapshot: &Snapshot, staging: &Path) -> Result<()> {
+    for file in &snapshot.files {
+        let target = staging.join(file);
+        create_parent(&target)?;
+        let source = snapshot.path.join(file);
+        let mut bytes = fs::File::open(&source).map_err(HubError::io("open", &source))?;
+        let mut copy = fs::File::create(&target).map_err(HubError::io("create", &target))?;
+        io::copy(&mut bytes, &mut copy).map_err(HubError::io("copy to", &target))?;
+        copy.sync_all().map_err(HubError::io("write", &target))?;
+    }
+    Ok(())
+}

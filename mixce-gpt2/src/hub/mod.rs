@@ -1,0 +1,251 @@
+//! Models from the Hugging Face hub, through a cache that is shared with the Python tools.
+//!
+//! ```no_run
+//! use mixce_gpt2::hub::{Hub, HubEnvironment, ModelSource, NoProgress};
+//!
+//! if let ModelSource::Hub(id) = ModelSource::parse("openai-community/gpt2")? {
+//!     let snapshot = Hub::new(HubEnvironment::from_process()?)?.fetch_model(&id, &mut NoProgress)?;
+//!     println!("{} is commit {}", snapshot.path.display(), snapshot.commit);
+//! }
+//! # Ok::<(), mixce_gpt2::hub::HubError>(())
+//! ```
+//!
+//! # What hf-hub does, and what is done here
+//!
+//! hf-hub 1.0.0 answers the question what a model is made of: which commit a revision means and which files it has
+//! (`info`), with its types and its parsing of the hub's errors. The rest is done here, because of what hf-hub 1.0.0 does:
+//!
+//! - *Transfers.* It writes each file from the beginning, over the remains of an interrupted transfer, and compares no
+//!   checksum, length or status before it gives the file its final name; its questions about files (`HEAD`) and the reads
+//!   of a transfer have no time limit, and its blocking client cannot stream a range. Here: `Range`, SHA-256 or git's
+//!   SHA-1 from the etag, lengths, limits on silence, retries that heed `Retry-After`, and the token sent to the hub alone.
+//! - *Offline.* It does not know `HF_HUB_OFFLINE`, and its cache-only look-up accepts a snapshot folder whatever it holds.
+//!   Here: without network nothing is even set up to connect, and the snapshot must be complete.
+//! - *Environment.* It reads `HF_*` by itself wherever it is told nothing, the token included. Here everything comes from a
+//!   [`HubEnvironment`], so that a program decides and a test needs no process environment.
+//! - *Cache layout.* Its functions for it are private. The layout (`models--owner--name/{blobs,refs,snapshots}`, locks) is
+//!   the Python tools' and is written down in [huggingface_hub's guide](https://huggingface.co/docs/huggingface_hub/guides/manage-cache).
+//!
+//! hf-hub's other transport, xet, is not used: the hub serves every xet file over plain HTTP too, where it can be resumed
+//! and verified. Requests go through reqwest with rustls; no OpenSSL is needed.
+
+mod cache;
+mod checksum;
+mod environment;
+mod error;
+mod files;
+mod folder;
+mod progress;
+mod refusal;
+mod remote;
+mod source;
+mod transfer;
+
+use std::path::{Path, PathBuf};
+
+pub use environment::{DEFAULT_ENDPOINT, HubEnvironment, Retries, Token};
+pub use error::{HubError, Result};
+pub use progress::{FetchProgress, FileProgress, FileState, NoProgress};
+pub use source::{DEFAULT_REVISION, ModelId, ModelSource};
+
+use cache::RepositoryCache;
+use files::Plan;
+use remote::Remote;
+
+/// Names of files that an error message lists at most.
+const MAX_LISTED: usize = 12;
+
+/// A model on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The folder that holds the files: in the cache, links to the bytes; do not write to it.
+    pub path: PathBuf,
+    /// The commit that the revision meant.
+    pub commit: String,
+    /// The files of the checkpoint, relative to `path`; the cache may hold more that other tools have fetched.
+    pub files: Vec<String>,
+}
+
+/// A client of one hub and one cache.
+#[derive(Debug)]
+pub struct Hub {
+    environment: HubEnvironment,
+    /// `None` when offline.
+    remote: Option<Remote>,
+}
+
+impl Hub {
+    /// A client with these settings. Nothing is sent yet; offline, nothing is set up that could send.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError::InvalidEndpoint`], or [`HubError::Client`] if TLS cannot be set up.
+    pub fn new(environment: HubEnvironment) -> Result<Self> {
+        let remote = if environment.offline { None } else { Some(Remote::new(environment.clone())?) };
+        Ok(Self { environment, remote })
+    }
+
+    /// The settings.
+    pub fn environment(&self) -> &HubEnvironment {
+        &self.environment
+    }
+
+    /// Brings a GPT-2 checkpoint into the cache, or finds it there.
+    ///
+    /// Fetched are `config.json`, the generation configuration and the tokenizer's files where they exist, and the weights:
+    /// `model.safetensors`, else `model.safetensors.index.json` with its shards, else `pytorch_model.bin`. Files that are
+    /// there already are not transferred again. Offline the cache alone is used; and with a warning in the log it is used
+    /// too when the network or the hub fails and the cache holds the whole checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError`], whose variants name each way this can fail. What has arrived is kept, unless it is damaged.
+    pub fn fetch_model(&self, id: &ModelId, progress: &mut dyn FetchProgress) -> Result<Snapshot> {
+        let Some(remote) = &self.remote else { return self.cached_model(id) };
+        match self.download(remote, id, progress) {
+            Err(error) if error.is_transient() => match self.cached_model(id) {
+                Ok(snapshot) => {
+                    tracing::warn!(%error, model = %id, commit = snapshot.commit, "the hub cannot be reached; using the cache");
+                    Ok(snapshot)
+                }
+                Err(_) => Err(error),
+            },
+            result => result,
+        }
+    }
+
+    /// The checkpoint as the cache holds it, without any network.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError::NotCached`] with the first thing that is missing, or [`HubError::ShardIndex`].
+    pub fn cached_model(&self, id: &ModelId) -> Result<Snapshot> {
+        let cache = RepositoryCache::new(&self.environment.cache_dir, id);
+        let not_cached = |missing: PathBuf| HubError::NotCached {
+            repository: id.repository().to_owned(),
+            revision: id.revision().to_owned(),
+            missing,
+        };
+        let commit =
+            cache.commit(id.revision())?.ok_or_else(|| not_cached(cache.reference(id.revision())))?;
+        let path = cache.snapshot(&commit);
+        if !path.is_dir() {
+            return Err(not_cached(path));
+        }
+        let plan = Plan::choose(|file| path.join(file).is_file()).map_err(|missing| {
+            not_cached(path.join(if missing.contains(files::CONFIG) {
+                files::CONFIG
+            } else {
+                files::WEIGHTS
+            }))
+        })?;
+        let mut files: Vec<String> = plan.first().map(str::to_owned).collect();
+        files.extend(plan.weights(&path, id.repository())?);
+        match files.iter().find(|file| !path.join(file).is_file()) {
+            Some(missing) => Err(not_cached(path.join(missing))),
+            None => Ok(Snapshot { path, commit, files }),
+        }
+    }
+
+    /// Fetches the checkpoint and copies its files to `folder`, which must be empty or not exist.
+    ///
+    /// The files are copies, not links: changing them does not harm the cache. After a failure `folder` is as it was.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError::FolderNotEmpty`] before anything is fetched, and as [`Hub::fetch_model`].
+    pub fn download_to(
+        &self,
+        id: &ModelId,
+        folder: &Path,
+        progress: &mut dyn FetchProgress,
+    ) -> Result<Snapshot> {
+        folder::check_empty(folder)?;
+        let snapshot = self.fetch_model(id, progress)?;
+        folder::copy(&snapshot, folder)?;
+        Ok(Snapshot { path: folder.to_owned(), ..snapshot })
+    }
+
+    fn download(&self, remote: &Remote, id: &ModelId, progress: &mut dyn FetchProgress) -> Result<Snapshot> {
+        let listing = remote.listing(id)?;
+        let has = |file: &str| listing.files.iter().any(|name| name == file);
+        let incomplete = |missing: &str| HubError::Incomplete {
+            repository: id.repository().to_owned(),
+            revision: id.revision().to_owned(),
+            missing: missing.to_owned(),
+            listing: abbreviate(&listing.files),
+        };
+        let plan = Plan::choose(has).map_err(incomplete)?;
+        let cache = RepositoryCache::new(&self.environment.cache_dir, id);
+        let path = cache.snapshot(&listing.commit);
+        let fetch = Fetch { remote, cache: &cache, id, commit: &listing.commit };
+        let mut files: Vec<String> = plan.first().map(str::to_owned).collect();
+        for file in &files {
+            fetch.file(file, progress)?;
+        }
+        let weights = plan.weights(&path, id.repository())?;
+        // Before gigabytes are fetched: is the index right?
+        if let Some(missing) = weights.iter().find(|file| !has(file)) {
+            return Err(incomplete(&format!("shard `{missing}`, which its index names")));
+        }
+        for file in &weights {
+            fetch.file(file, progress)?;
+        }
+        files.extend(weights);
+        // Last, so that a revision in the cache means a commit that is complete.
+        cache.write_reference(id.revision(), &listing.commit)?;
+        Ok(Snapshot { path, commit: listing.commit, files })
+    }
+}
+
+/// The fetching of one model's files.
+struct Fetch<'a> {
+    remote: &'a Remote,
+    cache: &'a RepositoryCache,
+    id: &'a ModelId,
+    commit: &'a str,
+}
+
+impl Fetch<'_> {
+    /// Sees to it that the snapshot has this file.
+    fn file(&self, name: &str, progress: &mut dyn FetchProgress) -> Result<()> {
+        let pointer = self.cache.snapshot(self.commit).join(name);
+        if let Ok(data) = pointer.metadata()
+            && data.is_file()
+        {
+            report_cached(name, data.len(), progress);
+            return Ok(());
+        }
+        let file = self.remote.describe(self.id, self.commit, name)?;
+        let blob = self.cache.blob(&file.etag);
+        if !blob.is_file() {
+            let _lock = self.cache.lock(&file.etag)?;
+            // Another process may have fetched it while we waited.
+            if !blob.is_file() {
+                let incomplete = self.cache.incomplete(&file.etag);
+                transfer::transfer(self.remote, self.id, &file, (&incomplete, &blob), progress)?;
+                return self.cache.link(self.commit, name, &file.etag);
+            }
+        }
+        report_cached(name, blob.metadata().map_or(0, |data| data.len()), progress);
+        self.cache.link(self.commit, name, &file.etag)
+    }
+}
+
+fn report_cached(name: &str, bytes: u64, progress: &mut dyn FetchProgress) {
+    progress.update(&FileProgress {
+        name,
+        bytes_done: bytes,
+        bytes_total: Some(bytes),
+        state: FileState::Cached,
+    });
+}
+
+fn abbreviate(names: &[String]) -> String {
+    let shown = names.iter().take(MAX_LISTED).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => "none".to_owned(),
+        count if count > MAX_LISTED => format!("{shown} and {} more", count - MAX_LISTED),
+        _ => shown,
+    }
+}

@@ -1,0 +1,162 @@
+//! From an HTTP status to words: what the hub means when it says no.
+
+use std::{io::Read, time::Duration};
+
+use hf_hub::HFError;
+use reqwest::{blocking::Response, header::HeaderMap};
+
+use super::{
+    error::HubError,
+    source::{DEFAULT_REVISION, ModelId},
+};
+
+/// The longest error page that is read.
+const MAX_BODY_BYTES: u64 = 16 << 10;
+/// The longest message of a server that is passed on, in characters.
+const MAX_MESSAGE_CHARS: usize = 300;
+
+/// What was asked of which hub, for the message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question<'a> {
+    pub(super) endpoint: &'a str,
+    pub(super) token_sent: bool,
+    pub(super) id: &'a ModelId,
+    /// The file, if the question was about one.
+    pub(super) file: Option<&'a str>,
+}
+
+/// A response that is no success.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: u16,
+    url: String,
+    code: Option<String>,
+    message: Option<String>,
+    retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// Reads the headers and the beginning of the body. `url` is the address that was asked, not where it led: a signed
+    /// address does not belong into a message.
+    pub(super) fn read(response: Response, url: &str) -> Self {
+        let status = response.status().as_u16();
+        let header = |name: &str| text_header(response.headers(), name);
+        let (code, message) = (header("x-error-code"), header("x-error-message"));
+        let retry_after =
+            header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+        let message = message.or_else(|| {
+            let mut body = Vec::new();
+            response.take(MAX_BODY_BYTES).read_to_end(&mut body).ok()?;
+            let value: serde_json::Value = serde_json::from_slice(&body).ok()?;
+            Some(value.get("error")?.as_str()?.to_owned())
+        });
+        Self { status, url: url.to_owned(), code, message, retry_after }
+    }
+
+    /// The same from hf-hub's error, if that is the hub's refusal.
+    pub(super) fn from_hf(error: &HFError) -> Option<Self> {
+        let (context, retry_after) = match error {
+            HFError::RateLimited { context, retry_after } => (context, *retry_after),
+            HFError::Http { context }
+            | HFError::AuthRequired { context }
+            | HFError::Forbidden { context }
+            | HFError::RepoNotFound { context: Some(context), .. }
+            | HFError::RevisionNotFound { context: Some(context), .. } => (context, None),
+            _ => return None,
+        };
+        Some(Self {
+            status: context.status.as_u16(),
+            url: context.url.clone(),
+            code: context.error_code.clone(),
+            message: context.server_message.clone(),
+            retry_after,
+        })
+    }
+
+    /// What the refusal means for the question. The hub's error code counts more than the status: it answers 401, not
+    /// 404, to an anonymous question about a model that does not exist.
+    pub(super) fn explain(self, question: &Question<'_>) -> HubError {
+        let endpoint = question.endpoint.to_owned();
+        let repository = question.id.repository().to_owned();
+        let revision = question.id.revision().to_owned();
+        let token_sent = question.token_sent;
+        let message = self.message.map(|text| tidy(&text)).filter(|text| !text.is_empty());
+        let gated = self.code.as_deref() == Some("GatedRepo");
+        match (self.code.as_deref(), self.status, question.file) {
+            (Some("RepoNotFound"), ..) => HubError::RepositoryNotFound { endpoint, repository },
+            (Some("RevisionNotFound"), ..) => HubError::RevisionNotFound { endpoint, repository, revision },
+            (_, 401, _) if !gated => HubError::Unauthorized { endpoint, repository, token_sent, message },
+            (_, 401 | 403, _) => HubError::Forbidden { endpoint, repository, token_sent, gated, message },
+            (_, 404, Some(file)) => {
+                HubError::FileNotFound { endpoint, repository, revision, file: file.to_owned() }
+            }
+            (_, 404, None) if revision == DEFAULT_REVISION => {
+                HubError::RepositoryNotFound { endpoint, repository }
+            }
+            (_, 404, None) => HubError::RevisionNotFound { endpoint, repository, revision },
+            (_, 429, _) => HubError::RateLimited { endpoint, retry_after: self.retry_after },
+            (_, status, _) => HubError::Status { url: self.url, status, message },
+        }
+    }
+}
+
+pub(super) fn text_header(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// One line without control characters, of bounded length: a server's words end up on a terminal.
+fn tidy(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.chars()
+        .filter(|c| !c.is_control())
+        .take(MAX_MESSAGE_CHARS)
+        .collect::<String>()
+        .trim_end_matches('.')
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn explain(status: u16, code: Option<&str>, id: &str, file: Option<&str>) -> HubError {
+        let refusal = Refusal {
+            status,
+            url: "http://hub/x".to_owned(),
+            code: code.map(str::to_owned),
+            message: Some("Words\n\u{1b}[31mof  the server.".to_owned()),
+            retry_after: None,
+        };
+        let id = id.parse().unwrap();
+        refusal.explain(&Question { endpoint: "http://hub", token_sent: false, id: &id, file })
+    }
+
+    #[test]
+    fn statuses_and_codes_are_told_apart() {
+        let said = |error: HubError| error.to_string();
+        assert_eq!(
+            said(explain(401, Some("RepoNotFound"), "a/b", None)),
+            "http://hub has no model `a/b`, or it is private"
+        );
+        assert_eq!(said(explain(404, None, "a/b", None)), "http://hub has no model `a/b`, or it is private");
+        assert_eq!(
+            said(explain(404, None, "a/b@v2", None)),
+            "http://hub has no revision `v2` of a model `a/b`"
+        );
+        assert_eq!(
+            said(explain(404, Some("EntryNotFound"), "a/b", Some("x"))),
+            "the model `a/b` has no file `x` at revision `main` on http://hub"
+        );
+        assert_eq!(
+            said(explain(401, None, "a/b", None)),
+            "http://hub asks for a login to read `a/b`: Words [31mof the server"
+        );
+        assert!(
+            said(explain(403, Some("GatedRepo"), "a/b", Some("x")))
+                .contains("an anonymous user read `a/b`, which is gated")
+        );
+        assert!(explain(401, Some("GatedRepo"), "a/b", Some("x")).hint().unwrap().contains("http://hub/a/b"));
+        assert!(explain(503, None, "a/b", None).is_transient());
+        assert!(!explain(403, None, "a/b", None).is_transient());
+    }
+}

@@ -1,0 +1,7 @@
+//! The hub client against a hub on loopback.
+
+mod cache;
+mod refusals;
+mod server;
+mod support;
+mod transfers;
