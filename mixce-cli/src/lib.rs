@@ -1,8 +1,52 @@
 //! The `mixce` program.
+//!
+//! One file per subcommand in [`commands`], none with logic of its own: parse, make the validated settings, call a library.
+//! Results go to stdout through [`output`], everything else to stderr; [`error`] maps failures to exit statuses.
+
+mod authors;
+mod cli;
+mod commands;
+mod context;
+mod error;
+mod files;
+mod interrupt;
+mod logging;
+mod models;
+mod output;
+mod progress;
+mod version;
+
 use std::process::ExitCode;
+
+use clap::FromArgMatches as _;
+
+/// The large tensors of a training step are freed and asked for again at every step. The system's allocator gives such
+/// blocks back each time, and the kernel maps and zeroes them anew; this one keeps its pages.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Parses the command line, runs the subcommand and maps its outcome to an exit status.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let arguments: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    let command = cli::command().color(cli::early_color(&arguments));
+    let parsed = command
+        .try_get_matches_from(arguments)
+        .and_then(|mut matches| cli::Cli::from_arg_matches_mut(&mut matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` come this way too; a closed pipe is no error.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(error::FAILURE));
+        }
+    };
+    let color = cli.global.color;
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            progress::clear();
+            ExitCode::from(error::report(&failure, color))
+        }
+    }
 }

@@ -1,0 +1,162 @@
+//! What can be typed.
+
+use std::ffi::OsString;
+use std::io::IsTerminal as _;
+
+use anyhow::Result;
+use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+use crate::commands::{completions, doctor, download, evaluate, export, generate, inspect, man, train};
+use crate::context::Context;
+use crate::version;
+
+/// Finetune GPT-2 with MixCE: mixed cross-entropies, learned from human text, for text that reads like it.
+///
+/// Results go to stdout, everything else to stderr. Exit status: 0 success, 1 a check did not hold, 2 an error, 130 Ctrl-C.
+#[derive(Debug, Parser)]
+#[command(name = "mixce", version = version::text(), propagate_version = true, disable_help_subcommand = true)]
+#[command(
+    after_help = "Example: mixce train --model openai-community/gpt2 --train train.txt --valid valid.txt --out runs/first"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every subcommand.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct GlobalArgs {
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal [default: auto]
+    #[arg(long, global = true, value_name = "DEVICE")]
+    pub(crate) device: Option<String>,
+    /// CPU threads [default: all cores]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Seed of everything drawn at random: same seed, same numbers [default: 42]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Results as JSON, one object a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say more on stderr (twice, thrice: still more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// No progress bars, no warnings
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Colours on stderr and in help
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub(crate) color: ColorWhen,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorWhen {
+    /// On a terminal, unless `NO_COLOR` is set
+    #[default]
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+impl ColorWhen {
+    /// Whether to colour what goes to stderr.
+    pub(crate) fn on_stderr(self) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto => {
+                std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+                    && std::io::stderr().is_terminal()
+            }
+        }
+    }
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Train(Box<train::TrainArgs>),
+    Evaluate(evaluate::EvaluateArgs),
+    Generate(generate::GenerateArgs),
+    Export(export::ExportArgs),
+    Inspect(inspect::InspectArgs),
+    Download(download::DownloadArgs),
+    Doctor(doctor::DoctorArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
+}
+
+impl Cli {
+    /// Runs the subcommand.
+    pub(crate) fn run(self) -> Result<()> {
+        let context = Context::new(&self.global)?;
+        match self.command {
+            Command::Train(args) => train::run(&args, &context),
+            Command::Evaluate(args) => evaluate::run(&args, &context),
+            Command::Generate(args) => generate::run(&args, &context),
+            Command::Export(args) => export::run(&args, &context),
+            Command::Inspect(args) => inspect::run(&args, &context),
+            Command::Download(args) => download::run(&args, &context),
+            Command::Doctor(args) => doctor::run(&args, &context),
+            Command::Completions(args) => completions::run(&args, &context),
+            Command::Man(args) => man::run(&args, &context),
+        }
+    }
+}
+
+/// The parser itself, for completions and manual pages.
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// The value of `--color`, needed for help and usage errors before the command line is parsed.
+pub(crate) fn early_color(arguments: &[OsString]) -> ColorChoice {
+    let words: Vec<_> = arguments.iter().map(|a| a.to_string_lossy()).collect();
+    let value = words.iter().enumerate().find_map(|(i, word)| match word.strip_prefix("--color") {
+        Some("") => words.get(i + 1).map(|next| next.to_string()),
+        Some(rest) => rest.strip_prefix('=').map(str::to_owned),
+        None => None,
+    });
+    match value.as_deref() {
+        Some("always") => ColorChoice::Always,
+        Some("never") => ColorChoice::Never,
+        _ => ColorChoice::Auto,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_help_and_every_command_an_example() {
+        for subcommand in command().get_subcommands() {
+            let name = subcommand.get_name();
+            assert!(subcommand.get_about().is_some(), "`{name}` has no description");
+            let after = subcommand.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains(&format!("mixce {name}")), "`{name}` has no example");
+            for argument in subcommand.get_arguments().filter(|a| !a.is_hide_set()) {
+                assert!(argument.get_help().is_some(), "`{name}` {} has no help", argument.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn the_colour_is_known_before_parsing() {
+        let early = |line: &str| early_color(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(early("mixce --color never"), ColorChoice::Never);
+        assert_eq!(early("mixce --color=always train"), ColorChoice::Always);
+        assert_eq!(early("mixce train"), ColorChoice::Auto);
+    }
+}

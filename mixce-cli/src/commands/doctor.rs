@@ -1,0 +1,127 @@
+//! `mixce doctor`: what this machine offers, and whether the arithmetic is right on it.
+
+mod checks;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use mixce_gpt2::hub::HubEnvironment;
+use serde::Serialize;
+
+use crate::context::{Context, device_name};
+use crate::error::Problem;
+use crate::output::table;
+use crate::version;
+use checks::Check;
+
+/// Device, features, cache and hub settings; checks the fast operations against the plain ones
+#[derive(Debug, Args)]
+#[command(after_help = "Example: mixce doctor --json\n\nExit status 1 when a check does not hold.")]
+pub(crate) struct DoctorArgs {}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    version: &'static str,
+    features: Vec<&'static str>,
+    platform: String,
+    device: String,
+    threads: usize,
+    cpu_features: Vec<&'static str>,
+    hub: HubReport,
+    checks: Vec<Check>,
+}
+
+/// The hub's settings, without the token itself.
+#[derive(Debug, Serialize)]
+struct HubReport {
+    endpoint: String,
+    offline: bool,
+    token: bool,
+    cache_dir: PathBuf,
+    cache_writable: bool,
+}
+
+pub(crate) fn run(_: &DoctorArgs, context: &Context) -> Result<()> {
+    let device = context.start()?;
+    let environment = HubEnvironment::from_process()?;
+    let writable = is_writable(&environment.cache_dir);
+    let mut checks = checks::numeric(&device)?;
+    let cache = environment.cache_dir.display();
+    checks.push(Check::new(
+        "hub cache",
+        writable,
+        format!("`{cache}` {}", if writable { "is writable" } else { "cannot be written" }),
+    ));
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        features: version::features(),
+        platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
+        device: device_name(&device),
+        threads: rayon::current_num_threads(),
+        cpu_features: cpu_features(),
+        hub: HubReport {
+            endpoint: environment.endpoint.clone(),
+            offline: environment.offline,
+            token: environment.token.is_some(),
+            cache_writable: writable,
+            cache_dir: environment.cache_dir.clone(),
+        },
+        checks,
+    };
+    context.output.either(&report, || text(&report))?;
+    let failed: Vec<&str> = report.checks.iter().filter(|c| !c.holds).map(|c| c.name).collect();
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(Problem::check_failed(format!("failed: {}", failed.join(", "))).into())
+    }
+}
+
+fn text(report: &Report) -> String {
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let hub = &report.hub;
+    let mut rows = vec![
+        row("mixce", format!("{} ({})", report.version, report.features.join(", "))),
+        row("platform", report.platform.clone()),
+        row("device", report.device.clone()),
+        row("threads", report.threads.to_string()),
+        row("cpu", report.cpu_features.join(" ")),
+        row("hub", format!("{}{}", hub.endpoint, if hub.offline { " (offline)" } else { "" })),
+        row("token", if hub.token { "set" } else { "not set" }.to_owned()),
+        row("cache", hub.cache_dir.display().to_string()),
+    ];
+    for check in &report.checks {
+        rows.push(row(
+            if check.holds { "ok" } else { "FAILED" },
+            format!("{}: {}", check.name, check.detail),
+        ));
+    }
+    table(&rows, &[])
+}
+
+/// Whether files can be made in a folder, or in the nearest of its parents that exists.
+fn is_writable(folder: &Path) -> bool {
+    let Some(existing) = folder.ancestors().find(|f| f.exists()) else { return false };
+    let probe = existing.join(format!(".mixce-doctor-{}", std::process::id()));
+    let written = std::fs::write(&probe, b"").is_ok();
+    // The probe is empty; one that cannot be removed could not be written either.
+    let _ = std::fs::remove_file(&probe);
+    written
+}
+
+#[cfg(target_arch = "x86_64")]
+fn cpu_features() -> Vec<&'static str> {
+    let known = [
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
+    ];
+    known.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn cpu_features() -> Vec<&'static str> {
+    Vec::new()
+}

@@ -1,0 +1,100 @@
+//! The fast operations against the plain ones, on this machine's device.
+
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor, Var};
+use mixce_core::objective::MixCe;
+use mixce_core::{lm_head_log_q, lm_head_loss};
+use mixce_kernels::rng::Stream;
+use mixce_kernels::{CuSeqlens, causal_attention, causal_attention_slow, layer_norm, layer_norm_slow};
+use serde::Serialize;
+
+/// Largest difference allowed between two f32 computations of numbers around 1 that add in different orders.
+const TOLERANCE: f64 = 1e-4;
+
+/// One check and its outcome.
+#[derive(Debug, Serialize)]
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    pub(super) holds: bool,
+    pub(super) detail: String,
+}
+
+impl Check {
+    pub(super) fn new(name: &'static str, holds: bool, detail: String) -> Self {
+        Self { name, holds, detail }
+    }
+
+    /// Holds when two tensors agree; a difference that is no number does not.
+    fn agree(name: &'static str, got: &Tensor, want: &Tensor) -> Result<Self> {
+        let difference =
+            got.to_device(&Device::Cpu)?.sub(&want.to_device(&Device::Cpu)?)?.abs()?.max_all()?;
+        let difference = f64::from(difference.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+        Ok(Self::new(name, difference <= TOLERANCE, format!("largest difference {difference:.1e}")))
+    }
+}
+
+/// Compares values and gradients of the fused operations with those of plain tensor operations.
+pub(super) fn numeric(device: &Device) -> Result<Vec<Check>> {
+    let mut checks = Vec::new();
+    let (weight, bias) = (normal(1, &[48], device)?, normal(2, &[48], device)?);
+    let x = Var::from_tensor(&normal(0, &[37, 48], device)?)?;
+    let (fast, slow) = (layer_norm(&x, &weight, &bias, 1e-5)?, layer_norm_slow(&x, &weight, &bias, 1e-5)?);
+    checks.push(Check::agree("layer norm", &fast, &slow)?);
+    checks.push(Check::agree("layer norm gradient", &gradient(&fast, &x)?, &gradient(&slow, &x)?)?);
+
+    let offsets = CuSeqlens::from_lengths([1, 19, 17]);
+    let qkv = Var::from_tensor(&normal(3, &[37, 96], device)?)?;
+    let fast = causal_attention(&qkv, &offsets, 4, 0.35, None)?;
+    let slow = causal_attention_slow(&qkv, &offsets, 4, 0.35, None)?;
+    checks.push(Check::agree("attention", &fast, &slow)?);
+    checks.push(Check::agree("attention gradient", &gradient(&fast, &qkv)?, &gradient(&slow, &qkv)?)?);
+    checks.extend(head(device)?);
+    Ok(checks)
+}
+
+/// The LM head: log-likelihoods against a plain log-softmax, the gradient of MixCE against its formula.
+fn head(device: &Device) -> Result<Vec<Check>> {
+    let (tokens, vocabulary) = (37, 101);
+    let hidden = Var::from_tensor(&normal(4, &[tokens, 32], device)?)?;
+    let matrix = normal(5, &[vocabulary, 32], device)?;
+    let ids: Vec<u32> = (0..tokens as u32).map(|i| i * 7 % vocabulary as u32).collect();
+    let targets = Tensor::new(ids.as_slice(), device)?;
+    let objective = MixCe::new(0.1)?;
+    let loss = lm_head_loss(&hidden, &matrix, &targets, &objective, tokens as f64)?;
+
+    let logits = hidden.matmul(&matrix.t()?)?;
+    let shifted = logits.broadcast_sub(&logits.max_keepdim(1)?)?;
+    let log_softmax = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(1)?.log()?)?;
+    let log_q = log_softmax.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?;
+    // The weight eta + (1 - eta) q is held constant in the gradient.
+    let weight = ((log_q.exp()? * 0.9)? + 0.1)?.detach();
+    let plain = ((weight * &log_q)?.neg()?.sum_all()? / tokens as f64)?;
+
+    let scored = lm_head_log_q(&hidden, &matrix, &targets)?;
+    Ok(vec![
+        Check::agree("log-likelihood", &scored, &log_q)?,
+        Check::agree("MixCE loss", &loss.loss, &plain)?,
+        Check::agree(
+            "MixCE gradient",
+            &gradient_of_scalar(&loss.loss, &hidden)?,
+            &gradient_of_scalar(&plain, &hidden)?,
+        )?,
+    ])
+}
+
+fn gradient(y: &Tensor, x: &Var) -> Result<Tensor> {
+    gradient_of_scalar(&y.sqr()?.sum_all()?, x)
+}
+
+fn gradient_of_scalar(y: &Tensor, x: &Var) -> Result<Tensor> {
+    let store = y.backward()?;
+    store.get(x).cloned().ok_or_else(|| anyhow::anyhow!("an operation has lost its gradient"))
+}
+
+/// Normal numbers from a seed of their own.
+fn normal(seed: u64, shape: &[usize], device: &Device) -> Result<Tensor> {
+    let stream = Stream::new(seed);
+    let values: Vec<f32> =
+        (0..shape.iter().product::<usize>() as u64).map(|i| stream.normal(i) as f32).collect();
+    Ok(Tensor::from_vec(values, shape, device)?)
+}

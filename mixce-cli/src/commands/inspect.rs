@@ -1,0 +1,44 @@
+//! `mixce inspect`: what a checkpoint, a weight file, a run folder or a dataset holds.
+
+mod dataset;
+mod run_folder;
+mod weights;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::context::Context;
+use crate::error::Problem;
+
+/// Show what a checkpoint, weight file, run folder or data file holds
+#[derive(Debug, Args)]
+#[command(after_help = "Example: mixce inspect runs/first/best\n\n\
+    Reads headers, not weights. With --json one object: `kind` is checkpoint, weights, run or dataset.")]
+pub(crate) struct InspectArgs {
+    /// Folder of a checkpoint or run, weight file (.safetensors, .bin), or data file
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    /// Folder or hub id of a tokenizer, to count a data file's tokens too
+    #[arg(long, value_name = "MODEL")]
+    tokenizer: Option<String>,
+}
+
+pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<()> {
+    let path = &args.path;
+    if path.join("run.toml").is_file() {
+        return run_folder::inspect(path, context);
+    }
+    let is_weights =
+        path.extension().is_some_and(|e| ["safetensors", "bin", "pt", "pth"].iter().any(|known| e == *known));
+    if path.is_dir() || is_weights {
+        return weights::inspect(path, context);
+    }
+    if !path.exists() {
+        return Err(Problem::new(format!("there is no `{}`", path.display()))
+            .hint("`mixce download MODEL --out DIR` brings a model of the hub into a folder")
+            .into());
+    }
+    dataset::inspect(path, args.tokenizer.as_deref(), context)
+}

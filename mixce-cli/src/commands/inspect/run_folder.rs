@@ -1,0 +1,60 @@
+//! A run folder.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use mixce_train::checkpoint::complete;
+use mixce_train::config::TrainConfig;
+use serde_json::{Value, json};
+
+use crate::context::Context;
+use crate::output::table;
+
+pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
+    let config = TrainConfig::from_toml_file(&path.join("run.toml"))?;
+    let checkpoints = complete(&path.join("checkpoints"))?;
+    let exported: Vec<&str> =
+        ["best", "final"].into_iter().filter(|name| path.join(name).join("config.json").is_file()).collect();
+    let (last_step, last_evaluation) = last_metrics(&path.join("metrics.jsonl"))?;
+    let report = json!({
+        "kind": "run",
+        "path": path,
+        "config": config,
+        "checkpoints": checkpoints.iter().map(|(step, path)| json!({"step": step, "path": path})).collect::<Vec<Value>>(),
+        "models": exported.iter().map(|name| path.join(name)).collect::<Vec<_>>(),
+        "last_step": last_step,
+        "last_evaluation": last_evaluation,
+    });
+    context.output.either(&report, || {
+        let row = |name: &str, value: String| vec![name.to_owned(), value];
+        let shown =
+            |value: &Option<Value>| value.as_ref().map_or_else(|| "none".to_owned(), Value::to_string);
+        let scratch = || config.from_config.as_ref().map(|path| format!("{} (from scratch)", path.display()));
+        let from = config.model.clone().or_else(scratch).unwrap_or_else(|| "?".to_owned());
+        let eta = config.eta.map_or_else(String::new, |eta| format!(", eta {eta}"));
+        let steps: Vec<String> = checkpoints.iter().map(|(step, _)| step.to_string()).collect();
+        let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let models: Vec<String> = exported.iter().map(|name| (*name).to_owned()).collect();
+        let rows = vec![
+            row("model", from),
+            row("objective", format!("{}{eta}", config.objective)),
+            row("checkpoints", list(&steps)),
+            row("models", list(&models)),
+            row("last step", shown(&last_step)),
+            row("last evaluation", shown(&last_evaluation)),
+        ];
+        table(&rows, &[])
+    })
+}
+
+/// The last logged step and the last evaluation of `metrics.jsonl`. A run that was killed may have left half a line.
+fn last_metrics(path: &Path) -> Result<(Option<Value>, Option<Value>)> {
+    if !path.is_file() {
+        return Ok((None, None));
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let rows = || text.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let step = rows().find(|row| row.get("loss").is_some());
+    let evaluation = rows().find(|row| row.get("valid_nll").is_some());
+    Ok((step, evaluation))
+}

@@ -1,0 +1,44 @@
+//! `mixce man`: manual pages.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use clap_mangen::Man;
+
+use crate::cli;
+use crate::context::Context;
+use crate::files::AtomicFile;
+
+/// Print the manual page, or write those of all commands into a folder
+#[derive(Debug, Args)]
+#[command(after_help = "Example: mixce man --out ~/.local/share/man/man1")]
+pub(crate) struct ManArgs {
+    /// Folder for one page a command (mixce.1, mixce-train.1, ...); without it the main page goes to stdout
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &ManArgs, context: &Context) -> Result<()> {
+    let Some(folder) = &args.out else { return context.output.bytes(&page(cli::command())?) };
+    let mut whole = cli::command();
+    whole.build();
+    let pages = whole.get_subcommands().cloned().map(|subcommand| {
+        let name = format!("mixce-{}", subcommand.get_name());
+        (name.clone(), subcommand.name(name))
+    });
+    for (name, command) in pages.chain([("mixce".to_owned(), cli::command())]) {
+        let path = folder.join(format!("{name}.1"));
+        let mut file = AtomicFile::create(&path)?;
+        file.write(&page(command)?)?;
+        file.finish()?;
+        context.output.line(&path.display().to_string())?;
+    }
+    Ok(())
+}
+
+fn page(command: clap::Command) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    Man::new(command).render(&mut text).context("cannot render a manual page")?;
+    Ok(text)
+}

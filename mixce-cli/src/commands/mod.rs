@@ -1,0 +1,11 @@
+//! One file per subcommand: its flags, and `run`.
+
+pub(crate) mod completions;
+pub(crate) mod doctor;
+pub(crate) mod download;
+pub(crate) mod evaluate;
+pub(crate) mod export;
+pub(crate) mod generate;
+pub(crate) mod inspect;
+pub(crate) mod man;
+pub(crate) mod train;

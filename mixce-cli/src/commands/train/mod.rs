@@ -1,0 +1,146 @@
+//! `mixce train`: finetune a model, or train one from scratch.
+
+mod dry_run;
+mod settings;
+mod sources;
+mod watch;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use mixce_train::config::TrainConfig;
+use mixce_train::observer::BestModel;
+use mixce_train::prepare::{launch, prepare};
+use mixce_train::run_folder::{Provenance, RunFolder};
+use mixce_train::trainer::{End, TrainOutcome};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::context::Context;
+use crate::error::Problem;
+use crate::models::Network;
+use crate::output::table;
+use crate::{interrupt, progress};
+use settings::Settings;
+use watch::Watcher;
+
+/// Finetune a model with MixCE (or MLE, TaiLr, ...), or train one from scratch, and write a run folder
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: mixce train --model openai-community/gpt2 --train train.txt --valid valid.txt --out runs/first --eta 0.1\n\n\
+    Defaults are the paper's. They are overridden by a --config file, and that by flags. The run folder holds run.toml (the settings, \
+    usable as --config), metrics.jsonl, TensorBoard events, checkpoints/, best/ and final/. Ctrl-C writes a checkpoint; \
+    --resume auto goes on from it. The flag spellings of the MixCE authors (--train_file, --mixing_ratio, ...) are accepted."
+)]
+pub(crate) struct TrainArgs {
+    /// Settings from a TOML file: keys are the flags' names with underscores; a run folder's run.toml repeats that run
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print what would happen; download and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
+    let config = resolve(args, context)?;
+    require_usable(&config)?;
+    let device = context.start_with(Some(&config.device), config.threads)?;
+    let network = if args.dry_run { Network::CacheOnly } else { Network::Allowed };
+    let spinner = progress::spinner("loading model and data");
+    let (sources, model_commit) = sources::find(&config, network)?;
+    // Where tokens are cached is no setting of the run; a dry run writes none.
+    let cache_dir = if args.dry_run { None } else { sources::cache_folder(&config) };
+    let prepared = prepare(&TrainConfig { cache_dir, ..config.clone() }, &sources, &device)?;
+    spinner.finish_and_clear();
+    if args.dry_run {
+        return dry_run::print(&config, &prepared, &device, context);
+    }
+
+    let stop = interrupt::install("a checkpoint of the last whole step is written");
+    let provenance = Provenance { model_commit, ..Provenance::of(&device) };
+    let mut watcher = Watcher::new(context);
+    let outcome = launch(&config, &prepared, &provenance, &mut [&mut watcher], stop)?;
+    progress::clear();
+    conclude(&outcome, &config, context)
+}
+
+/// Defaults, then the file, then flags; checked.
+fn resolve(args: &TrainArgs, context: &Context) -> Result<TrainConfig> {
+    let base = args.config.as_deref().map(TrainConfig::from_toml_file).transpose()?.unwrap_or_default();
+    let mut config = args.settings.over(base);
+    if let Some(seed) = context.seed {
+        config.seed = seed;
+    }
+    if let Some(device) = &context.device {
+        config.device.clone_from(device);
+    }
+    config.threads = context.threads.or(config.threads);
+    config.validate()?;
+    Ok(config.resolved())
+}
+
+/// Refuses an output folder that holds something else, before anything is loaded or written.
+fn require_usable(config: &TrainConfig) -> Result<()> {
+    match &config.out {
+        Some(out) if config.resume.is_none() || !out.join("run.toml").is_file() => {
+            Ok(RunFolder::require_free(out)?)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The last line of `--json`.
+#[derive(Debug, Serialize)]
+struct Done<'a> {
+    event: &'static str,
+    best: Option<&'a BestModel>,
+    steps: u64,
+    #[serde(rename = "final")]
+    last: Option<&'a Path>,
+    out_of_patience: bool,
+}
+
+fn conclude(outcome: &TrainOutcome, config: &TrainConfig, context: &Context) -> Result<()> {
+    if outcome.end == End::Interrupted {
+        if context.output.is_json() {
+            let event =
+                json!({"event": "interrupted", "step": outcome.steps, "checkpoint": outcome.checkpoint});
+            context.output.json(&event)?;
+        }
+        let (steps, checkpoint) = (outcome.steps, outcome.checkpoint.display());
+        return Err(Problem::interrupted(format!(
+            "interrupted after step {steps}; checkpoint `{checkpoint}`"
+        ))
+        .hint("go on with the same command and `--resume auto`")
+        .into());
+    }
+    let done = Done {
+        event: "done",
+        best: outcome.best.as_ref(),
+        steps: outcome.steps,
+        last: outcome.final_model.as_deref(),
+        out_of_patience: outcome.end == End::OutOfPatience,
+    };
+    context.output.either(&done, || summary(outcome, config))
+}
+
+fn summary(outcome: &TrainOutcome, config: &TrainConfig) -> String {
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let patience = if outcome.end == End::OutOfPatience { ", out of patience" } else { "" };
+    let mut rows = vec![row("steps", format!("{}{patience}", outcome.steps))];
+    rows.extend(outcome.best.as_ref().map(|best| {
+        let (path, perplexity) = (best.path.display(), best.valid_nll.exp());
+        row(
+            "best model",
+            format!("{path} (step {}, nll {:.4}, perplexity {perplexity:.3})", best.step, best.valid_nll),
+        )
+    }));
+    rows.extend(outcome.final_model.as_ref().map(|path| row("last model", path.display().to_string())));
+    rows.extend(
+        config.out.as_ref().map(|out| row("metrics", out.join("metrics.jsonl").display().to_string())),
+    );
+    table(&rows, &[])
+}

@@ -1,0 +1,234 @@
+//! The flags of `mixce train` that are settings of the run. Each is optional: only what was typed overrides the file.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use mixce_train::config::{Every, ObjectiveKind, Precision, Selection, TrainConfig};
+use mixce_train::optim::ScheduleKind;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as WordError, StrDeserializer};
+
+use crate::authors;
+
+/// One flag for each key of a TOML file.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Settings {
+    /// Model to finetune: hub id, id@revision or folder
+    #[arg(long, alias = authors::MODEL, value_name = "MODEL", help_heading = "Model and data")]
+    pub(crate) model: Option<String>,
+    /// Train from scratch with this config.json (needs --tokenizer)
+    #[arg(long, value_name = "FILE", help_heading = "Model and data")]
+    pub(crate) from_config: Option<PathBuf>,
+    /// Folder or hub id of the tokenizer [default: the model's own]
+    #[arg(long, value_name = "MODEL", help_heading = "Model and data")]
+    pub(crate) tokenizer: Option<String>,
+    /// Training documents: text (one a line) or .jsonl (objects with `text`)
+    #[arg(long, alias = authors::TRAIN, value_name = "FILE", help_heading = "Model and data")]
+    pub(crate) train: Option<PathBuf>,
+    /// Development documents, by which the best model is chosen
+    #[arg(long, alias = authors::VALID, value_name = "FILE", help_heading = "Model and data")]
+    pub(crate) valid: Option<PathBuf>,
+    /// Run folder; must be empty or not exist, unless the run is resumed
+    #[arg(long, alias = authors::OUT, value_name = "DIR", help_heading = "Model and data")]
+    pub(crate) out: Option<PathBuf>,
+    /// Folder of the token caches [default: $XDG_CACHE_HOME/mixce/tokens for files above 8 MB, memory for smaller ones]
+    #[arg(long, value_name = "DIR", help_heading = "Model and data")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// Longest document in tokens, EOS included; the rest is cut [default: 512]
+    #[arg(long, alias = authors::MAX_LENGTH, value_name = "TOKENS", help_heading = "Model and data")]
+    pub(crate) max_length: Option<usize>,
+    /// Glue documents into blocks of this many tokens; 0: do not [default: 0]
+    #[arg(long, alias = authors::BLOCK_SIZE, value_name = "TOKENS", help_heading = "Model and data")]
+    pub(crate) block_size: Option<usize>,
+    /// Put the tokenizer's BOS before each document
+    #[arg(long, help_heading = "Model and data")]
+    pub(crate) add_bos: bool,
+    /// Keep the file's order in every epoch
+    #[arg(long, help_heading = "Model and data")]
+    pub(crate) no_shuffle: bool,
+
+    /// What is optimised [default: mixce]
+    #[arg(long, value_parser = words::<ObjectiveKind>(&["mle", "mixce", "tailr", "dft", "alpha", "trsft", "tvd"]), help_heading = "Objective")]
+    pub(crate) objective: Option<ObjectiveKind>,
+    /// MixCE's weight of the forward cross-entropy, in [0, 1]; 1 is MLE [default: 0.1; for tvd 0.5]
+    #[arg(long, aliases = [authors::ETA, "mixing-ratio"], value_name = "ETA", help_heading = "Objective", allow_negative_numbers = true)]
+    pub(crate) eta: Option<f64>,
+    /// TaiLr's gamma, in [0, 1] [default: 1e-7]
+    #[arg(long, value_name = "GAMMA", help_heading = "Objective", allow_negative_numbers = true)]
+    pub(crate) gamma: Option<f64>,
+    /// TaiLr's lower bound of a token's weight, in [0, 1] [default: 0.2]
+    #[arg(long, value_name = "W", help_heading = "Objective", allow_negative_numbers = true)]
+    pub(crate) min_weight: Option<f64>,
+    /// Exponent of the alpha family [default: 0.2], threshold of TrSFT [default: 0.05]
+    #[arg(long, value_name = "ALPHA", help_heading = "Objective", allow_negative_numbers = true)]
+    pub(crate) alpha: Option<f64>,
+
+    /// Passes over the training documents [default: 5]
+    #[arg(long, alias = authors::EPOCHS, value_name = "N", help_heading = "Optimization")]
+    pub(crate) epochs: Option<u64>,
+    /// Optimizer steps of the whole run, instead of epochs
+    #[arg(long, alias = authors::MAX_STEPS, value_name = "N", help_heading = "Optimization")]
+    pub(crate) max_steps: Option<u64>,
+    /// Documents of a microbatch [default: 8]
+    #[arg(long, alias = authors::BATCH_SIZE, value_name = "N", help_heading = "Optimization")]
+    pub(crate) batch_size: Option<usize>,
+    /// Microbatches of an optimizer step [default: 8]
+    #[arg(long, alias = authors::GRAD_ACCUM, value_name = "N", help_heading = "Optimization")]
+    pub(crate) grad_accum: Option<usize>,
+    /// Peak learning rate [default: 5e-5]
+    #[arg(long, alias = authors::LR, value_name = "RATE", help_heading = "Optimization", allow_negative_numbers = true)]
+    pub(crate) lr: Option<f64>,
+    /// Learning rate after the warm-up [default: linear]
+    #[arg(long, alias = authors::SCHEDULER, value_parser = words::<ScheduleKind>(&["linear", "cosine", "constant"]), help_heading = "Optimization")]
+    pub(crate) scheduler: Option<ScheduleKind>,
+    /// Optimizer steps of warm-up [default: 0]
+    #[arg(long, alias = authors::WARMUP_STEPS, value_name = "N", help_heading = "Optimization")]
+    pub(crate) warmup_steps: Option<u64>,
+    /// AdamW's weight decay of matrices and embeddings [default: 0]
+    #[arg(long, value_name = "DECAY", help_heading = "Optimization", allow_negative_numbers = true)]
+    pub(crate) weight_decay: Option<f64>,
+    /// Largest norm of the gradient; 0: no clipping [default: 0]
+    #[arg(long, value_name = "NORM", help_heading = "Optimization", allow_negative_numbers = true)]
+    pub(crate) clip_grad_norm: Option<f64>,
+    /// AdamW's decay rates [default: 0.9,0.999]
+    #[arg(long, value_name = "B1,B2", value_parser = two_numbers, help_heading = "Optimization")]
+    pub(crate) betas: Option<[f64; 2]>,
+    /// AdamW's epsilon [default: 1e-8]
+    #[arg(long, value_name = "EPS", help_heading = "Optimization", allow_negative_numbers = true)]
+    pub(crate) adam_epsilon: Option<f64>,
+    /// All three dropout rates, in [0, 1) [default: the checkpoint's]
+    #[arg(long, value_name = "P", help_heading = "Optimization", allow_negative_numbers = true)]
+    pub(crate) dropout: Option<f64>,
+    /// Arithmetic of the forward and backward passes [default: f32]
+    #[arg(long, value_parser = words::<Precision>(&["f32", "bf16"]), help_heading = "Optimization")]
+    pub(crate) precision: Option<Precision>,
+    /// Recompute activations in the backward pass: less memory, more time
+    #[arg(long, help_heading = "Optimization")]
+    pub(crate) activation_checkpointing: bool,
+
+    /// Evaluate at the end of each `epoch`, or every N steps [default: epoch]
+    #[arg(long, value_name = "epoch|N", help_heading = "Evaluation and checkpoints")]
+    pub(crate) eval_every: Option<Every>,
+    /// Write a checkpoint at the end of each `epoch`, or every N steps [default: epoch]
+    #[arg(long, value_name = "epoch|N", help_heading = "Evaluation and checkpoints")]
+    pub(crate) save_every: Option<Every>,
+    /// Checkpoints kept [default: 2]
+    #[arg(long, value_name = "N", help_heading = "Evaluation and checkpoints")]
+    pub(crate) keep_last: Option<usize>,
+    /// What the best model is chosen by, on the development documents [default: nll]
+    #[arg(long, value_parser = words::<Selection>(&["loss", "nll", "mauve"]), help_heading = "Evaluation and checkpoints")]
+    pub(crate) select: Option<Selection>,
+    /// Stop after this many evaluations in a row without an improvement
+    #[arg(long, value_name = "N", help_heading = "Evaluation and checkpoints")]
+    pub(crate) patience: Option<u64>,
+    /// Log every so many optimizer steps [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Evaluation and checkpoints")]
+    pub(crate) log_every: Option<u64>,
+    /// Continue a run: `auto` (the newest checkpoint in --out, if any), a run folder, or a checkpoint folder
+    #[arg(long, alias = authors::RESUME, value_name = "auto|DIR", help_heading = "Evaluation and checkpoints")]
+    pub(crate) resume: Option<String>,
+}
+
+/// A parser of words that a library type reads with serde.
+fn words<T>(known: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: for<'de> Deserialize<'de> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(known).try_map(|word| {
+        let word: StrDeserializer<'_, WordError> = word.as_str().into_deserializer();
+        T::deserialize(word)
+    })
+}
+
+/// Two numbers with a comma between.
+fn two_numbers(text: &str) -> Result<[f64; 2], String> {
+    let numbers: Option<Vec<f64>> = text.split(',').map(|n| n.trim().parse().ok()).collect();
+    numbers
+        .and_then(|n| n.try_into().ok())
+        .ok_or_else(|| "expected two numbers with a comma between".to_owned())
+}
+
+impl Settings {
+    /// These flags over a configuration.
+    pub(crate) fn over(&self, mut config: TrainConfig) -> TrainConfig {
+        macro_rules! set {
+            ($($field:ident)*) => { $(if let Some(value) = self.$field.clone() { config.$field = value; })* };
+        }
+        macro_rules! set_optional {
+            ($($field:ident)*) => { $(if self.$field.is_some() { config.$field.clone_from(&self.$field); })* };
+        }
+        set!(objective epochs batch_size grad_accum max_length block_size lr scheduler warmup_steps weight_decay);
+        set!(clip_grad_norm betas adam_epsilon precision eval_every save_every keep_last select log_every);
+        set_optional!(tokenizer train valid out cache_dir eta gamma min_weight alpha max_steps dropout patience resume);
+        // A flag for one way to get a model overrules the file's choice of the other.
+        if self.model.is_some() != self.from_config.is_some() {
+            (config.model, config.from_config) = (None, None);
+        }
+        set_optional!(model from_config);
+        if self.epochs.is_some() && self.max_steps.is_none() {
+            config.max_steps = None;
+        }
+        config.add_bos |= self.add_bos;
+        config.no_shuffle |= self.no_shuffle;
+        config.activation_checkpointing |= self.activation_checkpointing;
+        config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn over(line: &str, config: TrainConfig) -> TrainConfig {
+        let words = std::iter::once("x").chain(line.split_whitespace());
+        Line::try_parse_from(words).unwrap().settings.over(config)
+    }
+
+    #[test]
+    fn nothing_typed_changes_nothing() {
+        let config = TrainConfig { lr: 1.0, eta: Some(0.3), max_steps: Some(4), ..TrainConfig::default() };
+        assert_eq!(over("", config.clone()), config);
+    }
+
+    #[test]
+    fn flags_override_the_file() {
+        let file = TrainConfig { model: Some("a/b".into()), max_steps: Some(4), ..TrainConfig::default() };
+        let got =
+            over("--from-config c.json --tokenizer t --epochs 2 --eta 0.3 --betas 0.8,0.95", file.clone());
+        assert_eq!((got.model, got.max_steps, got.epochs), (None, None, 2));
+        assert_eq!((got.eta, got.betas), (Some(0.3), [0.8, 0.95]));
+        let got = over(
+            "--objective tailr --eval-every 20 --save-every epoch --scheduler cosine --no-shuffle",
+            file,
+        );
+        assert_eq!((got.objective, got.eval_every), (ObjectiveKind::Tailr, Every::Steps(20)));
+        assert!(got.no_shuffle && got.scheduler == ScheduleKind::Cosine && got.model.is_some());
+    }
+
+    #[test]
+    fn every_key_of_a_file_has_a_flag() {
+        let command = <Line as clap::CommandFactory>::command();
+        let flags: Vec<String> = command.get_arguments().map(|a| a.get_id().to_string()).collect();
+        let global = ["seed", "device", "threads"];
+        for key in TrainConfig::keys().iter().filter(|key| !global.contains(key)) {
+            assert!(flags.iter().any(|flag| flag == key), "`{key}` has no flag");
+        }
+    }
+
+    #[test]
+    fn unknown_words_are_refused() {
+        for line in ["--objective mixe", "--scheduler square", "--eval-every 0", "--betas 0.9"] {
+            assert!(Line::try_parse_from(std::iter::once("x").chain(line.split(' '))).is_err(), "{line}");
+        }
+    }
+}

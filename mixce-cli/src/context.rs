@@ -1,0 +1,148 @@
+//! The global flags, checked.
+
+use anyhow::Result;
+use candle_core::Device;
+
+use crate::cli::GlobalArgs;
+use crate::error::Problem;
+use crate::output::Output;
+use crate::{logging, progress};
+
+/// The seed when none is given, as in `mixce_train::config::TrainConfig`.
+const DEFAULT_SEED: u64 = 42;
+
+/// More threads than any machine has; above it a number is a slip.
+const MAX_THREADS: usize = 4096;
+
+/// What every subcommand gets.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// The way to stdout.
+    pub(crate) output: Output,
+    /// `--device`, if given.
+    pub(crate) device: Option<String>,
+    /// `--threads`, if given.
+    pub(crate) threads: Option<usize>,
+    /// `--seed`, if given.
+    pub(crate) seed: Option<u64>,
+}
+
+impl Context {
+    /// Checks the flags and starts the log.
+    pub(crate) fn new(global: &GlobalArgs) -> Result<Self> {
+        logging::start(global.verbose, global.quiet, global.color.on_stderr());
+        if global.quiet {
+            progress::hide();
+        }
+        if let Some(threads) = global.threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
+            return Err(
+                Problem::new(format!("`--threads`: expected 1 to {MAX_THREADS}, got `{threads}`")).into()
+            );
+        }
+        if let Some(device) = &global.device {
+            DeviceChoice::parse(device)?;
+        }
+        Ok(Self {
+            output: Output::new(global.json),
+            device: global.device.clone(),
+            threads: global.threads,
+            seed: global.seed,
+        })
+    }
+
+    /// The seed, or the default one.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed.unwrap_or(DEFAULT_SEED)
+    }
+
+    /// Starts the threads and opens the device that the flags ask for.
+    pub(crate) fn start(&self) -> Result<Device> {
+        self.start_with(None, None)
+    }
+
+    /// As [`Self::start`]; a flag that was not given falls back to these.
+    pub(crate) fn start_with(&self, device: Option<&str>, threads: Option<usize>) -> Result<Device> {
+        if let Some(threads) = self.threads.or(threads) {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            if let Err(error) = pool.build_global() {
+                tracing::warn!("`--threads {threads}` has no effect: {error}");
+            }
+        }
+        DeviceChoice::parse(self.device.as_deref().or(device).unwrap_or("auto"))?.open()
+    }
+}
+
+/// What `--device` may say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DeviceChoice {
+    Auto,
+    Cpu,
+    Cuda(usize),
+    Metal,
+}
+
+impl DeviceChoice {
+    fn parse(text: &str) -> Result<Self> {
+        let number = |text: &str| text.strip_prefix("cuda:").and_then(|n| n.parse().ok());
+        Ok(match text {
+            "auto" => Self::Auto,
+            "cpu" => Self::Cpu,
+            "cuda" => Self::Cuda(0),
+            "metal" => Self::Metal,
+            _ => match number(text) {
+                Some(n) => Self::Cuda(n),
+                None => {
+                    return Err(Problem::new(format!(
+                        "`--device`: expected `auto`, `cpu`, `cuda`, `cuda:N` or `metal`, got `{text}`"
+                    ))
+                    .into());
+                }
+            },
+        })
+    }
+
+    fn open(self) -> Result<Device> {
+        let cuda = candle_core::utils::cuda_is_available();
+        let metal = candle_core::utils::metal_is_available();
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            // A build with CUDA may run where there is no GPU.
+            Self::Auto if cuda => Ok(Device::new_cuda(0).unwrap_or_else(|error| {
+                tracing::warn!("no CUDA device, using the CPU: {error}");
+                Device::Cpu
+            })),
+            Self::Auto if metal => Ok(Device::new_metal(0)?),
+            Self::Auto => Ok(Device::Cpu),
+            Self::Cuda(n) if cuda => Device::new_cuda(n)
+                .map_err(|error| Problem::new(format!("cannot open CUDA device {n}: {error}")).into()),
+            Self::Cuda(_) => Err(Problem::new("`--device cuda`: this build has no CUDA support")
+                .hint("build it with `cargo build --release --features cuda`")
+                .into()),
+            Self::Metal if metal => Ok(Device::new_metal(0)?),
+            Self::Metal => Err(Problem::new("`--device metal`: this build has no Metal support").into()),
+        }
+    }
+}
+
+/// The device in words: `cpu`, `cuda:0`.
+pub(crate) fn device_name(device: &Device) -> String {
+    match device.location() {
+        candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
+        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read() {
+        assert_eq!(DeviceChoice::parse("cuda:3").unwrap(), DeviceChoice::Cuda(3));
+        assert_eq!(DeviceChoice::parse("cpu").unwrap(), DeviceChoice::Cpu);
+        for bad in ["gpu", "cuda:", "cuda:x", ""] {
+            assert!(DeviceChoice::parse(bad).unwrap_err().to_string().contains(&format!("`{bad}`")));
+        }
+    }
+}

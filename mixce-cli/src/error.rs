@@ -1,0 +1,161 @@
+//! From a failure to words on stderr and an exit status.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io::{self, Write as _};
+
+use mixce_gpt2::hub::HubError;
+
+use crate::cli::ColorWhen;
+
+/// A check or comparison did not hold.
+pub(crate) const CHECK_FAILED: u8 = 1;
+/// Anything that went wrong.
+pub(crate) const FAILURE: u8 = 2;
+/// Stopped by Ctrl-C.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// A failure that the command line itself notices.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    message: String,
+    hint: Option<String>,
+    status: u8,
+}
+
+impl Problem {
+    /// An error with exit status 2.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, status: FAILURE }
+    }
+
+    /// A check that did not hold: exit status 1.
+    pub(crate) fn check_failed(message: impl Into<String>) -> Self {
+        Self { status: CHECK_FAILED, ..Self::new(message) }
+    }
+
+    /// A stop by the user: exit status 130.
+    pub(crate) fn interrupted(message: impl Into<String>) -> Self {
+        Self { status: INTERRUPTED, ..Self::new(message) }
+    }
+
+    /// The same with advice.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Problem {}
+
+/// Writes `error: ...` and its hints to stderr; gives the exit status.
+pub(crate) fn report(failure: &anyhow::Error, color: ColorWhen) -> u8 {
+    let status = status_of(failure);
+    let (red, cyan, plain) =
+        if color.on_stderr() { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
+    let word = if status == INTERRUPTED { "interrupted" } else { "error" };
+    let message = message_of(failure);
+    let mut stderr = io::stderr().lock();
+    // With stderr closed there is nobody to tell.
+    let _ = match message.strip_prefix("interrupted").filter(|_| status == INTERRUPTED) {
+        Some(rest) => writeln!(stderr, "{red}{word}{plain}{rest}"),
+        None => writeln!(stderr, "{red}{word}:{plain} {message}"),
+    };
+    for hint in hints_of(failure) {
+        let _ = writeln!(stderr, "{cyan}hint:{plain} {hint}");
+    }
+    status
+}
+
+fn status_of(failure: &anyhow::Error) -> u8 {
+    let of_cause = |cause: &(dyn StdError + 'static)| {
+        if let Some(problem) = cause.downcast_ref::<Problem>() {
+            return Some(problem.status);
+        }
+        let stopped = matches!(cause.downcast_ref(), Some(mixce_train::Error::Interrupted))
+            || matches!(cause.downcast_ref(), Some(HubError::Stopped { .. }));
+        stopped.then_some(INTERRUPTED)
+    };
+    failure.chain().find_map(of_cause).unwrap_or(FAILURE)
+}
+
+/// The messages of the whole chain in one line; a cause that the message before it already tells is left out.
+fn message_of(failure: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in failure.chain().map(|cause| one_line(&cause.to_string())) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// The advice that the errors of the libraries carry, each once.
+fn hints_of(failure: &anyhow::Error) -> Vec<String> {
+    let mut hints: Vec<String> = Vec::new();
+    for cause in failure.chain() {
+        let hint = cause
+            .downcast_ref::<Problem>()
+            .and_then(|e| e.hint.clone())
+            .or_else(|| cause.downcast_ref::<mixce_train::Error>().and_then(mixce_train::Error::hint))
+            .or_else(|| cause.downcast_ref::<mixce_gpt2::Error>().and_then(mixce_gpt2::Error::hint))
+            .or_else(|| cause.downcast_ref::<HubError>().and_then(HubError::hint))
+            .or_else(|| cause.downcast_ref::<mixce_core::Error>().and_then(mixce_core::Error::hint));
+        if let Some(hint) = hint.map(|hint| one_line(&hint))
+            && !hints.contains(&hint)
+        {
+            hints.push(hint);
+        }
+    }
+    hints
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once_and_in_one_line() {
+        let inner = io::Error::other("disk\n  on fire");
+        let told = anyhow::Error::new(Problem::new("cannot read `x`: disk on fire"));
+        assert_eq!(message_of(&told), "cannot read `x`: disk on fire");
+        let chained = Err::<(), _>(inner).context("cannot read `x`").unwrap_err();
+        assert_eq!(message_of(&chained), "cannot read `x`: disk on fire");
+        assert_eq!(
+            message_of(&chained.context("cannot read `x`: disk on fire")),
+            "cannot read `x`: disk on fire"
+        );
+    }
+
+    #[test]
+    fn statuses_follow_the_kind_of_failure() {
+        assert_eq!(status_of(&anyhow::anyhow!("x")), 2);
+        assert_eq!(status_of(&Problem::check_failed("x").into()), 1);
+        assert_eq!(status_of(&anyhow::Error::new(mixce_train::Error::Interrupted).context("y")), 130);
+        assert_eq!(status_of(&HubError::Stopped { file: "f".into() }.into()), 130);
+    }
+
+    #[test]
+    fn hints_come_from_any_depth_and_once() {
+        let error = anyhow::Error::new(Problem::new("a").hint("do this")).context("b");
+        assert_eq!(hints_of(&error), ["do this"]);
+        let model = mixce_gpt2::Error::EmptyPrompt { prompt: 0 };
+        let hint = model.hint().unwrap();
+        assert_eq!(hints_of(&mixce_train::Error::Model(model).into()), [hint]);
+    }
+}

@@ -1,0 +1,122 @@
+//! Reading lines with their numbers, and writing files that are whole or absent.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::error::Problem;
+
+/// The lines of a UTF-8 text file with their numbers, counted from 1.
+pub(crate) fn lines(path: &Path) -> Result<Vec<(u64, String)>> {
+    let bytes = fs::read(path).map_err(|source| mixce_train::Error::Io {
+        action: "read",
+        path: path.into(),
+        source,
+    })?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let whole = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    if whole.is_empty() {
+        return Err(Problem::new(format!("`{}` is empty", path.display())).into());
+    }
+    let mut lines = Vec::new();
+    for (number, line) in (1..).zip(whole.split(|byte| *byte == b'\n')) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let text = std::str::from_utf8(line).map_err(|e| mixce_train::Error::NotUtf8 {
+            path: path.into(),
+            line: number,
+            byte: e.valid_up_to() + 1,
+        })?;
+        lines.push((number, text.to_owned()));
+    }
+    Ok(lines)
+}
+
+/// Refuses an output file that exists, unless it may be replaced.
+pub(crate) fn refuse_existing(path: &Path, overwrite: bool) -> Result<()> {
+    if overwrite || !path.exists() {
+        return Ok(());
+    }
+    let problem = Problem::new(format!("output file `{}` exists", path.display()));
+    Err(problem.hint("choose another name, or replace it with `--overwrite`").into())
+}
+
+/// A file that gets its name only when it is complete and on disk; dropped before, it leaves nothing.
+#[derive(Debug)]
+pub(crate) struct AtomicFile {
+    path: PathBuf,
+    partial: PathBuf,
+    file: Option<BufWriter<File>>,
+}
+
+impl AtomicFile {
+    /// Opens a temporary file beside `path`; its folder is made if need be.
+    pub(crate) fn create(path: &Path) -> Result<Self> {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(path.file_name().with_context(|| format!("`{}` is no file name", path.display()))?);
+        name.push(format!(".partial-{}", std::process::id()));
+        let partial = path.with_file_name(name);
+        if let Some(folder) = partial.parent().filter(|f| !f.as_os_str().is_empty()) {
+            fs::create_dir_all(folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
+        }
+        let file =
+            File::create(&partial).with_context(|| format!("cannot create `{}`", partial.display()))?;
+        Ok(Self { path: path.into(), partial, file: Some(BufWriter::new(file)) })
+    }
+
+    /// Adds bytes.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let file = self.file.as_mut().context("the file is finished")?;
+        file.write_all(bytes).with_context(|| format!("cannot write `{}`", self.partial.display()))
+    }
+
+    /// Gives the file its name.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        let cannot = format!("cannot write `{}`", self.path.display());
+        let file = self.file.take().context("the file is finished")?;
+        let file = file.into_inner().map_err(|e| e.into_error()).with_context(|| cannot.clone())?;
+        file.sync_all().with_context(|| cannot.clone())?;
+        fs::rename(&self.partial, &self.path).with_context(|| cannot)
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        // After `finish` there is nothing left under this name.
+        let _ = fs::remove_file(&self.partial);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_numbered_and_cleaned_of_line_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        fs::write(&path, "\u{feff}a\r\n\nb").unwrap();
+        assert_eq!(lines(&path).unwrap(), [(1, "a".into()), (2, String::new()), (3, "b".into())]);
+        fs::write(&path, b"a\nb\xff\n").unwrap();
+        assert!(lines(&path).unwrap_err().to_string().contains("line 2, byte 2"));
+        fs::write(&path, "").unwrap();
+        assert!(lines(&path).is_err());
+    }
+
+    #[test]
+    fn an_unfinished_file_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/a.txt");
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write(b"x").unwrap();
+        drop(file);
+        assert_eq!(fs::read_dir(folder.path().join("new")).unwrap().count(), 0);
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write(b"x").unwrap();
+        file.finish().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "x");
+        assert_eq!(fs::read_dir(folder.path().join("new")).unwrap().count(), 1);
+        assert!(refuse_existing(&path, false).is_err() && refuse_existing(&path, true).is_ok());
+    }
+}

@@ -1,0 +1,50 @@
+//! Log lines of the libraries on stderr.
+
+use std::io::{self, Write};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Sends the log to stderr: warnings by default, errors alone with `-q`, more with each `-v`.
+pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool) {
+    let ours = match (quiet, verbose) {
+        (true, _) => "error",
+        (_, 0) => "warn",
+        (_, 1) => "info",
+        (_, 2) => "debug",
+        _ => "trace",
+    };
+    let others = if verbose > 2 { "debug" } else { "error" };
+    let crates = ["cli", "core", "eval", "gpt2", "kernels", "train"];
+    let ours: Vec<String> = crates.iter().map(|name| format!("mixce_{name}={ours}")).collect();
+    let filter = EnvFilter::new(format!("{others},{}", ours.join(",")));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_target(false);
+    // A second start, which does not happen, would leave the first in place.
+    let _ = if verbose == 0 {
+        log.without_time().with_writer(BetweenBars).try_init()
+    } else {
+        log.with_writer(BetweenBars).try_init()
+    };
+}
+
+/// Stderr, with the progress bars out of the way while a line is written.
+#[derive(Clone, Copy, Debug)]
+struct BetweenBars;
+
+impl Write for BetweenBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        crate::progress::suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl MakeWriter<'_> for BetweenBars {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        *self
+    }
+}

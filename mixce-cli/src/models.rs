@@ -1,0 +1,120 @@
+//! From a model argument to a folder, a configuration, weights and a tokenizer.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use candle_core::Device;
+use mixce_gpt2::hub::{Hub, HubEnvironment, ModelSource};
+use mixce_gpt2::{Gpt2, Tokenizer, checkpoint};
+use mixce_train::checkpoint::{STATE_FILE, latest};
+use mixce_train::config::TrainConfig;
+
+use crate::error::Problem;
+use crate::interrupt;
+use crate::progress::{self, FetchBars};
+
+/// Whether the hub may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// As the environment says.
+    Allowed,
+    /// The cache alone.
+    CacheOnly,
+}
+
+/// A model's folder on this machine.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelFolder {
+    /// The folder with `config.json` and the weights.
+    pub(crate) path: PathBuf,
+    /// The commit, for a model of the hub.
+    pub(crate) commit: Option<String>,
+}
+
+/// Finds the folder that a model argument means; a model of the hub is fetched first.
+///
+/// A run folder stands for its `best` model, else its `final` one, else its newest checkpoint.
+pub(crate) fn locate(model: &str, network: Network) -> Result<ModelFolder> {
+    match ModelSource::parse(model)? {
+        ModelSource::Local(path) => Ok(ModelFolder { path: inside_run(path)?, commit: None }),
+        ModelSource::Hub(id) => {
+            let mut environment = HubEnvironment::from_process()?;
+            environment.offline |= network == Network::CacheOnly;
+            interrupt::install("what has arrived is kept and resumed the next time");
+            let snapshot = Hub::new(environment)?.fetch_model(&id, &mut FetchBars::default())?;
+            Ok(ModelFolder { path: snapshot.path, commit: Some(snapshot.commit) })
+        }
+    }
+}
+
+fn inside_run(path: PathBuf) -> Result<PathBuf> {
+    if path.join("config.json").is_file() || !path.join("run.toml").is_file() {
+        return Ok(path);
+    }
+    let exported = ["best", "final"].map(|name| path.join(name));
+    let newest = latest(&path.join("checkpoints"))?.map(|(_, folder)| folder);
+    match exported.into_iter().find(|folder| folder.join("config.json").is_file()).or(newest) {
+        Some(folder) => {
+            tracing::info!("`{}` is a run folder: taking `{}`", path.display(), folder.display());
+            Ok(folder)
+        }
+        None => {
+            Err(Problem::new(format!("run folder `{}` holds no model and no checkpoint yet", path.display()))
+                .into())
+        }
+    }
+}
+
+/// The run folder that a model's folder lies in: `RUN/best`, `RUN/final` or `RUN/checkpoints/step-N`.
+pub(crate) fn run_of(folder: &Path) -> Option<PathBuf> {
+    let folder = std::path::absolute(folder).ok()?;
+    folder.ancestors().skip(1).take(2).find(|up| up.join("run.toml").is_file()).map(Path::to_owned)
+}
+
+/// A model that was loaded.
+#[derive(Debug)]
+pub(crate) struct LoadedModel {
+    /// The model.
+    pub(crate) model: Gpt2,
+    /// Its tokenizer.
+    pub(crate) tokenizer: Tokenizer,
+}
+
+/// Loads a model and its tokenizer (or the one named).
+pub(crate) fn load(model: &str, tokenizer: Option<&str>, device: &Device) -> Result<LoadedModel> {
+    let folder = locate(model, Network::Allowed)?;
+    let spinner = progress::spinner(format!("loading {}", folder.path.display()));
+    let loaded = checkpoint::load(&folder.path, device)?;
+    let tokenizer = tokenizer_for(tokenizer, &folder.path, Network::Allowed)?;
+    tokenizer.check_vocabulary(&loaded.config)?;
+    let model = Gpt2::new(loaded.config, loaded.parameters)?;
+    spinner.finish_and_clear();
+    Ok(LoadedModel { model, tokenizer })
+}
+
+/// The folder of the tokenizer that was named, else the model's own. A training checkpoint has none: there it is the run's.
+pub(crate) fn tokenizer_folder(named: Option<&str>, folder: &Path, network: Network) -> Result<PathBuf> {
+    if let Some(named) = named {
+        return Ok(locate(named, network)?.path);
+    }
+    match run_of(folder).filter(|_| folder.join(STATE_FILE).is_file()) {
+        Some(run) => tokenizer_of_run(&run, network),
+        None => Ok(folder.to_owned()),
+    }
+}
+
+/// The tokenizer in [`tokenizer_folder`].
+pub(crate) fn tokenizer_for(named: Option<&str>, folder: &Path, network: Network) -> Result<Tokenizer> {
+    Ok(Tokenizer::from_dir(&tokenizer_folder(named, folder, network)?)?)
+}
+
+fn tokenizer_of_run(run: &Path, network: Network) -> Result<PathBuf> {
+    if let Some(exported) = ["best", "final"].map(|name| run.join(name)).into_iter().find(|f| f.is_dir()) {
+        return Ok(exported);
+    }
+    let config = TrainConfig::from_toml_file(&run.join("run.toml"))?;
+    match config.tokenizer.or(config.model) {
+        Some(source) => Ok(locate(&source, network)?.path),
+        None => Err(Problem::new(format!("`{}` names no tokenizer", run.join("run.toml").display())).into()),
+    }
+}

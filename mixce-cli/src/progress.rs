@@ -1,0 +1,77 @@
+//! Progress bars on stderr, hidden when that is no terminal or `--quiet` was given.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mixce_gpt2::hub::{FetchProgress, FileProgress, FileState};
+
+/// All bars of the program, so that log lines and results can be printed between them.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Hides all bars from now on.
+pub(crate) fn hide() {
+    BARS.set_draw_target(ProgressDrawTarget::hidden());
+}
+
+/// Runs `f` with the bars taken off the screen.
+pub(crate) fn suspend<T>(f: impl FnOnce() -> T) -> T {
+    BARS.suspend(f)
+}
+
+/// Takes all bars off the screen.
+pub(crate) fn clear() {
+    // A terminal that cannot be written to shows no bars either.
+    let _ = BARS.clear();
+}
+
+/// A bar over `length` things, with an estimate of the time left and a free message.
+pub(crate) fn bar(length: u64, unit: &str) -> ProgressBar {
+    let template = format!("{{bar:24}} {{pos}}/{{len}} {unit}, {{elapsed}} + {{eta}} left {{msg}}");
+    BARS.add(ProgressBar::new(length).with_style(style(&template)))
+}
+
+/// A sign of life for work of unknown length.
+pub(crate) fn spinner(message: impl Into<String>) -> ProgressBar {
+    let spinner = BARS.add(ProgressBar::new_spinner().with_style(style("{spinner} {msg}")));
+    spinner.set_message(message.into());
+    spinner.enable_steady_tick(std::time::Duration::from_millis(120));
+    spinner
+}
+
+fn style(template: &str) -> ProgressStyle {
+    // The templates are constants of this file; a mistake in one costs its looks only.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// One bar for each file that is being fetched; ends the transfer on Ctrl-C.
+#[derive(Debug, Default)]
+pub(crate) struct FetchBars {
+    bars: HashMap<String, ProgressBar>,
+}
+
+impl FetchProgress for FetchBars {
+    fn update(&mut self, file: &FileProgress<'_>) {
+        match file.state {
+            FileState::Cached => tracing::info!("`{}` is in the cache", file.name),
+            FileState::Transferring => {
+                let bar = self.bars.entry(file.name.to_owned()).or_insert_with(|| {
+                    let bar = ProgressBar::new(file.bytes_total.unwrap_or(0)).with_position(file.bytes_done);
+                    let template = "{bar:24} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left {msg}";
+                    BARS.add(bar.with_style(style(template)).with_message(file.name.to_owned()))
+                });
+                bar.set_position(file.bytes_done);
+            }
+            FileState::Complete => {
+                tracing::info!("`{}` is complete and its checksum holds", file.name);
+                if let Some(bar) = self.bars.remove(file.name) {
+                    bar.finish_and_clear();
+                }
+            }
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        crate::interrupt::is_requested()
+    }
+}
