@@ -1,0 +1,225 @@
+//! Bad input: one clear error, status 2, nothing overwritten.
+
+use crate::support::{SMALL, World};
+
+/// The commands that load a model.
+const LOADERS: [&str; 4] = [
+    "evaluate --model bad --data valid.txt",
+    "generate --model bad --prompt water",
+    "export --model bad --out exported",
+    "train --model bad --train train.txt --valid valid.txt --out run --max-length 32",
+];
+
+fn all_refuse(world: &World, words: &[&str]) {
+    let before = world.snapshot();
+    for line in LOADERS {
+        world.run(line).refused(words);
+    }
+    assert!(world.snapshot() == before, "something was written");
+}
+
+fn spoil(world: &World, change: impl FnOnce(&mut Vec<u8>)) {
+    world.model("bad", &crate::support::small_config());
+    let mut bytes = world.read("bad/model.safetensors");
+    change(&mut bytes);
+    world.write("bad/model.safetensors", bytes);
+}
+
+#[test]
+fn a_truncated_weight_file() {
+    let world = World::new();
+    spoil(&world, |bytes| bytes.truncate(bytes.len() - 1000));
+    all_refuse(&world, &["`bad/model.safetensors`"]);
+}
+
+#[test]
+fn an_empty_weight_file() {
+    let world = World::new();
+    spoil(&world, Vec::clear);
+    all_refuse(&world, &["`bad/model.safetensors`"]);
+}
+
+#[test]
+fn a_header_longer_than_the_file() {
+    let world = World::new();
+    spoil(&world, |bytes| bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes()));
+    all_refuse(&world, &["`bad/model.safetensors`"]);
+}
+
+#[test]
+fn a_tensor_larger_than_the_file() {
+    let world = World::new();
+    spoil(&world, |bytes| {
+        let header = br#"{"transformer.wte.weight":{"dtype":"F32","shape":[4000000000,4000000000],"data_offsets":[0,64000000000000000000]}}"#;
+        let mut lying = (header.len() as u64).to_le_bytes().to_vec();
+        lying.extend_from_slice(header);
+        lying.extend_from_slice(&bytes[bytes.len() - 64..]);
+        *bytes = lying;
+    });
+    all_refuse(&world, &["`bad/model.safetensors`"]);
+}
+
+#[test]
+fn tensors_of_other_shapes() {
+    let world = World::new();
+    spoil(&world, |_| ());
+    let config = world.text("bad/config.json").replace("\"n_embd\": 16", "\"n_embd\": 32");
+    world.write("bad/config.json", config);
+    all_refuse(&world, &["`transformer.wte.weight` expected [377, 32] got [377, 16]", "hint: "]);
+}
+
+#[test]
+fn a_configuration_that_is_no_gpt2() {
+    let world = World::new();
+    spoil(&world, |_| ());
+    let config = world.text("bad/config.json").replace("gelu_new", "swiglu");
+    world.write("bad/config.json", config);
+    all_refuse(&world, &["`bad/config.json`", "`activation_function`", "swiglu"]);
+    world.write("bad/config.json", "");
+    all_refuse(&world, &["`bad/config.json`"]);
+}
+
+#[test]
+fn a_tokenizer_of_another_model() {
+    let world = World::new();
+    // 61 rows for 377 tokens: some ids would be out of range.
+    world.model("bad", &crate::support::small_config());
+    for name in ["config.json", "model.safetensors"] {
+        let bytes = std::fs::read(crate::support::fixtures().join("gpt2/plain").join(name)).unwrap();
+        world.write(&format!("bad/{name}"), bytes);
+    }
+    all_refuse(&world, &["the tokenizer has 377 tokens but the model only 61", "hint: "]);
+}
+
+#[test]
+fn a_token_id_out_of_range() {
+    let world = World::new();
+    spoil(&world, |_| ());
+    let tokenizer = world.text("bad/tokenizer.json").replace("\"id\": 376", "\"id\": 5000");
+    let tokenizer = tokenizer.replace("\"<|endoftext|>\": 376", "\"<|endoftext|>\": 5000");
+    assert!(tokenizer.contains("5000"));
+    world.write("bad/tokenizer.json", tokenizer);
+    all_refuse(&world, &["5001 tokens", "only 377"]);
+}
+
+#[test]
+fn a_model_without_a_tokenizer() {
+    let world = World::new();
+    spoil(&world, |_| ());
+    for name in ["tokenizer.json", "vocab.json", "merges.txt"] {
+        std::fs::remove_file(world.path("bad").join(name)).unwrap();
+    }
+    all_refuse(&world, &["no tokenizer in `bad`", "hint: "]);
+}
+
+#[test]
+fn a_model_that_is_not_there() {
+    let world = World::new();
+    let before = world.snapshot();
+    world.run("evaluate --model ./nowhere --data valid.txt").refused(&["`./nowhere`", "hint: "]);
+    world.run("evaluate --model train.txt --data valid.txt").refused(&["`train.txt`", "it is a file"]);
+    world.run("evaluate --model home --data valid.txt").refused(&["home"]);
+    assert!(world.snapshot() == before);
+}
+
+/// Every way to read documents, with `bad.txt` in its place.
+fn readers() -> [String; 3] {
+    [
+        "evaluate --model model --data bad.txt".to_owned(),
+        format!("train --model model --train bad.txt --out run --max-steps 2 {SMALL}"),
+        format!("train --model model --train train.txt --valid bad.txt --out run --max-steps 2 {SMALL}"),
+    ]
+}
+
+fn data_refused(world: &World, words: &[&str]) {
+    let before = world.snapshot();
+    for line in readers() {
+        world.run(&line).refused(words);
+    }
+    assert!(world.snapshot() == before, "something was written");
+}
+
+#[test]
+fn an_empty_data_file() {
+    let world = World::new();
+    world.write("bad.txt", "");
+    data_refused(&world, &["`bad.txt`", "no usable document"]);
+    world.write("bad.txt", "\n\n  \n");
+    data_refused(&world, &["`bad.txt`", "no usable document"]);
+    std::fs::remove_file(world.path("bad.txt")).unwrap();
+    data_refused(&world, &["cannot read `bad.txt`"]);
+}
+
+#[test]
+fn text_that_is_not_utf_8() {
+    let world = World::new();
+    world.write("bad.txt", b"the river\nthe old m\xfchle\n");
+    data_refused(&world, &["`bad.txt` line 2, byte 10", "UTF-8", "hint: "]);
+}
+
+#[test]
+fn a_document_longer_than_the_context() {
+    let world = World::new();
+    world.write("bad.txt", format!("the river\n{}\n", "water wheel ".repeat(60)));
+    let before = world.snapshot();
+    world.run("evaluate --model model --data bad.txt").refused(&[
+        "document 2 of `bad.txt`",
+        "64 positions",
+        "--max-length 65",
+    ]);
+    let line = "train --model model --train bad.txt --valid valid.txt --out run";
+    world.run(line).refused(&["`--max-length 512`", "64 positions", "hint: use `--max-length 64`"]);
+    world.run(&format!("{line} --block-size 99")).refused(&["`--block-size 99`", "64 positions"]);
+    assert!(world.snapshot() == before);
+    let cut = world.run("evaluate --model model --data bad.txt --max-length 65").success();
+    assert!(cut.stderr.contains("1 documents were cut to 65 tokens"), "{}", cut.stderr);
+}
+
+#[test]
+fn rows_that_are_no_documents() {
+    let world = World::new();
+    for (row, word) in
+        [("{\"content\": \"x\"}", "`content`"), ("[1]", "array"), ("{", "JSON"), ("{\"text\": 3}", "number")]
+    {
+        world.write("bad.jsonl", format!("{{\"text\": \"the river\"}}\n{row}\n"));
+        world.run("evaluate --model model --data bad.jsonl").refused(&["`bad.jsonl` line 2", word]);
+    }
+}
+
+#[test]
+fn an_eta_outside_its_range() {
+    let world = World::new();
+    let before = world.snapshot();
+    for eta in ["-0.01", "1.01", "inf", "nan"] {
+        let line = format!("train --model model --train train.txt --out run --eta {eta} {SMALL}");
+        world.run(&line).refused(&["eta", "[0, 1]"]);
+    }
+    world.run("train --model model --train train.txt --out run --eta much").refused(&["--eta", "much"]);
+    assert!(world.snapshot() == before);
+}
+
+#[test]
+fn an_output_folder_that_holds_something() {
+    let world = World::new();
+    world.write("mine/thesis.tex", "dear");
+    let before = world.snapshot();
+    for resume in ["", "--resume auto"] {
+        let line = format!("train --model model --train train.txt --out mine {resume} {SMALL}");
+        world.run(&line).refused(&["`mine` is not empty", "`thesis.tex`", "hint: "]);
+    }
+    world.run("export --model model --out mine").refused(&["`mine`", "not empty"]);
+    world.run("export --model model --out train.txt").refused(&["`train.txt`"]);
+    assert!(world.snapshot() == before);
+}
+
+#[test]
+fn a_device_that_this_build_does_not_have() {
+    let world = World::new();
+    if world.run("--version").stdout.contains("cuda") {
+        return;
+    }
+    world
+        .run("evaluate --model model --data valid.txt --device cuda")
+        .refused(&["no CUDA support", "--features cuda"]);
+    world.run("evaluate --model model --data valid.txt --device cuda:1").refused(&["no CUDA support"]);
+}

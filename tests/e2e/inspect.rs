@@ -1,0 +1,41 @@
+//! Looking into files and folders.
+
+use crate::support::{SMALL, World};
+
+#[test]
+fn checkpoints_of_every_format_are_listed() {
+    let world = World::new();
+    for (format, tensors) in
+        [("sharded", 28), ("bin_legacy", 0), ("bin_transformer", 0), ("safetensors_bf16", 28)]
+    {
+        let row = world.run(&format!("inspect {{fixtures}}/gpt2/formats/{format} --json")).row();
+        assert_eq!(row["kind"], "checkpoint");
+        assert!(row["tensors"].as_array().unwrap().len() >= tensors.min(1), "{row}");
+        assert!(row["config"]["n_layer"].is_u64(), "{row}");
+    }
+    let row = world.run("inspect model --json").row();
+    assert_eq!((&row["parameters"], &row["vocabulary"]), (&13_648.into(), &377.into()));
+    assert_eq!(
+        row["tensors"][0],
+        serde_json::json!({"name": "transformer.h.0.attn.c_attn.bias", "dtype": "f32", "shape": [48]})
+    );
+    let text = world.run("inspect model/model.safetensors").success().stdout;
+    assert!(text.contains("28 tensors, 13 648 numbers, 54.6 kB"), "{text}");
+}
+
+#[test]
+fn runs_and_datasets_are_told_apart() {
+    let world = World::new();
+    world
+        .run(&format!(
+            "train --model model --train train.txt --valid valid.txt --out run --max-steps 3 {SMALL}"
+        ))
+        .success();
+    let row = world.run("inspect run --json").row();
+    assert_eq!((&row["kind"], &row["last_step"]["step"]), (&"run".into(), &3.into()));
+    assert_eq!(row["models"], serde_json::json!(["run/best", "run/final"]));
+    let row = world.run("inspect train.txt --tokenizer model --json").row();
+    assert_eq!((&row["kind"], &row["documents"], &row["empty"]), (&"dataset".into(), &64.into(), &0.into()));
+    assert!(row["tokens"].as_u64() > row["words"].as_u64(), "{row}");
+    world.run("inspect nothing").refused(&["there is no `nothing`"]);
+}

@@ -1,0 +1,23 @@
+//! End-to-end tests: the program as a user runs it, in a folder of its own, with no network but loopback.
+//!
+//! The modules are named by what a user does.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod bad_input;
+mod config;
+mod evaluate;
+mod export;
+mod finetune;
+mod help;
+mod hub;
+mod inspect;
+mod interrupt;
+mod resume;
+mod sample;
+mod support;
+
+/// A small hub on loopback; the tests of the hub client use the same one.
+#[path = "../../mixce-gpt2/tests/hub/server.rs"]
+#[expect(dead_code, reason = "the hub client's own tests use more of it")]
+mod server;
