@@ -1,7 +1,7 @@
 //! The `mixce` program.
 //!
-//! One file per subcommand in [`commands`], none with logic of its own: parse, make the validated settings, call a library.
-//! Results go to stdout through [`output`], everything else to stderr; [`error`] maps failures to exit statuses.
+//! One file per subcommand in `commands/`, none with logic of its own: parse, make the validated settings, call a library.
+//! Results go to stdout through `output.rs`, everything else to stderr; `error.rs` maps failures to exit statuses.
 
 mod authors;
 mod cli;

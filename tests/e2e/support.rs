@@ -161,7 +161,9 @@ impl Outcome {
         for word in words {
             assert!(self.stderr.contains(word), "expected {word:?}\n{told}");
         }
-        assert!(!self.stderr.contains("panicked"), "{told}");
+        for word in ["panicked", "ERROR", "retry"] {
+            assert!(!self.stderr.contains(word), "{told}");
+        }
     }
 }
 

@@ -63,7 +63,7 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     let provenance = Provenance { model_commit, ..Provenance::of(&device) };
     let mut watcher = Watcher::new(context);
     let outcome = launch(&config, &prepared, &provenance, &mut [&mut watcher], stop)?;
-    progress::clear();
+    drop(watcher);
     conclude(&outcome, &config, context)
 }
 

@@ -33,6 +33,14 @@ impl<'a> Watcher<'a> {
     }
 }
 
+impl Drop for Watcher<'_> {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Event<'a, T> {
     event: &'a str,
