@@ -34,3 +34,8 @@ pub use linear::linear;
 
 /// Tensor errors are candle's.
 pub type Result<T> = candle_core::Result<T>;
+
+/// The example of the README, compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
