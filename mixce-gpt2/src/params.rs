@@ -221,7 +221,13 @@ impl Parameters {
     }
 }
 
-/// `count` normal numbers of mean 0; number `i` depends on the stream and `i` only.
+/// `count` normal numbers of mean 0; number `i` is [`Stream::normal`]`(i)`, whatever the number of threads.
 fn normals(stream: Stream, count: usize, deviation: f64) -> Vec<f32> {
-    (0..count).into_par_iter().map(|i| (deviation * stream.normal(i as u64)) as f32).collect()
+    let mut values = vec![0f32; count];
+    values.par_chunks_mut(2).enumerate().with_min_len(4096).for_each(|(pair, chunk)| {
+        for (value, normal) in chunk.iter_mut().zip(stream.normal_pair(pair as u64)) {
+            *value = (deviation * normal) as f32;
+        }
+    });
+    values
 }

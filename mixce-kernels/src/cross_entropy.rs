@@ -135,7 +135,11 @@ impl CustomOp2 for TargetLogProbs {
         let log_q = logits
             .par_chunks(v.max(1))
             .zip(targets)
-            .map(|(row, y)| (row[*y as usize] - log_sum_exp(row)).min(0.0))
+            .map(|(row, y)| {
+                let log_q = row[*y as usize] - log_sum_exp(row);
+                // Not `min`, which would turn NaN into 0: a broken model would look certain of everything.
+                if log_q > 0.0 { 0.0 } else { log_q }
+            })
             .collect();
         Ok((CpuStorage::F32(log_q), n.into()))
     }
@@ -203,6 +207,20 @@ mod tests {
                 1e-5,
                 1e-5,
             );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn nan_logits_stay_nan() -> Result<()> {
+        let targets = Tensor::new(&[0u32, 1, 16], &Device::Cpu)?;
+        for at in [0, 1, 16] {
+            let mut logits = vec![0.5f32; 3 * 17];
+            (0..3).for_each(|row| logits[row * 17 + at] = f32::NAN);
+            let logits = Tensor::from_vec(logits, (3, 17), &Device::Cpu)?;
+            for log_q in [target_log_probs(&logits, &targets)?, target_log_probs_slow(&logits, &targets)?] {
+                assert!(log_q.to_vec1::<f32>()?.iter().all(|l| l.is_nan()), "{at}: {log_q}");
+            }
         }
         Ok(())
     }

@@ -130,13 +130,20 @@ impl Stream {
         ((self.u64(index) >> 12) as f64 + 0.5) * 2f64.powi(-52)
     }
 
-    /// A standard normal number (Box-Muller on the pair of uniforms of block `index / 2`).
+    /// The standard normal numbers at `2 pair` and `2 pair + 1` (Box-Muller on the two uniforms of block `pair`); half the
+    /// work of asking [`Stream::normal`] twice.
+    #[inline]
+    #[must_use]
+    pub fn normal_pair(&self, pair: u64) -> [f64; 2] {
+        let radius = (-2.0 * self.uniform_open(2 * pair).ln()).sqrt();
+        let (sin, cos) = (std::f64::consts::TAU * self.uniform(2 * pair + 1)).sin_cos();
+        [radius * cos, radius * sin]
+    }
+
+    /// A standard normal number.
     #[must_use]
     pub fn normal(&self, index: u64) -> f64 {
-        let pair = index & !1;
-        let radius = (-2.0 * self.uniform_open(pair).ln()).sqrt();
-        let (sin, cos) = (std::f64::consts::TAU * self.uniform(pair + 1)).sin_cos();
-        if index & 1 == 0 { radius * cos } else { radius * sin }
+        self.normal_pair(index / 2)[(index % 2) as usize]
     }
 
     /// A uniform integer in `0..n` (0 when `n` is 0), by the high half of a 128-bit product; the bias is below `n / 2^64`.

@@ -83,10 +83,7 @@ impl RepositoryCache {
         }
         let path = self.reference(revision);
         create_parent(&path)?;
-        // Threads of one process may be at it at once.
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let temporary = path.with_file_name(format!(".tmp-{}-{count}", std::process::id()));
+        let temporary = temporary_name(&path);
         fs::write(&temporary, commit).map_err(HubError::io("write", &temporary))?;
         fs::rename(&temporary, &path).map_err(HubError::io("write", &path))
     }
@@ -95,22 +92,17 @@ impl RepositoryCache {
     pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<()> {
         let pointer = self.snapshot(commit).join(file);
         create_parent(&pointer)?;
-        match fs::remove_file(&pointer) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(HubError::io("replace", &pointer)(error));
-            }
-            _ => {}
-        }
         let mut target: PathBuf = file.split('/').map(|_| "..").collect();
         target.extend(["..", "blobs", etag]);
-        match symlink(&target, &pointer) {
-            Ok(()) => Ok(()),
-            // Another process was faster.
-            Err(_) if pointer.exists() => Ok(()),
-            Err(_) => fs::copy(self.blob(etag), &pointer)
-                .map_err(HubError::io("copy a blob to", &pointer))
-                .map(|_| ()),
+        if fs::read_link(&pointer).is_ok_and(|there| there == target) {
+            return Ok(());
         }
+        // Renamed into place: another process may be reading through an older link.
+        let temporary = temporary_name(&pointer);
+        if symlink(&target, &temporary).is_err() {
+            fs::copy(self.blob(etag), &temporary).map_err(HubError::io("copy a blob to", &temporary))?;
+        }
+        fs::rename(&temporary, &pointer).map_err(HubError::io("write", &pointer))
     }
 
     /// Waits for the right to write a blob. `None` on file systems that know no locks.
@@ -148,6 +140,13 @@ impl RepositoryCache {
             thread::sleep(Duration::from_millis(100));
         }
     }
+}
+
+/// A hidden name beside `path` that no other thread or process uses.
+fn temporary_name(path: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    path.with_file_name(format!(".tmp-{}-{count}", std::process::id()))
 }
 
 /// Whether a revision is a full commit hash.

@@ -167,7 +167,6 @@ fn expand_home(value: &str, home: Option<&Path>) -> PathBuf {
 mod tests {
     use super::*;
 
-    #[expect(clippy::unwrap_used, reason = "a helper of tests")]
     fn resolve(variables: &[(&str, &str)]) -> HubEnvironment {
         try_resolve(variables).unwrap()
     }

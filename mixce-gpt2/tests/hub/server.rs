@@ -63,10 +63,13 @@ pub(crate) enum Storage {
     Large,
 }
 
+/// The files of one commit by name.
+type Files = BTreeMap<String, (Storage, Vec<u8>)>;
+
 #[derive(Default)]
 struct State {
     /// By repository and commit, by name.
-    files: BTreeMap<(String, String), BTreeMap<String, (Storage, Vec<u8>)>>,
+    files: BTreeMap<(String, String), Files>,
     /// From repository and branch to commit.
     branches: BTreeMap<(String, String), String>,
     /// Method, end of the path, fault, how often it still strikes.
@@ -279,11 +282,7 @@ fn answer(state: &State, request: &Request, storage_port: u16, no_range: bool) -
     }
 }
 
-fn find<'a>(
-    state: &'a State,
-    repository: &str,
-    revision: &str,
-) -> Option<(String, &'a BTreeMap<String, (Storage, Vec<u8>)>)> {
+fn find<'a>(state: &'a State, repository: &str, revision: &str) -> Option<(String, &'a Files)> {
     let branch = state.branches.get(&(repository.to_owned(), revision.to_owned()));
     let commit = branch.map_or(revision, String::as_str).to_owned();
     let files = state.files.get(&(repository.to_owned(), commit.clone()))?;

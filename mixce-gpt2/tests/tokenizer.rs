@@ -1,0 +1,304 @@
+//! Encodings against transformers, files in and out, and damaged files.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{fixture, tiny};
+use mixce_gpt2::{Error, Gpt2Config, Tokenizer};
+use proptest::prelude::*;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Cases {
+    vocab_size: usize,
+    eos_id: u32,
+    cases: Vec<Case>,
+    decode_only: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    text: String,
+    ids: Vec<u32>,
+}
+
+fn cases() -> Cases {
+    serde_json::from_str(&fs::read_to_string(fixture("tokenizer/cases.json")).unwrap()).unwrap()
+}
+
+/// A folder with some of the fixture's files.
+fn folder(names: &[&str]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for name in names {
+        fs::copy(fixture("tokenizer").join(name), dir.path().join(name)).unwrap();
+    }
+    dir
+}
+
+fn error_of(dir: &Path) -> String {
+    match Tokenizer::from_dir(dir) {
+        Ok(_) => "loaded without complaint".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn both_sources_encode_as_transformers_does() {
+    let cases = cases();
+    for names in [vec!["tokenizer.json", "tokenizer_config.json"], vec!["vocab.json", "merges.txt"]] {
+        let dir = folder(&names);
+        let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+        assert_eq!(
+            (tokenizer.vocab_size(), tokenizer.eos_id()),
+            (cases.vocab_size, Some(cases.eos_id)),
+            "{names:?}"
+        );
+        assert_eq!(tokenizer.bos_id(), Some(cases.eos_id));
+        for case in &cases.cases {
+            assert_eq!(tokenizer.encode(&case.text).unwrap(), case.ids, "{names:?} {:?}", case.text);
+            assert_eq!(tokenizer.decode(&case.ids).unwrap(), case.text, "{names:?}");
+        }
+        for case in &cases.decode_only {
+            assert_eq!(tokenizer.decode(&case.ids).unwrap(), case.text, "{names:?} {:?}", case.ids);
+        }
+        let texts: Vec<&str> = cases.cases.iter().map(|case| case.text.as_str()).collect();
+        let batch = tokenizer.encode_batch(&texts).unwrap();
+        assert!(batch.iter().zip(&cases.cases).all(|(ids, case)| *ids == case.ids));
+    }
+}
+
+#[test]
+fn special_text_can_be_plain() {
+    let tokenizer = Tokenizer::from_dir(&fixture("tokenizer")).unwrap();
+    let eos = tokenizer.eos_id().unwrap();
+    let text = "the end<|endoftext|>";
+    assert!(tokenizer.encode(text).unwrap().contains(&eos));
+    let fingerprint = tokenizer.fingerprint().unwrap();
+    let plain = tokenizer.with_special_tokens_as_text(true);
+    let ids = plain.encode(text).unwrap();
+    assert!(!ids.contains(&eos));
+    assert_eq!(plain.decode(&ids).unwrap(), text);
+    assert_ne!(plain.fingerprint().unwrap(), fingerprint);
+}
+
+#[test]
+fn decoding_can_leave_out_special_and_foreign_ids() {
+    let tokenizer = Tokenizer::from_dir(&fixture("tokenizer")).unwrap();
+    let mut ids = tokenizer.encode("the river").unwrap();
+    ids.extend([tokenizer.eos_id().unwrap(), 100_000]);
+    assert_eq!(tokenizer.decode(&ids).unwrap(), "the river<|endoftext|>");
+    assert_eq!(tokenizer.decode_plain(&ids).unwrap(), "the river");
+}
+
+#[test]
+fn saving_and_reading_gives_the_same_tokenizer() {
+    for names in [
+        vec!["tokenizer.json"],
+        vec!["vocab.json", "merges.txt"],
+        vec!["tokenizer.json", "tokenizer_config.json"],
+    ] {
+        let source = folder(&names);
+        let tokenizer = Tokenizer::from_dir(source.path()).unwrap();
+        let saved = tempfile::tempdir().unwrap();
+        tokenizer.save(saved.path()).unwrap();
+        for name in &names {
+            assert_eq!(
+                fs::read(saved.path().join(name)).unwrap(),
+                fs::read(source.path().join(name)).unwrap()
+            );
+        }
+        let all = [
+            "tokenizer.json",
+            "vocab.json",
+            "merges.txt",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+        ];
+        assert!(all.iter().all(|name| saved.path().join(name).is_file()), "{names:?}");
+        let again = Tokenizer::from_dir(saved.path()).unwrap();
+        assert_eq!(again.fingerprint().unwrap(), tokenizer.fingerprint().unwrap(), "{names:?}");
+        // The other pair of files describes the same tokenizer.
+        fs::remove_file(saved.path().join("tokenizer.json")).unwrap();
+        let other = Tokenizer::from_dir(saved.path()).unwrap();
+        assert!(cases().cases.iter().all(|case| other.encode(&case.text).unwrap() == case.ids), "{names:?}");
+        assert_eq!(other.eos_id(), tokenizer.eos_id());
+    }
+}
+
+#[test]
+fn the_vocabulary_must_fit_the_model() {
+    let tokenizer = Tokenizer::from_dir(&fixture("tokenizer")).unwrap();
+    tokenizer.check_vocabulary(&Gpt2Config { vocab_size: 377, ..tiny() }).unwrap();
+    tokenizer.check_vocabulary(&Gpt2Config { vocab_size: 384, ..tiny() }).unwrap();
+    let error = tokenizer.check_vocabulary(&Gpt2Config { vocab_size: 376, ..tiny() }).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the tokenizer has 377 tokens but the model only 376 (config key `vocab_size`)"
+    );
+    assert!(error.hint().is_some());
+}
+
+#[test]
+fn eos_comes_from_the_nearest_file_that_names_it() {
+    let dir = folder(&["tokenizer.json"]);
+    fs::write(dir.path().join("config.json"), r#"{"eos_token_id": 5, "bos_token_id": 50256}"#).unwrap();
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    assert_eq!((tokenizer.eos_id(), tokenizer.bos_id()), (Some(5), Some(376)));
+    fs::write(dir.path().join("special_tokens_map.json"), r#"{"eos_token": {"content": "a"}}"#).unwrap();
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    assert_eq!(tokenizer.eos_id(), tokenizer.token_id("a"));
+    fs::write(dir.path().join("tokenizer_config.json"), r#"{"eos_token": "b"}"#).unwrap();
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    assert_eq!(tokenizer.eos_id(), tokenizer.token_id("b"));
+    fs::write(dir.path().join("tokenizer_config.json"), r#"{"eos_token": "</nowhere>"}"#).unwrap();
+    assert!(error_of(dir.path()).contains("special token `</nowhere>` is not in the vocabulary"));
+}
+
+#[test]
+fn a_prefix_space_is_added_when_the_config_says_so() {
+    for name in [vec!["tokenizer.json"], vec!["vocab.json", "merges.txt"]] {
+        let dir = folder(&name);
+        let plain = Tokenizer::from_dir(dir.path()).unwrap();
+        fs::write(dir.path().join("tokenizer_config.json"), r#"{"add_prefix_space": true}"#).unwrap();
+        let spaced = Tokenizer::from_dir(dir.path()).unwrap();
+        assert_eq!(spaced.encode("river").unwrap(), plain.encode(" river").unwrap());
+        assert_ne!(spaced.fingerprint().unwrap(), plain.fingerprint().unwrap());
+    }
+}
+
+#[test]
+fn stored_truncation_and_padding_are_ignored() {
+    let dir = folder(&["tokenizer.json"]);
+    let path = dir.path().join("tokenizer.json");
+    let mut json: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    json["truncation"] =
+        serde_json::json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
+    fs::write(&path, json.to_string()).unwrap();
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    assert!(tokenizer.encode("the miller's daughter").unwrap().len() > 2);
+}
+
+#[test]
+fn damaged_files_are_named() {
+    let empty = tempfile::tempdir().unwrap();
+    assert!(matches!(Tokenizer::from_dir(empty.path()).unwrap_err(), Error::NoTokenizer { .. }));
+    let half = folder(&["vocab.json"]);
+    assert!(matches!(Tokenizer::from_dir(half.path()).unwrap_err(), Error::NoTokenizer { .. }));
+
+    let dir = folder(&["vocab.json", "merges.txt"]);
+    let merges = dir.path().join("merges.txt");
+    let good = fs::read_to_string(&merges).unwrap();
+    let lines = good.lines().count();
+    for (extra, problem) in [
+        ("qqq zzz", "merge `qqq zzz` needs token `qqq`, which is not in the vocabulary"),
+        ("a b c", "expected two tokens, got `a b c`"),
+        ("alone", "expected two tokens, got `alone`"),
+        ("Q Q", "needs token `QQ`"),
+    ] {
+        fs::write(&merges, format!("{good}{extra}\n")).unwrap();
+        let error = error_of(dir.path());
+        assert!(error.contains(&format!("line {}: ", lines + 1)) && error.contains(problem), "{error}");
+    }
+    fs::write(&merges, [0xff, b' ', 0xfe]).unwrap();
+    assert!(error_of(dir.path()).contains("merges.txt"));
+    fs::write(&merges, &good).unwrap();
+    for (vocab, problem) in [
+        (r#"{"a": 0, "b": 0}"#, "tokens `a` and `b` have the same id 0"),
+        (r#"{"a": -1}"#, "vocab.json"),
+        (r#"{"a": 99999999999}"#, "impossible id"),
+        ("[]", "vocab.json"),
+        ("{", "vocab.json"),
+    ] {
+        fs::write(dir.path().join("vocab.json"), vocab).unwrap();
+        assert!(error_of(dir.path()).contains(problem), "{vocab}: {}", error_of(dir.path()));
+    }
+}
+
+#[test]
+fn a_damaged_tokenizer_json_is_refused() {
+    let dir = folder(&["tokenizer.json"]);
+    let path = dir.path().join("tokenizer.json");
+    let good: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    // The library panics on a merge whose result is longer than any token, and slices blindly at the prefix.
+    let long = "x".repeat(500);
+    for merge in [serde_json::json!([long, "a"]), serde_json::json!(["a", "b", "c"]), serde_json::json!("a")]
+    {
+        let mut json = good.clone();
+        json["model"]["merges"].as_array_mut().unwrap().push(merge);
+        fs::write(&path, json.to_string()).unwrap();
+        let error = error_of(dir.path());
+        assert!(error.contains("tokenizer.json") && error.contains("merge "), "{error}");
+    }
+    let mut json = good.clone();
+    json["model"]["vocab"][&long] = serde_json::json!(400);
+    json["model"]["merges"].as_array_mut().unwrap().push(serde_json::json!([long, "a"]));
+    fs::write(&path, json.to_string()).unwrap();
+    assert!(error_of(dir.path()).contains("not in the vocabulary"));
+    let mut json = good.clone();
+    json["model"]["continuing_subword_prefix"] = serde_json::json!("##longer");
+    fs::write(&path, json.to_string()).unwrap();
+    assert!(error_of(dir.path()).contains("lacks the prefix"));
+    for text in ["", "{}", "[]", r#"{"model": {"type": "Nothing"}}"#] {
+        fs::write(&path, text).unwrap();
+        assert!(error_of(dir.path()).contains("tokenizer.json"), "{text}: {}", error_of(dir.path()));
+    }
+}
+
+const STORY: &str = "the river ran to the mill and the miller ran to the river";
+
+#[test]
+fn a_tokenizer_can_be_learnt() {
+    let tokenizer = Tokenizer::train([STORY, "the mill stood still"], 280).unwrap();
+    assert_eq!(tokenizer.vocab_size(), 280);
+    assert_eq!(tokenizer.eos_id(), Some(279));
+    let ids = tokenizer.encode(STORY).unwrap();
+    assert!(ids.len() < STORY.len() * 2 / 3, "{ids:?}");
+    assert_eq!(tokenizer.decode(&ids).unwrap(), STORY);
+    let again = Tokenizer::train([STORY, "the mill stood still"], 280).unwrap();
+    assert_eq!(again.fingerprint().unwrap(), tokenizer.fingerprint().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer.save(dir.path()).unwrap();
+    let read = Tokenizer::from_dir(dir.path()).unwrap();
+    assert_eq!(read.encode(STORY).unwrap(), ids);
+    assert_eq!((read.vocab_size(), read.eos_id()), (280, Some(279)));
+}
+
+#[test]
+fn a_vocabulary_in_memory_is_checked() {
+    let tokens = ["a", "b", "ab"].map(str::to_owned);
+    let tokenizer = Tokenizer::from_vocab(&tokens, &[("a".to_owned(), "b".to_owned())]).unwrap();
+    assert_eq!(tokenizer.encode("abba").unwrap(), [2, 1, 0]);
+    assert_eq!(tokenizer.eos_id(), Some(3));
+    assert!(Tokenizer::from_vocab(&tokens, &[("b".to_owned(), "b".to_owned())]).is_err());
+    assert!(Tokenizer::from_vocab(&["a", "a"].map(str::to_owned), &[]).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_survives_the_round_trip(text in any::<String>()) {
+        let tokenizer = Tokenizer::from_dir(&fixture("tokenizer")).unwrap();
+        let ids = tokenizer.encode(&text).unwrap();
+        prop_assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
+        prop_assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+    }
+
+    #[test]
+    fn damaged_tokenizers_never_panic(damage in prop::collection::vec((any::<usize>(), any::<u8>()), 1..4)) {
+        let dir = folder(&["tokenizer.json"]);
+        let path = dir.path().join("tokenizer.json");
+        let mut bytes = fs::read(&path).unwrap();
+        for (at, value) in damage {
+            let at = at % bytes.len();
+            bytes[at] = value;
+        }
+        fs::write(&path, bytes).unwrap();
+        if let Ok(tokenizer) = Tokenizer::from_dir(dir.path()) {
+            let _ = tokenizer.encode("the river ran");
+        }
+    }
+}

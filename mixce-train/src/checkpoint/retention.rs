@@ -1,0 +1,43 @@
+//! Which checkpoints are deleted. The best model is not among them: it lies in the run folder's `best`, out of reach of rotation.
+use std::fs;
+use std::path::Path;
+
+use super::find::complete;
+use super::{COMPLETE_FILE, folder_name};
+use crate::error::{Error, Result};
+
+/// Of the complete checkpoints' `steps`, those to remove so that the newest `keep_last` (at least one) stay.
+#[must_use]
+pub fn steps_to_remove(steps: &[u64], keep_last: usize) -> Vec<u64> {
+    let mut sorted = steps.to_vec();
+    sorted.sort_unstable();
+    sorted.truncate(sorted.len().saturating_sub(keep_last.max(1)));
+    sorted
+}
+
+/// Removes old checkpoints; the marker goes first, so that one removed by half does not count as complete.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn remove_old(checkpoints: &Path, keep_last: usize) -> Result<()> {
+    let steps: Vec<u64> = complete(checkpoints)?.into_iter().map(|(step, _)| step).collect();
+    for step in steps_to_remove(&steps, keep_last) {
+        let path = checkpoints.join(folder_name(step));
+        let marker = path.join(COMPLETE_FILE);
+        fs::remove_file(&marker).map_err(Error::io("remove", &marker))?;
+        fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_stay() {
+        assert_eq!(steps_to_remove(&[30, 10, 20], 2), [10]);
+        assert!(steps_to_remove(&[10, 20], 5).is_empty());
+        assert_eq!(steps_to_remove(&[10, 20], 0), [10], "one always stays");
+    }
+}

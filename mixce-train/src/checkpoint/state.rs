@@ -1,0 +1,150 @@
+//! Everything of a run that is not a tensor.
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::TrainConfig;
+use crate::data::Position;
+use crate::error::{Error, Result};
+use crate::observer::BestModel;
+
+/// Version of `state.json`; a file of another version is refused.
+pub const STATE_VERSION: u32 = 1;
+
+/// What a run needs to go on exactly where it stood.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainState {
+    /// [`STATE_VERSION`].
+    pub version: u32,
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Where the next step's data begins.
+    pub position: Position,
+    /// Target tokens seen.
+    pub tokens_seen: u64,
+    /// The best model so far.
+    pub best: Option<BestModel>,
+    /// Evaluations in a row without an improvement.
+    pub evaluations_without_improvement: u64,
+    /// Whether the evaluation that is due after `step` was not finished (the run was interrupted in it).
+    pub evaluation_due: bool,
+    /// Digest of the training tokens.
+    pub train_fingerprint: String,
+    /// Optimizer steps of the whole run, as planned.
+    pub total_steps: u64,
+    /// The resolved configuration.
+    pub config: TrainConfig,
+}
+
+/// Settings that change the numbers of a run. Epochs and steps change the schedule too, but are meant to be extended.
+const DECISIVE: &[&str] = &[
+    "objective",
+    "eta",
+    "gamma",
+    "min_weight",
+    "alpha",
+    "batch_size",
+    "grad_accum",
+    "max_length",
+    "block_size",
+    "add_bos",
+    "no_shuffle",
+    "lr",
+    "scheduler",
+    "warmup_steps",
+    "weight_decay",
+    "clip_grad_norm",
+    "betas",
+    "adam_epsilon",
+    "dropout",
+    "precision",
+    "seed",
+];
+
+impl TrainState {
+    /// Reads `state.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::BadCheckpoint`] when it is damaged or of another version.
+    pub fn read(path: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let bad = |problem: String| Error::BadCheckpoint { path: path.into(), problem };
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let Version { version } = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+        if version != STATE_VERSION {
+            return Err(bad(format!("expected version {STATE_VERSION}, got {version}")));
+        }
+        serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))
+    }
+
+    /// Checks that a run with `config` on these data continues this one. Both configurations must be resolved.
+    ///
+    /// # Errors
+    /// [`Error::ResumeMismatch`] with every setting that differs and both its values.
+    pub fn require_same_run(&self, checkpoint: &Path, config: &TrainConfig, fingerprint: &str) -> Result<()> {
+        let as_json = |config: &TrainConfig| serde_json::to_value(config).unwrap_or_default();
+        let (old, new) = (as_json(&self.config), as_json(config));
+        let shown = |value: Option<&serde_json::Value>| value.map_or("unset".to_owned(), ToString::to_string);
+        let mut differences: Vec<String> = DECISIVE
+            .iter()
+            .filter(|key| old.get(key) != new.get(key))
+            .map(|key| format!("`{key}` was {} and is {} now", shown(old.get(key)), shown(new.get(key))))
+            .collect();
+        if self.train_fingerprint != fingerprint {
+            differences.push("the training tokens are not the same".into());
+        }
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(Error::ResumeMismatch { path: checkpoint.into(), differences: differences.join("; ") })
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::checkpoint) fn state(step: u64) -> TrainState {
+        TrainState {
+            version: STATE_VERSION,
+            step,
+            position: Position { epoch: 1, step_in_epoch: 3 },
+            tokens_seen: 12345,
+            best: Some(BestModel { step: 50, valid_nll: 0.1 + 0.2, valid_loss: 0.25, path: "best".into() }),
+            evaluations_without_improvement: 1,
+            evaluation_due: false,
+            train_fingerprint: "abc".into(),
+            total_steps: 500,
+            config: TrainConfig { lr: 1e-4, ..TrainConfig::default() },
+        }
+    }
+
+    #[test]
+    fn another_version_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        std::fs::write(&path, br#"{"version":99}"#).unwrap();
+        let error = TrainState::read(&path).unwrap_err().to_string();
+        assert!(error.contains("expected version 1, got 99"), "{error}");
+    }
+
+    #[test]
+    fn differences_are_listed_with_both_values() {
+        let state = state(1);
+        let longer = TrainConfig { epochs: 9, log_every: 3, ..state.config.clone() };
+        state.require_same_run(Path::new("c"), &longer, "abc").unwrap();
+        let other = TrainConfig { lr: 1e-3, eta: Some(0.5), ..state.config.clone() };
+        let error = state.require_same_run(Path::new("c"), &other, "xyz").unwrap_err().to_string();
+        for words in ["`lr` was 0.0001 and is 0.001 now", "`eta` was unset and is 0.5", "training tokens"] {
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn decisive_settings_exist() {
+        assert!(DECISIVE.iter().all(|key| TrainConfig::keys().contains(key)));
+    }
+}

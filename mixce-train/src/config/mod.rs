@@ -1,0 +1,186 @@
+//! Everything that decides what a training run does.
+//!
+//! Order of precedence: [`TrainConfig::default`] (the paper's settings), then a TOML file ([`TrainConfig::from_toml_file`]), then flags, which the
+//! caller writes over the fields. Then [`TrainConfig::validate`], once, before any file is written.
+mod load;
+mod objective;
+mod validate;
+mod values;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use load::PROVENANCE;
+pub use values::{Every, ObjectiveKind, Precision, Selection};
+
+use crate::optim::{AdamWConfig, ScheduleKind};
+
+/// The settings of a run: one field for each flag of `mixce train`, and one key of the same name in a TOML file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Model to finetune: hub id, `id@revision` or folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Train from scratch: a `config.json`. Excludes `model`, needs `tokenizer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_config: Option<PathBuf>,
+    /// Tokenizer, as `model`; default: the model's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
+    /// Training documents, text (one a line) or `.jsonl`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train: Option<PathBuf>,
+    /// Development documents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid: Option<PathBuf>,
+    /// Run folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out: Option<PathBuf>,
+    /// Folder of the token caches; without one, documents are encoded into memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// What is optimised.
+    pub objective: ObjectiveKind,
+    /// MixCE's weight of the forward cross-entropy, in `[0, 1]`; also the mixing ratio of EMO's `tvd`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta: Option<f64>,
+    /// TaiLr's `gamma`, in `[0, 1]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gamma: Option<f64>,
+    /// TaiLr's lower bound of a token's weight, in `[0, 1]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_weight: Option<f64>,
+    /// Exponent of the alpha family, threshold of TrSFT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
+
+    /// Passes over the training documents; ignored when `max_steps` is set.
+    pub epochs: u64,
+    /// Optimizer steps of the whole run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// Documents of a microbatch.
+    pub batch_size: usize,
+    /// Microbatches of an optimizer step.
+    pub grad_accum: usize,
+    /// Longest document in tokens, EOS included; the rest is cut.
+    pub max_length: usize,
+    /// Glue documents into blocks of this many tokens; 0: do not.
+    pub block_size: usize,
+    /// Put the tokenizer's BOS before each document.
+    pub add_bos: bool,
+    /// Keep the file's order in every epoch.
+    pub no_shuffle: bool,
+
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Shape of the learning rate after the warm-up.
+    pub scheduler: ScheduleKind,
+    /// Optimizer steps of warm-up.
+    pub warmup_steps: u64,
+    /// Decoupled weight decay of embeddings and matrices (never of biases and layer norms).
+    pub weight_decay: f64,
+    /// Largest global gradient norm; 0: no clipping.
+    pub clip_grad_norm: f64,
+    /// AdamW's two decay rates.
+    pub betas: [f64; 2],
+    /// AdamW's epsilon.
+    pub adam_epsilon: f64,
+    /// All three dropout rates; default: the checkpoint's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropout: Option<f64>,
+    /// Arithmetic of the forward and backward passes.
+    pub precision: Precision,
+    /// Recompute activations in the backward pass.
+    pub activation_checkpointing: bool,
+
+    /// When to evaluate on `valid`.
+    pub eval_every: Every,
+    /// When to write a checkpoint.
+    pub save_every: Every,
+    /// Checkpoints kept.
+    pub keep_last: usize,
+    /// What the best model is chosen by.
+    pub select: Selection,
+    /// Stop after this many evaluations in a row without an improvement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u64>,
+    /// Log every so many optimizer steps.
+    pub log_every: u64,
+    /// Continue from a checkpoint: a checkpoint folder, a run folder, or `auto` (the newest in `out`, if any).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resume: Option<String>,
+
+    /// Seed of everything drawn at random.
+    pub seed: u64,
+    /// `auto`, `cpu`, `cuda`, `cuda:N` or `metal`.
+    pub device: String,
+    /// Threads; default: all cores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+}
+
+impl Default for TrainConfig {
+    /// The paper's settings: MixCE, AdamW at 5e-5 falling linearly to 0, five epochs, 64 documents a step of at most 512 tokens.
+    fn default() -> Self {
+        let adamw = AdamWConfig::default();
+        Self {
+            model: None,
+            from_config: None,
+            tokenizer: None,
+            train: None,
+            valid: None,
+            out: None,
+            cache_dir: None,
+            objective: ObjectiveKind::Mixce,
+            eta: None,
+            gamma: None,
+            min_weight: None,
+            alpha: None,
+            epochs: 5,
+            max_steps: None,
+            batch_size: 8,
+            grad_accum: 8,
+            max_length: 512,
+            block_size: 0,
+            add_bos: false,
+            no_shuffle: false,
+            lr: 5e-5,
+            scheduler: ScheduleKind::Linear,
+            warmup_steps: 0,
+            weight_decay: adamw.weight_decay,
+            clip_grad_norm: 0.0,
+            betas: [adamw.beta1, adamw.beta2],
+            adam_epsilon: adamw.epsilon,
+            dropout: None,
+            precision: Precision::F32,
+            activation_checkpointing: false,
+            eval_every: Every::Epoch,
+            save_every: Every::Epoch,
+            keep_last: 2,
+            select: Selection::Nll,
+            patience: None,
+            log_every: 10,
+            resume: None,
+            seed: 42,
+            device: "auto".into(),
+            threads: None,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// The optimizer's constants.
+    #[must_use]
+    pub fn adamw(&self) -> AdamWConfig {
+        AdamWConfig {
+            beta1: self.betas[0],
+            beta2: self.betas[1],
+            epsilon: self.adam_epsilon,
+            weight_decay: self.weight_decay,
+        }
+    }
+}

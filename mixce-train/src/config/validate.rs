@@ -1,0 +1,210 @@
+//! Checks of a configuration, single values first, then combinations; the messages name the flags.
+use super::{Every, ObjectiveKind, Precision, Selection, TrainConfig};
+use crate::error::{Error, Result};
+
+impl TrainConfig {
+    /// Checks everything that can be checked before any file is opened: [`Self::validate_settings`], and that model, data and output are named.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn validate(&self) -> Result<()> {
+        self.validate_settings()?;
+        match (&self.model, &self.from_config, &self.tokenizer) {
+            (Some(_), Some(_), _) => {
+                return Err(Error::config(
+                    "`--model` and `--from-config` exclude each other: finetune, or train from scratch",
+                ));
+            }
+            (None, None, _) => {
+                return Err(Error::config("expected `--model` (finetune) or `--from-config` (from scratch)"));
+            }
+            (None, Some(_), None) => return Err(Error::config("`--from-config` needs `--tokenizer`")),
+            _ => {}
+        }
+        if self.train.is_none() {
+            return Err(Error::config("expected `--train`, a file of training documents"));
+        }
+        if self.out.is_none() {
+            return Err(Error::config("expected `--out`, the run folder"));
+        }
+        if self.valid.is_none() {
+            if self.patience.is_some() {
+                return Err(Error::config("`--patience` needs `--valid`: there is nothing to evaluate"));
+            }
+            if matches!(self.eval_every, Every::Steps(_)) {
+                return Err(Error::config("`--eval-every` needs `--valid`: there is nothing to evaluate"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the values of the settings, without regard to where model and data come from.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn validate_settings(&self) -> Result<()> {
+        self.validate_sizes()?;
+        self.validate_optimizer()?;
+        self.validate_objective()?;
+        self.validate_support()
+    }
+
+    fn validate_sizes(&self) -> Result<()> {
+        at_least_one("--epochs", self.epochs)?;
+        at_least_one("--max-steps", self.max_steps.unwrap_or(1))?;
+        at_least_one("--batch-size", self.batch_size as u64)?;
+        at_least_one("--grad-accum", self.grad_accum as u64)?;
+        at_least_one("--keep-last", self.keep_last as u64)?;
+        at_least_one("--patience", self.patience.unwrap_or(1))?;
+        at_least_one("--log-every", self.log_every)?;
+        at_least_one("--threads", self.threads.unwrap_or(1) as u64)?;
+        for (flag, every) in [("--eval-every", self.eval_every), ("--save-every", self.save_every)] {
+            if every == Every::Steps(0) {
+                return Err(Error::config(format!("`{flag}`: expected `epoch` or at least 1, got `0`")));
+            }
+        }
+        let least = 2 + usize::from(self.add_bos);
+        if self.max_length < least {
+            return Err(Error::config(format!(
+                "`--max-length`: expected at least {least}, got `{}`",
+                self.max_length
+            )));
+        }
+        if self.block_size == 1 {
+            return Err(Error::config("`--block-size`: expected 0 (off) or at least 2, got `1`"));
+        }
+        if i64::try_from(self.seed).is_err() {
+            return Err(Error::config(format!(
+                "`--seed`: expected at most {}, got `{}`",
+                i64::MAX,
+                self.seed
+            )));
+        }
+        Ok(())
+    }
+
+    fn validate_optimizer(&self) -> Result<()> {
+        if !(self.lr > 0.0 && self.lr.is_finite()) {
+            return Err(Error::config(format!("`--lr`: expected a number above 0, got `{}`", self.lr)));
+        }
+        not_negative("--weight-decay", self.weight_decay)?;
+        not_negative("--clip-grad-norm", self.clip_grad_norm)?;
+        not_negative("adam_epsilon", self.adam_epsilon)?;
+        for beta in self.betas {
+            if !(0.0..1.0).contains(&beta) {
+                return Err(Error::config(format!("`--betas`: expected numbers in [0, 1), got `{beta}`")));
+            }
+        }
+        if let Some(p) = self.dropout.filter(|p| !(0.0..1.0).contains(p)) {
+            return Err(Error::config(format!("`--dropout`: expected a number in [0, 1), got `{p}`")));
+        }
+        if let Some(max_steps) = self.max_steps.filter(|&n| self.warmup_steps >= n) {
+            return Err(Error::config(format!(
+                "`--warmup-steps {}` leaves nothing of `--max-steps {max_steps}`",
+                self.warmup_steps
+            )));
+        }
+        Ok(())
+    }
+
+    fn validate_objective(&self) -> Result<()> {
+        use ObjectiveKind::{Alpha, Mixce, Tailr, Trsft, Tvd};
+        let kind = self.objective;
+        for (flag, value, owners) in [
+            ("--eta", self.eta, &[Mixce, Tvd][..]),
+            ("--gamma", self.gamma, &[Tailr]),
+            ("--min-weight", self.min_weight, &[Tailr]),
+            ("--alpha", self.alpha, &[Alpha, Trsft]),
+        ] {
+            if let Some(value) = value.filter(|_| !owners.contains(&kind)) {
+                let owners: Vec<_> = owners.iter().map(|o| format!("`--objective {o}`")).collect();
+                return Err(Error::Config {
+                    message: format!("`{flag} {value}` has no meaning with `--objective {kind}`"),
+                    hint: Some(format!("it belongs to {}", owners.join(" and "))),
+                });
+            }
+        }
+        self.objective_config().build()?;
+        Ok(())
+    }
+
+    /// Settings that the command line knows but this version cannot do.
+    fn validate_support(&self) -> Result<()> {
+        if self.precision == Precision::Bf16 {
+            return Err(Error::config("`--precision bf16` is not available in this version; use `f32`"));
+        }
+        if self.activation_checkpointing {
+            return Err(Error::config("`--activation-checkpointing` is not available in this version"));
+        }
+        if self.select == Selection::Mauve {
+            return Err(Error::config(
+                "`--select mauve` is not available in this version; use `nll` or `loss`",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn at_least_one(flag: &str, value: u64) -> Result<()> {
+    if value == 0 {
+        return Err(Error::config(format!("`{flag}`: expected at least 1, got `0`")));
+    }
+    Ok(())
+}
+
+fn not_negative(flag: &str, value: f64) -> Result<()> {
+    if !(value >= 0.0 && value.is_finite()) {
+        return Err(Error::config(format!("`{flag}`: expected a number of at least 0, got `{value}`")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> TrainConfig {
+        TrainConfig {
+            model: Some("m".into()),
+            train: Some("t.txt".into()),
+            out: Some("o".into()),
+            ..TrainConfig::default()
+        }
+    }
+
+    #[test]
+    fn the_paper_is_valid() {
+        good().validate().unwrap();
+    }
+
+    #[test]
+    fn messages_name_the_flags() {
+        type Case = (fn(&mut TrainConfig), &'static [&'static str]);
+        let cases: &[Case] = &[
+            (|c| c.from_config = Some("c.json".into()), &["`--model`", "`--from-config`"]),
+            (|c| c.model = None, &["`--model`", "`--from-config`"]),
+            (|c| (c.model, c.from_config) = (None, Some("c".into())), &["`--tokenizer`"]),
+            (|c| c.train = None, &["`--train`"]),
+            (|c| c.out = None, &["`--out`"]),
+            (|c| c.patience = Some(3), &["`--patience`", "`--valid`"]),
+            (|c| c.eval_every = Every::Steps(3), &["`--eval-every`", "`--valid`"]),
+            (|c| c.batch_size = 0, &["`--batch-size`"]),
+            (|c| c.max_length = 1, &["`--max-length`", "`1`"]),
+            (|c| c.lr = f64::NAN, &["`--lr`", "`NaN`"]),
+            (|c| c.betas = [0.9, 1.0], &["`--betas`"]),
+            (|c| c.dropout = Some(1.0), &["`--dropout`"]),
+            (|c| c.weight_decay = -1.0, &["`--weight-decay`", "`-1`"]),
+            (|c| (c.warmup_steps, c.max_steps) = (9, Some(9)), &["`--warmup-steps 9`", "`--max-steps 9`"]),
+            (|c| c.gamma = Some(0.5), &["`--gamma 0.5`", "`--objective mixce`"]),
+            (|c| c.select = Selection::Mauve, &["`--select mauve`"]),
+            (|c| c.precision = Precision::Bf16, &["`--precision bf16`"]),
+            (|c| c.seed = u64::MAX, &["`--seed`"]),
+        ];
+        for (spoil, words) in cases {
+            let mut config = good();
+            spoil(&mut config);
+            let error = config.validate().unwrap_err().to_string();
+            assert!(words.iter().all(|w| error.contains(w)), "{error}");
+        }
+    }
+}

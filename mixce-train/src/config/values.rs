@@ -1,0 +1,149 @@
+//! Settings that take one of a few values.
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Objectives that can be trained with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectiveKind {
+    /// Maximum likelihood.
+    Mle,
+    /// MixCE with `eta`.
+    Mixce,
+    /// TaiLr with `gamma` and `min_weight`.
+    Tailr,
+    /// DFT, which is MixCE with `eta` 0.
+    Dft,
+    /// The alpha family with `alpha`.
+    Alpha,
+    /// TrSFT with the threshold `alpha`.
+    Trsft,
+    /// EMO's total variation baseline with the ratio `eta`.
+    Tvd,
+}
+
+impl fmt::Display for ObjectiveKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mle => "mle",
+            Self::Mixce => "mixce",
+            Self::Tailr => "tailr",
+            Self::Dft => "dft",
+            Self::Alpha => "alpha",
+            Self::Trsft => "trsft",
+            Self::Tvd => "tvd",
+        })
+    }
+}
+
+/// How often something happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Every {
+    /// At the end of each epoch.
+    Epoch,
+    /// After each this many optimizer steps.
+    Steps(u64),
+}
+
+impl Every {
+    /// Whether it is due after `steps_done` steps of the run, of which the last one did or did not end an epoch.
+    #[must_use]
+    pub fn is_due(&self, steps_done: u64, epoch_ended: bool) -> bool {
+        match *self {
+            Self::Epoch => epoch_ended,
+            Self::Steps(n) => n > 0 && steps_done.is_multiple_of(n),
+        }
+    }
+}
+
+impl fmt::Display for Every {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Epoch => f.write_str("epoch"),
+            Self::Steps(n) => write!(f, "{n}"),
+        }
+    }
+}
+
+impl FromStr for Every {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("epoch", _) => Ok(Self::Epoch),
+            (_, Ok(n)) if n > 0 => Ok(Self::Steps(n)),
+            _ => Err(format!("expected `epoch` or a number of steps above 0, got `{text}`")),
+        }
+    }
+}
+
+impl Serialize for Every {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match *self {
+            Self::Epoch => serializer.serialize_str("epoch"),
+            Self::Steps(n) => serializer.serialize_u64(n),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Every {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Value {
+            Word(String),
+            Number(i64),
+        }
+        let text = match Value::deserialize(deserializer)? {
+            Value::Word(word) => word,
+            Value::Number(n) => n.to_string(),
+        };
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Number format of the forward and backward passes; parameters and moments are f32 in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// bfloat16 compute.
+    Bf16,
+}
+
+/// What the best model is chosen by, on the development documents; smaller is better.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Selection {
+    /// Mean negative log-likelihood a token.
+    #[default]
+    Nll,
+    /// The objective's own value. For MixCE with a small `eta` it is not monotone in the likelihood: the authors' rule, not the better one.
+    Loss,
+    /// MAUVE of samples.
+    Mauve,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reads_words_and_numbers() {
+        assert_eq!("epoch".parse(), Ok(Every::Epoch));
+        assert_eq!("20".parse(), Ok(Every::Steps(20)));
+        for bad in ["0", "-3", "often"] {
+            assert!(bad.parse::<Every>().unwrap_err().contains(bad));
+        }
+    }
+
+    #[test]
+    fn every_is_due_when_it_says() {
+        assert!(Every::Epoch.is_due(7, true) && !Every::Epoch.is_due(7, false));
+        assert!(Every::Steps(5).is_due(10, false) && !Every::Steps(5).is_due(11, true));
+    }
+}

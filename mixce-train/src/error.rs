@@ -1,0 +1,268 @@
+//! What can go wrong between a text file and a finished run.
+use std::path::PathBuf;
+
+/// Shorthand for a result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Every way in which preparing data, training or evaluating can fail.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder could not be read, written, renamed or mapped.
+    #[error("cannot {action} `{}`: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb: `read`, `create`, ...
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The reason the operating system gave.
+        #[source]
+        source: std::io::Error,
+    },
+
+    /// A text file holds bytes that are not UTF-8.
+    #[error("`{}` line {line}, byte {byte}: the text is not UTF-8", path.display())]
+    NotUtf8 {
+        /// The text file.
+        path: PathBuf,
+        /// Line, counted from 1.
+        line: u64,
+        /// First bad byte of the line, counted from 1.
+        byte: usize,
+    },
+
+    /// A row of a JSON-lines file cannot be used.
+    #[error("`{}` line {line}: {problem}", path.display())]
+    BadRow {
+        /// The `.jsonl` file.
+        path: PathBuf,
+        /// Line, counted from 1.
+        line: u64,
+        /// What was expected and what was found.
+        problem: String,
+    },
+
+    /// A data file holds nothing to train or evaluate on.
+    #[error("`{}` holds no usable document: {empty} empty, {short} without a target token", path.display())]
+    NoDocuments {
+        /// The text file.
+        path: PathBuf,
+        /// Empty documents skipped.
+        empty: u64,
+        /// Documents of fewer than two tokens skipped.
+        short: u64,
+    },
+
+    /// The tokenizer refused a text.
+    #[error("the tokenizer failed on a document of `{}` between lines {first_line} and {last_line}: {message}", path.display())]
+    Tokenize {
+        /// The text file.
+        path: PathBuf,
+        /// First line of the batch that failed, counted from 1.
+        first_line: u64,
+        /// Last line of the batch that failed.
+        last_line: u64,
+        /// The tokenizer's own words.
+        message: String,
+    },
+
+    /// The tokenizer cannot say what it is.
+    #[error("the tokenizer has no fingerprint: {message}")]
+    Tokenizer {
+        /// The tokenizer's own words.
+        message: String,
+    },
+
+    /// A token id does not fit the model's vocabulary.
+    #[error(
+        "token id `{id}` in document {document} is outside the model's vocabulary of {vocab_size} tokens"
+    )]
+    TokenOutOfRange {
+        /// The id found.
+        id: u32,
+        /// Document, counted from 0 among those kept.
+        document: usize,
+        /// Tokens the model knows.
+        vocab_size: usize,
+    },
+
+    /// A token cache file is damaged.
+    #[error("token cache `{}` is damaged: {problem}", path.display())]
+    BadCache {
+        /// The cache file.
+        path: PathBuf,
+        /// What was expected and what was found.
+        problem: String,
+    },
+
+    /// A configuration value, or a combination of them, makes no sense.
+    #[error("{message}")]
+    Config {
+        /// Names the flags, what was expected and what was given.
+        message: String,
+        /// Advice.
+        hint: Option<String>,
+    },
+
+    /// A configuration file cannot be understood.
+    #[error("`{}`: {message}", path.display())]
+    ConfigFile {
+        /// The TOML file.
+        path: PathBuf,
+        /// What is wrong, with the line where it is known.
+        message: String,
+        /// Advice.
+        hint: Option<String>,
+    },
+
+    /// The output folder already holds something.
+    #[error("output folder `{}` is not empty (it holds `{found}`)", path.display())]
+    OutputNotEmpty {
+        /// The output folder.
+        path: PathBuf,
+        /// One entry in it.
+        found: String,
+    },
+
+    /// No checkpoint to resume from.
+    #[error("`{}` holds no complete checkpoint", path.display())]
+    NoCheckpoint {
+        /// The folder that was searched.
+        path: PathBuf,
+    },
+
+    /// A checkpoint cannot be used.
+    #[error("checkpoint `{}`: {problem}", path.display())]
+    BadCheckpoint {
+        /// The checkpoint folder.
+        path: PathBuf,
+        /// What was expected and what was found.
+        problem: String,
+    },
+
+    /// The run differs from the one that wrote the checkpoint in something that changes the numbers.
+    #[error("cannot resume from `{}`: {differences}", path.display())]
+    ResumeMismatch {
+        /// The checkpoint folder.
+        path: PathBuf,
+        /// Each setting with both values.
+        differences: String,
+    },
+
+    /// A parameter took no part in the first step.
+    #[error("parameter `{name}` has no gradient after the first step")]
+    MissingGradient {
+        /// Its published name.
+        name: String,
+    },
+
+    /// A loss was NaN or infinite.
+    #[error("the loss of step {step}, microbatch {microbatch} is `{loss}`; the parameters were not updated")]
+    NonFiniteLoss {
+        /// Optimizer step, counted from 1.
+        step: u64,
+        /// Microbatch of the step, counted from 0.
+        microbatch: usize,
+        /// The value.
+        loss: f64,
+    },
+
+    /// A gradient was NaN or infinite.
+    #[error(
+        "the gradient of parameter `{name}` at step {step} is not finite (squared norm `{squared_norm}`); the parameters were not updated"
+    )]
+    NonFiniteGradient {
+        /// The first such parameter, by its published name.
+        name: String,
+        /// Optimizer step, counted from 1.
+        step: u64,
+        /// Sum of squares of its gradient.
+        squared_norm: f64,
+    },
+
+    /// Optimizer state and parameters do not belong together.
+    #[error("optimizer state of `{name}`: expected shape {expected:?}, got {got:?}")]
+    OptimizerState {
+        /// Parameter name.
+        name: String,
+        /// The parameter's shape.
+        expected: Vec<usize>,
+        /// The state's shape, empty when there is none.
+        got: Vec<usize>,
+    },
+
+    /// The evaluation of a model was asked for without anything to evaluate on.
+    #[error("there is no target token to evaluate on")]
+    NothingToEvaluate,
+
+    /// Work was stopped on request.
+    #[error("interrupted")]
+    Interrupted,
+
+    /// The model, its tokenizer or its files.
+    #[error(transparent)]
+    Model(#[from] mixce_gpt2::Error),
+
+    /// The objective or the loss.
+    #[error(transparent)]
+    Objective(#[from] mixce_core::Error),
+
+    /// A tensor operation failed.
+    #[error("{context}: {source}")]
+    Tensor {
+        /// What was being computed.
+        context: &'static str,
+        /// candle's error.
+        #[source]
+        source: candle_core::Error,
+    },
+}
+
+impl Error {
+    /// Advice for the user, if there is any: one line, printed after the error.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Config { hint, .. } | Self::ConfigFile { hint, .. } => hint.clone(),
+            Self::NotUtf8 { .. } => {
+                Some("convert the file, for example with `iconv -f latin1 -t utf-8`".into())
+            }
+            Self::BadRow { .. } => {
+                Some("each line of a `.jsonl` file is one JSON object with a string under `text`".into())
+            }
+            Self::OutputNotEmpty { .. } => {
+                Some("choose another `--out`, or continue the run with `--resume auto`".into())
+            }
+            Self::NoCheckpoint { .. } => Some(
+                "a checkpoint counts only once its `COMPLETE` file exists; start without `--resume`".into(),
+            ),
+            Self::ResumeMismatch { .. } => {
+                Some("repeat the run's own settings, or start a new run from its exported model".into())
+            }
+            Self::TokenOutOfRange { .. } => Some("is this the tokenizer that belongs to the model?".into()),
+            Self::NonFiniteLoss { .. } | Self::NonFiniteGradient { .. } => {
+                Some("try a lower `--lr`, some `--warmup-steps`, or `--clip-grad-norm 1`".into())
+            }
+            Self::Model(error) => error.hint(),
+            Self::Objective(error) => error.hint(),
+            Self::BadCache { .. } => Some("delete the file; it is built again".into()),
+            _ => None,
+        }
+    }
+
+    /// An [`Error::Io`], ready for `map_err`.
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// An [`Error::Tensor`], ready for `map_err`.
+    pub(crate) fn tensor(context: &'static str) -> impl FnOnce(candle_core::Error) -> Self {
+        move |source| Self::Tensor { context, source }
+    }
+
+    /// An [`Error::Config`] without a hint.
+    pub(crate) fn config(message: impl Into<String>) -> Self {
+        Self::Config { message: message.into(), hint: None }
+    }
+}

@@ -1,0 +1,118 @@
+//! Negative log-likelihood of a corpus under a model.
+use mixce_core::{Objective, lm_head_log_q};
+use mixce_gpt2::Gpt2;
+use serde::Serialize;
+
+use crate::data::Examples;
+use crate::error::{Error, Result};
+use crate::packing::Packed;
+
+/// Tokens that go through the model together, unless a single example is longer.
+pub const DEFAULT_BATCH_TOKENS: usize = 4096;
+
+/// The result of an evaluation. Sums run over all target tokens of the corpus, in f64: the numbers do not depend on how it is cut into batches.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// Mean of `-log q` in nats per target token.
+    pub nll: f64,
+    /// `exp(nll)`.
+    pub perplexity: f64,
+    /// Mean of the objective's `w(q) (-log q)` in nats per target token.
+    #[serde(skip)]
+    pub loss: f64,
+    /// Mean of the objective's potential: what falls when training goes well.
+    #[serde(skip)]
+    pub potential: f64,
+    /// Target tokens.
+    pub tokens: u64,
+    /// Examples (documents, or blocks).
+    pub documents: u64,
+}
+
+/// What is known of one example: position in the corpus, its token ids, and `log q` (nats) of each token but the first.
+#[derive(Clone, Copy, Debug)]
+pub struct Scored<'a> {
+    /// Position in the corpus.
+    pub index: usize,
+    /// Its token ids.
+    pub tokens: &'a [u32],
+    /// `log q` of `tokens[1..]`.
+    pub log_q: &'a [f32],
+}
+
+/// Scores every example with detached parameters and without dropout, `batch_tokens` tokens at a time, in order.
+///
+/// `on_example` sees each of them (for per-token output, or progress).
+///
+/// # Errors
+/// [`Error::NothingToEvaluate`] without examples; errors of the model, and of `on_example`.
+pub fn evaluate(
+    model: &Gpt2,
+    examples: &Examples,
+    objective: &dyn Objective,
+    batch_tokens: usize,
+    on_example: &mut dyn FnMut(Scored<'_>) -> Result<()>,
+) -> Result<Evaluation> {
+    let model = model.detached()?;
+    let mut sums = Sums::default();
+    let mut batch: Vec<Vec<u32>> = Vec::new();
+    let (mut batch_start, mut tokens_in_batch) = (0, 0);
+    for index in 0..examples.len() {
+        tokens_in_batch += examples.length(index) - 1;
+        batch.push(examples.get(index));
+        let next_tokens = examples.length(index + 1).saturating_sub(1);
+        let is_last = index + 1 == examples.len();
+        if is_last || tokens_in_batch + next_tokens > batch_tokens {
+            let log_q = score(&model, &batch)?;
+            let mut rest = log_q.as_slice();
+            for (offset, tokens) in batch.iter().enumerate() {
+                let (own, others) = rest.split_at(tokens.len() - 1);
+                sums.add(own, objective);
+                on_example(Scored { index: batch_start + offset, tokens, log_q: own })?;
+                rest = others;
+            }
+            batch_start = index + 1;
+            tokens_in_batch = 0;
+            batch.clear();
+        }
+    }
+    sums.finish(examples.len() as u64)
+}
+
+/// `log q` of every target of some examples, one after another.
+fn score(model: &Gpt2, batch: &[Vec<u32>]) -> Result<Vec<f32>> {
+    let packed = Packed::new(model, batch)?;
+    let hidden = model.hidden_states(&packed.inputs, None)?;
+    let log_q = lm_head_log_q(&hidden, model.lm_head(), &packed.targets)?;
+    log_q.to_vec1().map_err(Error::tensor("log-likelihoods"))
+}
+
+#[derive(Default)]
+struct Sums {
+    nll: f64,
+    loss: f64,
+    potential: f64,
+    tokens: u64,
+}
+
+impl Sums {
+    fn add(&mut self, log_q: &[f32], objective: &dyn Objective) {
+        for &log_q in log_q {
+            let log_q = f64::from(log_q);
+            self.nll -= log_q;
+            self.loss += objective.loss(log_q);
+            self.potential += objective.potential(log_q);
+        }
+        self.tokens += log_q.len() as u64;
+    }
+
+    fn finish(&self, documents: u64) -> Result<Evaluation> {
+        if self.tokens == 0 {
+            return Err(Error::NothingToEvaluate);
+        }
+        let n = self.tokens as f64;
+        let nll = self.nll / n;
+        let (loss, potential) = (self.loss / n, self.potential / n);
+        Ok(Evaluation { nll, perplexity: nll.exp(), loss, potential, tokens: self.tokens, documents })
+    }
+}

@@ -1,0 +1,75 @@
+//! Files that are either whole or absent.
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+
+/// A name beside `path` that no other process or thread uses: `.NAME.PID-N.tmp`.
+pub(crate) fn temporary_beside(path: &Path) -> PathBuf {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().map_or_else(|| "file".into(), |n| n.to_string_lossy().into_owned());
+    let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
+    path.with_file_name(format!(".{name}.{}-{unique}.tmp", std::process::id()))
+}
+
+/// Writes `path` through a temporary file in the same folder: written, fsynced, renamed.
+///
+/// Two processes may do this at once: each has its own temporary file and the last rename wins.
+pub(crate) fn write_atomic(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+) -> Result<()> {
+    let temporary = temporary_beside(path);
+    let outcome = (|| {
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&temporary)
+            .map_err(Error::io("create", &temporary))?;
+        let mut writer = BufWriter::with_capacity(1 << 20, file);
+        write(&mut writer)?;
+        writer.flush().map_err(Error::io("write", &temporary))?;
+        writer.get_ref().sync_all().map_err(Error::io("sync", &temporary))?;
+        fs::rename(&temporary, path).map_err(Error::io("rename a file to", path))
+    })();
+    if outcome.is_err() {
+        // The error that matters is the first one; a temporary file left behind does no harm.
+        let _ = fs::remove_file(&temporary);
+    }
+    outcome
+}
+
+/// [`write_atomic`] for contents already in memory.
+pub(crate) fn write_bytes_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic(path, |writer| writer.write_all(bytes).map_err(Error::io("write", path)))
+}
+
+/// Makes a rename or creation inside `folder` survive a power cut, where the system supports it.
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
+    #[cfg(unix)]
+    File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io("sync", folder))?;
+    #[cfg(not(unix))]
+    let _ = folder;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_no_temporary() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        write_bytes_atomic(&path, b"old").unwrap();
+        let failed = write_atomic(&path, |writer| {
+            writer.write_all(b"half").unwrap();
+            Err(Error::config("stop"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,137 @@
+//! What a training run tells those who watch it.
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// The size of a run, known before its first step.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunPlan {
+    /// Optimizer steps of the whole run.
+    pub total_steps: u64,
+    /// Steps already done by the run that is being resumed.
+    pub steps_done: u64,
+    /// Optimizer steps of an epoch.
+    pub steps_per_epoch: u64,
+    /// Training examples (documents or blocks).
+    pub examples: usize,
+    /// Target tokens of an epoch.
+    pub targets_per_epoch: u64,
+    /// Trainable numbers.
+    pub parameters: u64,
+}
+
+/// One optimizer step. The serialised form is a line of `metrics.jsonl` and of `train --json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Optimizer steps done, this one included.
+    pub step: u64,
+    /// Epoch it belongs to, counted from 0.
+    pub epoch: u64,
+    /// The objective's value, averaged over the step's target tokens.
+    pub loss: f64,
+    /// Negative log-likelihood in nats per target token, before the update and with dropout.
+    pub nll: f64,
+    /// Mean weight `w(q)` of a target token.
+    pub mean_weight: f64,
+    /// Learning rate of the update.
+    pub lr: f64,
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Target tokens of the step.
+    pub tokens: u64,
+    /// Target tokens per second since the last logged step, evaluation and checkpoints left out.
+    pub tokens_per_s: f64,
+}
+
+/// One pass over the development documents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationReport {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Epoch, counted from 0.
+    pub epoch: u64,
+    /// The objective's value, averaged over target tokens.
+    pub valid_loss: f64,
+    /// Negative log-likelihood in nats per target token.
+    pub valid_nll: f64,
+    /// `exp(valid_nll)`.
+    pub valid_perplexity: f64,
+    /// Target tokens.
+    pub tokens: u64,
+    /// Documents.
+    pub documents: u64,
+    /// Whether this is the best model so far.
+    pub best: bool,
+}
+
+/// Receives the events of a run. Every method does nothing unless implemented; an error stops the run.
+pub trait TrainObserver {
+    /// Before the first step.
+    ///
+    /// # Errors
+    /// Whatever keeps the observer from doing its work.
+    fn on_start(&mut self, plan: &RunPlan) -> Result<()> {
+        let _ = plan;
+        Ok(())
+    }
+
+    /// After every optimizer step.
+    ///
+    /// # Errors
+    /// As [`Self::on_start`].
+    fn on_step(&mut self, report: &StepReport) -> Result<()> {
+        let _ = report;
+        Ok(())
+    }
+
+    /// After [`Self::on_step`], for the first step, every `log_every`-th and the last.
+    ///
+    /// # Errors
+    /// As [`Self::on_start`].
+    fn on_log(&mut self, report: &StepReport) -> Result<()> {
+        let _ = report;
+        Ok(())
+    }
+
+    /// After an evaluation.
+    ///
+    /// # Errors
+    /// As [`Self::on_start`].
+    fn on_evaluation(&mut self, report: &EvaluationReport) -> Result<()> {
+        let _ = report;
+        Ok(())
+    }
+
+    /// After a checkpoint is complete.
+    ///
+    /// # Errors
+    /// As [`Self::on_start`].
+    fn on_checkpoint(&mut self, step: u64, path: &Path) -> Result<()> {
+        let _ = (step, path);
+        Ok(())
+    }
+
+    /// After the last step, with the models written; not after an interruption.
+    ///
+    /// # Errors
+    /// As [`Self::on_start`].
+    fn on_done(&mut self, steps: u64, best: Option<&BestModel>) -> Result<()> {
+        let _ = (steps, best);
+        Ok(())
+    }
+}
+
+/// The best model so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BestModel {
+    /// Optimizer steps it had seen.
+    pub step: u64,
+    /// Its development negative log-likelihood in nats per token.
+    pub valid_nll: f64,
+    /// Its development objective value.
+    pub valid_loss: f64,
+    /// Its folder.
+    pub path: PathBuf,
+}

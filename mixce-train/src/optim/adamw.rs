@@ -1,0 +1,332 @@
+//! AdamW: Adam with decoupled weight decay.
+//!
+//! Loshchilov & Hutter, *Decoupled weight decay regularization*, ICLR 2019 (algorithm 2); the arithmetic is that of `torch.optim.AdamW`.
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, InplaceOp2, InplaceOp3, Tensor, Var};
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::adamw_cpu::{Apply, FirstMoment, SecondMoment};
+use crate::error::{Error, Result};
+
+/// The constants of the update.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdamWConfig {
+    /// Decay rate of the first moment.
+    pub beta1: f64,
+    /// Decay rate of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay of the parameters that decay.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    /// PyTorch's betas and epsilon; no decay, as in the paper.
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
+    }
+}
+
+/// One parameter and its moments.
+#[derive(Debug)]
+struct Slot {
+    parameter: Var,
+    decays: bool,
+    first: Tensor,
+    second: Tensor,
+}
+
+/// The optimizer state of all parameters, in a fixed order.
+///
+/// Update number `t` (counted from 1) with gradient `g` and rate `lr`:
+///
+/// ```text
+/// p <- p (1 - lr * weight_decay)            only where the parameter decays
+/// m <- m + (1 - beta1) (g - m)
+/// v <- beta2 v + (1 - beta2) g^2
+/// p <- p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon)
+/// ```
+///
+/// Moments are f32 whatever the parameter's type. On the CPU the three lines run in place on all threads, entry by entry, so that the result
+/// does not depend on the number of threads; elsewhere they are plain candle operations.
+#[derive(Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    slots: IndexMap<String, Slot>,
+    steps: u64,
+}
+
+/// The numbers of one update that all parameters share.
+#[derive(Clone, Copy, Debug)]
+struct Update {
+    config: AdamWConfig,
+    decay_factor: f64,
+    step_size: f64,
+    root_correction: f64,
+    gradient_scale: f64,
+}
+
+impl AdamW {
+    /// An optimizer with zero moments. Each parameter comes with its name and whether weight decay applies to it.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when the moments cannot be allocated.
+    pub fn new(
+        parameters: impl IntoIterator<Item = (String, Var, bool)>,
+        config: AdamWConfig,
+    ) -> Result<Self> {
+        let slot = |(name, parameter, decays): (String, Var, bool)| {
+            let zeros = || Tensor::zeros(parameter.shape(), DType::F32, parameter.device());
+            let (first, second) = (zeros()?, zeros()?);
+            Ok((name, Slot { parameter, decays, first, second }))
+        };
+        let slots = parameters.into_iter().map(slot).collect::<candle_core::Result<_>>();
+        Ok(Self { config, slots: slots.map_err(Error::tensor("optimizer moments"))?, steps: 0 })
+    }
+
+    /// Updates done so far.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Names of the parameters, in the order in which gradients are expected.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.slots.keys().map(String::as_str)
+    }
+
+    /// Names of the parameters that decay.
+    pub fn decaying(&self) -> impl Iterator<Item = &str> {
+        self.slots.iter().filter(|(_, slot)| slot.decays).map(|(name, _)| name.as_str())
+    }
+
+    /// One update. `gradients` stand in the order of [`Self::names`]; each is multiplied by `gradient_scale` (clipping) first.
+    ///
+    /// # Errors
+    /// [`Error::OptimizerState`] when a gradient is missing or misshapen, before anything is changed; [`Error::Tensor`] when an
+    /// operation fails.
+    pub fn step(&mut self, learning_rate: f64, gradients: &[Tensor], gradient_scale: f64) -> Result<()> {
+        for (index, (name, slot)) in self.slots.iter().enumerate() {
+            let got = gradients.get(index).map(|g| g.dims().to_vec()).unwrap_or_default();
+            if got != slot.parameter.dims() {
+                let expected = slot.parameter.dims().to_vec();
+                return Err(Error::OptimizerState { name: name.clone(), expected, got });
+            }
+        }
+        let t = (self.steps + 1).min(i32::MAX as u64) as i32;
+        let config = self.config;
+        let update = Update {
+            config,
+            decay_factor: 1.0,
+            step_size: learning_rate / (1.0 - config.beta1.powi(t)),
+            root_correction: (1.0 - config.beta2.powi(t)).sqrt(),
+            gradient_scale,
+        };
+        for (slot, gradient) in self.slots.values_mut().zip(gradients) {
+            let decay = if slot.decays { learning_rate * config.weight_decay } else { 0.0 };
+            let update = Update { decay_factor: 1.0 - decay, ..update };
+            slot.apply(gradient, &update).map_err(Error::tensor("AdamW update"))?;
+        }
+        self.steps += 1;
+        Ok(())
+    }
+
+    /// The moments by name: `NAME.exp_avg` and `NAME.exp_avg_sq`.
+    #[must_use]
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let both = |(name, slot): (&String, &Slot)| {
+            [
+                (format!("{name}.exp_avg"), slot.first.clone()),
+                (format!("{name}.exp_avg_sq"), slot.second.clone()),
+            ]
+        };
+        self.slots.iter().flat_map(both).collect()
+    }
+
+    /// Takes over the moments of [`Self::state`] and the number of updates done.
+    ///
+    /// # Errors
+    /// [`Error::OptimizerState`] when one is missing or misshapen.
+    pub fn load_state(&mut self, mut state: HashMap<String, Tensor>, steps: u64) -> Result<()> {
+        for (name, slot) in &mut self.slots {
+            for (suffix, moment) in [("exp_avg", &mut slot.first), ("exp_avg_sq", &mut slot.second)] {
+                let key = format!("{name}.{suffix}");
+                let loaded = state.remove(&key);
+                let got = loaded.as_ref().map(|t| t.dims().to_vec()).unwrap_or_default();
+                match loaded {
+                    // A copy: the moments are updated in place and must not share memory with anything.
+                    Some(t) if t.dims() == moment.dims() => {
+                        *moment = t
+                            .to_device(moment.device())
+                            .and_then(|t| t.to_dtype(DType::F32)?.force_contiguous())
+                            .map_err(Error::tensor("optimizer state"))?;
+                    }
+                    _ => {
+                        return Err(Error::OptimizerState {
+                            name: key,
+                            expected: moment.dims().to_vec(),
+                            got,
+                        });
+                    }
+                }
+            }
+        }
+        self.steps = steps;
+        Ok(())
+    }
+}
+
+impl Slot {
+    fn apply(&mut self, gradient: &Tensor, update: &Update) -> candle_core::Result<()> {
+        let f32_cpu = self.parameter.dtype() == DType::F32 && matches!(gradient.device(), Device::Cpu);
+        if f32_cpu { self.apply_in_place(gradient, update) } else { self.apply_plain(gradient, update) }
+    }
+
+    fn apply_in_place(&mut self, gradient: &Tensor, update: &Update) -> candle_core::Result<()> {
+        let gradient = gradient.to_dtype(DType::F32)?.contiguous()?;
+        let (b1, b2) = (update.config.beta1, update.config.beta2);
+        let first = FirstMoment { rate: (1.0 - b1) as f32, gradient_scale: update.gradient_scale as f32 };
+        let second = SecondMoment {
+            keep: b2 as f32,
+            rate: (1.0 - b2) as f32,
+            gradient_scale: update.gradient_scale as f32,
+        };
+        let apply = Apply {
+            decay_factor: update.decay_factor as f32,
+            step_size: update.step_size as f32,
+            root_correction: update.root_correction as f32,
+            epsilon: update.config.epsilon as f32,
+        };
+        inplace2(&self.first, &gradient, &first)?;
+        inplace2(&self.second, &gradient, &second)?;
+        inplace3(self.parameter.as_tensor(), &self.first, &self.second, &apply)
+    }
+
+    /// The same update in plain candle operations: the reference, and the path of every other device.
+    fn apply_plain(&mut self, gradient: &Tensor, update: &Update) -> candle_core::Result<()> {
+        let (b1, b2) = (update.config.beta1, update.config.beta2);
+        let g = (gradient.to_dtype(DType::F32)? * update.gradient_scale)?;
+        self.first = (&self.first + ((&g - &self.first)? * (1.0 - b1))?)?;
+        self.second = ((&self.second * b2)? + (g.sqr()? * (1.0 - b2))?)?;
+        let denominator = ((self.second.sqrt()? / update.root_correction)? + update.config.epsilon)?;
+        let step = ((&self.first / denominator)? * update.step_size)?;
+        let parameter = self.parameter.as_detached_tensor();
+        let decayed = (parameter.to_dtype(DType::F32)? * update.decay_factor)?;
+        self.parameter.set(&(decayed - step)?.to_dtype(parameter.dtype())?)
+    }
+}
+
+fn inplace2(target: &Tensor, other: &Tensor, op: &impl InplaceOp2) -> candle_core::Result<()> {
+    target.inplace_op2(other, op)
+}
+
+fn inplace3(target: &Tensor, a: &Tensor, b: &Tensor, op: &impl InplaceOp3) -> candle_core::Result<()> {
+    target.inplace_op3(a, b, op)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn var(values: &[f32]) -> Var {
+        Var::new(values, &Device::Cpu).unwrap()
+    }
+
+    fn values(var: &Var) -> Vec<f32> {
+        var.to_vec1().unwrap()
+    }
+
+    /// `torch.optim.AdamW(lr=0.1, weight_decay=0.01)` on p = (1, -2, 3), gradients (0.1, -0.2, 0.3), (0.3, 0, -0.1), by hand in f64.
+    #[test]
+    fn two_updates_follow_the_formula() {
+        let config = AdamWConfig { weight_decay: 0.01, ..AdamWConfig::default() };
+        let p = var(&[1.0, -2.0, 3.0]);
+        let mut adamw = AdamW::new([("p".into(), p.clone(), true)], config).unwrap();
+        let gradients = [[0.1, -0.2, 0.3], [0.3, 0.0, -0.1]];
+        let mut want = [1.0f64, -2.0, 3.0];
+        let (mut m, mut v) = ([0.0; 3], [0.0; 3]);
+        for (t, g) in gradients.iter().enumerate() {
+            let g32: Vec<f32> = g.iter().map(|&x| x as f32).collect();
+            let gradient = Tensor::new(g32.as_slice(), &Device::Cpu).unwrap();
+            adamw.step(0.1, &[gradient], 1.0).unwrap();
+            for i in 0..3 {
+                m[i] = 0.9 * m[i] + 0.1 * g[i];
+                v[i] = 0.999 * v[i] + 0.001 * g[i] * g[i];
+                let (c1, c2) = (1.0 - 0.9f64.powi(t as i32 + 1), 1.0 - 0.999f64.powi(t as i32 + 1));
+                want[i] = want[i] * (1.0 - 0.1 * 0.01) - 0.1 * (m[i] / c1) / ((v[i] / c2).sqrt() + 1e-8);
+            }
+        }
+        for (got, want) in values(&p).iter().zip(want) {
+            assert!((f64::from(*got) - want).abs() < 1e-6, "{got} {want}");
+        }
+        assert_eq!(adamw.steps(), 2);
+    }
+
+    #[test]
+    fn the_in_place_update_equals_the_plain_one() {
+        let start: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.37).sin()).collect();
+        let config = AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() };
+        let make = || AdamW::new([("p".into(), var(&start), true)], config).unwrap();
+        let (mut fast, mut plain) = (make(), make());
+        for t in 1..=5 {
+            let g: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.11 + t as f32).cos()).collect();
+            let g = Tensor::new(g.as_slice(), &Device::Cpu).unwrap();
+            fast.step(0.01, std::slice::from_ref(&g), 0.5).unwrap();
+            let update = Update {
+                config,
+                decay_factor: 1.0 - 0.01 * 0.1,
+                step_size: 0.01 / (1.0 - 0.9f64.powi(t)),
+                root_correction: (1.0 - 0.999f64.powi(t)).sqrt(),
+                gradient_scale: 0.5,
+            };
+            plain.slots[0].apply_plain(&g, &update).unwrap();
+        }
+        let (a, b) = (values(&fast.slots[0].parameter), values(&plain.slots[0].parameter));
+        let worst = a.iter().zip(&b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-6, "{worst}");
+    }
+
+    #[test]
+    fn only_decaying_parameters_shrink() {
+        let config = AdamWConfig { weight_decay: 0.5, ..AdamWConfig::default() };
+        let (w, b) = (var(&[2.0]), var(&[2.0]));
+        let parameters = [("w".to_owned(), w.clone(), true), ("b".to_owned(), b.clone(), false)];
+        let mut adamw = AdamW::new(parameters, config).unwrap();
+        let zero = Tensor::new(&[0f32], &Device::Cpu).unwrap();
+        adamw.step(0.1, &[zero.clone(), zero], 1.0).unwrap();
+        assert!((values(&w)[0] - 1.9).abs() < 1e-6);
+        assert_eq!(values(&b)[0], 2.0);
+        assert_eq!(adamw.decaying().collect::<Vec<_>>(), ["w"]);
+    }
+
+    #[test]
+    fn saved_state_continues_bit_for_bit() {
+        let gradient = |t: u32| Tensor::new(&[t as f32, -0.3], &Device::Cpu).unwrap();
+        let p = var(&[1.0, 2.0]);
+        let mut whole = AdamW::new([("p".into(), p.clone(), true)], AdamWConfig::default()).unwrap();
+        whole.step(0.1, &[gradient(1)], 1.0).unwrap();
+        let state: HashMap<_, _> =
+            whole.state().into_iter().map(|(n, t)| (n, t.force_contiguous().unwrap())).collect();
+        let q = var(&values(&p));
+        let mut resumed = AdamW::new([("p".into(), q.clone(), true)], AdamWConfig::default()).unwrap();
+        resumed.load_state(state, whole.steps()).unwrap();
+        whole.step(0.1, &[gradient(2)], 1.0).unwrap();
+        resumed.step(0.1, &[gradient(2)], 1.0).unwrap();
+        assert_eq!(values(&p), values(&q));
+    }
+
+    #[test]
+    fn misfits_are_refused_by_name() {
+        let mut adamw = AdamW::new([("p".into(), var(&[1.0, 2.0]), true)], AdamWConfig::default()).unwrap();
+        let wrong = Tensor::new(&[1f32], &Device::Cpu).unwrap();
+        let error = adamw.step(0.1, &[wrong], 1.0).unwrap_err().to_string();
+        assert!(error.contains("`p`: expected shape [2], got [1]"), "{error}");
+        assert!(adamw.step(0.1, &[], 1.0).is_err());
+        let error = adamw.load_state(HashMap::new(), 3).unwrap_err().to_string();
+        assert!(error.contains("p.exp_avg"), "{error}");
+        assert_eq!(adamw.steps(), 0);
+    }
+}

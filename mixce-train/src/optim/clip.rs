@@ -1,0 +1,92 @@
+//! One gradient norm over all parameters, and clipping by it.
+use candle_core::{D, DType, Tensor};
+
+use crate::error::{Error, Result};
+
+/// Sums of squares of the gradients of all parameters.
+#[derive(Clone, Debug)]
+pub struct GradientNorms {
+    squared: Vec<f64>,
+}
+
+impl GradientNorms {
+    /// Squared norms of `gradients`, in their order.
+    ///
+    /// Within a tensor the sums are f32, first along rows, then over them; across tensors f64. The device is asked once.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when a tensor operation fails.
+    pub fn of<'a>(gradients: impl IntoIterator<Item = &'a Tensor>) -> Result<Self> {
+        let sums: Vec<Tensor> = gradients
+            .into_iter()
+            .map(sum_of_squares)
+            .collect::<candle_core::Result<_>>()
+            .map_err(Error::tensor("gradient norm"))?;
+        if sums.is_empty() {
+            return Ok(Self { squared: Vec::new() });
+        }
+        let squared = Tensor::stack(&sums, 0)
+            .and_then(|s| s.to_vec1::<f32>())
+            .map_err(Error::tensor("gradient norm"))?;
+        Ok(Self { squared: squared.into_iter().map(f64::from).collect() })
+    }
+
+    /// `sqrt(sum of squares of every entry of every gradient)`; 0 when there are none.
+    #[must_use]
+    pub fn global(&self) -> f64 {
+        self.squared.iter().sum::<f64>().sqrt()
+    }
+
+    /// Position and squared norm of the first gradient that holds a NaN or an infinity (or whose squares overflow f32).
+    #[must_use]
+    pub fn first_non_finite(&self) -> Option<(usize, f64)> {
+        self.squared.iter().copied().enumerate().find(|(_, s)| !s.is_finite())
+    }
+}
+
+/// Rows first, so that no f32 sum runs over more terms than a tensor has rows or columns.
+fn sum_of_squares(gradient: &Tensor) -> candle_core::Result<Tensor> {
+    gradient.to_dtype(DType::F32)?.sqr()?.sum(D::Minus1)?.sum_all()
+}
+
+/// What gradients of norm `norm` are multiplied by so that the norm does not exceed `max_norm`: `min(1, max_norm / (norm + 1e-6))`, as
+/// `torch.nn.utils.clip_grad_norm_` does. `max_norm` 0 switches clipping off.
+#[must_use]
+pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
+    if max_norm == 0.0 { 1.0 } else { (max_norm / (norm + 1e-6)).min(1.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn the_norm_is_over_all_gradients_together() {
+        let a = Tensor::new(&[[3f32, 0.], [0., 0.]], &Device::Cpu).unwrap();
+        let b = Tensor::new(&[4f32], &Device::Cpu).unwrap();
+        let norms = GradientNorms::of([&a, &b]).unwrap();
+        assert!((norms.global() - 5.0).abs() < 1e-6);
+        assert_eq!(norms.first_non_finite(), None);
+    }
+
+    #[test]
+    fn a_bad_gradient_is_found_by_position() {
+        let a = Tensor::new(&[1f32], &Device::Cpu).unwrap();
+        for bad in [f32::NAN, f32::INFINITY, 1e30] {
+            let b = Tensor::new(&[0f32, bad], &Device::Cpu).unwrap();
+            let norms = GradientNorms::of([&a, &b, &a]).unwrap();
+            assert_eq!(norms.first_non_finite().unwrap().0, 1);
+            assert!(!norms.global().is_finite());
+        }
+    }
+
+    #[test]
+    fn clipping_only_shrinks() {
+        assert_eq!(clip_factor(0.5, 1.0), 1.0);
+        assert!((clip_factor(4.0, 1.0) - 0.25).abs() < 1e-6);
+        assert_eq!(clip_factor(4.0, 0.0), 1.0);
+        assert_eq!(GradientNorms::of([]).unwrap().global(), 0.0);
+    }
+}

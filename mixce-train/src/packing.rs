@@ -1,0 +1,29 @@
+//! Examples to the model's inputs and targets.
+use candle_core::Tensor;
+use mixce_gpt2::{Gpt2, PackedBatch};
+
+use crate::error::{Error, Result};
+
+/// Inputs and targets of some examples, packed one after another without padding.
+///
+/// An example of `n` tokens gives the inputs `0..n - 1` and the targets `1..n`: no position is computed whose prediction nobody scores.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    /// Inputs: N tokens.
+    pub(crate) inputs: PackedBatch,
+    /// `[N]` u32.
+    pub(crate) targets: Tensor,
+}
+
+impl Packed {
+    /// Packs examples of at least two tokens each (shorter ones add nothing).
+    pub(crate) fn new(model: &Gpt2, examples: &[Vec<u32>]) -> Result<Self> {
+        let usable = || examples.iter().filter(|e| e.len() >= 2);
+        let inputs: Vec<&[u32]> = usable().map(|e| &e[..e.len() - 1]).collect();
+        let targets: Vec<u32> = usable().flat_map(|e| &e[1..]).copied().collect();
+        let n = targets.len();
+        let targets =
+            Tensor::from_vec(targets, n, model.device()).map_err(Error::tensor("targets of a batch"))?;
+        Ok(Self { inputs: model.pack(&inputs)?, targets })
+    }
+}

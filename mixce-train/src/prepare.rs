@@ -1,0 +1,155 @@
+//! From a configuration and local folders to a run: load, encode, check; then create the run folder and train.
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use candle_core::Device;
+use mixce_gpt2::{Gpt2Config, Parameters, Tokenizer, checkpoint};
+
+use crate::config::TrainConfig;
+use crate::data::{EncodeSettings, Examples, cache};
+use crate::error::{Error, Result};
+use crate::observer::{RunPlan, TrainObserver};
+use crate::run_folder::{Provenance, RunFolder};
+use crate::trainer::{TrainJob, TrainOutcome, train};
+
+/// Where model and tokenizer lie on this machine, once hub ids are fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sources {
+    /// Checkpoint folder to finetune; `None`: train from scratch with the configuration's `from_config`.
+    pub model: Option<PathBuf>,
+    /// Folder with the tokenizer's files.
+    pub tokenizer: PathBuf,
+}
+
+/// A model, its tokenizer and its data, loaded and checked against each other.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The model's configuration.
+    pub model_config: Gpt2Config,
+    /// Its initial parameters, f32, on the training device.
+    pub parameters: Parameters,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Training examples.
+    pub train: Examples,
+    /// Development examples.
+    pub valid: Option<Examples>,
+}
+
+/// Loads everything that `config` names.
+///
+/// # Errors
+/// An invalid configuration; a model, tokenizer or data file that cannot be read; a tokenizer larger than the model's vocabulary;
+/// `--max-length` or `--block-size` beyond the model's positions.
+pub fn prepare(config: &TrainConfig, sources: &Sources, device: &Device) -> Result<Prepared> {
+    config.validate()?;
+    let tokenizer = Tokenizer::from_dir(&sources.tokenizer)?;
+    let model_config = match (&sources.model, &config.from_config) {
+        (Some(folder), _) => Gpt2Config::from_file(&folder.join("config.json"))?,
+        (None, Some(file)) => Gpt2Config::from_file(file)?,
+        (None, None) => return Err(Error::config("expected `--model` or `--from-config`")),
+    };
+    tokenizer.check_vocabulary(&model_config)?;
+    require_positions(config, &model_config)?;
+
+    // Data before weights: a bad line is found in seconds, a large checkpoint takes longer.
+    let examples = |path: &Path| examples(path, &tokenizer, config);
+    let train = config.train.as_deref().map(examples).transpose()?;
+    let train = train.ok_or_else(|| Error::config("expected `--train`, a file of training documents"))?;
+    let valid = config.valid.as_deref().map(examples).transpose()?;
+    for examples in [Some(&train), valid.as_ref()].into_iter().flatten() {
+        examples.store().require_vocabulary(model_config.vocab_size)?;
+    }
+    let parameters = match &sources.model {
+        Some(folder) => checkpoint::load_parameters(folder, &model_config, device)?,
+        None => Parameters::random(&model_config, config.seed, device)?,
+    };
+    Ok(Prepared { model_config, parameters, tokenizer, train, valid })
+}
+
+/// The examples of one file, as the configuration wants them encoded, cut or glued.
+///
+/// # Errors
+/// As [`cache::open_or_build`].
+pub fn examples(path: &Path, tokenizer: &Tokenizer, config: &TrainConfig) -> Result<Examples> {
+    // Blocks are cut from whole documents.
+    let max_length = (config.block_size == 0).then_some(config.max_length);
+    let settings = EncodeSettings { max_length, add_bos: config.add_bos };
+    let store = match &config.cache_dir {
+        Some(folder) => cache::open_or_build(path, tokenizer, settings, folder)?,
+        None => cache::encode_file(path, tokenizer, settings)?,
+    };
+    let counts = store.counts();
+    tracing::info!(
+        "`{}`: {} documents, {} tokens ({} cut, {} empty and {} without a target skipped)",
+        path.display(),
+        counts.documents,
+        counts.tokens,
+        counts.truncated,
+        counts.empty,
+        counts.short
+    );
+    if config.block_size == 0 {
+        Ok(Examples::documents(store))
+    } else {
+        Examples::blocks(store, config.block_size)
+    }
+}
+
+/// Makes (or, with `config.resume`, reopens) the run folder `config.out`, writes `run.toml` and trains.
+///
+/// # Errors
+/// [`Error::OutputNotEmpty`], and as [`train`].
+pub fn launch(
+    config: &TrainConfig,
+    prepared: &Prepared,
+    provenance: &Provenance,
+    observers: &mut [&mut dyn TrainObserver],
+    stop: &AtomicBool,
+) -> Result<TrainOutcome> {
+    config.validate_settings()?;
+    let out = config.out.as_deref().ok_or_else(|| Error::config("expected `--out`, the run folder"))?;
+    let run = match config.resume {
+        Some(_) => RunFolder::open_or_create(out)?,
+        None => RunFolder::create(out)?,
+    };
+    let mut run_toml = RunTomlWriter { run: &run, config: config.resolved(), provenance };
+    let mut all: Vec<&mut dyn TrainObserver> = vec![&mut run_toml];
+    all.extend(observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver));
+    let job = TrainJob {
+        config,
+        model_config: &prepared.model_config,
+        parameters: &prepared.parameters,
+        train: &prepared.train,
+        valid: prepared.valid.as_ref(),
+        tokenizer: Some(&prepared.tokenizer),
+    };
+    train(&job, &run, &mut all, stop)
+}
+
+/// Writes `run.toml` when the run starts: after a checkpoint to resume from has been found to fit, so that a refused one leaves no trace.
+struct RunTomlWriter<'a> {
+    run: &'a RunFolder,
+    config: TrainConfig,
+    provenance: &'a Provenance,
+}
+
+impl TrainObserver for RunTomlWriter<'_> {
+    fn on_start(&mut self, _: &RunPlan) -> Result<()> {
+        self.run.write_run_toml(&self.config, self.provenance)
+    }
+}
+
+fn require_positions(config: &TrainConfig, model: &Gpt2Config) -> Result<()> {
+    let (flag, asked) = match config.block_size {
+        0 => ("--max-length", config.max_length),
+        block => ("--block-size", block),
+    };
+    if asked > model.n_positions {
+        return Err(Error::Config {
+            message: format!("`{flag} {asked}` is more than the model's {} positions", model.n_positions),
+            hint: Some(format!("use `{flag} {}`", model.n_positions)),
+        });
+    }
+    Ok(())
+}

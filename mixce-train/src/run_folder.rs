@@ -1,0 +1,182 @@
+//! The folder of a run.
+//!
+//! ```text
+//! NAME/
+//!   run.toml                     the resolved configuration, versions, git commit, device
+//!   metrics.jsonl                one JSON object for each logged step and each evaluation
+//!   events.out.tfevents.*        the same for TensorBoard
+//!   checkpoints/step-00000100/   model.safetensors, optimizer.safetensors, state.json, COMPLETE (written last)
+//!   best/                        the best model in the Hugging Face layout
+//!   final/                       the last one
+//! ```
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::config::TrainConfig;
+use crate::error::{Error, Result};
+use crate::fsio;
+
+/// How a run was made; the table `provenance` of `run.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Provenance {
+    /// Version of the program.
+    pub version: String,
+    /// Commit that the program was built from, if known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub git_commit: Option<String>,
+    /// Commit of the model on the hub, if it came from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_commit: Option<String>,
+    /// Device that was used, spelt out.
+    pub device: String,
+    /// Threads that were used.
+    pub threads: usize,
+    /// Operating system and processor architecture.
+    pub platform: String,
+}
+
+impl Provenance {
+    /// What the library itself knows; the rest is the caller's to fill in.
+    #[must_use]
+    pub fn of(device: &candle_core::Device) -> Self {
+        let device = match device.location() {
+            candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
+            candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        };
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            git_commit: None,
+            model_commit: None,
+            device,
+            threads: rayon::current_num_threads(),
+            platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
+        }
+    }
+}
+
+/// A run folder that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunFolder {
+    root: PathBuf,
+}
+
+impl RunFolder {
+    /// Makes a new run folder; one that exists must be empty.
+    ///
+    /// # Errors
+    /// [`Error::OutputNotEmpty`], [`Error::Io`].
+    pub fn create(root: &Path) -> Result<Self> {
+        Self::require_free(root)?;
+        fs::create_dir_all(root).map_err(Error::io("create", root))?;
+        Ok(Self { root: root.into() })
+    }
+
+    /// Checks that [`Self::create`] may use `root`, without touching anything.
+    ///
+    /// # Errors
+    /// [`Error::OutputNotEmpty`], [`Error::Io`].
+    pub fn require_free(root: &Path) -> Result<()> {
+        if !root.exists() {
+            return Ok(());
+        }
+        match fs::read_dir(root).map_err(Error::io("read", root))?.next() {
+            None => Ok(()),
+            Some(entry) => {
+                let entry = entry.map_err(Error::io("read", root))?;
+                Err(Error::OutputNotEmpty {
+                    path: root.into(),
+                    found: entry.file_name().to_string_lossy().into(),
+                })
+            }
+        }
+    }
+
+    /// Opens the folder of an earlier run to continue it. An absent or empty one is made; one that holds other things is refused.
+    ///
+    /// # Errors
+    /// [`Error::OutputNotEmpty`] when it holds something but no `run.toml`, [`Error::Io`].
+    pub fn open_or_create(root: &Path) -> Result<Self> {
+        let folder = Self { root: root.into() };
+        if folder.run_toml().is_file() { Ok(folder) } else { Self::create(root) }
+    }
+
+    /// Writes `run.toml`: the configuration, readable again by [`TrainConfig::from_toml_file`], and how the run was made.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a value has no TOML form, [`Error::Io`].
+    pub fn write_run_toml(&self, config: &TrainConfig, provenance: &Provenance) -> Result<()> {
+        let table = toml::to_string(provenance)
+            .map_err(|e| Error::config(format!("the provenance has no TOML form: {e}")))?;
+        let text = format!("{}\n[{}]\n{table}", config.to_toml()?, crate::config::PROVENANCE);
+        fsio::write_bytes_atomic(&self.run_toml(), text.as_bytes())
+    }
+
+    /// The run folder itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `run.toml`.
+    #[must_use]
+    pub fn run_toml(&self) -> PathBuf {
+        self.root.join("run.toml")
+    }
+
+    /// `metrics.jsonl`.
+    #[must_use]
+    pub fn metrics(&self) -> PathBuf {
+        self.root.join("metrics.jsonl")
+    }
+
+    /// `checkpoints`.
+    #[must_use]
+    pub fn checkpoints(&self) -> PathBuf {
+        self.root.join("checkpoints")
+    }
+
+    /// `best`, the best model.
+    #[must_use]
+    pub fn best(&self) -> PathBuf {
+        self.root.join("best")
+    }
+
+    /// `final`, the last model.
+    #[must_use]
+    pub fn last(&self) -> PathBuf {
+        self.root.join("final")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_in_use_is_refused_and_untouched() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("thesis.tex"), "dear").unwrap();
+        let error = RunFolder::create(folder.path()).unwrap_err();
+        assert!(error.to_string().contains("`thesis.tex`"), "{error}");
+        assert!(error.hint().unwrap().contains("--resume"));
+        assert!(RunFolder::open_or_create(folder.path()).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn run_toml_repeats_the_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::create(&folder.path().join("a/b")).unwrap();
+        let config = TrainConfig { eta: Some(0.3), ..TrainConfig::default() };
+        let provenance =
+            Provenance { git_commit: Some("abc".into()), ..Provenance::of(&candle_core::Device::Cpu) };
+        run.write_run_toml(&config, &provenance).unwrap();
+        assert_eq!(TrainConfig::from_toml_file(&run.run_toml()).unwrap(), config);
+        let text = fs::read_to_string(run.run_toml()).unwrap();
+        assert!(text.contains("git_commit = \"abc\"") && text.contains("device = \"cpu\""), "{text}");
+        assert_eq!(RunFolder::open_or_create(run.root()).unwrap(), run);
+    }
+}

@@ -1,0 +1,346 @@
+//! The training loop.
+mod fanout;
+mod gradients;
+mod job;
+mod persist;
+mod sums;
+mod variables;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use mixce_core::{Objective, lm_head_loss};
+use mixce_gpt2::{Gpt2, Gpt2Config};
+use mixce_kernels::rng::{Stream, purpose};
+
+use crate::checkpoint::{self, STATE_VERSION, TrainState};
+use crate::config::{Selection, TrainConfig};
+use crate::data::{Batcher, BatcherConfig, Position};
+use crate::error::{Error, Result};
+use crate::evaluate::{DEFAULT_BATCH_TOKENS, evaluate};
+use crate::metrics::{JsonlWriter, TensorBoardWriter};
+use crate::observer::{BestModel, EvaluationReport, RunPlan, StepReport, TrainObserver};
+use crate::optim::{AdamW, GradientNorms, Schedule, clip_factor};
+use crate::packing::Packed;
+use crate::run_folder::RunFolder;
+
+use fanout::Fanout;
+use gradients::Gradients;
+pub use job::{End, TrainJob, TrainOutcome};
+use sums::{Speedometer, StepSums};
+use variables::Variables;
+
+/// Trains, and writes metrics, checkpoints and models into `run`.
+///
+/// With `config.resume` set the run goes on from that checkpoint, exactly as if it had never stopped. When `stop` becomes true the step
+/// under way is given up, a checkpoint of the last whole step is written, and the outcome is [`End::Interrupted`].
+///
+/// # Errors
+/// Settings, data and checkpoints that do not fit; a parameter without a gradient, a loss or gradient that is not finite (the parameters
+/// keep their last good values, in the last checkpoint); files that cannot be written; errors of observers.
+pub fn train(
+    job: &TrainJob<'_>,
+    run: &RunFolder,
+    observers: &mut [&mut dyn TrainObserver],
+    stop: &AtomicBool,
+) -> Result<TrainOutcome> {
+    let mut jsonl = JsonlWriter::new(run.metrics());
+    let mut tensorboard = TensorBoardWriter::new(run.root());
+    let mut all: Vec<&mut dyn TrainObserver> = vec![&mut jsonl, &mut tensorboard];
+    all.extend(observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver));
+    let mut trainer = Trainer::new(job, run, Fanout { observers: all }, stop)?;
+    checkpoint::clean_up(&run.checkpoints())?;
+    if let Some(resume) = &trainer.config.resume {
+        match checkpoint::resolve_resume(resume, run.root())? {
+            Some(path) => trainer.load_checkpoint(&path)?,
+            None => tracing::info!("`--resume auto`: no checkpoint yet, starting from the beginning"),
+        }
+    }
+    trainer.run()
+}
+
+/// Everything of a run in progress.
+struct Trainer<'a> {
+    job: &'a TrainJob<'a>,
+    config: TrainConfig,
+    run: &'a RunFolder,
+    observers: Fanout<'a>,
+    stop: &'a AtomicBool,
+    objective: Arc<dyn Objective>,
+    schedule: Schedule,
+    batcher: Batcher<'a>,
+    variables: Variables,
+    model: Gpt2,
+    optimizer: AdamW,
+    state: TrainState,
+}
+
+impl<'a> Trainer<'a> {
+    fn new(
+        job: &'a TrainJob<'a>,
+        run: &'a RunFolder,
+        observers: Fanout<'a>,
+        stop: &'a AtomicBool,
+    ) -> Result<Self> {
+        job.config.validate_settings()?;
+        let config = job.config.resolved();
+        let batcher = Batcher::new(
+            job.train,
+            BatcherConfig {
+                batch_size: config.batch_size,
+                grad_accum: config.grad_accum,
+                shuffle: !config.no_shuffle,
+                seed: config.seed,
+            },
+        )?;
+        let total_steps =
+            config.max_steps.unwrap_or_else(|| config.epochs.saturating_mul(batcher.steps_per_epoch()));
+        if config.warmup_steps >= total_steps {
+            tracing::warn!(
+                "`--warmup-steps {}`: the whole run of {total_steps} steps warms up",
+                config.warmup_steps
+            );
+        }
+        let model_config = with_dropout(job.model_config, config.dropout);
+        for examples in [Some(job.train), job.valid].into_iter().flatten() {
+            examples.store().require_vocabulary(model_config.vocab_size)?;
+        }
+        let variables = Variables::new(job.parameters)?;
+        let model = Gpt2::new(model_config, variables.parameters(job.parameters)?)?;
+        let schedule = Schedule {
+            kind: config.scheduler,
+            peak: config.lr,
+            warmup_steps: config.warmup_steps,
+            total_steps,
+        };
+        let state = TrainState {
+            version: STATE_VERSION,
+            step: 0,
+            position: Position::default(),
+            tokens_seen: 0,
+            best: None,
+            evaluations_without_improvement: 0,
+            evaluation_due: false,
+            train_fingerprint: job.train.store().fingerprint().to_owned(),
+            total_steps,
+            config: config.clone(),
+        };
+        let optimizer = variables.optimizer(config.adamw())?;
+        let objective = config.objective_config().build()?;
+        Ok(Self {
+            job,
+            config,
+            run,
+            observers,
+            stop,
+            objective,
+            schedule,
+            batcher,
+            variables,
+            model,
+            optimizer,
+            state,
+        })
+    }
+
+    /// The loop, in reading order: data, forward and backward by microbatch, checks, update, report, evaluation, checkpoint.
+    fn run(mut self) -> Result<TrainOutcome> {
+        self.observers.on_start(&self.plan())?;
+        let dropout = Stream::new(self.config.seed).fold(purpose::DROPOUT);
+        let mut speed = Speedometer::default();
+        let mut saved: Option<(u64, PathBuf)> = None;
+        if self.state.evaluation_due && !self.evaluate()? {
+            return self.interrupted(saved);
+        }
+        while self.state.step < self.state.total_steps && !self.is_out_of_patience() {
+            let started = Instant::now();
+            let step = self.state.step + 1;
+            let batch = self.batcher.step(self.state.position);
+            let targets = batch.targets();
+
+            // Forward and backward, one microbatch at a time. The loss of each is divided by the target tokens of the whole step, so that
+            // the sum of the gradients is that of the mean over the step, however it is cut.
+            let (mut sums, mut gradients) = (StepSums::default(), Gradients::default());
+            for (index, microbatch) in batch.microbatches.iter().enumerate() {
+                if self.stop.load(Ordering::Relaxed) {
+                    return self.interrupted(saved);
+                }
+                let stream = dropout.fold(self.state.step).fold(index as u64);
+                let packed = Packed::new(&self.model, &microbatch.examples)?;
+                let hidden = self.model.hidden_states(&packed.inputs, Some(stream))?;
+                let (head, objective) = (self.model.lm_head(), &*self.objective);
+                let out = lm_head_loss(&hidden, head, &packed.targets, objective, targets as f64)?;
+                let loss = out.loss.to_scalar::<f32>().map(f64::from).map_err(Error::tensor("loss"))?;
+                if !loss.is_finite() {
+                    return Err(Error::NonFiniteLoss { step, microbatch: index, loss });
+                }
+                gradients
+                    .add(out.loss.backward().map_err(Error::tensor("backward pass"))?, &self.variables)?;
+                sums.add(loss, &out.log_q, objective)?;
+            }
+
+            // Nothing is updated unless every parameter has a finite gradient.
+            let gradients = gradients.complete(&self.variables)?;
+            let norms = GradientNorms::of(&gradients)?;
+            if let Some((index, squared_norm)) = norms.first_non_finite() {
+                let name = self.variables.name(index).to_owned();
+                return Err(Error::NonFiniteGradient { name, step, squared_norm });
+            }
+            let (lr, grad_norm) = (self.schedule.rate(self.state.step), norms.global());
+            self.optimizer.step(lr, &gradients, clip_factor(grad_norm, self.config.clip_grad_norm))?;
+            drop(gradients);
+
+            let epoch = self.state.position.epoch;
+            self.state.step = step;
+            self.state.position = self.batcher.after(self.state.position);
+            self.state.tokens_seen += targets;
+            let epoch_ended = self.state.position.epoch != epoch;
+            let is_last = step == self.state.total_steps;
+
+            speed.add(targets, started.elapsed());
+            let report = StepReport {
+                step,
+                epoch,
+                loss: sums.loss,
+                nll: sums.nll(),
+                mean_weight: sums.mean_weight(),
+                lr,
+                grad_norm,
+                tokens: targets,
+                tokens_per_s: speed.tokens_per_s(),
+            };
+            self.observers.on_step(&report)?;
+            if step == 1 || step.is_multiple_of(self.config.log_every) || is_last {
+                self.observers.on_log(&report)?;
+                speed = Speedometer::default();
+            }
+
+            let evaluates = self.config.eval_every.is_due(step, epoch_ended) || is_last;
+            self.state.evaluation_due = evaluates && self.job.valid.is_some();
+            if self.state.evaluation_due && !self.evaluate()? {
+                return self.interrupted(saved);
+            }
+            if self.config.save_every.is_due(step, epoch_ended) {
+                saved = Some((step, self.save_checkpoint()?));
+            }
+        }
+        self.finish(saved)
+    }
+
+    /// Evaluates on the development examples and exports the model if it is the best so far. False when interrupted.
+    fn evaluate(&mut self) -> Result<bool> {
+        let Some(valid) = self.job.valid else {
+            self.state.evaluation_due = false;
+            return Ok(true);
+        };
+        let stop = self.stop;
+        let mut watch = |_: crate::evaluate::Scored<'_>| {
+            if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+        };
+        let scores = match evaluate(&self.model, valid, &*self.objective, DEFAULT_BATCH_TOKENS, &mut watch) {
+            Err(Error::Interrupted) => return Ok(false),
+            other => other?,
+        };
+        let candidate = BestModel {
+            step: self.state.step,
+            valid_nll: scores.nll,
+            valid_loss: scores.loss,
+            path: self.run.best(),
+        };
+        let best = is_better(self.config.select, &candidate, self.state.best.as_ref());
+        if best {
+            self.export_model(&candidate.path, Some(scores.nll))?;
+            self.state.best = Some(candidate);
+            self.state.evaluations_without_improvement = 0;
+        } else {
+            self.state.evaluations_without_improvement += 1;
+        }
+        self.state.evaluation_due = false;
+        self.observers.on_evaluation(&EvaluationReport {
+            step: self.state.step,
+            epoch: self.state.position.epoch_of_last_step(),
+            valid_loss: scores.loss,
+            valid_nll: scores.nll,
+            valid_perplexity: scores.perplexity,
+            tokens: scores.tokens,
+            documents: scores.documents,
+            best,
+        })?;
+        Ok(true)
+    }
+
+    fn is_out_of_patience(&self) -> bool {
+        self.config.patience.is_some_and(|patience| self.state.evaluations_without_improvement >= patience)
+    }
+
+    fn finish(mut self, saved: Option<(u64, PathBuf)>) -> Result<TrainOutcome> {
+        let checkpoint = self.saved_now(saved)?;
+        let last = self.run.last();
+        let valid_nll = self.state.best.as_ref().filter(|b| b.step == self.state.step).map(|b| b.valid_nll);
+        self.export_model(&last, valid_nll)?;
+        let steps = self.state.step;
+        self.observers.on_done(steps, self.state.best.as_ref())?;
+        let end = if steps < self.state.total_steps { End::OutOfPatience } else { End::Finished };
+        Ok(TrainOutcome { end, steps, best: self.state.best, final_model: Some(last), checkpoint })
+    }
+
+    fn interrupted(mut self, saved: Option<(u64, PathBuf)>) -> Result<TrainOutcome> {
+        let checkpoint = self.saved_now(saved)?;
+        let (steps, best) = (self.state.step, self.state.best);
+        Ok(TrainOutcome { end: End::Interrupted, steps, best, final_model: None, checkpoint })
+    }
+
+    /// The checkpoint of the present step, written unless it just was.
+    fn saved_now(&mut self, saved: Option<(u64, PathBuf)>) -> Result<PathBuf> {
+        match saved {
+            Some((step, path)) if step == self.state.step => Ok(path),
+            _ => self.save_checkpoint(),
+        }
+    }
+
+    fn plan(&self) -> RunPlan {
+        RunPlan {
+            total_steps: self.state.total_steps,
+            steps_done: self.state.step,
+            steps_per_epoch: self.batcher.steps_per_epoch(),
+            examples: self.job.train.len(),
+            targets_per_epoch: self.job.train.targets(),
+            parameters: self.model.parameters().element_count() as u64,
+        }
+    }
+}
+
+/// Whether a candidate replaces the best model: it must be strictly better, and a number.
+fn is_better(select: Selection, candidate: &BestModel, best: Option<&BestModel>) -> bool {
+    let value = |model: &BestModel| match select {
+        Selection::Loss => model.valid_loss,
+        Selection::Nll | Selection::Mauve => model.valid_nll,
+    };
+    let candidate = value(candidate);
+    candidate.is_finite() && best.is_none_or(|best| candidate < value(best))
+}
+
+fn with_dropout(config: &Gpt2Config, dropout: Option<f64>) -> Gpt2Config {
+    let mut config = config.clone();
+    if let Some(p) = dropout {
+        (config.resid_pdrop, config.embd_pdrop, config.attn_pdrop) = (p, p, p);
+    }
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_is_strictly_better_and_a_number() {
+        let model = |nll, loss| BestModel { step: 1, valid_nll: nll, valid_loss: loss, path: PathBuf::new() };
+        let best = model(2.0, 0.5);
+        assert!(is_better(Selection::Nll, &model(1.9, 9.0), Some(&best)));
+        assert!(!is_better(Selection::Nll, &model(2.0, 0.1), Some(&best)));
+        assert!(is_better(Selection::Loss, &model(9.0, 0.1), Some(&best)));
+        assert!(!is_better(Selection::Nll, &model(f64::NAN, 0.1), None));
+    }
+}

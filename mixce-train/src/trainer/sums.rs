@@ -1,0 +1,59 @@
+//! What is counted over the microbatches of a step, and over the time between two log lines.
+use std::time::Duration;
+
+use candle_core::Tensor;
+use mixce_core::Objective;
+
+use crate::error::{Error, Result};
+
+/// Sums over the target tokens of a step.
+#[derive(Debug, Default)]
+pub(super) struct StepSums {
+    /// The objective's value, already divided by the step's target tokens.
+    pub(super) loss: f64,
+    log_q: f64,
+    weight: f64,
+    tokens: u64,
+}
+
+impl StepSums {
+    /// Adds a microbatch: its share of the loss, and `log q` `[N]` of its targets.
+    pub(super) fn add(&mut self, loss: f64, log_q: &Tensor, objective: &dyn Objective) -> Result<()> {
+        let log_q = log_q.to_vec1::<f32>().map_err(Error::tensor("log-likelihoods"))?;
+        self.loss += loss;
+        for &log_q in &log_q {
+            self.log_q += f64::from(log_q);
+            self.weight += objective.weight(f64::from(log_q));
+        }
+        self.tokens += log_q.len() as u64;
+        Ok(())
+    }
+
+    /// Negative log-likelihood in nats per token.
+    pub(super) fn nll(&self) -> f64 {
+        -self.log_q / self.tokens as f64
+    }
+
+    /// Mean token weight.
+    pub(super) fn mean_weight(&self) -> f64 {
+        self.weight / self.tokens as f64
+    }
+}
+
+/// Speed since the last log line.
+#[derive(Debug, Default)]
+pub(super) struct Speedometer {
+    tokens: u64,
+    time: Duration,
+}
+
+impl Speedometer {
+    pub(super) fn add(&mut self, tokens: u64, time: Duration) {
+        self.tokens += tokens;
+        self.time += time;
+    }
+
+    pub(super) fn tokens_per_s(&self) -> f64 {
+        self.tokens as f64 / self.time.as_secs_f64().max(1e-9)
+    }
+}

@@ -1,0 +1,82 @@
+//! The trainable parameters.
+use std::collections::HashMap;
+
+use candle_core::{DType, Tensor, Var};
+use indexmap::IndexMap;
+use mixce_gpt2::params::Parameters;
+
+use crate::checkpoint::NamedTensors;
+use crate::error::{Error, Result};
+use crate::optim::{AdamW, AdamWConfig};
+
+/// f32 variables by published name, in the model's order.
+#[derive(Debug)]
+pub(super) struct Variables {
+    variables: IndexMap<String, Var>,
+    decays: Vec<bool>,
+}
+
+impl Variables {
+    /// Fresh variables holding copies of `parameters`.
+    pub(super) fn new(parameters: &Parameters) -> Result<Self> {
+        let mut variables = IndexMap::new();
+        let mut decays = Vec::new();
+        for (name, kind, tensor) in parameters.iter_with_kind() {
+            // A copy: variables are updated in place, the caller's tensors must not be.
+            let variable = tensor.to_dtype(DType::F32).and_then(|t| Var::from_tensor(&t.force_contiguous()?));
+            variables.insert(name.to_owned(), variable.map_err(Error::tensor("trainable parameters"))?);
+            decays.push(kind.decays());
+        }
+        Ok(Self { variables, decays })
+    }
+
+    /// The model's parameters, backed by the variables: an update of the variables is an update of the model.
+    pub(super) fn parameters(&self, like: &Parameters) -> Result<Parameters> {
+        Ok(like.try_map(|name, tensor| {
+            Ok(self.variables.get(name).map_or_else(|| tensor.clone(), |v| v.as_tensor().clone()))
+        })?)
+    }
+
+    pub(super) fn optimizer(&self, config: AdamWConfig) -> Result<AdamW> {
+        let parameters = self.variables.iter().zip(&self.decays);
+        AdamW::new(parameters.map(|((name, v), &decays)| (name.clone(), v.clone(), decays)), config)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.variables.len()
+    }
+
+    /// The name of the variable at `index`; empty past the end.
+    pub(super) fn name(&self, index: usize) -> &str {
+        self.variables.get_index(index).map_or("", |(name, _)| name)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.variables.iter().map(|(name, variable)| (name.as_str(), variable))
+    }
+
+    /// The present values, sharing memory with the variables: to be written before the next update.
+    pub(super) fn tensors(&self) -> NamedTensors {
+        self.iter().map(|(name, variable)| (name.to_owned(), variable.as_detached_tensor())).collect()
+    }
+
+    /// Takes over the values of a checkpoint; the names and shapes must be these.
+    pub(super) fn load(&self, mut values: HashMap<String, Tensor>) -> std::result::Result<(), String> {
+        for (name, variable) in self.iter() {
+            let value = values.remove(name).ok_or_else(|| format!("parameter `{name}` is missing"))?;
+            if value.dims() != variable.dims() {
+                let (expected, got) = (variable.dims(), value.dims());
+                return Err(format!("parameter `{name}`: expected shape {expected:?}, got {got:?}"));
+            }
+            let set = value
+                .to_device(variable.device())
+                .and_then(|v| v.to_dtype(DType::F32)?.contiguous())
+                .and_then(|v| variable.set(&v));
+            set.map_err(|e| format!("parameter `{name}`: {e}"))?;
+        }
+        match values.keys().min() {
+            Some(name) => Err(format!("unexpected parameter `{name}`")),
+            None => Ok(()),
+        }
+    }
+}

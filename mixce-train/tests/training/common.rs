@@ -1,0 +1,155 @@
+//! What the training tests share: tiny models, documents, and a run in a temporary folder.
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::{Device, Tensor};
+use mixce_gpt2::{Gpt2Config, Parameters};
+use mixce_kernels::rng::Stream;
+use mixce_train::config::{ObjectiveKind, TrainConfig};
+use mixce_train::data::{Examples, TokenStore};
+use mixce_train::observer::{EvaluationReport, StepReport, TrainObserver};
+use mixce_train::run_folder::{Provenance, RunFolder};
+use mixce_train::trainer::{TrainJob, TrainOutcome, train};
+
+/// Two layers, 16 channels, 23 tokens, 12 positions.
+pub(crate) fn tiny_config() -> Gpt2Config {
+    let json = r#"{"model_type":"gpt2","vocab_size":23,"n_positions":12,"n_embd":16,"n_layer":2,"n_head":2,
+        "resid_pdrop":0.1,"embd_pdrop":0.1,"attn_pdrop":0.1,"bos_token_id":22,"eos_token_id":22}"#;
+    Gpt2Config::from_json(json).unwrap()
+}
+
+/// `n` ragged documents of 2 to 12 tokens, the last one EOS; with a pattern to learn.
+pub(crate) fn documents(n: u64, seed: u64) -> Vec<Vec<u32>> {
+    let stream = Stream::new(seed);
+    let document = |i| {
+        let stream = stream.fold(i);
+        let (start, step) = (stream.below(0, 22), 1 + stream.below(1, 3));
+        let length = 1 + stream.below(2, 11);
+        (0..length).map(|t| ((start + t * step) % 22) as u32).chain([22]).collect()
+    };
+    (0..n).map(document).collect()
+}
+
+pub(crate) fn examples(documents: &[Vec<u32>]) -> Examples {
+    Examples::documents(TokenStore::from_documents(documents))
+}
+
+/// Settings for a short run on the CPU.
+pub(crate) fn settings() -> TrainConfig {
+    TrainConfig {
+        objective: ObjectiveKind::Mixce,
+        eta: Some(0.5),
+        epochs: 2,
+        batch_size: 3,
+        grad_accum: 2,
+        lr: 1e-2,
+        log_every: 1,
+        seed: 5,
+        ..TrainConfig::default()
+    }
+}
+
+/// Keeps all reports; asks to stop after a step, if told to.
+#[derive(Default)]
+pub(crate) struct Recorder {
+    pub(crate) steps: Vec<StepReport>,
+    pub(crate) evaluations: Vec<EvaluationReport>,
+    pub(crate) checkpoints: Vec<u64>,
+    pub(crate) done: bool,
+    pub(crate) stop_after: Option<u64>,
+    pub(crate) stop: AtomicBool,
+}
+
+struct Watch<'a>(&'a mut Recorder, &'a AtomicBool);
+
+impl TrainObserver for Watch<'_> {
+    fn on_step(&mut self, report: &StepReport) -> mixce_train::Result<()> {
+        self.0.steps.push(report.clone());
+        if self.0.stop_after == Some(report.step) {
+            self.1.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn on_evaluation(&mut self, report: &EvaluationReport) -> mixce_train::Result<()> {
+        self.0.evaluations.push(report.clone());
+        Ok(())
+    }
+
+    fn on_checkpoint(&mut self, step: u64, _: &Path) -> mixce_train::Result<()> {
+        self.0.checkpoints.push(step);
+        Ok(())
+    }
+
+    fn on_done(&mut self, _: u64, _: Option<&mixce_train::observer::BestModel>) -> mixce_train::Result<()> {
+        self.0.done = true;
+        Ok(())
+    }
+}
+
+/// A run of a model with its data.
+pub(crate) struct Setup {
+    pub(crate) model: Gpt2Config,
+    pub(crate) parameters: Parameters,
+    pub(crate) train: Examples,
+    pub(crate) valid: Option<Examples>,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Setup {
+    pub(crate) fn new(train: &[Vec<u32>], valid: Option<&[Vec<u32>]>) -> Self {
+        let model = tiny_config();
+        let parameters = Parameters::random(&model, 3, &Device::Cpu).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        Self { model, parameters, train: examples(train), valid: valid.map(examples), folder }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Trains into the folder `name`.
+    pub(crate) fn train(
+        &self,
+        name: &str,
+        config: &TrainConfig,
+        recorder: &mut Recorder,
+    ) -> mixce_train::Result<TrainOutcome> {
+        let run = match config.resume {
+            Some(_) => RunFolder::open_or_create(&self.path(name))?,
+            None => RunFolder::create(&self.path(name))?,
+        };
+        run.write_run_toml(config, &Provenance::of(&Device::Cpu))?;
+        let job = TrainJob {
+            config,
+            model_config: &self.model,
+            parameters: &self.parameters,
+            train: &self.train,
+            valid: self.valid.as_ref(),
+            tokenizer: None,
+        };
+        let stop = AtomicBool::new(recorder.stop.load(Ordering::Relaxed));
+        let mut watch = Watch(recorder, &stop);
+        train(&job, &run, &mut [&mut watch], &stop)
+    }
+}
+
+/// The tensors of a safetensors file, without the prefix `transformer.`.
+pub(crate) fn tensors(path: &Path) -> HashMap<String, Tensor> {
+    let loaded = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    loaded.into_iter().map(|(k, v)| (k.strip_prefix("transformer.").unwrap_or(&k).to_owned(), v)).collect()
+}
+
+pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The largest difference of two models' parameters.
+pub(crate) fn largest_difference(a: &HashMap<String, Tensor>, b: &HashMap<String, Tensor>) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let difference = |(name, x): (&String, &Tensor)| {
+        values(x).iter().zip(values(&b[name])).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
+    };
+    a.iter().map(difference).fold(0.0, f32::max)
+}

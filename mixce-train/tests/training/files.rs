@@ -1,0 +1,156 @@
+//! From files to files: text, tokenizer and `config.json` in, a run folder with an exported model out.
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use candle_core::Device;
+use mixce_core::objective::Mle;
+use mixce_gpt2::{Gpt2, Tokenizer, checkpoint};
+use mixce_train::config::{Every, TrainConfig};
+use mixce_train::evaluate::evaluate;
+use mixce_train::prepare::{Prepared, Sources, examples, launch, prepare};
+use mixce_train::run_folder::Provenance;
+use mixce_train::{Error, Result};
+
+use crate::common::settings;
+
+struct Files {
+    folder: tempfile::TempDir,
+    sources: Sources,
+}
+
+impl Files {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let text: String = (0..40).map(|i| format!("the {} cat sat on mat {}\n", i % 7, i % 5)).collect();
+        std::fs::write(folder.path().join("train.txt"), text + "\n").unwrap();
+        std::fs::write(folder.path().join("valid.jsonl"), "{\"text\":\"the 3 cat sat on mat 2\"}\n").unwrap();
+        let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tokenizer");
+        let size = Tokenizer::from_dir(&tokenizer).unwrap().vocab_size();
+        let config = format!(
+            r#"{{"model_type":"gpt2","vocab_size":{size},"n_positions":32,"n_embd":16,"n_layer":1,"n_head":2}}"#
+        );
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        Self { folder, sources: Sources { model: None, tokenizer } }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn config(&self) -> TrainConfig {
+        TrainConfig {
+            from_config: Some(self.path("config.json")),
+            tokenizer: Some("t".into()),
+            train: Some(self.path("train.txt")),
+            valid: Some(self.path("valid.jsonl")),
+            out: Some(self.path("run")),
+            cache_dir: Some(self.path("cache")),
+            max_length: 16,
+            epochs: 1,
+            eval_every: Every::Steps(2),
+            ..settings()
+        }
+    }
+
+    fn prepare(&self, config: &TrainConfig) -> Result<Prepared> {
+        prepare(config, &self.sources, &Device::Cpu)
+    }
+}
+
+fn start(config: &TrainConfig, prepared: &Prepared) -> Result<mixce_train::trainer::TrainOutcome> {
+    launch(config, prepared, &Provenance::of(&Device::Cpu), &mut [], &AtomicBool::new(false))
+}
+
+#[test]
+fn text_in_exported_model_out() {
+    let files = Files::new();
+    let config = files.config();
+    let prepared = files.prepare(&config).unwrap();
+    assert_eq!((prepared.train.len(), prepared.train.store().counts().empty), (40, 1));
+    let outcome = start(&config, &prepared).unwrap();
+
+    // The exported best model gives the development NLL that chose it, through its own tokenizer.
+    let best = outcome.best.unwrap();
+    let loaded = checkpoint::load(&best.path, &Device::Cpu).unwrap();
+    let tokenizer = Tokenizer::from_dir(&best.path).unwrap();
+    let model = Gpt2::new(loaded.config, loaded.parameters).unwrap();
+    let valid = examples(&files.path("valid.jsonl"), &tokenizer, &config).unwrap();
+    let evaluation = evaluate(&model, &valid, &Mle, 4096, &mut |_| Ok(())).unwrap();
+    assert!((evaluation.nll - best.valid_nll).abs() < 1e-9, "{evaluation:?} {best:?}");
+
+    let run = files.path("run");
+    for name in ["run.toml", "metrics.jsonl", "best/README.md", "final/model.safetensors", "final/vocab.json"]
+    {
+        assert!(run.join(name).is_file(), "{name}");
+    }
+    assert_eq!(TrainConfig::from_toml_file(&run.join("run.toml")).unwrap(), config.resolved());
+    let entries = std::fs::read_dir(&run).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let entries: Vec<String> = entries.collect();
+    assert!(entries.iter().any(|e| e.starts_with("events.out.tfevents.")));
+    assert!(entries.iter().all(|e| !e.ends_with(".tmp")), "{entries:?}");
+}
+
+#[test]
+fn a_run_folder_in_use_is_refused_untouched() {
+    let files = Files::new();
+    let config = files.config();
+    let prepared = files.prepare(&config).unwrap();
+    std::fs::create_dir(files.path("run")).unwrap();
+    std::fs::write(files.path("run").join("precious"), "x").unwrap();
+    let error = start(&config, &prepared).unwrap_err();
+    assert!(matches!(error, Error::OutputNotEmpty { .. }), "{error}");
+    assert_eq!(std::fs::read_dir(files.path("run")).unwrap().count(), 1);
+}
+
+#[test]
+fn lengths_beyond_the_models_positions_name_the_flag() {
+    let files = Files::new();
+    for (config, flag) in [
+        (TrainConfig { max_length: 33, ..files.config() }, "--max-length 33"),
+        (TrainConfig { block_size: 40, ..files.config() }, "--block-size 40"),
+    ] {
+        let error = files.prepare(&config).unwrap_err();
+        assert!(error.to_string().contains(flag), "{error}");
+        assert!(error.hint().unwrap().contains("32"));
+    }
+}
+
+#[test]
+fn bad_text_is_found_before_anything_is_written() {
+    let files = Files::new();
+    std::fs::write(files.path("train.txt"), b"fine\nbad \xff\n").unwrap();
+    let error = files.prepare(&files.config()).unwrap_err();
+    assert!(matches!(error, Error::NotUtf8 { line: 2, byte: 5, .. }), "{error}");
+    std::fs::write(files.path("train.txt"), b"").unwrap();
+    let error = files.prepare(&files.config()).unwrap_err();
+    assert!(matches!(error, Error::NoDocuments { .. }), "{error}");
+    assert!(!files.path("run").exists());
+}
+
+#[test]
+fn blocks_from_files_hold_every_token() {
+    let files = Files::new();
+    let config = TrainConfig { block_size: 32, ..files.config() };
+    let prepared = files.prepare(&config).unwrap();
+    let tokens = prepared.train.store().counts().tokens;
+    assert_eq!(prepared.train.len() as u64, tokens.div_ceil(32) - u64::from(tokens % 32 == 1));
+    start(&config, &prepared).unwrap();
+}
+
+#[test]
+fn a_refused_resume_leaves_the_run_as_it_was() {
+    let files = Files::new();
+    let config = files.config();
+    let prepared = files.prepare(&config).unwrap();
+    start(&config, &prepared).unwrap();
+    let run_toml = std::fs::read(files.path("run/run.toml")).unwrap();
+    let changed = TrainConfig { lr: 1e-9, resume: Some("auto".into()), ..files.config() };
+    let error = start(&changed, &prepared).unwrap_err();
+    assert!(matches!(error, Error::ResumeMismatch { .. }), "{error}");
+    assert_eq!(std::fs::read(files.path("run/run.toml")).unwrap(), run_toml);
+
+    // Without the cache the tokens are the same, and so is the run.
+    let same = TrainConfig { cache_dir: None, epochs: 2, resume: Some("auto".into()), ..files.config() };
+    let outcome = start(&same, &files.prepare(&same).unwrap()).unwrap();
+    assert_eq!(outcome.steps, 14);
+}

@@ -1,0 +1,9 @@
+//! The training loop on tiny models.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+mod common;
+mod evaluation;
+mod files;
+mod invariants;
+mod pytorch_steps;
+mod resume;
+mod stops;

@@ -1,0 +1,171 @@
+//! A run that was stopped and continued is the run that was never stopped (transformers#17032), and nothing is lost on the way
+//! (transformers#35033, #15089).
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::Tensor;
+use mixce_train::checkpoint;
+use mixce_train::config::{Every, TrainConfig};
+use mixce_train::observer::StepReport;
+use mixce_train::trainer::{End, TrainOutcome};
+use mixce_train::{Error, Result};
+
+use crate::common::{Recorder, Setup, documents, largest_difference, settings, tensors};
+
+fn config() -> TrainConfig {
+    TrainConfig {
+        eval_every: Every::Steps(3),
+        save_every: Every::Steps(2),
+        weight_decay: 0.01,
+        clip_grad_norm: 1.0,
+        warmup_steps: 2,
+        ..settings()
+    }
+}
+
+fn setup() -> Setup {
+    Setup::new(&documents(20, 1), Some(&documents(8, 2)))
+}
+
+fn go(
+    setup: &Setup,
+    name: &str,
+    config: &TrainConfig,
+    stop_after: Option<u64>,
+) -> (Recorder, Result<TrainOutcome>) {
+    let mut recorder = Recorder { stop_after, ..Recorder::default() };
+    let outcome = setup.train(name, config, &mut recorder);
+    (recorder, outcome)
+}
+
+fn auto() -> TrainConfig {
+    TrainConfig { resume: Some("auto".into()), ..config() }
+}
+
+fn weights(folder: &Path) -> HashMap<String, Tensor> {
+    tensors(&folder.join("model.safetensors"))
+}
+
+/// Reports without the one number that is a matter of time.
+fn timeless(reports: &[StepReport]) -> Vec<StepReport> {
+    reports.iter().map(|r| StepReport { tokens_per_s: 0.0, ..r.clone() }).collect()
+}
+
+/// Lines of `metrics.jsonl` without times.
+fn metrics(path: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path.join("metrics.jsonl")).unwrap();
+    let line = |line| {
+        let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+        value.as_object_mut().unwrap().remove("tokens_per_s");
+        value
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn a_continued_run_is_bit_for_bit_the_unbroken_one() {
+    let setup = setup();
+    let (unbroken, outcome) = go(&setup, "unbroken", &config(), None);
+    let unbroken_outcome = outcome.unwrap();
+    assert_eq!(unbroken_outcome.end, End::Finished);
+    assert_eq!(unbroken.steps.len(), 8);
+    // After 3 an evaluation is due and is cut short; 4 ends the epoch; 5 lies between everything.
+    for stop_after in [1, 3, 4, 5] {
+        let name = format!("broken-{stop_after}");
+        let (first, outcome) = go(&setup, &name, &config(), Some(stop_after));
+        let outcome = outcome.unwrap();
+        assert_eq!((outcome.end, outcome.steps), (End::Interrupted, stop_after), "{name}");
+        assert!(outcome.final_model.is_none() && !first.done);
+        let (second, outcome) = go(&setup, &name, &auto(), None);
+        let outcome = outcome.unwrap();
+        assert_eq!(outcome.end, End::Finished);
+        let both: Vec<StepReport> = first.steps.iter().chain(&second.steps).cloned().collect();
+        assert_eq!(timeless(&both), timeless(&unbroken.steps), "{name}");
+        let evaluations: Vec<_> = first.evaluations.iter().chain(&second.evaluations).cloned().collect();
+        assert_eq!(evaluations, unbroken.evaluations, "{name}");
+        assert_eq!(metrics(&setup.path(&name)), metrics(&setup.path("unbroken")), "{name}");
+        let (a, b) = (outcome.best.unwrap(), unbroken_outcome.best.clone().unwrap());
+        assert_eq!((a.step, a.valid_nll), (b.step, b.valid_nll));
+        for model in ["final", "best"] {
+            let (a, b) = (setup.path(&name).join(model), setup.path("unbroken").join(model));
+            assert_eq!(largest_difference(&weights(&a), &weights(&b)), 0.0, "{name}/{model}");
+        }
+    }
+}
+
+/// The process dies (no checkpoint on the way out) after step 5, with checkpoints at 2 and 4 and log lines up to 5.
+#[test]
+fn a_killed_run_goes_on_from_its_last_checkpoint() {
+    let setup = setup();
+    go(&setup, "unbroken", &config(), None).1.unwrap();
+    go(&setup, "killed", &config(), Some(5)).1.unwrap();
+    let checkpoints = setup.path("killed").join("checkpoints");
+    std::fs::remove_dir_all(checkpoints.join(checkpoint::folder_name(5))).unwrap();
+    std::fs::create_dir(checkpoints.join(checkpoint::folder_name(6))).unwrap();
+    let (recorder, outcome) = go(&setup, "killed", &auto(), None);
+    outcome.unwrap();
+    assert_eq!(recorder.steps[0].step, 5);
+    assert_eq!(metrics(&setup.path("killed")), metrics(&setup.path("unbroken")));
+    let (a, b) =
+        (weights(&setup.path("killed").join("final")), weights(&setup.path("unbroken").join("final")));
+    assert_eq!(largest_difference(&a, &b), 0.0);
+}
+
+#[test]
+fn rotation_keeps_the_newest_and_never_touches_the_best() {
+    let setup = setup();
+    // A rate so high that the first evaluation stays the best.
+    let config = TrainConfig {
+        lr: 2.0,
+        scheduler: mixce_train::optim::ScheduleKind::Constant,
+        warmup_steps: 0,
+        eval_every: Every::Steps(1),
+        save_every: Every::Steps(1),
+        keep_last: 2,
+        ..config()
+    };
+    let (recorder, outcome) = go(&setup, "run", &config, None);
+    let best = outcome.unwrap().best.unwrap();
+    assert_eq!(recorder.checkpoints, (1..=8).collect::<Vec<_>>());
+    let left = checkpoint::complete(&setup.path("run").join("checkpoints")).unwrap();
+    assert_eq!(left.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [7, 8]);
+    assert!(best.step < 7, "the test wants a best model older than the checkpoints kept, got {}", best.step);
+    let loaded = mixce_gpt2::checkpoint::load(&best.path, &candle_core::Device::Cpu).unwrap();
+    assert_eq!(loaded.config.n_layer, 2);
+}
+
+#[test]
+fn a_finished_run_can_be_extended_but_not_changed() {
+    let setup = setup();
+    go(&setup, "run", &config(), None).1.unwrap();
+    let changed = TrainConfig { lr: 1e-3, ..auto() };
+    let error = go(&setup, "run", &changed, None).1.unwrap_err();
+    assert!(matches!(error, Error::ResumeMismatch { .. }) && error.to_string().contains("`lr`"), "{error}");
+    let longer = TrainConfig { epochs: 3, ..auto() };
+    let (recorder, outcome) = go(&setup, "run", &longer, None);
+    assert_eq!(outcome.unwrap().steps, 12);
+    assert_eq!(recorder.steps[0].step, 9);
+}
+
+#[test]
+fn auto_without_a_checkpoint_starts_and_a_path_without_one_is_an_error() {
+    let setup = setup();
+    let (recorder, outcome) = go(&setup, "new", &auto(), None);
+    outcome.unwrap();
+    assert_eq!(recorder.steps[0].step, 1);
+    let nowhere = setup.path("nowhere").display().to_string();
+    let config = TrainConfig { resume: Some(nowhere), ..config() };
+    let error = go(&setup, "other", &config, None).1.unwrap_err();
+    assert!(matches!(error, Error::NoCheckpoint { .. }), "{error}");
+}
+
+#[test]
+fn a_checkpoint_is_a_model_folder_too() {
+    let setup = setup();
+    let outcome = go(&setup, "run", &config(), None).1.unwrap();
+    let loaded = mixce_gpt2::checkpoint::load(&outcome.checkpoint, &candle_core::Device::Cpu).unwrap();
+    let weights = weights(&outcome.final_model.unwrap());
+    for (name, tensor) in loaded.parameters.iter() {
+        assert_eq!(crate::common::values(tensor), crate::common::values(&weights[name]), "{name}");
+    }
+}
