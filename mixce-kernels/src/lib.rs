@@ -25,6 +25,7 @@ mod math;
 pub mod rng;
 #[cfg(test)]
 mod testing;
+pub mod threads;
 
 pub use activation::Activation;
 pub use attention::{AttentionDropout, CuSeqlens, causal_attention, causal_attention_slow};
