@@ -11,3 +11,8 @@ pub mod objective;
 pub use error::{Error, Result};
 pub use lm_head::{LmHeadLoss, lm_head_log_q, lm_head_loss};
 pub use objective::{Objective, ObjectiveConfig};
+
+/// The example of the README, compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

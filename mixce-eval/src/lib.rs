@@ -10,3 +10,8 @@
 
 pub mod distinct;
 pub mod diversity;
+
+/// The example of the README, compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -22,3 +22,8 @@ pub use error::{Error, Result};
 pub use model::Gpt2;
 pub use params::Parameters;
 pub use tokenizer::Tokenizer;
+
+/// The example of the README, compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -25,6 +25,7 @@ mod math;
 pub mod rng;
 #[cfg(test)]
 mod testing;
+pub mod threads;
 
 pub use activation::Activation;
 pub use attention::{AttentionDropout, CuSeqlens, causal_attention, causal_attention_slow};
@@ -34,3 +35,8 @@ pub use linear::linear;
 
 /// Tensor errors are candle's.
 pub type Result<T> = candle_core::Result<T>;
+
+/// The example of the README, compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

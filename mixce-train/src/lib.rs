@@ -21,3 +21,8 @@ pub mod run_folder;
 pub mod trainer;
 
 pub use error::{Error, Result};
+
+/// The example of the README, compiled as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
