@@ -28,6 +28,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Parses the command line, runs the subcommand and maps its outcome to an exit status.
 #[must_use]
 pub fn main() -> ExitCode {
+    mixce_kernels::threads::use_rayon_alone();
     let arguments: Vec<std::ffi::OsString> = std::env::args_os().collect();
     let command = cli::command().color(cli::early_color(&arguments));
     let parsed = command
