@@ -6,7 +6,9 @@ use std::io::IsTerminal as _;
 use anyhow::Result;
 use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{completions, doctor, download, evaluate, export, generate, inspect, man, train};
+use crate::commands::{
+    completions, doctor, download, evaluate, export, generate, inspect, man, quickstart, train,
+};
 use crate::context::Context;
 use crate::version;
 
@@ -81,6 +83,7 @@ impl ColorWhen {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Quickstart(quickstart::QuickstartArgs),
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
     Generate(generate::GenerateArgs),
@@ -97,6 +100,7 @@ impl Cli {
     pub(crate) fn run(self) -> Result<()> {
         let context = Context::new(&self.global)?;
         match self.command {
+            Command::Quickstart(args) => quickstart::run(&args, &context),
             Command::Train(args) => train::run(&args, &context),
             Command::Evaluate(args) => evaluate::run(&args, &context),
             Command::Generate(args) => generate::run(&args, &context),

@@ -14,6 +14,7 @@ mod logging;
 mod models;
 mod output;
 mod progress;
+mod quickstart;
 mod version;
 
 use std::process::ExitCode;

@@ -13,6 +13,7 @@ mod help;
 mod hub;
 mod inspect;
 mod interrupt;
+mod quickstart;
 mod resume;
 mod sample;
 mod support;

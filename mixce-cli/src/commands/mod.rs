@@ -8,4 +8,5 @@ pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod man;
+pub(crate) mod quickstart;
 pub(crate) mod train;
