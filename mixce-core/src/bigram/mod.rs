@@ -1,0 +1,35 @@
+//! The bigram world: the paper's synthetic experiments, where the data distribution P is known.
+//!
+//! A bigram language model P over V tokens (the last is EOS) writes sequences; a model Q is trained on them with each objective and
+//! compared with P (section 4 of *MixCE: Training Autoregressive Language Models by Mixing Forward and Reverse Cross-Entropies*,
+//! ACL 2023). Because only V + 1 contexts exist, gradients can be had three ways, see [`Estimator`].
+
+mod adam;
+mod data;
+mod dropout;
+mod error;
+mod estimators;
+mod linear;
+mod metrics;
+mod model;
+mod objective;
+mod sampler;
+mod sequences;
+mod simd;
+mod text;
+mod train;
+mod visits;
+mod world;
+
+pub use adam::Adam;
+pub use data::Dataset;
+pub use error::{Error, Result};
+pub use estimators::rollouts::Reward;
+pub use metrics::{Distance, compare, jensen_shannon};
+pub use model::{HIDDEN, Model, ModelKind};
+pub use objective::{Loss, TokenWeight};
+pub use sampler::RowSampler;
+pub use sequences::{MAX_TOKENS, Sequences};
+pub use train::{Estimator, Outcome, Selection, TrainConfig, train};
+pub use visits::{Chain, Expectation, Horizon, Rewards};
+pub use world::{MAX_VOCAB, PROBABILITY_FLOOR, World};
