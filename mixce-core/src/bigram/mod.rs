@@ -30,6 +30,6 @@ pub use model::{HIDDEN, Model, ModelKind};
 pub use objective::{Loss, TokenWeight};
 pub use sampler::RowSampler;
 pub use sequences::{MAX_TOKENS, Sequences};
-pub use train::{Estimator, Outcome, Selection, TrainConfig, train};
+pub use train::{Estimator, Outcome, ReverseGradient, Selection, TrainConfig, train};
 pub use visits::{Chain, Expectation, Horizon, Rewards};
 pub use world::{MAX_VOCAB, PROBABILITY_FLOOR, World};

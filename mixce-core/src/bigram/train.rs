@@ -27,6 +27,17 @@ pub enum Estimator {
     Exact,
 }
 
+/// How `counts` differentiates reverse KL and reverse cross-entropy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReverseGradient {
+    /// The score function summed over all next tokens; visits and values from two halves of the sampled sequences.
+    #[default]
+    AllTokens,
+    /// The score function of the sampled tokens: reward-to-go minus a leave-one-out baseline of the same context.
+    ScoreFunction,
+}
+
 /// Which development loss picks the epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -46,6 +57,8 @@ pub struct TrainConfig {
     pub model: ModelKind,
     /// The gradient estimator.
     pub estimator: Estimator,
+    /// How `counts` differentiates reverse terms.
+    pub reverse_gradient: ReverseGradient,
     /// Epochs at most.
     pub epochs: usize,
     /// Sequences per step.
@@ -71,6 +84,7 @@ impl Default for TrainConfig {
         Self {
             model: ModelKind::Network,
             estimator: Estimator::Counts,
+            reverse_gradient: ReverseGradient::AllTokens,
             epochs: 50,
             batch_size: 1000,
             train_size: 50_000,
@@ -281,7 +295,7 @@ impl<'a> Trainer<'a> {
         match self.loss {
             Loss::Token(weight) => {
                 add_data(1.0, &mut self.pseudo);
-                counts::weigh(weight, probs, &mut self.pseudo);
+                weight.weigh(probs, &mut self.pseudo);
             }
             Loss::Reverse { eta, reward } => {
                 if *eta > 0.0 {
@@ -291,7 +305,14 @@ impl<'a> Trainer<'a> {
                     exact::add_reward_gradient(&q, *reward, 1.0 - eta, &mut self.pseudo);
                 } else {
                     self.rollouts.sample(&q, batch.len(), stream.fold(1));
-                    self.rollouts.add_reward_gradient(&q, *reward, 1.0 - eta, &mut self.pseudo);
+                    match self.config.reverse_gradient {
+                        ReverseGradient::AllTokens => {
+                            self.rollouts.add_all_tokens_gradient(&q, *reward, 1.0 - eta, &mut self.pseudo);
+                        }
+                        ReverseGradient::ScoreFunction => {
+                            self.rollouts.add_reward_gradient(&q, *reward, 1.0 - eta, &mut self.pseudo);
+                        }
+                    }
                 }
             }
             Loss::Js { eta } => {
@@ -341,7 +362,7 @@ impl<'a> Trainer<'a> {
         match self.loss {
             Loss::Token(weight) => {
                 self.dev_data(|q| match self.config.select {
-                    Selection::Loss => f64::from(weight.weight(q)) * -f64::from(q).ln(),
+                    Selection::Loss => weight.loss(f64::from(q).ln()),
                     Selection::Potential => weight.potential(f64::from(q).ln()),
                 })
             }

@@ -3,9 +3,7 @@
 //! Tokens with the same context and the same outcome have the same loss once dropout is drawn per context, so a batch of 1000
 //! sequences costs V softmaxes instead of one per token.
 
-use crate::bigram::objective::TokenWeight;
 use crate::bigram::sequences::Sequences;
-use pulp::Arch;
 
 use super::JsSequence;
 
@@ -13,18 +11,6 @@ use super::JsSequence;
 pub(crate) fn add_counts(data: &Sequences, batch: &[u32], weight: f32, stride: usize, pseudo: &mut [f32]) {
     for &index in batch {
         data.count(index as usize, weight, stride, pseudo);
-    }
-}
-
-/// Multiplies pseudo-counts by the weights of their tokens.
-pub(crate) fn weigh(weight: &TokenWeight, probs: &[f32], pseudo: &mut [f32]) {
-    match weight {
-        TokenWeight::One => {}
-        TokenWeight::Mixce(_) => Arch::new().dispatch(|| {
-            for (m, &q) in pseudo.iter_mut().zip(probs) {
-                *m *= weight.weight(q);
-            }
-        }),
     }
 }
 

@@ -3,6 +3,7 @@
 //! All end in a gradient of the logits of the V contexts. `counts` and `exact` write it as *pseudo-counts* M `[V, stride]`: the
 //! gradient of `-sum_cy M_cy log q_cy` with M held fixed, which is `(sum_y M_cy) q_c - M_c`.
 
+mod all_tokens;
 pub(crate) mod counts;
 pub(crate) mod exact;
 pub(crate) mod rollouts;

@@ -79,9 +79,37 @@ impl Rollouts {
         }
     }
 
-    fn sequences(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+    /// The spans of the sequences in the list of tokens.
+    pub(crate) fn sequences(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
         let mut start = 0;
         self.ends.iter().map(move |&end| std::mem::replace(&mut start, end)..end)
+    }
+
+    /// The tokens of a span.
+    pub(crate) fn tokens(&self, span: std::ops::Range<usize>) -> &[u16] {
+        &self.tokens[span]
+    }
+
+    /// What the tokens of a span earn from themselves on.
+    pub(crate) fn to_go(&self, span: std::ops::Range<usize>) -> &[f32] {
+        &self.to_go[span]
+    }
+
+    /// Fills the rewards-to-go of all tokens.
+    pub(crate) fn measure_to_go(&mut self, q: &Beliefs<'_>, reward: Reward) {
+        let mut to_go = std::mem::take(&mut self.to_go);
+        to_go.clear();
+        to_go.resize(self.tokens.len(), 0.0);
+        for span in self.sequences() {
+            let out = &mut to_go[span.clone()];
+            walk(q, reward, &self.tokens[span], |position, _, r| out[position] = r as f32);
+            let mut left = 0.0f64;
+            for r in out.iter_mut().rev() {
+                left += f64::from(*r);
+                *r = left as f32;
+            }
+        }
+        self.to_go = to_go;
     }
 
     /// The mean over sequences of `log Q` minus `log P`, or of `-log P`.
@@ -105,20 +133,10 @@ impl Rollouts {
     /// reward-to-go over the visits that *other* sequences make to the same context (over all their tokens when there is no such
     /// visit). A baseline that does not look at its own sequence leaves the mean of the gradient unchanged.
     pub(crate) fn add_reward_gradient(&mut self, q: &Beliefs<'_>, reward: Reward, scale: f64, pseudo: &mut [f32]) {
-        let mut to_go = std::mem::take(&mut self.to_go);
-        to_go.clear();
-        to_go.resize(self.tokens.len(), 0.0);
+        self.measure_to_go(q, reward);
+        let to_go = std::mem::take(&mut self.to_go);
         self.totals.fill((0.0, 0.0));
         let (mut all_sum, mut all_visits) = (0.0, 0.0);
-        for span in self.sequences() {
-            let out = &mut to_go[span.clone()];
-            walk(q, reward, &self.tokens[span], |position, _, r| out[position] = r as f32);
-            let mut left = 0.0f64;
-            for r in out.iter_mut().rev() {
-                left += f64::from(*r);
-                *r = left as f32;
-            }
-        }
         let mut start = 0;
         for &end in &self.ends {
             each_context(&self.tokens[start..end], |position, context| {
