@@ -208,12 +208,11 @@ impl Model {
         softmax(&mut forward.probs, self.stride, &mut forward.log_z);
     }
 
-    /// Overwrites `grads` with the gradient of the parameters, given the gradient `[V, stride]` of the logits.
+    /// Adds to `grads` the gradient of the parameters, given the gradient `[V, stride]` of the logits.
     pub(crate) fn backward(&self, mask: Option<&[f32]>, forward: &mut Forward, d_logits: &[f32], grads: &mut [f32]) {
         match self.kind {
-            ModelKind::Table => grads.copy_from_slice(d_logits),
+            ModelKind::Table => grads.iter_mut().zip(d_logits).for_each(|(g, d)| *g += d),
             ModelKind::Network => {
-                grads.fill(0.0);
                 let dropped = std::mem::take(&mut forward.dropped);
                 let mut d_hidden = std::mem::take(&mut forward.scratch);
                 self.backward_output(&dropped, d_logits, &mut forward.transposed, &mut d_hidden, grads);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adam::Adam;
 use super::dropout::Dropout;
-use super::estimators::rollouts::{Beliefs, Rollouts};
+use super::estimators::rollouts::{Beliefs, Reward, Rollouts};
 use super::estimators::sampled::Sampled;
 use super::estimators::{JsSequence, counts, exact, logit_gradient};
 use super::model::{Forward, HIDDEN_STRIDE};
@@ -270,59 +270,87 @@ impl<'a> Trainer<'a> {
         &self.grads
     }
 
-    /// `counts` and `exact`: pseudo-counts of data and reverse terms, then one backward pass over the contexts.
+    /// `counts` and `exact`: pseudo-counts, then a backward pass over the contexts; dropout for data terms only.
+    ///
+    /// One mask serves all visits to a context in the batch. Data terms bear that, but a reverse term pays 69 nats for every
+    /// forbidden token that a mask lets through, and the noise of one mask per context drowns its signal.
     fn pseudo_gradient(&mut self, batch: &[u32], stream: Stream) {
+        self.grads.fill(0.0);
+        if !matches!(self.loss, Loss::Reverse { eta: 0.0, .. }) {
+            let masked = !self.dropout.is_off();
+            if masked {
+                self.dropout.fill(&mut self.mask, stream.fold(0));
+            }
+            let mask = masked.then_some(self.mask.as_slice());
+            self.model.forward(mask, &mut self.forward);
+            self.data_pseudo(batch);
+            self.backward(masked);
+        }
+        if !matches!(self.loss, Loss::Token(_)) {
+            self.model.forward(None, &mut self.forward);
+            self.reverse_pseudo(batch.len(), stream.fold(1));
+            self.backward(false);
+        }
+    }
+
+    /// From pseudo-counts to the gradient of the parameters.
+    fn backward(&mut self, masked: bool) {
+        let mask = masked.then_some(self.mask.as_slice());
+        logit_gradient(&self.pseudo, &self.forward.probs, self.model.stride(), &mut self.d_logits);
+        self.model.backward(mask, &mut self.forward, &self.d_logits, &mut self.grads);
+    }
+
+    /// Overwrites the pseudo-counts with those of the data term.
+    fn data_pseudo(&mut self, batch: &[u32]) {
         let stride = self.model.stride();
-        let mask = if self.dropout.is_off() {
-            None
+        let (train, probs, n) = (&self.data.train, &self.forward.probs, batch.len() as f64);
+        let scale = match self.loss {
+            Loss::Token(_) => 1.0,
+            Loss::Reverse { eta, .. } => *eta,
+            Loss::Js { eta } => {
+                self.pseudo.fill(0.0);
+                counts::add_js_data(train, batch, *eta, probs, stride, &mut self.pseudo);
+                return;
+            }
+        };
+        if self.config.estimator == Estimator::Exact {
+            self.pseudo.iter_mut().zip(&self.expected).for_each(|(m, c)| *m = scale as f32 * c);
         } else {
-            self.dropout.fill(&mut self.mask, stream.fold(0));
-            Some(self.mask.as_slice())
-        };
-        self.model.forward(mask, &mut self.forward);
-        self.pseudo.fill(0.0);
+            self.pseudo.fill(0.0);
+            counts::add_counts(train, batch, (scale / n) as f32, stride, &mut self.pseudo);
+        }
+        if let Loss::Token(weight) = self.loss {
+            weight.weigh(probs, &mut self.pseudo);
+        }
+    }
+
+    /// Overwrites the pseudo-counts with those of the reverse term.
+    fn reverse_pseudo(&mut self, samples: usize, stream: Stream) {
+        let (vocab, stride, probs) = (self.model.vocab(), self.model.stride(), &self.forward.probs);
+        let q = Beliefs { vocab, stride, probs, log_p: &self.log_p };
+        let (rollouts, pseudo) = (&mut self.rollouts, &mut self.pseudo);
+        pseudo.fill(0.0);
         let exact = self.config.estimator == Estimator::Exact;
-        let add_data = |scale: f64, pseudo: &mut [f32]| {
-            if exact {
-                pseudo.iter_mut().zip(&self.expected).for_each(|(m, c)| *m = scale as f32 * c);
-            } else {
-                let weight = scale / batch.len() as f64;
-                counts::add_counts(&self.data.train, batch, weight as f32, stride, pseudo);
-            }
-        };
-        let probs = &self.forward.probs;
-        let q = Beliefs { vocab: self.model.vocab(), stride, probs, log_p: &self.log_p };
+        if !exact {
+            rollouts.sample(&q, samples, stream);
+        }
+        let all_tokens = self.config.reverse_gradient == ReverseGradient::AllTokens;
         match self.loss {
-            Loss::Token(weight) => {
-                add_data(1.0, &mut self.pseudo);
-                weight.weigh(probs, &mut self.pseudo);
+            Loss::Token(_) => {}
+            Loss::Reverse { eta, reward } if exact => exact::add_reward_gradient(&q, *reward, 1.0 - eta, pseudo),
+            Loss::Reverse { eta, reward } if all_tokens => {
+                rollouts.add_all_tokens_gradient(&q, *reward, 1.0 - eta, pseudo);
             }
-            Loss::Reverse { eta, reward } => {
-                if *eta > 0.0 {
-                    add_data(*eta, &mut self.pseudo);
-                }
-                if exact {
-                    exact::add_reward_gradient(&q, *reward, 1.0 - eta, &mut self.pseudo);
-                } else {
-                    self.rollouts.sample(&q, batch.len(), stream.fold(1));
-                    match self.config.reverse_gradient {
-                        ReverseGradient::AllTokens => {
-                            self.rollouts.add_all_tokens_gradient(&q, *reward, 1.0 - eta, &mut self.pseudo);
-                        }
-                        ReverseGradient::ScoreFunction => {
-                            self.rollouts.add_reward_gradient(&q, *reward, 1.0 - eta, &mut self.pseudo);
-                        }
-                    }
-                }
+            Loss::Reverse { eta, reward } => rollouts.add_reward_gradient(&q, *reward, 1.0 - eta, pseudo),
+            Loss::Js { eta } if all_tokens => {
+                rollouts.add_all_tokens_gradient(&q, Reward::Kl, 1.0 - eta, pseudo);
+                rollouts.add_mixture_gradient(&q, *eta, 1.0 - eta, pseudo);
             }
             Loss::Js { eta } => {
-                counts::add_js_data(&self.data.train, batch, *eta, probs, stride, &mut self.pseudo);
-                self.rollouts.sample(&q, batch.len(), stream.fold(1));
-                self.rollouts.add_js_gradient(&q, *eta, 1.0 - eta, &mut self.pseudo);
+                rollouts.add_reward_gradient(&q, Reward::Kl, 1.0 - eta, pseudo);
+                rollouts.add_mixture_gradient(&q, *eta, 1.0 - eta, pseudo);
             }
         }
-        logit_gradient(&self.pseudo, probs, stride, &mut self.d_logits);
-        self.model.backward(mask, &mut self.forward, &self.d_logits, &mut self.grads);
     }
 
     /// `sampled`: token by token.

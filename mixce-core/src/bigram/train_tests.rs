@@ -212,3 +212,50 @@ fn a_diverged_run_is_an_error() {
     let error = train(&data, &Loss::Token(TokenWeight::One), &config, 3, &AtomicBool::new(false)).unwrap_err();
     assert!(matches!(error, Error::Diverged { epoch: 1, .. }), "{error}");
 }
+
+/// JS over all sequences of a chain that ends after at most a few tokens, differentiated by differences.
+#[test]
+fn js_gradient_is_unbiased() {
+    // Three tokens, long sequences are rare: enumerate up to 12 tokens.
+    let world = World::new(vec![0.4, 0.3, 0.3], vec![0.2, 0.1, 0.7, 0.0, 0.3, 0.7, 0.0, 0.0, 0.0]).unwrap();
+    let data = Dataset::sample(world, 200_000, 10, 3).unwrap();
+    let loss = Loss::Js { eta: 0.4 };
+    let settings =
+        TrainConfig { batch_size: 200_000, train_size: 200_000, ..config(ModelKind::Table, Estimator::Counts) };
+    let mut trainer = Trainer::new(&data, &loss, &settings, 5);
+    let start: Vec<f32> = (0..48).map(|i| if i % 16 < 4 { [-3.0, 0.3, -0.2, 2.0][i % 16] } else { 0.0 }).collect();
+    trainer.model.params_mut().copy_from_slice(&start);
+    let batch: Vec<u32> = (0..200_000).collect();
+    trainer.gradient(&batch, Stream::new(2));
+    let grads = trainer.grads().to_vec();
+    let log_p = data.world.log_by_state();
+    let value = |model: &Model| -> f64 {
+        let q = model.probabilities();
+        let mut stack = vec![(3usize, 0.0f64, 0.0f64, 0usize)];
+        let mut total = 0.0;
+        while let Some((state, log_q, lp, length)) = stack.pop() {
+            let context = if state == 3 { 0 } else { state };
+            for y in 0..4 {
+                let (log_q, lp) = (log_q + q[context * 4 + y].ln(), lp + log_p[state * 4 + y]);
+                if y == 3 {
+                    let js = JsSequence::new(0.4, log_q, lp);
+                    total += 0.6 * log_q.exp() * js.from_q;
+                    total += if lp > -60.0 { 0.4 * lp.exp() * js.from_p } else { 0.0 };
+                } else if length < 11 && log_q > -16.0 {
+                    stack.push((y, log_q, lp, length + 1));
+                }
+            }
+        }
+        total
+    };
+    let norm = largest(grads.iter().copied());
+    for i in (0..48).filter(|i| i % 16 < 4) {
+        let mut at = |x: f32| {
+            trainer.model.params_mut()[i] = x;
+            value(&trainer.model)
+        };
+        let want = (at(start[i] + 0.02) - at(start[i] - 0.02)) / 0.04;
+        at(start[i]);
+        assert!((f64::from(grads[i]) - want).abs() < 0.04 * f64::from(norm), "{i}: {} {want}, {norm}", grads[i]);
+    }
+}

@@ -130,6 +130,15 @@ impl World {
         [self.first.as_slice(), rest].concat()
     }
 
+    /// The share of zeros among the transitions between ordinary tokens.
+    #[must_use]
+    pub fn zero_share(&self) -> f64 {
+        let ordinary = self.vocab - 1;
+        let rows = self.transitions.chunks_exact(self.vocab).take(ordinary);
+        let zeros: usize = rows.map(|row| row[..ordinary].iter().filter(|p| **p == 0.0).count()).sum();
+        zeros as f64 / (ordinary * ordinary) as f64
+    }
+
     /// P in the coordinates of a model, `[V, V + 1]`: contexts by outputs, with the column of PAD (0) in front.
     #[must_use]
     pub fn contexts(&self) -> Vec<f64> {

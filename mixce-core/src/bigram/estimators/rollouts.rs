@@ -173,19 +173,20 @@ impl Rollouts {
         self.to_go = to_go;
     }
 
-    /// Adds to pseudo-counts the gradient of `scale * E_Q[log Q - log M]`.
+    /// Adds to pseudo-counts the gradient of `scale * E_Q[log P - log M]`, the part of `KL(Q || M)` that is no reverse KL.
     ///
-    /// `E_Q[(f - b + df/dlog Q) grad log Q]` with `f = log Q - log M` of the whole sequence and b the mean of f over the other sequences.
-    pub(crate) fn add_js_gradient(&self, q: &Beliefs<'_>, eta: f64, scale: f64, pseudo: &mut [f32]) {
+    /// `E_Q[(g - b + dg/dlog Q) grad log Q]` with `g = log P - log M` of the whole sequence, which the clamp bounds, and b the
+    /// mean of g over the other sequences.
+    pub(crate) fn add_mixture_gradient(&self, q: &Beliefs<'_>, eta: f64, scale: f64, pseudo: &mut [f32]) {
         let terms: Vec<JsSequence> = self
             .sequences()
             .map(|span| JsSequence::new(eta, walk(q, Reward::Kl, &self.tokens[span], |_, _, _| ()), 0.0))
             .collect();
         let n = terms.len() as f64;
-        let total: f64 = terms.iter().map(|t| t.from_q).sum();
+        let total: f64 = terms.iter().map(|t| t.from_p).sum();
         for (span, term) in self.sequences().zip(&terms) {
-            let baseline = if n > 1.0 { (total - term.from_q) / (n - 1.0) } else { 0.0 };
-            let weight = scale / n * (term.from_q - baseline + 1.0 - term.share);
+            let baseline = if n > 1.0 { (total - term.from_p) / (n - 1.0) } else { 0.0 };
+            let weight = scale / n * (term.from_p - baseline - term.share);
             let tokens = &self.tokens[span];
             each_context(tokens, |position, context| {
                 pseudo[context * q.stride + usize::from(tokens[position])] -= weight as f32;
