@@ -365,21 +365,29 @@ fn restore(path: &Path, settings: &Settings) -> Option<Saved> {
     (saved.settings == *settings).then_some(saved)
 }
 
-/// Writes JSON to a temporary name in the same folder, synchronises and renames.
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let io = |e| Error::io(path, e);
-    let text = serde_json::to_vec(value).map_err(|e| io(std::io::Error::other(e)))?;
+    let text = serde_json::to_vec(value).map_err(|e| Error::io(path, std::io::Error::other(e)))?;
+    write_atomic(path, &text)
+}
+
+/// Writes a file under a temporary name in the same folder (made if need be), synchronises and renames it.
+///
+/// # Errors
+/// When the folder or the file cannot be written.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
     }
-    let temporary = path.with_extension(format!("tmp{}", std::process::id()));
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".tmp{}", std::process::id()));
+    let temporary = PathBuf::from(temporary);
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::File::create(&temporary)?;
-        std::io::Write::write_all(&mut file, &text)?;
+        std::io::Write::write_all(&mut file, bytes)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)
     };
-    write().map_err(io)
+    write().map_err(|e| Error::io(path, e))
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub use adam::Adam;
 pub use data::Dataset;
 pub use error::{Error, Result};
 pub use estimators::rollouts::Reward;
-pub use grid::{Cell, CellKey, ETAS, Finished, Grid, Runner, SEEDS, Source, VOCABS};
+pub use grid::{Cell, CellKey, ETAS, Finished, Grid, Runner, SEEDS, Source, VOCABS, write_atomic};
 pub use metrics::{Distance, compare, jensen_shannon};
 pub use model::{HIDDEN, Model, ModelKind};
 pub use objective::{Loss, TokenWeight};

@@ -1,0 +1,3 @@
+//! One file per subcommand: its flags, and `run`.
+
+pub mod synthetic;
