@@ -55,7 +55,7 @@ pub struct SyntheticArgs {
     /// Model: network (the authors') or table (free logits; learning rate 0.02, no weight decay) [default: network]
     #[arg(long, value_name = "NAME", value_parser = named::<ModelKind>)]
     model: Option<ModelKind>,
-    /// How `counts` differentiates reverse terms: all-tokens or score-function [default: all-tokens]
+    /// How `counts` differentiates reverse terms: local (as the authors credit), all-tokens or score-function (full gradient) [default: local]
     #[arg(long, value_name = "NAME", value_parser = named::<ReverseGradient>)]
     reverse_gradient: Option<ReverseGradient>,
     /// Development loss that picks the epoch: loss (as the paper) or potential (monotone) [default: loss]

@@ -31,10 +31,13 @@ pub enum Estimator {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReverseGradient {
-    /// The score function summed over all next tokens; visits and values from two halves of the sampled sequences.
+    /// The divergence of each context weighted by how often sequences from Q visit it, visits held fixed: what the authors'
+    /// straight-through estimator credits, without its noise. It has the optimum of the full gradient where P is reachable.
     #[default]
+    Local,
+    /// The full gradient: the score function summed over all next tokens, visits and values-to-go from two halves of the sequences.
     AllTokens,
-    /// The score function of the sampled tokens: reward-to-go minus a leave-one-out baseline of the same context.
+    /// The full gradient by the score function of the sampled tokens: reward-to-go minus a leave-one-out baseline of the same context.
     ScoreFunction,
 }
 
@@ -57,7 +60,7 @@ pub struct TrainConfig {
     pub model: ModelKind,
     /// The gradient estimator.
     pub estimator: Estimator,
-    /// How `counts` differentiates reverse terms.
+    /// How `counts` differentiates reverse terms (`exact` always takes the full gradient).
     pub reverse_gradient: ReverseGradient,
     /// Epochs at most.
     pub epochs: usize,
@@ -84,7 +87,7 @@ impl Default for TrainConfig {
         Self {
             model: ModelKind::Network,
             estimator: Estimator::Counts,
-            reverse_gradient: ReverseGradient::AllTokens,
+            reverse_gradient: ReverseGradient::Local,
             epochs: 50,
             batch_size: 1000,
             train_size: 50_000,
@@ -334,22 +337,21 @@ impl<'a> Trainer<'a> {
         if !exact {
             rollouts.sample(&q, samples, stream);
         }
-        let all_tokens = self.config.reverse_gradient == ReverseGradient::AllTokens;
-        match self.loss {
-            Loss::Token(_) => {}
-            Loss::Reverse { eta, reward } if exact => exact::add_reward_gradient(&q, *reward, 1.0 - eta, pseudo),
-            Loss::Reverse { eta, reward } if all_tokens => {
-                rollouts.add_all_tokens_gradient(&q, *reward, 1.0 - eta, pseudo);
-            }
-            Loss::Reverse { eta, reward } => rollouts.add_reward_gradient(&q, *reward, 1.0 - eta, pseudo),
-            Loss::Js { eta } if all_tokens => {
-                rollouts.add_all_tokens_gradient(&q, Reward::Kl, 1.0 - eta, pseudo);
-                rollouts.add_mixture_gradient(&q, *eta, 1.0 - eta, pseudo);
-            }
-            Loss::Js { eta } => {
-                rollouts.add_reward_gradient(&q, Reward::Kl, 1.0 - eta, pseudo);
-                rollouts.add_mixture_gradient(&q, *eta, 1.0 - eta, pseudo);
-            }
+        let (reward, scale) = match self.loss {
+            Loss::Token(_) => return,
+            Loss::Reverse { eta, reward } => (*reward, 1.0 - eta),
+            Loss::Js { eta } => (Reward::Kl, 1.0 - eta),
+        };
+        if exact {
+            return exact::add_reward_gradient(&q, reward, scale, pseudo);
+        }
+        match self.config.reverse_gradient {
+            ReverseGradient::Local => rollouts.add_all_tokens_gradient(&q, reward, false, scale, pseudo),
+            ReverseGradient::AllTokens => rollouts.add_all_tokens_gradient(&q, reward, true, scale, pseudo),
+            ReverseGradient::ScoreFunction => rollouts.add_reward_gradient(&q, reward, scale, pseudo),
+        }
+        if let Loss::Js { eta } = self.loss {
+            rollouts.add_mixture_gradient(&q, *eta, scale, pseudo);
         }
     }
 

@@ -220,8 +220,12 @@ fn js_gradient_is_unbiased() {
     let world = World::new(vec![0.4, 0.3, 0.3], vec![0.2, 0.1, 0.7, 0.0, 0.3, 0.7, 0.0, 0.0, 0.0]).unwrap();
     let data = Dataset::sample(world, 200_000, 10, 3).unwrap();
     let loss = Loss::Js { eta: 0.4 };
-    let settings =
-        TrainConfig { batch_size: 200_000, train_size: 200_000, ..config(ModelKind::Table, Estimator::Counts) };
+    let settings = TrainConfig {
+        batch_size: 200_000,
+        train_size: 200_000,
+        reverse_gradient: ReverseGradient::AllTokens,
+        ..config(ModelKind::Table, Estimator::Counts)
+    };
     let mut trainer = Trainer::new(&data, &loss, &settings, 5);
     let start: Vec<f32> = (0..48).map(|i| if i % 16 < 4 { [-3.0, 0.3, -0.2, 2.0][i % 16] } else { 0.0 }).collect();
     trainer.model.params_mut().copy_from_slice(&start);
@@ -258,4 +262,38 @@ fn js_gradient_is_unbiased() {
         at(start[i]);
         assert!((f64::from(grads[i]) - want).abs() < 0.04 * f64::from(norm), "{i}: {} {want}, {norm}", grads[i]);
     }
+}
+
+/// The local gradient is the visits times the gradient of each row's own divergence, and vanishes at P.
+#[test]
+fn local_reverse_gradient_is_the_row_gradient() {
+    let world = World::random(5, 0.0, 2).unwrap();
+    let data = Dataset::sample(world, 100_000, 10, 1).unwrap();
+    let settings = TrainConfig { batch_size: 100_000, train_size: 100_000, ..config(ModelKind::Table, Estimator::Counts) };
+    let loss = Loss::Reverse { eta: 0.0, reward: Reward::Kl };
+    let mut trainer = Trainer::new(&data, &loss, &settings, 5);
+    let batch: Vec<u32> = (0..100_000).collect();
+    let contexts = data.world.contexts();
+    trainer.gradient(&batch, Stream::new(3));
+    let q = trainer.model.probabilities();
+    let chain = crate::bigram::Chain::new(5, &q);
+    let mut visits = chain.visits(crate::bigram::Horizon::Tokens(499));
+    let log_p = data.world.log_by_state();
+    for row in 1..5 {
+        let (q, log_p) = (&q[row * 6..][..6], &log_p[row * 6..][..6]);
+        let mean: f64 = q.iter().zip(log_p).map(|(q, l)| q * (q.ln() - l)).sum();
+        for y in 0..6 {
+            let want = visits[row] * q[y] * (q[y].ln() - log_p[y] - mean);
+            let got = f64::from(trainer.grads()[row * 16 + y]);
+            assert!((got - want).abs() < 0.02 * want.abs() + 0.01, "{row} {y}: {got} {want}");
+        }
+    }
+    visits[0] += 1.0;
+    assert!(visits.iter().sum::<f64>() > 2.0);
+    let logits: Vec<f32> = (0..80)
+        .map(|i| if i % 16 <= 5 { (contexts[i / 16 * 6 + i % 16] + 1e-30).ln() as f32 } else { 0.0 })
+        .collect();
+    trainer.model.params_mut().copy_from_slice(&logits);
+    trainer.gradient(&batch, Stream::new(3));
+    assert!(largest(trainer.grads().iter().copied()) < 1e-4);
 }

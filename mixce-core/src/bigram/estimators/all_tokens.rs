@@ -5,6 +5,10 @@
 //! N and v come from the sampled sequences. Baselines cancel in the sum. Visits of one half of the sequences meet the values
 //! measured on the other half, so the two factors are independent and their product has no bias (but for the cut at 499 tokens,
 //! near which a value is the mean over all positions, and for tokens that one half never drew, which get the mean value of that half).
+//!
+//! Without looking ahead, v is left out: `sum_c N_c grad E_{y ~ q_c}[r_cy]`, the divergence of every context weighted by its visits, which
+//! are held fixed. That is what the authors' straight-through samples credit (they detach the previous token inside log P, and a
+//! sequence's length has no gradient): no token is blamed for what follows it.
 
 use pulp::Arch;
 
@@ -19,15 +23,20 @@ struct Half {
 }
 
 impl Rollouts {
-    /// Adds to pseudo-counts the gradient of `scale * E_Q[sum of rewards]`.
+    /// Adds to pseudo-counts the gradient of `scale * E_Q[sum of rewards]`, or its local part.
     pub(crate) fn add_all_tokens_gradient(
         &mut self,
         q: &Beliefs<'_>,
         reward: Reward,
+        look_ahead: bool,
         scale: f64,
         pseudo: &mut [f32],
     ) {
-        self.measure_to_go(q, reward);
+        if look_ahead {
+            self.measure_to_go(q, reward);
+        } else {
+            self.forget_to_go();
+        }
         let halves = [self.half(q, 0), self.half(q, 1)];
         let first = Self::first_values(q, &halves);
         let [a, b] = &halves;

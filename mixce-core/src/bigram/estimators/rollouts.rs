@@ -95,6 +95,12 @@ impl Rollouts {
         &self.to_go[span]
     }
 
+    /// Sets the rewards-to-go of all tokens to 0.
+    pub(crate) fn forget_to_go(&mut self) {
+        self.to_go.clear();
+        self.to_go.resize(self.tokens.len(), 0.0);
+    }
+
     /// Fills the rewards-to-go of all tokens.
     pub(crate) fn measure_to_go(&mut self, q: &Beliefs<'_>, reward: Reward) {
         let mut to_go = std::mem::take(&mut self.to_go);
