@@ -10,8 +10,8 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use mixce_core::bigram::{
-    Cell, Estimator, Finished, Grid, ModelKind, ObjectiveName, ReverseGradient, Runner, SEEDS, Selection, Source, charges,
-    write_atomic,
+    Cell, Estimator, Finished, Grid, ModelKind, ObjectiveName, ReverseGradient, Runner, SEEDS, Selection,
+    Source, charges, write_atomic,
 };
 use serde::de::DeserializeOwned;
 
@@ -155,7 +155,10 @@ pub fn run(args: &SyntheticArgs, environment: &Environment<'_>) -> Result<Ended>
     let done = runner.run(environment.stop, &|finished: &Finished| {
         bar.inc(1);
         let Cell { key, avg_js, .. } = &finished.cell;
-        bar.set_message(format!("V {} seed {} {} eta {}: js {avg_js:.2e}", key.vocab, key.seed, key.objective, key.eta));
+        bar.set_message(format!(
+            "V {} seed {} {} eta {}: js {avg_js:.2e}",
+            key.vocab, key.seed, key.objective, key.eta
+        ));
         if environment.json
             && let Ok(line) = serde_json::to_string(&finished.cell)
         {

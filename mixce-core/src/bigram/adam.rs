@@ -34,7 +34,8 @@ impl Adam {
         let (b1, b2, decay) = (BETA1 as f32, BETA2 as f32, self.weight_decay as f32);
         let (first, second) = (&mut self.first, &mut self.second);
         Arch::new().dispatch(|| {
-            for (((p, &g), m), v) in params.iter_mut().zip(grads).zip(first.iter_mut()).zip(second.iter_mut()) {
+            for (((p, &g), m), v) in params.iter_mut().zip(grads).zip(first.iter_mut()).zip(second.iter_mut())
+            {
                 let g = g + decay * *p;
                 *m = b1 * *m + (1.0 - b1) * g;
                 *v = b2 * *v + (1.0 - b2) * g * g;
@@ -63,7 +64,8 @@ mod tests {
                 m[i] = 0.9 * m[i] + 0.1 * g;
                 v[i] = 0.999 * v[i] + 0.001 * g * g;
                 let t = t as i32 + 1;
-                want[i] -= 0.01 * (m[i] / (1.0 - 0.9f64.powi(t))) / ((v[i] / (1.0 - 0.999f64.powi(t))).sqrt() + 1e-8);
+                want[i] -= 0.01 * (m[i] / (1.0 - 0.9f64.powi(t)))
+                    / ((v[i] / (1.0 - 0.999f64.powi(t))).sqrt() + 1e-8);
                 assert!((f64::from(params[i]) - want[i]).abs() < 1e-6);
             }
         }

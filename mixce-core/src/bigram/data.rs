@@ -22,7 +22,11 @@ impl Dataset {
     /// When a size is 0.
     pub fn sample(world: World, train: usize, dev: usize, seed: u64) -> Result<Self> {
         if train == 0 || dev == 0 {
-            return Err(Error::range("train-size, dev-size", "at least 1 sequence", format!("{train}, {dev}")));
+            return Err(Error::range(
+                "train-size, dev-size",
+                "at least 1 sequence",
+                format!("{train}, {dev}"),
+            ));
         }
         let (dev, train) = Sequences::sample(&world, train + dev, seed).split(dev);
         Ok(Self { world, train, dev })
@@ -57,8 +61,8 @@ impl Dataset {
         out
     }
 
-    /// The empirical transition probabilities of the training sequences, `[V, V + 1]`: maximum likelihood without a network. A
-    /// context that never occurs gets the uniform distribution over V.
+    /// The empirical transition probabilities of the training sequences, `[V, V + 1]`: maximum likelihood without a
+    /// network. A context that never occurs gets the uniform distribution over V.
     #[must_use]
     pub fn empirical(&self) -> Vec<f64> {
         let (vocab, outputs) = (self.world.vocab(), self.world.vocab() + 1);

@@ -206,7 +206,8 @@ impl<'a> Runner<'a> {
         Ok(cells)
     }
 
-    /// Runs all cells on the threads of rayon and calls `report` for each; cells that differ in name only are trained once.
+    /// Runs all cells on the threads of rayon and calls `report` for each; cells that differ in name only are trained
+    /// once.
     ///
     /// A set `stop` ends the run after the epochs under way; finished cells stay on disk.
     ///

@@ -69,7 +69,19 @@ fn json_of_a_cell_has_the_documented_keys() {
     let done = Runner::new(&grid, None).run(&AtomicBool::new(false), &|_| ()).unwrap();
     let json = serde_json::to_value(&done[0].cell).unwrap();
     let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
-    let mut want = ["objective", "eta", "vocab", "zeros", "seed", "estimator", "avg_js", "avg_0s", "best_epoch", "epochs", "seconds"];
+    let mut want = [
+        "objective",
+        "eta",
+        "vocab",
+        "zeros",
+        "seed",
+        "estimator",
+        "avg_js",
+        "avg_0s",
+        "best_epoch",
+        "epochs",
+        "seconds",
+    ];
     want.sort_unstable();
     let mut keys = keys;
     keys.sort_unstable();

@@ -13,10 +13,11 @@ pub struct Distance {
     pub avg_0s: f64,
 }
 
-/// Jensen-Shannon divergence of two weight vectors, nats; each is normalised first, as scipy's `jensenshannon(p, q) ** 2`.
+/// Jensen-Shannon divergence of two weight vectors, nats; each is normalised first, as scipy's `jensenshannon(p, q)
+/// ** 2`.
 ///
-/// `JS = (KL(p || m) + KL(q || m)) / 2`, `m = (p + q) / 2`, `0 ln 0 = 0`; the result is clamped at 0 against rounding. A vector
-/// without mass gives NaN.
+/// `JS = (KL(p || m) + KL(q || m)) / 2`, `m = (p + q) / 2`, `0 ln 0 = 0`; the result is clamped at 0 against
+/// rounding. A vector without mass gives NaN.
 ///
 /// ```
 /// let js = mixce_core::bigram::jensen_shannon(&[0.5, 0.5, 0.0], &[1.0, 0.0, 0.0]);
@@ -40,8 +41,8 @@ pub fn jensen_shannon(p: &[f64], q: &[f64]) -> f64 {
 
 /// Compares a learned matrix `[V, V + 1]` (contexts by outputs, PAD in column 0) with P.
 ///
-/// The column of PAD is dropped. avg. 0s sums the raw learned probabilities where P is exactly 0 and divides by the number
-/// of such cells (0 when there is none); avg. js renormalises each row, the first-token row included.
+/// The column of PAD is dropped. avg. 0s sums the raw learned probabilities where P is exactly 0 and divides by the
+/// number of such cells (0 when there is none); avg. js renormalises each row, the first-token row included.
 ///
 /// # Errors
 /// When `learned` has the wrong length.

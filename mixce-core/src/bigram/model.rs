@@ -96,11 +96,13 @@ impl Model {
             let normals = stream.fold(0);
             for row in 0..=vocab {
                 for unit in 0..HIDDEN {
-                    model.params[row * HIDDEN_STRIDE + unit] = normals.normal((row * HIDDEN + unit) as u64) as f32;
+                    model.params[row * HIDDEN_STRIDE + unit] =
+                        normals.normal((row * HIDDEN + unit) as u64) as f32;
                 }
             }
             let bound = 1.0 / (HIDDEN as f64).sqrt();
-            let uniform = |label: u64, index: usize| (stream.fold(label).uniform(index as u64) * 2.0 - 1.0) * bound;
+            let uniform =
+                |label: u64, index: usize| (stream.fold(label).uniform(index as u64) * 2.0 - 1.0) * bound;
             for i in 0..HIDDEN {
                 model.params[at.b1 + i] = uniform(2, i) as f32;
                 for j in 0..HIDDEN {
@@ -209,7 +211,13 @@ impl Model {
     }
 
     /// Adds to `grads` the gradient of the parameters, given the gradient `[V, stride]` of the logits.
-    pub(crate) fn backward(&self, mask: Option<&[f32]>, forward: &mut Forward, d_logits: &[f32], grads: &mut [f32]) {
+    pub(crate) fn backward(
+        &self,
+        mask: Option<&[f32]>,
+        forward: &mut Forward,
+        d_logits: &[f32],
+        grads: &mut [f32],
+    ) {
         match self.kind {
             ModelKind::Table => grads.iter_mut().zip(d_logits).for_each(|(g, d)| *g += d),
             ModelKind::Network => {
@@ -263,7 +271,14 @@ impl Model {
         matmul_add(HIDDEN, HIDDEN_STRIDE, self.vocab, embeddings, d_hidden, &mut grads[at.w1..at.b1]);
         transpose(&self.params[at.w1..at.b1], HIDDEN_STRIDE, transposed);
         let d = View::rows(d_hidden, HIDDEN_STRIDE);
-        matmul_add(self.vocab, HIDDEN_STRIDE, HIDDEN, d, transposed, &mut grads[..self.vocab * HIDDEN_STRIDE]);
+        matmul_add(
+            self.vocab,
+            HIDDEN_STRIDE,
+            HIDDEN,
+            d,
+            transposed,
+            &mut grads[..self.vocab * HIDDEN_STRIDE],
+        );
     }
 }
 
@@ -295,8 +310,9 @@ mod tests {
         for kind in [ModelKind::Network, ModelKind::Table] {
             let mut model = Model::new(kind, 5, Stream::new(1));
             let stride = model.stride();
-            let weights: Vec<f32> =
-                (0..5 * stride).map(|i| if i % stride <= 5 { (i * 7 % 5) as f32 / 4.0 } else { 0.0 }).collect();
+            let weights: Vec<f32> = (0..5 * stride)
+                .map(|i| if i % stride <= 5 { (i * 7 % 5) as f32 / 4.0 } else { 0.0 })
+                .collect();
             let mask = Dropout::new(0.1).mask(5, Stream::new(3));
             for mask in [None, Some(mask.as_slice())] {
                 let mut forward = Forward::new(&model);

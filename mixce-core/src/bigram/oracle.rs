@@ -34,7 +34,8 @@ pub struct ChargePoint {
     pub reverse: f64,
 }
 
-/// Figure 3 of the paper: P is uniform over half of `outcomes`, Q moves a share `leak` of its mass to the other half, uniformly.
+/// Figure 3 of the paper: P is uniform over half of `outcomes`, Q moves a share `leak` of its mass to the other half,
+/// uniformly.
 ///
 /// Forward cross-entropy charges `-ln((1 - leak) / k)`, next to nothing for a small leak; reverse cross-entropy charges
 /// `(1 - leak) ln k + leak * 69.08`, with `k = outcomes / 2`: 69 nats for all of it.
@@ -78,8 +79,11 @@ mod tests {
     fn reverse_cross_entropy_charges_leaks_and_forward_does_not() {
         let points = charges(20, 100);
         assert_eq!(points.len(), 100);
-        assert!((points[0].forward - 10f64.ln()).abs() < 1e-12 && (points[0].reverse - 10f64.ln()).abs() < 1e-12);
-        let (forward, reverse) = (points[10].forward - points[0].forward, points[10].reverse - points[0].reverse);
+        assert!(
+            (points[0].forward - 10f64.ln()).abs() < 1e-12 && (points[0].reverse - 10f64.ln()).abs() < 1e-12
+        );
+        let (forward, reverse) =
+            (points[10].forward - points[0].forward, points[10].reverse - points[0].reverse);
         assert!(forward < 0.11 && reverse > 6.0, "{forward} {reverse}");
     }
 }

@@ -2,8 +2,8 @@
 
 /// A set of categorical distributions with `columns` outcomes each.
 ///
-/// A guide table (Chen and Asau, 1974) says for each of `columns` equal slices of `[0, 1)` where the search begins, so a draw
-/// takes O(1) steps on average. An outcome of probability 0 is never drawn.
+/// A guide table (Chen and Asau, 1974) says for each of `columns` equal slices of `[0, 1)` where the search begins,
+/// so a draw takes O(1) steps on average. An outcome of probability 0 is never drawn.
 #[derive(Clone, Debug)]
 pub struct RowSampler {
     columns: usize,

@@ -34,7 +34,8 @@ impl<'a> View<'a> {
     }
 }
 
-/// `c += a b`, with `a` `[m, k]` strided, `b` `[k, n]` and `c` `[m, n]` row-major with stride `n`, a multiple of [`PAD`].
+/// `c += a b`, with `a` `[m, k]` strided, `b` `[k, n]` and `c` `[m, n]` row-major with stride `n`, a multiple of
+/// [`PAD`].
 pub(crate) fn matmul_add(m: usize, n: usize, k: usize, a: View<'_>, b: &[f32], c: &mut [f32]) {
     debug_assert!(n.is_multiple_of(PAD) && b.len() >= k * n && c.len() >= m * n);
     Arch::new().dispatch(MatMul { m, n, k, a, b, c });
@@ -107,10 +108,10 @@ fn tile<S: Simd, const R: usize, const N: usize>(
     let mut acc = [[simd.splat_f32s(0.0); N]; R];
     for i in 0..k {
         let b = &b[i * nv + col..][..N];
-        for r in 0..R {
+        for (r, acc) in acc.iter_mut().enumerate() {
             let x = simd.splat_f32s(a.data[(row + r) * a.row + i * a.col]);
             for j in 0..N {
-                acc[r][j] = simd.mul_add_e_f32s(x, b[j], acc[r][j]);
+                acc[j] = simd.mul_add_e_f32s(x, b[j], acc[j]);
             }
         }
     }

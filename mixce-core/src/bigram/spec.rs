@@ -71,8 +71,8 @@ impl ObjectiveName {
         }
     }
 
-    /// The values of eta to run out of those asked for: none for objectives without a parameter (which then run once, with the
-    /// value given here), and only where the objective is defined.
+    /// The values of eta to run out of those asked for: none for objectives without a parameter (which then run once,
+    /// with the value given here), and only where the objective is defined.
     #[must_use]
     pub fn etas(self, asked: &[f64]) -> Vec<f64> {
         match self {

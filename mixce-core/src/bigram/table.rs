@@ -57,11 +57,21 @@ pub fn rows(cells: &[Cell]) -> Vec<Row> {
         .map(|(vocab, zeros, objective, eta)| {
             let mine: Vec<&Cell> = cells
                 .iter()
-                .filter(|c| (c.key.vocab, c.key.zeros, c.key.objective, c.key.eta) == (vocab, zeros, objective, eta))
+                .filter(|c| {
+                    (c.key.vocab, c.key.zeros, c.key.objective, c.key.eta) == (vocab, zeros, objective, eta)
+                })
                 .collect();
             let js: Vec<f64> = mine.iter().map(|c| c.avg_js).collect();
             let leaks: Vec<f64> = mine.iter().map(|c| c.avg_0s).collect();
-            Row { vocab, zeros, objective, eta, seeds: mine.len(), avg_js: Spread::of(&js), avg_0s: Spread::of(&leaks) }
+            Row {
+                vocab,
+                zeros,
+                objective,
+                eta,
+                seeds: mine.len(),
+                avg_js: Spread::of(&js),
+                avg_0s: Spread::of(&leaks),
+            }
         })
         .collect()
 }
@@ -99,14 +109,17 @@ pub struct Reference {
 /// The Markdown table of best rows, one block per world, with reference rows (gold and others) on top.
 #[must_use]
 pub fn markdown(best: &[Row], references: &[Reference]) -> String {
-    let mut out = String::from("| V | zeros | objective | eta | avg. js | avg. 0s | seeds |\n|---|---|---|---|---|---|---|\n");
+    let mut out = String::from(
+        "| V | zeros | objective | eta | avg. js | avg. 0s | seeds |\n|---|---|---|---|---|---|---|\n",
+    );
     let mut worlds: Vec<(usize, f64)> = Vec::new();
     for row in best {
         if !worlds.contains(&(row.vocab, row.zeros)) {
             worlds.push((row.vocab, row.zeros));
         }
     }
-    let number = |s: Spread| if s.mean == 0.0 { "0".to_owned() } else { format!("{:.2e} ± {:.0e}", s.mean, s.sd) };
+    let number =
+        |s: Spread| if s.mean == 0.0 { "0".to_owned() } else { format!("{:.2e} ± {:.0e}", s.mean, s.sd) };
     for (vocab, zeros) in worlds {
         let share = format!("{:.0} %", zeros * 100.0);
         for r in references.iter().filter(|r| (r.vocab, r.zeros) == (vocab, zeros)) {
@@ -115,7 +128,11 @@ pub fn markdown(best: &[Row], references: &[Reference]) -> String {
         }
         for row in best.iter().filter(|r| (r.vocab, r.zeros) == (vocab, zeros)) {
             let (js, leak) = (number(row.avg_js), number(row.avg_0s));
-            let _ = writeln!(out, "| {vocab} | {share} | {} | {} | {js} | {leak} | {} |", row.objective, row.eta, row.seeds);
+            let _ = writeln!(
+                out,
+                "| {vocab} | {share} | {} | {} | {js} | {leak} | {} |",
+                row.objective, row.eta, row.seeds
+            );
         }
     }
     out

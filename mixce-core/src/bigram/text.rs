@@ -6,10 +6,10 @@ use std::path::Path;
 use super::{Error, Result, World};
 
 impl World {
-    /// Estimates the transitions from a text: a line is a sequence of words (split at white space); the `vocab - 1` most
-    /// frequent words stay (ties in alphabetical order), other words are taken out of their line, and the end of a line
-    /// that holds any word is EOS. Row i is the share of each follower of word i. The first token is uniform over V, as
-    /// in the paper's experiments.
+    /// Estimates the transitions from a text: a line is a sequence of words (split at white space); the `vocab - 1`
+    /// most frequent words stay (ties in alphabetical order), other words are taken out of their line, and the end of
+    /// a line that holds any word is EOS. Row i is the share of each follower of word i. The first token is uniform
+    /// over V, as in the paper's experiments.
     ///
     /// # Errors
     /// When the file cannot be read or has fewer than `vocab - 1` distinct words.
@@ -21,7 +21,11 @@ impl World {
         let mut frequency: HashMap<&str, usize> = HashMap::new();
         text.split_whitespace().for_each(|word| *frequency.entry(word).or_default() += 1);
         if frequency.len() < vocab - 1 {
-            return Err(Error::SmallText { path: path.to_owned(), expected: vocab - 1, got: frequency.len() });
+            return Err(Error::SmallText {
+                path: path.to_owned(),
+                expected: vocab - 1,
+                got: frequency.len(),
+            });
         }
         let mut words: Vec<(&str, usize)> = frequency.into_iter().collect();
         words.sort_unstable_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));

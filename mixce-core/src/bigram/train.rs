@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mixce_kernels::rng::{Stream, purpose};
-use serde::{Deserialize, Serialize};
 
 use super::adam::Adam;
 use super::dropout::Dropout;
@@ -12,138 +11,10 @@ use super::estimators::sampled::Sampled;
 use super::estimators::{JsSequence, counts, exact, logit_gradient};
 use super::model::{Forward, HIDDEN_STRIDE};
 use super::objective::{Loss, TokenWeight};
-use super::{Dataset, Distance, Error, Model, ModelKind, Result, compare};
-
-/// How the gradient of a step is estimated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Estimator {
-    /// The authors' way: every token of every sequence, Gumbel straight-through for reverse terms.
-    Sampled,
-    /// Transition counts of the batch; the score function for reverse terms.
-    #[default]
-    Counts,
-    /// Expectations under P and Q; nothing random, no dropout.
-    Exact,
-}
-
-/// How `counts` differentiates reverse KL and reverse cross-entropy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ReverseGradient {
-    /// The divergence of each context weighted by how often sequences from Q visit it, visits held fixed: what the authors'
-    /// straight-through estimator credits, without its noise. It has the optimum of the full gradient where P is reachable.
-    #[default]
-    Local,
-    /// The full gradient: the score function summed over all next tokens, visits and values-to-go from two halves of the sequences.
-    AllTokens,
-    /// The full gradient by the score function of the sampled tokens: reward-to-go minus a leave-one-out baseline of the same context.
-    ScoreFunction,
-}
-
-/// Which development loss picks the epoch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Selection {
-    /// The objective's loss, as in the paper; for token-weighted objectives it is `w(q) (-log q)`, which is not monotone in q.
-    #[default]
-    Loss,
-    /// The potential of token-weighted objectives, whose gradient training follows; the loss for all others.
-    Potential,
-}
-
-/// The settings of a training run; [`Default`] is the paper's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainConfig {
-    /// The model.
-    pub model: ModelKind,
-    /// The gradient estimator.
-    pub estimator: Estimator,
-    /// How `counts` differentiates reverse terms (`exact` always takes the full gradient).
-    pub reverse_gradient: ReverseGradient,
-    /// Epochs at most.
-    pub epochs: usize,
-    /// Sequences per step.
-    pub batch_size: usize,
-    /// Training sequences.
-    pub train_size: usize,
-    /// Development sequences.
-    pub dev_size: usize,
-    /// Learning rate of Adam.
-    pub lr: f64,
-    /// Coupled L2 coefficient.
-    pub weight_decay: f64,
-    /// Dropout probability of the network's hidden units; `exact` uses none.
-    pub dropout: f64,
-    /// Epochs without a new best development loss before training stops.
-    pub patience: usize,
-    /// Which development loss picks the epoch.
-    pub select: Selection,
-}
-
-impl Default for TrainConfig {
-    fn default() -> Self {
-        Self {
-            model: ModelKind::Network,
-            estimator: Estimator::Counts,
-            reverse_gradient: ReverseGradient::Local,
-            epochs: 50,
-            batch_size: 1000,
-            train_size: 50_000,
-            dev_size: 5_000,
-            lr: 1e-3,
-            weight_decay: 1e-4,
-            dropout: 0.1,
-            patience: 5,
-            select: Selection::Loss,
-        }
-    }
-}
-
-impl TrainConfig {
-    /// Checks the ranges and the combination with a loss.
-    ///
-    /// # Errors
-    /// When a number is out of range, `sampled` meets the table, or `exact` meets JS.
-    pub fn validate(&self, loss: &Loss) -> Result<()> {
-        let positive = [
-            ("epochs", self.epochs),
-            ("batch-size", self.batch_size),
-            ("train-size", self.train_size),
-            ("dev-size", self.dev_size),
-            ("patience", self.patience),
-        ];
-        if let Some((name, _)) = positive.into_iter().find(|(_, n)| *n == 0) {
-            return Err(Error::range(name, "at least 1", 0));
-        }
-        if self.batch_size > self.train_size {
-            return Err(Error::range("batch-size", format!("at most the {} training sequences", self.train_size), self.batch_size));
-        }
-        if !(self.lr > 0.0 && self.lr.is_finite()) {
-            return Err(Error::range("lr", "a positive number", self.lr));
-        }
-        if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
-            return Err(Error::range("weight-decay", "a number of at least 0", self.weight_decay));
-        }
-        if !(0.0..0.99).contains(&self.dropout) {
-            return Err(Error::range("dropout", "a probability in [0, 0.99)", self.dropout));
-        }
-        if self.estimator == Estimator::Sampled && self.model == ModelKind::Table {
-            return Err(Error::Unsupported {
-                what: "the estimator `sampled` feeds samples back through embeddings, which the model `table` lacks".into(),
-                hint: "use `--model network`, or `--estimator counts`".into(),
-            });
-        }
-        if self.estimator == Estimator::Exact && matches!(loss, Loss::Js { .. }) {
-            return Err(Error::Unsupported {
-                what: "`js` mixes whole sequences and has no exact expectation".into(),
-                hint: "use `--estimator counts` or leave `js` out".into(),
-            });
-        }
-        Ok(())
-    }
-}
+use super::{
+    Dataset, Distance, Error, Estimator, Model, ModelKind, Result, ReverseGradient, Selection, TrainConfig,
+    compare,
+};
 
 /// What a trained cell gives.
 #[derive(Clone, Debug)]
@@ -166,7 +37,13 @@ pub struct Outcome {
 ///
 /// # Errors
 /// When the settings are invalid, or a parameter becomes NaN or infinite.
-pub fn train(data: &Dataset, loss: &Loss, config: &TrainConfig, seed: u64, stop: &AtomicBool) -> Result<Option<Outcome>> {
+pub fn train(
+    data: &Dataset,
+    loss: &Loss,
+    config: &TrainConfig,
+    seed: u64,
+    stop: &AtomicBool,
+) -> Result<Option<Outcome>> {
     config.validate(loss)?;
     let mut trainer = Trainer::new(data, loss, config, seed);
     let mut best: Option<Outcome> = None;
@@ -275,8 +152,8 @@ impl<'a> Trainer<'a> {
 
     /// `counts` and `exact`: pseudo-counts, then a backward pass over the contexts; dropout for data terms only.
     ///
-    /// One mask serves all visits to a context in the batch. Data terms bear that, but a reverse term pays 69 nats for every
-    /// forbidden token that a mask lets through, and the noise of one mask per context drowns its signal.
+    /// One mask serves all visits to a context in the batch. Data terms bear that, but a reverse term pays 69 nats
+    /// for every forbidden token that a mask lets through, and the noise of one mask per context drowns its signal.
     fn pseudo_gradient(&mut self, batch: &[u32], stream: Stream) {
         self.grads.fill(0.0);
         if !matches!(self.loss, Loss::Reverse { eta: 0.0, .. }) {
@@ -390,12 +267,10 @@ impl<'a> Trainer<'a> {
         let stream = self.stream.fold(2).fold(epoch);
         let samples = self.config.dev_size;
         match self.loss {
-            Loss::Token(weight) => {
-                self.dev_data(|q| match self.config.select {
-                    Selection::Loss => weight.loss(f64::from(q).ln()),
-                    Selection::Potential => weight.potential(f64::from(q).ln()),
-                })
-            }
+            Loss::Token(weight) => self.dev_data(|q| match self.config.select {
+                Selection::Loss => weight.loss(f64::from(q).ln()),
+                Selection::Potential => weight.potential(f64::from(q).ln()),
+            }),
             Loss::Reverse { eta, reward } => {
                 let reverse = if self.config.estimator == Estimator::Sampled {
                     self.rollouts.sample(&q, samples, stream);
@@ -437,7 +312,10 @@ impl<'a> Trainer<'a> {
 
 impl std::fmt::Debug for Trainer<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Trainer").field("loss", &self.loss).field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Trainer")
+            .field("loss", &self.loss)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 

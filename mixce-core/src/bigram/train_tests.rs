@@ -2,7 +2,15 @@ use super::*;
 use crate::bigram::{Reward, World};
 
 fn config(model: ModelKind, estimator: Estimator) -> TrainConfig {
-    TrainConfig { model, estimator, dropout: 0.0, train_size: 400, dev_size: 50, batch_size: 400, ..TrainConfig::default() }
+    TrainConfig {
+        model,
+        estimator,
+        dropout: 0.0,
+        train_size: 400,
+        dev_size: 50,
+        batch_size: 400,
+        ..TrainConfig::default()
+    }
 }
 
 fn gradient(data: &Dataset, loss: &Loss, config: &TrainConfig, stream: u64) -> Vec<f32> {
@@ -19,7 +27,11 @@ fn largest(xs: impl Iterator<Item = f32>) -> f32 {
 #[test]
 fn counts_equal_the_per_position_gradient_without_dropout() {
     let data = Dataset::sample(World::random(9, 0.5, 1).unwrap(), 400, 50, 1).unwrap();
-    for loss in [Loss::Token(TokenWeight::One), Loss::Token(TokenWeight::Mixce(0.1)), Loss::Token(TokenWeight::Mixce(0.0))] {
+    for loss in [
+        Loss::Token(TokenWeight::One),
+        Loss::Token(TokenWeight::Mixce(0.1)),
+        Loss::Token(TokenWeight::Mixce(0.0)),
+    ] {
         let counts = gradient(&data, &loss, &config(ModelKind::Network, Estimator::Counts), 1);
         let sampled = gradient(&data, &loss, &config(ModelKind::Network, Estimator::Sampled), 1);
         let size = largest(counts.iter().copied());
@@ -96,7 +108,11 @@ fn exact_gradient_follows_finite_differences_of_the_loss() {
         let config = config(ModelKind::Table, Estimator::Exact);
         let mut trainer = Trainer::new(&data, &loss, &config, 5);
         let logits = trainer.model.params_mut();
-        logits.iter_mut().enumerate().for_each(|(i, z)| if i % 16 <= 6 { *z = (i * 7 % 11) as f32 / 9.0 });
+        logits.iter_mut().enumerate().for_each(|(i, z)| {
+            if i % 16 <= 6 {
+                *z = (i * 7 % 11) as f32 / 9.0
+            }
+        });
         trainer.gradient(&[0], Stream::new(0));
         let grads = trainer.grads().to_vec();
         for i in (0..grads.len()).filter(|i| i % 16 <= 6) {
@@ -172,8 +188,19 @@ fn mle_and_two_kls_with_the_table_land_on_p() {
 fn runs_repeat_and_stop() {
     let data = Dataset::sample(World::random(8, 0.5, 4).unwrap(), 3000, 100, 4).unwrap();
     for estimator in [Estimator::Counts, Estimator::Sampled] {
-        for loss in [Loss::Token(TokenWeight::Mixce(0.5)), Loss::Js { eta: 0.5 }, Loss::Reverse { eta: 0.5, reward: Reward::Kl }] {
-            let config = TrainConfig { epochs: 3, train_size: 3000, dev_size: 100, batch_size: 1000, estimator, ..TrainConfig::default() };
+        for loss in [
+            Loss::Token(TokenWeight::Mixce(0.5)),
+            Loss::Js { eta: 0.5 },
+            Loss::Reverse { eta: 0.5, reward: Reward::Kl },
+        ] {
+            let config = TrainConfig {
+                epochs: 3,
+                train_size: 3000,
+                dev_size: 100,
+                batch_size: 1000,
+                estimator,
+                ..TrainConfig::default()
+            };
             let go = AtomicBool::new(false);
             let one = train(&data, &loss, &config, 3, &go).unwrap().unwrap();
             let two = train(&data, &loss, &config, 3, &go).unwrap().unwrap();
@@ -192,7 +219,8 @@ fn impossible_settings_are_refused() {
     let mle = Loss::Token(TokenWeight::One);
     let exact = TrainConfig { estimator: Estimator::Exact, ..TrainConfig::default() };
     assert!(exact.validate(&js).unwrap_err().hint().is_some());
-    let table = TrainConfig { estimator: Estimator::Sampled, model: ModelKind::Table, ..TrainConfig::default() };
+    let table =
+        TrainConfig { estimator: Estimator::Sampled, model: ModelKind::Table, ..TrainConfig::default() };
     assert!(table.validate(&mle).unwrap_err().to_string().contains("`table`"));
     for bad in [
         TrainConfig { lr: 0.0, ..TrainConfig::default() },
@@ -208,8 +236,10 @@ fn impossible_settings_are_refused() {
 #[test]
 fn a_diverged_run_is_an_error() {
     let data = Dataset::sample(World::random(5, 0.5, 4).unwrap(), 100, 10, 4).unwrap();
-    let config = TrainConfig { lr: 1e38, train_size: 100, dev_size: 10, batch_size: 10, ..TrainConfig::default() };
-    let error = train(&data, &Loss::Token(TokenWeight::One), &config, 3, &AtomicBool::new(false)).unwrap_err();
+    let config =
+        TrainConfig { lr: 1e38, train_size: 100, dev_size: 10, batch_size: 10, ..TrainConfig::default() };
+    let error =
+        train(&data, &Loss::Token(TokenWeight::One), &config, 3, &AtomicBool::new(false)).unwrap_err();
     assert!(matches!(error, Error::Diverged { epoch: 1, .. }), "{error}");
 }
 
@@ -227,7 +257,8 @@ fn js_gradient_is_unbiased() {
         ..config(ModelKind::Table, Estimator::Counts)
     };
     let mut trainer = Trainer::new(&data, &loss, &settings, 5);
-    let start: Vec<f32> = (0..48).map(|i| if i % 16 < 4 { [-3.0, 0.3, -0.2, 2.0][i % 16] } else { 0.0 }).collect();
+    let start: Vec<f32> =
+        (0..48).map(|i| if i % 16 < 4 { [-3.0, 0.3, -0.2, 2.0][i % 16] } else { 0.0 }).collect();
     trainer.model.params_mut().copy_from_slice(&start);
     let batch: Vec<u32> = (0..200_000).collect();
     trainer.gradient(&batch, Stream::new(2));
@@ -260,7 +291,11 @@ fn js_gradient_is_unbiased() {
         };
         let want = (at(start[i] + 0.02) - at(start[i] - 0.02)) / 0.04;
         at(start[i]);
-        assert!((f64::from(grads[i]) - want).abs() < 0.04 * f64::from(norm), "{i}: {} {want}, {norm}", grads[i]);
+        assert!(
+            (f64::from(grads[i]) - want).abs() < 0.04 * f64::from(norm),
+            "{i}: {} {want}, {norm}",
+            grads[i]
+        );
     }
 }
 
@@ -269,7 +304,11 @@ fn js_gradient_is_unbiased() {
 fn local_reverse_gradient_is_the_row_gradient() {
     let world = World::random(5, 0.0, 2).unwrap();
     let data = Dataset::sample(world, 100_000, 10, 1).unwrap();
-    let settings = TrainConfig { batch_size: 100_000, train_size: 100_000, ..config(ModelKind::Table, Estimator::Counts) };
+    let settings = TrainConfig {
+        batch_size: 100_000,
+        train_size: 100_000,
+        ..config(ModelKind::Table, Estimator::Counts)
+    };
     let loss = Loss::Reverse { eta: 0.0, reward: Reward::Kl };
     let mut trainer = Trainer::new(&data, &loss, &settings, 5);
     let batch: Vec<u32> = (0..100_000).collect();

@@ -1,11 +1,12 @@
 //! Expected visits of the contexts: exact expectations over sequences, with exact gradients.
 //!
-//! A bigram model is a Markov chain that EOS absorbs. With A the `[V, V]` part of the transitions that goes on (outputs 0..V)
-//! and `n_1` the distribution after the first token, the expected visits of T tokens are `N = n_1 + n_1 A + ... + n_1 A^(T-2)`, and an
-//! expectation of a sum over tokens is linear in N. Without a limit, N solves `N (I - A) = n_1`; the value-to-go solves the adjoint
-//! system `(I - A) v = r`. With the limit of 500 tokens both are sums of powers. After a few dozen powers the vectors turn parallel
-//! to the leading eigenvector; the rest of the sum is then a geometric series, closed when the next power is parallel to
-//! 1e-13. The truncation is thereby exact to rounding, at any limit, without 500 products.
+//! A bigram model is a Markov chain that EOS absorbs. With A the `[V, V]` part of the transitions that goes on
+//! (outputs 0..V) and `n_1` the distribution after the first token, the expected visits of T tokens are `N = n_1 +
+//! n_1 A + ... + n_1 A^(T-2)`, and an expectation of a sum over tokens is linear in N. Without a limit, N solves `N
+//! (I - A) = n_1`; the value-to-go solves the adjoint system `(I - A) v = r`. With the limit of 500 tokens both are
+//! sums of powers. After a few dozen powers the vectors turn parallel to the leading eigenvector; the rest of the sum
+//! is then a geometric series, closed when the next power is parallel to 1e-13. The truncation is thereby exact to
+//! rounding, at any limit, without 500 products.
 
 use super::linear::{Factors, axpy64, dot64};
 
@@ -177,8 +178,8 @@ impl<'a> Chain<'a> {
         dot64(self.row(0), &rewards.first) + dot64(&visits, &self.mean_rewards(rewards))
     }
 
-    /// The expected sum of rewards of a sequence and its gradient: `N_c (reward_cy + value-to-go of y)`, with the visits and the
-    /// values of the time left when there is a limit.
+    /// The expected sum of rewards of a sequence and its gradient: `N_c (reward_cy + value-to-go of y)`, with the
+    /// visits and the values of the time left when there is a limit.
     #[must_use]
     pub fn expected_with_gradient(&self, rewards: &Rewards, horizon: Horizon) -> Expectation {
         let outputs = self.vocab + 1;
@@ -223,9 +224,11 @@ impl<'a> Chain<'a> {
             axpy64(factor, &powers.explicit[vector], &mut value);
             values.push(value);
         }
-        // Token t + 1 (t = 1..left) is drawn at n_t and leaves left - t tokens. Times with parallel n_t share one product.
+        // Token t + 1 (t = 1..left) is drawn at n_t and leaves left - t tokens. Times with parallel n_t share one
+        // product.
         let last = occupation.explicit.len() - 1;
-        let mut products: Vec<Vec<f64>> = (0..=last).map(|i| values[left - 1 - i.min(left - 1)].clone()).collect();
+        let mut products: Vec<Vec<f64>> =
+            (0..=last).map(|i| values[left - 1 - i.min(left - 1)].clone()).collect();
         for index in last + 1..left {
             let (_, factor) = occupation.at(index);
             axpy64(factor, &values[left - 1 - index], &mut products[last]);

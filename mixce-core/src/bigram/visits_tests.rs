@@ -61,7 +61,9 @@ fn exact_equals_enumeration() {
 
 #[test]
 fn gradients_follow_finite_differences() {
-    for horizon in [Horizon::Tokens(1), Horizon::Tokens(2), Horizon::Tokens(3), Horizon::Tokens(499), Horizon::Unbounded] {
+    for horizon in
+        [Horizon::Tokens(1), Horizon::Tokens(2), Horizon::Tokens(3), Horizon::Tokens(499), Horizon::Unbounded]
+    {
         let (mut probs, rewards) = (chain(4, 8), rewards(4, 8));
         let got = Chain::new(4, &probs).expected_with_gradient(&rewards, horizon).gradient;
         for i in 0..probs.len() {
@@ -122,7 +124,10 @@ fn a_periodic_chain_has_no_tail_and_is_still_exact() {
     // 1 -> 2 -> 1 -> ... with EOS probability 0.01: the powers never turn parallel.
     let probs = [0.0, 0.9, 0.1, 0.0, 0.0, 0.0, 0.99, 0.01, 0.0, 0.99, 0.0, 0.01];
     let chain = Chain::new(3, &probs);
-    let rewards = Rewards { first: vec![0.0; 4], later: vec![0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0] };
+    let rewards = Rewards {
+        first: vec![0.0; 4],
+        later: vec![0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+    };
     let mut want = 0.0;
     let mut mass = [0.9, 0.1];
     for _ in 0..498 {

@@ -21,7 +21,8 @@ pub struct World {
 }
 
 impl World {
-    /// A world from the probabilities of the first token `[V]` and the transitions `[V, V]`, whose last row is EOS and zero.
+    /// A world from the probabilities of the first token `[V]` and the transitions `[V, V]`, whose last row is EOS
+    /// and zero.
     ///
     /// # Errors
     /// When a length, a sign or a row sum (off by more than 1e-6) is wrong.
@@ -75,7 +76,12 @@ impl World {
     /// When the file cannot be read or a line is not a row of V probabilities that sum to 1 (the last: zeros).
     pub fn from_csv(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-        let bad = |line: usize, expected: String, got: String| Error::Matrix { path: path.to_owned(), line, expected, got };
+        let bad = |line: usize, expected: String, got: String| Error::Matrix {
+            path: path.to_owned(),
+            line,
+            expected,
+            got,
+        };
         let lines: Vec<(usize, &str)> =
             text.lines().enumerate().map(|(i, l)| (i + 1, l.trim())).filter(|(_, l)| !l.is_empty()).collect();
         let vocab = lines.len();
@@ -86,8 +92,10 @@ impl World {
         for &(number, line) in &lines {
             let before = transitions.len();
             for field in line.split(',') {
-                let p: f64 =
-                    field.trim().parse().map_err(|_| bad(number, "a number".into(), format!("`{}`", field.trim())))?;
+                let p: f64 = field
+                    .trim()
+                    .parse()
+                    .map_err(|_| bad(number, "a number".into(), format!("`{}`", field.trim())))?;
                 if !(0.0..=1.0 + 1e-9).contains(&p) {
                     return Err(bad(number, "probabilities in [0, 1]".into(), p.to_string()));
                 }
@@ -97,7 +105,8 @@ impl World {
             if row.len() != vocab {
                 return Err(bad(number, format!("{vocab} columns"), format!("{} columns", row.len())));
             }
-            let (sum, want) = (row.iter().sum::<f64>(), if before == vocab * (vocab - 1) { 0.0 } else { 1.0 });
+            let (sum, want) =
+                (row.iter().sum::<f64>(), if before == vocab * (vocab - 1) { 0.0 } else { 1.0 });
             if (sum - want).abs() > 1e-6 {
                 return Err(bad(number, format!("a row that sums to {want}"), format!("the sum {sum}")));
             }
@@ -142,7 +151,10 @@ impl World {
     /// P in the coordinates of a model, `[V, V + 1]`: contexts by outputs, with the column of PAD (0) in front.
     #[must_use]
     pub fn contexts(&self) -> Vec<f64> {
-        self.gold().chunks_exact(self.vocab).flat_map(|row| std::iter::once(0.0).chain(row.iter().copied())).collect()
+        self.gold()
+            .chunks_exact(self.vocab)
+            .flat_map(|row| std::iter::once(0.0).chain(row.iter().copied()))
+            .collect()
     }
 
     /// Floored log probabilities by *state*, `[V + 1, V + 1]`: states `1..V` follow that token, state V begins a
@@ -239,7 +251,8 @@ mod tests {
 
     #[test]
     fn states_and_contexts() {
-        let world = World::new(vec![0.5, 0.5, 0.0], vec![0.0, 0.25, 0.75, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]).unwrap();
+        let world =
+            World::new(vec![0.5, 0.5, 0.0], vec![0.0, 0.25, 0.75, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]).unwrap();
         assert_eq!(world.contexts(), [0.0, 0.5, 0.5, 0.0, 0.0, 0.0, 0.25, 0.75, 0.0, 1.0, 0.0, 0.0]);
         let log_p = world.log_by_state();
         let floor = 1e-30f64.ln();

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use mixce_core::bigram::table::{Row, Spread, rows};
-use mixce_core::bigram::{Cell, ChargePoint, Finished, ObjectiveName, Runner, population_distance, write_atomic};
+use mixce_core::bigram::{
+    Cell, ChargePoint, Finished, ObjectiveName, Runner, population_distance, write_atomic,
+};
 use mixce_core::objective::MixCe;
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -71,7 +73,12 @@ fn lines(rows: &[&Row], etas: &[f64], value: impl Fn(&Row) -> Spread) -> Vec<Lin
         let mine: Vec<&&Row> = rows.iter().filter(|r| r.objective == objective).collect();
         let points: Vec<(f64, f64)> = match mine.as_slice() {
             [] => continue,
-            [only] if matches!(objective, ObjectiveName::Mle | ObjectiveName::ReverseKl | ObjectiveName::Dft) => {
+            [only]
+                if matches!(
+                    objective,
+                    ObjectiveName::Mle | ObjectiveName::ReverseKl | ObjectiveName::Dft
+                ) =>
+            {
                 (0..etas.len()).map(|x| (x as f64, value(only).mean)).collect()
             }
             many => many
@@ -143,7 +150,9 @@ fn heatmaps(runner: &Runner<'_>, done: &[Finished], rows: &[&Row], folder: &Path
             (key.vocab, key.zeros, key.objective, key.eta) == (best.vocab, best.zeros, objective, best.eta)
                 && f.learned.is_some()
         });
-        let Some((cell, learned)) = found.and_then(|f| Some((&f.cell, f.learned.as_deref()?))) else { continue };
+        let Some((cell, learned)) = found.and_then(|f| Some((&f.cell, f.learned.as_deref()?))) else {
+            continue;
+        };
         let gold = runner.world(&cell.key)?.contexts();
         let title = format!("{objective}, eta {}, seed {}", best.eta, cell.key.seed);
         let figure = draw((860, 460), |area| {
@@ -157,7 +166,12 @@ fn heatmaps(runner: &Runner<'_>, done: &[Finished], rows: &[&Row], folder: &Path
 }
 
 /// Probabilities `[V, V + 1]` without the column of PAD, dark is likely; the fourth root shows small leaks.
-fn heatmap(area: &DrawingArea<SVGBackend<'_>, Shift>, title: &str, vocab: usize, probs: &[f64]) -> Result<()> {
+fn heatmap(
+    area: &DrawingArea<SVGBackend<'_>, Shift>,
+    title: &str,
+    vocab: usize,
+    probs: &[f64],
+) -> Result<()> {
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 16))
         .margin(8)
@@ -206,11 +220,15 @@ pub(super) fn figure3(points: &[ChargePoint]) -> Result<String> {
             .draw()
             .map_err(failed)?;
         type Value = fn(&ChargePoint) -> f64;
-        let curves: [(&str, Value); 2] = [("forward, CE(P, Q)", |p| p.forward), ("reverse, CE(Q, P)", |p| p.reverse)];
+        let curves: [(&str, Value); 2] =
+            [("forward, CE(P, Q)", |p| p.forward), ("reverse, CE(Q, P)", |p| p.reverse)];
         for (index, (name, value)) in curves.into_iter().enumerate() {
             let color = COLORS[index];
             chart
-                .draw_series(LineSeries::new(points.iter().map(|p| (p.leak, value(p))), color.stroke_width(2)))
+                .draw_series(LineSeries::new(
+                    points.iter().map(|p| (p.leak, value(p))),
+                    color.stroke_width(2),
+                ))
                 .map_err(failed)?
                 .label(name)
                 .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], color.stroke_width(2)));
@@ -226,7 +244,10 @@ pub(super) fn figure3(points: &[ChargePoint]) -> Result<String> {
 }
 
 /// Draws on a white SVG of this size.
-fn draw(size: (u32, u32), paint: impl FnOnce(&DrawingArea<SVGBackend<'_>, Shift>) -> Result<()>) -> Result<String> {
+fn draw(
+    size: (u32, u32),
+    paint: impl FnOnce(&DrawingArea<SVGBackend<'_>, Shift>) -> Result<()>,
+) -> Result<String> {
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();

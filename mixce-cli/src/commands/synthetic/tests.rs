@@ -34,8 +34,24 @@ fn a_small_grid_prints_a_table_and_draws_figures() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run").display().to_string();
     let flags = [
-        "--objectives", "mle,mixce,js", "--etas", "0.1,0.5", "--vocab", "6", "--seeds", "1,2", "--epochs", "2", "--train-size",
-        "300", "--dev-size", "50", "--batch-size", "100", "--out", &out,
+        "--objectives",
+        "mle,mixce,js",
+        "--etas",
+        "0.1,0.5",
+        "--vocab",
+        "6",
+        "--seeds",
+        "1,2",
+        "--epochs",
+        "2",
+        "--train-size",
+        "300",
+        "--dev-size",
+        "50",
+        "--batch-size",
+        "100",
+        "--out",
+        &out,
     ];
     let args = parse(&flags);
     assert_eq!(execute(&args, false, true).0, Ended::Interrupted);
@@ -66,13 +82,14 @@ fn figure3_is_drawn() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("f.svg").display().to_string();
     let (_, lines) = execute(&parse(&["figure3", "--out", &out]), false, false);
-    assert_eq!(lines, [out.clone()]);
+    assert_eq!(lines, std::slice::from_ref(&out));
     assert!(std::fs::read_to_string(out).unwrap().contains("reverse, CE(Q, P)"));
 }
 
 #[test]
 fn flags_override_presets() {
-    let grid = grid(&parse(&["--preset", "appendix", "--vocab", "20", "--model", "table", "--lr", "0.5"]), Some(3));
+    let grid =
+        grid(&parse(&["--preset", "appendix", "--vocab", "20", "--model", "table", "--lr", "0.5"]), Some(3));
     assert_eq!((grid.zeros.as_slice(), grid.vocabs.as_slice()), ([0.1, 0.9].as_slice(), [20].as_slice()));
     assert_eq!((grid.train.lr, grid.train.weight_decay, grid.train.model), (0.5, 0.0, ModelKind::Table));
     assert_eq!(grid.seeds, SEEDS);

@@ -1,14 +1,15 @@
 //! The score function summed over all next tokens: what `counts` uses for reverse terms by default.
 //!
-//! By the chain rule over positions the gradient of an expected sum of rewards is `sum_c N_c sum_y grad q_cy (r_cy + v_y)`: visits times
-//! reward plus value-to-go. The plain score function replaces the sum over y by the sampled token; here the sum is taken in full, and only
-//! N and v come from the sampled sequences. Baselines cancel in the sum. Visits of one half of the sequences meet the values
-//! measured on the other half, so the two factors are independent and their product has no bias (but for the cut at 499 tokens,
-//! near which a value is the mean over all positions, and for tokens that one half never drew, which get the mean value of that half).
+//! By the chain rule over positions the gradient of an expected sum of rewards is `sum_c N_c sum_y grad q_cy (r_cy +
+//! v_y)`: visits times reward plus value-to-go. The plain score function replaces the sum over y by the sampled
+//! token; here the sum is taken in full, and only N and v come from the sampled sequences. Baselines cancel in the
+//! sum. Visits of one half of the sequences meet the values measured on the other half, so the two factors are
+//! independent and their product has no bias (but for the cut at 499 tokens, near which a value is the mean over all
+//! positions, and for tokens that one half never drew, which get the mean value of that half).
 //!
-//! Without looking ahead, v is left out: `sum_c N_c grad E_{y ~ q_c}[r_cy]`, the divergence of every context weighted by its visits, which
-//! are held fixed. That is what the authors' straight-through samples credit (they detach the previous token inside log P, and a
-//! sequence's length has no gradient): no token is blamed for what follows it.
+//! Without looking ahead, v is left out: `sum_c N_c grad E_{y ~ q_c}[r_cy]`, the divergence of every context weighted
+//! by its visits, which are held fixed. That is what the authors' straight-through samples credit (they detach the
+//! previous token inside log P, and a sequence's length has no gradient): no token is blamed for what follows it.
 
 use pulp::Arch;
 

@@ -1,7 +1,7 @@
 //! `counts`: a batch is its matrix of transition counts.
 //!
-//! Tokens with the same context and the same outcome have the same loss once dropout is drawn per context, so a batch of 1000
-//! sequences costs V softmaxes instead of one per token.
+//! Tokens with the same context and the same outcome have the same loss once dropout is drawn per context, so a batch
+//! of 1000 sequences costs V softmaxes instead of one per token.
 
 use crate::bigram::sequences::Sequences;
 
@@ -26,7 +26,8 @@ pub(crate) fn log_q(tokens: &[u16], probs: &[f32], stride: usize) -> f64 {
     total
 }
 
-/// Adds the gradient of `eta * mean(log P - log M)` over a batch of data: each sequence counts with weight `eta dlogM/dlogQ`.
+/// Adds the gradient of `eta * mean(log P - log M)` over a batch of data: each sequence counts with weight `eta
+/// dlogM/dlogQ`.
 pub(crate) fn add_js_data(
     data: &Sequences,
     batch: &[u32],

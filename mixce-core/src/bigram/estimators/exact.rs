@@ -1,7 +1,7 @@
 //! `exact`: expectations under P and Q instead of samples.
 //!
-//! Data terms use the expected transition counts of a sequence from P (EOS forced at 500); reverse terms the expected visits
-//! under Q (cut off after 499 tokens, as the authors sample). Nothing is random: dropout is off, too.
+//! Data terms use the expected transition counts of a sequence from P (EOS forced at 500); reverse terms the expected
+//! visits under Q (cut off after 499 tokens, as the authors sample). Nothing is random: dropout is off, too.
 
 use crate::bigram::visits::{Chain, Horizon, Rewards};
 
@@ -41,8 +41,8 @@ pub(crate) fn expected_reward(q: &Beliefs<'_>, reward: Reward) -> f64 {
 
 /// Adds to pseudo-counts the gradient of `scale * E_Q[sum of rewards]`.
 ///
-/// With D the gradient of the expectation by the probabilities, that by the logits is `q (D - q . D)`: pseudo-counts `-q D`. The
-/// derivative of `log q` inside the reward is constant in each row and vanishes.
+/// With D the gradient of the expectation by the probabilities, that by the logits is `q (D - q . D)`: pseudo-counts
+/// `-q D`. The derivative of `log q` inside the reward is constant in each row and vanishes.
 pub(crate) fn add_reward_gradient(q: &Beliefs<'_>, reward: Reward, scale: f64, pseudo: &mut [f32]) {
     let probs = probabilities(q);
     let rewards = rewards(q, &probs, reward);

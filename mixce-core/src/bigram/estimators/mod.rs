@@ -1,7 +1,7 @@
 //! Three ways to estimate the gradient of one step.
 //!
-//! All end in a gradient of the logits of the V contexts. `counts` and `exact` write it as *pseudo-counts* M `[V, stride]`: the
-//! gradient of `-sum_cy M_cy log q_cy` with M held fixed, which is `(sum_y M_cy) q_c - M_c`.
+//! All end in a gradient of the logits of the V contexts. `counts` and `exact` write it as *pseudo-counts* M `[V,
+//! stride]`: the gradient of `-sum_cy M_cy log q_cy` with M held fixed, which is `(sum_y M_cy) q_c - M_c`.
 
 mod all_tokens;
 pub(crate) mod counts;
@@ -28,8 +28,8 @@ pub(crate) fn logit_gradient(pseudo: &[f32], probs: &[f32], stride: usize, d_log
     });
 }
 
-/// The JS divergence of a sequence as the authors compute it: `log M = log P + ln(eta + (1 - eta) exp(clamp(ratio)))`, with the log-ratio
-/// `log Q - log P` clamped to ±30 inside the exponential only.
+/// The JS divergence of a sequence as the authors compute it: `log M = log P + ln(eta + (1 - eta)
+/// exp(clamp(ratio)))`, with the log-ratio `log Q - log P` clamped to ±30 inside the exponential only.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JsSequence {
     /// `log P - log M`, the term of a sequence from P.

@@ -135,10 +135,17 @@ impl Rollouts {
 
     /// Adds to pseudo-counts the gradient of `scale * E_Q[sum of rewards]`.
     ///
-    /// Score function: `E_Q[sum_t (R_t - b_t) grad log q_t]`, where `R_t` is the reward from token t on and the baseline `b_t` is the mean
-    /// reward-to-go over the visits that *other* sequences make to the same context (over all their tokens when there is no such
-    /// visit). A baseline that does not look at its own sequence leaves the mean of the gradient unchanged.
-    pub(crate) fn add_reward_gradient(&mut self, q: &Beliefs<'_>, reward: Reward, scale: f64, pseudo: &mut [f32]) {
+    /// Score function: `E_Q[sum_t (R_t - b_t) grad log q_t]`, where `R_t` is the reward from token t on and the
+    /// baseline `b_t` is the mean reward-to-go over the visits that *other* sequences make to the same context (over
+    /// all their tokens when there is no such visit). A baseline that does not look at its own sequence leaves the
+    /// mean of the gradient unchanged.
+    pub(crate) fn add_reward_gradient(
+        &mut self,
+        q: &Beliefs<'_>,
+        reward: Reward,
+        scale: f64,
+        pseudo: &mut [f32],
+    ) {
         self.measure_to_go(q, reward);
         let to_go = std::mem::take(&mut self.to_go);
         self.totals.fill((0.0, 0.0));
@@ -166,7 +173,8 @@ impl Rollouts {
                 own_sum += r;
                 own_visits += 1.0;
             });
-            let fallback = if all_visits > own_visits { (all_sum - own_sum) / (all_visits - own_visits) } else { 0.0 };
+            let fallback =
+                if all_visits > own_visits { (all_sum - own_sum) / (all_visits - own_visits) } else { 0.0 };
             each_context(tokens, |position, context| {
                 let (total, own) = (self.totals[context], self.own[context]);
                 let baseline = if total.1 > own.1 { (total.0 - own.0) / (total.1 - own.1) } else { fallback };
@@ -179,10 +187,11 @@ impl Rollouts {
         self.to_go = to_go;
     }
 
-    /// Adds to pseudo-counts the gradient of `scale * E_Q[log P - log M]`, the part of `KL(Q || M)` that is no reverse KL.
+    /// Adds to pseudo-counts the gradient of `scale * E_Q[log P - log M]`, the part of `KL(Q || M)` that is no
+    /// reverse KL.
     ///
-    /// `E_Q[(g - b + dg/dlog Q) grad log Q]` with `g = log P - log M` of the whole sequence, which the clamp bounds, and b the
-    /// mean of g over the other sequences.
+    /// `E_Q[(g - b + dg/dlog Q) grad log Q]` with `g = log P - log M` of the whole sequence, which the clamp bounds,
+    /// and b the mean of g over the other sequences.
     pub(crate) fn add_mixture_gradient(&self, q: &Beliefs<'_>, eta: f64, scale: f64, pseudo: &mut [f32]) {
         let terms: Vec<JsSequence> = self
             .sequences()

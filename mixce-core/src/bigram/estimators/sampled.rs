@@ -1,12 +1,12 @@
 //! `sampled`: the authors' estimator, token by token.
 //!
-//! Dropout is drawn for every position; reverse terms are differentiated through straight-through Gumbel-softmax samples (tau 1,
-//! hard) fed back as `one_hot @ E`, with the previous one-hot detached inside log P.
+//! Dropout is drawn for every position; reverse terms are differentiated through straight-through Gumbel-softmax
+//! samples (tau 1, hard) fed back as `one_hot @ E`, with the previous one-hot detached inside log P.
 //!
-//! Two facts make it fast without changing a number but rounding. The first layer depends on the context only, so it runs once
-//! per context and step. And dropout removes about two and a half of the 25 active units, so the logits of a position are those of the context
-//! minus a few rows of the output layer; backward, the sum of logit gradients per context does all the work of the units that stayed, minus
-//! the same few rows.
+//! Two facts make it fast without changing a number but rounding. The first layer depends on the context only, so it
+//! runs once per context and step. And dropout removes about two and a half of the 25 active units, so the logits of
+//! a position are those of the context minus a few rows of the output layer; backward, the sum of logit gradients per
+//! context does all the work of the units that stayed, minus the same few rows.
 
 use mixce_kernels::rng::Stream;
 use pulp::Arch;
@@ -107,7 +107,10 @@ impl Sampled {
         let embeddings = View::rows(model.params(), HIDDEN_STRIDE);
         matmul_add(rows, HIDDEN_STRIDE, HIDDEN, embeddings, &model.params()[at.w1..at.b1], &mut product);
         for (output, row) in product.chunks_exact(HIDDEN_STRIDE).enumerate() {
-            row[..HIDDEN].iter().enumerate().for_each(|(unit, x)| self.input[unit * self.stride + output] = *x);
+            row[..HIDDEN]
+                .iter()
+                .enumerate()
+                .for_each(|(unit, x)| self.input[unit * self.stride + output] = *x);
         }
         for buffer in [&mut self.sums, &mut self.w2_dropped, &mut self.hidden_dropped] {
             buffer.fill(0.0);
@@ -126,7 +129,14 @@ impl Sampled {
     }
 
     /// Adds `scale * sum over the batch of -log q_t` with detached weights w(q_t).
-    pub(crate) fn add_data(&mut self, data: &Sequences, batch: &[u32], weight: &TokenWeight, scale: f64, stream: Stream) {
+    pub(crate) fn add_data(
+        &mut self,
+        data: &Sequences,
+        batch: &[u32],
+        weight: &TokenWeight,
+        scale: f64,
+        stream: Stream,
+    ) {
         Arch::new().dispatch(|| {
             for &index in batch {
                 let stream = stream.fold(u64::from(index));
@@ -163,7 +173,14 @@ impl Sampled {
     }
 
     /// Adds `scale * mean over count samples of f`, f the reward of the sequence.
-    pub(crate) fn add_reverse(&mut self, log_p: &[f32], reward: Reward, count: usize, scale: f64, stream: Stream) {
+    pub(crate) fn add_reverse(
+        &mut self,
+        log_p: &[f32],
+        reward: Reward,
+        count: usize,
+        scale: f64,
+        stream: Stream,
+    ) {
         let kl = reward == Reward::Kl;
         let factor = (scale / count as f64) as f32;
         Arch::new().dispatch(|| {
@@ -175,7 +192,14 @@ impl Sampled {
     }
 
     /// Adds `scale * mean over count samples of (log Q - log M)`.
-    pub(crate) fn add_js_reverse(&mut self, log_p: &[f32], eta: f64, count: usize, scale: f64, stream: Stream) {
+    pub(crate) fn add_js_reverse(
+        &mut self,
+        log_p: &[f32],
+        eta: f64,
+        count: usize,
+        scale: f64,
+        stream: Stream,
+    ) {
         Arch::new().dispatch(|| {
             for index in 0..count {
                 self.run_gumbel(stream.fold(index as u64));
@@ -351,7 +375,10 @@ fn gumbels(stream: Stream, position: u64, row: &mut [f32]) {
 /// The index of the largest element; the first of equals.
 #[inline(always)]
 fn argmax(row: &[f32]) -> usize {
-    row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best }).0
+    row.iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best })
+        .0
 }
 
 #[cfg(test)]

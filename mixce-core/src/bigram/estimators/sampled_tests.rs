@@ -5,19 +5,20 @@ use crate::bigram::{Dataset, World};
 /// A slow, obvious forward pass in f64: logits of one position with some units dropped.
 fn logits(model: &Model, input: &[f64], dropped: u64, scale: f64) -> Vec<f64> {
     let (at, p, v) = (model.offsets(), model.params(), model.vocab());
-    let embedded: Vec<f64> = (0..HIDDEN)
-        .map(|k| (0..=v).map(|y| input[y] * f64::from(p[y * HIDDEN_STRIDE + k])).sum())
-        .collect();
+    let embedded: Vec<f64> =
+        (0..HIDDEN).map(|k| (0..=v).map(|y| input[y] * f64::from(p[y * HIDDEN_STRIDE + k])).sum()).collect();
     let hidden: Vec<f64> = (0..HIDDEN)
         .map(|j| {
-            let sum: f64 = (0..HIDDEN).map(|k| embedded[k] * f64::from(p[at.w1 + k * HIDDEN_STRIDE + j])).sum();
+            let sum: f64 =
+                (0..HIDDEN).map(|k| embedded[k] * f64::from(p[at.w1 + k * HIDDEN_STRIDE + j])).sum();
             let h = (sum + f64::from(p[at.b1 + j])).max(0.0);
             if dropped >> j & 1 == 1 { 0.0 } else { h * scale }
         })
         .collect();
     (0..=v)
         .map(|y| {
-            let sum: f64 = (0..HIDDEN).map(|j| hidden[j] * f64::from(p[at.w2 + j * model.stride() + y])).sum();
+            let sum: f64 =
+                (0..HIDDEN).map(|j| hidden[j] * f64::from(p[at.w2 + j * model.stride() + y])).sum();
             sum + f64::from(p[at.b2 + y])
         })
         .collect()
@@ -33,8 +34,8 @@ fn one_hot(v: usize, y: usize) -> Vec<f64> {
     (0..=v).map(|i| f64::from(u8::from(i == y))).collect()
 }
 
-/// The loss of which straight-through takes the gradient, as a smooth function of the parameters near `at0`: each sample is
-/// `hard + soft(theta) - soft(theta_0)`, each detached quantity is frozen.
+/// The loss of which straight-through takes the gradient, as a smooth function of the parameters near `at0`: each
+/// sample is `hard + soft(theta) - soft(theta_0)`, each detached quantity is frozen.
 fn surrogate(
     model: &Model,
     positions: &[Position],
@@ -52,10 +53,12 @@ fn surrogate(
         let noisy: Vec<f64> = z.iter().zip(&noise[t]).map(|(z, g)| z + g).collect();
         let soft: Vec<f64> = log_softmax64(&noisy).iter().map(|l| l.exp()).collect();
         let hard = one_hot(v, position.token);
-        let sample: Vec<f64> = (0..=v).map(|y| hard[y] + soft[y] - soft0.get(t).map_or(soft[y], |s| s[y])).collect();
+        let sample: Vec<f64> =
+            (0..=v).map(|y| hard[y] + soft[y] - soft0.get(t).map_or(soft[y], |s| s[y])).collect();
         let log_q = log_softmax64(&z);
         for y in 0..=v {
-            let reward = f64::from(u8::from(kl)) * log_q[y] - f64::from(log_p[position.state * model.stride() + y]);
+            let reward =
+                f64::from(u8::from(kl)) * log_q[y] - f64::from(log_p[position.state * model.stride() + y]);
             loss += sample[y] * reward;
         }
         input = sample;
