@@ -104,4 +104,41 @@ mod tests {
         assert!(leaky.avg_js > 0.0);
         assert!(compare(&learned[1..], &world).is_err());
     }
+
+    #[derive(Deserialize)]
+    struct Case {
+        vocab: usize,
+        transitions: Vec<f64>,
+        learned: Vec<f64>,
+        rows: Vec<f64>,
+        avg_js: f64,
+        avg_0s: f64,
+    }
+
+    #[derive(Deserialize)]
+    struct Fixture {
+        cases: Vec<Case>,
+    }
+
+    /// Numbers of scipy, written by `scripts/fixtures/make_bigram_fixtures.py`. Twelve digits: both sum in f64.
+    #[test]
+    fn metrics_equal_scipy() {
+        let path =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/bigram/metrics.json");
+        let fixture: Fixture = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        assert_eq!(fixture.cases.len(), 4);
+        for case in fixture.cases {
+            let v = case.vocab;
+            let world = World::new(vec![1.0 / v as f64; v], case.transitions).unwrap();
+            let gold = world.gold();
+            for ((q, p), want) in case.learned.chunks(v + 1).zip(gold.chunks(v)).zip(&case.rows) {
+                assert!((jensen_shannon(&q[1..], p) - want).abs() < 1e-12, "{v}");
+            }
+            let got = compare(&case.learned, &world).unwrap();
+            assert!(
+                (got.avg_js - case.avg_js).abs() < 1e-12 && (got.avg_0s - case.avg_0s).abs() < 1e-12,
+                "{got:?}"
+            );
+        }
+    }
 }
