@@ -209,14 +209,15 @@ impl<'a> Runner<'a> {
     /// Runs all cells on the threads of rayon and calls `report` for each; cells that differ in name only are trained
     /// once.
     ///
-    /// A set `stop` ends the run after the epochs under way; finished cells stay on disk.
+    /// The result is in the order of [`Runner::cells`]. A set `stop` ends the run after the epochs under way; finished cells stay on disk.
     ///
     /// # Errors
     /// When a setting is wrong, a file cannot be read or written, or a cell diverges.
     pub fn run(&self, stop: &AtomicBool, report: &(dyn Fn(&Finished) + Sync)) -> Result<Vec<Finished>> {
         let mut groups: Vec<(CellKey, Vec<CellKey>)> = Vec::new();
         let mut index: HashMap<String, usize> = HashMap::new();
-        for key in self.cells()? {
+        let asked = self.cells()?;
+        for &key in &asked {
             let (objective, eta) = key.objective.canonical(key.eta);
             let canonical = CellKey { objective, eta, ..key };
             let at = *index.entry(self.name(&canonical)).or_insert_with(|| {
@@ -248,6 +249,8 @@ impl<'a> Runner<'a> {
         for part in done {
             all.extend(part?);
         }
+        let place = |finished: &Finished| asked.iter().position(|key| *key == finished.cell.key);
+        all.sort_by_cached_key(place);
         Ok(all)
     }
 

@@ -48,6 +48,7 @@ fn a_killed_run_continues_and_gives_the_same_cells() {
     for (a, b) in all.iter().zip(&fresh) {
         assert_eq!((a.cell.key, a.cell.avg_js, a.cell.epochs), (b.cell.key, b.cell.avg_js, b.cell.epochs));
     }
+    assert!(all.iter().map(|f| f.cell.key).eq(runner.cells().unwrap()), "in the order of the grid");
     // eta = 1 is MLE, and is trained once.
     assert_eq!(all[0].cell.avg_js, all[2].cell.avg_js);
     assert_eq!(std::fs::read_dir(folder.join("cells")).unwrap().count(), 6);
