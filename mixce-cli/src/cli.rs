@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    completions, doctor, download, evaluate, export, generate, inspect, man, quickstart, train,
+    completions, doctor, download, evaluate, export, generate, inspect, man, quickstart, synthetic, train,
 };
 use crate::context::Context;
 use crate::version;
@@ -84,6 +84,7 @@ impl ColorWhen {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Quickstart(quickstart::QuickstartArgs),
+    Synthetic(Box<synthetic::SyntheticArgs>),
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
     Generate(generate::GenerateArgs),
@@ -101,6 +102,7 @@ impl Cli {
         let context = Context::new(&self.global)?;
         match self.command {
             Command::Quickstart(args) => quickstart::run(&args, &context),
+            Command::Synthetic(args) => synthetic::run(&args, &context),
             Command::Train(args) => train::run(&args, &context),
             Command::Evaluate(args) => evaluate::run(&args, &context),
             Command::Generate(args) => generate::run(&args, &context),

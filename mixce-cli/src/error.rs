@@ -113,6 +113,9 @@ fn hints_of(failure: &anyhow::Error) -> Vec<String> {
             .or_else(|| cause.downcast_ref::<mixce_train::Error>().and_then(mixce_train::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_gpt2::Error>().and_then(mixce_gpt2::Error::hint))
             .or_else(|| cause.downcast_ref::<HubError>().and_then(HubError::hint))
+            .or_else(|| {
+                cause.downcast_ref::<mixce_core::bigram::Error>().and_then(mixce_core::bigram::Error::hint)
+            })
             .or_else(|| cause.downcast_ref::<mixce_core::Error>().and_then(mixce_core::Error::hint));
         if let Some(hint) = hint.map(|hint| one_line(&hint))
             && !hints.contains(&hint)

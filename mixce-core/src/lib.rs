@@ -3,6 +3,7 @@
 //! An [`Objective`] maps the log-probability that the model gives the token that occurred to the weight of that token's
 //! cross-entropy; [`lm_head_loss`] applies it to hidden states without ever holding the full matrix of logits.
 
+pub mod bigram;
 mod error;
 pub mod grammar;
 mod lm_head;

@@ -9,4 +9,5 @@ pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod man;
 pub(crate) mod quickstart;
+pub(crate) mod synthetic;
 pub(crate) mod train;

@@ -1,0 +1,264 @@
+//! `mixce synthetic`: the paper's bigram experiments, where P is known.
+
+mod plots;
+mod report;
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use indicatif::ProgressBar;
+use mixce_core::bigram::{
+    Cell, Estimator, Finished, Grid, ModelKind, ObjectiveName, ReverseGradient, Runner, SEEDS, Selection,
+    Source, charges, write_atomic,
+};
+use serde::de::DeserializeOwned;
+
+use crate::context::Context;
+use crate::error::Problem;
+use crate::{interrupt, progress};
+
+/// Objectives x eta x vocabulary x seeds on bigram models whose true distribution is known
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Example: mixce synthetic --objectives mle,mixce --vocab 20,50 --out runs/synthetic\n\
+                  Finished cells are kept in OUT/cells; the same command continues a run that was stopped."
+)]
+pub(crate) struct SyntheticArgs {
+    #[command(subcommand)]
+    command: Option<SyntheticCommand>,
+    /// Start from the paper's settings: `table1` (50 % zeros) or `appendix` (10 % and 90 %); other flags override
+    #[arg(long, value_name = "NAME", value_parser = ["table1", "appendix"])]
+    preset: Option<String>,
+    /// Objectives, comma separated: mle, reverse-kl, two-kls, js, mixce-star, mixce, tailr, dft, alpha, trsft, tvd [default: mle,mixce]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    objectives: Option<Vec<ObjectiveName>>,
+    /// Values of eta (gamma for tailr, alpha for alpha and trsft, the ratio for tvd) [default: 0,0.01,0.1,0.5,0.9,0.99,1]
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',')]
+    etas: Option<Vec<f64>>,
+    /// Vocabularies, EOS included [default: 20]
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',')]
+    vocab: Option<Vec<usize>>,
+    /// Seeds of P, data and training [default: 7,42,777,4222,99999, or `--seed`]
+    #[arg(long, value_name = "SEEDS", value_delimiter = ',')]
+    seeds: Option<Vec<u64>>,
+    /// Shares of forbidden transitions in random worlds [default: 0.5]
+    #[arg(long, value_name = "SHARES", value_delimiter = ',')]
+    zeros: Option<Vec<f64>>,
+    /// P from a CSV file: V x V probabilities, last row and column EOS
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "zeros", "vocab"])]
+    transitions: Option<PathBuf>,
+    /// P estimated from a text file: its most frequent words and EOS at the end of lines
+    #[arg(long, value_name = "FILE", conflicts_with = "zeros")]
+    text: Option<PathBuf>,
+    /// Gradient estimator: counts, sampled (the authors' way) or exact [default: counts]
+    #[arg(long, value_name = "NAME", value_parser = named::<Estimator>)]
+    estimator: Option<Estimator>,
+    /// Model: network (the authors') or table (free logits; learning rate 0.02, no weight decay) [default: network]
+    #[arg(long, value_name = "NAME", value_parser = named::<ModelKind>)]
+    model: Option<ModelKind>,
+    /// How `counts` differentiates reverse terms: local (as the authors credit), all-tokens or score-function (full gradient) [default: local]
+    #[arg(long, value_name = "NAME", value_parser = named::<ReverseGradient>)]
+    reverse_gradient: Option<ReverseGradient>,
+    /// Development loss that picks the epoch: loss (as the paper) or potential (monotone) [default: loss]
+    #[arg(long, value_name = "NAME", value_parser = named::<Selection>)]
+    select: Option<Selection>,
+    /// Epochs at most [default: 50]
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Sequences per step [default: 1000]
+    #[arg(long)]
+    batch_size: Option<usize>,
+    /// Training sequences [default: 50000]
+    #[arg(long)]
+    train_size: Option<usize>,
+    /// Development sequences [default: 5000]
+    #[arg(long)]
+    dev_size: Option<usize>,
+    /// Learning rate of Adam [default: 0.001; table: 0.02]
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Coupled L2 coefficient of Adam [default: 0.0001; table: 0]
+    #[arg(long)]
+    weight_decay: Option<f64>,
+    /// Dropout probability of the network [default: 0.1]
+    #[arg(long)]
+    dropout: Option<f64>,
+    /// Epochs without improvement before a cell stops [default: 5]
+    #[arg(long)]
+    patience: Option<usize>,
+    /// Folder for cells, table and figures
+    #[arg(long, value_name = "DIR", default_value = "runs/synthetic")]
+    out: PathBuf,
+    /// Write no figures
+    #[arg(long)]
+    no_plots: bool,
+}
+
+/// What `synthetic` can do besides running a grid.
+#[derive(Debug, Subcommand)]
+enum SyntheticCommand {
+    /// What forward and reverse cross-entropy charge for mass where P is zero (figure 3 of the paper)
+    Figure3(Figure3Args),
+}
+
+/// Flags of `synthetic figure3`.
+#[derive(Debug, Args)]
+struct Figure3Args {
+    /// Outcomes, of which P allows half
+    #[arg(long, default_value_t = 20, value_name = "OUTCOMES")]
+    outcomes: usize,
+    /// Where the figure goes
+    #[arg(long, default_value = "figure3.svg", value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// What the program gives to this subcommand.
+struct Environment<'a> {
+    /// Whether results are JSON lines.
+    json: bool,
+    /// The global `--seed`, if given.
+    seed: Option<u64>,
+    /// Set by Ctrl-C.
+    stop: &'a AtomicBool,
+    /// Prints a line to stdout.
+    print: &'a (dyn Fn(&str) -> Result<()> + Sync),
+    /// Makes a progress bar over this many cells.
+    bar: &'a (dyn Fn(u64) -> ProgressBar + Sync),
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// All is done.
+    Complete,
+    /// Ctrl-C; finished cells are kept.
+    Interrupted,
+}
+
+/// Reads one of the names of an enumeration.
+fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|e| e.to_string())
+}
+
+pub(crate) fn run(args: &SyntheticArgs, context: &Context) -> Result<()> {
+    context.start()?;
+    let environment = Environment {
+        json: context.output.is_json(),
+        seed: context.seed,
+        stop: interrupt::install("finished cells are kept; the same command goes on from them"),
+        print: &|line| context.output.line(line),
+        bar: &|cells| progress::bar(cells, "cells"),
+    };
+    match run_in(args, &environment)? {
+        Ended::Complete => Ok(()),
+        Ended::Interrupted => Err(Problem::interrupted("interrupted: finished cells are kept")
+            .hint("run the same command again")
+            .into()),
+    }
+}
+
+/// Runs the grid, or draws figure 3.
+fn run_in(args: &SyntheticArgs, environment: &Environment<'_>) -> Result<Ended> {
+    if let Some(SyntheticCommand::Figure3(figure)) = &args.command {
+        return figure3(figure, environment);
+    }
+    let grid = grid(args, environment.seed);
+    let runner = Runner::new(&grid, Some(&args.out));
+    let total = runner.cells()?.len();
+    let bar = (environment.bar)(total as u64);
+    let done = runner.run(environment.stop, &|finished: &Finished| {
+        bar.inc(1);
+        let Cell { key, avg_js, .. } = &finished.cell;
+        bar.set_message(format!(
+            "V {} seed {} {} eta {}: js {avg_js:.2e}",
+            key.vocab, key.seed, key.objective, key.eta
+        ));
+        if environment.json
+            && let Ok(line) = serde_json::to_string(&finished.cell)
+        {
+            // A reader that has gone is noticed by the printer; the cells go on.
+            let _ = (environment.print)(&line);
+        }
+    });
+    bar.finish_and_clear();
+    let done = done?;
+    if done.len() < total {
+        return Ok(Ended::Interrupted);
+    }
+    let table = report::table(&runner, &done)?;
+    write_atomic(&args.out.join("table.md"), table.as_bytes())?;
+    write_atomic(&args.out.join("cells.csv"), report::csv(&done).as_bytes())?;
+    if !args.no_plots {
+        plots::write_all(&runner, &done, &args.out.join("figures"))?;
+    }
+    if !environment.json {
+        (environment.print)(table.trim_end())?;
+    }
+    Ok(Ended::Complete)
+}
+
+/// The grid that the flags describe.
+fn grid(args: &SyntheticArgs, seed: Option<u64>) -> Grid {
+    let mut grid = match args.preset.as_deref() {
+        Some("appendix") => Grid::appendix(),
+        Some(_) => Grid::table1(),
+        None => Grid {
+            objectives: vec![ObjectiveName::Mle, ObjectiveName::Mixce],
+            vocabs: vec![20],
+            seeds: seed.map_or_else(|| SEEDS.to_vec(), |seed| vec![seed]),
+            ..Grid::table1()
+        },
+    };
+    if let Some(path) = &args.transitions {
+        grid.source = Source::Csv(path.clone());
+    } else if let Some(path) = &args.text {
+        grid.source = Source::Text(path.clone());
+    }
+    let train = &mut grid.train;
+    if args.model == Some(ModelKind::Table) {
+        (train.lr, train.weight_decay) = (0.02, 0.0);
+    }
+    set(&mut train.model, args.model);
+    set(&mut train.estimator, args.estimator);
+    set(&mut train.reverse_gradient, args.reverse_gradient);
+    set(&mut train.select, args.select);
+    set(&mut train.epochs, args.epochs);
+    set(&mut train.batch_size, args.batch_size);
+    set(&mut train.train_size, args.train_size);
+    set(&mut train.dev_size, args.dev_size);
+    set(&mut train.lr, args.lr);
+    set(&mut train.weight_decay, args.weight_decay);
+    set(&mut train.dropout, args.dropout);
+    set(&mut train.patience, args.patience);
+    set(&mut grid.objectives, args.objectives.clone());
+    set(&mut grid.etas, args.etas.clone());
+    set(&mut grid.vocabs, args.vocab.clone());
+    set(&mut grid.seeds, args.seeds.clone());
+    set(&mut grid.zeros, args.zeros.clone());
+    grid
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+fn figure3(args: &Figure3Args, environment: &Environment<'_>) -> Result<Ended> {
+    let points = charges(args.outcomes, 200);
+    write_atomic(&args.out, plots::figure3(&points)?.as_bytes())?;
+    if environment.json {
+        for point in &points {
+            (environment.print)(&serde_json::to_string(point)?)?;
+        }
+    } else {
+        (environment.print)(&format!("{}", args.out.display()))?;
+    }
+    Ok(Ended::Complete)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! What can go wrong in the bigram world.
+use std::path::{Path, PathBuf};
+
+/// An error of the bigram experiments.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A number is outside of its range.
+    #[error("`{name}`: expected {expected}, got {got}")]
+    Range {
+        /// The setting.
+        name: &'static str,
+        /// What would have been accepted.
+        expected: String,
+        /// What was given.
+        got: String,
+    },
+    /// A file could not be read or written.
+    #[error("`{path}`: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A matrix of transition probabilities is malformed.
+    #[error("`{path}`, line {line}: expected {expected}, got {got}")]
+    Matrix {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What should stand there.
+        expected: String,
+        /// What stands there.
+        got: String,
+    },
+    /// A text is too small to estimate transitions from.
+    #[error("`{path}`: expected at least {expected} distinct words, got {got}")]
+    SmallText {
+        /// The file.
+        path: PathBuf,
+        /// The words needed.
+        expected: usize,
+        /// The words found.
+        got: usize,
+    },
+    /// Two settings exclude each other.
+    #[error("{what}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// What to do instead.
+        hint: String,
+    },
+    /// The parameters became NaN or infinite.
+    #[error("training diverged: a parameter is not finite after epoch {epoch} of cell `{cell}`")]
+    Diverged {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The cell.
+        cell: String,
+    },
+    /// An objective refused its settings.
+    #[error("objective `{name}`: {message}")]
+    Objective {
+        /// The objective.
+        name: String,
+        /// The cause.
+        message: String,
+    },
+}
+
+/// The result of the bigram experiments.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// Advice for the reader of the message, if there is any.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unsupported { hint, .. } => Some(hint.clone()),
+            Self::Matrix { .. } => Some(
+                "a matrix of V x V probabilities, comma separated; the last row and column are EOS, the last row is zero"
+                    .to_owned(),
+            ),
+            Self::SmallText { .. } => Some("pass a longer text or a smaller `--vocab`".to_owned()),
+            Self::Diverged { .. } => Some("lower `--lr`".to_owned()),
+            _ => None,
+        }
+    }
+
+    /// An input or output error with its path.
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+
+    /// A number outside of its range.
+    pub(crate) fn range(name: &'static str, expected: impl Into<String>, got: impl ToString) -> Self {
+        Self::Range { name, expected: expected.into(), got: got.to_string() }
+    }
+}
