@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod config;
+mod documentation;
 mod evaluate;
 mod export;
 mod finetune;
