@@ -88,8 +88,7 @@ impl KvCache {
         let seen = self.columns + 1;
         let scores = part(0)?.matmul(&keys.narrow(2, 0, seen)?.t()?)?.to_dtype(DType::F32)?;
         let scores = (scores * scale)?.broadcast_add(&self.mask.narrow(3, 0, seen)?)?;
-        let exp = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-        let probabilities = exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?.to_dtype(qkv.dtype())?;
+        let probabilities = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(qkv.dtype())?;
         Ok(probabilities.matmul(&values.narrow(2, 0, seen)?)?.reshape((b, c))?)
     }
 

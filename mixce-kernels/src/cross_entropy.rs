@@ -34,10 +34,8 @@ pub fn target_log_probs_slow(logits: &Tensor, targets: &Tensor) -> Result<Tensor
     if logits.elem_count() == 0 {
         return Tensor::zeros(logits.dim(0)?, DType::F32, logits.device());
     }
-    let logits = logits.detach().to_dtype(DType::F32)?;
-    let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
-    let log_z = shifted.exp()?.sum(D::Minus1)?.log()?;
-    shifted.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?.sub(&log_z)
+    let log_softmax = candle_nn::ops::log_softmax(&logits.detach().to_dtype(DType::F32)?, D::Minus1)?;
+    log_softmax.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)
 }
 
 /// The gradient of `sum_t w_t (-log q_t)` with respect to the logits: rows `w_t (softmax(z_t) - onehot(y_t))`.
@@ -67,8 +65,7 @@ pub fn logits_gradient_slow(logits: &Tensor, targets: &Tensor, weights: &Tensor)
         return Ok(logits.clone());
     }
     let wide = logits.detach().to_dtype(DType::F32)?;
-    let exp = wide.broadcast_sub(&wide.max_keepdim(D::Minus1)?)?.exp()?;
-    let softmax = exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?;
+    let softmax = candle_nn::ops::softmax(&wide, D::Minus1)?;
     let weights = weights.to_dtype(DType::F32)?.unsqueeze(1)?;
     let gradient = softmax.broadcast_mul(&weights)?;
     gradient.scatter_add(&targets.unsqueeze(1)?, &weights.neg()?, 1)?.to_dtype(logits.dtype())

@@ -7,6 +7,7 @@ mod fused;
 use std::sync::Arc;
 
 use candle_core::{D, DType, Result, Tensor, bail};
+use candle_nn::ops::softmax;
 
 use crate::{cpu, dropout::Keep, rng::Stream};
 
@@ -124,7 +125,7 @@ pub fn causal_attention_slow(
         let mask: Vec<f32> =
             (0..t * t).map(|ij| if ij % t > ij / t { f32::NEG_INFINITY } else { 0.0 }).collect();
         let masked = scores_htt.broadcast_add(&Tensor::from_vec(mask, (t, t), qkv.device())?)?;
-        let mut probabilities = candle_softmax(&masked)?;
+        let mut probabilities = softmax(&masked, D::Minus1)?;
         if let Some((p, stream)) = dropout.filter(|(p, _)| *p > 0.0) {
             probabilities = probabilities.mul(&dropout_factors(start, t, heads, p, stream, qkv)?)?;
         }
@@ -135,11 +136,6 @@ pub fn causal_attention_slow(
         return Tensor::zeros((0, c), qkv.dtype(), qkv.device());
     }
     Tensor::cat(&outputs, 0)
-}
-
-fn candle_softmax(scores: &Tensor) -> Result<Tensor> {
-    let exp = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-    exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)
 }
 
 fn dropout_factors(
