@@ -33,8 +33,13 @@ pub(crate) fn lines(path: &Path) -> Result<Vec<(u64, String)>> {
     Ok(lines)
 }
 
-/// Refuses an output file that exists, unless it may be replaced.
+/// Refuses an output file that exists, unless it may be replaced, and anything that is not a regular file.
 pub(crate) fn refuse_existing(path: &Path, overwrite: bool) -> Result<()> {
+    // The file is put in place by renaming, which would replace a device, a pipe or a link by a file.
+    if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        let problem = Problem::new(format!("output `{}` is not a regular file", path.display()));
+        return Err(problem.hint("results go to stdout without this flag").into());
+    }
     if overwrite || !path.exists() {
         return Ok(());
     }

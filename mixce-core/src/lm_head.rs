@@ -29,13 +29,27 @@ pub struct LmHeadLoss {
 /// With no tokens the loss is 0.
 ///
 /// # Errors
-/// When shapes or dtypes do not fit, the denominator is not positive, or a target is outside the vocabulary.
+/// When shapes or dtypes do not fit, the denominator is not positive, or a target is outside the vocabulary (off the CPU
+/// targets are not looked at, because that would wait for the device: check them where they come from).
 pub fn lm_head_loss(
     hidden: &Tensor,
     head: &Tensor,
     targets: &Tensor,
     objective: &dyn Objective,
     denominator: f64,
+) -> Result<LmHeadLoss> {
+    let slice_tokens = slice_tokens(head.dim(0)?);
+    loss_by_slices(hidden, head, targets, objective, denominator, slice_tokens)
+}
+
+/// [`lm_head_loss`] with so many tokens a slice.
+fn loss_by_slices(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &Tensor,
+    objective: &dyn Objective,
+    denominator: f64,
+    slice_tokens: usize,
 ) -> Result<LmHeadLoss> {
     check("lm_head_loss", hidden, head, targets)?;
     if denominator.is_nan() || denominator <= 0.0 {
@@ -46,7 +60,7 @@ pub fn lm_head_loss(
     let mut dhead = Tensor::zeros(head.shape(), DType::F32, head.device())?;
     let (mut dhidden, mut log_qs) = (Vec::new(), Vec::new());
     let mut loss = Tensor::zeros((), DType::F32, hidden.device())?;
-    for (start, len) in slices(&h, &w)? {
+    for (start, len) in slices(h.dim(0)?, slice_tokens) {
         let (h, y) = (h.narrow(0, start, len)?, targets.narrow(0, start, len)?);
         let logits = h.matmul(&w.t()?)?;
         let log_q = target_log_probs(&logits, &y)?;
@@ -74,7 +88,7 @@ pub fn lm_head_log_q(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result
     check("lm_head_log_q", hidden, head, targets)?;
     let (hidden, head) = (hidden.detach(), head.detach());
     let mut log_qs = Vec::new();
-    for (start, len) in slices(&hidden, &head)? {
+    for (start, len) in slices(hidden.dim(0)?, slice_tokens(head.dim(0)?)) {
         let logits = hidden.narrow(0, start, len)?.matmul(&head.t()?)?;
         log_qs.push(target_log_probs(&logits, &targets.narrow(0, start, len)?)?);
     }
@@ -84,11 +98,14 @@ pub fn lm_head_log_q(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result
     }
 }
 
-/// `(start, len)` of the slices of tokens whose logits fit [`SLICE_BYTES`].
-fn slices(hidden: &Tensor, head: &Tensor) -> Result<impl Iterator<Item = (usize, usize)> + use<>> {
-    let (n, v) = (hidden.dim(0)?, head.dim(0)?);
-    let size = (SLICE_BYTES / 4 / v.max(1)).max(1);
-    Ok((0..n).step_by(size).map(move |start| (start, size.min(n - start))))
+/// How many tokens have logits that fit [`SLICE_BYTES`].
+fn slice_tokens(vocabulary: usize) -> usize {
+    (SLICE_BYTES / 4 / vocabulary.max(1)).max(1)
+}
+
+/// `(start, len)` of the slices of `n` tokens.
+fn slices(n: usize, size: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..n).step_by(size).map(move |start| (start, size.min(n - start)))
 }
 
 fn check(operation: &'static str, hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<()> {

@@ -40,6 +40,13 @@ enum Site {
     MlpResidual = 2,
 }
 
+impl Site {
+    /// This site's stream, given its layer's.
+    fn stream(self, layer: Stream) -> Stream {
+        layer.fold(self as u64)
+    }
+}
+
 /// Pre-norm block: `x + attention(ln_1(x))`, then `x + mlp(ln_2(x))`.
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
@@ -60,11 +67,6 @@ pub(crate) struct Block {
 impl Block {
     pub(crate) fn load(config: &Gpt2Config, parameters: &Parameters, layer: usize) -> Result<Self> {
         let affine = |name: &str| Affine::load(parameters, &format!("h.{layer}.{name}"));
-        let head_size = config.n_embd / config.n_head;
-        let mut scale = if config.scale_attn_weights { 1.0 / (head_size as f64).sqrt() } else { 1.0 };
-        if config.scale_attn_by_inverse_layer_idx {
-            scale /= (layer + 1) as f64;
-        }
         Ok(Self {
             ln_1: affine("ln_1")?,
             c_attn: affine("attn.c_attn")?,
@@ -76,7 +78,7 @@ impl Block {
             epsilon: config.layer_norm_epsilon,
             resid_pdrop: config.resid_pdrop,
             attn_pdrop: config.attn_pdrop,
-            scale,
+            scale: config.attention_scale(layer),
         })
     }
 
@@ -88,7 +90,7 @@ impl Block {
         dropout: Option<Stream>,
         attention: impl FnOnce(&Tensor, Option<(f64, Stream)>) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let site = |site: Site| dropout.map(|stream| stream.fold(site as u64));
+        let site = |site: Site| dropout.map(|stream| site.stream(stream));
         let qkv = self.c_attn.linear(&self.ln_1.layer_norm(x, self.epsilon)?)?;
         let attended = attention(&qkv, site(Site::Attention).map(|stream| (self.attn_pdrop, stream)))?;
         let x = self.add(x, &self.attn_c_proj.linear(&attended)?, site(Site::AttentionResidual))?;
@@ -101,5 +103,21 @@ impl Block {
             Some(stream) => Ok((x + dropout(branch, self.resid_pdrop, stream)?)?),
             None => Ok((x + branch)?),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_site_of_every_layer_draws_its_own_numbers() {
+        let sites = [Site::Attention, Site::AttentionResidual, Site::MlpResidual];
+        let step = Stream::new(1);
+        let mut draws: Vec<u64> =
+            (0..3).flat_map(|layer| sites.map(|site| site.stream(step.fold(layer)).u64(0))).collect();
+        draws.sort_unstable();
+        draws.dedup();
+        assert_eq!(draws.len(), 9);
     }
 }

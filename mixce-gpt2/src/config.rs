@@ -20,6 +20,10 @@ mod preset;
 /// Largest `n_layer` that is accepted; keeps a lying configuration from filling memory with tensor names.
 pub const MAX_LAYERS: usize = 4096;
 
+/// Most parameters of a model that is accepted (2^34, 64 GiB in f32, eleven times GPT-2 XL): a lying configuration is an
+/// error before memory is asked for.
+pub const MAX_PARAMETERS: u64 = 1 << 34;
+
 /// Largest `config.json` that is read.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
@@ -182,15 +186,14 @@ impl Gpt2Config {
                 return Err(wrong(key, "finite and not negative".to_owned(), x));
             }
         }
-        let bytes = self.checked_parameter_count().and_then(|n| n.checked_mul(4));
-        if bytes.is_none_or(|bytes| bytes > isize::MAX as u64) {
-            return Err(wrong(
-                "n_embd",
-                "small enough that the weights can be addressed".to_owned(),
-                self.n_embd,
-            ));
+        match self.checked_parameter_count() {
+            Some(count) if count <= MAX_PARAMETERS => Ok(()),
+            count => Err(Error::ConfigValue {
+                key: "vocab_size, n_positions, n_embd, n_inner, n_layer".to_owned(),
+                expected: format!("sizes of a model of at most {MAX_PARAMETERS} parameters"),
+                got: count.map_or_else(|| "more than 2^64".to_owned(), |count| count.to_string()),
+            }),
         }
-        Ok(())
     }
 
     /// D = C / H, the channels of one attention head.

@@ -150,6 +150,16 @@ pub enum Error {
         /// Its index, from 0.
         prompt: u64,
     },
+    /// The model gives no usable distribution for the next token.
+    #[error(
+        "the logits of sample {sample} hold NaN or infinity after {tokens} new tokens: the model's weights are broken"
+    )]
+    BrokenLogits {
+        /// The number of the sample.
+        sample: u64,
+        /// Tokens sampled before.
+        tokens: usize,
+    },
     /// A sampling parameter outside its range.
     #[error("`{parameter}` must be {expected}, got {got}")]
     Sampling {

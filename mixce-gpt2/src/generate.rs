@@ -57,16 +57,19 @@ struct Sequence {
 
 impl Sequence {
     /// Chooses the next token; `Some` when that ends the sequence.
-    fn step(&mut self, logits: &[f32], options: &GenerateOptions) -> Option<Finish> {
+    fn step(&mut self, logits: &[f32], options: &GenerateOptions) -> Result<Option<Finish>> {
         if self.tokens.len() >= self.limit {
-            return Some(Finish::Length);
+            return Ok(Some(Finish::Length));
+        }
+        if !logits.iter().all(|z| z.is_finite()) {
+            return Err(Error::BrokenLogits { sample: self.index, tokens: self.tokens.len() });
         }
         let token = options.sampling.choose(logits, self.stream.uniform(self.tokens.len() as u64));
         if options.eos == Some(token) {
-            return Some(Finish::Eos);
+            return Ok(Some(Finish::Eos));
         }
         self.tokens.push(token);
-        (self.tokens.len() >= self.limit).then_some(Finish::Length)
+        Ok((self.tokens.len() >= self.limit).then_some(Finish::Length))
     }
 }
 
@@ -77,8 +80,8 @@ impl Sequence {
 /// new tokens since the last call. Sequences that have ended leave the batch.
 ///
 /// # Errors
-/// When a prompt is empty, too long or holds an unknown token, a sampling parameter is out of range, or a tensor
-/// operation fails.
+/// When a prompt is empty, too long or holds an unknown token, a sampling parameter is out of range, the model's logits are not
+/// finite, or a tensor operation fails.
 pub fn generate(
     model: &Gpt2,
     prompts: &[(u64, &[u32])],
@@ -144,7 +147,7 @@ fn choose_tokens(
     options: &GenerateOptions,
 ) -> Result<Vec<Option<Finish>>> {
     let logits = hidden.matmul(&model.lm_head().t()?)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-    Ok(sequences.par_iter_mut().zip(&logits).map(|(sequence, row)| sequence.step(row, options)).collect())
+    sequences.par_iter_mut().zip(&logits).map(|(sequence, row)| sequence.step(row, options)).collect()
 }
 
 /// Moves ended sequences to the results and out of the cache.

@@ -13,7 +13,7 @@ use crate::batch::PackedBatch;
 use crate::block::{Affine, Block};
 use crate::cache::KvCache;
 use crate::config::Gpt2Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::params::Parameters;
 
 /// A GPT-2 (Radford et al., 2019) with its weights.
@@ -129,8 +129,19 @@ impl Gpt2 {
     /// Final hidden states `[B, C]` of one more token for each sequence of the cache, which they join.
     ///
     /// # Errors
-    /// When the cache is full or a tensor operation fails.
+    /// When the cache is full, a token id is outside the vocabulary, a sequence has used up the model's positions, or a tensor
+    /// operation fails.
     pub fn decode(&self, ids: &[u32], cache: &mut KvCache) -> Result<Tensor> {
+        let (vocabulary, positions) = (self.config.vocab_size, self.config.n_positions);
+        for (text, (id, length)) in ids.iter().zip(cache.lengths()).enumerate() {
+            let position = *length as usize;
+            if *id as usize >= vocabulary {
+                return Err(Error::TokenOutOfRange { id: *id, position, text, vocabulary });
+            }
+            if position >= positions {
+                return Err(Error::TextTooLong { text, tokens: position + 1, positions });
+            }
+        }
         let input_ids = Tensor::new(ids, self.device())?;
         let position_ids = Tensor::new(cache.lengths(), self.device())?;
         let mut x = self.embed(&input_ids, &position_ids, None)?;

@@ -46,11 +46,11 @@ impl Sampling {
         }
     }
 
-    /// The probabilities after all filters, summing to 1; one-hot when greedy. Non-finite logits count as impossible.
+    /// The probabilities after all filters, summing to 1; one-hot when greedy. The logits must not hold NaN or plus
+    /// infinity; minus infinity is an impossible token.
     #[must_use]
     pub fn probabilities(&self, logits: &[f32]) -> Vec<f64> {
-        let clean = |z: &f32| if z.is_nan() { f64::NEG_INFINITY } else { f64::from(*z) };
-        let mut scores: Vec<f64> = logits.iter().map(clean).collect();
+        let mut scores: Vec<f64> = logits.iter().map(|z| f64::from(*z)).collect();
         if self.greedy {
             let best = (0..scores.len()).reduce(|a, b| if scores[b] > scores[a] { b } else { a });
             return (0..scores.len()).map(|i| f64::from(u8::from(Some(i) == best))).collect();
@@ -86,12 +86,7 @@ impl Sampling {
 
 fn softmax(scores: &[f64]) -> Vec<f64> {
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    if max == f64::NEG_INFINITY {
-        return vec![1.0 / scores.len() as f64; scores.len()];
-    }
-    // Above 1 / max the exponential of a difference of infinities is the one case of NaN left.
-    let exp = |z: &f64| if *z == max { 1.0 } else { (z - max).exp() };
-    let values: Vec<f64> = scores.iter().map(exp).collect();
+    let values: Vec<f64> = scores.iter().map(|z| (z - max).exp()).collect();
     let sum: f64 = values.iter().sum();
     values.into_iter().map(|v| v / sum).collect()
 }

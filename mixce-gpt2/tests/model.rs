@@ -237,6 +237,31 @@ fn cached_decoding_equals_the_full_forward_pass() {
 }
 
 #[test]
+fn a_broken_model_does_not_write() {
+    let broken = model("plain");
+    let nan = |_: &str, t: &Tensor| Ok(t.affine(f64::NAN, 0.0)?);
+    let parameters = broken.parameters().try_map(nan).unwrap();
+    let broken = Gpt2::new(broken.config().clone(), parameters).unwrap();
+    for greedy in [false, true] {
+        let options = options(Sampling { greedy, ..Sampling::default() }, 3, 1);
+        let error = generate(&broken, &[(4, &[1, 2])], &options, &mut |_, _| ()).unwrap_err();
+        assert!(error.to_string().contains("sample 4 hold NaN"), "{error}");
+    }
+}
+
+#[test]
+fn decoding_stops_at_the_models_limits() {
+    let model = model("plain");
+    let full = vec![1u32; 64];
+    let (_, mut cache) = model.prefill(&model.pack(&[&full]).unwrap(), 2).unwrap();
+    assert!(model.decode(&[1], &mut cache).unwrap_err().to_string().contains("64 positions"));
+    let (_, mut cache) = model.prefill(&model.pack(&[&full[..3]]).unwrap(), 1).unwrap();
+    assert!(model.decode(&[61], &mut cache).unwrap_err().to_string().contains("token id 61"));
+    model.decode(&[1], &mut cache).unwrap();
+    assert!(model.decode(&[1], &mut cache).unwrap_err().to_string().contains("cache is full"));
+}
+
+#[test]
 fn impossible_requests_are_refused() {
     let model = model("plain");
     let run = |prompt: &[u32], sampling: Sampling| {

@@ -49,7 +49,14 @@ impl Activation {
         match self {
             Self::GeluNew => 0.5 * x * (1.0 + math::tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x))),
             Self::Gelu => 0.5 * x * (1.0 + math::erf(x * std::f32::consts::FRAC_1_SQRT_2)),
-            Self::Relu => x.max(0.0),
+            // Unlike `max`, the comparison lets NaN through.
+            Self::Relu => {
+                if x < 0.0 {
+                    0.0
+                } else {
+                    x
+                }
+            }
             Self::Silu => x / (1.0 + math::exp(-x)),
         }
     }
@@ -185,6 +192,15 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn nan_stays_nan() -> Result<()> {
+        for activation in ALL {
+            let y = activation.forward(&Tensor::new(&[f32::NAN, 1.0], &Device::Cpu)?)?.to_vec1::<f32>()?;
+            assert!(y[0].is_nan() && y[1] > 0.7, "{activation:?}: {y:?}");
+        }
+        Ok(())
     }
 
     #[test]

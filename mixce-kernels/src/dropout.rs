@@ -32,8 +32,8 @@ pub fn dropout(x: &Tensor, p: f64, stream: Stream) -> Result<Tensor> {
 /// When `p` is outside `[0, 1)`.
 pub fn dropout_slow(x: &Tensor, p: f64, stream: Stream) -> Result<Tensor> {
     check(p)?;
-    let keep = Keep::new(p);
-    let scales: Vec<f32> = (0..x.elem_count() as u64).map(|i| keep.scale(stream.u32(i))).collect();
+    let mut scales = vec![1f32; x.elem_count()];
+    multiply_mask(&mut scales, p, &stream);
     x.mul(&Tensor::from_vec(scales, x.shape(), x.device())?.to_dtype(x.dtype())?)
 }
 
@@ -80,6 +80,13 @@ struct Dropout {
 
 const CHUNK: usize = 4096;
 
+/// Multiplies each value by the dropout factor of its index.
+fn multiply_mask(values: &mut [f32], p: f64, stream: &Stream) {
+    let keep = Keep::new(p);
+    let chunks = values.par_chunks_mut(CHUNK).enumerate();
+    chunks.for_each(|(i, chunk)| keep.apply(chunk, stream, (i * CHUNK) as u64));
+}
+
 impl CustomOp1 for Dropout {
     fn name(&self) -> &'static str {
         "dropout"
@@ -87,10 +94,7 @@ impl CustomOp1 for Dropout {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut y = cpu::slice(self.name(), storage, layout)?.to_vec();
-        let keep = Keep::new(self.p);
-        y.par_chunks_mut(CHUNK)
-            .enumerate()
-            .for_each(|(i, chunk)| keep.apply(chunk, &self.stream, (i * CHUNK) as u64));
+        multiply_mask(&mut y, self.p, &self.stream);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
@@ -117,6 +121,17 @@ mod tests {
                 let grad = |y: Tensor| y.sqr()?.sum_all()?.backward()?.get(&x).unwrap().to_vec1::<f32>();
                 assert_eq!(grad(fused)?, grad(slow)?);
             }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_mask_is_the_documented_one() -> Result<()> {
+        let (p, stream) = (0.4, Stream::new(6).fold(1));
+        let y = dropout(&Tensor::ones(9_001, DType::F32, &Device::Cpu)?, p, stream)?.to_vec1::<f32>()?;
+        for (i, y) in y.iter().enumerate() {
+            let dropped = f64::from(stream.u32(i as u64)) < p * 2f64.powi(32);
+            assert_eq!(*y, if dropped { 0.0 } else { (1.0 / (1.0 - p)) as f32 }, "element {i}");
         }
         Ok(())
     }

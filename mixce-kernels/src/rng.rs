@@ -78,18 +78,6 @@ impl Stream {
         Self { key: self.key, label: u64::from(word[0]) | u64::from(word[1]) << 32 }
     }
 
-    /// The key of the underlying generator, for kernels that draw on another device.
-    #[must_use]
-    pub fn key(&self) -> [u32; 2] {
-        self.key
-    }
-
-    /// The upper half of the counter of the underlying generator, for kernels that draw on another device.
-    #[must_use]
-    pub fn label(&self) -> u64 {
-        self.label
-    }
-
     /// The four words of one block.
     #[inline]
     #[must_use]

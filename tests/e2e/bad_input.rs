@@ -26,6 +26,43 @@ fn spoil(world: &World, change: impl FnOnce(&mut Vec<u8>)) {
 }
 
 #[test]
+fn absurd_counts_and_sizes_are_errors_and_not_allocations() {
+    let world = World::new();
+    for flags in ["--prompt a --num-samples 18446744073709551615", "--unconditional 1000000000000"] {
+        world.run(&format!("generate --model model {flags}")).refused(&["expected at most", "got"]);
+    }
+    for (key, value) in [("n_positions", "2147483647"), ("n_layer", "4096"), ("vocab_size", "2147483647")] {
+        let mut config: serde_json::Value = serde_json::from_str(&world.text("config.json")).unwrap();
+        config[key] = value.parse::<u64>().unwrap().into();
+        config["n_embd"] = 3072.into();
+        world.write("absurd.json", config.to_string());
+        world
+            .run(
+                "train --from-config absurd.json --tokenizer {tokenizer} --train train.txt --out runs/absurd",
+            )
+            .refused(&["absurd.json", "parameters"]);
+    }
+    assert!(!world.path("runs").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn an_output_that_is_not_a_file_is_not_replaced() {
+    let world = World::new();
+    world.write("real.txt", "precious");
+    std::os::unix::fs::symlink(world.path("real.txt"), world.path("link")).unwrap();
+    let before = world.snapshot();
+    for flags in ["--out link --overwrite", "--out model --overwrite"] {
+        world.run(&format!("generate --model model --prompt a {flags}")).refused(&["not a regular file"]);
+    }
+    world
+        .run("evaluate --model model --data valid.txt --per-token link --overwrite")
+        .refused(&["not a regular file"]);
+    assert_eq!(world.snapshot(), before);
+    assert!(world.path("link").is_symlink());
+}
+
+#[test]
 fn a_truncated_weight_file() {
     let world = World::new();
     spoil(&world, |bytes| bytes.truncate(bytes.len() - 1000));

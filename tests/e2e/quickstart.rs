@@ -25,6 +25,8 @@ fn two_models_are_trained_compared_and_left_behind() {
         assert!((perplexity / number(scores, "perplexity") - 1.0).abs() < 1e-6, "{perplexity} {scores}");
     }
     assert_eq!(report["gold"]["in_support"], 1.0);
+    world.run("export --model first/mixce --out exported").success();
+    assert!(world.path("exported/model.safetensors").is_file());
     assert_eq!(world.rows("first/samples/mixce.jsonl").len(), 60);
     let saved: serde_json::Value = serde_json::from_str(&world.text("first/report.json")).unwrap();
     assert_eq!(saved["systems"], report["systems"]);

@@ -55,7 +55,9 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     }
     let device = context.start()?;
     let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
-    let settings = EncodeSettings { max_length: Some(args.max_length), add_bos: args.add_bos };
+    // As in training, documents that are glued into blocks are glued whole.
+    let max_length = (args.block_size == 0).then_some(args.max_length);
+    let settings = EncodeSettings { max_length, add_bos: args.add_bos };
     let store = encode_file(&args.data, &loaded.tokenizer, settings)?;
     let truncated = store.counts().truncated;
     if truncated > 0 {

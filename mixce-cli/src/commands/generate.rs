@@ -91,6 +91,9 @@ struct Sample<'a> {
     finish: Finish,
 }
 
+/// More samples or tokens than anyone waits for; above it a number is a slip.
+const MAX_COUNT: usize = 100_000_000;
+
 pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     let sampling =
         Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, greedy: args.greedy };
@@ -104,6 +107,9 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     ] {
         if value == 0 {
             return Err(Problem::new(format!("`{flag}`: expected at least 1, got `0`")).into());
+        }
+        if value > MAX_COUNT {
+            return Err(Problem::new(format!("`{flag}`: expected at most {MAX_COUNT}, got `{value}`")).into());
         }
     }
     if let Some(out) = &args.out {

@@ -22,8 +22,11 @@ const BATCH: usize = 250;
 /// Samples shown to the user.
 const SHOWN: usize = 5;
 
-/// Halvings of the temperature interval: the last is below 0.01 wide.
-const BISECTIONS: usize = 6;
+/// Temperatures among which the one of equal diversity is looked for.
+const TEMPERATURES: (f64, f64) = (0.1, 1.5);
+
+/// Halvings of the interval: the last is about 0.01 wide.
+const BISECTIONS: usize = 7;
 
 pub(super) struct Sampler<'a> {
     settings: &'a Settings,
@@ -70,7 +73,7 @@ impl<'a> Sampler<'a> {
         progress: &mut dyn Progress,
     ) -> Result<System> {
         progress.begin("matching the temperature", self.settings.samples * BISECTIONS as u64);
-        let (mut low, mut high) = (0.5f64, 1.0f64);
+        let (mut low, mut high) = TEMPERATURES;
         for round in 0..BISECTIONS {
             let middle = 0.5 * (low + high);
             let samples = self.sample(&model.model, middle, &mut Quiet)?;

@@ -52,34 +52,42 @@ fn loss_and_gradients_equal_the_plain_path() {
 
 #[test]
 fn slices_do_not_change_the_result() {
-    // With this vocabulary a slice holds 41 tokens, so 100 tokens take three slices.
-    let (n, c, v) = (100, 4, 400_000);
+    let (n, c, v) = (23, 5, 17);
     let hidden = Var::from_tensor(&random(&[n, c], 1)).unwrap();
     let head = Var::from_tensor(&random(&[v, c], 2)).unwrap();
-    let y = targets(n, v);
-    assert_eq!(slices(&hidden, &head).unwrap().collect::<Vec<_>>(), [(0, 41), (41, 41), (82, 18)]);
-    let objective = MixCe::new(0.5).unwrap();
-    let whole = lm_head_loss(&hidden, &head, &y, &objective, n as f64).unwrap();
-    let dhidden = whole.loss.backward().unwrap().get(&hidden).unwrap().clone();
-    for t in [0, 40, 41, 99] {
-        let (h, y) = (hidden.narrow(0, t, 1).unwrap(), y.narrow(0, t, 1).unwrap());
-        let h = Var::from_tensor(&h.contiguous().unwrap()).unwrap();
-        let one = lm_head_loss(&h, &head, &y, &objective, n as f64).unwrap();
-        assert!(max_difference(&one.log_q, &whole.log_q.narrow(0, t, 1).unwrap()) < 1e-4);
-        let gradient = one.loss.backward().unwrap().get(&h).unwrap().clone();
-        // The products are summed over 400 000 tokens in f32: the order of summation shows.
-        assert!(max_difference(&gradient, &dhidden.narrow(0, t, 1).unwrap()) < 5e-5);
+    let (y, objective) = (targets(n, v), MixCe::new(0.5).unwrap());
+    let want = reference(&hidden, &head, &y, &objective, n as f64);
+    let want_grads = want.backward().unwrap();
+    for slice_tokens in [1, 7, n - 1, n, 2 * n] {
+        let got = loss_by_slices(&hidden, &head, &y, &objective, n as f64, slice_tokens).unwrap();
+        assert!(max_difference(&got.loss, &want) < 1e-6, "{slice_tokens}");
+        assert_eq!(got.log_q.dims(), [n]);
+        let grads = got.loss.backward().unwrap();
+        for var in [&hidden, &head] {
+            let difference = max_difference(grads.get(var).unwrap(), want_grads.get(var).unwrap());
+            assert!(difference < 1e-6, "{slice_tokens}: {difference}");
+        }
     }
+}
+
+#[test]
+fn slices_cover_all_tokens_within_the_memory_limit() {
+    assert_eq!(slices(100, slice_tokens(400_000)).collect::<Vec<_>>(), [(0, 41), (41, 41), (82, 18)]);
+    assert!(slice_tokens(50_257) * 50_257 * 4 <= SLICE_BYTES);
+    assert_eq!(slice_tokens(usize::MAX), 1);
 }
 
 #[test]
 fn an_outer_factor_scales_the_gradients() {
     let hidden = Var::from_tensor(&random(&[3, 2], 1)).unwrap();
-    let head = random(&[5, 2], 2);
+    let head = Var::from_tensor(&random(&[5, 2], 2)).unwrap();
     let loss = lm_head_loss(&hidden, &head, &targets(3, 5), &Mle, 3.0).unwrap().loss;
-    let once = loss.backward().unwrap().get(&hidden).unwrap().clone();
-    let thrice = (loss * 3.0).unwrap().backward().unwrap().get(&hidden).unwrap().clone();
-    assert!(max_difference(&(once * 3.0).unwrap(), &thrice) < 1e-6);
+    let once = loss.backward().unwrap();
+    let thrice = (loss * 3.0).unwrap().backward().unwrap();
+    for var in [&hidden, &head] {
+        let once = (once.get(var).unwrap() * 3.0).unwrap();
+        assert!(max_difference(&once, thrice.get(var).unwrap()) < 1e-6);
+    }
 }
 
 #[test]

@@ -188,75 +188,102 @@ impl Task<'_> {
     fn backward(&self, dout: &[f32], dqkv: Shared) {
         let size = BLOCK.min(self.t) * self.t;
         let (mut probs, mut dropped, mut dscores) = (vec![0f32; size], vec![0f32; size], vec![0f32; size]);
-        let (stride, view) = (3 * self.c, self.output());
-        let last_row = (self.t - 1) * stride + self.d;
-        assert!((0..3).all(|part| self.part(part).offset + last_row <= dqkv.len));
-        let grad = |part: usize, row: usize| {
-            // SAFETY: rows are below T, and the last row of each part lies inside `dqkv`, checked above.
-            unsafe { dqkv.data.add(self.part(part).offset + row * stride) }
-        };
         for (i0, rows) in self.blocks() {
             let keys = i0 + rows;
             self.probabilities(i0, rows, &mut probs);
             dropped[..rows * keys].copy_from_slice(&probs[..rows * keys]);
             self.drop(i0, keys, rows, &mut dropped);
-            let dout_rows = dout[view.offset + i0 * view.row_stride..].as_ptr();
-            // SAFETY: the rows i0..i0+rows and 0..keys of q, k, v, dout and dqkv lie inside the document's rows; this task
-            // alone touches its head's columns of dqkv; the three blocks hold at least rows * keys elements.
-            unsafe {
-                matmul(
-                    (keys, self.d, rows),
-                    grad(2, 0),
-                    (1, stride),
-                    true,
-                    dropped.as_ptr(),
-                    (keys, 1),
-                    dout_rows,
-                    (1, view.row_stride),
-                    1.0,
-                );
-                matmul(
-                    (rows, keys, self.d),
-                    dscores.as_mut_ptr(),
-                    (1, keys),
-                    false,
-                    dout_rows,
-                    (1, view.row_stride),
-                    self.at(2, 0),
-                    (stride, 1),
-                    1.0,
-                );
-            }
+            self.values_backward((i0, rows), dout, &dropped, &mut dscores, dqkv);
             self.drop(i0, keys, rows, &mut dscores);
             for (p, g) in probs.chunks(keys).zip(dscores.chunks_mut(keys)).take(rows) {
                 let mean = p.iter().zip(&*g).map(|(p, g)| p * g).sum::<f32>();
                 g.iter_mut().zip(p).for_each(|(g, p)| *g = p * (*g - mean));
             }
-            // SAFETY: as above.
-            unsafe {
-                matmul(
-                    (rows, self.d, keys),
-                    grad(0, i0),
-                    (1, stride),
-                    false,
-                    dscores.as_ptr(),
-                    (1, keys),
-                    self.at(1, 0),
-                    (1, stride),
-                    self.op.scale,
-                );
-                matmul(
-                    (keys, self.d, rows),
-                    grad(1, 0),
-                    (1, stride),
-                    true,
-                    dscores.as_ptr(),
-                    (keys, 1),
-                    self.at(0, i0),
-                    (1, stride),
-                    self.op.scale,
-                );
-            }
+            self.scores_backward((i0, rows), &dscores, dqkv);
+        }
+    }
+
+    /// Where row `row` of the gradient of queries (0), keys (1) or values (2) lies.
+    fn gradient_row(&self, dqkv: Shared, part: usize, row: usize) -> *mut f32 {
+        let offset = self.part(part).offset + row * 3 * self.c;
+        assert!(row < self.t && offset + self.d <= dqkv.len);
+        // SAFETY: the row lies inside `dqkv`, as was just checked.
+        unsafe { dqkv.data.add(offset) }
+    }
+
+    /// For a block of query rows: `dV += (P M)^T dO`, and `dO V^T` into `dprobs`.
+    fn values_backward(
+        &self,
+        (i0, rows): (usize, usize),
+        dout: &[f32],
+        dropped: &[f32],
+        dprobs: &mut [f32],
+        dqkv: Shared,
+    ) {
+        let (keys, stride, view) = (i0 + rows, 3 * self.c, self.output());
+        assert!(dropped.len() >= rows * keys && dprobs.len() >= rows * keys);
+        assert!(view.offset + (keys - 1) * view.row_stride + self.d <= dout.len());
+        let dout_rows = dout[view.offset + i0 * view.row_stride..].as_ptr();
+        self.gradient_row(dqkv, 2, keys - 1);
+        // SAFETY: rows i0..i0+rows of dout and 0..keys of v and dv lie inside their buffers (checked above for the last rows);
+        // this task alone touches its head's columns of dqkv; the two blocks hold rows * keys elements.
+        unsafe {
+            matmul(
+                (keys, self.d, rows),
+                self.gradient_row(dqkv, 2, 0),
+                (1, stride),
+                true,
+                dropped.as_ptr(),
+                (keys, 1),
+                dout_rows,
+                (1, view.row_stride),
+                1.0,
+            );
+            matmul(
+                (rows, keys, self.d),
+                dprobs.as_mut_ptr(),
+                (1, keys),
+                false,
+                dout_rows,
+                (1, view.row_stride),
+                self.at(2, 0),
+                (stride, 1),
+                1.0,
+            );
+        }
+    }
+
+    /// For a block of query rows: `dQ = scale dS K` and `dK += scale dS^T Q`.
+    fn scores_backward(&self, (i0, rows): (usize, usize), dscores: &[f32], dqkv: Shared) {
+        let (keys, stride) = (i0 + rows, 3 * self.c);
+        assert!(dscores.len() >= rows * keys);
+        self.gradient_row(dqkv, 0, keys - 1);
+        self.gradient_row(dqkv, 1, keys - 1);
+        // SAFETY: rows i0..i0+rows of q and dq and 0..keys of k and dk lie inside their buffers (checked above for the last
+        // rows); this task alone touches its head's columns of dqkv; the block holds rows * keys elements.
+        unsafe {
+            matmul(
+                (rows, self.d, keys),
+                self.gradient_row(dqkv, 0, i0),
+                (1, stride),
+                false,
+                dscores.as_ptr(),
+                (1, keys),
+                self.at(1, 0),
+                (1, stride),
+                self.op.scale,
+            );
+            matmul(
+                (keys, self.d, rows),
+                self.gradient_row(dqkv, 1, 0),
+                (1, stride),
+                true,
+                dscores.as_ptr(),
+                (keys, 1),
+                self.at(0, i0),
+                (1, stride),
+                self.op.scale,
+            );
         }
     }
 }
