@@ -180,6 +180,20 @@ pub enum Error {
         squared_norm: f64,
     },
 
+    /// A model that is being evaluated gives a token no finite likelihood.
+    #[error(
+        "the model{} is broken: it gives a token of document {document} the log-likelihood `{log_q}`",
+        .step.map_or_else(String::new, |step| format!(" of step {step}"))
+    )]
+    NonFiniteLikelihood {
+        /// Document (or block), counted from 0.
+        document: usize,
+        /// The value, in nats.
+        log_q: f32,
+        /// Optimizer steps done, when it happened in training.
+        step: Option<u64>,
+    },
+
     /// Optimizer state and parameters do not belong together.
     #[error("optimizer state of `{name}`: expected shape {expected:?}, got {got:?}")]
     OptimizerState {
@@ -240,7 +254,9 @@ impl Error {
                 Some("repeat the run's own settings, or start a new run from its exported model".into())
             }
             Self::TokenOutOfRange { .. } => Some("is this the tokenizer that belongs to the model?".into()),
-            Self::NonFiniteLoss { .. } | Self::NonFiniteGradient { .. } => {
+            Self::NonFiniteLoss { .. }
+            | Self::NonFiniteGradient { .. }
+            | Self::NonFiniteLikelihood { step: Some(_), .. } => {
                 Some("try a lower `--lr`, some `--warmup-steps`, or `--clip-grad-norm 1`".into())
             }
             Self::Model(error) => error.hint(),

@@ -45,7 +45,7 @@ pub struct Scored<'a> {
 /// `on_example` sees each of them (for per-token output, or progress).
 ///
 /// # Errors
-/// [`Error::NothingToEvaluate`] without examples; errors of the model, and of `on_example`.
+/// [`Error::NothingToEvaluate`] without examples; [`Error::NonFiniteLikelihood`] when the model is broken; errors of the model, and of `on_example`.
 pub fn evaluate(
     model: &Gpt2,
     examples: &Examples,
@@ -67,8 +67,12 @@ pub fn evaluate(
             let mut rest = log_q.as_slice();
             for (offset, tokens) in batch.iter().enumerate() {
                 let (own, others) = rest.split_at(tokens.len() - 1);
+                let document = batch_start + offset;
+                if let Some(&log_q) = own.iter().find(|log_q| !log_q.is_finite()) {
+                    return Err(Error::NonFiniteLikelihood { document, log_q, step: None });
+                }
                 sums.add(own, objective);
-                on_example(Scored { index: batch_start + offset, tokens, log_q: own })?;
+                on_example(Scored { index: document, tokens, log_q: own })?;
                 rest = others;
             }
             batch_start = index + 1;

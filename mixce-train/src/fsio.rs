@@ -46,6 +46,27 @@ pub(crate) fn write_bytes_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic(path, |writer| writer.write_all(bytes).map_err(Error::io("write", path)))
 }
 
+/// Puts the folder `new` at `path`. A folder already there is moved aside first, back again if the rename fails, and removed at the end.
+///
+/// A kill between the two renames leaves the old folder as `.NAME.PID-N.old.tmp`.
+pub(crate) fn replace_folder(new: &Path, path: &Path) -> Result<()> {
+    let aside = path.exists().then(|| temporary_beside(path).with_extension("old.tmp"));
+    if let Some(aside) = &aside {
+        fs::rename(path, aside).map_err(Error::io("rename", path))?;
+    }
+    if let Err(error) = fs::rename(new, path) {
+        if let Some(Err(back)) = aside.as_ref().map(|aside| fs::rename(aside, path)) {
+            tracing::warn!("cannot move the old folder back to `{}`: {back}", path.display());
+        }
+        return Err(Error::io("rename a folder to", path)(error));
+    }
+    if let Some(aside) = &aside {
+        let removed = if aside.is_dir() { fs::remove_dir_all(aside) } else { fs::remove_file(aside) };
+        removed.map_err(Error::io("remove", aside))?;
+    }
+    Ok(())
+}
+
 /// Makes a rename or creation inside `folder` survive a power cut, where the system supports it.
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     #[cfg(unix)]
@@ -58,6 +79,22 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_is_replaced_and_comes_back_when_that_fails() {
+        let root = tempfile::tempdir().unwrap();
+        let (path, new) = (root.path().join("best"), root.path().join("new"));
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("old"), "").unwrap();
+        // The new folder does not exist: the second rename fails.
+        assert!(replace_folder(&new, &path).is_err());
+        assert!(path.join("old").exists());
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        fs::create_dir(&new).unwrap();
+        replace_folder(&new, &path).unwrap();
+        assert!(!path.join("old").exists());
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn a_failed_write_leaves_the_old_file_and_no_temporary() {

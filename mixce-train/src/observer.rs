@@ -56,6 +56,8 @@ pub struct EvaluationReport {
     pub valid_loss: f64,
     /// Negative log-likelihood in nats per target token.
     pub valid_nll: f64,
+    /// The objective's potential, averaged over target tokens: what falls when training goes well, unlike `valid_loss`.
+    pub valid_potential: f64,
     /// `exp(valid_nll)`.
     pub valid_perplexity: f64,
     /// Target tokens.

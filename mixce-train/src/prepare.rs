@@ -113,7 +113,9 @@ pub fn launch(
         Some(_) => RunFolder::open_or_create(out)?,
         None => RunFolder::create(out)?,
     };
-    let mut run_toml = RunTomlWriter { run: &run, config: config.resolved(), provenance };
+    // Without `resume`: the file is to repeat the run, not to go on with it.
+    let repeated = TrainConfig { resume: None, ..config.resolved() };
+    let mut run_toml = RunTomlWriter { run: &run, config: repeated, provenance };
     let mut all: Vec<&mut dyn TrainObserver> = vec![&mut run_toml];
     all.extend(observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver));
     let job = TrainJob {

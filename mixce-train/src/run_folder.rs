@@ -114,6 +114,31 @@ impl RunFolder {
         fsio::write_bytes_atomic(&self.run_toml(), text.as_bytes())
     }
 
+    /// Removes the temporary files and folders that a killed run left in the run folder itself. A model folder that was moved aside, and whose
+    /// replacement never arrived, is moved back. Only for the one process that owns the run folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn clean_up(&self) -> Result<()> {
+        if !self.root.is_dir() {
+            return Ok(());
+        }
+        for entry in fs::read_dir(&self.root).map_err(Error::io("read", &self.root))? {
+            let path = entry.map_err(Error::io("read", &self.root))?.path();
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let Some(target) = temporary_of(&name) else { continue };
+            let target = self.root.join(target);
+            if name.ends_with(".old.tmp") && !target.exists() {
+                fs::rename(&path, &target).map_err(Error::io("rename", &path))?;
+                continue;
+            }
+            tracing::info!("removing the half-written `{}`", path.display());
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(Error::io("remove", &path))?;
+        }
+        Ok(())
+    }
+
     /// The run folder itself.
     #[must_use]
     pub fn root(&self) -> &Path {
@@ -151,6 +176,14 @@ impl RunFolder {
     }
 }
 
+/// Which entry of a run folder the temporary name `.ENTRY.ANYTHING.tmp` belongs to.
+fn temporary_of(name: &str) -> Option<&'static str> {
+    let rest = name.strip_prefix('.')?.trim_start_matches('.').strip_suffix(".tmp")?;
+    ["best", "final", "run.toml", "metrics.jsonl"]
+        .into_iter()
+        .find(|entry| rest.strip_prefix(entry).is_some_and(|rest| rest.starts_with('.')))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +197,25 @@ mod tests {
         assert!(error.hint().unwrap().contains("--resume"));
         assert!(RunFolder::open_or_create(folder.path()).is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_removed_and_an_orphan_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::create(folder.path()).unwrap();
+        for name in
+            [".best.7-0.tmp", ".final.7-1.old.tmp", ".best.7-2.old.tmp", "final", "best.tmp", ".mine.tmp"]
+        {
+            fs::create_dir(folder.path().join(name)).unwrap();
+            fs::write(folder.path().join(name).join("from"), name).unwrap();
+        }
+        fs::write(folder.path().join(".run.toml.7-3.tmp"), "half").unwrap();
+        run.clean_up().unwrap();
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".mine.tmp", "best", "best.tmp", "final"]);
+        assert_eq!(fs::read_to_string(run.best().join("from")).unwrap(), ".best.7-2.old.tmp");
+        assert_eq!(fs::read_to_string(run.last().join("from")).unwrap(), "final");
     }
 
     #[test]

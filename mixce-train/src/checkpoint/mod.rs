@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 use crate::fsio;
 
 pub use find::{clean_up, complete, latest, resolve_resume};
-pub use retention::{remove_old, steps_to_remove};
-pub use state::{STATE_VERSION, TrainState};
+pub use retention::{remove_above, remove_old, steps_to_remove};
+pub use state::{STATE_VERSION, TrainState, require_same_architecture};
 
 /// Parameters.
 pub const MODEL_FILE: &str = "model.safetensors";
@@ -67,7 +67,7 @@ pub fn save(
     let temporary = fsio::temporary_beside(&path);
     fs::create_dir(&temporary).map_err(Error::io("create", &temporary))?;
     let outcome = write_files(&temporary, state, parameters, optimizer, extra)
-        .and_then(|()| put_in_place(&temporary, &path))
+        .and_then(|()| fsio::replace_folder(&temporary, &path))
         .and_then(|()| fsio::sync_folder(checkpoints));
     if outcome.is_err() {
         let _ = fs::remove_dir_all(&temporary);
@@ -95,20 +95,6 @@ fn write_files(
     fsio::sync_folder(folder)?;
     fsio::write_bytes_atomic(&folder.join(COMPLETE_FILE), format!("step {}\n", state.step).as_bytes())?;
     fsio::sync_folder(folder)
-}
-
-/// An earlier folder of the same step is moved aside before the rename and removed after it.
-fn put_in_place(temporary: &Path, path: &Path) -> Result<()> {
-    let aside = fsio::temporary_beside(path);
-    let replaces = path.exists();
-    if replaces {
-        fs::rename(path, &aside).map_err(Error::io("rename", path))?;
-    }
-    fs::rename(temporary, path).map_err(Error::io("rename a folder to", path))?;
-    if replaces {
-        fs::remove_dir_all(&aside).map_err(Error::io("remove", &aside))?;
-    }
-    Ok(())
 }
 
 fn write_tensors(path: &Path, tensors: NamedTensors) -> Result<()> {

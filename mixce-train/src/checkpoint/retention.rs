@@ -21,13 +21,28 @@ pub fn steps_to_remove(steps: &[u64], keep_last: usize) -> Vec<u64> {
 /// [`Error::Io`].
 pub fn remove_old(checkpoints: &Path, keep_last: usize) -> Result<()> {
     let steps: Vec<u64> = complete(checkpoints)?.into_iter().map(|(step, _)| step).collect();
-    for step in steps_to_remove(&steps, keep_last) {
-        let path = checkpoints.join(folder_name(step));
-        let marker = path.join(COMPLETE_FILE);
-        fs::remove_file(&marker).map_err(Error::io("remove", &marker))?;
-        fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+    steps_to_remove(&steps, keep_last)
+        .into_iter()
+        .try_for_each(|step| remove(&checkpoints.join(folder_name(step))))
+}
+
+/// Removes the complete checkpoints of steps above `step`: those of a branch that is abandoned by going on from an older one. Rotation would
+/// take them for the newest.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn remove_above(checkpoints: &Path, step: u64) -> Result<()> {
+    for (_, path) in complete(checkpoints)?.into_iter().filter(|(other, _)| *other > step) {
+        tracing::warn!("removing `{}`: the run goes on from step {step}", path.display());
+        remove(&path)?;
     }
     Ok(())
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let marker = path.join(COMPLETE_FILE);
+    fs::remove_file(&marker).map_err(Error::io("remove", &marker))?;
+    fs::remove_dir_all(path).map_err(Error::io("remove", path))
 }
 
 #[cfg(test)]

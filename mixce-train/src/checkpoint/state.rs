@@ -1,6 +1,7 @@
 //! Everything of a run that is not a tensor.
 use std::path::Path;
 
+use mixce_gpt2::Gpt2Config;
 use serde::{Deserialize, Serialize};
 
 use crate::config::TrainConfig;
@@ -20,8 +21,6 @@ pub struct TrainState {
     pub step: u64,
     /// Where the next step's data begins.
     pub position: Position,
-    /// Target tokens seen.
-    pub tokens_seen: u64,
     /// The best model so far.
     pub best: Option<BestModel>,
     /// Evaluations in a row without an improvement.
@@ -30,11 +29,32 @@ pub struct TrainState {
     pub evaluation_due: bool,
     /// Digest of the training tokens.
     pub train_fingerprint: String,
+    /// Digest of the development tokens, if there are any.
+    pub valid_fingerprint: Option<String>,
     /// Optimizer steps of the whole run, as planned.
     pub total_steps: u64,
     /// The resolved configuration.
     pub config: TrainConfig,
 }
+
+/// Keys of the model's configuration that change the numbers of a run; the others are names and ids.
+const ARCHITECTURE: &[&str] = &[
+    "vocab_size",
+    "n_positions",
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "n_inner",
+    "activation_function",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "layer_norm_epsilon",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+    "reorder_and_upcast_attn",
+    "tie_word_embeddings",
+];
 
 /// Settings that change the numbers of a run. Epochs and steps change the schedule too, but are meant to be extended.
 const DECISIVE: &[&str] = &[
@@ -86,21 +106,41 @@ impl TrainState {
     /// [`Error::ResumeMismatch`] with every setting that differs and both its values.
     pub fn require_same_run(&self, checkpoint: &Path, config: &TrainConfig, fingerprint: &str) -> Result<()> {
         let as_json = |config: &TrainConfig| serde_json::to_value(config).unwrap_or_default();
-        let (old, new) = (as_json(&self.config), as_json(config));
-        let shown = |value: Option<&serde_json::Value>| value.map_or("unset".to_owned(), ToString::to_string);
-        let mut differences: Vec<String> = DECISIVE
-            .iter()
-            .filter(|key| old.get(key) != new.get(key))
-            .map(|key| format!("`{key}` was {} and is {} now", shown(old.get(key)), shown(new.get(key))))
-            .collect();
+        let mut differences = differences(DECISIVE, &as_json(&self.config), &as_json(config));
         if self.train_fingerprint != fingerprint {
             differences.push("the training tokens are not the same".into());
         }
-        if differences.is_empty() {
-            return Ok(());
-        }
-        Err(Error::ResumeMismatch { path: checkpoint.into(), differences: differences.join("; ") })
+        refuse(checkpoint, &differences)
     }
+}
+
+/// Checks that `model` has the architecture of the model in a checkpoint, dropout rates and epsilon included.
+///
+/// # Errors
+/// [`Error::ResumeMismatch`] with every key that differs and both its values; a `config.json` that cannot be read.
+pub fn require_same_architecture(checkpoint: &Path, model: &Gpt2Config) -> Result<()> {
+    let old = Gpt2Config::from_file(&checkpoint.join("config.json"))?;
+    let as_json = |config: &Gpt2Config| {
+        let config = Gpt2Config { n_inner: Some(config.inner_size()), ..config.clone() };
+        serde_json::from_str(&config.to_json()).unwrap_or_default()
+    };
+    refuse(checkpoint, &differences(ARCHITECTURE, &as_json(&old), &as_json(model)))
+}
+
+/// The keys whose values are not the same, with both values.
+fn differences(keys: &[&str], old: &serde_json::Value, new: &serde_json::Value) -> Vec<String> {
+    let shown = |value: Option<&serde_json::Value>| value.map_or("unset".to_owned(), ToString::to_string);
+    keys.iter()
+        .filter(|key| old.get(key) != new.get(key))
+        .map(|key| format!("`{key}` was {} and is {} now", shown(old.get(key)), shown(new.get(key))))
+        .collect()
+}
+
+fn refuse(checkpoint: &Path, differences: &[String]) -> Result<()> {
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Error::ResumeMismatch { path: checkpoint.into(), differences: differences.join("; ") })
 }
 
 #[cfg(test)]
@@ -112,11 +152,11 @@ pub(super) mod tests {
             version: STATE_VERSION,
             step,
             position: Position { epoch: 1, step_in_epoch: 3 },
-            tokens_seen: 12345,
             best: Some(BestModel { step: 50, valid_nll: 0.1 + 0.2, valid_loss: 0.25, path: "best".into() }),
             evaluations_without_improvement: 1,
             evaluation_due: false,
             train_fingerprint: "abc".into(),
+            valid_fingerprint: None,
             total_steps: 500,
             config: TrainConfig { lr: 1e-4, ..TrainConfig::default() },
         }

@@ -198,7 +198,7 @@ mod tests {
         for (text, words) in [
             ("lr = 1\nepochs = \"five\"\n", "line 2: `epochs`: invalid type: string \"five\""),
             ("scheduler = \"square\"\n", "line 1: `scheduler`: unknown variant `square`"),
-            ("eval_every = 0\n", "expected `epoch` or a number of steps above 0, got `0`"),
+            ("eval_every = 0\n", "expected `epoch`, `never` or a number of steps above 0, got `0`"),
             ("lr = = 2\n", "line 1: "),
             ("batch_size = -1\n", "`batch_size`"),
         ] {

@@ -60,7 +60,9 @@ impl TrainConfig {
         at_least_one("--threads", self.threads.unwrap_or(1) as u64)?;
         for (flag, every) in [("--eval-every", self.eval_every), ("--save-every", self.save_every)] {
             if every == Every::Steps(0) {
-                return Err(Error::config(format!("`{flag}`: expected `epoch` or at least 1, got `0`")));
+                return Err(Error::config(format!(
+                    "`{flag}`: expected `epoch`, `never` or at least 1, got `0`"
+                )));
             }
         }
         let least = 2 + usize::from(self.add_bos);
@@ -73,12 +75,31 @@ impl TrainConfig {
         if self.block_size == 1 {
             return Err(Error::config("`--block-size`: expected 0 (off) or at least 2, got `1`"));
         }
-        if i64::try_from(self.seed).is_err() {
-            return Err(Error::config(format!(
-                "`--seed`: expected at most {}, got `{}`",
-                i64::MAX,
-                self.seed
-            )));
+        self.validate_integers()
+    }
+
+    /// TOML's integers end at 2^63 - 1; `run.toml` and `--config` must be able to hold every setting.
+    fn validate_integers(&self) -> Result<()> {
+        let steps = |every| if let Every::Steps(n) = every { n } else { 0 };
+        for (flag, value) in [
+            ("--seed", self.seed),
+            ("--epochs", self.epochs),
+            ("--max-steps", self.max_steps.unwrap_or(0)),
+            ("--warmup-steps", self.warmup_steps),
+            ("--patience", self.patience.unwrap_or(0)),
+            ("--log-every", self.log_every),
+            ("--eval-every", steps(self.eval_every)),
+            ("--save-every", steps(self.save_every)),
+            ("--batch-size", self.batch_size as u64),
+            ("--grad-accum", self.grad_accum as u64),
+            ("--max-length", self.max_length as u64),
+            ("--block-size", self.block_size as u64),
+            ("--keep-last", self.keep_last as u64),
+            ("--threads", self.threads.unwrap_or(0) as u64),
+        ] {
+            if i64::try_from(value).is_err() {
+                return Err(Error::config(format!("`{flag}`: expected at most {}, got `{value}`", i64::MAX)));
+            }
         }
         Ok(())
     }
@@ -199,12 +220,25 @@ mod tests {
             (|c| c.select = Selection::Mauve, &["`--select mauve`"]),
             (|c| c.precision = Precision::Bf16, &["`--precision bf16`"]),
             (|c| c.seed = u64::MAX, &["`--seed`"]),
+            (|c| c.save_every = Every::Steps(u64::MAX), &["`--save-every`", "9223372036854775807"]),
+            (|c| c.epochs = 1 << 63, &["`--epochs`"]),
+            (|c| c.keep_last = usize::MAX, &["`--keep-last`"]),
         ];
         for (spoil, words) in cases {
             let mut config = good();
             spoil(&mut config);
             let error = config.validate().unwrap_err().to_string();
             assert!(words.iter().all(|w| error.contains(w)), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_largest_settings_survive_toml() {
+        for save_every in [Every::Steps(i64::MAX as u64), Every::Never, Every::Epoch] {
+            let config = TrainConfig { save_every, epochs: i64::MAX as u64, ..good() };
+            config.validate().unwrap();
+            let text = config.to_toml().unwrap();
+            assert_eq!(TrainConfig::from_toml_str(&text, "c.toml".as_ref()).unwrap(), config);
         }
     }
 }

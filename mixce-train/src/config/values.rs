@@ -45,6 +45,8 @@ pub enum Every {
     Epoch,
     /// After each this many optimizer steps.
     Steps(u64),
+    /// Only where it happens in any case, at the end of the run.
+    Never,
 }
 
 impl Every {
@@ -54,6 +56,7 @@ impl Every {
         match *self {
             Self::Epoch => epoch_ended,
             Self::Steps(n) => n > 0 && steps_done.is_multiple_of(n),
+            Self::Never => false,
         }
     }
 }
@@ -63,6 +66,7 @@ impl fmt::Display for Every {
         match self {
             Self::Epoch => f.write_str("epoch"),
             Self::Steps(n) => write!(f, "{n}"),
+            Self::Never => f.write_str("never"),
         }
     }
 }
@@ -73,8 +77,9 @@ impl FromStr for Every {
     fn from_str(text: &str) -> Result<Self, String> {
         match (text, text.parse()) {
             ("epoch", _) => Ok(Self::Epoch),
+            ("never", _) => Ok(Self::Never),
             (_, Ok(n)) if n > 0 => Ok(Self::Steps(n)),
-            _ => Err(format!("expected `epoch` or a number of steps above 0, got `{text}`")),
+            _ => Err(format!("expected `epoch`, `never` or a number of steps above 0, got `{text}`")),
         }
     }
 }
@@ -84,6 +89,7 @@ impl Serialize for Every {
         match *self {
             Self::Epoch => serializer.serialize_str("epoch"),
             Self::Steps(n) => serializer.serialize_u64(n),
+            Self::Never => serializer.serialize_str("never"),
         }
     }
 }
@@ -136,6 +142,7 @@ mod tests {
     fn every_reads_words_and_numbers() {
         assert_eq!("epoch".parse(), Ok(Every::Epoch));
         assert_eq!("20".parse(), Ok(Every::Steps(20)));
+        assert_eq!("never".parse(), Ok(Every::Never));
         for bad in ["0", "-3", "often"] {
             assert!(bad.parse::<Every>().unwrap_err().contains(bad));
         }
@@ -145,5 +152,6 @@ mod tests {
     fn every_is_due_when_it_says() {
         assert!(Every::Epoch.is_due(7, true) && !Every::Epoch.is_due(7, false));
         assert!(Every::Steps(5).is_due(10, false) && !Every::Steps(5).is_due(11, true));
+        assert!(!Every::Never.is_due(10, true));
     }
 }

@@ -115,6 +115,7 @@ pub(super) mod tests {
             epoch: 0,
             valid_loss: 0.25,
             valid_nll: 1.0,
+            valid_potential: 0.75,
             valid_perplexity: 1f64.exp(),
             tokens: 10,
             documents: 2,
@@ -137,6 +138,7 @@ pub(super) mod tests {
         }
         assert_eq!(lines[1]["event"], "evaluation");
         assert_eq!(lines[1]["valid_nll"], 1.0);
+        assert_eq!(lines[1]["valid_potential"], 0.75);
     }
 
     #[test]

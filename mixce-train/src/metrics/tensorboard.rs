@@ -12,6 +12,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::observer::{EvaluationReport, RunPlan, StepReport, TrainObserver};
 
+/// How the names of event files begin.
+const PREFIX: &str = "events.out.tfevents.";
+
 /// Appends scalars to an event file, which is created with its first event.
 #[derive(Debug)]
 pub struct TensorBoardWriter {
@@ -24,7 +27,7 @@ impl TensorBoardWriter {
     #[must_use]
     pub fn new(folder: &Path) -> Self {
         let seconds = seconds_since_epoch() as u64;
-        let path = folder.join(format!("events.out.tfevents.{seconds:010}.{}", std::process::id()));
+        let path = folder.join(format!("{PREFIX}{seconds:010}.{}", std::process::id()));
         Self { path, file: None }
     }
 
@@ -50,6 +53,18 @@ impl TensorBoardWriter {
         let mut event = event_head(step);
         put_bytes(&mut event, 5, &summary);
         self.write_record(&event)
+    }
+
+    /// Whether the folder holds an event file already, of a run that was killed before its first checkpoint, say.
+    fn has_older_file(&self) -> Result<bool> {
+        let Some(folder) = self.path.parent().filter(|folder| folder.is_dir()) else { return Ok(false) };
+        for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
+            let entry = entry.map_err(Error::io("read", folder))?;
+            if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Tells TensorBoard that the run starts again at `step`: later points of older files are void.
@@ -90,7 +105,7 @@ fn record(data: &[u8]) -> Vec<u8> {
 
 impl TrainObserver for TensorBoardWriter {
     fn on_start(&mut self, plan: &RunPlan) -> Result<()> {
-        if plan.steps_done > 0 { self.restart(plan.steps_done + 1) } else { Ok(()) }
+        if plan.steps_done > 0 || self.has_older_file()? { self.restart(plan.steps_done + 1) } else { Ok(()) }
     }
 
     fn on_log(&mut self, report: &StepReport) -> Result<()> {
@@ -109,6 +124,7 @@ impl TrainObserver for TensorBoardWriter {
         let scalars = [
             ("valid/loss", report.valid_loss),
             ("valid/nll", report.valid_nll),
+            ("valid/potential", report.valid_potential),
             ("valid/perplexity", report.valid_perplexity),
         ];
         self.scalars(report.step, &scalars)
@@ -167,7 +183,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::jsonl::tests::{evaluation, step};
+    use super::super::jsonl::tests::{evaluation, plan, step};
     use super::*;
 
     /// RFC 3720, appendix B.4.
@@ -245,6 +261,18 @@ mod tests {
     }
 
     #[test]
+    fn a_start_beside_an_older_file_voids_its_steps() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut fresh = TensorBoardWriter::new(folder.path());
+        fresh.on_start(&plan(0)).unwrap();
+        assert!(!fresh.path().exists(), "a first run has nothing to void");
+        std::fs::write(folder.path().join("events.out.tfevents.0000000001.1"), "").unwrap();
+        fresh.on_start(&plan(0)).unwrap();
+        let events = read(fresh.path());
+        assert_eq!(events, [(0, Vec::new()), (1, Vec::new())]);
+    }
+
+    #[test]
     fn scalars_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = TensorBoardWriter::new(folder.path());
@@ -255,5 +283,6 @@ mod tests {
         assert_eq!(events[1].0, 300);
         assert!(events[1].1.contains(&("train/nll".into(), 1.25)));
         assert_eq!(events[2].1[1], ("valid/nll".into(), 1.0));
+        assert_eq!(events[2].1[2], ("valid/potential".into(), 0.75));
     }
 }

@@ -3,7 +3,7 @@
 //! Loshchilov & Hutter, *Decoupled weight decay regularization*, ICLR 2019 (algorithm 2); the arithmetic is that of `torch.optim.AdamW`.
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, InplaceOp2, InplaceOp3, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
@@ -200,9 +200,9 @@ impl Slot {
             root_correction: update.root_correction as f32,
             epsilon: update.config.epsilon as f32,
         };
-        inplace2(&self.first, &gradient, &first)?;
-        inplace2(&self.second, &gradient, &second)?;
-        inplace3(self.parameter.as_tensor(), &self.first, &self.second, &apply)
+        self.first.inplace_op2(&gradient, &first)?;
+        self.second.inplace_op2(&gradient, &second)?;
+        self.parameter.as_tensor().inplace_op3(&self.first, &self.second, &apply)
     }
 
     /// The same update in plain candle operations: the reference, and the path of every other device.
@@ -217,14 +217,6 @@ impl Slot {
         let decayed = (parameter.to_dtype(DType::F32)? * update.decay_factor)?;
         self.parameter.set(&(decayed - step)?.to_dtype(parameter.dtype())?)
     }
-}
-
-fn inplace2(target: &Tensor, other: &Tensor, op: &impl InplaceOp2) -> candle_core::Result<()> {
-    target.inplace_op2(other, op)
-}
-
-fn inplace3(target: &Tensor, a: &Tensor, b: &Tensor, op: &impl InplaceOp3) -> candle_core::Result<()> {
-    target.inplace_op3(a, b, op)
 }
 
 #[cfg(test)]

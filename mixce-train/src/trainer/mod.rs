@@ -51,6 +51,7 @@ pub fn train(
     let mut all: Vec<&mut dyn TrainObserver> = vec![&mut jsonl, &mut tensorboard];
     all.extend(observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver));
     let mut trainer = Trainer::new(job, run, Fanout { observers: all }, stop)?;
+    run.clean_up()?;
     checkpoint::clean_up(&run.checkpoints())?;
     if let Some(resume) = &trainer.config.resume {
         match checkpoint::resolve_resume(resume, run.root())? {
@@ -119,11 +120,11 @@ impl<'a> Trainer<'a> {
             version: STATE_VERSION,
             step: 0,
             position: Position::default(),
-            tokens_seen: 0,
             best: None,
             evaluations_without_improvement: 0,
             evaluation_due: false,
             train_fingerprint: job.train.store().fingerprint().to_owned(),
+            valid_fingerprint: job.valid.map(|valid| valid.store().fingerprint().to_owned()),
             total_steps,
             config: config.clone(),
         };
@@ -195,7 +196,6 @@ impl<'a> Trainer<'a> {
             let epoch = self.state.position.epoch;
             self.state.step = step;
             self.state.position = self.batcher.after(self.state.position);
-            self.state.tokens_seen += targets;
             let epoch_ended = self.state.position.epoch != epoch;
             let is_last = step == self.state.total_steps;
 
@@ -241,6 +241,9 @@ impl<'a> Trainer<'a> {
         };
         let scores = match evaluate(&self.model, valid, &*self.objective, DEFAULT_BATCH_TOKENS, &mut watch) {
             Err(Error::Interrupted) => return Ok(false),
+            Err(Error::NonFiniteLikelihood { document, log_q, .. }) => {
+                return Err(Error::NonFiniteLikelihood { document, log_q, step: Some(self.state.step) });
+            }
             other => other?,
         };
         let candidate = BestModel {
@@ -251,7 +254,7 @@ impl<'a> Trainer<'a> {
         };
         let best = is_better(self.config.select, &candidate, self.state.best.as_ref());
         if best {
-            self.export_model(&candidate.path, Some(scores.nll))?;
+            self.export_model(&candidate.path, Some(&candidate))?;
             self.state.best = Some(candidate);
             self.state.evaluations_without_improvement = 0;
         } else {
@@ -263,6 +266,7 @@ impl<'a> Trainer<'a> {
             epoch: self.state.position.epoch_of_last_step(),
             valid_loss: scores.loss,
             valid_nll: scores.nll,
+            valid_potential: scores.potential,
             valid_perplexity: scores.perplexity,
             tokens: scores.tokens,
             documents: scores.documents,
@@ -278,8 +282,8 @@ impl<'a> Trainer<'a> {
     fn finish(mut self, saved: Option<(u64, PathBuf)>) -> Result<TrainOutcome> {
         let checkpoint = self.saved_now(saved)?;
         let last = self.run.last();
-        let valid_nll = self.state.best.as_ref().filter(|b| b.step == self.state.step).map(|b| b.valid_nll);
-        self.export_model(&last, valid_nll)?;
+        let scores = self.state.best.as_ref().filter(|b| b.step == self.state.step);
+        self.export_model(&last, scores)?;
         let steps = self.state.step;
         self.observers.on_done(steps, self.state.best.as_ref())?;
         let end = if steps < self.state.total_steps { End::OutOfPatience } else { End::Finished };

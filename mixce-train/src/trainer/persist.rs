@@ -4,12 +4,39 @@ use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use mixce_gpt2::export::{self, DataFacts, ExportRequest, NameStyle, TrainingFacts};
+use serde::{Deserialize, Serialize};
 
 use super::Trainer;
 use crate::checkpoint::{self, Loaded};
 use crate::error::{Error, Result};
 use crate::fsio;
-use crate::observer::TrainObserver as _;
+use crate::observer::{BestModel, TrainObserver as _};
+
+/// `selection.json` beside an exported model: of which step it is and how it scored. Hugging Face tools pass over it.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Chosen {
+    step: u64,
+    valid_nll: f64,
+    valid_loss: f64,
+}
+
+impl Chosen {
+    const FILE: &str = "selection.json";
+
+    fn of(model: &BestModel) -> Self {
+        Self { step: model.step, valid_nll: model.valid_nll, valid_loss: model.valid_loss }
+    }
+
+    /// `None` when the file is missing or damaged.
+    fn read(folder: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(folder.join(Self::FILE)).ok()?).ok()
+    }
+
+    fn write(&self, folder: &Path) -> Result<()> {
+        let json = serde_json::to_vec(self).map_err(|e| Error::config(format!("cannot serialise: {e}")))?;
+        fsio::write_bytes_atomic(&folder.join(Self::FILE), &json)
+    }
+}
 
 impl Trainer<'_> {
     /// Writes the checkpoint of the present state and removes those that `--keep-last` does not cover.
@@ -28,6 +55,7 @@ impl Trainer<'_> {
     pub(super) fn load_checkpoint(&mut self, path: &Path) -> Result<()> {
         let Loaded { state, parameters, optimizer } = checkpoint::load(path)?;
         state.require_same_run(path, &self.config, &self.state.train_fingerprint)?;
+        checkpoint::require_same_architecture(path, self.model.config())?;
         let bad = |problem| Error::BadCheckpoint { path: path.into(), problem };
         self.variables.load(parameters).map_err(bad)?;
         self.optimizer.load_state(optimizer, state.step)?;
@@ -38,29 +66,43 @@ impl Trainer<'_> {
                 state.total_steps
             );
         }
-        let (config, fingerprint) = (self.state.config.clone(), self.state.train_fingerprint.clone());
-        self.state = state;
+        let own = std::mem::replace(&mut self.state, state);
         self.state.total_steps = planned;
-        self.state.config = config;
-        self.state.train_fingerprint = fingerprint;
-        self.restore_best();
-        Ok(())
+        self.state.config = own.config;
+        self.state.train_fingerprint = own.train_fingerprint;
+        let valid = std::mem::replace(&mut self.state.valid_fingerprint, own.valid_fingerprint);
+        self.restore_best(valid.as_deref());
+        checkpoint::remove_above(&self.run.checkpoints(), self.state.step)
     }
 
-    /// The best model's folder may have moved with the run; without it, the best so far is unknown.
-    fn restore_best(&mut self) {
+    /// The best model counts on only if it was chosen on the same development tokens (`valid` is the digest of those before) and its folder,
+    /// which may have moved with the run, holds it: a kill, or going on from an older checkpoint, leaves a model of a later step there.
+    fn restore_best(&mut self, valid: Option<&str>) {
         let Some(best) = &mut self.state.best else { return };
         best.path = self.run.best();
-        if !best.path.is_dir() {
-            tracing::warn!("`{}` is missing: the best model is chosen anew", best.path.display());
-            self.state.best = None;
+        let folder = best.path.display();
+        if valid != self.state.valid_fingerprint.as_deref() {
+            tracing::warn!("the development tokens are not the same: the best model is chosen anew");
+        } else if !best.path.is_dir() {
+            tracing::warn!("`{folder}` is missing: the best model is chosen anew");
+        } else if Chosen::read(&best.path) != Some(Chosen::of(best)) {
+            tracing::warn!(
+                "`{folder}` holds another model than that of step {}: the best model is chosen anew",
+                best.step
+            );
+        } else {
+            return;
         }
+        self.state.best = None;
+        self.state.evaluations_without_improvement = 0;
+        // A run that has no step left has no evaluation left either.
+        self.state.evaluation_due |= self.job.valid.is_some() && self.state.step >= self.state.total_steps;
     }
 
-    /// Exports the present parameters to `folder` in the Hugging Face layout, in place of what was there.
-    pub(super) fn export_model(&self, folder: &Path, valid_nll: Option<f64>) -> Result<()> {
+    /// Exports the present parameters to `folder` in the Hugging Face layout, in place of what was there. `scores` are theirs, if known.
+    pub(super) fn export_model(&self, folder: &Path, scores: Option<&BestModel>) -> Result<()> {
         let parameters = self.model.parameters().detached();
-        let facts = self.facts(valid_nll);
+        let facts = self.facts(scores.map(|s| s.valid_nll));
         let request = ExportRequest {
             config: self.model.config(),
             parameters: &parameters,
@@ -70,16 +112,15 @@ impl Trainer<'_> {
             dtype: DType::F32,
         };
         let new = fsio::temporary_beside(folder);
-        export::export(&new, &request)?;
-        let old = fsio::temporary_beside(folder);
-        let replaces = folder.exists();
-        if replaces {
-            fs::rename(folder, &old).map_err(Error::io("rename", folder))?;
+        let outcome = export::export(&new, &request)
+            .map_err(Error::from)
+            .and_then(|()| scores.map_or(Ok(()), |scores| Chosen::of(scores).write(&new)))
+            .and_then(|()| fsio::replace_folder(&new, folder));
+        if outcome.is_err() {
+            // Whatever was written; there may be nothing.
+            let _ = fs::remove_dir_all(&new);
         }
-        fs::rename(&new, folder).map_err(Error::io("rename a folder to", folder))?;
-        if replaces {
-            fs::remove_dir_all(&old).map_err(Error::io("remove", &old))?;
-        }
+        outcome?;
         fsio::sync_folder(self.run.root())
     }
 

@@ -68,3 +68,20 @@ fn nothing_to_evaluate_is_an_error() {
     let error = evaluate(&model(), &examples(&[vec![1]]), &Mle, 64, &mut |_| Ok(())).unwrap_err();
     assert!(matches!(error, Error::NothingToEvaluate), "{error}");
 }
+
+/// A broken model must not come out as a number, nor as none.
+#[test]
+fn a_model_that_gives_no_number_is_an_error() {
+    let config = tiny_config();
+    let parameters = Parameters::random(&config, 9, &Device::Cpu).unwrap();
+    let spoilt = parameters
+        .iter()
+        .map(|(name, t)| {
+            (name.to_owned(), if name == "ln_f.bias" { (t * f64::NAN).unwrap() } else { t.clone() })
+        })
+        .collect::<Vec<_>>();
+    let model = Gpt2::new(config.clone(), Parameters::new(&config, spoilt).unwrap()).unwrap();
+    let error = evaluate(&model, &examples(&documents(3, 4)), &Mle, 64, &mut |_| Ok(())).unwrap_err();
+    assert!(matches!(error, Error::NonFiniteLikelihood { document: 0, step: None, .. }), "{error}");
+    assert!(error.to_string().starts_with("the model is broken"), "{error}");
+}

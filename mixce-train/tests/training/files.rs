@@ -153,4 +153,7 @@ fn a_refused_resume_leaves_the_run_as_it_was() {
     let same = TrainConfig { cache_dir: None, epochs: 2, resume: Some("auto".into()), ..files.config() };
     let outcome = start(&same, &files.prepare(&same).unwrap()).unwrap();
     assert_eq!(outcome.steps, 14);
+    // Its run.toml repeats it, from the first step.
+    let repeated = TrainConfig::from_toml_file(&files.path("run/run.toml")).unwrap();
+    assert_eq!((repeated.epochs, repeated.resume), (2, None));
 }

@@ -47,18 +47,38 @@ fn accumulation_equals_one_big_batch_and_one_document_at_a_time() {
 fn the_last_short_step_is_applied() {
     let documents = documents(20, 1);
     let setup = Setup::new(&documents, None);
+    let exact = || TrainConfig { scheduler: mixce_train::optim::ScheduleKind::Constant, ..exact() };
     let (recorder, parameters) = run("whole", &setup, &exact());
     assert_eq!(recorder.steps.len(), 8, "4 steps an epoch, 2 epochs");
     let targets: usize = documents.iter().map(|d| d.len() - 1).sum();
     let seen: u64 = recorder.steps.iter().map(|s| s.tokens).sum();
     assert_eq!(seen, 2 * targets as u64);
     // Stopping before the last, short step leaves other parameters.
-    let (_, shorter) = run(
-        "shorter",
-        &setup,
-        &TrainConfig { max_steps: Some(7), scheduler: mixce_train::optim::ScheduleKind::Constant, ..exact() },
-    );
+    let (_, shorter) = run("shorter", &setup, &TrainConfig { max_steps: Some(7), ..exact() });
     assert!(largest_difference(&parameters, &shorter) > 1e-4);
+}
+
+/// The same document over and over, and parameters that do not move: only the masks can make a difference.
+#[test]
+fn dropout_masks_differ_between_steps_and_microbatches() {
+    let setup = Setup::new(&vec![(0..12).collect(); 12], None);
+    let config = |grad_accum, dropout| TrainConfig {
+        lr: 1e-30,
+        batch_size: 3,
+        grad_accum,
+        epochs: 1,
+        dropout: Some(dropout),
+        ..settings()
+    };
+    let losses = |name: &str, grad_accum, dropout| -> Vec<f64> {
+        run(name, &setup, &config(grad_accum, dropout)).0.steps.iter().map(|s| s.loss).collect()
+    };
+    let (one, two) = (losses("one", 1, 0.3), losses("two", 2, 0.3));
+    assert!((one[0] - one[1]).abs() > 1e-4, "steps: {one:?}");
+    // The first microbatch is the same in both runs: with the same mask in the second one, so would be the mean.
+    assert!((one[0] - two[0]).abs() > 1e-4, "microbatches: {one:?} {two:?}");
+    let (one, two) = (losses("one-without", 1, 0.0), losses("two-without", 2, 0.0));
+    assert!((one[0] - one[1]).abs() < 1e-6 && (one[0] - two[0]).abs() < 1e-6, "{one:?} {two:?}");
 }
 
 #[test]

@@ -169,3 +169,80 @@ fn a_checkpoint_is_a_model_folder_too() {
         assert_eq!(crate::common::values(tensor), crate::common::values(&weights[name]), "{name}");
     }
 }
+
+fn steps_kept(setup: &Setup, name: &str) -> Vec<u64> {
+    let kept = checkpoint::complete(&setup.path(name).join("checkpoints")).unwrap();
+    kept.into_iter().map(|(step, _)| step).collect()
+}
+
+fn from_step(setup: &Setup, name: &str, step: u64, config: TrainConfig) -> TrainConfig {
+    let path = setup.path(name).join("checkpoints").join(checkpoint::folder_name(step));
+    TrainConfig { resume: Some(path.display().to_string()), ..config }
+}
+
+/// Rotation keeps the highest steps: it must not find those of the branch that was left.
+#[test]
+fn going_on_from_an_older_checkpoint_leaves_the_old_branch() {
+    let setup = setup();
+    let all = TrainConfig { keep_last: 9, ..config() };
+    go(&setup, "run", &all, None).1.unwrap();
+    assert_eq!(steps_kept(&setup, "run"), [2, 4, 6, 8]);
+    let (recorder, outcome) = go(&setup, "run", &from_step(&setup, "run", 2, config()), Some(5));
+    let outcome = outcome.unwrap();
+    assert_eq!(recorder.checkpoints, [4, 5]);
+    assert!(outcome.checkpoint.ends_with(checkpoint::folder_name(5)) && outcome.checkpoint.is_dir());
+    assert_eq!(steps_kept(&setup, "run"), [4, 5]);
+    let (recorder, outcome) = go(&setup, "run", &auto(), None);
+    outcome.unwrap();
+    assert_eq!(recorder.steps[0].step, 6);
+}
+
+/// `best` of a step after the checkpoint is not the model that the checkpoint's state names.
+#[test]
+fn the_best_model_is_the_one_that_the_state_names() {
+    let setup = setup();
+    let all = TrainConfig { keep_last: 9, eval_every: Every::Steps(2), ..config() };
+    let chosen = |setup: &Setup| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(setup.path("run").join("best/selection.json")).unwrap())
+            .unwrap()
+    };
+    let best = go(&setup, "run", &all, None).1.unwrap().best.unwrap();
+    assert!(best.step > 4, "the test wants a run that improves after step 4, got {}", best.step);
+    assert_eq!(
+        (chosen(&setup)["step"].as_u64(), chosen(&setup)["valid_nll"].as_f64()),
+        (Some(best.step), Some(best.valid_nll))
+    );
+    // The checkpoint of step 4 names the model of step 4 at the latest; the folder holds a later one.
+    let (recorder, outcome) = go(&setup, "run", &from_step(&setup, "run", 4, all.clone()), Some(5));
+    assert_eq!(outcome.unwrap().best, None);
+    assert!(recorder.evaluations.is_empty());
+    let best =
+        go(&setup, "run", &TrainConfig { resume: Some("auto".into()), ..all }, None).1.unwrap().best.unwrap();
+    assert_eq!(chosen(&setup)["step"].as_u64(), Some(best.step));
+}
+
+#[test]
+fn other_development_data_choose_the_best_model_anew() {
+    let mut setup = setup();
+    let first = go(&setup, "run", &config(), None).1.unwrap().best.unwrap();
+    setup.valid = Some(crate::common::examples(&documents(8, 77)));
+    let (recorder, outcome) = go(&setup, "run", &auto(), None);
+    let best = outcome.unwrap().best.unwrap();
+    assert_eq!(recorder.evaluations.len(), 1);
+    assert_eq!(best.step, 8);
+    assert!(best.valid_nll != first.valid_nll);
+}
+
+/// Numbers that no tensor's shape shows.
+#[test]
+fn another_architecture_is_refused() {
+    let mut setup = setup();
+    go(&setup, "run", &config(), Some(2)).1.unwrap();
+    setup.model.n_head = 4;
+    setup.model.layer_norm_epsilon = 0.5;
+    let error = go(&setup, "run", &auto(), None).1.unwrap_err().to_string();
+    assert!(
+        error.contains("`n_head` was 2 and is 4 now") && error.contains("`layer_norm_epsilon`"),
+        "{error}"
+    );
+}

@@ -72,3 +72,36 @@ fn settings_and_data_that_do_not_fit_are_refused() {
     let error = setup.train("long", &settings(), &mut Recorder::default()).unwrap_err();
     assert!(matches!(error, Error::Model(_)), "{error}");
 }
+
+/// The step itself was fine, its update was not: the evaluation finds out, and no checkpoint of it is written.
+#[test]
+fn an_evaluation_that_gives_no_number_stops_the_run() {
+    let setup = Setup::new(&documents(20, 1), Some(&documents(8, 2)));
+    let every = Every::Steps(1);
+    let config =
+        TrainConfig { lr: 1e30, warmup_steps: 0, eval_every: every, save_every: every, ..settings() };
+    let mut recorder = Recorder::default();
+    let error = setup.train("run", &config, &mut recorder).unwrap_err();
+    let Error::NonFiniteLikelihood { step: Some(step), .. } = error else { panic!("{error}") };
+    assert_eq!(step, recorder.steps.len() as u64);
+    assert!(recorder.checkpoints.iter().all(|kept| *kept < step));
+    assert!(error.hint().unwrap().contains("--lr"));
+}
+
+/// What a kill left half-written goes, and a file in the way of a model is replaced.
+#[test]
+fn nothing_temporary_stays_in_the_run_folder() {
+    let setup = Setup::new(&documents(20, 1), Some(&documents(8, 2)));
+    setup.train("run", &settings(), &mut Recorder::default()).unwrap();
+    let run = setup.path("run");
+    std::fs::create_dir(run.join(".best.1-1.tmp")).unwrap();
+    let longer = TrainConfig { epochs: 3, resume: Some("auto".into()), ..settings() };
+    std::fs::remove_dir_all(run.join("final")).unwrap();
+    std::fs::write(run.join("final"), "in the way").unwrap();
+    setup.train("run", &longer, &mut Recorder::default()).unwrap();
+    assert!(run.join("final").is_dir());
+    let hidden = std::fs::read_dir(&run)
+        .unwrap()
+        .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));
+    assert_eq!(hidden.count(), 0);
+}
