@@ -91,6 +91,7 @@ fn unsupported_keys_are_named() {
 
 #[test]
 fn impossible_values_are_named() {
+    const ALL: &str = "vocab_size, n_positions, n_embd, n_inner, n_layer";
     for (config, key) in [
         (json!({"vocab_size": 0}), "vocab_size"),
         (json!({"vocab_size": -5}), "vocab_size"),
@@ -100,7 +101,8 @@ fn impossible_values_are_named() {
         (json!({"n_embd": 770}), "n_embd"),
         (json!({"n_head": 0}), "n_head"),
         (json!({"n_embd": 2_147_483_640, "n_head": 1, "n_layer": 4000}), "n_inner"),
-        (json!({"n_embd": 2_147_483_640, "n_head": 1, "n_layer": 4000, "n_inner": 2_147_483_640}), "n_embd"),
+        (json!({"n_embd": 2_147_483_640, "n_head": 1, "n_layer": 4000, "n_inner": 2_147_483_640}), ALL),
+        (json!({"n_positions": 2_147_483_647, "n_embd": 3072}), ALL),
         (json!({"n_inner": 0}), "n_inner"),
         (json!({"attn_pdrop": 1.0}), "attn_pdrop"),
         (json!({"resid_pdrop": -0.1}), "resid_pdrop"),

@@ -83,8 +83,7 @@ impl Training<'_> {
             clip_grad_norm: 1.0,
             log_every: 50,
             eval_every: Every::Epoch,
-            // Only at the end; the largest number that TOML can hold.
-            save_every: Every::Steps(i64::MAX as u64),
+            save_every: Every::Never,
             keep_last: 1,
             ..TrainConfig::default()
         }

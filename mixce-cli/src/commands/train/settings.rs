@@ -109,10 +109,10 @@ pub(crate) struct Settings {
     pub(crate) activation_checkpointing: bool,
 
     /// Evaluate at the end of each `epoch`, or every N steps [default: epoch]
-    #[arg(long, value_name = "epoch|N", help_heading = "Evaluation and checkpoints")]
+    #[arg(long, value_name = "epoch|N|never", help_heading = "Evaluation and checkpoints")]
     pub(crate) eval_every: Option<Every>,
     /// Write a checkpoint at the end of each `epoch`, or every N steps [default: epoch]
-    #[arg(long, value_name = "epoch|N", help_heading = "Evaluation and checkpoints")]
+    #[arg(long, value_name = "epoch|N|never", help_heading = "Evaluation and checkpoints")]
     pub(crate) save_every: Option<Every>,
     /// Checkpoints kept [default: 2]
     #[arg(long, value_name = "N", help_heading = "Evaluation and checkpoints")]
