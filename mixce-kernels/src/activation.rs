@@ -154,7 +154,7 @@ impl CustomOp2 for Backward {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, random};
+    use crate::testing::{assert_close, assert_gradient, random};
     use candle_core::{Device, Var};
 
     const ALL: [Activation; 4] = [Activation::GeluNew, Activation::Gelu, Activation::Relu, Activation::Silu];
@@ -192,6 +192,19 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn backward_is_the_finite_difference() -> Result<()> {
+        for activation in ALL {
+            // Away from 0, where ReLU has no derivative.
+            let x = random(&[41], 3)?.to_vec1::<f32>()?;
+            let x: Vec<f32> = x.into_iter().map(|x| x + 0.05 * x.signum()).collect();
+            assert_gradient("activation", &Tensor::new(x.as_slice(), &Device::Cpu)?, |x| {
+                activation.forward(x)
+            })?;
+        }
+        Ok(())
     }
 
     #[test]

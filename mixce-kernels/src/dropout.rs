@@ -137,6 +137,12 @@ mod tests {
     }
 
     #[test]
+    fn gradient_is_the_finite_difference() -> Result<()> {
+        let x = crate::testing::random(&[37], 5)?;
+        crate::testing::assert_gradient("dropout", &x, |x| dropout(x, 0.4, Stream::new(3)))
+    }
+
+    #[test]
     fn keeps_the_mean_and_drops_the_right_share() -> Result<()> {
         let n = 100_000;
         let y =

@@ -160,7 +160,7 @@ impl CustomOp3 for LayerNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, random};
+    use crate::testing::{assert_close, assert_gradient, random};
     use candle_core::Var;
 
     #[test]
@@ -185,6 +185,14 @@ mod tests {
             }
         }
         Ok(())
+    }
+
+    #[test]
+    fn gradients_are_the_finite_differences() -> Result<()> {
+        let (x, weight, bias) = (random(&[5, 6], 1)?, random(&[6], 2)?, random(&[6], 3)?);
+        assert_gradient("x", &x, |x| layer_norm(x, &weight, &bias, 1e-3))?;
+        assert_gradient("weight", &weight, |weight| layer_norm(&x, weight, &bias, 1e-3))?;
+        assert_gradient("bias", &bias, |bias| layer_norm(&x, &weight, bias, 1e-3))
     }
 
     #[test]

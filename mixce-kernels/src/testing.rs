@@ -23,3 +23,33 @@ pub(crate) fn assert_close(name: &str, got: &Tensor, want: &Tensor, atol: f32, r
         panic!("{name}[{i}]: got {}, want {}, over the tolerance by {:e}", got[i], want[i], excess(i));
     }
 }
+
+/// Checks candle's gradient of `sum(f(x) * projection)` against central differences, at every element of `x`.
+///
+/// The step is large (f32 outputs carry a relative error of about 1e-7, which the quotient divides by it) and the tolerance is
+/// relative to the largest derivative.
+pub(crate) fn assert_gradient(name: &str, x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
+    const STEP: f32 = 4e-3;
+    let projection = random(f(x)?.dims(), 91)?;
+    let projected = |y: &Tensor| -> Result<f64> {
+        let products =
+            y.flatten_all()?.to_vec1::<f32>()?.into_iter().zip(projection.flatten_all()?.to_vec1::<f32>()?);
+        Ok(products.map(|(y, p)| f64::from(y) * f64::from(p)).sum())
+    };
+    let var = candle_core::Var::from_tensor(x)?;
+    let gradients = f(&var)?.mul(&projection)?.sum_all()?.backward()?;
+    let gradient = gradients.get(&var).expect("a gradient").flatten_all()?.to_vec1::<f32>()?;
+    let scale = gradient.iter().fold(0f64, |m, g| m.max(f64::from(g.abs())));
+    let values = x.flatten_all()?.to_vec1::<f32>()?;
+    for (i, gradient) in gradient.into_iter().enumerate() {
+        let shifted = |by: f32| {
+            let mut values = values.clone();
+            values[i] += by;
+            projected(&f(&Tensor::from_vec(values, x.shape(), x.device())?)?)
+        };
+        let numeric = (shifted(STEP)? - shifted(-STEP)?) / (2.0 * f64::from(STEP));
+        let error = (numeric - f64::from(gradient)).abs();
+        assert!(error < 2e-3 * scale, "{name}[{i}]: gradient {gradient}, central difference {numeric}");
+    }
+    Ok(())
+}

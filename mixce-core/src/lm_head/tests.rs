@@ -70,6 +70,37 @@ fn slices_do_not_change_the_result() {
     }
 }
 
+/// The weight is constant in the loss but not in the potential, whose derivative the gradient therefore is.
+#[test]
+fn gradients_are_the_finite_differences_of_the_potential() {
+    let (n, c, v) = (4, 3, 6);
+    let (hidden, head, y) = (random(&[n, c], 1), random(&[v, c], 2), targets(n, v));
+    for objective in [&Mle as &dyn Objective, &MixCe::new(0.2).unwrap(), &TaiLr::new(0.3, 0.0).unwrap()] {
+        let potential = |hidden: &Tensor, head: &Tensor| -> f64 {
+            let log_q = lm_head_log_q(hidden, head, &y).unwrap().to_vec1::<f32>().unwrap();
+            log_q.into_iter().map(|l| objective.potential(f64::from(l))).sum::<f64>() / n as f64
+        };
+        let (h, w) = (Var::from_tensor(&hidden).unwrap(), Var::from_tensor(&head).unwrap());
+        let gradients = lm_head_loss(&h, &w, &y, objective, n as f64).unwrap().loss.backward().unwrap();
+        for (which, var) in [(0, &h), (1, &w)] {
+            let gradient = gradients.get(var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for (i, gradient) in gradient.into_iter().enumerate() {
+                let at = |step: f32| {
+                    let mut values = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                    values[i] += step;
+                    let moved = Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap();
+                    if which == 0 { potential(&moved, &head) } else { potential(&hidden, &moved) }
+                };
+                let numeric = (at(4e-3) - at(-4e-3)) / 8e-3;
+                assert!(
+                    (numeric - f64::from(gradient)).abs() < 5e-4,
+                    "{objective:?} {which}[{i}]: {gradient} {numeric}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn slices_cover_all_tokens_within_the_memory_limit() {
     assert_eq!(slices(100, slice_tokens(400_000)).collect::<Vec<_>>(), [(0, 41), (41, 41), (82, 18)]);

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::rng::Stream;
-use crate::testing::{assert_close, random};
+use crate::testing::{assert_close, assert_gradient, random};
 
 fn gradients(out: &Tensor, qkv: &Var) -> Result<Vec<f32>> {
     // A fixed random projection makes every output matter differently.
@@ -39,6 +39,16 @@ fn fused_equals_slow() -> Result<()> {
     for lengths in [vec![], vec![1], vec![0, 3, 0], vec![5, 1, 64, 2], vec![65, 130], vec![63, 64, 129]] {
         compare(&lengths, 3, 8, None)?;
         compare(&lengths, 2, 5, dropout)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn gradient_is_the_finite_difference() -> Result<()> {
+    let cu_seqlens = CuSeqlens::from_lengths([3, 1, 5]);
+    for dropout in [None, Some((0.3, Stream::new(2)))] {
+        let f = |qkv: &Tensor| causal_attention(qkv, &cu_seqlens, 2, 0.6, dropout);
+        assert_gradient("attention", &random(&[9, 18], 8)?, f)?;
     }
     Ok(())
 }
