@@ -1,0 +1,77 @@
+//! Loss, log-likelihoods and every gradient of GPT-2 under MixCE against PyTorch (fixtures of `scripts/fixtures`).
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor, Var};
+use mixce_core::lm_head_loss;
+use mixce_core::objective::MixCe;
+use mixce_gpt2::{Gpt2, checkpoint};
+
+const CONFIGURATIONS: [&str; 5] = ["plain", "inverse_layer_inner", "untied_relu", "gelu_exact", "silu"];
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/gpt2").join(name)
+}
+
+/// A model whose parameters are variables.
+fn model(name: &str) -> Gpt2 {
+    let checkpoint = checkpoint::load(&folder(name), &Device::Cpu).unwrap();
+    let parameters = checkpoint.parameters.try_map(|_, t| Ok(Var::from_tensor(t)?.into_inner())).unwrap();
+    Gpt2::new(checkpoint.config, parameters).unwrap()
+}
+
+fn documents(name: &str) -> Vec<Vec<u32>> {
+    let batch = std::fs::read_to_string(folder(name).join("batch.json")).unwrap();
+    let batch: serde_json::Value = serde_json::from_str(&batch).unwrap();
+    serde_json::from_value(batch["documents"].clone()).unwrap()
+}
+
+/// Fails unless every element is within `tolerance` of the reference's largest entry.
+fn assert_close(name: &str, got: &Tensor, want: &Tensor, tolerance: f32) {
+    assert_eq!(got.dims(), want.dims(), "{name}");
+    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (got, want) = (flat(got), flat(want));
+    let scale = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+        let error = (got - want).abs();
+        assert!(error <= tolerance * scale, "{name}[{i}]: got {got}, want {want} (largest {scale})");
+    }
+}
+
+fn compare(name: &str, eta: &str, want: &HashMap<String, Tensor>) -> usize {
+    let (model, documents) = (model(name), documents(name));
+    let inputs: Vec<&[u32]> = documents.iter().map(|d| &d[..d.len() - 1]).collect();
+    let targets: Vec<u32> = documents.iter().flat_map(|d| d[1..].to_vec()).collect();
+    let n = targets.len();
+    let targets = Tensor::from_vec(targets, n, &Device::Cpu).unwrap();
+    let hidden = model.hidden_states(&model.pack(&inputs).unwrap(), None).unwrap();
+    let objective = MixCe::new(eta.parse().unwrap()).unwrap();
+    let out = lm_head_loss(&hidden, model.lm_head(), &targets, &objective, n as f64).unwrap();
+    assert_close(name, &out.log_q, &want["log_q"], 1e-5);
+    assert_close(name, &out.loss, &want[&format!("eta{eta}/loss")], 1e-5);
+    let gradients = out.loss.backward().unwrap();
+    let mut compared = 0;
+    for (parameter, tensor) in model.parameters().iter() {
+        let Some(want) = want.get(&format!("eta{eta}/grad/{parameter}")) else { continue };
+        // The keys' share of this bias has a gradient of exactly zero; the scale of the whole tensor covers its rounding.
+        assert_close(&format!("{name} eta {eta} {parameter}"), gradients.get(tensor).unwrap(), want, 1e-4);
+        compared += 1;
+    }
+    compared
+}
+
+#[test]
+fn losses_and_every_gradient_equal_pytorch() {
+    for name in CONFIGURATIONS {
+        let path = folder(name).join("expected.safetensors");
+        let want = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+        let parameters = model(name).parameters().len();
+        for eta in ["0", "0.1", "0.5", "1"] {
+            let compared = compare(name, eta, &want);
+            let all = eta == "0" || eta == "0.5" || !["gelu_exact", "silu"].contains(&name);
+            assert_eq!(compared, if all { parameters } else { 0 }, "{name} eta {eta}");
+        }
+    }
+}
