@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use load::PROVENANCE;
 pub use values::{Every, ObjectiveKind, Precision, Selection};
 
+use crate::data::BatcherConfig;
 use crate::optim::{AdamWConfig, ScheduleKind};
 
 /// The settings of a run: one field for each flag of `mixce train`, and one key of the same name in a TOML file.
@@ -173,6 +174,23 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
+    /// How the examples are cut into steps.
+    #[must_use]
+    pub fn batcher(&self) -> BatcherConfig {
+        BatcherConfig {
+            batch_size: self.batch_size,
+            grad_accum: self.grad_accum,
+            shuffle: !self.no_shuffle,
+            seed: self.seed,
+        }
+    }
+
+    /// Optimizer steps of the whole run: `max_steps`, or else `epochs` times the steps of one.
+    #[must_use]
+    pub fn total_steps(&self, steps_per_epoch: u64) -> u64 {
+        self.max_steps.unwrap_or_else(|| self.epochs.saturating_mul(steps_per_epoch))
+    }
+
     /// The optimizer's constants.
     #[must_use]
     pub fn adamw(&self) -> AdamWConfig {

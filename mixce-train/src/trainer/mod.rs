@@ -17,7 +17,7 @@ use mixce_kernels::rng::{Stream, purpose};
 
 use crate::checkpoint::{self, STATE_VERSION, TrainState};
 use crate::config::{Selection, TrainConfig};
-use crate::data::{Batcher, BatcherConfig, Position};
+use crate::data::{Batcher, Position};
 use crate::error::{Error, Result};
 use crate::evaluate::{DEFAULT_BATCH_TOKENS, evaluate};
 use crate::metrics::{JsonlWriter, TensorBoardWriter};
@@ -87,17 +87,8 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         job.config.validate_settings()?;
         let config = job.config.resolved();
-        let batcher = Batcher::new(
-            job.train,
-            BatcherConfig {
-                batch_size: config.batch_size,
-                grad_accum: config.grad_accum,
-                shuffle: !config.no_shuffle,
-                seed: config.seed,
-            },
-        )?;
-        let total_steps =
-            config.max_steps.unwrap_or_else(|| config.epochs.saturating_mul(batcher.steps_per_epoch()));
+        let batcher = Batcher::new(job.train, config.batcher())?;
+        let total_steps = config.total_steps(batcher.steps_per_epoch());
         if config.warmup_steps >= total_steps {
             tracing::warn!(
                 "`--warmup-steps {}`: the whole run of {total_steps} steps warms up",

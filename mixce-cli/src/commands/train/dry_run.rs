@@ -4,7 +4,7 @@ use anyhow::Result;
 use candle_core::Device;
 use mixce_gpt2::Gpt2Config;
 use mixce_train::config::TrainConfig;
-use mixce_train::data::{Batcher, BatcherConfig, Examples};
+use mixce_train::data::{Batcher, Examples};
 use mixce_train::prepare::Prepared;
 use serde_json::{Value, json};
 
@@ -17,17 +17,9 @@ pub(super) fn print(
     device: &Device,
     context: &Context,
 ) -> Result<()> {
-    let batcher = Batcher::new(
-        &prepared.train,
-        BatcherConfig {
-            batch_size: config.batch_size,
-            grad_accum: config.grad_accum,
-            shuffle: !config.no_shuffle,
-            seed: config.seed,
-        },
-    )?;
+    let batcher = Batcher::new(&prepared.train, config.batcher())?;
     let steps_per_epoch = batcher.steps_per_epoch();
-    let total_steps = config.max_steps.unwrap_or_else(|| config.epochs.saturating_mul(steps_per_epoch));
+    let total_steps = config.total_steps(steps_per_epoch);
     let parameters = prepared.parameters.element_count() as u64;
     let microbatch_tokens = (config.batch_size * prepared.train.longest()) as u64;
     // Weight, gradient and AdamW's two moments, f32.
