@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::{cpu, math};
+use crate::{cpu, math, simd::vectorised};
 
 /// The activation functions that GPT-2 checkpoints name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,19 +63,25 @@ impl Activation {
 
     #[inline(always)]
     fn derivative(self, x: f32) -> f32 {
+        self.value_and_derivative(x).1
+    }
+
+    #[inline(always)]
+    fn value_and_derivative(self, x: f32) -> (f32, f32) {
         match self {
             Self::GeluNew => {
                 let t = math::tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x));
-                0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x)
+                let inner = SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
+                (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner)
             }
             Self::Gelu => {
-                let density = math::exp(-0.5 * x * x) * 0.398_942_3;
-                0.5 * (1.0 + math::erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * density
+                let cumulative = 0.5 * (1.0 + math::erf(x * std::f32::consts::FRAC_1_SQRT_2));
+                (x * cumulative, cumulative + x * math::exp(-0.5 * x * x) * 0.398_942_3)
             }
-            Self::Relu => f32::from(x > 0.0),
+            Self::Relu => (self.value(x), f32::from(x > 0.0)),
             Self::Silu => {
                 let s = 1.0 / (1.0 + math::exp(-x));
-                s * (1.0 + x * (1.0 - s))
+                (x * s, s * (1.0 + x * (1.0 - s)))
             }
         }
     }
@@ -87,7 +93,7 @@ const CHUNK: usize = 4096;
 fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
     let mut y = vec![0f32; x.len()];
     y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-        y.iter_mut().zip(x).for_each(|(y, x)| *y = f(*x));
+        vectorised(|| y.iter_mut().zip(x).for_each(|(y, x)| *y = f(*x)));
     });
     y
 }
@@ -95,7 +101,7 @@ fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
 fn map2(x: &[f32], dy: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
     let mut dx = vec![0f32; x.len()];
     dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK).zip(dy.par_chunks(CHUNK))).for_each(|(dx, (x, dy))| {
-        dx.iter_mut().zip(x.iter().zip(dy)).for_each(|(dx, (x, dy))| *dx = dy * f(*x));
+        vectorised(|| dx.iter_mut().zip(x.iter().zip(dy)).for_each(|(dx, (x, dy))| *dx = dy * f(*x)));
     });
     dx
 }
@@ -110,6 +116,44 @@ macro_rules! monomorphise {
             Activation::Silu => $function($($arg,)* |x| Activation::Silu.$method(x)),
         }
     };
+}
+
+/// `x = f(x + bias)` in place, rows of the bias's length on all threads; `x + bias` goes to `before` unless that is empty.
+pub(crate) fn forward_into(activation: Activation, x: &mut [f32], bias: &[f32], before: &mut [f32]) {
+    monomorphise!(activation, value, bias_map(x, bias, before));
+}
+
+fn bias_map(x: &mut [f32], bias: &[f32], before: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
+    let c = bias.len();
+    let row = |x: &mut [f32], before: Option<&mut [f32]>| {
+        x.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
+        if let Some(before) = before {
+            before.copy_from_slice(x);
+        }
+        x.iter_mut().for_each(|x| *x = f(*x));
+    };
+    if before.is_empty() {
+        x.par_chunks_mut(c.max(1)).for_each(|x| vectorised(|| row(x, None)));
+    } else {
+        let rows = x.par_chunks_mut(c.max(1)).zip(before.par_chunks_mut(c.max(1)));
+        rows.for_each(|(x, before)| vectorised(|| row(x, Some(before))));
+    }
+}
+
+/// Given the input `x` of the activation and the gradient `dy` of its output: `dy = dy f'(x)`, `x = f(x)`, both in place.
+pub(crate) fn backward_in_place(activation: Activation, x: &mut [f32], dy: &mut [f32]) {
+    monomorphise!(activation, value_and_derivative, map_with_derivative(x, dy));
+}
+
+fn map_with_derivative(x: &mut [f32], dy: &mut [f32], f: impl Fn(f32) -> (f32, f32) + Sync) {
+    x.par_chunks_mut(CHUNK).zip(dy.par_chunks_mut(CHUNK)).for_each(|(x, dy)| {
+        vectorised(|| {
+            for (x, dy) in x.iter_mut().zip(dy) {
+                let (value, derivative) = f(*x);
+                (*x, *dy) = (value, *dy * derivative);
+            }
+        });
+    });
 }
 
 struct Forward(Activation);

@@ -1,6 +1,8 @@
 //! Access to CPU storage for fused operations.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
+use std::cell::Cell;
+
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 
 /// Whether the fused f32 CPU kernels apply to this tensor.
 pub(crate) fn is_cpu_f32(tensor: &Tensor) -> bool {
@@ -25,12 +27,85 @@ pub(crate) fn slice_u32<'a>(op: &'static str, storage: &'a CpuStorage, layout: &
     }
 }
 
-/// Runs `f` on the elements of a contiguous f32 CPU tensor.
-pub(crate) fn with_slice<T>(op: &'static str, tensor: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        candle_core::Storage::Cpu(cpu) => Ok(f(slice(op, cpu, layout)?)),
-        _ => bail!("{op}: expected a CPU tensor"),
+/// Runs `f` on the elements of a contiguous f32 CPU tensor that it may change in place.
+pub(crate) fn with_slice_mut<T>(
+    op: &'static str,
+    tensor: &Tensor,
+    f: impl FnOnce(&mut [f32]) -> T,
+) -> Result<T> {
+    let edit = Edit { op, f: Cell::new(Some(f)), result: Cell::new(None) };
+    tensor.inplace_op1(&edit)?;
+    match edit.result.into_inner() {
+        Some(result) => Ok(result),
+        None => bail!("{op}: expected a CPU tensor"),
+    }
+}
+
+/// [`with_slice_mut`] of several tensors at once, which must not share memory.
+pub(crate) fn with_slices_mut<T, const N: usize>(
+    op: &'static str,
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&mut [f32]; N]) -> T,
+) -> Result<T> {
+    fn collect<T>(
+        op: &'static str,
+        tensors: &[&Tensor],
+        slices: Vec<&mut [f32]>,
+        f: &mut dyn FnMut(Vec<&mut [f32]>) -> Result<T>,
+    ) -> Result<T> {
+        match tensors.split_first() {
+            None => f(slices),
+            Some((first, rest)) => with_slice_mut(op, first, |slice| {
+                let mut slices = slices;
+                slices.push(slice);
+                collect(op, rest, slices, f)
+            })?,
+        }
+    }
+    let mut f = Some(f);
+    collect(op, &tensors, Vec::with_capacity(N), &mut |slices| match (f.take(), slices.try_into()) {
+        (Some(f), Ok(slices)) => Ok(f(slices)),
+        _ => bail!("{op}: expected {N} tensors"),
+    })
+}
+
+/// Runs `f` on the elements of several f32 CPU tensors.
+pub(crate) fn with_slices<T, const N: usize>(
+    op: &'static str,
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> T,
+) -> Result<T> {
+    let contiguous: Vec<Tensor> = tensors.into_iter().map(Tensor::contiguous).collect::<Result<_>>()?;
+    let guards: Vec<_> = contiguous.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices = [&[] as &[f32]; N];
+    for (elements, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        match &**storage {
+            Storage::Cpu(storage) => *elements = slice(op, storage, layout)?,
+            _ => bail!("{op}: expected a CPU tensor"),
+        }
+    }
+    Ok(f(slices))
+}
+
+struct Edit<F, T> {
+    op: &'static str,
+    f: Cell<Option<F>>,
+    result: Cell<Option<T>>,
+}
+
+impl<T, F: FnOnce(&mut [f32]) -> T> InplaceOp1 for Edit<F, T> {
+    fn name(&self) -> &'static str {
+        self.op
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (CpuStorage::F32(data), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+            bail!("{}: expected contiguous f32, got layout {layout:?}", self.op);
+        };
+        if let Some(f) = self.f.take() {
+            self.result.set(Some(f(&mut data[start..end])));
+        }
+        Ok(())
     }
 }
 

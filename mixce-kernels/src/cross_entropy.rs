@@ -8,6 +8,7 @@
 use candle_core::{CpuStorage, CustomOp2, D, DType, InplaceOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::simd::{self, vectorised};
 use crate::{cpu, math};
 
 /// `log q` of the target of each row: `logits` `[n, V]`, `targets` `[n]` u32, result `[n]` f32 (nats), without gradient.
@@ -83,7 +84,7 @@ fn check(logits: &Tensor, targets: &Tensor) -> Result<()> {
     Ok(())
 }
 
-fn check_targets(targets: &[u32], vocabulary: usize) -> Result<()> {
+pub(crate) fn check_targets(targets: &[u32], vocabulary: usize) -> Result<()> {
     match targets.iter().position(|y| *y as usize >= vocabulary) {
         Some(row) => bail!(
             "cross_entropy: target {} of row {row} is outside the vocabulary of {vocabulary} tokens",
@@ -95,22 +96,12 @@ fn check_targets(targets: &[u32], vocabulary: usize) -> Result<()> {
 
 struct TargetLogProbs;
 
-/// `log sum_j exp(z_j)` of one row, shifted by its maximum; the sum is kept in 16 lanes, which the compiler vectorises.
+/// `log sum_j exp(z_j)` of one row, shifted by its maximum.
 fn log_sum_exp(row: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks {
-        (0..LANES).for_each(|i| lanes[i] = lanes[i].max(chunk[i]));
-    }
-    let max = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut lanes = [0f32; LANES];
-    for chunk in chunks {
-        (0..LANES).for_each(|i| lanes[i] += math::exp(chunk[i] - max));
-    }
-    let sum = lanes.iter().map(|s| f64::from(*s)).sum::<f64>()
-        + rest.iter().map(|z| f64::from(math::exp(z - max))).sum::<f64>();
-    (f64::from(max) + sum.ln()) as f32
+    vectorised(|| {
+        let max = simd::max(row);
+        max + simd::sum(row, |z| math::exp(z - max)).ln()
+    })
 }
 
 impl CustomOp2 for TargetLogProbs {
@@ -173,7 +164,7 @@ impl InplaceOp2 for LogitsGradient {
         logits[start..end].par_chunks_mut(v.max(1)).zip(rows.collect::<Vec<_>>()).for_each(
             |(row, (y, (log_q, weight)))| {
                 let log_z = row[*y as usize] - log_q;
-                row.iter_mut().for_each(|z| *z = weight * math::exp(*z - log_z));
+                vectorised(|| row.iter_mut().for_each(|z| *z = weight * math::exp(*z - log_z)));
                 row[*y as usize] -= weight;
             },
         );

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::{cpu, rng::Stream};
+use crate::{cpu, rng::Stream, simd::vectorised};
 
 /// Drops elements of `x` with probability `p` and scales the rest by `1 / (1 - p)`.
 ///
@@ -37,7 +37,7 @@ pub fn dropout_slow(x: &Tensor, p: f64, stream: Stream) -> Result<Tensor> {
     x.mul(&Tensor::from_vec(scales, x.shape(), x.device())?.to_dtype(x.dtype())?)
 }
 
-fn check(p: f64) -> Result<()> {
+pub(crate) fn check(p: f64) -> Result<()> {
     if !(0.0..1.0).contains(&p) {
         bail!("dropout: expected a probability in [0, 1), got {p}");
     }
@@ -61,13 +61,30 @@ impl Keep {
         if word < self.threshold { 0.0 } else { self.scale }
     }
 
-    /// Multiplies `values` by the factors of the words `first..` of `stream`; `first` must be a multiple of 4.
-    #[inline]
+    /// Multiplies `values` by the factors of the words `first..` of `stream`.
+    #[inline(always)]
     pub(crate) fn apply(self, values: &mut [f32], stream: &Stream, first: u64) {
-        for (block, chunk) in values.chunks_mut(4).enumerate() {
-            let words = stream.u32s(first / 4 + block as u64);
-            for (value, word) in chunk.iter_mut().zip(words) {
-                *value *= self.scale(word);
+        self.for_each(values, stream, first, |value, factor| *value *= factor);
+    }
+
+    /// Writes the factors of the words `first..` of `stream`.
+    #[inline(always)]
+    pub(crate) fn factors(self, factors: &mut [f32], stream: &Stream, first: u64) {
+        self.for_each(factors, stream, first, |value, factor| *value = factor);
+    }
+
+    #[inline(always)]
+    fn for_each(self, values: &mut [f32], stream: &Stream, first: u64, f: impl Fn(&mut f32, f32)) {
+        // Up to the first whole block of four words one by one, then 64 words at a time.
+        let head = (first.wrapping_neg() % 4).min(values.len() as u64);
+        let (head_values, values) = values.split_at_mut(head as usize);
+        for (i, value) in (first..).zip(head_values) {
+            f(value, self.scale(stream.u32(i)));
+        }
+        for (chunk, values) in values.chunks_mut(64).enumerate() {
+            let words = stream.words64((first + head) / 4 + 16 * chunk as u64);
+            for (value, word) in values.iter_mut().zip(words) {
+                f(value, self.scale(word));
             }
         }
     }
@@ -84,7 +101,7 @@ const CHUNK: usize = 4096;
 fn multiply_mask(values: &mut [f32], p: f64, stream: &Stream) {
     let keep = Keep::new(p);
     let chunks = values.par_chunks_mut(CHUNK).enumerate();
-    chunks.for_each(|(i, chunk)| keep.apply(chunk, stream, (i * CHUNK) as u64));
+    chunks.for_each(|(i, chunk)| vectorised(|| keep.apply(chunk, stream, (i * CHUNK) as u64)));
 }
 
 impl CustomOp1 for Dropout {

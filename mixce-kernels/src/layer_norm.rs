@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor
 use rayon::prelude::*;
 
 use crate::cpu::{self, ROWS_PER_TASK};
+use crate::simd::{self, vectorised};
 
 /// Layer normalisation (Ba et al., 2016): `y = (x - mean) / sqrt(var + eps) * weight + bias` over the last dimension.
 ///
@@ -13,14 +14,7 @@ use crate::cpu::{self, ROWS_PER_TASK};
 /// # Errors
 /// When the shapes do not fit.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    let c = x.dim(D::Minus1)?;
-    if weight.dims() != [c] || bias.dims() != [c] {
-        candle_core::bail!(
-            "layer_norm: expected weight and bias of shape [{c}], got {:?} and {:?}",
-            weight.dims(),
-            bias.dims()
-        );
-    }
+    check(x, weight, bias)?;
     if [x, weight, bias].into_iter().all(cpu::is_cpu_f32) {
         let op = LayerNorm { eps: eps as f32 };
         x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
@@ -43,72 +37,92 @@ pub fn layer_norm_slow(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> 
     normalised.broadcast_mul(weight)?.broadcast_add(bias)
 }
 
+/// Refuses parameters that do not fit `x`.
+pub(crate) fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
+    let c = x.dim(D::Minus1)?;
+    if weight.dims() != [c] || bias.dims() != [c] {
+        candle_core::bail!(
+            "layer_norm: expected weight and bias of shape [{c}], got {:?} and {:?}",
+            weight.dims(),
+            bias.dims()
+        );
+    }
+    Ok(())
+}
+
 struct LayerNorm {
     eps: f32,
 }
 
-impl LayerNorm {
-    /// Mean and reciprocal standard deviation of a row, accumulated in f64.
-    fn statistics(&self, row: &[f32]) -> (f32, f32) {
-        let c = row.len() as f64;
-        let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / c;
-        let variance = row.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / c;
-        (mean as f32, (1.0 / (variance + f64::from(self.eps)).sqrt()) as f32)
-    }
+/// Mean and reciprocal standard deviation of a row.
+#[inline(always)]
+fn statistics(row: &[f32], eps: f32) -> (f32, f32) {
+    let c = row.len() as f32;
+    let mean = simd::sum(row, |x| x) / c;
+    let variance = simd::sum(row, |x| (x - mean) * (x - mean)) / c;
+    (mean, 1.0 / (variance + eps).sqrt())
+}
 
-    fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
-        let c = weight.len();
-        let mut y = vec![0f32; x.len()];
-        y.par_chunks_mut((c * ROWS_PER_TASK).max(1)).zip(x.par_chunks((c * ROWS_PER_TASK).max(1))).for_each(
-            |(y, x)| {
-                for (y, x) in y.chunks_mut(c).zip(x.chunks(c)) {
-                    let (mean, rstd) = self.statistics(x);
-                    for i in 0..c {
-                        y[i] = (x[i] - mean) * rstd * weight[i] + bias[i];
-                    }
+/// Normalised rows of `x` into `y`, on all threads.
+pub(crate) fn forward(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
+    let c = weight.len();
+    let block = (c * ROWS_PER_TASK).max(1);
+    y.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(y, x)| {
+        vectorised(|| {
+            for (y, x) in y.chunks_mut(c).zip(x.chunks(c)) {
+                let (mean, rstd) = statistics(x, eps);
+                for ((y, x), (weight, bias)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
+                    *y = (x - mean) * rstd * weight + bias;
                 }
-            },
-        );
-        y
-    }
+            }
+        });
+    });
+}
 
-    /// Gradients of input, weight and bias. With `n = (x - mean) rstd` and `g = dy * weight`:
-    /// `dx = rstd (g - mean(g) - n mean(g n))`, `dweight = sum_rows dy n`, `dbias = sum_rows dy`.
-    fn backward(&self, x: &[f32], weight: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-        let c = weight.len();
-        let block = (c * ROWS_PER_TASK).max(1);
-        let mut dx = vec![0f32; x.len()];
-        let partial: Vec<Vec<f32>> = dx
-            .par_chunks_mut(block)
-            .zip(x.par_chunks(block).zip(dy.par_chunks(block)))
-            .map(|(dx, (x, dy))| {
-                let mut sums = vec![0f32; 2 * c];
-                let (dweight, dbias) = sums.split_at_mut(c);
-                for ((dx, x), dy) in dx.chunks_mut(c).zip(x.chunks(c)).zip(dy.chunks(c)) {
-                    let (mean, rstd) = self.statistics(x);
-                    let (mut mean_g, mut mean_gn) = (0f64, 0f64);
-                    for i in 0..c {
-                        let (n, g) = ((x[i] - mean) * rstd, dy[i] * weight[i]);
-                        mean_g += f64::from(g);
-                        mean_gn += f64::from(g * n);
-                        dweight[i] += dy[i] * n;
-                        dbias[i] += dy[i];
-                    }
-                    let (mean_g, mean_gn) = ((mean_g / c as f64) as f32, (mean_gn / c as f64) as f32);
-                    for i in 0..c {
-                        let n = (x[i] - mean) * rstd;
-                        dx[i] = rstd * (dy[i] * weight[i] - mean_g - n * mean_gn);
-                    }
-                }
-                sums
-            })
-            .collect();
-        let mut sums = vec![0f32; 2 * c];
-        for part in &partial {
-            sums.iter_mut().zip(part).for_each(|(s, p)| *s += p);
+/// Adds the gradients of input, weight and bias to `dx`, `dweight` and `dbias`, on all threads. With `n = (x - mean) rstd` and
+/// `g = dy * weight`: `dx += rstd (g - mean(g) - n mean(g n))`, `dweight += sum_rows dy n`, `dbias += sum_rows dy`.
+pub(crate) fn backward(
+    (x, weight, eps): (&[f32], &[f32], f32),
+    dy: &[f32],
+    dx: &mut [f32],
+    dweight: &mut [f32],
+    dbias: &mut [f32],
+) {
+    let c = weight.len();
+    let block = (c * ROWS_PER_TASK).max(1);
+    let rows = dx.par_chunks_mut(block).zip(x.par_chunks(block).zip(dy.par_chunks(block)));
+    let partial: Vec<Vec<f32>> = rows
+        .map(|(dx, (x, dy))| {
+            let mut scratch = vec![0f32; 4 * c];
+            vectorised(|| backward_rows((x, weight, eps), dy, dx, &mut scratch));
+            scratch
+        })
+        .collect();
+    // In the order of the rows, so that the sums do not depend on the number of threads.
+    for sums in &partial {
+        simd::add_to(dweight, &sums[..c]);
+        simd::add_to(dbias, &sums[c..2 * c]);
+    }
+}
+
+/// [`backward`] of a few rows on one thread; the first half of `scratch` `[4 C]` receives the sums of `dweight` and `dbias`.
+#[inline(always)]
+fn backward_rows((x, weight, eps): (&[f32], &[f32], f32), dy: &[f32], dx: &mut [f32], scratch: &mut [f32]) {
+    let c = weight.len();
+    let (sums, work) = scratch.split_at_mut(2 * c);
+    let ((dweight, dbias), (n, g)) = (sums.split_at_mut(c), work.split_at_mut(c));
+    for ((dx, x), dy) in dx.chunks_mut(c).zip(x.chunks(c)).zip(dy.chunks(c)) {
+        let (mean, rstd) = statistics(x, eps);
+        for i in 0..c {
+            n[i] = (x[i] - mean) * rstd;
+            g[i] = dy[i] * weight[i];
+            dweight[i] += dy[i] * n[i];
+            dbias[i] += dy[i];
         }
-        let dbias = sums.split_off(c);
-        (dx, sums, dbias)
+        let (mean_g, mean_gn) = (simd::sum(g, |g| g) / c as f32, simd::dot(g, n) / c as f32);
+        for i in 0..c {
+            dx[i] += rstd * (g[i] - mean_g - n[i] * mean_gn);
+        }
     }
 }
 
@@ -126,11 +140,11 @@ impl CustomOp3 for LayerNorm {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let y = self.forward(
-            cpu::slice(self.name(), x, x_layout)?,
-            cpu::slice(self.name(), weight, weight_layout)?,
-            cpu::slice(self.name(), bias, bias_layout)?,
-        );
+        let x = cpu::slice(self.name(), x, x_layout)?;
+        let weight = cpu::slice(self.name(), weight, weight_layout)?;
+        let bias = cpu::slice(self.name(), bias, bias_layout)?;
+        let mut y = vec![0f32; x.len()];
+        forward(x, weight, bias, self.eps, &mut y);
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 
@@ -142,13 +156,11 @@ impl CustomOp3 for LayerNorm {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let name = self.name();
-        let (dx, dweight, dbias) = cpu::with_slice(name, x, |x| {
-            cpu::with_slice(name, weight, |weight| {
-                cpu::with_slice(name, &dy.contiguous()?, |dy| self.backward(x, weight, dy))
-            })
-        })???;
-        let c = weight.elem_count();
+        let (name, c) = (self.name(), weight.elem_count());
+        let (mut dx, mut dweight, mut dbias) = (vec![0f32; x.elem_count()], vec![0f32; c], vec![0f32; c]);
+        cpu::with_slices(name, [x, weight, dy], |[x, weight, dy]| {
+            backward((x, weight, self.eps), dy, &mut dx, &mut dweight, &mut dbias);
+        })?;
         Ok((
             Some(Tensor::from_vec(dx, x.shape(), x.device())?),
             Some(Tensor::from_vec(dweight, c, x.device())?),

@@ -15,23 +15,34 @@
 //! | [`cross_entropy`] | per-token log-probabilities and their gradient, rows of logits at a time |
 
 mod activation;
+mod affine;
 mod attention;
 mod cpu;
 pub mod cross_entropy;
 mod dropout;
+mod embedding;
 mod layer_norm;
 mod linear;
+pub mod lm_head;
 mod math;
+mod matmul;
+mod residual;
 pub mod rng;
+mod simd;
+pub mod sublayer;
 #[cfg(test)]
 mod testing;
 pub mod threads;
 
 pub use activation::Activation;
-pub use attention::{AttentionDropout, CuSeqlens, causal_attention, causal_attention_slow};
+pub use affine::Affine;
+pub use attention::{CuSeqlens, causal_attention, causal_attention_backward, causal_attention_slow};
 pub use dropout::{dropout, dropout_slow};
+pub use embedding::{Embedded, embedding_backward, embedding_sum, embedding_sum_slow};
 pub use layer_norm::{layer_norm, layer_norm_slow};
-pub use linear::linear;
+pub use linear::{linear, linear_slow};
+pub use matmul::{Matrix, matmul};
+pub use residual::{Dropout, residual_dropout, residual_dropout_slow};
 
 /// Tensor errors are candle's.
 pub type Result<T> = candle_core::Result<T>;

@@ -9,8 +9,11 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::{AttentionDropout, CuSeqlens};
-use crate::{cpu, dropout::Keep, math};
+use super::CuSeqlens;
+use crate::dropout::Keep;
+use crate::residual::Dropout;
+use crate::simd::{self, vectorised};
+use crate::{cpu, math};
 
 /// Query rows handled at a time: the scores of a block (64 x T) stay in the second-level cache.
 const BLOCK: usize = 64;
@@ -19,7 +22,7 @@ pub(super) struct CausalAttention {
     pub(super) cu_seqlens: CuSeqlens,
     pub(super) heads: usize,
     pub(super) scale: f32,
-    pub(super) dropout: AttentionDropout,
+    pub(super) dropout: Dropout,
 }
 
 /// A matrix inside a larger buffer: element `(i, j)` lies at `offset + i * row_stride + j`.
@@ -132,24 +135,42 @@ impl Task<'_> {
                 self.op.scale,
             );
         }
-        for (i, row) in probs.chunks_mut(keys).take(rows).enumerate() {
-            let (seen, future) = row.split_at_mut(i0 + i + 1);
-            let max = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            seen.iter_mut().for_each(|s| *s = math::exp(*s - max));
-            let scale = 1.0 / seen.iter().sum::<f32>();
-            seen.iter_mut().for_each(|s| *s *= scale);
-            future.fill(0.0);
+        vectorised(|| {
+            for (i, row) in probs.chunks_mut(keys).take(rows).enumerate() {
+                let (seen, future) = row.split_at_mut(i0 + i + 1);
+                let max = simd::max(seen);
+                seen.iter_mut().for_each(|s| *s = math::exp(*s - max));
+                let scale = 1.0 / simd::sum(seen, |s| s);
+                seen.iter_mut().for_each(|s| *s *= scale);
+                future.fill(0.0);
+            }
+        });
+    }
+
+    /// The dropout factors of a `[rows, keys]` block, 0 above the diagonal; nothing is written without dropout.
+    fn factors(&self, i0: usize, keys: usize, rows: usize, factors: &mut [f32]) {
+        let Some((p, stream)) = self.op.dropout else { return };
+        let (keep, stream) = (Keep::new(p), stream.fold(self.head as u64));
+        vectorised(|| {
+            for (i, row) in factors.chunks_mut(keys).take(rows).enumerate() {
+                let (seen, future) = row.split_at_mut(i0 + i + 1);
+                keep.factors(seen, &stream, ((self.start + i0 + i) as u64) << 32);
+                future.fill(0.0);
+            }
+        });
+    }
+
+    /// Multiplies a block by its dropout factors, if there is a dropout.
+    fn drop(&self, block: &mut [f32], factors: &[f32]) {
+        if self.op.dropout.is_some() {
+            vectorised(|| block.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor));
         }
     }
 
-    /// Multiplies rows of a `[rows, keys]` block by the dropout factors of its queries.
-    fn drop(&self, i0: usize, keys: usize, rows: usize, block: &mut [f32]) {
-        if let Some((p, stream)) = self.op.dropout {
-            let (keep, stream) = (Keep::new(p), stream.fold(self.head as u64));
-            for (i, row) in block.chunks_mut(keys).take(rows).enumerate() {
-                keep.apply(&mut row[..i0 + i + 1], &stream, ((self.start + i0 + i) as u64) << 32);
-            }
-        }
+    /// Room for the dropout factors of a block, if there is a dropout.
+    fn factors_buffer(&self) -> Vec<f32> {
+        let size = if self.op.dropout.is_some() { BLOCK.min(self.t) * self.t } else { 0 };
+        vec![0f32; size]
     }
 
     fn blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
@@ -158,12 +179,13 @@ impl Task<'_> {
     }
 
     fn forward(&self, out: Shared) {
-        let mut probs = vec![0f32; BLOCK.min(self.t) * self.t];
+        let (mut probs, mut factors) = (vec![0f32; BLOCK.min(self.t) * self.t], self.factors_buffer());
         let (stride, view) = (3 * self.c, self.output());
         for (i0, rows) in self.blocks() {
             let keys = i0 + rows;
             self.probabilities(i0, rows, &mut probs);
-            self.drop(i0, keys, rows, &mut probs);
+            self.factors(i0, keys, rows, &mut factors);
+            self.drop(&mut probs[..rows * keys], &factors);
             assert!(view.offset + (i0 + rows - 1) * view.row_stride + self.d <= out.len);
             // SAFETY: the destination rows are inside `out` (just checked) and belong to this task alone; the value rows
             // 0..keys lie inside the document.
@@ -188,17 +210,21 @@ impl Task<'_> {
     fn backward(&self, dout: &[f32], dqkv: Shared) {
         let size = BLOCK.min(self.t) * self.t;
         let (mut probs, mut dropped, mut dscores) = (vec![0f32; size], vec![0f32; size], vec![0f32; size]);
+        let mut factors = self.factors_buffer();
         for (i0, rows) in self.blocks() {
             let keys = i0 + rows;
             self.probabilities(i0, rows, &mut probs);
+            self.factors(i0, keys, rows, &mut factors);
             dropped[..rows * keys].copy_from_slice(&probs[..rows * keys]);
-            self.drop(i0, keys, rows, &mut dropped);
+            self.drop(&mut dropped[..rows * keys], &factors);
             self.values_backward((i0, rows), dout, &dropped, &mut dscores, dqkv);
-            self.drop(i0, keys, rows, &mut dscores);
-            for (p, g) in probs.chunks(keys).zip(dscores.chunks_mut(keys)).take(rows) {
-                let mean = p.iter().zip(&*g).map(|(p, g)| p * g).sum::<f32>();
-                g.iter_mut().zip(p).for_each(|(g, p)| *g = p * (*g - mean));
-            }
+            self.drop(&mut dscores[..rows * keys], &factors);
+            vectorised(|| {
+                for (p, g) in probs.chunks(keys).zip(dscores.chunks_mut(keys)).take(rows) {
+                    let mean = simd::dot(p, g);
+                    g.iter_mut().zip(p).for_each(|(g, p)| *g = p * (*g - mean));
+                }
+            });
             self.scores_backward((i0, rows), &dscores, dqkv);
         }
     }
@@ -289,6 +315,11 @@ impl Task<'_> {
 }
 
 impl CausalAttention {
+    /// The gradient of `qkv`.
+    pub(super) fn gradient(&self, qkv: &Tensor, dout: &Tensor) -> Result<Tensor> {
+        qkv.apply_op2_no_bwd(&dout.contiguous()?, &Backward(self))
+    }
+
     fn tasks<'a>(&'a self, qkv: &'a [f32], c: usize) -> Vec<Task<'a>> {
         let spans = self.cu_seqlens.spans().filter(|(_, t)| *t > 0);
         spans
@@ -320,7 +351,7 @@ impl CustomOp1 for CausalAttention {
     }
 
     fn bwd(&self, qkv: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(qkv.apply_op2_no_bwd(&dout.contiguous()?, &Backward(self))?))
+        Ok(Some(self.gradient(qkv, dout)?))
     }
 }
 

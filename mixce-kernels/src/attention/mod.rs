@@ -9,6 +9,7 @@ use std::sync::Arc;
 use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 
+use crate::residual::Dropout;
 use crate::{cpu, dropout::Keep, rng::Stream};
 
 /// Where the documents of a packed batch begin: `[0, n_1, n_1 + n_2, .., N]`, one more entry than documents.
@@ -54,18 +55,15 @@ impl CuSeqlens {
     }
 }
 
-/// Dropout of attention probabilities: probability and stream of the mask.
-///
-/// The factor of query row `i` (its index in the packed batch) and key `j` (its position in the document) in head `h` is
-/// drawn from word `i * 2^32 + j` of `stream.fold(h)`, so it does not depend on how the computation is split.
-pub type AttentionDropout = Option<(f64, Stream)>;
-
 /// Causal self-attention in which no token sees another document.
 ///
 /// `qkv` is `[N, 3 C]`: queries, keys and values side by side, each `H` heads of `D` channels. For every document and head,
 /// `out_i = sum_{j <= i} drop(softmax_j(scale q_i . k_j)) v_j`. The result is `[N, C]`. Fused for f32 on the CPU: blockwise,
 /// the upper triangle is skipped and nothing of size `T x T` is kept; the backward pass recomputes the probabilities.
 /// Other dtypes and devices take [`causal_attention_slow`].
+///
+/// The dropout factor of query row `i` (its index in the packed batch) and key `j` (its position in the document) in head `h`
+/// is drawn from word `i * 2^32 + j` of `stream.fold(h)`, so it does not depend on how the computation is split.
 ///
 /// # Errors
 /// When shapes, offsets or the dropout probability do not fit.
@@ -74,18 +72,41 @@ pub fn causal_attention(
     cu_seqlens: &CuSeqlens,
     heads: usize,
     scale: f64,
-    dropout: AttentionDropout,
+    dropout: Dropout,
 ) -> Result<Tensor> {
     check(qkv, cu_seqlens, heads, dropout)?;
     if !cpu::is_cpu_f32(qkv) {
         return causal_attention_slow(qkv, cu_seqlens, heads, scale, dropout);
     }
-    let dropout = dropout.filter(|(p, _)| *p > 0.0);
-    let op = fused::CausalAttention { cu_seqlens: cu_seqlens.clone(), heads, scale: scale as f32, dropout };
-    qkv.contiguous()?.apply_op1(op)
+    qkv.contiguous()?.apply_op1(fused(cu_seqlens, heads, scale, dropout))
 }
 
-fn check(qkv: &Tensor, cu_seqlens: &CuSeqlens, heads: usize, dropout: AttentionDropout) -> Result<()> {
+/// The backward pass of [`causal_attention`] by itself: the gradient `[N, 3 C]` of `qkv`, given that of the result, `[N, C]`.
+///
+/// # Errors
+/// When shapes, offsets or the dropout probability do not fit, or a tensor is not f32 on the CPU.
+pub fn causal_attention_backward(
+    qkv: &Tensor,
+    cu_seqlens: &CuSeqlens,
+    heads: usize,
+    scale: f64,
+    dropout: Dropout,
+    dout: &Tensor,
+) -> Result<Tensor> {
+    check(qkv, cu_seqlens, heads, dropout)?;
+    let (n, c3) = qkv.dims2()?;
+    if dout.dims() != [n, c3 / 3] {
+        bail!("causal_attention: expected a gradient [{n}, {}], got {:?}", c3 / 3, dout.dims());
+    }
+    fused(cu_seqlens, heads, scale, dropout).gradient(&qkv.contiguous()?, dout)
+}
+
+fn fused(cu_seqlens: &CuSeqlens, heads: usize, scale: f64, dropout: Dropout) -> fused::CausalAttention {
+    let dropout = dropout.filter(|(p, _)| *p > 0.0);
+    fused::CausalAttention { cu_seqlens: cu_seqlens.clone(), heads, scale: scale as f32, dropout }
+}
+
+fn check(qkv: &Tensor, cu_seqlens: &CuSeqlens, heads: usize, dropout: Dropout) -> Result<()> {
     let (n, c3) = qkv.dims2()?;
     if heads == 0 || c3 % (3 * heads) != 0 {
         bail!("causal_attention: expected [N, 3 C] with C divisible by {heads} heads, got {:?}", qkv.dims());
@@ -110,7 +131,7 @@ pub fn causal_attention_slow(
     cu_seqlens: &CuSeqlens,
     heads: usize,
     scale: f64,
-    dropout: AttentionDropout,
+    dropout: Dropout,
 ) -> Result<Tensor> {
     check(qkv, cu_seqlens, heads, dropout)?;
     let c = qkv.dim(1)? / 3;

@@ -12,7 +12,7 @@ fn gradients(out: &Tensor, qkv: &Var) -> Result<Vec<f32>> {
     grads.get(qkv).unwrap().flatten_all()?.to_vec1()
 }
 
-fn compare(lengths: &[usize], heads: usize, d: usize, dropout: AttentionDropout) -> Result<()> {
+fn compare(lengths: &[usize], heads: usize, d: usize, dropout: Dropout) -> Result<()> {
     let cu_seqlens = CuSeqlens::from_lengths(lengths.iter().copied());
     let qkv = Var::from_tensor(&random(&[cu_seqlens.tokens(), 3 * heads * d], 5)?)?;
     let scale = 1.0 / (d as f64).sqrt();

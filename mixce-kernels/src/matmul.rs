@@ -1,0 +1,139 @@
+//! Matrix products of f32 slices on the CPU.
+
+#![expect(unsafe_code, reason = "gemm takes pointers; the bounds are checked here")]
+
+use gemm::Parallelism;
+
+/// A matrix in a slice: element `(i, j)` is `data[i * row_stride + j * column_stride]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    data: &'a [f32],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// A row-major matrix of `data.len() / columns` whole rows.
+    #[must_use]
+    pub fn new(data: &'a [f32], columns: usize) -> Self {
+        let rows = data.len().checked_div(columns).unwrap_or(0);
+        Self { data, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// The transpose, sharing the data.
+    #[must_use]
+    pub fn t(self) -> Self {
+        Self {
+            data: self.data,
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+        }
+    }
+
+    /// Columns `start..start + len`.
+    ///
+    /// # Panics
+    /// When there are not that many columns.
+    #[must_use]
+    pub fn columns(self, start: usize, len: usize) -> Self {
+        assert!(start + len <= self.columns, "columns {start}..{} of {}", start + len, self.columns);
+        let skipped = (start * self.column_stride).min(self.data.len());
+        Self { data: &self.data[skipped..], columns: len, ..self }
+    }
+
+    fn fits(&self) -> bool {
+        self.rows == 0
+            || self.columns == 0
+            || (self.rows - 1) * self.row_stride + (self.columns - 1) * self.column_stride < self.data.len()
+    }
+}
+
+/// `dst = lhs rhs`, or `dst += lhs rhs`, on all threads of the current rayon pool.
+///
+/// `dst` is row-major, `[lhs.rows, rhs.columns]` with rows `dst_stride` apart. Single precision products through the `gemm`
+/// crate, which chooses AVX-512 or AVX2 at run time.
+///
+/// # Panics
+/// When the shapes do not fit: they are the caller's arithmetic, not input.
+pub fn matmul(dst: &mut [f32], dst_stride: usize, accumulate: bool, lhs: Matrix<'_>, rhs: Matrix<'_>) {
+    let (m, n, k) = (lhs.rows, rhs.columns, lhs.columns);
+    assert_eq!(k, rhs.rows, "matmul: inner dimensions");
+    assert!(lhs.fits() && rhs.fits() && n <= dst_stride, "matmul: strides");
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!((m - 1) * dst_stride + n <= dst.len(), "matmul: a destination of {} elements", dst.len());
+    let threads = rayon::current_num_threads();
+    let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
+    // SAFETY: all three matrices lie inside their slices (checked above), `dst` is borrowed mutably.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            dst.as_mut_ptr(),
+            1,
+            dst_stride as isize,
+            accumulate,
+            lhs.data.as_ptr(),
+            lhs.column_stride as isize,
+            lhs.row_stride as isize,
+            rhs.data.as_ptr(),
+            rhs.column_stride as isize,
+            rhs.row_stride as isize,
+            1.0f32,
+            1.0f32,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Stream;
+
+    fn random(n: usize, seed: u64) -> Vec<f32> {
+        (0..n as u64).map(|i| Stream::new(seed).normal(i) as f32).collect()
+    }
+
+    #[test]
+    fn every_layout_equals_the_triple_loop() {
+        for (m, n, k) in [(0, 3, 2), (1, 1, 1), (3, 0, 4), (2, 3, 0), (5, 7, 3), (65, 33, 17)] {
+            let (a, b) = (random(m * k, 1), random(k * n, 2));
+            let at: Vec<f32> = (0..k * m).map(|i| a[(i % m) * k + i / m]).collect();
+            let bt: Vec<f32> = (0..n * k).map(|i| b[(i % k) * n + i / k]).collect();
+            let matrix = |data, rows, columns| Matrix { rows, ..Matrix::new(data, columns) };
+            for lhs in [matrix(&a, m, k), matrix(&at, k, m).t()] {
+                for rhs in [matrix(&b, k, n), matrix(&bt, n, k).t()] {
+                    for accumulate in [false, true] {
+                        let mut dst = vec![0.5f32; m * n];
+                        matmul(&mut dst, n, accumulate, lhs, rhs);
+                        for (at, got) in dst.iter().enumerate() {
+                            let (i, j) = (at / n, at % n);
+                            let product: f32 = (0..k).map(|l| a[i * k + l] * b[l * n + j]).sum();
+                            let want = product + if accumulate { 0.5 } else { 0.0 };
+                            assert!((got - want).abs() < 1e-4, "({i}, {j}): {got} {want}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn columns_are_a_part_of_the_matrix() {
+        let data: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let identity = [1f32, 0.0, 0.0, 1.0];
+        let mut dst = [0f32; 6];
+        matmul(&mut dst, 2, false, Matrix::new(&data, 4).columns(1, 2), Matrix::new(&identity, 2));
+        assert_eq!(dst, [1.0, 2.0, 5.0, 6.0, 9.0, 10.0]);
+    }
+}

@@ -1,0 +1,76 @@
+//! Wide vector instructions chosen at run time.
+
+/// Runs `f` compiled for the widest instructions of the machine (AVX-512, AVX2 with FMA, or the baseline).
+///
+/// The compiler vectorises the plain loops that are inlined into `f`: a `cargo build --release` without any target flag
+/// reaches the machine's full width. Everything `f` calls must be `#[inline(always)]` to be part of that.
+#[inline(always)]
+pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
+}
+
+/// Partial sums kept side by side, so that the order of additions allows vector code.
+const LANES: usize = 16;
+
+/// `sum_i f(x_i)` in f32, in [`LANES`] interleaved partial sums.
+#[inline(always)]
+pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut lanes = [0f32; LANES];
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] += f(chunk[i]);
+        }
+    }
+    lanes.iter().sum::<f32>() + rest.iter().map(|x| f(*x)).sum::<f32>()
+}
+
+/// `sum_i a_i b_i` in f32, in [`LANES`] interleaved partial sums; both slices have one length.
+#[inline(always)]
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut lanes = [0f32; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            lanes[i] += a[i] * b[i];
+        }
+    }
+    lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
+/// `max_i x_i`; minus infinity for an empty slice, and NaN is passed over.
+#[inline(always)]
+pub(crate) fn max(x: &[f32]) -> f32 {
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// `sums_i += x_i`.
+#[inline(always)]
+pub(crate) fn add_to(sums: &mut [f32], x: &[f32]) {
+    sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reductions_equal_the_plain_ones_at_every_length() {
+        for n in [0usize, 1, 15, 16, 17, 100] {
+            let a: Vec<f32> = (0..n).map(|i| (i as f32 * 0.7).sin()).collect();
+            let b: Vec<f32> = (0..n).map(|i| (i as f32 * 0.3).cos()).collect();
+            vectorised(|| {
+                assert!((sum(&a, |x| x * x) - a.iter().map(|x| x * x).sum::<f32>()).abs() < 1e-5);
+                assert!((dot(&a, &b) - a.iter().zip(&b).map(|(a, b)| a * b).sum::<f32>()).abs() < 1e-5);
+                assert_eq!(max(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            });
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! An affine map, dropout and the residual sum: the way out of attention.
+
+use candle_core::{Result, Tensor, bail};
+
+use super::{block_buffer, blocks};
+use crate::cpu::{with_slices, with_slices_mut};
+use crate::residual::{self, Dropout, active};
+use crate::{Affine, linear};
+
+/// `y = residual + dropout(x W + b)`: `x` `[N, in]`, `residual` and the result `[N, C]`; the mask is that of
+/// [`crate::dropout`].
+///
+/// # Errors
+/// When shapes do not fit, the dropout probability is outside `[0, 1)`, or a tensor is not f32 on the CPU.
+pub fn linear_residual(x: &Tensor, affine: &Affine, residual: &Tensor, dropout: Dropout) -> Result<Tensor> {
+    let (n, n_in) = x.dims2()?;
+    linear::check(x, &affine.weight, &affine.bias)?;
+    let (c, dropout) = (affine.bias.elem_count(), active(dropout)?);
+    if residual.dims() != [n, c] {
+        bail!("linear_residual: expected a residual [{n}, {c}], got {:?}", residual.dims());
+    }
+    let mut y = vec![0f32; n * c];
+    let tensors = [x, &affine.weight, &affine.bias, residual];
+    with_slices("linear_residual", tensors, |[x, weight, bias, residual]| {
+        for (start, rows) in blocks(n) {
+            let y = &mut y[start * c..][..rows * c];
+            linear::product(&x[start * n_in..][..rows * n_in], weight, c, y);
+            residual::forward(y, &residual[start * c..][..rows * c], bias, dropout, start);
+        }
+    })?;
+    Tensor::from_vec(y, (n, c), x.device())
+}
+
+/// The backward pass of [`linear_residual`]: returns the gradient of `x`, and adds those of the parameters to `daffine`. The
+/// gradient of the residual is `dy` itself.
+///
+/// # Errors
+/// When shapes do not fit or a tensor is not f32 on the CPU.
+pub fn linear_residual_backward(
+    x: &Tensor,
+    affine: &Affine,
+    dropout: Dropout,
+    dy: &Tensor,
+    daffine: &Affine,
+) -> Result<Tensor> {
+    let op = "linear_residual backward";
+    let (n, n_in) = x.dims2()?;
+    let (c, dropout) = (affine.bias.elem_count(), active(dropout)?);
+    let mut dx = vec![0f32; n * n_in];
+    with_slices(op, [x, &affine.weight, dy], |[x, weight, dy]| {
+        with_slices_mut(op, [&daffine.weight, &daffine.bias], |[dweight, dbias]| {
+            let mut dbranch = block_buffer(n, c);
+            for (start, rows) in blocks(n) {
+                let dbranch = &mut dbranch[..rows * c];
+                residual::backward(&dy[start * c..][..rows * c], dropout, c, start, dbranch);
+                let (x, dx) = (&x[start * n_in..][..rows * n_in], &mut dx[start * n_in..][..rows * n_in]);
+                linear::backward((x, weight), dbranch, dx, dweight, dbias);
+            }
+        })
+    })??;
+    Tensor::from_vec(dx, (n, n_in), x.device())
+}

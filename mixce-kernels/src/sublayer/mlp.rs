@@ -1,0 +1,107 @@
+//! The whole MLP sublayer: layer norm, two affine maps with an activation between them, dropout and the residual sum.
+
+use candle_core::{Result, Tensor};
+
+use super::{block_buffer, blocks};
+use crate::activation::{Activation, backward_in_place, forward_into};
+use crate::cpu::{with_slices, with_slices_mut};
+use crate::residual::{self, Dropout, active};
+use crate::{Affine, layer_norm, linear};
+
+/// The parameters of an MLP sublayer, or their gradients.
+#[derive(Clone, Debug)]
+pub struct Mlp {
+    /// The layer norm before it, `[C]`.
+    pub norm: Affine,
+    /// The map into the MLP, `[C, I]`.
+    pub c_fc: Affine,
+    /// The map out of it, `[I, C]`.
+    pub c_proj: Affine,
+}
+
+/// `y = x + dropout(f(layer_norm(x) W_fc + b_fc) W_proj + b_proj)`; `x` and the result are `[N, C]`.
+///
+/// With `keep`, also returns the input of the activation `f`, `[N, I]`, which [`mlp_residual_backward`] needs. The mask is
+/// that of [`crate::dropout`].
+///
+/// # Errors
+/// When shapes do not fit, the dropout probability is outside `[0, 1)`, or a tensor is not f32 on the CPU.
+pub fn mlp_residual(
+    x: &Tensor,
+    mlp: &Mlp,
+    eps: f64,
+    activation: Activation,
+    dropout: Dropout,
+    keep: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let (n, c) = x.dims2()?;
+    layer_norm::check(x, &mlp.norm.weight, &mlp.norm.bias)?;
+    linear::check(x, &mlp.c_fc.weight, &mlp.c_fc.bias)?;
+    let (inner, dropout) = (mlp.c_fc.bias.elem_count(), active(dropout)?);
+    if mlp.c_proj.weight.dims() != [inner, c] || mlp.c_proj.bias.dims() != [c] {
+        let (weight, bias) = (mlp.c_proj.weight.dims(), mlp.c_proj.bias.dims());
+        candle_core::bail!("mlp: expected c_proj [{inner}, {c}] and [{c}], got {weight:?} and {bias:?}");
+    }
+    let mut y = vec![0f32; n * c];
+    let mut kept = if keep { vec![0f32; n * inner] } else { Vec::new() };
+    let (norm, fc, proj) = (&mlp.norm, &mlp.c_fc, &mlp.c_proj);
+    let inputs = [x, &norm.weight, &norm.bias, &fc.weight, &fc.bias, &proj.weight, &proj.bias];
+    with_slices("mlp", inputs, |[x, gain, shift, w_fc, b_fc, w_proj, b_proj]| {
+        let (mut normed, mut active) = (block_buffer(n, c), block_buffer(n, inner));
+        for (start, rows) in blocks(n) {
+            let (normed, active) = (&mut normed[..rows * c], &mut active[..rows * inner]);
+            let x = &x[start * c..][..rows * c];
+            layer_norm::forward(x, gain, shift, eps as f32, normed);
+            linear::product(normed, w_fc, inner, active);
+            let before = if keep { &mut kept[start * inner..][..rows * inner] } else { &mut [] };
+            forward_into(activation, active, b_fc, before);
+            let y = &mut y[start * c..][..rows * c];
+            linear::product(active, w_proj, c, y);
+            residual::forward(y, x, b_proj, dropout, start);
+        }
+    })?;
+    let kept = keep.then(|| Tensor::from_vec(kept, (n, inner), x.device())).transpose()?;
+    Ok((Tensor::from_vec(y, (n, c), x.device())?, kept))
+}
+
+/// The backward pass of [`mlp_residual`]: turns `dx`, which holds the gradient of the result, into that of `x` in place, and
+/// adds those of the parameters to `gradients`. `before` is the input of the activation that the forward pass kept.
+///
+/// # Errors
+/// When shapes do not fit or a tensor is not f32 on the CPU.
+pub fn mlp_residual_backward(
+    (x, before): (&Tensor, &Tensor),
+    (mlp, eps): (&Mlp, f64),
+    activation: Activation,
+    dropout: Dropout,
+    dx: &Tensor,
+    gradients: &Mlp,
+) -> Result<()> {
+    let op = "mlp backward";
+    let (n, c) = x.dims2()?;
+    let (inner, dropout) = (mlp.c_fc.bias.elem_count(), active(dropout)?);
+    let inputs = [x, before, &mlp.norm.weight, &mlp.norm.bias, &mlp.c_fc.weight, &mlp.c_proj.weight];
+    let Mlp { norm: dnorm, c_fc: dfc, c_proj: dproj } = gradients;
+    let outputs = [dx, &dnorm.weight, &dnorm.bias, &dfc.weight, &dfc.bias, &dproj.weight, &dproj.bias];
+    with_slices(op, inputs, |[x, before, gain, shift, w_fc, w_proj]| {
+        with_slices_mut(op, outputs, |[dx, dgain, dshift, dw_fc, db_fc, dw_proj, db_proj]| {
+            let (mut dbranch, mut normed) = (block_buffer(n, c), block_buffer(n, c));
+            let (mut active, mut dactive) = (block_buffer(n, inner), block_buffer(n, inner));
+            for (start, rows) in blocks(n) {
+                let (dbranch, normed) = (&mut dbranch[..rows * c], &mut normed[..rows * c]);
+                let (active, dactive) = (&mut active[..rows * inner], &mut dactive[..rows * inner]);
+                let (x, dx) = (&x[start * c..][..rows * c], &mut dx[start * c..][..rows * c]);
+                residual::backward(dx, dropout, c, start, dbranch);
+                active.copy_from_slice(&before[start * inner..][..rows * inner]);
+                linear::input_gradient(w_proj, dbranch, c, dactive);
+                backward_in_place(activation, active, dactive);
+                linear::parameter_gradients(active, dbranch, dw_proj, db_proj);
+                layer_norm::forward(x, gain, shift, eps as f32, normed);
+                linear::parameter_gradients(normed, dactive, dw_fc, db_fc);
+                // The normalised rows are done with: their memory takes their gradient.
+                linear::input_gradient(w_fc, dactive, inner, normed);
+                layer_norm::backward((x, gain, eps as f32), normed, dx, dgain, dshift);
+            }
+        })
+    })?
+}

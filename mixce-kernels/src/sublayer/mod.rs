@@ -1,0 +1,47 @@
+//! The sublayers of a pre-norm transformer block, each as one forward and one backward pass.
+//!
+//! Unlike the operations at the top of this crate these are not candle operations: they own no graph. A training loop that
+//! knows its model calls them in order and in reverse; gradients of parameters are *added* in place to buffers of the caller
+//! (so that microbatches and tied weights cost nothing), and the gradient of the residual stream is updated in place. A
+//! buffer must not share memory with an input.
+//!
+//! Rows are handled [`BLOCK_ROWS`] at a time: what a sublayer computes between its matrix products (normalised rows,
+//! activations, dropped branches) is short-lived, stays in the cache, and is computed again in the backward pass instead of
+//! kept. Only f32 tensors on the CPU ([`is_fused`]); elsewhere use the candle operations.
+//!
+//! Legend: N tokens, C channels, I channels inside the MLP.
+
+mod linear_residual;
+mod mlp;
+mod norm_linear;
+
+pub use linear_residual::{linear_residual, linear_residual_backward};
+pub use mlp::{Mlp, mlp_residual, mlp_residual_backward};
+pub use norm_linear::{norm_linear, norm_linear_backward};
+
+use candle_core::Tensor;
+
+use crate::cpu;
+
+/// Rows that go through a sublayer together: enough for matrix products at full speed, few enough that their intermediate
+/// results (12 MB for GPT-2 small's MLP) stay in the last-level cache.
+const BLOCK_ROWS: usize = 1024;
+
+/// Whether the sublayers can work on such a tensor: f32 on the CPU.
+#[must_use]
+pub fn is_fused(tensor: &Tensor) -> bool {
+    cpu::is_cpu_f32(tensor)
+}
+
+/// `(first row, rows)` of the blocks of `n` rows.
+fn blocks(n: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..n).step_by(BLOCK_ROWS).map(move |start| (start, BLOCK_ROWS.min(n - start)))
+}
+
+/// A buffer for a block of rows with `c` elements each.
+fn block_buffer(n: usize, c: usize) -> Vec<f32> {
+    vec![0f32; n.min(BLOCK_ROWS) * c]
+}
+
+#[cfg(test)]
+mod tests;

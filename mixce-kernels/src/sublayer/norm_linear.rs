@@ -1,0 +1,62 @@
+//! Layer norm and an affine map: the way into attention.
+
+use candle_core::{Result, Tensor};
+
+use super::{block_buffer, blocks};
+use crate::cpu::{with_slices, with_slices_mut};
+use crate::{Affine, layer_norm, linear};
+
+/// `y = layer_norm(x) W + b`: `x` `[N, C]`, result `[N, out]`.
+///
+/// # Errors
+/// When shapes do not fit or a tensor is not f32 on the CPU.
+pub fn norm_linear(x: &Tensor, norm: &Affine, eps: f64, affine: &Affine) -> Result<Tensor> {
+    let (n, c) = x.dims2()?;
+    layer_norm::check(x, &norm.weight, &norm.bias)?;
+    linear::check(x, &affine.weight, &affine.bias)?;
+    let n_out = affine.bias.elem_count();
+    let mut y = vec![0f32; n * n_out];
+    let tensors = [x, &norm.weight, &norm.bias, &affine.weight, &affine.bias];
+    with_slices("norm_linear", tensors, |[x, gain, shift, weight, bias]| {
+        let mut normed = block_buffer(n, c);
+        for (start, rows) in blocks(n) {
+            let normed = &mut normed[..rows * c];
+            layer_norm::forward(&x[start * c..][..rows * c], gain, shift, eps as f32, normed);
+            linear::forward(normed, weight, bias, &mut y[start * n_out..][..rows * n_out]);
+        }
+    })?;
+    Tensor::from_vec(y, (n, n_out), x.device())
+}
+
+/// The backward pass of [`norm_linear`]: adds the gradient of `x` to `dx` in place, and those of the parameters to `dnorm`
+/// and `daffine`.
+///
+/// # Errors
+/// When shapes do not fit or a tensor is not f32 on the CPU.
+pub fn norm_linear_backward(
+    x: &Tensor,
+    (norm, eps): (&Affine, f64),
+    affine: &Affine,
+    dy: &Tensor,
+    dx: &Tensor,
+    (dnorm, daffine): (&Affine, &Affine),
+) -> Result<()> {
+    let op = "norm_linear backward";
+    let (n, c) = x.dims2()?;
+    let n_out = affine.bias.elem_count();
+    let inputs = [x, &norm.weight, &norm.bias, &affine.weight, dy];
+    let gradients = [dx, &dnorm.weight, &dnorm.bias, &daffine.weight, &daffine.bias];
+    with_slices(op, inputs, |[x, gain, shift, weight, dy]| {
+        with_slices_mut(op, gradients, |[dx, dgain, dshift, dweight, dbias]| {
+            let (mut normed, mut dnormed) = (block_buffer(n, c), block_buffer(n, c));
+            for (start, rows) in blocks(n) {
+                let (normed, dnormed) = (&mut normed[..rows * c], &mut dnormed[..rows * c]);
+                let (x, dy) = (&x[start * c..][..rows * c], &dy[start * n_out..][..rows * n_out]);
+                layer_norm::forward(x, gain, shift, eps as f32, normed);
+                linear::backward((normed, weight), dy, dnormed, dweight, dbias);
+                let dx = &mut dx[start * c..][..rows * c];
+                layer_norm::backward((x, gain, eps as f32), dnormed, dx, dgain, dshift);
+            }
+        })
+    })?
+}
