@@ -3,16 +3,15 @@ mod fanout;
 mod gradients;
 mod job;
 mod persist;
+mod step;
 mod sums;
 mod variables;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use mixce_core::{Objective, lm_head_loss};
-use mixce_gpt2::{Gpt2, Gpt2Config};
+use mixce_gpt2::Gpt2Config;
 use mixce_kernels::rng::{Stream, purpose};
 
 use crate::checkpoint::{self, STATE_VERSION, TrainState};
@@ -22,15 +21,13 @@ use crate::error::{Error, Result};
 use crate::evaluate::{DEFAULT_BATCH_TOKENS, evaluate};
 use crate::metrics::{JsonlWriter, TensorBoardWriter};
 use crate::observer::{BestModel, EvaluationReport, RunPlan, StepReport, TrainObserver};
-use crate::optim::{AdamW, GradientNorms, Schedule, clip_factor};
-use crate::packing::Packed;
+use crate::optim::Schedule;
 use crate::run_folder::RunFolder;
 
 use fanout::Fanout;
-use gradients::Gradients;
 pub use job::{End, TrainJob, TrainOutcome};
-use sums::{Speedometer, StepSums};
-use variables::Variables;
+pub use step::{StepResult, TrainStep};
+use sums::Speedometer;
 
 /// Trains, and writes metrics, checkpoints and models into `run`.
 ///
@@ -69,12 +66,9 @@ struct Trainer<'a> {
     run: &'a RunFolder,
     observers: Fanout<'a>,
     stop: &'a AtomicBool,
-    objective: Arc<dyn Objective>,
     schedule: Schedule,
     batcher: Batcher<'a>,
-    variables: Variables,
-    model: Gpt2,
-    optimizer: AdamW,
+    step: TrainStep,
     state: TrainState,
 }
 
@@ -99,8 +93,9 @@ impl<'a> Trainer<'a> {
         for examples in [Some(job.train), job.valid].into_iter().flatten() {
             examples.store().require_vocabulary(model_config.vocab_size)?;
         }
-        let variables = Variables::new(job.parameters)?;
-        let model = Gpt2::new(model_config, variables.parameters(job.parameters)?)?;
+        let objective = config.objective_config().build()?;
+        let (adamw, clip) = (config.adamw(), config.clip_grad_norm);
+        let step = TrainStep::new(model_config, job.parameters, objective, adamw, clip)?;
         let schedule = Schedule {
             kind: config.scheduler,
             peak: config.lr,
@@ -119,25 +114,10 @@ impl<'a> Trainer<'a> {
             total_steps,
             config: config.clone(),
         };
-        let optimizer = variables.optimizer(config.adamw())?;
-        let objective = config.objective_config().build()?;
-        Ok(Self {
-            job,
-            config,
-            run,
-            observers,
-            stop,
-            objective,
-            schedule,
-            batcher,
-            variables,
-            model,
-            optimizer,
-            state,
-        })
+        Ok(Self { job, config, run, observers, stop, schedule, batcher, step, state })
     }
 
-    /// The loop, in reading order: data, forward and backward by microbatch, checks, update, report, evaluation, checkpoint.
+    /// The loop, in reading order: data, optimizer step, report, evaluation, checkpoint.
     fn run(mut self) -> Result<TrainOutcome> {
         self.observers.on_start(&self.plan())?;
         let dropout = Stream::new(self.config.seed).fold(purpose::DROPOUT);
@@ -150,39 +130,11 @@ impl<'a> Trainer<'a> {
             let started = Instant::now();
             let step = self.state.step + 1;
             let batch = self.batcher.step(self.state.position);
-            let targets = batch.targets();
-
-            // Forward and backward, one microbatch at a time. The loss of each is divided by the target tokens of the whole step, so that
-            // the sum of the gradients is that of the mean over the step, however it is cut.
-            let (mut sums, mut gradients) = (StepSums::default(), Gradients::default());
-            for (index, microbatch) in batch.microbatches.iter().enumerate() {
-                if self.stop.load(Ordering::Relaxed) {
-                    return self.interrupted(saved);
-                }
-                let stream = dropout.fold(self.state.step).fold(index as u64);
-                let packed = Packed::new(&self.model, &microbatch.examples)?;
-                let hidden = self.model.hidden_states(&packed.inputs, Some(stream))?;
-                let (head, objective) = (self.model.lm_head(), &*self.objective);
-                let out = lm_head_loss(&hidden, head, &packed.targets, objective, targets as f64)?;
-                let loss = out.loss.to_scalar::<f32>().map(f64::from).map_err(Error::tensor("loss"))?;
-                if !loss.is_finite() {
-                    return Err(Error::NonFiniteLoss { step, microbatch: index, loss });
-                }
-                gradients
-                    .add(out.loss.backward().map_err(Error::tensor("backward pass"))?, &self.variables)?;
-                sums.add(loss, &out.log_q, objective)?;
-            }
-
-            // Nothing is updated unless every parameter has a finite gradient.
-            let gradients = gradients.complete(&self.variables)?;
-            let norms = GradientNorms::of(&gradients)?;
-            if let Some((index, squared_norm)) = norms.first_non_finite() {
-                let name = self.variables.name(index).to_owned();
-                return Err(Error::NonFiniteGradient { name, step, squared_norm });
-            }
-            let (lr, grad_norm) = (self.schedule.rate(self.state.step), norms.global());
-            self.optimizer.step(lr, &gradients, clip_factor(grad_norm, self.config.clip_grad_norm))?;
-            drop(gradients);
+            let (lr, masks) = (self.schedule.rate(self.state.step), dropout.fold(self.state.step));
+            let done = match self.step.run(&batch.microbatches, masks, lr, self.stop) {
+                Err(Error::Interrupted) => return self.interrupted(saved),
+                other => other?,
+            };
 
             let epoch = self.state.position.epoch;
             self.state.step = step;
@@ -190,16 +142,16 @@ impl<'a> Trainer<'a> {
             let epoch_ended = self.state.position.epoch != epoch;
             let is_last = step == self.state.total_steps;
 
-            speed.add(targets, started.elapsed());
+            speed.add(done.targets, started.elapsed());
             let report = StepReport {
                 step,
                 epoch,
-                loss: sums.loss,
-                nll: sums.nll(),
-                mean_weight: sums.mean_weight(),
+                loss: done.loss,
+                nll: done.nll,
+                mean_weight: done.mean_weight,
                 lr,
-                grad_norm,
-                tokens: targets,
+                grad_norm: done.grad_norm,
+                tokens: done.targets,
                 tokens_per_s: speed.tokens_per_s(),
             };
             self.observers.on_step(&report)?;
@@ -230,7 +182,13 @@ impl<'a> Trainer<'a> {
         let mut watch = |_: crate::evaluate::Scored<'_>| {
             if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
         };
-        let scores = match evaluate(&self.model, valid, &*self.objective, DEFAULT_BATCH_TOKENS, &mut watch) {
+        let scores = match evaluate(
+            &self.step.model,
+            valid,
+            &*self.step.objective,
+            DEFAULT_BATCH_TOKENS,
+            &mut watch,
+        ) {
             Err(Error::Interrupted) => return Ok(false),
             Err(Error::NonFiniteLikelihood { document, log_q, .. }) => {
                 return Err(Error::NonFiniteLikelihood { document, log_q, step: Some(self.state.step) });
@@ -302,7 +260,7 @@ impl<'a> Trainer<'a> {
             steps_per_epoch: self.batcher.steps_per_epoch(),
             examples: self.job.train.len(),
             targets_per_epoch: self.job.train.targets(),
-            parameters: self.model.parameters().element_count() as u64,
+            parameters: self.step.model.parameters().element_count() as u64,
         }
     }
 }

@@ -42,9 +42,9 @@ impl Trainer<'_> {
     /// Writes the checkpoint of the present state and removes those that `--keep-last` does not cover.
     pub(super) fn save_checkpoint(&mut self) -> Result<PathBuf> {
         let checkpoints = self.run.checkpoints();
-        let config_json = self.model.config().to_json();
+        let config_json = self.step.model.config().to_json();
         let extra = [("config.json", config_json.as_bytes())];
-        let (parameters, moments) = (self.variables.tensors(), self.optimizer.state());
+        let (parameters, moments) = (self.step.variables.tensors(), self.step.optimizer.state());
         let path = checkpoint::save(&checkpoints, &self.state, parameters, moments, &extra)?;
         checkpoint::remove_old(&checkpoints, self.config.keep_last)?;
         self.observers.on_checkpoint(self.state.step, &path)?;
@@ -55,10 +55,10 @@ impl Trainer<'_> {
     pub(super) fn load_checkpoint(&mut self, path: &Path) -> Result<()> {
         let Loaded { state, parameters, optimizer } = checkpoint::load(path)?;
         state.require_same_run(path, &self.config, &self.state.train_fingerprint)?;
-        checkpoint::require_same_architecture(path, self.model.config())?;
+        checkpoint::require_same_architecture(path, self.step.model.config())?;
         let bad = |problem| Error::BadCheckpoint { path: path.into(), problem };
-        self.variables.load(parameters).map_err(bad)?;
-        self.optimizer.load_state(optimizer, state.step)?;
+        self.step.variables.load(parameters).map_err(bad)?;
+        self.step.optimizer.load_state(optimizer, state.step)?;
         let planned = self.state.total_steps;
         if state.total_steps != planned {
             tracing::warn!(
@@ -101,10 +101,10 @@ impl Trainer<'_> {
 
     /// Exports the present parameters to `folder` in the Hugging Face layout, in place of what was there. `scores` are theirs, if known.
     pub(super) fn export_model(&self, folder: &Path, scores: Option<&BestModel>) -> Result<()> {
-        let parameters = self.model.parameters().detached();
+        let parameters = self.step.model.parameters().detached();
         let facts = self.facts(scores.map(|s| s.valid_nll));
         let request = ExportRequest {
-            config: self.model.config(),
+            config: self.step.model.config(),
             parameters: &parameters,
             tokenizer: self.job.tokenizer,
             facts: &facts,
