@@ -4,10 +4,12 @@
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
 use mixce_kernels::cross_entropy::{logits_gradient, target_log_probs};
+use mixce_kernels::lm_head;
+use mixce_kernels::sublayer::is_fused;
 
 use crate::{Error, Objective, Result};
 
-/// Logits of one slice take at most about this much memory.
+/// Logits of one slice take at most about this much memory on the plain path.
 const SLICE_BYTES: usize = 64 << 20;
 
 /// Result of [`lm_head_loss`].
@@ -38,45 +40,83 @@ pub fn lm_head_loss(
     objective: &dyn Objective,
     denominator: f64,
 ) -> Result<LmHeadLoss> {
-    let slice_tokens = slice_tokens(head.dim(0)?);
-    loss_by_slices(hidden, head, targets, objective, denominator, slice_tokens)
+    let dhead = Tensor::zeros(head.shape(), DType::F32, head.device())?;
+    let out = lm_head_backward(hidden, head, targets, objective, denominator, &dhead)?;
+    let log_q = Tensor::from_vec(out.log_q, targets.dim(0)?, hidden.device())?;
+    let op =
+        Precomputed { loss: out.loss as f32, dhidden: out.dhidden, dhead: dhead.to_dtype(head.dtype())? };
+    Ok(LmHeadLoss { loss: hidden.apply_op2(head, op)?, log_q })
 }
 
-/// [`lm_head_loss`] with so many tokens a slice.
-fn loss_by_slices(
+/// What [`lm_head_backward`] returns.
+#[derive(Debug)]
+pub struct LmHeadBackward {
+    /// `sum_t w(q_t) (-log q_t) / denominator` (nats).
+    pub loss: f64,
+    /// `[N]`: `log q_t` of each target (nats).
+    pub log_q: Vec<f32>,
+    /// The gradient of the hidden states, `[N, C]`.
+    pub dhidden: Tensor,
+}
+
+/// [`lm_head_loss`] and its backward pass at once, without a graph: the gradient of `head` is added to `dhead` `[V, C]` f32 in
+/// place.
+///
+/// # Errors
+/// As [`lm_head_loss`], and when `dhead` does not fit.
+pub fn lm_head_backward(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &Tensor,
+    objective: &dyn Objective,
+    denominator: f64,
+    dhead: &Tensor,
+) -> Result<LmHeadBackward> {
+    check("lm_head_backward", hidden, head, targets)?;
+    if denominator.is_nan() || denominator <= 0.0 {
+        let (operation, expected) = ("lm_head_backward", "a positive denominator".into());
+        return Err(Error::Mismatch { operation, expected, got: denominator.to_string() });
+    }
+    let (log_q, dhidden) = if is_fused(hidden) && is_fused(head) {
+        let weight = |log_q: f64| objective.weight(log_q) / denominator;
+        let fused = lm_head::weighted_cross_entropy(hidden, head, targets, &weight, dhead)?;
+        (fused.log_q, fused.dhidden)
+    } else {
+        let tokens = slice_tokens(head.dim(0)?);
+        gradients_by_slices(hidden, head, targets, objective, denominator, tokens, dhead)?
+    };
+    let loss = log_q.iter().map(|log_q| objective.loss(f64::from(*log_q))).sum::<f64>() / denominator;
+    Ok(LmHeadBackward { loss, log_q, dhidden })
+}
+
+/// The plain path of [`lm_head_backward`], with so many tokens a slice: candle operations on any device.
+fn gradients_by_slices(
     hidden: &Tensor,
     head: &Tensor,
     targets: &Tensor,
     objective: &dyn Objective,
     denominator: f64,
     slice_tokens: usize,
-) -> Result<LmHeadLoss> {
-    check("lm_head_loss", hidden, head, targets)?;
-    if denominator.is_nan() || denominator <= 0.0 {
-        let (operation, expected) = ("lm_head_loss", "a positive denominator".into());
-        return Err(Error::Mismatch { operation, expected, got: denominator.to_string() });
-    }
-    let (h, w) = (hidden.detach(), head.detach());
-    let mut dhead = Tensor::zeros(head.shape(), DType::F32, head.device())?;
+    dhead: &Tensor,
+) -> Result<(Vec<f32>, Tensor)> {
+    let (hidden, head) = (hidden.detach(), head.detach());
+    let mut sum = dhead.detach();
     let (mut dhidden, mut log_qs) = (Vec::new(), Vec::new());
-    let mut loss = Tensor::zeros((), DType::F32, hidden.device())?;
-    for (start, len) in slices(h.dim(0)?, slice_tokens) {
-        let (h, y) = (h.narrow(0, start, len)?, targets.narrow(0, start, len)?);
-        let logits = h.matmul(&w.t()?)?;
+    for (start, len) in slices(hidden.dim(0)?, slice_tokens) {
+        let (h, y) = (hidden.narrow(0, start, len)?, targets.narrow(0, start, len)?);
+        let logits = h.matmul(&head.t()?)?;
         let log_q = target_log_probs(&logits, &y)?;
         let weights = objective.weights(&log_q)?.affine(1.0 / denominator, 0.0)?;
-        loss = (loss - (&weights * &log_q)?.sum_all()?)?;
         let dlogits = logits_gradient(logits, &y, &log_q, &weights)?;
-        dhidden.push(dlogits.matmul(&w)?);
-        dhead = (dhead + dlogits.t()?.matmul(&h)?.to_dtype(DType::F32)?)?;
-        log_qs.push(log_q);
+        dhidden.push(dlogits.matmul(&head)?);
+        sum = (sum + dlogits.t()?.matmul(&h)?.to_dtype(DType::F32)?)?;
+        log_qs.extend(log_q.to_vec1::<f32>()?);
     }
-    if log_qs.is_empty() {
-        return Ok(LmHeadLoss { loss, log_q: Tensor::zeros(0, DType::F32, hidden.device())? });
+    if dhidden.is_empty() {
+        return Ok((log_qs, hidden.zeros_like()?));
     }
-    let op = Precomputed { loss, dhidden: Tensor::cat(&dhidden, 0)?, dhead: dhead.to_dtype(head.dtype())? };
-    let loss = hidden.apply_op2(head, op)?;
-    Ok(LmHeadLoss { loss, log_q: Tensor::cat(&log_qs, 0)? })
+    dhead.slice_set(&sum, 0, 0)?;
+    Ok((log_qs, Tensor::cat(&dhidden, 0)?))
 }
 
 /// `log q` of each target under the logits `hidden head^T`: `[N]` f32 (nats), without gradient; shapes as in
@@ -86,6 +126,9 @@ fn loss_by_slices(
 /// When shapes or dtypes do not fit or a target is outside the vocabulary.
 pub fn lm_head_log_q(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor> {
     check("lm_head_log_q", hidden, head, targets)?;
+    if is_fused(hidden) && is_fused(head) {
+        return Ok(lm_head::target_log_probs(hidden, head, targets)?);
+    }
     let (hidden, head) = (hidden.detach(), head.detach());
     let mut log_qs = Vec::new();
     for (start, len) in slices(hidden.dim(0)?, slice_tokens(head.dim(0)?)) {
@@ -132,15 +175,9 @@ fn check(operation: &'static str, hidden: &Tensor, head: &Tensor, targets: &Tens
 
 /// An operation whose value and gradients are already known when it is applied.
 struct Precomputed {
-    loss: Tensor,
+    loss: f32,
     dhidden: Tensor,
     dhead: Tensor,
-}
-
-impl Precomputed {
-    fn value(&self) -> candle_core::Result<f32> {
-        self.loss.to_scalar()
-    }
 }
 
 impl CustomOp2 for Precomputed {
@@ -155,7 +192,7 @@ impl CustomOp2 for Precomputed {
         _: &CpuStorage,
         _: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        Ok((CpuStorage::F32(vec![self.value()?]), ().into()))
+        Ok((CpuStorage::F32(vec![self.loss]), ().into()))
     }
 
     #[cfg(feature = "cuda")]
@@ -167,7 +204,7 @@ impl CustomOp2 for Precomputed {
         _: &Layout,
     ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
         use candle_core::backend::{BackendDevice, BackendStorage};
-        let value = CpuStorage::F32(vec![self.value()?]);
+        let value = CpuStorage::F32(vec![self.loss]);
         Ok((hidden.device().storage_from_cpu_storage_owned(value)?, ().into()))
     }
 

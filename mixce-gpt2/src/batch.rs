@@ -1,7 +1,7 @@
 //! Packed batches: the documents of a microbatch one after another, without padding.
 
 use candle_core::{Device, Tensor};
-use mixce_kernels::CuSeqlens;
+use mixce_kernels::{CuSeqlens, Embedded};
 
 use crate::config::Gpt2Config;
 use crate::error::{Error, Result};
@@ -49,5 +49,10 @@ impl PackedBatch {
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.cu_seqlens.tokens()
+    }
+
+    /// Which embeddings the tokens take.
+    pub(crate) fn embedded(&self) -> Embedded {
+        Embedded { input_ids: self.input_ids.clone(), position_ids: self.position_ids.clone() }
     }
 }

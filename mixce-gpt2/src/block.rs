@@ -4,32 +4,18 @@
 
 use candle_core::Tensor;
 use mixce_kernels::rng::Stream;
-use mixce_kernels::{Activation, dropout, layer_norm, linear};
+use mixce_kernels::sublayer::{self, Mlp};
+use mixce_kernels::{Activation, Affine, CuSeqlens, Dropout};
+use mixce_kernels::{causal_attention, causal_attention_backward, layer_norm, linear, residual_dropout};
 
 use crate::config::Gpt2Config;
 use crate::error::Result;
 use crate::params::Parameters;
 
-/// Weight and bias of one layer.
-#[derive(Debug, Clone)]
-pub(crate) struct Affine {
-    pub(crate) weight: Tensor,
-    pub(crate) bias: Tensor,
-}
-
-impl Affine {
-    pub(crate) fn load(parameters: &Parameters, name: &str) -> Result<Self> {
-        let get = |part: &str| parameters.get(&format!("{name}.{part}")).cloned();
-        Ok(Self { weight: get("weight")?, bias: get("bias")? })
-    }
-
-    pub(crate) fn layer_norm(&self, x: &Tensor, eps: f64) -> Result<Tensor> {
-        Ok(layer_norm(x, &self.weight, &self.bias, eps)?)
-    }
-
-    fn linear(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(linear(x, &self.weight, Some(&self.bias))?)
-    }
+/// The weight and bias called `name`.
+pub(crate) fn affine(parameters: &Parameters, name: &str) -> Result<Affine> {
+    let get = |part: &str| parameters.get(&format!("{name}.{part}")).cloned();
+    Ok(Affine { weight: get("weight")?, bias: get("bias")? })
 }
 
 /// Where dropout acts inside a block; folded into the layer's stream.
@@ -53,56 +39,148 @@ pub(crate) struct Block {
     ln_1: Affine,
     c_attn: Affine,
     attn_c_proj: Affine,
-    ln_2: Affine,
-    c_fc: Affine,
-    mlp_c_proj: Affine,
+    mlp: Mlp,
     activation: Activation,
     epsilon: f64,
     resid_pdrop: f64,
     attn_pdrop: f64,
+    heads: usize,
     /// The factor of the attention scores.
     pub(crate) scale: f64,
 }
 
+/// What the backward pass of a block needs of its forward pass.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// The block's input, `[N, C]`.
+    x: Tensor,
+    /// Everything else, unless it is to be computed again.
+    inside: Option<Inside>,
+}
+
+#[derive(Debug)]
+struct Inside {
+    qkv: Tensor,
+    attended: Tensor,
+    /// The residual stream between attention and MLP.
+    middle: Tensor,
+    /// The input of the MLP's activation, `[N, I]`.
+    before: Option<Tensor>,
+}
+
 impl Block {
     pub(crate) fn load(config: &Gpt2Config, parameters: &Parameters, layer: usize) -> Result<Self> {
-        let affine = |name: &str| Affine::load(parameters, &format!("h.{layer}.{name}"));
+        let affine = |name: &str| affine(parameters, &format!("h.{layer}.{name}"));
         Ok(Self {
             ln_1: affine("ln_1")?,
             c_attn: affine("attn.c_attn")?,
             attn_c_proj: affine("attn.c_proj")?,
-            ln_2: affine("ln_2")?,
-            c_fc: affine("mlp.c_fc")?,
-            mlp_c_proj: affine("mlp.c_proj")?,
+            mlp: Mlp { norm: affine("ln_2")?, c_fc: affine("mlp.c_fc")?, c_proj: affine("mlp.c_proj")? },
             activation: config.activation_function,
             epsilon: config.layer_norm_epsilon,
             resid_pdrop: config.resid_pdrop,
             attn_pdrop: config.attn_pdrop,
+            heads: config.n_head,
             scale: config.attention_scale(layer),
         })
     }
 
     /// `x` is `[N, C]`; `attention` maps queries, keys and values `[N, 3 C]` to `[N, C]`, given the dropout of its
     /// probabilities; `dropout` is this layer's stream, or `None` for inference.
+    ///
+    /// Fused where no gradient is asked of candle and the sublayers have kernels; candle operations with a graph otherwise.
     pub(crate) fn forward(
         &self,
         x: &Tensor,
         dropout: Option<Stream>,
-        attention: impl FnOnce(&Tensor, Option<(f64, Stream)>) -> Result<Tensor>,
+        attention: impl FnOnce(&Tensor, Dropout) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let site = |site: Site| dropout.map(|stream| site.stream(stream));
-        let qkv = self.c_attn.linear(&self.ln_1.layer_norm(x, self.epsilon)?)?;
-        let attended = attention(&qkv, site(Site::Attention).map(|stream| (self.attn_pdrop, stream)))?;
-        let x = self.add(x, &self.attn_c_proj.linear(&attended)?, site(Site::AttentionResidual))?;
-        let inner = self.activation.forward(&self.c_fc.linear(&self.ln_2.layer_norm(&x, self.epsilon)?)?)?;
-        self.add(&x, &self.mlp_c_proj.linear(&inner)?, site(Site::MlpResidual))
+        let tracked = x.track_op() || self.c_attn.weight.track_op();
+        if !tracked && sublayer::is_fused(x) {
+            return Ok(self.fused(x, dropout, attention, false)?.0);
+        }
+        let normed = layer_norm(x, &self.ln_1.weight, &self.ln_1.bias, self.epsilon)?;
+        let qkv = linear(&normed, &self.c_attn.weight, Some(&self.c_attn.bias))?;
+        let attended = attention(&qkv, self.dropout(dropout, Site::Attention))?;
+        let branch = linear(&attended, &self.attn_c_proj.weight, Some(&self.attn_c_proj.bias))?;
+        let x = residual_dropout(x, &branch, self.dropout(dropout, Site::AttentionResidual))?;
+        let Mlp { norm, c_fc, c_proj } = &self.mlp;
+        let normed = layer_norm(&x, &norm.weight, &norm.bias, self.epsilon)?;
+        let inside = self.activation.forward(&linear(&normed, &c_fc.weight, Some(&c_fc.bias))?)?;
+        let branch = linear(&inside, &c_proj.weight, Some(&c_proj.bias))?;
+        Ok(residual_dropout(&x, &branch, self.dropout(dropout, Site::MlpResidual))?)
     }
 
-    fn add(&self, x: &Tensor, branch: &Tensor, stream: Option<Stream>) -> Result<Tensor> {
-        match stream {
-            Some(stream) => Ok((x + dropout(branch, self.resid_pdrop, stream)?)?),
-            None => Ok((x + branch)?),
-        }
+    /// The forward pass of training: also returns what [`Block::backward`] needs, only the block's input when `recompute`.
+    pub(crate) fn forward_kept(
+        &self,
+        x: &Tensor,
+        dropout: Option<Stream>,
+        cu_seqlens: &CuSeqlens,
+        recompute: bool,
+    ) -> Result<(Tensor, Kept)> {
+        let (y, inside) = self.fused(x, dropout, self.attention(cu_seqlens), !recompute)?;
+        Ok((y, Kept { x: x.clone(), inside: (!recompute).then_some(inside) }))
+    }
+
+    /// The backward pass: turns `dx`, which holds the gradient of the block's output, into that of its input in place, and adds
+    /// those of the parameters to `gradients`, a block of the same shape. `dropout` is that of the forward pass.
+    pub(crate) fn backward(
+        &self,
+        kept: Kept,
+        dropout: Option<Stream>,
+        cu_seqlens: &CuSeqlens,
+        dx: &Tensor,
+        gradients: &Self,
+    ) -> Result<()> {
+        let (x, epsilon) = (&kept.x, self.epsilon);
+        let Inside { qkv, attended, middle, before } = match kept.inside {
+            Some(inside) => inside,
+            None => self.fused(x, dropout, self.attention(cu_seqlens), true)?.1,
+        };
+        let before =
+            before.ok_or_else(|| candle_core::Error::Msg("the activation's input was not kept".into()))?;
+        let site = self.dropout(dropout, Site::MlpResidual);
+        let (mlp, dmlp) = ((&self.mlp, epsilon), &gradients.mlp);
+        sublayer::mlp_residual_backward((&middle, &before), mlp, self.activation, site, dx, dmlp)?;
+        drop((middle, before));
+        let site = self.dropout(dropout, Site::AttentionResidual);
+        let (projection, dprojection) = (&self.attn_c_proj, &gradients.attn_c_proj);
+        let dattended = sublayer::linear_residual_backward(&attended, projection, site, dx, dprojection)?;
+        let site = self.dropout(dropout, Site::Attention);
+        let dqkv = causal_attention_backward(&qkv, cu_seqlens, self.heads, self.scale, site, &dattended)?;
+        let (norm, sums) = ((&self.ln_1, epsilon), (&gradients.ln_1, &gradients.c_attn));
+        Ok(sublayer::norm_linear_backward(x, norm, &self.c_attn, &dqkv, dx, sums)?)
+    }
+
+    fn fused(
+        &self,
+        x: &Tensor,
+        dropout: Option<Stream>,
+        attention: impl FnOnce(&Tensor, Dropout) -> Result<Tensor>,
+        keep: bool,
+    ) -> Result<(Tensor, Inside)> {
+        let qkv = sublayer::norm_linear(x, &self.ln_1, self.epsilon, &self.c_attn)?;
+        let attended = attention(&qkv, self.dropout(dropout, Site::Attention))?;
+        let site = self.dropout(dropout, Site::AttentionResidual);
+        let middle = sublayer::linear_residual(&attended, &self.attn_c_proj, x, site)?;
+        let site = self.dropout(dropout, Site::MlpResidual);
+        let (y, before) =
+            sublayer::mlp_residual(&middle, &self.mlp, self.epsilon, self.activation, site, keep)?;
+        Ok((y, Inside { qkv, attended, middle, before }))
+    }
+
+    fn attention<'a>(
+        &'a self,
+        cu_seqlens: &'a CuSeqlens,
+    ) -> impl FnOnce(&Tensor, Dropout) -> Result<Tensor> + 'a {
+        |qkv, dropout| Ok(causal_attention(qkv, cu_seqlens, self.heads, self.scale, dropout)?)
+    }
+
+    /// Probability and stream of the dropout at a site.
+    fn dropout(&self, layer: Option<Stream>, site: Site) -> Dropout {
+        let p = if matches!(site, Site::Attention) { self.attn_pdrop } else { self.resid_pdrop };
+        layer.map(|stream| (p, site.stream(stream)))
     }
 }
 

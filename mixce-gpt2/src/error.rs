@@ -150,6 +150,12 @@ pub enum Error {
         /// Its index, from 0.
         prompt: u64,
     },
+    /// A parameter took no part in a backward pass.
+    #[error("parameter `{name}` has no gradient after a backward pass")]
+    MissingGradient {
+        /// Its published name.
+        name: String,
+    },
     /// The model gives no usable distribution for the next token.
     #[error(
         "the logits of sample {sample} hold NaN or infinity after {tokens} new tokens: the model's weights are broken"

@@ -1,5 +1,6 @@
 //! GPT-2 on candle: configuration, checkpoints, tokenizer, packed forward pass, sampling, hub.
 
+mod backward;
 pub mod batch;
 mod block;
 pub mod cache;
@@ -15,6 +16,7 @@ pub mod params;
 pub mod sampling;
 pub mod tokenizer;
 
+pub use backward::{Forward, Gradients};
 pub use batch::PackedBatch;
 pub use checkpoint::Checkpoint;
 pub use config::Gpt2Config;

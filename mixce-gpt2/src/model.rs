@@ -7,10 +7,11 @@
 
 use candle_core::{Device, Tensor};
 use mixce_kernels::rng::Stream;
-use mixce_kernels::{causal_attention, dropout};
+use mixce_kernels::{Affine, Dropout, Embedded, causal_attention, layer_norm};
 
+use crate::backward::embed;
 use crate::batch::PackedBatch;
-use crate::block::{Affine, Block};
+use crate::block::{Block, affine};
 use crate::cache::KvCache;
 use crate::config::Gpt2Config;
 use crate::error::{Error, Result};
@@ -26,8 +27,8 @@ pub struct Gpt2 {
     parameters: Parameters,
     wte: Tensor,
     wpe: Tensor,
-    blocks: Vec<Block>,
-    ln_f: Affine,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) ln_f: Affine,
     lm_head: Tensor,
 }
 
@@ -44,7 +45,7 @@ impl Gpt2 {
         Ok(Self {
             wpe: parameters.get("wpe.weight")?.clone(),
             blocks: blocks.collect::<Result<_>>()?,
-            ln_f: Affine::load(&parameters, "ln_f")?,
+            ln_f: affine(&parameters, "ln_f")?,
             lm_head: parameters.get(head)?.clone(),
             wte,
             parameters,
@@ -100,13 +101,13 @@ impl Gpt2 {
     /// # Errors
     /// When a tensor operation fails.
     pub fn hidden_states(&self, batch: &PackedBatch, dropout: Option<Stream>) -> Result<Tensor> {
-        let mut x = self.embed(&batch.input_ids, &batch.position_ids, dropout)?;
+        let mut x = self.embed(&batch.embedded(), dropout)?;
         for (layer, block) in (1u64..).zip(&self.blocks) {
             x = block.forward(&x, dropout.map(|stream| stream.fold(layer)), |qkv, dropout| {
                 Ok(causal_attention(qkv, &batch.cu_seqlens, self.config.n_head, block.scale, dropout)?)
             })?;
         }
-        self.ln_f.layer_norm(&x, self.config.layer_norm_epsilon)
+        self.norm(&x)
     }
 
     /// [`Gpt2::hidden_states`] without dropout, which also fills a cache for [`Gpt2::decode`] with room for
@@ -116,14 +117,14 @@ impl Gpt2 {
     /// When a tensor operation fails.
     pub fn prefill(&self, batch: &PackedBatch, new_tokens: usize) -> Result<(Tensor, KvCache)> {
         let mut cache = KvCache::new(&batch.cu_seqlens, self.config.n_head, new_tokens, self.device())?;
-        let mut x = self.embed(&batch.input_ids, &batch.position_ids, None)?;
+        let mut x = self.embed(&batch.embedded(), None)?;
         for block in &self.blocks {
             x = block.forward(&x, None, |qkv, _| {
                 cache.push_prompt(qkv)?;
                 Ok(causal_attention(qkv, &batch.cu_seqlens, self.config.n_head, block.scale, None)?)
             })?;
         }
-        Ok((self.ln_f.layer_norm(&x, self.config.layer_norm_epsilon)?, cache))
+        Ok((self.norm(&x)?, cache))
     }
 
     /// Final hidden states `[B, C]` of one more token for each sequence of the cache, which they join.
@@ -144,19 +145,29 @@ impl Gpt2 {
         }
         let input_ids = Tensor::new(ids, self.device())?;
         let position_ids = Tensor::new(cache.lengths(), self.device())?;
-        let mut x = self.embed(&input_ids, &position_ids, None)?;
+        let mut x = self.embed(&Embedded { input_ids, position_ids }, None)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, None, |qkv, _| cache.attend(layer, qkv, block.scale))?;
         }
         cache.advance();
-        self.ln_f.layer_norm(&x, self.config.layer_norm_epsilon)
+        self.norm(&x)
     }
 
-    fn embed(&self, input_ids: &Tensor, position_ids: &Tensor, stream: Option<Stream>) -> Result<Tensor> {
-        let x = (self.wte.index_select(input_ids, 0)? + self.wpe.index_select(position_ids, 0)?)?;
-        match stream {
-            Some(stream) => Ok(dropout(&x, self.config.embd_pdrop, stream.fold(0))?),
-            None => Ok(x),
-        }
+    /// The embeddings of tokens and positions.
+    pub(crate) fn embeddings(&self) -> [&Tensor; 2] {
+        [&self.wte, &self.wpe]
+    }
+
+    /// The dropout of the embeddings, given the pass's stream.
+    pub(crate) fn embedding_dropout(&self, stream: Option<Stream>) -> Dropout {
+        stream.map(|stream| (self.config.embd_pdrop, stream.fold(0)))
+    }
+
+    fn embed(&self, at: &Embedded, stream: Option<Stream>) -> Result<Tensor> {
+        embed(&self.embeddings().map(Tensor::clone), at, self.embedding_dropout(stream))
+    }
+
+    fn norm(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(layer_norm(x, &self.ln_f.weight, &self.ln_f.bias, self.config.layer_norm_epsilon)?)
     }
 }

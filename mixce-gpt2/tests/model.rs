@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor, Var};
 use mixce_gpt2::generate::{Finish, GenerateOptions, generate};
 use mixce_gpt2::sampling::Sampling;
-use mixce_gpt2::{Gpt2, checkpoint};
+use mixce_gpt2::{Gpt2, Gradients, checkpoint};
 use mixce_kernels::rng::Stream;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -112,6 +112,40 @@ fn every_parameter_gets_a_gradient_with_dropout_too() {
         assert!(values(gradient).iter().any(|g| *g != 0.0), "the gradient of `{name}` is zero");
     }
     assert!(model.detached().unwrap().parameters().iter().all(|(_, t)| !t.track_op()));
+}
+
+/// Dropout masks must be the same in forward, backward and recomputation, at boundaries of documents too.
+#[test]
+fn the_explicit_backward_pass_equals_candles_graph_with_dropout() {
+    let plain = small(0.2);
+    let parameters = plain.parameters().try_map(|_, t| Ok(Var::from_tensor(t)?.into_inner())).unwrap();
+    let model = Gpt2::new(plain.config().clone(), parameters).unwrap();
+    let texts: Vec<Vec<u32>> =
+        [0usize, 1, 33, 2, 0, 64].iter().map(|n| (0..*n as u32).map(|i| i % 61).collect()).collect();
+    let batch = model.pack(&slices(&texts)).unwrap();
+    let stream = Some(Stream::new(4));
+    let hidden = model.hidden_states(&batch, stream).unwrap();
+    let projection = Tensor::from_vec(
+        (0..hidden.elem_count()).map(|i| ((i * 7919) as f32).sin()).collect::<Vec<_>>(),
+        hidden.dims(),
+        &Device::Cpu,
+    )
+    .unwrap();
+    let graph = (&hidden * &projection).unwrap().sum_all().unwrap().backward().unwrap();
+    let mut bits = Vec::new();
+    for recompute in [false, true] {
+        let gradients = Gradients::new(model.config(), model.parameters()).unwrap();
+        let forward = model.forward(&batch, stream, recompute).unwrap();
+        assert_close("hidden", &forward.hidden(), &hidden, 1e-5);
+        model.backward(&batch, forward, &projection, &gradients).unwrap();
+        for (name, tensor) in model.parameters().iter() {
+            assert_close(name, gradients.sums().get(name).unwrap(), graph.get(tensor).unwrap(), 2e-5);
+        }
+        bits.push(gradients.sums().iter().flat_map(|(_, sum)| values(sum)).collect::<Vec<f32>>());
+        gradients.clear().unwrap();
+        assert!(gradients.sums().iter().all(|(_, sum)| values(sum).iter().all(|g| *g == 0.0)));
+    }
+    assert_eq!(bits[0], bits[1], "computing a block again changes nothing");
 }
 
 #[test]

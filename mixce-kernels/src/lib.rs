@@ -11,10 +11,17 @@
 //! | [`layer_norm`] | layer normalisation over the last dimension |
 //! | [`Activation`] | GELU (both forms), ReLU, SiLU |
 //! | [`linear`] | affine map with the weight stored `[in, out]` (GPT-2's Conv1D layout) |
+//! | [`residual_dropout`] | dropout of a branch and the residual sum in one pass |
+//! | [`embedding_sum`] | token and position embeddings: gather forward, scatter-add backward |
 //! | [`causal_attention`] | multi-head causal self-attention over packed documents |
 //! | [`cross_entropy`] | per-token log-probabilities and their gradient, rows of logits at a time |
+//! | [`sublayer`] | whole sublayers of a transformer block, forward and backward, without a graph |
+//! | [`lm_head`] | LM head and token-weighted cross-entropy, forward and backward at once, without the matrix of logits |
+//! | [`adamw_step`] | the update of AdamW in place |
+//! | [`matmul`] | f32 matrix products of slices in any layout |
 
 mod activation;
+mod adamw;
 mod affine;
 mod attention;
 mod cpu;
@@ -35,6 +42,7 @@ mod testing;
 pub mod threads;
 
 pub use activation::Activation;
+pub use adamw::{AdamWUpdate, adamw_step, clear, sum_of_squares};
 pub use affine::Affine;
 pub use attention::{CuSeqlens, causal_attention, causal_attention_backward, causal_attention_slow};
 pub use dropout::{dropout, dropout_slow};

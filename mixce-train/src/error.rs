@@ -149,13 +149,6 @@ pub enum Error {
         differences: String,
     },
 
-    /// A parameter took no part in the first step.
-    #[error("parameter `{name}` has no gradient after the first step")]
-    MissingGradient {
-        /// Its published name.
-        name: String,
-    },
-
     /// A loss was NaN or infinite.
     #[error("the loss of step {step}, microbatch {microbatch} is `{loss}`; the parameters were not updated")]
     NonFiniteLoss {

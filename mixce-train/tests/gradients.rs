@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor, Var};
-use mixce_core::lm_head_loss;
 use mixce_core::objective::MixCe;
-use mixce_gpt2::{Gpt2, checkpoint};
+use mixce_core::{lm_head_backward, lm_head_loss};
+use mixce_gpt2::{Gpt2, Gradients, checkpoint};
 
 const CONFIGURATIONS: [&str; 5] = ["plain", "inverse_layer_inner", "untied_relu", "gelu_exact", "silu"];
 
@@ -28,11 +28,14 @@ fn documents(name: &str) -> Vec<Vec<u32>> {
     serde_json::from_value(batch["documents"].clone()).unwrap()
 }
 
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
 /// Fails unless every element is within `tolerance` of the reference's largest entry.
 fn assert_close(name: &str, got: &Tensor, want: &Tensor, tolerance: f32) {
     assert_eq!(got.dims(), want.dims(), "{name}");
-    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let (got, want) = (flat(got), flat(want));
+    let (got, want) = (values(got), values(want));
     let scale = want.iter().fold(0f32, |m, v| m.max(v.abs()));
     for (i, (got, want)) in got.iter().zip(&want).enumerate() {
         let error = (got - want).abs();
@@ -52,11 +55,23 @@ fn compare(name: &str, eta: &str, want: &HashMap<String, Tensor>) -> usize {
     assert_close(name, &out.log_q, &want["log_q"], 1e-5);
     assert_close(name, &out.loss, &want[&format!("eta{eta}/loss")], 1e-5);
     let gradients = out.loss.backward().unwrap();
+    // The explicit backward pass, keeping everything and computing blocks again; the second adds to the first.
+    let batch = model.pack(&inputs).unwrap();
+    let sums = Gradients::new(model.config(), model.parameters()).unwrap();
+    for recompute in [false, true] {
+        let forward = model.forward(&batch, None, recompute).unwrap();
+        let (head, dhead) = (model.lm_head(), sums.lm_head());
+        let out = lm_head_backward(&forward.hidden(), head, &targets, &objective, n as f64, dhead).unwrap();
+        assert!((out.loss as f32 - values(&want[&format!("eta{eta}/loss")])[0]).abs() < 1e-5);
+        model.backward(&batch, forward, &out.dhidden, &sums).unwrap();
+    }
     let mut compared = 0;
     for (parameter, tensor) in model.parameters().iter() {
         let Some(want) = want.get(&format!("eta{eta}/grad/{parameter}")) else { continue };
         // The keys' share of this bias has a gradient of exactly zero; the scale of the whole tensor covers its rounding.
         assert_close(&format!("{name} eta {eta} {parameter}"), gradients.get(tensor).unwrap(), want, 1e-4);
+        let twice = (want * 2.0).unwrap();
+        assert_close(&format!("sum of {parameter}"), sums.sums().get(parameter).unwrap(), &twice, 1e-4);
         compared += 1;
     }
     compared

@@ -59,14 +59,22 @@ fn slices_do_not_change_the_result() {
     let want = reference(&hidden, &head, &y, &objective, n as f64);
     let want_grads = want.backward().unwrap();
     for slice_tokens in [1, 7, n - 1, n, 2 * n] {
-        let got = loss_by_slices(&hidden, &head, &y, &objective, n as f64, slice_tokens).unwrap();
-        assert!(max_difference(&got.loss, &want) < 1e-6, "{slice_tokens}");
-        assert_eq!(got.log_q.dims(), [n]);
-        let grads = got.loss.backward().unwrap();
-        for var in [&hidden, &head] {
-            let difference = max_difference(grads.get(var).unwrap(), want_grads.get(var).unwrap());
+        let dhead = head.ones_like().unwrap().detach();
+        let (log_q, dhidden) =
+            gradients_by_slices(&hidden, &head, &y, &objective, n as f64, slice_tokens, &dhead).unwrap();
+        let loss: f64 = log_q.iter().map(|log_q| objective.loss(f64::from(*log_q))).sum();
+        assert!(
+            (loss / n as f64 - f64::from(want.to_scalar::<f32>().unwrap())).abs() < 1e-6,
+            "{slice_tokens}"
+        );
+        let dhead = (dhead - 1.0).unwrap();
+        for (got, var) in [(&dhidden, &hidden), (&dhead, &head)] {
+            let difference = max_difference(got, want_grads.get(var).unwrap());
             assert!(difference < 1e-6, "{slice_tokens}: {difference}");
         }
+        let fused =
+            lm_head_backward(&hidden, &head, &y, &objective, n as f64, &head.zeros_like().unwrap()).unwrap();
+        assert!(max_difference(&fused.dhidden, &dhidden) < 1e-6);
     }
 }
 

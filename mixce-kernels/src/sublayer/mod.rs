@@ -17,7 +17,7 @@ mod norm_linear;
 
 pub use linear_residual::{linear_residual, linear_residual_backward};
 pub use mlp::{Mlp, mlp_residual, mlp_residual_backward};
-pub use norm_linear::{norm_linear, norm_linear_backward};
+pub use norm_linear::{layer_norm_backward, norm_linear, norm_linear_backward};
 
 use candle_core::Tensor;
 

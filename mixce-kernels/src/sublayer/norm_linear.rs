@@ -60,3 +60,24 @@ pub fn norm_linear_backward(
         })
     })?
 }
+
+/// The backward pass of [`crate::layer_norm`] by itself: adds the gradient of `x` to `dx` in place, and those of the parameters
+/// to `dnorm`.
+///
+/// # Errors
+/// When shapes do not fit or a tensor is not f32 on the CPU.
+pub fn layer_norm_backward(
+    x: &Tensor,
+    (norm, eps): (&Affine, f64),
+    dy: &Tensor,
+    dx: &Tensor,
+    dnorm: &Affine,
+) -> Result<()> {
+    layer_norm::check(x, &norm.weight, &norm.bias)?;
+    let op = "layer_norm backward";
+    with_slices(op, [x, &norm.weight, dy], |[x, gain, dy]| {
+        with_slices_mut(op, [dx, &dnorm.weight, &dnorm.bias], |[dx, dgain, dshift]| {
+            layer_norm::backward((x, gain, eps as f32), dy, dx, dgain, dshift);
+        })
+    })?
+}

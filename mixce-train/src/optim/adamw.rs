@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 use indexmap::IndexMap;
+use mixce_kernels::{AdamWUpdate, adamw_step};
 use serde::{Deserialize, Serialize};
 
-use super::adamw_cpu::{Apply, FirstMoment, SecondMoment};
 use crate::error::{Error, Result};
 
 /// The constants of the update.
@@ -50,7 +50,7 @@ struct Slot {
 /// p <- p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon)
 /// ```
 ///
-/// Moments are f32 whatever the parameter's type. On the CPU the three lines run in place on all threads, entry by entry, so that the result
+/// Moments are f32 whatever the parameter's type. On the CPU all lines run in place in one pass on all threads, entry by entry, so that the result
 /// does not depend on the number of threads; elsewhere they are plain candle operations.
 #[derive(Debug)]
 pub struct AdamW {
@@ -186,23 +186,19 @@ impl Slot {
     }
 
     fn apply_in_place(&mut self, gradient: &Tensor, update: &Update) -> candle_core::Result<()> {
-        let gradient = gradient.to_dtype(DType::F32)?.contiguous()?;
         let (b1, b2) = (update.config.beta1, update.config.beta2);
-        let first = FirstMoment { rate: (1.0 - b1) as f32, gradient_scale: update.gradient_scale as f32 };
-        let second = SecondMoment {
-            keep: b2 as f32,
-            rate: (1.0 - b2) as f32,
+        let update = AdamWUpdate {
+            first_rate: (1.0 - b1) as f32,
+            second_keep: b2 as f32,
+            second_rate: (1.0 - b2) as f32,
             gradient_scale: update.gradient_scale as f32,
-        };
-        let apply = Apply {
             decay_factor: update.decay_factor as f32,
             step_size: update.step_size as f32,
             root_correction: update.root_correction as f32,
             epsilon: update.config.epsilon as f32,
         };
-        self.first.inplace_op2(&gradient, &first)?;
-        self.second.inplace_op2(&gradient, &second)?;
-        self.parameter.as_tensor().inplace_op3(&self.first, &self.second, &apply)
+        let parameter = self.parameter.as_tensor();
+        adamw_step((parameter, &self.first, &self.second), &gradient.to_dtype(DType::F32)?, &update)
     }
 
     /// The same update in plain candle operations: the reference, and the path of every other device.

@@ -1,6 +1,5 @@
 //! The optimizer: AdamW, gradient norm and clipping, learning-rate schedules.
 pub mod adamw;
-mod adamw_cpu;
 pub mod clip;
 pub mod schedule;
 

@@ -1,6 +1,5 @@
 //! The training loop.
 mod fanout;
-mod gradients;
 mod job;
 mod persist;
 mod step;

@@ -2,11 +2,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mixce_core::{Objective, lm_head_loss};
-use mixce_gpt2::{Gpt2, Gpt2Config, Parameters};
+use candle_core::Tensor;
+use mixce_core::{Objective, lm_head_backward};
+use mixce_gpt2::{Gpt2, Gpt2Config, Gradients, Parameters};
 use mixce_kernels::rng::Stream;
 
-use super::gradients::Gradients;
 use super::sums::StepSums;
 use super::variables::Variables;
 use crate::data::Microbatch;
@@ -21,9 +21,11 @@ use crate::packing::Packed;
 pub struct TrainStep {
     pub(super) model: Gpt2,
     pub(super) variables: Variables,
+    gradients: Gradients,
     pub(super) optimizer: AdamW,
     pub(super) objective: Arc<dyn Objective>,
     clip_grad_norm: f64,
+    activation_checkpointing: bool,
 }
 
 /// What one optimizer step measured, over all its microbatches and before its update.
@@ -55,8 +57,24 @@ impl TrainStep {
     ) -> Result<Self> {
         let variables = Variables::new(parameters)?;
         let model = Gpt2::new(config, variables.parameters(parameters)?)?;
+        let gradients = Gradients::new(model.config(), model.parameters())?;
         let optimizer = variables.optimizer(adamw)?;
-        Ok(Self { model, variables, optimizer, objective, clip_grad_norm })
+        let activation_checkpointing = false;
+        Ok(Self {
+            model,
+            variables,
+            gradients,
+            optimizer,
+            objective,
+            clip_grad_norm,
+            activation_checkpointing,
+        })
+    }
+
+    /// The same, but with activation checkpointing: blocks are computed again in the backward pass instead of kept. The numbers are the same.
+    #[must_use]
+    pub fn with_activation_checkpointing(self, activation_checkpointing: bool) -> Self {
+        Self { activation_checkpointing, ..self }
     }
 
     /// The model, backed by the variables that steps update.
@@ -71,7 +89,7 @@ impl TrainStep {
     /// the step, however it is cut. Nothing is updated unless every parameter has a finite gradient.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when `stop` is true before a microbatch; [`Error::NonFiniteLoss`], [`Error::MissingGradient`],
+    /// [`Error::Interrupted`] when `stop` is true before a microbatch; [`Error::NonFiniteLoss`],
     /// [`Error::NonFiniteGradient`]; errors of tensor operations. The parameters are as before the step.
     pub fn run(
         &mut self,
@@ -82,23 +100,24 @@ impl TrainStep {
     ) -> Result<StepResult> {
         let step = self.optimizer.steps() + 1;
         let targets: u64 = microbatches.iter().map(Microbatch::targets).sum();
-        let (mut sums, mut gradients) = (StepSums::default(), Gradients::default());
+        let mut sums = StepSums::default();
+        self.gradients.clear()?;
         for (index, microbatch) in microbatches.iter().enumerate() {
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
-            let packed = Packed::new(&self.model, &microbatch.examples)?;
-            let hidden = self.model.hidden_states(&packed.inputs, Some(dropout.fold(index as u64)))?;
-            let (head, objective) = (self.model.lm_head(), &*self.objective);
-            let out = lm_head_loss(&hidden, head, &packed.targets, objective, targets as f64)?;
-            let loss = out.loss.to_scalar::<f32>().map(f64::from).map_err(Error::tensor("loss"))?;
-            if !loss.is_finite() {
-                return Err(Error::NonFiniteLoss { step, microbatch: index, loss });
+            let Packed { inputs, targets: next } = Packed::new(&self.model, &microbatch.examples)?;
+            let stream = Some(dropout.fold(index as u64));
+            let forward = self.model.forward(&inputs, stream, self.activation_checkpointing)?;
+            let (hidden, head, dhead) = (forward.hidden(), self.model.lm_head(), self.gradients.lm_head());
+            let out = lm_head_backward(&hidden, head, &next, &*self.objective, targets as f64, dhead)?;
+            if !out.loss.is_finite() {
+                return Err(Error::NonFiniteLoss { step, microbatch: index, loss: out.loss });
             }
-            gradients.add(out.loss.backward().map_err(Error::tensor("backward pass"))?, &self.variables)?;
-            sums.add(loss, &out.log_q, objective)?;
+            self.model.backward(&inputs, forward, &out.dhidden, &self.gradients)?;
+            sums.add(out.loss, &out.log_q, &*self.objective);
         }
-        let gradients = gradients.complete(&self.variables)?;
+        let gradients: Vec<Tensor> = self.gradients.sums().iter().map(|(_, sum)| sum.clone()).collect();
         let norms = GradientNorms::of(&gradients)?;
         if let Some((index, squared_norm)) = norms.first_non_finite() {
             let name = self.variables.name(index).to_owned();

@@ -1,10 +1,7 @@
 //! What is counted over the microbatches of a step, and over the time between two log lines.
 use std::time::Duration;
 
-use candle_core::Tensor;
 use mixce_core::Objective;
-
-use crate::error::{Error, Result};
 
 /// Sums over the target tokens of a step.
 #[derive(Debug, Default)]
@@ -17,16 +14,14 @@ pub(super) struct StepSums {
 }
 
 impl StepSums {
-    /// Adds a microbatch: its share of the loss, and `log q` `[N]` of its targets.
-    pub(super) fn add(&mut self, loss: f64, log_q: &Tensor, objective: &dyn Objective) -> Result<()> {
-        let log_q = log_q.to_vec1::<f32>().map_err(Error::tensor("log-likelihoods"))?;
+    /// Adds a microbatch: its share of the loss, and `log q` of its targets.
+    pub(super) fn add(&mut self, loss: f64, log_q: &[f32], objective: &dyn Objective) {
         self.loss += loss;
-        for &log_q in &log_q {
+        for &log_q in log_q {
             self.log_q += f64::from(log_q);
             self.weight += objective.weight(f64::from(log_q));
         }
         self.tokens += log_q.len() as u64;
-        Ok(())
     }
 
     /// Negative log-likelihood in nats per token.

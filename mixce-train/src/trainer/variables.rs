@@ -42,10 +42,6 @@ impl Variables {
         AdamW::new(parameters.map(|((name, v), &decays)| (name.clone(), v.clone(), decays)), config)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.variables.len()
-    }
-
     /// The name of the variable at `index`; empty past the end.
     pub(super) fn name(&self, index: usize) -> &str {
         self.variables.get_index(index).map_or("", |(name, _)| name)
@@ -78,5 +74,36 @@ impl Variables {
             Some(name) => Err(format!("unexpected parameter `{name}`")),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use mixce_gpt2::Gpt2Config;
+
+    use super::*;
+
+    fn variables() -> Variables {
+        let json =
+            r#"{"model_type":"gpt2","vocab_size":5,"n_positions":4,"n_embd":4,"n_layer":1,"n_head":1}"#;
+        let config = Gpt2Config::from_json(json).unwrap();
+        Variables::new(&Parameters::random(&config, 1, &Device::Cpu).unwrap()).unwrap()
+    }
+
+    /// Weight decay on layer norms because a name did not match (transformers#10598).
+    #[test]
+    fn decay_spares_biases_and_layer_norms() {
+        let optimizer = variables().optimizer(crate::optim::AdamWConfig::default()).unwrap();
+        let decaying: Vec<&str> = optimizer.decaying().collect();
+        let want = [
+            "wte.weight",
+            "wpe.weight",
+            "h.0.attn.c_attn.weight",
+            "h.0.attn.c_proj.weight",
+            "h.0.mlp.c_fc.weight",
+            "h.0.mlp.c_proj.weight",
+        ];
+        assert_eq!(decaying, want);
     }
 }
