@@ -7,7 +7,8 @@ use anyhow::Result;
 use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    completions, doctor, download, evaluate, export, generate, inspect, man, quickstart, synthetic, train,
+    bench, completions, doctor, download, evaluate, export, generate, inspect, man, quickstart, synthetic,
+    train,
 };
 use crate::context::Context;
 use crate::version;
@@ -91,6 +92,7 @@ pub(crate) enum Command {
     Export(export::ExportArgs),
     Inspect(inspect::InspectArgs),
     Download(download::DownloadArgs),
+    Bench(Box<bench::BenchArgs>),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -109,6 +111,7 @@ impl Cli {
             Command::Export(args) => export::run(&args, &context),
             Command::Inspect(args) => inspect::run(&args, &context),
             Command::Download(args) => download::run(&args, &context),
+            Command::Bench(args) => bench::run(&args, &context),
             Command::Doctor(args) => doctor::run(&args, &context),
             Command::Completions(args) => completions::run(&args, &context),
             Command::Man(args) => man::run(&args, &context),

@@ -11,6 +11,7 @@ mod error;
 mod files;
 mod interrupt;
 mod logging;
+mod memory;
 mod models;
 mod output;
 mod progress;

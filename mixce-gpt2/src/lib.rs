@@ -9,6 +9,7 @@ pub mod config;
 pub mod error;
 pub mod export;
 mod files;
+pub mod flops;
 pub mod generate;
 pub mod hub;
 pub mod model;

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod bad_input;
+mod bench;
 mod config;
 mod documentation;
 mod evaluate;

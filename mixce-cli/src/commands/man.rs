@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::Args;
+use clap::{Args, Command};
 use clap_mangen::Man;
 
 use crate::cli;
@@ -23,11 +23,9 @@ pub(crate) fn run(args: &ManArgs, context: &Context) -> Result<()> {
     let Some(folder) = &args.out else { return context.output.bytes(&page(cli::command())?) };
     let mut whole = cli::command();
     whole.build();
-    let pages = whole.get_subcommands().cloned().map(|subcommand| {
-        let name = format!("mixce-{}", subcommand.get_name());
-        (name.clone(), subcommand.name(name))
-    });
-    for (name, command) in pages.chain([("mixce".to_owned(), cli::command())]) {
+    let mut pages = vec![("mixce".to_owned(), cli::command())];
+    add_pages("mixce", &whole, &mut pages);
+    for (name, command) in pages {
         let path = folder.join(format!("{name}.1"));
         let mut file = AtomicFile::create(&path)?;
         file.write(&page(command)?)?;
@@ -35,6 +33,15 @@ pub(crate) fn run(args: &ManArgs, context: &Context) -> Result<()> {
         context.output.line(&path.display().to_string())?;
     }
     Ok(())
+}
+
+/// A page for each subcommand, and for those below it.
+fn add_pages(above: &str, command: &Command, pages: &mut Vec<(String, Command)>) {
+    for subcommand in command.get_subcommands() {
+        let name = format!("{above}-{}", subcommand.get_name());
+        pages.push((name.clone(), subcommand.clone().name(name.clone())));
+        add_pages(&name, subcommand, pages);
+    }
 }
 
 fn page(command: clap::Command) -> Result<Vec<u8>> {

@@ -1,5 +1,6 @@
 //! One file per subcommand: its flags, and `run`.
 
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod download;

@@ -9,6 +9,7 @@ mod values;
 
 use std::path::PathBuf;
 
+use mixce_gpt2::Gpt2Config;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use load::PROVENANCE;
@@ -189,6 +190,16 @@ impl TrainConfig {
     #[must_use]
     pub fn total_steps(&self, steps_per_epoch: u64) -> u64 {
         self.max_steps.unwrap_or_else(|| self.epochs.saturating_mul(steps_per_epoch))
+    }
+
+    /// The model's configuration with this run's dropout rates, if it has its own.
+    #[must_use]
+    pub fn with_dropout(&self, model: &Gpt2Config) -> Gpt2Config {
+        let mut model = model.clone();
+        if let Some(p) = self.dropout {
+            (model.resid_pdrop, model.embd_pdrop, model.attn_pdrop) = (p, p, p);
+        }
+        model
     }
 
     /// The optimizer's constants.

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use mixce_gpt2::Gpt2Config;
 use mixce_kernels::rng::{Stream, purpose};
 
 use crate::checkpoint::{self, STATE_VERSION, TrainState};
@@ -88,7 +87,7 @@ impl<'a> Trainer<'a> {
                 config.warmup_steps
             );
         }
-        let model_config = with_dropout(job.model_config, config.dropout);
+        let model_config = config.with_dropout(job.model_config);
         for examples in [Some(job.train), job.valid].into_iter().flatten() {
             examples.store().require_vocabulary(model_config.vocab_size)?;
         }
@@ -272,14 +271,6 @@ fn is_better(select: Selection, candidate: &BestModel, best: Option<&BestModel>)
     };
     let candidate = value(candidate);
     candidate.is_finite() && best.is_none_or(|best| candidate < value(best))
-}
-
-fn with_dropout(config: &Gpt2Config, dropout: Option<f64>) -> Gpt2Config {
-    let mut config = config.clone();
-    if let Some(p) = dropout {
-        (config.resid_pdrop, config.embd_pdrop, config.attn_pdrop) = (p, p, p);
-    }
-    config
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use crate::models::Network;
 use crate::output::table;
 use crate::{interrupt, progress};
 use settings::Settings;
+pub(crate) use settings::words;
 use watch::Watcher;
 
 /// Finetune a model with MixCE (or MLE, TaiLr, ...), or train one from scratch, and write a run folder

@@ -132,7 +132,7 @@ pub(crate) struct Settings {
 }
 
 /// A parser of words that a library type reads with serde.
-fn words<T>(known: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+pub(crate) fn words<T>(known: &'static [&'static str]) -> impl TypedValueParser<Value = T>
 where
     T: for<'de> Deserialize<'de> + Clone + Send + Sync + 'static,
 {

@@ -1,0 +1,99 @@
+//! What goes through the model: random tokens, or documents of a file.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use mixce_gpt2::Gpt2Config;
+use mixce_kernels::rng::{Stream, purpose};
+use mixce_train::data::cache::encode_file;
+use mixce_train::data::{EncodeSettings, Examples, Microbatch};
+use serde::Serialize;
+
+use super::model::{Common, at_least};
+use crate::error::Problem;
+use crate::models::{self, Network};
+
+/// The flags of measurements that read whole sequences.
+#[derive(Clone, Debug, Args, Serialize)]
+pub(super) struct TextArgs {
+    /// Tokens of each sequence; with --data the longest document, EOS included (the rest is cut)
+    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    pub(super) seq_len: usize,
+    /// Documents instead of random tokens: text (one a line) or .jsonl; taken in the file's order, over and over
+    #[arg(long, value_name = "FILE")]
+    pub(super) data: Option<PathBuf>,
+    /// Tokenizer of --data: folder or hub id [default: that of the --model-config folder]
+    #[arg(long, value_name = "MODEL", requires = "data")]
+    pub(super) tokenizer: Option<String>,
+}
+
+/// A source of batches; batch `i` is always the same.
+#[derive(Debug)]
+pub(super) enum Batches {
+    /// Sequences of random tokens, uniform over the vocabulary.
+    Random {
+        stream: Stream,
+        batch_size: usize,
+        /// One more than is read: the last token is a target only.
+        length: usize,
+        vocabulary: u64,
+    },
+    /// Documents, in order; after the last comes the first.
+    Documents { examples: Examples, batch_size: usize },
+}
+
+impl Batches {
+    pub(super) fn new(common: &Common, args: &TextArgs, config: &Gpt2Config, seed: u64) -> Result<Self> {
+        common.check(config, "--seq-len", args.seq_len)?;
+        let batch_size = common.batch_size;
+        let Some(data) = &args.data else {
+            let (stream, vocabulary) = (Stream::new(seed).fold(purpose::CORPUS), config.vocab_size as u64);
+            return Ok(Self::Random { stream, batch_size, length: args.seq_len + 1, vocabulary });
+        };
+        at_least("--seq-len", args.seq_len as u64, 2)?;
+        let tokenizer = match (&args.tokenizer, common.model_folder()) {
+            (Some(named), folder) => {
+                models::tokenizer_for(Some(named), &folder.unwrap_or_default(), Network::Allowed)?
+            }
+            (None, Some(folder)) => models::tokenizer_for(None, &folder, Network::Allowed)?,
+            (None, None) => {
+                let problem = Problem::new("`--data` needs `--tokenizer`");
+                return Err(problem.hint("or a folder with a tokenizer as `--model-config`").into());
+            }
+        };
+        tokenizer.check_vocabulary(config)?;
+        let settings = EncodeSettings { max_length: Some(args.seq_len), add_bos: false };
+        let store = encode_file(data, &tokenizer, settings)?;
+        store.require_vocabulary(config.vocab_size)?;
+        if store.is_empty() {
+            let problem = format!("`{}` holds no document of two tokens or more", data.display());
+            return Err(Problem::new(problem).into());
+        }
+        Ok(Self::Documents { examples: Examples::documents(store), batch_size })
+    }
+
+    /// Batch `index`, a sequence of `n` tokens giving `n - 1` inputs and as many targets.
+    pub(super) fn get(&self, index: u64) -> Microbatch {
+        let examples = match self {
+            Self::Random { stream, batch_size, length, vocabulary } => {
+                let of_batch = stream.fold(index);
+                let token = |stream: Stream, i| stream.below(i, *vocabulary) as u32;
+                let sequence = |stream: Stream| (0..*length as u64).map(|i| token(stream, i)).collect();
+                (0..*batch_size as u64).map(|row| sequence(of_batch.fold(row))).collect()
+            }
+            Self::Documents { examples, batch_size } => {
+                let first = index.wrapping_mul(*batch_size as u64);
+                let document =
+                    |i: u64| examples.get((first.wrapping_add(i) % examples.len() as u64) as usize);
+                (0..*batch_size as u64).map(document).collect()
+            }
+        };
+        Microbatch { examples }
+    }
+}
+
+/// The inputs of each sequence of a batch: one token less than it has.
+pub(super) fn input_lengths(batch: &Microbatch) -> impl Iterator<Item = usize> {
+    batch.examples.iter().map(|example| example.len() - 1)
+}

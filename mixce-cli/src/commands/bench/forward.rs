@@ -1,0 +1,51 @@
+//! `mixce bench forward`.
+
+use anyhow::Result;
+use clap::Args;
+use mixce_core::objective::Mle;
+use mixce_gpt2::{Gpt2, Parameters, flops};
+use mixce_train::data::{Examples, TokenStore};
+use mixce_train::evaluate::evaluate;
+use serde_json::json;
+
+use super::batches::{Batches, TextArgs, input_lengths};
+use super::measure::{Step, steps, timed};
+use super::model::Common;
+use super::report::{Measured, print};
+use crate::context::Context;
+
+/// Measure scoring: the log-probability of every token, as `mixce evaluate` computes it
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: mixce bench forward --model-config gpt2 --batch-size 8 --seq-len 512 --threads 2 --json\n\n\
+    Tokens are scored tokens. A step is one batch, without dropout and without gradients."
+)]
+pub(super) struct ForwardBench {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    text: TextArgs,
+}
+
+pub(super) fn run(args: &ForwardBench, context: &Context) -> Result<()> {
+    let seed = context.seed();
+    let config = args.common.model_config()?;
+    let batches = Batches::new(&args.common, &args.text, &config, seed)?;
+
+    let device = context.start()?;
+    let parameters = Parameters::random(&config, seed, &device)?;
+    let count = parameters.element_count();
+    let model = Gpt2::new(config.clone(), parameters)?;
+    let steps = steps(&args.common, |index| {
+        let batch = batches.get(index);
+        let lengths: Vec<usize> = input_lengths(&batch).collect();
+        let tokens: usize = lengths.iter().sum();
+        let examples = Examples::documents(TokenStore::from_documents(&batch.examples));
+        let (_, seconds) =
+            timed(&device, || Ok(evaluate(&model, &examples, &Mle, tokens, &mut |_| Ok(()))?))?;
+        Ok(Step { tokens: tokens as u64, flops: flops::forward(&config, lengths, tokens), seconds })
+    })?;
+    let settings = vec![json!(args.common), json!(args.text), json!({"precision": "f32", "seed": seed})];
+    let measured = Measured { bench: "forward", unit: "tokens", steps, parameters: count, settings };
+    print(measured, &device, context)
+}

@@ -1,0 +1,100 @@
+//! `mixce bench generate`.
+
+use anyhow::Result;
+use clap::Args;
+use mixce_gpt2::generate::{GenerateOptions, generate};
+use mixce_gpt2::sampling::Sampling;
+use mixce_gpt2::{Gpt2, Parameters, flops};
+use mixce_kernels::rng::{Stream, purpose};
+use serde_json::json;
+
+use super::measure::{Step, steps, timed};
+use super::model::{Common, at_least};
+use super::report::{Measured, print};
+use crate::context::Context;
+use crate::error::Problem;
+
+/// Measure sampling: continuations of random prompts, unbiased, all of a batch at once
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: mixce bench generate --model-config gpt2 --batch-size 32 --prompt-len 50 --new-tokens 64 --threads 2 --json\n\n\
+    Tokens are new tokens; the time includes reading the prompts. The end-of-text token is a token like any other here, so\n\
+    that every sequence has its full length. A step is one batch from prompts to finished continuations."
+)]
+pub(super) struct GenerateBench {
+    #[command(flatten)]
+    common: Common,
+    /// Tokens of each prompt
+    #[arg(long, default_value_t = 50, value_name = "TOKENS")]
+    prompt_len: usize,
+    /// Tokens of each continuation
+    #[arg(long, default_value_t = 64, value_name = "TOKENS")]
+    new_tokens: usize,
+    /// Instead of --new-tokens: tokens of prompt and continuation together
+    #[arg(long, value_name = "TOKENS", conflicts_with = "new_tokens")]
+    seq_len: Option<usize>,
+}
+
+impl GenerateBench {
+    /// Tokens of each continuation.
+    fn new_tokens(&self) -> Result<usize> {
+        let Some(whole) = self.seq_len else { return Ok(self.new_tokens) };
+        match whole.checked_sub(self.prompt_len) {
+            Some(rest) if rest > 0 => Ok(rest),
+            _ => {
+                let problem = format!(
+                    "`--seq-len {whole}`: expected more than the {} tokens of the prompt",
+                    self.prompt_len
+                );
+                Err(Problem::new(problem).hint("shorten it with `--prompt-len`").into())
+            }
+        }
+    }
+}
+
+pub(super) fn run(args: &GenerateBench, context: &Context) -> Result<()> {
+    let (seed, batch_size) = (context.seed(), args.common.batch_size);
+    let config = args.common.model_config()?;
+    let (prompt_len, new_tokens) = (args.prompt_len, args.new_tokens()?);
+    at_least("--prompt-len", prompt_len as u64, 1)?;
+    at_least("--new-tokens", new_tokens as u64, 1)?;
+    let whole = prompt_len.saturating_add(new_tokens);
+    args.common.check(&config, "--prompt-len plus --new-tokens", whole)?;
+
+    let device = context.start()?;
+    let parameters = Parameters::random(&config, seed, &device)?;
+    let count = parameters.element_count();
+    let model = Gpt2::new(config.clone(), parameters)?;
+    let options = GenerateOptions {
+        sampling: Sampling::default(),
+        max_new_tokens: new_tokens,
+        eos: None,
+        batch_size,
+        seed,
+    };
+    let stream = Stream::new(seed).fold(purpose::CORPUS);
+    let steps = steps(&args.common, |index| {
+        let token = |row: u64, i| stream.fold(index).fold(row).below(i, config.vocab_size as u64) as u32;
+        let prompt = |row: u64| (0..prompt_len as u64).map(|i| token(row, i)).collect();
+        let prompts: Vec<Vec<u32>> = (0..batch_size as u64).map(prompt).collect();
+        let first = index.wrapping_mul(batch_size as u64);
+        let numbered = (0u64..).zip(&prompts).map(|(i, prompt)| (first.wrapping_add(i), prompt.as_slice()));
+        let numbered: Vec<(u64, &[u32])> = numbered.collect();
+        let (texts, seconds) = timed(&device, || Ok(generate(&model, &numbered, &options, &mut |_, _| ())?))?;
+        let tokens: usize = texts.iter().map(|text| text.tokens.len()).sum();
+        // The last new token is not read again.
+        let flops = flops::forward(&config, vec![whole - 1; batch_size], tokens);
+        Ok(Step { tokens: tokens as u64, flops, seconds })
+    })?;
+    let own = json!({
+        "prompt_len": prompt_len,
+        "new_tokens": new_tokens,
+        "sampling": options.sampling,
+        "eos": "an ordinary token",
+        "precision": "f32",
+        "seed": seed,
+    });
+    let settings = vec![json!(args.common), own];
+    let measured = Measured { bench: "generate", unit: "new tokens", steps, parameters: count, settings };
+    print(measured, &device, context)
+}

@@ -1,0 +1,48 @@
+//! Timed steps.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use candle_core::Device;
+
+use super::model::Common;
+use crate::progress;
+
+/// One measured step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Step {
+    /// Tokens of the unit that the measurement counts.
+    pub(super) tokens: u64,
+    /// Floating-point operations of its matrix products.
+    pub(super) flops: u128,
+    /// Wall time.
+    pub(super) seconds: f64,
+}
+
+/// Runs `f` until the device is done with it; its result and the seconds that it took.
+pub(super) fn timed<T>(device: &Device, f: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
+    device.synchronize().context("cannot wait for the device")?;
+    let started_at = Instant::now();
+    let result = f()?;
+    device.synchronize().context("cannot wait for the device")?;
+    Ok((result, started_at.elapsed().as_secs_f64()))
+}
+
+/// Warm-up and counted steps, numbered from 0, with a progress bar. The warm-up's are left out of the result.
+pub(super) fn steps(common: &Common, mut step: impl FnMut(u64) -> Result<Step>) -> Result<Vec<Step>> {
+    let total = common.warmup.saturating_add(common.steps);
+    let bar = progress::bar(total, "steps");
+    // Not with the capacity of `--steps`: that is only a claim.
+    let mut counted = Vec::new();
+    for index in 0..total {
+        let done = step(index)?;
+        bar.inc(1);
+        let warm_up = if index < common.warmup { " (warm-up)" } else { "" };
+        bar.set_message(format!("{:.1} tokens/s{warm_up}", done.tokens as f64 / done.seconds));
+        if index >= common.warmup {
+            counted.push(done);
+        }
+    }
+    bar.finish_and_clear();
+    Ok(counted)
+}

@@ -1,0 +1,46 @@
+//! `mixce bench`: speed and memory of training, scoring and sampling on this machine.
+
+mod batches;
+mod forward;
+mod generate;
+mod matmul;
+mod measure;
+mod model;
+mod report;
+mod train;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use crate::context::Context;
+
+/// Measure speed, memory and share of the machine's matmul peak
+///
+/// Weights are random: speed does not depend on them. Speeds are those of the median step; warm-up steps are not counted.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: mixce bench train --model-config gpt2 --batch-size 8 --seq-len 512 --threads 2 --json\n\n\
+    The floating-point operations are those of the matrix products: 2 for each multiply-add, in attention the causal lower\n\
+    triangle alone, the LM head included, training three times the forward pass. The peak is the best of several f32 matrix\n\
+    products of GPT-2's shapes in the same process, on the same threads."
+)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+/// What is measured.
+#[derive(Debug, Subcommand)]
+enum What {
+    Train(train::TrainBench),
+    Forward(forward::ForwardBench),
+    Generate(generate::GenerateBench),
+}
+
+pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
+    match &args.what {
+        What::Train(args) => train::run(args, context),
+        What::Forward(args) => forward::run(args, context),
+        What::Generate(args) => generate::run(args, context),
+    }
+}

@@ -1,0 +1,165 @@
+//! From timed steps to a result.
+
+use anyhow::Result;
+use candle_core::Device;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::matmul::{self, Peak};
+use super::measure::Step;
+use crate::context::{Context, device_name};
+use crate::memory::peak_rss_bytes;
+use crate::output::{bytes, grouped, table};
+
+/// The result of a measurement: what `--json` prints.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    bench: &'static str,
+    /// Median over the steps of each step's rate.
+    tokens_per_s: f64,
+    tokens_per_s_min: f64,
+    tokens_per_s_max: f64,
+    step_s: Vec<f64>,
+    tokens: Vec<u64>,
+    peak_rss_bytes: Option<u64>,
+    gflops: f64,
+    matmul_peak_gflops: f64,
+    matmul_peak_shape: [usize; 3],
+    matmul_peak_share: f64,
+    parameters: u64,
+    device: String,
+    threads: usize,
+    version: &'static str,
+    settings: Value,
+}
+
+/// What is known before the numbers.
+#[derive(Debug)]
+pub(super) struct Measured {
+    /// `train`, `forward` or `generate`.
+    pub(super) bench: &'static str,
+    /// The unit of the tokens in words.
+    pub(super) unit: &'static str,
+    /// The counted steps.
+    pub(super) steps: Vec<Step>,
+    /// Parameters of the model.
+    pub(super) parameters: usize,
+    /// All settings that the numbers depend on: objects, which become one.
+    pub(super) settings: Vec<Value>,
+}
+
+/// Reads the peak of memory, measures the peak of arithmetic, prints.
+pub(super) fn print(measured: Measured, device: &Device, context: &Context) -> Result<()> {
+    // In this order: the matrices of the second measurement are not the model's memory.
+    let peak_rss_bytes = peak_rss_bytes();
+    let peak = matmul::peak(device)?;
+    let unit = measured.unit;
+    let report = Report::new(measured, peak_rss_bytes, peak, device);
+    context.output.either(&report, || report.text(unit))
+}
+
+impl Report {
+    fn new(measured: Measured, peak_rss_bytes: Option<u64>, peak: Peak, device: &Device) -> Self {
+        let Measured { bench, steps, parameters, settings, .. } = measured;
+        let rates = sorted(steps.iter().map(|step| step.tokens as f64 / step.seconds));
+        let gflops = median(&sorted(steps.iter().map(|step| step.flops as f64 / step.seconds / 1e9)));
+        Self {
+            bench,
+            tokens_per_s: median(&rates),
+            tokens_per_s_min: rates.first().copied().unwrap_or_default(),
+            tokens_per_s_max: rates.last().copied().unwrap_or_default(),
+            step_s: steps.iter().map(|step| step.seconds).collect(),
+            tokens: steps.iter().map(|step| step.tokens).collect(),
+            peak_rss_bytes,
+            gflops,
+            matmul_peak_gflops: peak.gflops,
+            matmul_peak_shape: peak.shape,
+            matmul_peak_share: gflops / peak.gflops,
+            parameters: parameters as u64,
+            device: device_name(device),
+            threads: rayon::current_num_threads(),
+            version: env!("CARGO_PKG_VERSION"),
+            settings: merged(settings),
+        }
+    }
+
+    fn text(&self, unit: &str) -> String {
+        let row = |name: &str, value: String| vec![name.to_owned(), value];
+        let [m, k, n] = self.matmul_peak_shape;
+        let step_s = sorted(self.step_s.iter().copied());
+        let rows = [
+            row(
+                "speed",
+                format!(
+                    "{:.1} {unit}/s ({:.1} - {:.1})",
+                    self.tokens_per_s, self.tokens_per_s_min, self.tokens_per_s_max
+                ),
+            ),
+            row("step", format!("{:.4} s, median of {}", median(&step_s), step_s.len())),
+            row(
+                "memory",
+                self.peak_rss_bytes.map_or("not known".into(), |n| format!("{} at most", bytes(n))),
+            ),
+            row("arithmetic", format!("{:.1} GFLOP/s", self.gflops)),
+            row("matmul peak", format!("{:.1} GFLOP/s ({m} x {k} x {n})", self.matmul_peak_gflops)),
+            row("share", format!("{:.1} %", 100.0 * self.matmul_peak_share)),
+            row("model", format!("{} parameters", grouped(self.parameters))),
+            row("device", format!("{}, {} threads", self.device, self.threads)),
+        ];
+        table(&rows, &[])
+    }
+}
+
+/// One object with the keys of all.
+fn merged(objects: Vec<Value>) -> Value {
+    let maps = objects.into_iter().filter_map(|object| match object {
+        Value::Object(map) => Some(map),
+        _ => None,
+    });
+    Value::Object(maps.flatten().collect())
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// The middle of sorted numbers, or the mean of the middle two; 0 without any.
+fn median(sorted: &[f64]) -> f64 {
+    let n = sorted.len();
+    match (n, n % 2) {
+        (0, _) => 0.0,
+        (_, 1) => sorted[n / 2],
+        _ => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_medians_over_the_steps() {
+        let step = |tokens, seconds| Step { tokens, flops: 6_000_000_000, seconds };
+        let steps = vec![step(100, 1.0), step(100, 2.0), step(40, 0.1), step(100, 4.0)];
+        let measured = Measured { bench: "train", unit: "tokens", steps, parameters: 7, settings: vec![] };
+        let peak = Peak { shape: [1, 2, 3], gflops: 9.0 };
+        let report = Report::new(measured, Some(5_000_000), peak, &Device::Cpu);
+        // Rates 100, 50, 400, 25; GFLOP/s 6, 3, 60, 1.5.
+        assert_eq!(
+            (report.tokens_per_s, report.tokens_per_s_min, report.tokens_per_s_max),
+            (75.0, 25.0, 400.0)
+        );
+        assert_eq!((report.gflops, report.matmul_peak_share), (4.5, 0.5));
+        let text = report.text("tokens");
+        for words in ["75.0 tokens/s (25.0 - 400.0)", "1.5000 s, median of 4", "5.0 MB at most", "50.0 %"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!([median(&[]), median(&[3.0]), median(&[1.0, 2.0, 9.0])], [0.0, 3.0, 2.0]);
+    }
+}

@@ -1,0 +1,84 @@
+//! `mixce bench train`.
+
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Result;
+use clap::Args;
+use mixce_gpt2::{Parameters, flops};
+use mixce_kernels::rng::{Stream, purpose};
+use mixce_train::config::{ObjectiveKind, TrainConfig};
+use mixce_train::trainer::TrainStep;
+use serde_json::json;
+
+use super::batches::{Batches, TextArgs, input_lengths};
+use super::measure::{Step, steps, timed};
+use super::model::Common;
+use super::report::{Measured, print};
+use crate::commands::train::words;
+use crate::context::Context;
+
+/// Measure training steps: forward, loss, backward, gradient check and AdamW, as `mixce train` does them
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: mixce bench train --model-config gpt2 --batch-size 8 --seq-len 512 --threads 2 --json\n\n\
+    Tokens are target tokens: those that have a loss. A step is one microbatch and one update. Ragged real text:\n\
+    mixce bench train --data train.txt --tokenizer openai-community/gpt2 --batch-size 8 --seq-len 512"
+)]
+pub(super) struct TrainBench {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    text: TextArgs,
+    /// All three dropout rates, in [0, 1) [default: the configuration's]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    dropout: Option<f64>,
+    /// What is optimised
+    #[arg(long, default_value = "mixce", value_parser = words::<ObjectiveKind>(&["mle", "mixce", "tailr", "dft", "alpha", "trsft", "tvd"]))]
+    objective: ObjectiveKind,
+    /// MixCE's weight of the forward cross-entropy, in [0, 1]; 1 is MLE [default: 0.1; for tvd 0.5]
+    #[arg(long, value_name = "ETA", allow_negative_numbers = true)]
+    eta: Option<f64>,
+}
+
+pub(super) fn run(args: &TrainBench, context: &Context) -> Result<()> {
+    let config = TrainConfig {
+        objective: args.objective,
+        eta: args.eta,
+        dropout: args.dropout,
+        seed: context.seed(),
+        ..TrainConfig::default()
+    }
+    .resolved();
+    config.validate_settings()?;
+    let model_config = config.with_dropout(&args.common.model_config()?);
+    let batches = Batches::new(&args.common, &args.text, &model_config, config.seed)?;
+
+    let device = context.start()?;
+    let parameters = Parameters::random(&model_config, config.seed, &device)?;
+    let count = parameters.element_count();
+    let objective = config.objective_config().build()?;
+    let mut train =
+        TrainStep::new(model_config.clone(), &parameters, objective, config.adamw(), config.clip_grad_norm)?;
+    // They were copied.
+    drop(parameters);
+    let (dropout, stop) = (Stream::new(config.seed).fold(purpose::DROPOUT), AtomicBool::new(false));
+
+    let steps = steps(&args.common, |index| {
+        let batch = batches.get(index);
+        let lengths: Vec<usize> = input_lengths(&batch).collect();
+        let microbatches = [batch];
+        let (done, seconds) =
+            timed(&device, || Ok(train.run(&microbatches, dropout.fold(index), config.lr, &stop)?))?;
+        Ok(Step { tokens: done.targets, flops: flops::training(&model_config, lengths), seconds })
+    })?;
+    let own = json!({
+        "objective": config.objective_config(),
+        "dropout": [model_config.embd_pdrop, model_config.attn_pdrop, model_config.resid_pdrop],
+        "lr": config.lr,
+        "precision": "f32",
+        "seed": config.seed,
+    });
+    let settings = vec![json!(args.common), json!(args.text), own];
+    let measured = Measured { bench: "train", unit: "target tokens", steps, parameters: count, settings };
+    print(measured, &device, context)
+}
