@@ -95,9 +95,12 @@ impl Gpt2 {
     /// result and all gradients are the same bits.
     ///
     /// # Errors
-    /// When a tensor operation fails.
+    /// [`Error::NoRecomputation`] on devices without fused kernels; when a tensor operation fails.
     pub fn forward(&self, batch: &PackedBatch, dropout: Option<Stream>, recompute: bool) -> Result<Forward> {
         if !is_fused(self.lm_head()) {
+            if recompute {
+                return Err(Error::NoRecomputation);
+            }
             let hidden = self.hidden_states(batch, dropout)?;
             return Ok(Forward { last: hidden.clone(), hidden, dropout, kept: None });
         }

@@ -150,6 +150,9 @@ pub enum Error {
         /// Its index, from 0.
         prompt: u64,
     },
+    /// Activation checkpointing where blocks have no backward pass of their own.
+    #[error("activation checkpointing works on the CPU only in this version")]
+    NoRecomputation,
     /// A parameter took no part in a backward pass.
     #[error("parameter `{name}` has no gradient after a backward pass")]
     MissingGradient {

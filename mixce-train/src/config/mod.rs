@@ -96,7 +96,7 @@ pub struct TrainConfig {
     pub dropout: Option<f64>,
     /// Arithmetic of the forward and backward passes.
     pub precision: Precision,
-    /// Recompute activations in the backward pass.
+    /// Recompute each block in the backward pass instead of keeping what is inside it: less memory, the same bits.
     pub activation_checkpointing: bool,
 
     /// When to evaluate on `valid`.

@@ -154,9 +154,6 @@ impl TrainConfig {
         if self.precision == Precision::Bf16 {
             return Err(Error::config("`--precision bf16` is not available in this version; use `f32`"));
         }
-        if self.activation_checkpointing {
-            return Err(Error::config("`--activation-checkpointing` is not available in this version"));
-        }
         if self.select == Selection::Mauve {
             return Err(Error::config(
                 "`--select mauve` is not available in this version; use `nll` or `loss`",

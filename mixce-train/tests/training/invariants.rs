@@ -42,6 +42,19 @@ fn accumulation_equals_one_big_batch_and_one_document_at_a_time() {
     }
 }
 
+/// Blocks computed again in the backward pass draw the same dropout masks: the run is the same bit for bit.
+#[test]
+fn activation_checkpointing_changes_nothing() {
+    let setup = Setup::new(&documents(20, 1), None);
+    let with =
+        |activation_checkpointing| TrainConfig { dropout: Some(0.2), activation_checkpointing, ..exact() };
+    let (kept, kept_parameters) = run("kept", &setup, &with(false));
+    let (again, again_parameters) = run("again", &setup, &with(true));
+    assert!(kept.steps.len() > 3);
+    assert_eq!(kept.steps.last().unwrap().loss, again.steps.last().unwrap().loss);
+    assert_eq!(largest_difference(&kept_parameters, &again_parameters), 0.0);
+}
+
 /// 20 documents at 6 a step: the fourth step has two, and is applied like the others.
 #[test]
 fn the_last_short_step_is_applied() {

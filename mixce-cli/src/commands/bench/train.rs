@@ -38,6 +38,9 @@ pub(super) struct TrainBench {
     /// MixCE's weight of the forward cross-entropy, in [0, 1]; 1 is MLE [default: 0.1; for tvd 0.5]
     #[arg(long, value_name = "ETA", allow_negative_numbers = true)]
     eta: Option<f64>,
+    /// Recompute activations in the backward pass: less memory, more time
+    #[arg(long)]
+    activation_checkpointing: bool,
 }
 
 pub(super) fn run(args: &TrainBench, context: &Context) -> Result<()> {
@@ -58,7 +61,8 @@ pub(super) fn run(args: &TrainBench, context: &Context) -> Result<()> {
     let count = parameters.element_count();
     let objective = config.objective_config().build()?;
     let mut train =
-        TrainStep::new(model_config.clone(), &parameters, objective, config.adamw(), config.clip_grad_norm)?;
+        TrainStep::new(model_config.clone(), &parameters, objective, config.adamw(), config.clip_grad_norm)?
+            .with_activation_checkpointing(args.activation_checkpointing);
     // They were copied.
     drop(parameters);
     let (dropout, stop) = (Stream::new(config.seed).fold(purpose::DROPOUT), AtomicBool::new(false));
@@ -76,6 +80,7 @@ pub(super) fn run(args: &TrainBench, context: &Context) -> Result<()> {
         "dropout": [model_config.embd_pdrop, model_config.attn_pdrop, model_config.resid_pdrop],
         "lr": config.lr,
         "precision": "f32",
+        "activation_checkpointing": args.activation_checkpointing,
         "seed": config.seed,
     });
     let settings = vec![json!(args.common), json!(args.text), own];
