@@ -3,6 +3,7 @@
 //! One file per subcommand in `commands/`, none with logic of its own: parse, make the validated settings, call a library.
 //! Results go to stdout through `output.rs`, everything else to stderr; `error.rs` maps failures to exit statuses.
 
+mod allocator;
 mod authors;
 mod cli;
 mod commands;
@@ -22,15 +23,11 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
 
-/// The large tensors of a training step are freed and asked for again at every step. The system's allocator gives such
-/// blocks back each time, and the kernel maps and zeroes them anew; this one keeps its pages.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Parses the command line, runs the subcommand and maps its outcome to an exit status.
 #[must_use]
 pub fn main() -> ExitCode {
     mixce_kernels::threads::use_rayon_alone();
+    allocator::keep_freed_memory();
     let arguments: Vec<std::ffi::OsString> = std::env::args_os().collect();
     let command = cli::command().color(cli::early_color(&arguments));
     let parsed = command

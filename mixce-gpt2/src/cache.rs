@@ -6,7 +6,8 @@
 //! beginning of a shorter prompt are masked.
 
 use candle_core::{D, DType, Device, Tensor};
-use mixce_kernels::CuSeqlens;
+use mixce_kernels::sublayer::is_fused;
+use mixce_kernels::{Columns, CuSeqlens, decode_attention};
 
 use crate::error::Result;
 
@@ -23,6 +24,8 @@ pub struct KvCache {
     heads: usize,
     /// `[B P]`: where each column of the prompts is found in a packed batch; padding points behind its end.
     gather: Tensor,
+    /// The column in which each sequence begins.
+    first: Vec<usize>,
     /// `[B, 1, 1, S]`: minus infinity in columns before a sequence begins, else 0.
     mask: Tensor,
 }
@@ -41,6 +44,7 @@ impl KvCache {
         let batch = prompts.documents();
         Ok(Self {
             layers: Vec::new(),
+            first: prompts.spans().map(|(_, t)| columns - t).collect(),
             lengths: prompts.spans().map(|(_, t)| t as u32).collect(),
             columns,
             capacity,
@@ -81,6 +85,11 @@ impl KvCache {
             let message = format!("the cache is full: it has room for {} tokens a sequence", self.capacity);
             return Err(candle_core::Error::Msg(message).into());
         }
+        if is_fused(qkv) {
+            let (keys, values) = &self.layers[layer];
+            let columns = Columns { first: &self.first, new: self.columns };
+            return Ok(decode_attention(qkv, (keys, values), columns, scale)?);
+        }
         let part = |i: usize| qkv.narrow(1, i * c, c)?.reshape((b, h, 1, c / h))?.contiguous();
         let (keys, values) = &self.layers[layer];
         keys.slice_set(&part(1)?, 2, self.columns)?;
@@ -110,6 +119,7 @@ impl KvCache {
             *values = values.index_select(&ids, 0)?;
         }
         self.mask = self.mask.index_select(&ids, 0)?;
+        self.first = sequences.iter().map(|i| self.first[*i]).collect();
         self.lengths = sequences.iter().map(|i| self.lengths[*i]).collect();
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Sampling continuations of prompts, many sequences at once.
 
 use candle_core::{DType, Tensor};
+use mixce_kernels::lm_head::logits;
 use mixce_kernels::rng::{Stream, purpose};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -146,7 +147,7 @@ fn choose_tokens(
     sequences: &mut [Sequence],
     options: &GenerateOptions,
 ) -> Result<Vec<Option<Finish>>> {
-    let logits = hidden.matmul(&model.lm_head().t()?)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    let logits = logits(hidden, model.lm_head())?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
     sequences.par_iter_mut().zip(&logits).map(|(sequence, row)| sequence.step(row, options)).collect()
 }
 

@@ -14,6 +14,7 @@
 //! | [`residual_dropout`] | dropout of a branch and the residual sum in one pass |
 //! | [`embedding_sum`] | token and position embeddings: gather forward, scatter-add backward |
 //! | [`causal_attention`] | multi-head causal self-attention over packed documents |
+//! | [`decode_attention`] | attention of one new token a sequence over cached keys and values |
 //! | [`cross_entropy`] | per-token log-probabilities and their gradient, rows of logits at a time |
 //! | [`sublayer`] | whole sublayers of a transformer block, forward and backward, without a graph |
 //! | [`lm_head`] | LM head and token-weighted cross-entropy, forward and backward at once, without the matrix of logits |
@@ -36,6 +37,7 @@ mod matmul;
 mod residual;
 pub mod rng;
 mod simd;
+mod skinny;
 pub mod sublayer;
 #[cfg(test)]
 mod testing;
@@ -44,7 +46,9 @@ pub mod threads;
 pub use activation::Activation;
 pub use adamw::{AdamWUpdate, adamw_step, clear, sum_of_squares};
 pub use affine::Affine;
-pub use attention::{CuSeqlens, causal_attention, causal_attention_backward, causal_attention_slow};
+pub use attention::{
+    Columns, CuSeqlens, causal_attention, causal_attention_backward, causal_attention_slow, decode_attention,
+};
 pub use dropout::{dropout, dropout_slow};
 pub use embedding::{Embedded, embedding_backward, embedding_sum, embedding_sum_slow};
 pub use layer_norm::{layer_norm, layer_norm_slow};

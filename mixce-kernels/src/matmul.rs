@@ -4,6 +4,8 @@
 
 use gemm::Parallelism;
 
+use crate::skinny::{self, Layout};
+
 /// A matrix in a slice: element `(i, j)` is `data[i * row_stride + j * column_stride]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
@@ -45,6 +47,11 @@ impl<'a> Matrix<'a> {
         Self { data: &self.data[skipped..], columns: len, ..self }
     }
 
+    /// Whether the rows follow each other without gaps.
+    fn is_row_major(&self) -> bool {
+        self.column_stride == 1 && self.row_stride == self.columns
+    }
+
     fn fits(&self) -> bool {
         self.rows == 0
             || self.columns == 0
@@ -55,7 +62,8 @@ impl<'a> Matrix<'a> {
 /// `dst = lhs rhs`, or `dst += lhs rhs`, on all threads of the current rayon pool.
 ///
 /// `dst` is row-major, `[lhs.rows, rhs.columns]` with rows `dst_stride` apart. Single precision products through the `gemm`
-/// crate, which chooses AVX-512 or AVX2 at run time.
+/// crate, which chooses AVX-512 or AVX2 at run time; with 2 to 64 rows on the left, as in decoding, by kernels of our own that
+/// read the right side once.
 ///
 /// # Panics
 /// When the shapes do not fit: they are the caller's arithmetic, not input.
@@ -67,6 +75,16 @@ pub fn matmul(dst: &mut [f32], dst_stride: usize, accumulate: bool, lhs: Matrix<
         return;
     }
     assert!((m - 1) * dst_stride + n <= dst.len(), "matmul: a destination of {} elements", dst.len());
+    if skinny::ROWS.contains(&m) && lhs.is_row_major() {
+        let layout = match (rhs.is_row_major(), rhs.t().is_row_major()) {
+            (true, _) => Some(Layout::InOut),
+            (_, true) => Some(Layout::OutIn),
+            _ => None,
+        };
+        if let Some(layout) = layout {
+            return skinny::product(dst, (dst_stride, accumulate), lhs.data, (rhs.data, layout), (m, n, k));
+        }
+    }
     let threads = rayon::current_num_threads();
     let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
     // SAFETY: all three matrices lie inside their slices (checked above), `dst` is borrowed mutably.
@@ -106,7 +124,10 @@ mod tests {
 
     #[test]
     fn every_layout_equals_the_triple_loop() {
-        for (m, n, k) in [(0, 3, 2), (1, 1, 1), (3, 0, 4), (2, 3, 0), (5, 7, 3), (65, 33, 17)] {
+        let sizes = [(0, 3, 2), (1, 1, 1), (3, 0, 4), (2, 3, 0), (5, 7, 3), (65, 33, 17)];
+        // Few rows: whole tiles and rests of each direction.
+        let skinny = [(1, 64, 16), (6, 130, 33), (13, 200, 40), (32, 71, 100), (64, 127, 31)];
+        for (m, n, k) in sizes.into_iter().chain(skinny) {
             let (a, b) = (random(m * k, 1), random(k * n, 2));
             let at: Vec<f32> = (0..k * m).map(|i| a[(i % m) * k + i / m]).collect();
             let bt: Vec<f32> = (0..n * k).map(|i| b[(i % k) * n + i / k]).collect();

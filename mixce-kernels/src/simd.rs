@@ -12,6 +12,14 @@ pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
 /// Partial sums kept side by side, so that the order of additions allows vector code.
 const LANES: usize = 16;
 
+/// The sum of the partial sums, in halves: four vector additions instead of fifteen one after another.
+#[inline(always)]
+fn fold(lanes: [f32; LANES]) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|i| lanes[i] + lanes[i + 8]);
+    let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+    (four[0] + four[2]) + (four[1] + four[3])
+}
+
 /// `sum_i f(x_i)` in f32, in [`LANES`] interleaved partial sums.
 #[inline(always)]
 pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
@@ -22,7 +30,7 @@ pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
             lanes[i] += f(chunk[i]);
         }
     }
-    lanes.iter().sum::<f32>() + rest.iter().map(|x| f(*x)).sum::<f32>()
+    fold(lanes) + rest.iter().map(|x| f(*x)).sum::<f32>()
 }
 
 /// `sum_i a_i b_i` in f32, in [`LANES`] interleaved partial sums; both slices have one length.
@@ -35,7 +43,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
             lanes[i] += a[i] * b[i];
         }
     }
-    lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+    fold(lanes) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
 /// `max_i x_i`; minus infinity for an empty slice, and NaN is passed over.

@@ -2,7 +2,10 @@
 //!
 //! Legend: N packed tokens, T tokens of one document, H heads, D head size, C = H D channels.
 
+mod decode;
 mod fused;
+
+pub use decode::{Columns, decode_attention};
 
 use std::sync::Arc;
 

@@ -1,0 +1,135 @@
+//! Attention of one new token a sequence over cached keys and values, f32 on the CPU.
+//!
+//! Legend: B sequences, H heads, D head size, C = H D channels, S columns of the cache.
+
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::cpu::{with_slices, with_slices_mut};
+use crate::math;
+use crate::simd::{self, vectorised};
+
+/// Which columns of a cache a step of decoding reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Columns<'a> {
+    /// The first column of each sequence.
+    pub first: &'a [usize],
+    /// The column of the new token, the last one that is read.
+    pub new: usize,
+}
+
+/// Writes the new token's keys and values into the cache and attends over the columns `first[b]..=new` of each sequence.
+///
+/// `qkv` is `[B, 3 C]`, `keys` and `values` are `[B, H, S, D]` and change in place; the result is `[B, C]`:
+/// `out = sum_j softmax_j(scale q . k_j) v_j` for every sequence and head.
+///
+/// # Errors
+/// When shapes or columns do not fit or a tensor is not f32 on the CPU.
+pub fn decode_attention(
+    qkv: &Tensor,
+    (keys, values): (&Tensor, &Tensor),
+    columns: Columns<'_>,
+    scale: f64,
+) -> Result<Tensor> {
+    let (batch, c3) = qkv.dims2()?;
+    let (b, h, capacity, d) = keys.dims4()?;
+    let c = h * d;
+    if b != batch || c3 != 3 * c || values.dims() != keys.dims() || columns.first.len() != b {
+        bail!(
+            "decode_attention: queries {:?} for {} sequences do not fit keys {:?} and values {:?}",
+            qkv.dims(),
+            columns.first.len(),
+            keys.dims(),
+            values.dims()
+        );
+    }
+    if columns.new >= capacity || columns.first.iter().any(|first| *first > columns.new) {
+        bail!(
+            "decode_attention: column {} of a cache of {capacity} columns, from {:?}",
+            columns.new,
+            columns.first
+        );
+    }
+    let mut out = vec![0f32; b * c];
+    with_slices("decode_attention", [qkv], |[qkv]| {
+        with_slices_mut("decode_attention", [keys, values], |[keys, values]| {
+            let caches = keys.par_chunks_mut(capacity * d).zip(values.par_chunks_mut(capacity * d));
+            out.par_chunks_mut(d).zip(caches).enumerate().for_each(|(task, (out, (keys, values)))| {
+                let (sequence, head) = (task / h, task % h);
+                let part = |i: usize| &qkv[sequence * c3 + i * c + head * d..][..d];
+                keys[columns.new * d..][..d].copy_from_slice(part(1));
+                values[columns.new * d..][..d].copy_from_slice(part(2));
+                let seen = columns.first[sequence] * d..(columns.new + 1) * d;
+                vectorised(|| attend(out, part(0), &keys[seen.clone()], &values[seen], scale as f32));
+            });
+        })
+    })??;
+    Tensor::from_vec(out, (b, c), qkv.device())
+}
+
+/// `out = sum_j softmax_j(scale q . k_j) v_j`; `out` is zero before.
+#[inline(always)]
+fn attend(out: &mut [f32], q: &[f32], keys: &[f32], values: &[f32], scale: f32) {
+    let d = q.len();
+    let mut weights = vec![0f32; keys.len() / d];
+    for (weight, key) in weights.iter_mut().zip(keys.chunks(d)) {
+        *weight = scale * simd::dot(q, key);
+    }
+    let max = simd::max(&weights);
+    weights.iter_mut().for_each(|w| *w = math::exp(*w - max));
+    let norm = 1.0 / simd::sum(&weights, |w| w);
+    for (weight, value) in weights.iter().zip(values.chunks(d)) {
+        let weight = weight * norm;
+        out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, random};
+    use crate::{CuSeqlens, causal_attention};
+    use candle_core::{DType, Device};
+
+    /// Decoding token after token gives the rows of causal attention.
+    #[test]
+    fn decoding_equals_causal_attention() -> Result<()> {
+        for (h, d, t) in [(1, 1, 1), (2, 5, 4), (3, 64, 19)] {
+            let c = h * d;
+            let texts = [random(&[t, 3 * c], 1)?, random(&[t, 3 * c], 2)?];
+            let cache = || Tensor::zeros((2, h, t + 2, d), DType::F32, &Device::Cpu);
+            let (keys, values) = (cache()?, cache()?);
+            for column in 0..t {
+                // The second text begins two columns later.
+                let rows = [texts[0].narrow(0, column, 1)?, texts[1].narrow(0, column.saturating_sub(2), 1)?];
+                let first = [0, 2.min(column)];
+                let columns = Columns { first: &first, new: column };
+                let out = decode_attention(&Tensor::cat(&rows, 0)?, (&keys, &values), columns, 0.3)?;
+                for (row, length) in [(0, column + 1), (1, (column + 1).saturating_sub(2))] {
+                    if length == 0 {
+                        continue;
+                    }
+                    let whole = texts[row].narrow(0, 0, length)?;
+                    let want = causal_attention(&whole, &CuSeqlens::from_lengths([length]), h, 0.3, None)?;
+                    let want = want.narrow(0, length - 1, 1)?;
+                    assert_close("decoded", &out.narrow(0, row, 1)?, &want, 1e-5, 1e-5);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() -> Result<()> {
+        let cache = Tensor::zeros((1, 2, 3, 4), DType::F32, &Device::Cpu)?;
+        let decode = |qkv: &Tensor, first: &[usize], new| {
+            decode_attention(qkv, (&cache, &cache.copy()?), Columns { first, new }, 1.0)
+        };
+        assert!(decode(&random(&[1, 24], 1)?, &[0], 2).is_ok());
+        assert!(decode(&random(&[1, 24], 1)?, &[0], 3).is_err());
+        assert!(decode(&random(&[1, 24], 1)?, &[2], 1).is_err());
+        assert!(decode(&random(&[1, 21], 1)?, &[0], 1).is_err());
+        assert!(decode(&random(&[2, 24], 1)?, &[0, 0], 1).is_err());
+        Ok(())
+    }
+}
