@@ -1,0 +1,147 @@
+//! Times each operation with GPT-2 small's shapes: 4 documents of 256 tokens, 768 channels, 12 heads, 50 257 tokens.
+//!
+//! `cargo bench -p mixce-kernels`, or with a filter: `cargo bench -p mixce-kernels -- attention`.
+#![expect(missing_docs, reason = "criterion's macros make undocumented items")]
+#![expect(clippy::unwrap_used, reason = "a benchmark stops at the first error")]
+
+use candle_core::{DType, Device, Tensor, Var};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use mixce_kernels::rng::Stream;
+use mixce_kernels::sublayer::{self, Mlp};
+use mixce_kernels::{
+    Activation, AdamWUpdate, Affine, Columns, CuSeqlens, Embedded, adamw_step, causal_attention,
+    causal_attention_backward, decode_attention, dropout, embedding_backward, embedding_sum, layer_norm,
+    linear, lm_head, residual_dropout,
+};
+
+const TOKENS: usize = 1024;
+const DOCUMENTS: usize = 4;
+const CHANNELS: usize = 768;
+const HEADS: usize = 12;
+const VOCABULARY: usize = 50_257;
+
+fn random(shape: &[usize]) -> Tensor {
+    let stream = Stream::new(shape.len() as u64);
+    let n: usize = shape.iter().product();
+    let values: Vec<f32> = (0..n as u64).map(|i| stream.uniform(i) as f32 - 0.5).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn affine(shape: &[usize]) -> Affine {
+    Affine { weight: random(shape), bias: random(&shape[shape.len() - 1..]) }
+}
+
+fn drops() -> Option<(f64, Stream)> {
+    Some((0.1, Stream::new(1)))
+}
+
+/// Forward and backward pass of `f` by candle's graph.
+fn with_graph(c: &mut Criterion, name: &str, x: &Tensor, f: impl Fn(&Tensor) -> Tensor) {
+    c.bench_function(&format!("{name} forward"), |b| b.iter(|| f(x)));
+    let variable = Var::from_tensor(x).unwrap();
+    c.bench_function(&format!("{name} forward and backward"), |b| {
+        b.iter(|| f(variable.as_tensor()).sum_all().unwrap().backward().unwrap());
+    });
+}
+
+fn operations(c: &mut Criterion) {
+    let x = random(&[TOKENS, CHANNELS]);
+    let (norm, wide) = (affine(&[CHANNELS]), affine(&[CHANNELS, 4 * CHANNELS]));
+    with_graph(c, "layer_norm", &x, |x| layer_norm(x, &norm.weight, &norm.bias, 1e-5).unwrap());
+    with_graph(c, "linear", &x, |x| linear(x, &wide.weight, Some(&wide.bias)).unwrap());
+    with_graph(c, "dropout", &x, |x| dropout(x, 0.1, Stream::new(1)).unwrap());
+    with_graph(c, "residual_dropout", &x, |x| residual_dropout(x, x, drops()).unwrap());
+    let inside = random(&[TOKENS, 4 * CHANNELS]);
+    with_graph(c, "gelu_new", &inside, |x| Activation::GeluNew.forward(x).unwrap());
+    with_graph(c, "gelu", &inside, |x| Activation::Gelu.forward(x).unwrap());
+}
+
+fn attention(c: &mut Criterion) {
+    let (qkv, dout) = (random(&[TOKENS, 3 * CHANNELS]), random(&[TOKENS, CHANNELS]));
+    let cu_seqlens = CuSeqlens::from_lengths([TOKENS / DOCUMENTS; DOCUMENTS]);
+    for (name, drop) in [("attention", None), ("attention with dropout", drops())] {
+        c.bench_function(&format!("{name} forward"), |b| {
+            b.iter(|| causal_attention(&qkv, &cu_seqlens, HEADS, 0.125, drop).unwrap());
+        });
+        c.bench_function(&format!("{name} backward"), |b| {
+            b.iter(|| causal_attention_backward(&qkv, &cu_seqlens, HEADS, 0.125, drop, &dout).unwrap());
+        });
+    }
+    let cache = || Tensor::zeros((32, HEADS, 128, CHANNELS / HEADS), DType::F32, &Device::Cpu).unwrap();
+    let (keys, values, qkv) = (cache(), cache(), random(&[32, 3 * CHANNELS]));
+    let columns = Columns { first: &[0; 32], new: 127 };
+    c.bench_function("decode attention, 32 sequences, 128 columns", |b| {
+        b.iter(|| decode_attention(&qkv, (&keys, &values), columns, 0.125).unwrap());
+    });
+}
+
+fn sublayers(c: &mut Criterion) {
+    let (x, before) = (random(&[TOKENS, CHANNELS]), random(&[TOKENS, 4 * CHANNELS]));
+    let mlp = Mlp {
+        norm: affine(&[CHANNELS]),
+        c_fc: affine(&[CHANNELS, 4 * CHANNELS]),
+        c_proj: affine(&[4 * CHANNELS, CHANNELS]),
+    };
+    let zeros = |a: &Affine| a.zeros_like().unwrap();
+    let sums = Mlp { norm: zeros(&mlp.norm), c_fc: zeros(&mlp.c_fc), c_proj: zeros(&mlp.c_proj) };
+    let gelu = Activation::GeluNew;
+    c.bench_function("MLP sublayer forward", |b| {
+        b.iter(|| sublayer::mlp_residual(&x, &mlp, 1e-5, gelu, drops(), true).unwrap());
+    });
+    c.bench_function("MLP sublayer backward", |b| {
+        let pass = |dx: Tensor| {
+            sublayer::mlp_residual_backward((&x, &before), (&mlp, 1e-5), gelu, drops(), &dx, &sums).unwrap();
+        };
+        b.iter_batched(|| x.copy().unwrap(), pass, BatchSize::LargeInput);
+    });
+    let qkv = affine(&[CHANNELS, 3 * CHANNELS]);
+    c.bench_function("layer norm and projection forward", |b| {
+        b.iter(|| sublayer::norm_linear(&x, &mlp.norm, 1e-5, &qkv).unwrap());
+    });
+}
+
+fn ends(c: &mut Criterion) {
+    let (hidden, head) = (random(&[TOKENS, CHANNELS]), random(&[VOCABULARY, CHANNELS]));
+    let ids: Vec<u32> = (0..TOKENS as u32).map(|i| i * 31 % VOCABULARY as u32).collect();
+    let ids = Tensor::from_vec(ids, TOKENS, &Device::Cpu).unwrap();
+    c.bench_function("LM head, log q", |b| {
+        b.iter(|| lm_head::target_log_probs(&hidden, &head, &ids).unwrap());
+    });
+    let dhead = head.zeros_like().unwrap();
+    let weight = |log_q: f64| 0.1 + 0.9 * log_q.exp();
+    c.bench_function("LM head and MixCE, forward and backward", |b| {
+        b.iter(|| lm_head::weighted_cross_entropy(&hidden, &head, &ids, &weight, &dhead).unwrap());
+    });
+    let positions = Tensor::arange(0u32, TOKENS as u32, &Device::Cpu).unwrap();
+    let (wpe, at) = (random(&[TOKENS, CHANNELS]), Embedded { input_ids: ids, position_ids: positions });
+    c.bench_function("embedding forward", |b| b.iter(|| embedding_sum(&head, &wpe, &at).unwrap()));
+    let dpositions = wpe.zeros_like().unwrap();
+    c.bench_function("embedding backward", |b| {
+        b.iter(|| embedding_backward(&at, &hidden, &dhead, &dpositions).unwrap());
+    });
+}
+
+fn optimizer(c: &mut Criterion) {
+    let shape = [VOCABULARY, CHANNELS];
+    let (p, m, v, g) = (random(&shape), random(&shape), random(&shape).abs().unwrap(), random(&shape));
+    let update = AdamWUpdate {
+        first_rate: 0.1,
+        second_keep: 0.999,
+        second_rate: 0.001,
+        gradient_scale: 1.0,
+        decay_factor: 1.0,
+        step_size: 1e-4,
+        root_correction: 0.5,
+        epsilon: 1e-8,
+    };
+    c.bench_function("AdamW of the token embedding", |b| {
+        b.iter(|| adamw_step((&p, &m, &v), &g, &update).unwrap());
+    });
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20);
+    targets = operations, attention, sublayers, ends, optimizer
+}
+criterion_main!(benches);
