@@ -111,6 +111,7 @@ fn hints_of(failure: &anyhow::Error) -> Vec<String> {
             .downcast_ref::<Problem>()
             .and_then(|e| e.hint.clone())
             .or_else(|| cause.downcast_ref::<mixce_train::Error>().and_then(mixce_train::Error::hint))
+            .or_else(|| cause.downcast_ref::<mixce_data::Error>().and_then(mixce_data::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_gpt2::Error>().and_then(mixce_gpt2::Error::hint))
             .or_else(|| cause.downcast_ref::<HubError>().and_then(HubError::hint))
             .or_else(|| {

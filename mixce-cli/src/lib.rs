@@ -15,6 +15,7 @@ mod models;
 mod output;
 mod progress;
 mod quickstart;
+mod reading;
 mod version;
 
 use std::process::ExitCode;

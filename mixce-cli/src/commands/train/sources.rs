@@ -34,7 +34,9 @@ pub(super) fn cache_folder(config: &TrainConfig) -> Option<PathBuf> {
         return config.cache_dir.clone();
     }
     let large = |path: &Path| std::fs::metadata(path).is_ok_and(|data| data.len() >= CACHED_FROM_BYTES);
-    [&config.train, &config.valid].into_iter().flatten().find(|path| large(path))?;
+    let files = || [&config.train, &config.valid].into_iter().flatten().flat_map(|files| &files.0);
+    // The size behind a pattern or a pipe is not known yet: cache it.
+    files().find(|path| !path.is_file() || large(path))?;
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
     Some(base.join("mixce").join("tokens"))
