@@ -80,6 +80,7 @@ fn status_of(failure: &anyhow::Error) -> u8 {
             return Some(problem.status);
         }
         let stopped = matches!(cause.downcast_ref(), Some(mixce_train::Error::Interrupted))
+            || matches!(cause.downcast_ref(), Some(mixce_data::Error::Stopped))
             || matches!(cause.downcast_ref(), Some(HubError::Stopped { .. }));
         stopped.then_some(INTERRUPTED)
     };

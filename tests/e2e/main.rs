@@ -6,6 +6,8 @@
 
 mod bad_input;
 mod config;
+mod data;
+mod datasets;
 mod documentation;
 mod evaluate;
 mod export;
@@ -14,6 +16,7 @@ mod help;
 mod hub;
 mod inspect;
 mod interrupt;
+mod push;
 mod quickstart;
 mod resume;
 mod sample;
@@ -23,3 +26,7 @@ mod support;
 #[path = "../../mixce-gpt2/tests/hub/server.rs"]
 #[expect(dead_code, reason = "the hub client's own tests use more of it")]
 mod server;
+
+/// The other half of it.
+#[path = "../../mixce-gpt2/tests/hub/uploads.rs"]
+mod uploads;

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use mixce_core::objective::Mle;
-use mixce_train::data::cache::encode_input;
+use mixce_train::data::cache::{encode_input, open_or_build};
 use mixce_train::data::{EncodeSettings, Examples};
 use mixce_train::evaluate::{DEFAULT_BATCH_TOKENS, Scored, evaluate};
 use serde_json::json;
 
+use super::train::sources::{CACHED_FROM_BYTES, default_cache};
 use crate::authors;
 use crate::context::Context;
 use crate::error::Problem;
@@ -65,7 +66,11 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     let max_length = (args.block_size == 0).then_some(args.max_length);
     let settings = EncodeSettings { max_length, add_bos: args.add_bos };
     let input = args.reading.open(&args.data)?;
-    let store = encode_input(&input, &loaded.tokenizer, settings)?;
+    // As in training, the tokens of a large file go to disk and not into memory.
+    let store = match default_cache().filter(|_| input.bytes().is_ok_and(|n| n >= CACHED_FROM_BYTES)) {
+        Some(cache) => open_or_build(&input, &loaded.tokenizer, settings, &cache)?,
+        None => encode_input(&input, &loaded.tokenizer, settings)?,
+    };
     let truncated = store.counts().truncated;
     if truncated > 0 {
         tracing::warn!("{truncated} documents were cut to {} tokens (`--max-length`)", args.max_length);

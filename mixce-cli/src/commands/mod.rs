@@ -1,6 +1,7 @@
 //! One file per subcommand: its flags, and `run`.
 
 pub(crate) mod completions;
+pub(crate) mod data;
 pub(crate) mod doctor;
 pub(crate) mod download;
 pub(crate) mod evaluate;
@@ -8,6 +9,7 @@ pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod man;
+pub(crate) mod push;
 pub(crate) mod quickstart;
 pub(crate) mod synthetic;
 pub(crate) mod train;

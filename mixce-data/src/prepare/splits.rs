@@ -1,11 +1,10 @@
 //! Writing the files of a prepared data set.
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use super::clean::{Cleaning, Detokenize, looks_tokenized};
 use super::collection::Collection;
 use super::filter::Filter;
-use super::source::{SplitDocuments, SplitSource};
+use super::source::SplitSource;
 use crate::error::{Error, Result};
 use crate::fsio::LinesFile;
 use crate::quantiles::Lengths;
@@ -108,12 +107,9 @@ pub fn prepare(
     for (size, name) in TRAIN_SETS {
         sets.push((size, out.join(name), LinesFile::create(&out.join(name))?));
     }
-    for document in source_documents(train) {
-        let Some((text, words)) = reader.next(document?)? else {
-            rest.report.read += 1;
-            continue;
-        };
+    for document in train.documents() {
         rest.report.read += 1;
+        let Some((text, words)) = reader.next(&document?)? else { continue };
         if let Some(writer) = held.iter_mut().find(|writer| writer.documents < held_out) {
             writer.report.topped_up += 1;
             writer.write(&text, words)?;
@@ -139,26 +135,22 @@ pub fn prepare(
     Ok(prepared)
 }
 
-fn source_documents(source: &SplitSource) -> SplitDocuments<'_> {
-    source.documents()
-}
-
 fn decide(train: &SplitSource, settings: &PrepareSettings) -> Result<bool> {
     match settings.detokenize {
         Detokenize::Always => Ok(true),
         Detokenize::Never => Ok(false),
         Detokenize::Auto => {
-            let mut probe = VecDeque::new();
+            let mut probe = Vec::new();
             for document in train.documents().take(20 * PROBED) {
                 let document = document?;
                 if !document.trim().is_empty() {
-                    probe.push_back(document);
+                    probe.push(document);
                 }
                 if probe.len() == PROBED {
                     break;
                 }
             }
-            Ok(looks_tokenized(probe.make_contiguous()))
+            Ok(looks_tokenized(&probe))
         }
     }
 }
@@ -173,12 +165,12 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// The document as it is written, with its number of words; `None` if it is filtered out.
-    fn next(&mut self, document: String) -> Result<Option<(String, u64)>> {
+    fn next(&mut self, document: &str) -> Result<Option<(String, u64)>> {
         self.read += 1;
         if self.read.is_multiple_of(1024) {
             (self.progress)(self.read)?;
         }
-        let text = self.cleaning.apply(&document);
+        let text = self.cleaning.apply(document);
         let words = self.settings.filter.keep(&text);
         Ok(words.map(|words| (text, words)))
     }
@@ -187,7 +179,7 @@ impl Reader<'_> {
     fn count(&mut self, source: &SplitSource) -> Result<u64> {
         let mut kept = 0;
         for document in source.documents() {
-            kept += u64::from(self.next(document?)?.is_some());
+            kept += u64::from(self.next(&document?)?.is_some());
         }
         Ok(kept)
     }
@@ -198,7 +190,7 @@ impl Reader<'_> {
                 break;
             }
             writer.report.read += 1;
-            if let Some((text, words)) = self.next(document?)? {
+            if let Some((text, words)) = self.next(&document?)? {
                 writer.write(&text, words)?;
             }
         }
