@@ -36,8 +36,8 @@ mod tests {
         };
         let config = args.settings.over(mixce_train::config::TrainConfig::default());
         assert_eq!(config.model.as_deref(), Some("gpt2"));
-        assert_eq!(config.train.as_deref(), Some(std::path::Path::new("t.txt")));
-        assert_eq!(config.valid.as_deref(), Some(std::path::Path::new("v.txt")));
+        assert_eq!(config.train, Some("t.txt".into()));
+        assert_eq!(config.valid, Some("v.txt".into()));
         assert_eq!(config.out.as_deref(), Some(std::path::Path::new("o")));
         assert_eq!((config.lr, config.epochs, config.max_steps), (1e-4, 3, Some(9)));
         assert_eq!((config.batch_size, config.grad_accum, config.warmup_steps), (2, 4, 1));

@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, completions, doctor, download, evaluate, export, generate, inspect, man, quickstart, synthetic,
-    train,
+    bench, completions, data, doctor, download, evaluate, export, generate, inspect, man, push, quickstart,
+    synthetic, train,
 };
 use crate::context::Context;
 use crate::version;
@@ -86,10 +86,12 @@ impl ColorWhen {
 pub(crate) enum Command {
     Quickstart(quickstart::QuickstartArgs),
     Synthetic(Box<synthetic::SyntheticArgs>),
+    Data(data::DataArgs),
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
     Generate(generate::GenerateArgs),
     Export(export::ExportArgs),
+    Push(push::PushArgs),
     Inspect(inspect::InspectArgs),
     Download(download::DownloadArgs),
     Bench(Box<bench::BenchArgs>),
@@ -105,10 +107,12 @@ impl Cli {
         match self.command {
             Command::Quickstart(args) => quickstart::run(&args, &context),
             Command::Synthetic(args) => synthetic::run(&args, &context),
+            Command::Data(args) => data::run(&args, &context),
             Command::Train(args) => train::run(&args, &context),
             Command::Evaluate(args) => evaluate::run(&args, &context),
             Command::Generate(args) => generate::run(&args, &context),
             Command::Export(args) => export::run(&args, &context),
+            Command::Push(args) => push::run(&args, &context),
             Command::Inspect(args) => inspect::run(&args, &context),
             Command::Download(args) => download::run(&args, &context),
             Command::Bench(args) => bench::run(&args, &context),

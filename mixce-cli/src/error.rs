@@ -80,6 +80,7 @@ fn status_of(failure: &anyhow::Error) -> u8 {
             return Some(problem.status);
         }
         let stopped = matches!(cause.downcast_ref(), Some(mixce_train::Error::Interrupted))
+            || matches!(cause.downcast_ref(), Some(mixce_data::Error::Stopped))
             || matches!(cause.downcast_ref(), Some(HubError::Stopped { .. }));
         stopped.then_some(INTERRUPTED)
     };
@@ -111,6 +112,7 @@ fn hints_of(failure: &anyhow::Error) -> Vec<String> {
             .downcast_ref::<Problem>()
             .and_then(|e| e.hint.clone())
             .or_else(|| cause.downcast_ref::<mixce_train::Error>().and_then(mixce_train::Error::hint))
+            .or_else(|| cause.downcast_ref::<mixce_data::Error>().and_then(mixce_data::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_gpt2::Error>().and_then(mixce_gpt2::Error::hint))
             .or_else(|| cause.downcast_ref::<HubError>().and_then(HubError::hint))
             .or_else(|| {

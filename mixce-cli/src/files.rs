@@ -23,9 +23,9 @@ pub(crate) fn lines(path: &Path) -> Result<Vec<(u64, String)>> {
     let mut lines = Vec::new();
     for (number, line) in (1..).zip(whole.split(|byte| *byte == b'\n')) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let text = std::str::from_utf8(line).map_err(|e| mixce_train::Error::NotUtf8 {
+        let text = std::str::from_utf8(line).map_err(|e| mixce_data::Error::NotUtf8 {
             path: path.into(),
-            line: number,
+            place: mixce_data::Place::Line(number),
             byte: e.valid_up_to() + 1,
         })?;
         lines.push((number, text.to_owned()));

@@ -17,6 +17,7 @@ mod models;
 mod output;
 mod progress;
 mod quickstart;
+mod reading;
 mod version;
 
 use std::process::ExitCode;

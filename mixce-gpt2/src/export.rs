@@ -68,6 +68,12 @@ pub fn export(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
     partial.finish(dir)
 }
 
+/// The model card, `README.md`: what was trained how, as far as is known.
+#[must_use]
+pub fn model_card(config: &Gpt2Config, facts: &TrainingFacts) -> String {
+    card::render(config, facts)
+}
+
 /// The error that [`export`] would give for this folder, to be asked before long work.
 ///
 /// # Errors
@@ -107,7 +113,7 @@ fn write_folder(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
     if let Some(tokenizer) = request.tokenizer {
         tokenizer.save(dir)?;
     }
-    files::write_atomic(&dir.join("README.md"), card::render(request).as_bytes())
+    files::write_atomic(&dir.join("README.md"), model_card(request.config, request.facts).as_bytes())
 }
 
 /// The configuration with the keys that say how and as what it is stored.

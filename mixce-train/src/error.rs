@@ -20,33 +20,11 @@ pub enum Error {
         source: std::io::Error,
     },
 
-    /// A text file holds bytes that are not UTF-8.
-    #[error("`{}` line {line}, byte {byte}: the text is not UTF-8", path.display())]
-    NotUtf8 {
-        /// The text file.
-        path: PathBuf,
-        /// Line, counted from 1.
-        line: u64,
-        /// First bad byte of the line, counted from 1.
-        byte: usize,
-    },
-
-    /// A row of a JSON-lines file cannot be used.
-    #[error("`{}` line {line}: {problem}", path.display())]
-    BadRow {
-        /// The `.jsonl` file.
-        path: PathBuf,
-        /// Line, counted from 1.
-        line: u64,
-        /// What was expected and what was found.
-        problem: String,
-    },
-
     /// A data file holds nothing to train or evaluate on.
-    #[error("`{}` holds no usable document: {empty} empty, {short} without a target token", path.display())]
+    #[error("`{name}` holds no usable document: {empty} empty, {short} without a target token")]
     NoDocuments {
-        /// The text file.
-        path: PathBuf,
+        /// The data file, or the first and how many more.
+        name: String,
         /// Empty documents skipped.
         empty: u64,
         /// Documents of fewer than two tokens skipped.
@@ -54,14 +32,12 @@ pub enum Error {
     },
 
     /// The tokenizer refused a text.
-    #[error("the tokenizer failed on a document of `{}` between lines {first_line} and {last_line}: {message}", path.display())]
+    #[error("the tokenizer failed on a document between {first} and {last}: {message}")]
     Tokenize {
-        /// The text file.
-        path: PathBuf,
-        /// First line of the batch that failed, counted from 1.
-        first_line: u64,
-        /// Last line of the batch that failed.
-        last_line: u64,
+        /// First document of the batch that failed: file and line.
+        first: String,
+        /// Last document of the batch that failed.
+        last: String,
         /// The tokenizer's own words.
         message: String,
     },
@@ -206,6 +182,10 @@ pub enum Error {
     #[error("interrupted")]
     Interrupted,
 
+    /// The data files.
+    #[error(transparent)]
+    Data(#[from] mixce_data::Error),
+
     /// The model, its tokenizer or its files.
     #[error(transparent)]
     Model(#[from] mixce_gpt2::Error),
@@ -231,12 +211,6 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Config { hint, .. } | Self::ConfigFile { hint, .. } => hint.clone(),
-            Self::NotUtf8 { .. } => {
-                Some("convert the file, for example with `iconv -f latin1 -t utf-8`".into())
-            }
-            Self::BadRow { .. } => {
-                Some("each line of a `.jsonl` file is one JSON object with a string under `text`".into())
-            }
             Self::OutputNotEmpty { .. } => {
                 Some("choose another `--out`, or continue the run with `--resume auto`".into())
             }
@@ -252,6 +226,7 @@ impl Error {
             | Self::NonFiniteLikelihood { step: Some(_), .. } => {
                 Some("try a lower `--lr`, some `--warmup-steps`, or `--clip-grad-norm 1`".into())
             }
+            Self::Data(error) => error.hint(),
             Self::Model(error) => error.hint(),
             Self::Objective(error) => error.hint(),
             Self::BadCache { .. } => Some("delete the file; it is built again".into()),

@@ -34,7 +34,7 @@ pub struct Evaluation {
 pub struct Scored<'a> {
     /// Position in the corpus.
     pub index: usize,
-    /// Its token ids.
+    /// Its token ids (of a confined block: those of one of its pieces, each of which is reported).
     pub tokens: &'a [u32],
     /// `log q` of `tokens[1..]`.
     pub log_q: &'a [f32],
@@ -55,27 +55,26 @@ pub fn evaluate(
 ) -> Result<Evaluation> {
     let model = model.detached()?;
     let mut sums = Sums::default();
-    let mut batch: Vec<Vec<u32>> = Vec::new();
-    let (mut batch_start, mut tokens_in_batch) = (0, 0);
+    let mut batch: Vec<(usize, Vec<u32>)> = Vec::new();
+    let mut tokens_in_batch = 0;
     for index in 0..examples.len() {
         tokens_in_batch += examples.length(index) - 1;
-        batch.push(examples.get(index));
+        batch.extend(examples.pieces(index).into_iter().map(|piece| (index, piece)));
         let next_tokens = examples.length(index + 1).saturating_sub(1);
         let is_last = index + 1 == examples.len();
         if is_last || tokens_in_batch + next_tokens > batch_tokens {
-            let log_q = score(&model, &batch)?;
+            let pieces: Vec<&[u32]> = batch.iter().map(|(_, tokens)| tokens.as_slice()).collect();
+            let log_q = score(&model, &pieces)?;
             let mut rest = log_q.as_slice();
-            for (offset, tokens) in batch.iter().enumerate() {
+            for (document, tokens) in &batch {
                 let (own, others) = rest.split_at(tokens.len() - 1);
-                let document = batch_start + offset;
                 if let Some(&log_q) = own.iter().find(|log_q| !log_q.is_finite()) {
-                    return Err(Error::NonFiniteLikelihood { document, log_q, step: None });
+                    return Err(Error::NonFiniteLikelihood { document: *document, log_q, step: None });
                 }
                 sums.add(own, objective);
-                on_example(Scored { index: document, tokens, log_q: own })?;
+                on_example(Scored { index: *document, tokens, log_q: own })?;
                 rest = others;
             }
-            batch_start = index + 1;
             tokens_in_batch = 0;
             batch.clear();
         }
@@ -84,7 +83,7 @@ pub fn evaluate(
 }
 
 /// `log q` of every target of some examples, one after another.
-fn score(model: &Gpt2, batch: &[Vec<u32>]) -> Result<Vec<f32>> {
+fn score(model: &Gpt2, batch: &[&[u32]]) -> Result<Vec<f32>> {
     let packed = Packed::new(model, batch)?;
     let hidden = model.hidden_states(&packed.inputs, None)?;
     let log_q = lm_head_log_q(&hidden, model.lm_head(), &packed.targets)?;

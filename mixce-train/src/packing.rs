@@ -17,8 +17,8 @@ pub(crate) struct Packed {
 
 impl Packed {
     /// Packs examples of at least two tokens each (shorter ones add nothing).
-    pub(crate) fn new(model: &Gpt2, examples: &[Vec<u32>]) -> Result<Self> {
-        let usable = || examples.iter().filter(|e| e.len() >= 2);
+    pub(crate) fn new(model: &Gpt2, examples: &[impl AsRef<[u32]>]) -> Result<Self> {
+        let usable = || examples.iter().map(AsRef::as_ref).filter(|e| e.len() >= 2);
         let inputs: Vec<&[u32]> = usable().map(|e| &e[..e.len() - 1]).collect();
         let targets: Vec<u32> = usable().flat_map(|e| &e[1..]).copied().collect();
         let n = targets.len();

@@ -3,10 +3,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
+use mixce_data::input::STDIN;
 use mixce_gpt2::{Gpt2Config, Parameters, Tokenizer, checkpoint};
 
-use crate::config::TrainConfig;
-use crate::data::{EncodeSettings, Examples, cache};
+use crate::config::{DataFiles, TrainConfig};
+use crate::data::{EncodeSettings, Examples, Input, cache};
 use crate::error::{Error, Result};
 use crate::observer::{RunPlan, TrainObserver};
 use crate::run_folder::{Provenance, RunFolder};
@@ -53,10 +54,10 @@ pub fn prepare(config: &TrainConfig, sources: &Sources, device: &Device) -> Resu
     require_positions(config, &model_config)?;
 
     // Data before weights: a bad line is found in seconds, a large checkpoint takes longer.
-    let examples = |path: &Path| examples(path, &tokenizer, config);
-    let train = config.train.as_deref().map(examples).transpose()?;
+    let (train, valid) = inputs(config)?;
     let train = train.ok_or_else(|| Error::config("expected `--train`, a file of training documents"))?;
-    let valid = config.valid.as_deref().map(examples).transpose()?;
+    let train = examples(&train, &tokenizer, config)?;
+    let valid = valid.map(|valid| examples(&valid, &tokenizer, config)).transpose()?;
     for examples in [Some(&train), valid.as_ref()].into_iter().flatten() {
         examples.store().require_vocabulary(model_config.vocab_size)?;
     }
@@ -67,32 +68,56 @@ pub fn prepare(config: &TrainConfig, sources: &Sources, device: &Device) -> Resu
     Ok(Prepared { model_config, parameters, tokenizer, train, valid })
 }
 
-/// The examples of one file, as the configuration wants them encoded, cut or glued.
+/// Finds the files of training and development documents.
+fn inputs(config: &TrainConfig) -> Result<(Option<Input>, Option<Input>)> {
+    let is_stdin =
+        |files: &Option<DataFiles>| files.iter().flat_map(|f| &f.0).any(|path| path == Path::new(STDIN));
+    if is_stdin(&config.train) && is_stdin(&config.valid) {
+        return Err(mixce_data::Error::StdinTwice.into());
+    }
+    let open = |files: &Option<DataFiles>| {
+        files.as_ref().map(|files| Input::open(&files.0, config.reading())).transpose()
+    };
+    Ok((open(&config.train)?, open(&config.valid)?))
+}
+
+/// The examples of some files, as the configuration wants them encoded, cut or glued.
 ///
 /// # Errors
 /// As [`cache::open_or_build`].
-pub fn examples(path: &Path, tokenizer: &Tokenizer, config: &TrainConfig) -> Result<Examples> {
+pub fn examples(input: &Input, tokenizer: &Tokenizer, config: &TrainConfig) -> Result<Examples> {
     // Blocks are cut from whole documents.
     let max_length = (config.block_size == 0).then_some(config.max_length);
     let settings = EncodeSettings { max_length, add_bos: config.add_bos };
     let store = match &config.cache_dir {
-        Some(folder) => cache::open_or_build(path, tokenizer, settings, folder)?,
-        None => cache::encode_file(path, tokenizer, settings)?,
+        Some(folder) => cache::open_or_build(input, tokenizer, settings, folder)?,
+        None => cache::encode_input(input, tokenizer, settings)?,
     };
     let counts = store.counts();
     tracing::info!(
-        "`{}`: {} documents, {} tokens ({} cut, {} empty and {} without a target skipped)",
-        path.display(),
+        "`{}`: {} documents, {} tokens ({} cut, {} empty, {} without a target and {} bad ones skipped)",
+        input.name(),
         counts.documents,
         counts.tokens,
         counts.truncated,
         counts.empty,
-        counts.short
+        counts.short,
+        counts.bad
     );
-    if config.block_size == 0 {
-        Ok(Examples::documents(store))
-    } else {
-        Examples::blocks(store, config.block_size)
+    match (config.block_size, config.confine_attention) {
+        (0, _) => Ok(Examples::documents(store)),
+        (block, true) => {
+            tracing::info!(
+                "documents are glued into blocks of {block} tokens; attention stays within each document"
+            );
+            Examples::confined_blocks(store, block)
+        }
+        (block, false) => {
+            tracing::warn!(
+                "documents are glued into blocks of {block} tokens, and attention crosses from one to the next (`--confine-attention` prevents that)"
+            );
+            Examples::blocks(store, block)
+        }
     }
 }
 

@@ -7,6 +7,8 @@
 mod bad_input;
 mod bench;
 mod config;
+mod data;
+mod datasets;
 mod documentation;
 mod evaluate;
 mod export;
@@ -15,6 +17,7 @@ mod help;
 mod hub;
 mod inspect;
 mod interrupt;
+mod push;
 mod quickstart;
 mod resume;
 mod sample;
@@ -24,3 +27,7 @@ mod support;
 #[path = "../../mixce-gpt2/tests/hub/server.rs"]
 #[expect(dead_code, reason = "the hub client's own tests use more of it")]
 mod server;
+
+/// The other half of it.
+#[path = "../../mixce-gpt2/tests/hub/uploads.rs"]
+mod uploads;

@@ -87,7 +87,7 @@ pub(crate) fn run(args: &ExportArgs, context: &Context) -> Result<()> {
 }
 
 /// What is known of the training: the run's settings where the model lies in a run folder, else where it came from.
-fn facts_of(folder: &Path, model: &str) -> Result<TrainingFacts> {
+pub(crate) fn facts_of(folder: &Path, model: &str) -> Result<TrainingFacts> {
     let state = folder.join(STATE_FILE);
     let (config, steps) = if state.is_file() {
         let state = TrainState::read(&state)?;

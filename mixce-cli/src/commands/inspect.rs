@@ -1,28 +1,33 @@
-//! `mixce inspect`: what a checkpoint, a weight file, a run folder or a dataset holds.
+//! `mixce inspect`: what a checkpoint, a weight file, a run folder, a dataset or a token cache holds.
 
-mod dataset;
+pub(crate) mod dataset;
 mod run_folder;
+mod token_cache;
 mod weights;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use mixce_data::input::STDIN;
 
 use crate::context::Context;
 use crate::error::Problem;
+use crate::reading::ReadingArgs;
 
-/// Show what a checkpoint, weight file, run folder or data file holds
+/// Show what a checkpoint, weight file, run folder, data file or token cache holds
 #[derive(Debug, Args)]
 #[command(after_help = "Example: mixce inspect runs/first/best\n\n\
-    Reads headers, not weights. With --json one object: `kind` is checkpoint, weights, run or dataset.")]
+    Reads headers, not weights. With --json one object: `kind` is checkpoint, weights, run, dataset or cache.")]
 pub(crate) struct InspectArgs {
-    /// Folder of a checkpoint or run, weight file (.safetensors, .bin), or data file
+    /// Folder of a checkpoint or run, weight file (.safetensors, .bin), token cache (.tokens), data file, pattern, or `-`
     #[arg(value_name = "PATH")]
     path: PathBuf,
     /// Folder or hub id of a tokenizer, to count a data file's tokens too
     #[arg(long, value_name = "MODEL")]
     tokenizer: Option<String>,
+    #[command(flatten)]
+    reading: ReadingArgs,
 }
 
 pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<()> {
@@ -35,10 +40,14 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<()> {
     if path.is_dir() || is_weights {
         return weights::inspect(path, context);
     }
-    if !path.exists() {
+    if token_cache::is_cache(path) {
+        return token_cache::inspect(path, args.tokenizer.as_deref(), context);
+    }
+    let is_pattern = path.to_string_lossy().contains(['*', '?', '[']) || path.as_os_str() == STDIN;
+    if !path.exists() && !is_pattern {
         return Err(Problem::new(format!("there is no `{}`", path.display()))
             .hint("`mixce download MODEL --out DIR` brings a model of the hub into a folder")
             .into());
     }
-    dataset::inspect(path, args.tokenizer.as_deref(), context)
+    dataset::inspect(path, args.tokenizer.as_deref(), &args.reading, context)
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod completions;
+pub(crate) mod data;
 pub(crate) mod doctor;
 pub(crate) mod download;
 pub(crate) mod evaluate;
@@ -9,6 +10,7 @@ pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod man;
+pub(crate) mod push;
 pub(crate) mod quickstart;
 pub(crate) mod synthetic;
 pub(crate) mod train;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::ExportRequest;
+use crate::config::Gpt2Config;
 
 /// What a model card tells about the training. Everything unknown is left out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -40,8 +40,7 @@ pub struct DataFacts {
     pub tokens: Option<u64>,
 }
 
-pub(super) fn render(request: &ExportRequest<'_>) -> String {
-    let (config, facts) = (request.config, request.facts);
+pub(super) fn render(config: &Gpt2Config, facts: &TrainingFacts) -> String {
     let hub_id = facts.base_model.as_deref().and_then(hub_id);
     let mut card = String::from("---\nlibrary_name: transformers\npipeline_tag: text-generation\n");
     if let Some(id) = hub_id {
@@ -83,7 +82,7 @@ pub(super) fn render(request: &ExportRequest<'_>) -> String {
     card
 }
 
-fn architecture(config: &crate::config::Gpt2Config) -> String {
+fn architecture(config: &Gpt2Config) -> String {
     format!(
         "GPT-2: {} layers, {} channels, {} heads, {} positions, {} tokens",
         config.n_layer, config.n_embd, config.n_head, config.n_positions, config.vocab_size

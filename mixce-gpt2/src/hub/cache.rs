@@ -1,7 +1,7 @@
-//! The cache folder of one model, with the layout of the Python tools.
+//! The cache folder of one model or data set, with the layout of the Python tools.
 //!
 //! ```text
-//! models--owner--name/
+//! models--owner--name/           datasets--owner--name/ for a data set
 //!   blobs/ETAG                   the bytes; ETAG.incomplete while they arrive
 //!   refs/REVISION                the commit that a branch or tag meant the last time
 //!   snapshots/COMMIT/FILE        a relative link to the blob
@@ -20,7 +20,7 @@ use std::{
 use super::{
     error::{HubError, Result},
     files::check_word,
-    source::ModelId,
+    source::RepositoryId,
 };
 
 /// How long another process may hold a lock while its file does not grow.
@@ -35,8 +35,8 @@ pub(super) struct RepositoryCache {
 }
 
 impl RepositoryCache {
-    pub(super) fn new(cache_dir: &Path, id: &ModelId) -> Self {
-        let folder = format!("models--{}", id.repository().replace('/', "--"));
+    pub(super) fn new(cache_dir: &Path, id: &RepositoryId) -> Self {
+        let folder = format!("{}--{}", id.kind().plural(), id.repository().replace('/', "--"));
         Self {
             root: cache_dir.join(&folder),
             locks: cache_dir.join(".locks").join(&folder),

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
+use super::source::RepositoryKind;
+
 /// The result of a hub operation.
 pub type Result<T> = std::result::Result<T, HubError>;
 
@@ -18,6 +20,43 @@ pub enum HubError {
         given: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The name of a data set is no hub id.
+    #[error("`{given}` is no data set of the hub: {reason}")]
+    InvalidDataset {
+        /// The argument as it was typed.
+        given: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// None of a repository's files is what is needed.
+    #[error("the {kind} `{repository}` at revision `{revision}` has no {wanted}; its files: {listing}")]
+    NoSuchFiles {
+        /// Whether it is a model or a data set.
+        kind: RepositoryKind,
+        /// Its id.
+        repository: String,
+        /// The revision that was asked for.
+        revision: String,
+        /// What was looked for.
+        wanted: String,
+        /// The first of the names that are there.
+        listing: String,
+    },
+    /// Something that cannot be done offline.
+    #[error("uploading needs the network, and `HF_HUB_OFFLINE` is set")]
+    NoNetwork,
+    /// Something that cannot be done anonymously.
+    #[error("uploading to {endpoint} needs an access token")]
+    NoToken {
+        /// The hub's address.
+        endpoint: String,
+    },
+    /// An empty folder.
+    #[error("there is nothing to upload in `{}`", .folder.display())]
+    NothingToPush {
+        /// The folder.
+        folder: PathBuf,
     },
     /// The environment names no place for the cache.
     #[error(
@@ -45,10 +84,12 @@ pub enum HubError {
         reason: String,
     },
     /// The hub wants a valid login (HTTP 401).
-    #[error("{endpoint} asks for a login to read `{repository}`{}{}", if *.token_sent { ", and refuses the access token that was sent" } else { "" }, words(.message))]
+    #[error("{endpoint} asks for a login to {action} `{repository}`{}{}", if *.token_sent { ", and refuses the access token that was sent" } else { "" }, words(.message))]
     Unauthorized {
         /// The hub's address.
         endpoint: String,
+        /// What was asked for: `read`, `write to`.
+        action: &'static str,
         /// The model's id.
         repository: String,
         /// Whether a token was sent.
@@ -57,10 +98,12 @@ pub enum HubError {
         message: Option<String>,
     },
     /// The login is valid but may not read this model (HTTP 403), or the model is gated.
-    #[error("{endpoint} does not let {} read `{repository}`{}{}", if *.token_sent { "this account" } else { "an anonymous user" }, if *.gated { ", which is gated" } else { "" }, words(.message))]
+    #[error("{endpoint} does not let {} {action} `{repository}`{}{}", if *.token_sent { "this account" } else { "an anonymous user" }, if *.gated { ", which is gated" } else { "" }, words(.message))]
     Forbidden {
         /// The hub's address.
         endpoint: String,
+        /// What was asked for: `read`, `write to`.
+        action: &'static str,
         /// The model's id.
         repository: String,
         /// Whether a token was sent.
@@ -71,28 +114,34 @@ pub enum HubError {
         message: Option<String>,
     },
     /// There is no such model, as far as this login can see.
-    #[error("{endpoint} has no model `{repository}`, or it is private")]
+    #[error("{endpoint} has no {kind} `{repository}`, or it is private")]
     RepositoryNotFound {
         /// The hub's address.
         endpoint: String,
+        /// Whether it is a model or a data set.
+        kind: RepositoryKind,
         /// The model's id.
         repository: String,
     },
     /// The model has no such branch, tag or commit.
-    #[error("{endpoint} has no revision `{revision}` of a model `{repository}`")]
+    #[error("{endpoint} has no revision `{revision}` of a {kind} `{repository}`")]
     RevisionNotFound {
         /// The hub's address.
         endpoint: String,
+        /// Whether it is a model or a data set.
+        kind: RepositoryKind,
         /// The model's id.
         repository: String,
         /// The branch, tag or commit that was asked for.
         revision: String,
     },
     /// A file that should be there is not.
-    #[error("the model `{repository}` has no file `{file}` at revision `{revision}` on {endpoint}")]
+    #[error("the {kind} `{repository}` has no file `{file}` at revision `{revision}` on {endpoint}")]
     FileNotFound {
         /// The hub's address.
         endpoint: String,
+        /// Whether it is a model or a data set.
+        kind: RepositoryKind,
         /// The model's id.
         repository: String,
         /// The revision that was asked for.
@@ -251,6 +300,12 @@ impl HubError {
             Self::InvalidSource { .. } => {
                 "give an existing folder, or a hub id such as `openai-community/gpt2` or `openai-community/gpt2@main`".into()
             }
+            Self::InvalidDataset { .. } => "give an id such as `Salesforce/wikitext`, or your own files with `--source`".into(),
+            Self::NoSuchFiles { .. } => "choose the configuration with `--config` and the split with `--split`".into(),
+            Self::NoNetwork => "unset `HF_HUB_OFFLINE`".into(),
+            Self::NoToken { .. } => "make a token with write permission in the hub's settings and put it into `HF_TOKEN`, or log in with the Python tools".into(),
+            Self::NothingToPush { .. } => "name the folder of an exported model, such as `runs/first/best`".into(),
+            Self::Forbidden { action: "write to", .. } => "the token needs write permission, and the account must own the repository or belong to its organisation".into(),
             Self::NoCacheFolder => "set `HF_HOME` to a folder with room for the models".into(),
             Self::InvalidEndpoint { .. } => "set `HF_ENDPOINT` to an address such as `https://huggingface.co`, or unset it".into(),
             Self::InvalidToken { .. } => "a token is one word such as `hf_...`; log in again or set `HF_TOKEN`".into(),

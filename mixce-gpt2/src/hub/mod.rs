@@ -1,4 +1,4 @@
-//! Models from the Hugging Face hub, through a cache that is shared with the Python tools.
+//! Models and data sets from the Hugging Face hub, through a cache that is shared with the Python tools; and folders to it.
 //!
 //! ```no_run
 //! use mixce_gpt2::hub::{Hub, HubEnvironment, ModelSource, NoProgress};
@@ -25,28 +25,34 @@
 //!   [`HubEnvironment`], so that a program decides and a test needs no process environment.
 //! - *Cache layout.* Its functions for it are private. The layout (`models--owner--name/{blobs,refs,snapshots}`, locks) is
 //!   the Python tools' and is written down in [huggingface_hub's guide](https://huggingface.co/docs/huggingface_hub/guides/manage-cache).
+//! - *Uploads.* It would send large files through xet; here they go over plain HTTP, by the git LFS protocol, to addresses that get no token.
 //!
 //! hf-hub's other transport, xet, is not used: the hub serves every xet file over plain HTTP too, where it can be resumed
 //! and verified. Requests go through reqwest with rustls; no OpenSSL is needed.
 
 mod cache;
 mod checksum;
+mod dataset;
 mod environment;
 mod error;
 mod files;
 mod folder;
 mod progress;
+mod push;
 mod refusal;
 mod remote;
+mod send;
 mod source;
 mod transfer;
+mod upload;
 
 use std::path::{Path, PathBuf};
 
 pub use environment::{DEFAULT_ENDPOINT, HubEnvironment, Retries, Token};
 pub use error::{HubError, Result};
 pub use progress::{FetchProgress, FileProgress, FileState, NoProgress};
-pub use source::{DEFAULT_REVISION, ModelId, ModelSource};
+pub use push::{PushRequest, Pushed};
+pub use source::{DEFAULT_REVISION, ModelId, ModelSource, RepositoryId, RepositoryKind};
 
 use cache::RepositoryCache;
 use files::Plan;
@@ -100,7 +106,7 @@ impl Hub {
     /// # Errors
     ///
     /// [`HubError`], whose variants name each way this can fail. What has arrived is kept, unless it is damaged.
-    pub fn fetch_model(&self, id: &ModelId, progress: &mut dyn FetchProgress) -> Result<Snapshot> {
+    pub fn fetch_model(&self, id: &RepositoryId, progress: &mut dyn FetchProgress) -> Result<Snapshot> {
         let Some(remote) = &self.remote else { return self.cached_model(id) };
         match self.download(remote, id, progress) {
             Err(error) if error.is_transient() => match self.cached_model(id) {
@@ -119,7 +125,7 @@ impl Hub {
     /// # Errors
     ///
     /// [`HubError::NotCached`] with the first thing that is missing, or [`HubError::ShardIndex`].
-    pub fn cached_model(&self, id: &ModelId) -> Result<Snapshot> {
+    pub fn cached_model(&self, id: &RepositoryId) -> Result<Snapshot> {
         let cache = RepositoryCache::new(&self.environment.cache_dir, id);
         let not_cached = |missing: PathBuf| HubError::NotCached {
             repository: id.repository().to_owned(),
@@ -156,7 +162,7 @@ impl Hub {
     /// [`HubError::FolderNotEmpty`] before anything is fetched, and as [`Hub::fetch_model`].
     pub fn download_to(
         &self,
-        id: &ModelId,
+        id: &RepositoryId,
         folder: &Path,
         progress: &mut dyn FetchProgress,
     ) -> Result<Snapshot> {
@@ -166,7 +172,12 @@ impl Hub {
         Ok(Snapshot { path: folder.to_owned(), ..snapshot })
     }
 
-    fn download(&self, remote: &Remote, id: &ModelId, progress: &mut dyn FetchProgress) -> Result<Snapshot> {
+    fn download(
+        &self,
+        remote: &Remote,
+        id: &RepositoryId,
+        progress: &mut dyn FetchProgress,
+    ) -> Result<Snapshot> {
         let listing = remote.listing(id)?;
         let has = |file: &str| listing.files.iter().any(|name| name == file);
         let incomplete = |missing: &str| HubError::Incomplete {
@@ -202,7 +213,7 @@ impl Hub {
 struct Fetch<'a> {
     remote: &'a Remote,
     cache: &'a RepositoryCache,
-    id: &'a ModelId,
+    id: &'a RepositoryId,
     commit: &'a str,
 }
 

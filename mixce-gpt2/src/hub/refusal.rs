@@ -7,7 +7,7 @@ use reqwest::{blocking::Response, header::HeaderMap};
 
 use super::{
     error::HubError,
-    source::{DEFAULT_REVISION, ModelId},
+    source::{DEFAULT_REVISION, RepositoryId},
 };
 
 /// The longest error page that is read.
@@ -20,7 +20,9 @@ const MAX_MESSAGE_CHARS: usize = 300;
 pub(super) struct Question<'a> {
     pub(super) endpoint: &'a str,
     pub(super) token_sent: bool,
-    pub(super) id: &'a ModelId,
+    pub(super) id: &'a RepositoryId,
+    /// What is to be done with the repository: `read`, `write to`.
+    pub(super) action: &'static str,
     /// The file, if the question was about one.
     pub(super) file: Option<&'a str>,
 }
@@ -73,27 +75,42 @@ impl Refusal {
         })
     }
 
+    /// What the refusal of a storage server means, which knows nothing of repositories.
+    pub(super) fn plain(self, endpoint: &str) -> HubError {
+        let message = self.message.map(|text| tidy(&text)).filter(|text| !text.is_empty());
+        match self.status {
+            429 => HubError::RateLimited { endpoint: endpoint.to_owned(), retry_after: self.retry_after },
+            status => HubError::Status { url: self.url, status, message },
+        }
+    }
+
     /// What the refusal means for the question. The hub's error code counts more than the status: it answers 401, not
     /// 404, to an anonymous question about a model that does not exist.
     pub(super) fn explain(self, question: &Question<'_>) -> HubError {
         let endpoint = question.endpoint.to_owned();
         let repository = question.id.repository().to_owned();
         let revision = question.id.revision().to_owned();
-        let token_sent = question.token_sent;
+        let (token_sent, action, kind) = (question.token_sent, question.action, question.id.kind());
         let message = self.message.map(|text| tidy(&text)).filter(|text| !text.is_empty());
         let gated = self.code.as_deref() == Some("GatedRepo");
         match (self.code.as_deref(), self.status, question.file) {
-            (Some("RepoNotFound"), ..) => HubError::RepositoryNotFound { endpoint, repository },
-            (Some("RevisionNotFound"), ..) => HubError::RevisionNotFound { endpoint, repository, revision },
-            (_, 401, _) if !gated => HubError::Unauthorized { endpoint, repository, token_sent, message },
-            (_, 401 | 403, _) => HubError::Forbidden { endpoint, repository, token_sent, gated, message },
+            (Some("RepoNotFound"), ..) => HubError::RepositoryNotFound { endpoint, kind, repository },
+            (Some("RevisionNotFound"), ..) => {
+                HubError::RevisionNotFound { endpoint, kind, repository, revision }
+            }
+            (_, 401, _) if !gated => {
+                HubError::Unauthorized { endpoint, action, repository, token_sent, message }
+            }
+            (_, 401 | 403, _) => {
+                HubError::Forbidden { endpoint, action, repository, token_sent, gated, message }
+            }
             (_, 404, Some(file)) => {
-                HubError::FileNotFound { endpoint, repository, revision, file: file.to_owned() }
+                HubError::FileNotFound { endpoint, kind, repository, revision, file: file.to_owned() }
             }
             (_, 404, None) if revision == DEFAULT_REVISION => {
-                HubError::RepositoryNotFound { endpoint, repository }
+                HubError::RepositoryNotFound { endpoint, kind, repository }
             }
-            (_, 404, None) => HubError::RevisionNotFound { endpoint, repository, revision },
+            (_, 404, None) => HubError::RevisionNotFound { endpoint, kind, repository, revision },
             (_, 429, _) => HubError::RateLimited { endpoint, retry_after: self.retry_after },
             (_, status, _) => HubError::Status { url: self.url, status, message },
         }
@@ -128,7 +145,13 @@ mod tests {
             retry_after: None,
         };
         let id = id.parse().unwrap();
-        refusal.explain(&Question { endpoint: "http://hub", token_sent: false, id: &id, file })
+        refusal.explain(&Question {
+            endpoint: "http://hub",
+            token_sent: false,
+            id: &id,
+            action: "read",
+            file,
+        })
     }
 
     #[test]

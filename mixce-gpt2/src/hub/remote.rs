@@ -15,11 +15,11 @@ use super::{
     error::{HubError, Result},
     files::{check_name, check_word},
     refusal::{Question, Refusal, text_header},
-    source::ModelId,
+    source::{RepositoryId, RepositoryKind},
 };
 
 /// A chain of redirects that is longer is a loop.
-const MAX_REDIRECTS: usize = 10;
+pub(super) const MAX_REDIRECTS: usize = 10;
 /// Given to hf-hub when there is no token. hf-hub would otherwise look for one in the process environment by itself; a
 /// line break cannot stand in a header, so it sends none.
 const NO_TOKEN: &str = "\n";
@@ -45,9 +45,9 @@ pub(super) struct RemoteFile {
 #[derive(Debug)]
 pub(super) struct Remote {
     metadata: HFClientSync,
-    questions: Client,
-    transfers: Client,
-    environment: HubEnvironment,
+    pub(super) questions: Client,
+    pub(super) transfers: Client,
+    pub(super) environment: HubEnvironment,
 }
 
 impl Remote {
@@ -86,18 +86,26 @@ impl Remote {
     }
 
     /// The commit that the model's revision means now, and the files it has.
-    pub(super) fn listing(&self, id: &ModelId) -> Result<Listing> {
-        let url = format!("{}/api/models/{}", self.environment.endpoint, id.repository());
+    pub(super) fn listing(&self, id: &RepositoryId) -> Result<Listing> {
+        let url = format!("{}/api/{}/{}", self.environment.endpoint, id.kind().plural(), id.repository());
         let (owner, name) = id.owner_and_name();
-        let model = self.metadata.model(owner, name);
-        let info = with_retries(&self.environment.retries, || {
-            let answer = model.info().revision(id.revision()).send();
+        let (sha, siblings) = with_retries(&self.environment.retries, || {
+            let answer = match id.kind() {
+                RepositoryKind::Model => {
+                    let info = self.metadata.model(owner, name).info().revision(id.revision()).send();
+                    info.map(|info| (info.sha, info.siblings))
+                }
+                RepositoryKind::Dataset => {
+                    let info = self.metadata.dataset(owner, name).info().revision(id.revision()).send();
+                    info.map(|info| (info.sha, info.siblings))
+                }
+            };
             answer.map_err(|error| explain(error, &url, &self.question(id, None)))
         })?;
         let missing = |what: &str| HubError::Malformed { url: url.clone(), reason: format!("no `{what}`") };
-        let commit = info.sha.ok_or_else(|| missing("sha"))?;
+        let commit = sha.ok_or_else(|| missing("sha"))?;
         check_word("commit", &commit, id.repository())?;
-        let siblings = info.siblings.ok_or_else(|| missing("siblings"))?;
+        let siblings = siblings.ok_or_else(|| missing("siblings"))?;
         let files: Vec<String> = siblings.into_iter().map(|sibling| sibling.rfilename).collect();
         for file in &files {
             check_name("file", file, id.repository())?;
@@ -106,7 +114,7 @@ impl Remote {
     }
 
     /// What the hub says about a file, without its bytes.
-    pub(super) fn describe(&self, id: &ModelId, commit: &str, file: &str) -> Result<RemoteFile> {
+    pub(super) fn describe(&self, id: &RepositoryId, commit: &str, file: &str) -> Result<RemoteFile> {
         let url = self.file_url(id, commit, file)?;
         with_retries(&self.environment.retries, || {
             let response = self.send(&self.questions, Method::HEAD, &url, None, has_etag)?;
@@ -129,7 +137,7 @@ impl Remote {
     /// The file's bytes from `offset` on: a response with status 200 (all bytes), 206 (from `offset`) or 416 (none left).
     ///
     /// One attempt; the caller knows what it has got and repeats.
-    pub(super) fn open(&self, id: &ModelId, file: &RemoteFile, offset: u64) -> Result<Response> {
+    pub(super) fn open(&self, id: &RepositoryId, file: &RemoteFile, offset: u64) -> Result<Response> {
         let range = (offset > 0).then(|| format!("bytes={offset}-"));
         let response = self.send(&self.transfers, Method::GET, &file.url, range.as_deref(), |_| false)?;
         match response.status() {
@@ -187,12 +195,20 @@ impl Remote {
         })
     }
 
-    fn question<'a>(&'a self, id: &'a ModelId, file: Option<&'a str>) -> Question<'a> {
-        let token_sent = self.environment.token.is_some();
-        Question { endpoint: &self.environment.endpoint, token_sent, id, file }
+    /// An answer of the hub that is not what its protocol says.
+    pub(super) fn malformed(&self, path: &str, reason: &str) -> HubError {
+        HubError::Malformed {
+            url: format!("{}/{path}", self.environment.endpoint),
+            reason: reason.to_owned(),
+        }
     }
 
-    fn file_url(&self, id: &ModelId, commit: &str, file: &str) -> Result<Url> {
+    fn question<'a>(&'a self, id: &'a RepositoryId, file: Option<&'a str>) -> Question<'a> {
+        let token_sent = self.environment.token.is_some();
+        Question { endpoint: &self.environment.endpoint, token_sent, id, action: "read", file }
+    }
+
+    fn file_url(&self, id: &RepositoryId, commit: &str, file: &str) -> Result<Url> {
         let invalid = |reason: String| HubError::InvalidEndpoint {
             endpoint: self.environment.endpoint.clone(),
             reason,
@@ -201,6 +217,7 @@ impl Remote {
         url.path_segments_mut()
             .map_err(|()| invalid("it cannot hold a path".to_owned()))?
             .pop_if_empty()
+            .extend((id.kind() == RepositoryKind::Dataset).then_some("datasets"))
             .extend(id.repository().split('/'))
             .extend(["resolve", commit])
             .extend(file.split('/'));
@@ -273,7 +290,7 @@ pub(super) fn reasons(error: &dyn std::error::Error) -> String {
 }
 
 /// Repeats a request while it fails for reasons that may pass.
-fn with_retries<T>(retries: &Retries, mut request: impl FnMut() -> Result<T>) -> Result<T> {
+pub(super) fn with_retries<T>(retries: &Retries, mut request: impl FnMut() -> Result<T>) -> Result<T> {
     let mut failures = 0;
     loop {
         match request() {

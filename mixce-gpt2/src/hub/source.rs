@@ -14,14 +14,46 @@ pub const DEFAULT_REVISION: &str = "main";
 /// The longest repository id that the hub allows, in bytes.
 const MAX_ID_BYTES: usize = 96;
 
-/// A model on the hub: its id and the branch, tag or commit to use.
+/// What a repository of the hub holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RepositoryKind {
+    /// A model.
+    Model,
+    /// A data set.
+    Dataset,
+}
+
+impl RepositoryKind {
+    /// The word in the hub's addresses and in the cache: `models`, `datasets`.
+    pub(super) fn plural(self) -> &'static str {
+        match self {
+            Self::Model => "models",
+            Self::Dataset => "datasets",
+        }
+    }
+}
+
+impl fmt::Display for RepositoryKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Model => "model",
+            Self::Dataset => "data set",
+        })
+    }
+}
+
+/// A model or data set on the hub: its id and the branch, tag or commit to use.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ModelId {
+pub struct RepositoryId {
+    kind: RepositoryKind,
     repository: String,
     revision: String,
 }
 
-impl ModelId {
+/// The id of a model.
+pub type ModelId = RepositoryId;
+
+impl RepositoryId {
     /// A model id from its two parts: `owner/name` (or `name`, for the few models without owner) and a revision.
     ///
     /// # Errors
@@ -38,7 +70,35 @@ impl ModelId {
         if let Some(reason) = revision_fault(revision) {
             return invalid(&format!("{repository}@{revision}"), reason);
         }
-        Ok(Self { repository: repository.to_owned(), revision: revision.to_owned() })
+        let kind = RepositoryKind::Model;
+        Ok(Self { kind, repository: repository.to_owned(), revision: revision.to_owned() })
+    }
+
+    /// The id of a data set: `owner/name`, `name`, or either with `@revision`.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError::InvalidDataset`], by the rules of [`RepositoryId::new`].
+    pub fn dataset(text: &str) -> Result<Self> {
+        match text.parse() {
+            Ok(id) => Ok(Self { kind: RepositoryKind::Dataset, ..id }),
+            Err(HubError::InvalidSource { given, reason }) => Err(HubError::InvalidDataset { given, reason }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same at another revision.
+    ///
+    /// # Errors
+    ///
+    /// As [`RepositoryId::new`].
+    pub fn at(&self, revision: &str) -> Result<Self> {
+        Ok(Self { kind: self.kind, ..Self::new(&self.repository, revision)? })
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> RepositoryKind {
+        self.kind
     }
 
     /// The id without the revision: `owner/name` or `name`.
@@ -57,14 +117,14 @@ impl ModelId {
     }
 }
 
-impl fmt::Display for ModelId {
+impl fmt::Display for RepositoryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.repository)?;
         if self.revision == DEFAULT_REVISION { Ok(()) } else { write!(f, "@{}", self.revision) }
     }
 }
 
-impl FromStr for ModelId {
+impl FromStr for RepositoryId {
     type Err = HubError;
 
     /// Reads `owner/name`, `name`, or either with `@revision`.
@@ -82,7 +142,7 @@ pub enum ModelSource {
     /// A folder on this machine.
     Local(PathBuf),
     /// A model on the hub.
-    Hub(ModelId),
+    Hub(RepositoryId),
 }
 
 impl ModelSource {
@@ -203,11 +263,11 @@ mod tests {
             ("owner/na.me_1@v1.0", "owner/na.me_1", "v1.0"),
             ("owner/name@refs/pr/1", "owner/name", "refs/pr/1"),
         ] {
-            let expected = ModelSource::Hub(ModelId::new(repository, revision).unwrap());
+            let expected = ModelSource::Hub(RepositoryId::new(repository, revision).unwrap());
             assert_eq!(ModelSource::parse(text).unwrap(), expected, "{text}");
         }
-        assert_eq!("a/b@main".parse::<ModelId>().unwrap().to_string(), "a/b");
-        assert_eq!("a/b@x".parse::<ModelId>().unwrap().to_string(), "a/b@x");
+        assert_eq!("a/b@main".parse::<RepositoryId>().unwrap().to_string(), "a/b");
+        assert_eq!("a/b@x".parse::<RepositoryId>().unwrap().to_string(), "a/b@x");
     }
 
     #[test]

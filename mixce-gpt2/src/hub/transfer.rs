@@ -14,7 +14,7 @@ use super::{
     progress::{FetchProgress, FileProgress, FileState},
     refusal::text_header,
     remote::{Remote, RemoteFile, connection_error, pause, reasons},
-    source::ModelId,
+    source::RepositoryId,
 };
 
 /// Read, hashed and written at a time.
@@ -28,7 +28,7 @@ const PROGRESS_BYTES: u64 = 1 << 20;
 /// in that way has the wrong checksum it is fetched once more from the beginning, since the old part may be to blame.
 pub(super) fn transfer(
     remote: &Remote,
-    id: &ModelId,
+    id: &RepositoryId,
     file: &RemoteFile,
     (incomplete, complete): (&Path, &Path),
     progress: &mut dyn FetchProgress,
@@ -60,7 +60,7 @@ pub(super) fn transfer(
 
 /// A file of which some bytes are there.
 struct Partial<'a> {
-    id: &'a ModelId,
+    id: &'a RepositoryId,
     file: &'a RemoteFile,
     path: PathBuf,
     bytes: File,
@@ -69,7 +69,7 @@ struct Partial<'a> {
 }
 
 impl<'a> Partial<'a> {
-    fn open(path: &Path, id: &'a ModelId, file: &'a RemoteFile) -> Result<Self> {
+    fn open(path: &Path, id: &'a RepositoryId, file: &'a RemoteFile) -> Result<Self> {
         let bytes = File::options().read(true).write(true).create(true).truncate(false).open(path);
         let bytes = bytes.map_err(HubError::io("create", path))?;
         let checksum = Checksum::for_etag(&file.etag, file.bytes_total);

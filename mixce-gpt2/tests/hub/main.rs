@@ -1,7 +1,10 @@
 //! The hub client against a hub on loopback.
 
 mod cache;
+mod datasets;
+mod push;
 mod refusals;
 mod server;
 mod support;
 mod transfers;
+mod uploads;

@@ -15,10 +15,12 @@ use std::{
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
+use crate::uploads::{self, Uploads};
+
 /// A request as it arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {
-    /// `GET` or `HEAD`.
+    /// `GET`, `HEAD`, `POST` or `PUT`.
     pub(crate) method: String,
     /// The path with its query.
     pub(crate) path: String,
@@ -26,12 +28,19 @@ pub(crate) struct Request {
     pub(crate) headers: BTreeMap<String, String>,
     /// Whether it came to the storage port.
     pub(crate) storage: bool,
+    /// What it brought.
+    pub(crate) body: Vec<u8>,
 }
 
 impl Request {
     /// The value of a header.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
+    }
+
+    /// What it brought, as JSON.
+    pub(crate) fn json(&self) -> Option<serde_json::Value> {
+        serde_json::from_slice(&self.body).ok()
     }
 }
 
@@ -64,14 +73,19 @@ pub(crate) enum Storage {
 }
 
 /// The files of one commit by name.
-type Files = BTreeMap<String, (Storage, Vec<u8>)>;
+pub(crate) type Files = BTreeMap<String, (Storage, Vec<u8>)>;
 
+/// What the hub holds.
 #[derive(Default)]
-struct State {
-    /// By repository and commit, by name.
-    files: BTreeMap<(String, String), Files>,
+pub(crate) struct State {
+    /// By repository (of a data set: `datasets/owner/name`) and commit, by name.
+    pub(crate) files: BTreeMap<(String, String), Files>,
+    /// From old to new names of repositories.
+    moved: BTreeMap<String, String>,
+    /// What has been sent to it.
+    pub(crate) uploads: Uploads,
     /// From repository and branch to commit.
-    branches: BTreeMap<(String, String), String>,
+    pub(crate) branches: BTreeMap<(String, String), String>,
     /// Method, end of the path, fault, how often it still strikes.
     faults: Vec<(&'static str, String, Fault, u32)>,
     requests: Vec<Request>,
@@ -95,7 +109,7 @@ impl HubServer {
         let state = Arc::new(Mutex::new(State::default()));
         let threads = listeners.into_iter().enumerate().map(|(i, listener)| {
             let state = Arc::clone(&state);
-            thread::spawn(move || accept(&listener, &state, i == 1, ports[1]))
+            thread::spawn(move || accept(&listener, &state, i == 1, ports))
         });
         Self { threads: threads.collect(), state, ports }
     }
@@ -121,6 +135,32 @@ impl HubServer {
     /// Makes a branch or tag mean a commit.
     pub(crate) fn point(&self, repository: &str, branch: &str, commit: &str) {
         lock(&self.state).branches.insert((repository.to_owned(), branch.to_owned()), commit.to_owned());
+    }
+
+    /// Gives a repository another name; what is asked for under the old one is redirected.
+    pub(crate) fn rename(&self, old: &str, new: &str) {
+        lock(&self.state).moved.insert(old.to_owned(), new.to_owned());
+    }
+
+    /// Wants large files in parts of so many bytes from now on.
+    pub(crate) fn want_parts(&self, part_bytes: usize) {
+        lock(&self.state).uploads.part_bytes = part_bytes;
+    }
+
+    /// The files of a branch, by name; empty if there is none.
+    pub(crate) fn branch(&self, repository: &str, branch: &str) -> BTreeMap<String, (Storage, Vec<u8>)> {
+        let state = lock(&self.state);
+        find(&state, repository, branch).map(|(_, files)| files.clone()).unwrap_or_default()
+    }
+
+    /// Whether a repository that was made here is private; `None` if it was not made here.
+    pub(crate) fn is_private(&self, repository: &str) -> Option<bool> {
+        lock(&self.state).uploads.repositories.get(repository).copied()
+    }
+
+    /// The summaries of the commits that were made here.
+    pub(crate) fn commits(&self) -> Vec<String> {
+        lock(&self.state).uploads.commits.clone()
     }
 
     /// Asks for this token from now on.
@@ -167,7 +207,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn accept(listener: &TcpListener, state: &Arc<Mutex<State>>, storage: bool, storage_port: u16) {
+fn accept(listener: &TcpListener, state: &Arc<Mutex<State>>, storage: bool, ports: [u16; 2]) {
     for stream in listener.incoming() {
         if lock(state).stop {
             return;
@@ -175,19 +215,20 @@ fn accept(listener: &TcpListener, state: &Arc<Mutex<State>>, storage: bool, stor
         let (Ok(stream), state) = (stream, Arc::clone(state)) else { continue };
         thread::spawn(move || {
             // A client that goes away in the middle is what some tests are about.
-            let _ = serve(stream, &state, storage, storage_port);
+            let _ = serve(stream, &state, storage, ports);
         });
     }
 }
 
-struct Answer {
-    status: u16,
-    headers: Vec<(&'static str, String)>,
-    body: Vec<u8>,
+/// What is sent back.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    fn refusal(status: u16, code: &str) -> Self {
+    pub(crate) fn refusal(status: u16, code: &str) -> Self {
         let mut headers = vec![("X-Error-Message", format!("words for status {status}."))];
         if !code.is_empty() {
             headers.push(("X-Error-Code", code.to_owned()));
@@ -196,14 +237,16 @@ impl Answer {
     }
 }
 
-fn serve(stream: TcpStream, state: &Mutex<State>, storage: bool, storage_port: u16) -> std::io::Result<()> {
+fn serve(stream: TcpStream, state: &Mutex<State>, storage: bool, ports: [u16; 2]) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let Some(request) = read_request(&stream, storage)? else { return Ok(()) };
     let (answer, fault) = {
         let mut state = lock(state);
         state.requests.push(request.clone());
         let fault = state.faults.iter_mut().find(|(method, end, _, times)| {
-            *times > 0 && *method == request.method && request.path.ends_with(end.as_str())
+            *times > 0
+                && *method == request.method
+                && request.path.split('?').next().is_some_and(|path| path.ends_with(end.as_str()))
         });
         let fault = fault.map(|(_, _, fault, times)| {
             *times -= 1;
@@ -216,7 +259,7 @@ fn serve(stream: TcpStream, state: &Mutex<State>, storage: bool, storage_port: u
                 answer.headers.push(("Retry-After", seconds.to_string()));
                 answer
             }
-            _ => answer(&state, &request, storage_port, fault == Some(Fault::NoRange)),
+            _ => answer(&mut state, &request, ports, fault == Some(Fault::NoRange)),
         };
         (answer, fault)
     };
@@ -227,7 +270,8 @@ fn serve(stream: TcpStream, state: &Mutex<State>, storage: bool, storage_port: u
 }
 
 fn read_request(stream: &TcpStream, storage: bool) -> std::io::Result<Option<Request>> {
-    let mut lines = BufReader::new(stream.take(64 << 10)).lines();
+    let mut reader = BufReader::new(stream);
+    let mut lines = reader.by_ref().take(64 << 10).lines();
     let Some(first) = lines.next().transpose()? else { return Ok(None) };
     let mut words = first.split(' ').map(str::to_owned);
     let (Some(method), Some(path)) = (words.next(), words.next()) else { return Ok(None) };
@@ -237,10 +281,21 @@ fn read_request(stream: &TcpStream, storage: bool) -> std::io::Result<Option<Req
         let Some((name, value)) = line.split_once(':') else { break };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    Ok(Some(Request { method, path, headers, storage }))
+    let length: usize = headers.get("content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
+    let mut body = Vec::new();
+    reader.take(length as u64).read_to_end(&mut body)?;
+    Ok(Some(Request { method, path, headers, storage, body }))
 }
 
-fn answer(state: &State, request: &Request, storage_port: u16, no_range: bool) -> Answer {
+fn answer(
+    state: &mut State,
+    request: &Request,
+    [hub_port, storage_port]: [u16; 2],
+    no_range: bool,
+) -> Answer {
+    if request.storage && request.method != "GET" {
+        return uploads::store(state, request).unwrap_or_else(|| Answer::refusal(400, ""));
+    }
     if let Some(key) = request.path.strip_prefix("/storage/").filter(|_| request.storage) {
         let all = state.files.values().flat_map(|files| files.values());
         return match all.into_iter().find(|(storage, bytes)| etag(*storage, bytes) == key) {
@@ -255,7 +310,17 @@ fn answer(state: &State, request: &Request, storage_port: u16, no_range: bool) -
     {
         return Answer::refusal(401, "");
     }
+    if let Some(location) = new_address(state, &request.path) {
+        return Answer { status: 307, headers: vec![("Location", location)], body: b"moved".to_vec() };
+    }
+    if request.method == "POST" {
+        return uploads::post(state, request, hub_port, storage_port)
+            .unwrap_or_else(|| Answer::refusal(400, ""));
+    }
     if let Some(rest) = request.path.strip_prefix("/api/models/") {
+        return info(state, rest);
+    }
+    if let Some(rest) = request.path.strip_prefix("/api/") {
         return info(state, rest);
     }
     let Some((repository, rest)) = request.path.trim_start_matches('/').split_once("/resolve/") else {
@@ -280,6 +345,14 @@ fn answer(state: &State, request: &Request, storage_port: u16, no_range: bool) -
             Answer { status: 302, headers, body: b"moved".to_vec() }
         }
     }
+}
+
+/// The address under which a repository that has moved is to be asked for.
+fn new_address(state: &State, path: &str) -> Option<String> {
+    state.moved.iter().find_map(|(old, new)| {
+        let at = path.find(&format!("/{old}/")).or_else(|| path.find(&format!("/{old}.git/")))?;
+        Some(format!("{}/{new}{}", &path[..at], &path[at + 1 + old.len()..]))
+    })
 }
 
 fn find<'a>(state: &'a State, repository: &str, revision: &str) -> Option<(String, &'a Files)> {
@@ -346,7 +419,7 @@ fn write_answer(
         Some(Fault::Drop(bytes)) => (*bytes).min(answer.body.len()),
         _ => answer.body.len(),
     };
-    if request.method == "GET" {
+    if request.method != "HEAD" {
         stream.write_all(&answer.body[..end])?;
     }
     stream.flush()

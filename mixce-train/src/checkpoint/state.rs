@@ -67,6 +67,7 @@ const DECISIVE: &[&str] = &[
     "grad_accum",
     "max_length",
     "block_size",
+    "confine_attention",
     "add_bos",
     "no_shuffle",
     "lr",

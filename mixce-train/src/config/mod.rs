@@ -2,6 +2,7 @@
 //!
 //! Order of precedence: [`TrainConfig::default`] (the paper's settings), then a TOML file ([`TrainConfig::from_toml_file`]), then flags, which the
 //! caller writes over the fields. Then [`TrainConfig::validate`], once, before any file is written.
+mod files;
 mod load;
 mod objective;
 mod validate;
@@ -9,11 +10,14 @@ mod values;
 
 use std::path::PathBuf;
 
+use mixce_data::ReadSettings;
+use mixce_data::input::{Format, OneOrMany};
 use mixce_gpt2::Gpt2Config;
 use serde::{Deserialize, Serialize};
 
+pub use files::DataFiles;
 pub(crate) use load::PROVENANCE;
-pub use values::{Every, ObjectiveKind, Precision, Selection};
+pub use values::{Every, ObjectiveKind, Pack, Precision, Selection};
 
 use crate::data::BatcherConfig;
 use crate::optim::{AdamWConfig, ScheduleKind};
@@ -31,12 +35,23 @@ pub struct TrainConfig {
     /// Tokenizer, as `model`; default: the model's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
-    /// Training documents, text (one a line) or `.jsonl`.
+    /// Files of training documents.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub train: Option<PathBuf>,
-    /// Development documents.
+    pub train: Option<DataFiles>,
+    /// Files of development documents.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub valid: Option<PathBuf>,
+    pub valid: Option<DataFiles>,
+    /// Column of the text in tables (several are joined by a space); default: found out.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub text_column: OneOrMany,
+    /// What stands between the documents of text files; default: a line is a document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub document_separator: Option<String>,
+    /// Bad rows that may be left out of each of `train` and `valid`.
+    pub skip_bad_rows: u64,
+    /// Format of the data files; default: by their names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_format: Option<Format>,
     /// Run folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out: Option<PathBuf>,
@@ -70,8 +85,13 @@ pub struct TrainConfig {
     pub grad_accum: usize,
     /// Longest document in tokens, EOS included; the rest is cut.
     pub max_length: usize,
+    /// Whether documents are glued into blocks; default: if `block_size` is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pack: Option<Pack>,
     /// Glue documents into blocks of this many tokens; 0: do not.
     pub block_size: usize,
+    /// Within blocks, let attention see a token's own document only.
+    pub confine_attention: bool,
     /// Put the tokenizer's BOS before each document.
     pub add_bos: bool,
     /// Keep the file's order in every epoch.
@@ -135,6 +155,10 @@ impl Default for TrainConfig {
             tokenizer: None,
             train: None,
             valid: None,
+            text_column: OneOrMany::default(),
+            document_separator: None,
+            skip_bad_rows: 0,
+            data_format: None,
             out: None,
             cache_dir: None,
             objective: ObjectiveKind::Mixce,
@@ -147,7 +171,9 @@ impl Default for TrainConfig {
             batch_size: 8,
             grad_accum: 8,
             max_length: 512,
+            pack: None,
             block_size: 0,
+            confine_attention: false,
             add_bos: false,
             no_shuffle: false,
             lr: 5e-5,
@@ -183,6 +209,17 @@ impl TrainConfig {
             grad_accum: self.grad_accum,
             shuffle: !self.no_shuffle,
             seed: self.seed,
+        }
+    }
+
+    /// How the data files are read.
+    #[must_use]
+    pub fn reading(&self) -> ReadSettings {
+        ReadSettings {
+            text_column: self.text_column.clone(),
+            document_separator: self.document_separator.clone(),
+            skip_bad_rows: self.skip_bad_rows,
+            data_format: self.data_format,
         }
     }
 

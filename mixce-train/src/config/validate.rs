@@ -1,5 +1,5 @@
 //! Checks of a configuration, single values first, then combinations; the messages name the flags.
-use super::{Every, ObjectiveKind, Precision, Selection, TrainConfig};
+use super::{Every, ObjectiveKind, Pack, Precision, Selection, TrainConfig};
 use crate::error::{Error, Result};
 
 impl TrainConfig {
@@ -44,6 +44,7 @@ impl TrainConfig {
     /// [`Error::Config`].
     pub fn validate_settings(&self) -> Result<()> {
         self.validate_sizes()?;
+        self.reading().separator()?;
         self.validate_optimizer()?;
         self.validate_objective()?;
         self.validate_support()
@@ -72,10 +73,28 @@ impl TrainConfig {
                 self.max_length
             )));
         }
-        if self.block_size == 1 {
-            return Err(Error::config("`--block-size`: expected 0 (off) or at least 2, got `1`"));
-        }
+        self.validate_packing()?;
         self.validate_integers()
+    }
+
+    fn validate_packing(&self) -> Result<()> {
+        match (self.pack, self.block_size) {
+            (_, 1) => Err(Error::config("`--block-size`: expected 0 (off) or at least 2, got `1`")),
+            (_, 2) if self.confine_attention => {
+                Err(Error::config("`--block-size`: expected at least 3 with `--confine-attention`, got `2`"))
+            }
+            (Some(Pack::Concat), 0) => {
+                Err(Error::config("`--pack concat` needs `--block-size`, the length of a block"))
+            }
+            (Some(Pack::Documents), 2..) => Err(Error::config(format!(
+                "`--block-size {}` has no meaning with `--pack documents`",
+                self.block_size
+            ))),
+            (_, 0) if self.confine_attention => Err(Error::config(
+                "`--confine-attention` has no meaning without `--block-size`: attention never leaves a document then",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// TOML's integers end at 2^63 - 1; `run.toml` and `--config` must be able to hold every setting.
@@ -93,6 +112,7 @@ impl TrainConfig {
             ("--batch-size", self.batch_size as u64),
             ("--grad-accum", self.grad_accum as u64),
             ("--max-length", self.max_length as u64),
+            ("--skip-bad-rows", self.skip_bad_rows),
             ("--block-size", self.block_size as u64),
             ("--keep-last", self.keep_last as u64),
             ("--threads", self.threads.unwrap_or(0) as u64),
@@ -208,6 +228,13 @@ mod tests {
             (|c| c.eval_every = Every::Steps(3), &["`--eval-every`", "`--valid`"]),
             (|c| c.batch_size = 0, &["`--batch-size`"]),
             (|c| c.max_length = 1, &["`--max-length`", "`1`"]),
+            (|c| c.pack = Some(Pack::Concat), &["`--pack concat`", "`--block-size`"]),
+            (
+                |c| (c.pack, c.block_size) = (Some(Pack::Documents), 8),
+                &["`--pack documents`", "`--block-size 8`"],
+            ),
+            (|c| c.confine_attention = true, &["`--confine-attention`"]),
+            (|c| c.document_separator = Some(String::new()), &["`--document-separator`"]),
             (|c| c.lr = f64::NAN, &["`--lr`", "`NaN`"]),
             (|c| c.betas = [0.9, 1.0], &["`--betas`"]),
             (|c| c.dropout = Some(1.0), &["`--dropout`"]),

@@ -121,6 +121,16 @@ pub enum Precision {
     Bf16,
 }
 
+/// What an example is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pack {
+    /// A document.
+    Documents,
+    /// A block of tokens of documents glued together, each closed by its EOS.
+    Concat,
+}
+
 /// What the best model is chosen by, on the development documents; smaller is better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -38,7 +38,7 @@ impl Position {
 /// Examples that go through the model together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Microbatch {
-    /// Token ids of each example, at least two each.
+    /// Token ids of each example (of confined blocks: of each piece), at least two each.
     pub examples: Vec<Vec<u32>>,
 }
 
@@ -119,7 +119,7 @@ impl<'a> Batcher<'a> {
         let skipped = (position.step_in_epoch as usize).saturating_mul(per_step).min(self.order.len());
         let taken = &self.order[skipped..self.order.len().min(skipped.saturating_add(per_step))];
         let microbatch = |indices: &[u32]| Microbatch {
-            examples: indices.iter().map(|&i| self.examples.get(i as usize)).collect(),
+            examples: indices.iter().flat_map(|&i| self.examples.pieces(i as usize)).collect(),
         };
         let microbatches = taken.chunks(self.config.batch_size).map(microbatch).collect();
         StepBatch { position, microbatches }

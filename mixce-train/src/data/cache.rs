@@ -1,167 +1,184 @@
-//! Encodes a text file once and keeps the tokens in a memory-mapped file.
+//! Encodes data files once and keeps the tokens in a memory-mapped file.
 //!
-//! The file's name and header carry a key: SHA-256 over the text file's bytes, the tokenizer's fingerprint and the settings.
+//! The file's name and header carry a key: SHA-256 over the data files' bytes, how they are read, the tokenizer's fingerprint and the settings.
 //! A cache that does not check out (size, checksum, key) is built again. Building is atomic, so two processes may do it at once.
+//!
+//! Building takes constant memory: a thread reads batches of documents while the last one is encoded on all threads, and tokens and offsets
+//! go to scratch files at once.
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use mixce_data::{Input, ReadSettings};
 use sha2::{Digest, Sha256};
 
-use super::encode::{Encode, EncodeSettings, encode_documents};
-use super::mapped::{CHECKED_FROM, MAGIC, MappedTokens, VERSION};
-use super::read::{Document, DocumentReader, Format};
+use super::encode::{Encode, EncodeSettings};
+pub use super::mapped::MAGIC;
+use super::mapped::{CHECKED_FROM, MappedTokens, VERSION};
 use super::store::{DataCounts, TokenStore};
+use super::stream::for_each_document;
 use crate::error::{Error, Result};
 use crate::fsio;
 
-/// Documents handed to the tokenizer at once.
-const BATCH_DOCUMENTS: usize = 1024;
-
-/// Opens the token cache of `text` in the folder `cache`, building it first when it is absent or damaged.
+/// Opens the token cache of `input` in the folder `cache`, building it first when it is absent or damaged.
 ///
 /// # Errors
-/// Unreadable, empty, non-UTF-8 or malformed text ([`Error::NotUtf8`], [`Error::BadRow`], [`Error::NoDocuments`]), a tokenizer
-/// error, or a folder that cannot be written.
+/// Unreadable, empty or malformed data ([`Error::Data`], [`Error::NoDocuments`]), a tokenizer error, or a folder that cannot be written.
 pub fn open_or_build(
-    text: &Path,
+    input: &Input,
     tokenizer: &dyn Encode,
     settings: EncodeSettings,
     cache: &Path,
 ) -> Result<TokenStore> {
     settings.validate()?;
-    let key = cache_key(text, tokenizer, settings)?;
-    let path = cache_path(text, &key, cache);
-    match MappedTokens::open(&path, &key) {
+    let key = cache_key(input, tokenizer, settings)?;
+    let path = cache.join(format!("{}-{}.tokens", input.stem(), &hex(&key)[..16]));
+    match MappedTokens::open(&path, Some(&key)) {
         Ok((mapped, counts)) => return Ok(TokenStore::from_mapped(counts, hex(&key), mapped)),
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => tracing::warn!("{error}; building it again"),
     }
     std::fs::create_dir_all(cache).map_err(Error::io("create", cache))?;
-    build(text, tokenizer, settings, &key, &path)?;
-    let (mapped, counts) = MappedTokens::open(&path, &key)?;
+    build(input, tokenizer, settings, &key, &path)?;
+    let (mapped, counts) = MappedTokens::open(&path, Some(&key))?;
     Ok(TokenStore::from_mapped(counts, hex(&key), mapped))
 }
 
-/// Encodes `text` into memory, without a cache.
+/// Opens a token cache file, whatever it was made from.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::BadCache`].
+pub fn open(path: &Path) -> Result<TokenStore> {
+    let (mapped, counts) = MappedTokens::open(path, None)?;
+    let key = hex(mapped.key());
+    Ok(TokenStore::from_mapped(counts, key, mapped))
+}
+
+/// Encodes `input` into memory, without a cache.
 ///
 /// # Errors
 /// As [`open_or_build`], but for the cache.
-pub fn encode_file(text: &Path, tokenizer: &dyn Encode, settings: EncodeSettings) -> Result<TokenStore> {
+pub fn encode_input(input: &Input, tokenizer: &dyn Encode, settings: EncodeSettings) -> Result<TokenStore> {
     settings.validate()?;
-    let key = cache_key(text, tokenizer, settings)?;
-    let mut documents = Vec::new();
-    let counts = for_each_document(text, tokenizer, settings, |ids| {
-        documents.push(ids);
+    let key = cache_key(input, tokenizer, settings)?;
+    let (mut tokens, mut offsets) = (Vec::new(), vec![0]);
+    let counts = for_each_document(input, tokenizer, settings, |ids| {
+        tokens.extend_from_slice(ids);
+        offsets.push(tokens.len() as u64);
         Ok(())
     })?;
-    Ok(TokenStore::from_documents(documents).with_source(counts, hex(&key)))
+    Ok(TokenStore::from_memory(counts, hex(&key), tokens, offsets))
 }
 
-fn cache_path(text: &Path, key: &[u8; 32], cache: &Path) -> PathBuf {
-    let stem = text.file_stem().map_or_else(|| "data".into(), |s| s.to_string_lossy().into_owned());
-    cache.join(format!("{stem}-{}.tokens", &hex(key)[..16]))
+/// [`encode_input`] for one file in the format that its name says.
+///
+/// # Errors
+/// As [`encode_input`].
+pub fn encode_file(path: &Path, tokenizer: &dyn Encode, settings: EncodeSettings) -> Result<TokenStore> {
+    encode_input(&Input::open(&[path], ReadSettings::default())?, tokenizer, settings)
 }
 
-fn cache_key(text: &Path, tokenizer: &dyn Encode, settings: EncodeSettings) -> Result<[u8; 32]> {
-    let mut content = Sha256::new();
-    let mut file = File::open(text).map_err(Error::io("read", text))?;
-    let mut buffer = vec![0; 1 << 18];
-    loop {
-        let n = file.read(&mut buffer).map_err(Error::io("read", text))?;
-        if n == 0 {
-            break;
-        }
-        content.update(&buffer[..n]);
-    }
+/// Counts documents and tokens, and keeps none; `on_length` is told each document's number of tokens.
+///
+/// # Errors
+/// As [`encode_input`].
+pub fn count_tokens(
+    input: &Input,
+    tokenizer: &dyn Encode,
+    settings: EncodeSettings,
+    mut on_length: impl FnMut(u64),
+) -> Result<DataCounts> {
+    settings.validate()?;
+    for_each_document(input, tokenizer, settings, |ids| {
+        on_length(ids.len() as u64);
+        Ok(())
+    })
+}
+
+fn cache_key(input: &Input, tokenizer: &dyn Encode, settings: EncodeSettings) -> Result<[u8; 32]> {
     // Every field is of fixed length or followed by its length, so that no two inputs run together.
     let mut key = Sha256::new();
     key.update(VERSION.to_le_bytes());
-    key.update(content.finalize());
-    key.update([u8::from(Format::of(text) == Format::JsonLines), u8::from(settings.add_bos)]);
+    key.update(input.digest()?);
+    key.update([u8::from(settings.add_bos)]);
     key.update(settings.max_length.map_or(u64::MAX, |n| n as u64).to_le_bytes());
     key.update(tokenizer.eos_id().unwrap_or(u32::MAX).to_le_bytes());
     key.update(tokenizer.bos_id().unwrap_or(u32::MAX).to_le_bytes());
     let fingerprint = tokenizer.fingerprint().map_err(|message| Error::Tokenizer { message })?;
     key.update((fingerprint.len() as u64).to_le_bytes());
     key.update(fingerprint.as_bytes());
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(&key.finalize());
-    Ok(bytes)
+    Ok(key.finalize().into())
 }
 
-/// Calls `sink` with the ids of every usable document in the file's order.
-fn for_each_document(
-    text: &Path,
-    tokenizer: &dyn Encode,
-    settings: EncodeSettings,
-    mut sink: impl FnMut(Vec<u32>) -> Result<()>,
-) -> Result<DataCounts> {
-    let mut counts = DataCounts::default();
-    let mut reader = DocumentReader::open(text)?;
-    loop {
-        let batch: Vec<Document> = reader.by_ref().take(BATCH_DOCUMENTS).collect::<Result<_>>()?;
-        let (Some(first), Some(last)) = (batch.first(), batch.last()) else { break };
-        let texts: Vec<&str> =
-            batch.iter().map(|d| d.text.as_str()).filter(|t| !t.trim().is_empty()).collect();
-        counts.empty += (batch.len() - texts.len()) as u64;
-        let encoded = encode_documents(tokenizer, &texts, settings).map_err(|message| Error::Tokenize {
-            path: text.into(),
-            first_line: first.line,
-            last_line: last.line,
-            message,
-        })?;
-        for (ids, cut) in encoded {
-            if ids.len() < 2 {
-                counts.short += 1;
-                continue;
+/// A file that is removed at the end, whatever happens.
+struct Scratch {
+    path: PathBuf,
+    writer: BufWriter<File>,
+}
+
+impl Scratch {
+    fn create(beside: &Path) -> Result<Self> {
+        let path = fsio::temporary_beside(beside);
+        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
+        Ok(Self { path, writer: BufWriter::with_capacity(1 << 18, file) })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.writer.write_all(bytes).map_err(Error::io("write", &self.path))
+    }
+
+    /// Calls `sink` with all that was written, piece by piece.
+    fn read_back(&mut self, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.writer.flush().map_err(Error::io("write", &self.path))?;
+        let mut source = File::open(&self.path).map_err(Error::io("read", &self.path))?;
+        let mut buffer = vec![0; 1 << 18];
+        loop {
+            let n = source.read(&mut buffer).map_err(Error::io("read", &self.path))?;
+            if n == 0 {
+                return Ok(());
             }
-            counts.truncated += u64::from(cut);
-            counts.documents += 1;
-            counts.tokens += ids.len() as u64;
-            sink(ids)?;
+            sink(&buffer[..n])?;
         }
     }
-    if counts.documents == 0 {
-        return Err(Error::NoDocuments { path: text.into(), empty: counts.empty, short: counts.short });
-    }
-    Ok(counts)
 }
 
-/// Tokens are streamed to a scratch file (the offsets stand before them in the cache and are known last), then copied behind the header.
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // The error that matters, if any, is on its way already.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Counts and offsets stand before the tokens in the cache and are known last: both go to scratch files first.
 fn build(
-    text: &Path,
+    input: &Input,
     tokenizer: &dyn Encode,
     settings: EncodeSettings,
     key: &[u8; 32],
     path: &Path,
 ) -> Result<()> {
-    let mut offsets: Vec<u64> = vec![0];
-    let scratch = fsio::temporary_beside(path);
-    let outcome = (|| {
-        let mut counts = DataCounts::default();
-        fsio::write_atomic(&scratch, |tokens| {
-            let mut written = 0u64;
-            counts = for_each_document(text, tokenizer, settings, |ids| {
-                written += ids.len() as u64;
-                offsets.push(written);
-                let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-                tokens.write_all(&bytes).map_err(Error::io("write", &scratch))
-            })?;
-            Ok(())
-        })?;
-        write_cache(path, key, counts, &offsets, &scratch)
-    })();
-    let _ = std::fs::remove_file(&scratch);
-    outcome
+    let (mut offsets, mut tokens) = (Scratch::create(path)?, Scratch::create(path)?);
+    let (mut written, mut largest_id) = (0u64, 0u32);
+    offsets.write(&written.to_le_bytes())?;
+    let mut bytes = Vec::new();
+    let counts = for_each_document(input, tokenizer, settings, |ids| {
+        written += ids.len() as u64;
+        largest_id = ids.iter().copied().fold(largest_id, u32::max);
+        offsets.write(&written.to_le_bytes())?;
+        bytes.clear();
+        bytes.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
+        tokens.write(&bytes)
+    })?;
+    write_cache(path, key, counts, largest_id, &mut offsets, &mut tokens)
 }
 
 fn write_cache(
     path: &Path,
     key: &[u8; 32],
     counts: DataCounts,
-    offsets: &[u64],
-    tokens: &Path,
+    largest_id: u32,
+    offsets: &mut Scratch,
+    tokens: &mut Scratch,
 ) -> Result<()> {
     fsio::write_atomic(path, |file| {
         let write = |e| Error::io("write", path)(e);
@@ -169,26 +186,17 @@ fn write_cache(
         file.write_all(MAGIC).map_err(write)?;
         file.write_all(&VERSION.to_le_bytes()).map_err(write)?;
         file.write_all(&[0; 4]).map_err(write)?;
-        let mut checked = |file: &mut std::io::BufWriter<File>, bytes: &[u8]| {
+        let mut checked = |bytes: &[u8]| {
             crc.update(bytes);
             file.write_all(bytes).map_err(write)
         };
-        checked(file, key)?;
-        for n in [counts.documents, counts.tokens, counts.empty, counts.short, counts.truncated] {
-            checked(file, &n.to_le_bytes())?;
+        checked(key)?;
+        let DataCounts { documents, tokens: total, empty, short, truncated, bad } = counts;
+        for n in [documents, total, empty, short, truncated, bad, u64::from(largest_id)] {
+            checked(&n.to_le_bytes())?;
         }
-        for offset in offsets {
-            checked(file, &offset.to_le_bytes())?;
-        }
-        let mut source = File::open(tokens).map_err(Error::io("read", tokens))?;
-        let mut buffer = vec![0; 1 << 18];
-        loop {
-            let n = source.read(&mut buffer).map_err(Error::io("read", tokens))?;
-            if n == 0 {
-                break;
-            }
-            checked(file, &buffer[..n])?;
-        }
+        offsets.read_back(&mut checked)?;
+        tokens.read_back(&mut checked)?;
         file.seek(SeekFrom::Start(CHECKED_FROM as u64 - 4)).map_err(write)?;
         file.write_all(&crc.finalize().to_le_bytes()).map_err(write)
     })
@@ -220,8 +228,14 @@ mod tests {
     }
 
     impl Folder {
+        fn input(&self) -> Input {
+            Input::open(&[&self.text], ReadSettings::default()).unwrap()
+        }
         fn open(&self) -> Result<TokenStore> {
-            open_or_build(&self.text, &Characters, SETTINGS, &self.folder.path().join("cache"))
+            open_or_build(&self.input(), &Characters, SETTINGS, &self.folder.path().join("cache"))
+        }
+        fn key(&self, settings: EncodeSettings) -> [u8; 32] {
+            cache_key(&self.input(), &Characters, settings).unwrap()
         }
         fn files(&self) -> Vec<PathBuf> {
             let entries = std::fs::read_dir(self.folder.path().join("cache")).unwrap();
@@ -236,7 +250,7 @@ mod tests {
         let memory = encode_file(&f.text, &Characters, SETTINGS).unwrap();
         assert_eq!(store.counts(), memory.counts());
         assert_eq!(store.fingerprint(), memory.fingerprint(), "a run may be resumed without its cache");
-        let counts = DataCounts { documents: 3, tokens: 10, empty: 2, short: 0, truncated: 1 };
+        let counts = DataCounts { documents: 3, tokens: 10, empty: 2, short: 0, truncated: 1, bad: 0 };
         assert_eq!(store.counts(), counts);
         for i in 0..3 {
             assert_eq!(store.document(i), memory.document(i));
@@ -251,11 +265,11 @@ mod tests {
     #[test]
     fn content_tokenizer_and_settings_change_the_key() {
         let f = folder("AB\n");
-        let key = cache_key(&f.text, &Characters, SETTINGS).unwrap();
+        let key = f.key(SETTINGS);
         let longer = EncodeSettings { max_length: Some(6), add_bos: false };
-        assert_ne!(key, cache_key(&f.text, &Characters, longer).unwrap());
+        assert_ne!(key, f.key(longer));
         std::fs::write(&f.text, "AC\n").unwrap();
-        assert_ne!(key, cache_key(&f.text, &Characters, SETTINGS).unwrap());
+        assert_ne!(key, f.key(SETTINGS));
     }
 
     #[test]
@@ -264,7 +278,7 @@ mod tests {
         let good = f.open().unwrap().document(1);
         let path = f.files().remove(0);
         let whole = std::fs::read(&path).unwrap();
-        let key = cache_key(&f.text, &Characters, SETTINGS).unwrap();
+        let key = f.key(SETTINGS);
         type Damage = (&'static str, fn(&mut Vec<u8>));
         let damage: [Damage; 6] = [
             ("truncated", |b| b.truncate(b.len() - 3)),
@@ -278,7 +292,7 @@ mod tests {
             let mut bytes = whole.clone();
             damage(&mut bytes);
             std::fs::write(&path, &bytes).unwrap();
-            assert!(matches!(MappedTokens::open(&path, &key), Err(Error::BadCache { .. })), "{name}");
+            assert!(matches!(MappedTokens::open(&path, Some(&key)), Err(Error::BadCache { .. })), "{name}");
             assert_eq!(f.open().unwrap().document(1), good, "{name}");
             assert_eq!(std::fs::read(&path).unwrap(), whole, "{name}");
         }
@@ -294,8 +308,8 @@ mod tests {
         let crc = crc32fast::hash(&bytes[CHECKED_FROM..]);
         bytes[12..16].copy_from_slice(&crc.to_le_bytes());
         std::fs::write(&path, &bytes).unwrap();
-        let key = cache_key(&f.text, &Characters, SETTINGS).unwrap();
-        let error = MappedTokens::open(&path, &key).unwrap_err().to_string();
+        let key = f.key(SETTINGS);
+        let error = MappedTokens::open(&path, Some(&key)).unwrap_err().to_string();
         assert!(error.contains("offsets"), "{error}");
     }
 
@@ -316,9 +330,34 @@ mod tests {
         let f = folder("\n  \n");
         let error = f.open().unwrap_err();
         assert!(matches!(error, Error::NoDocuments { empty: 2, short: 0, .. }), "{error}");
-        assert!(f.files().is_empty());
+        assert!(f.files().is_empty(), "not even a scratch file");
         let f = folder("fine\nno!\n");
         let error = f.open().unwrap_err().to_string();
-        assert!(error.contains("between lines 1 and 2") && error.contains("please"), "{error}");
+        assert!(
+            error.contains("train.txt` line 1 and ") && error.contains("line 2: no `!` please"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_cache_can_be_opened_by_itself() {
+        let f = folder("AB\nZ\n");
+        let built = f.open().unwrap();
+        let opened = open(&f.files()[0]).unwrap();
+        assert_eq!((opened.counts(), opened.fingerprint()), (built.counts(), built.fingerprint()));
+        assert_eq!(opened.document(1), [90 % 90, 90]);
+        // The largest id is known without a look at the tokens.
+        opened.require_vocabulary(91).unwrap();
+        let error = opened.require_vocabulary(90).unwrap_err();
+        assert!(matches!(error, Error::TokenOutOfRange { id: 90, document: 0, vocab_size: 90 }), "{error}");
+    }
+
+    #[test]
+    fn counting_keeps_nothing_and_counts_the_same() {
+        let f = folder(&"ABCDEFG\n\nA\n".repeat(700));
+        let mut lengths = Vec::new();
+        let counts = count_tokens(&f.input(), &Characters, SETTINGS, |n| lengths.push(n)).unwrap();
+        assert_eq!(counts, f.open().unwrap().counts());
+        assert_eq!(lengths[..4], [5, 2, 5, 2]);
     }
 }

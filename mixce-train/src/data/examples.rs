@@ -9,17 +9,21 @@ use crate::error::{Error, Result};
 /// Without blocks an example is a document. With blocks of `N` tokens the documents, each closed by its EOS, are laid end to end
 /// in the file's order and cut every `N` tokens; the remainder is kept as a shorter last block, unless it is a single
 /// token, which has no target. A block of `n` tokens gives `n - 1` targets.
+///
+/// What attention may see is a *piece* ([`Self::pieces`]): the whole example, or, in confined blocks, the part of a document that lies in the block. A
+/// confined block gives one target less for each piece in it, and a piece of a single token none.
 #[derive(Debug)]
 pub struct Examples {
     store: TokenStore,
     block_tokens: Option<usize>,
+    confined: bool,
 }
 
 impl Examples {
     /// One example a document.
     #[must_use]
     pub fn documents(store: TokenStore) -> Self {
-        Self { store, block_tokens: None }
+        Self { store, block_tokens: None, confined: false }
     }
 
     /// Blocks of `block_tokens` tokens.
@@ -32,7 +36,20 @@ impl Examples {
                 "`--block-size {block_tokens}`: expected 0 (off) or at least 2"
             )));
         }
-        Ok(Self { store, block_tokens: Some(block_tokens) })
+        Ok(Self { store, block_tokens: Some(block_tokens), confined: false })
+    }
+
+    /// Blocks of `block_tokens` tokens, within which each document is by itself.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for blocks of fewer than three tokens: one of two may hold an end and a beginning, neither with a target.
+    pub fn confined_blocks(store: TokenStore, block_tokens: usize) -> Result<Self> {
+        if block_tokens < 3 {
+            return Err(Error::config(format!(
+                "`--block-size {block_tokens}`: expected at least 3 with `--confine-attention`"
+            )));
+        }
+        Ok(Self { confined: true, ..Self::blocks(store, block_tokens)? })
     }
 
     /// Number of examples; each has at least two tokens.
@@ -55,6 +72,18 @@ impl Examples {
         self.store.tokens(self.range(index))
     }
 
+    /// The parts of example `index` between which attention does not cross, in order, those without a target left out.
+    #[must_use]
+    pub fn pieces(&self, index: usize) -> Vec<Vec<u32>> {
+        self.piece_ranges(index).into_iter().map(|range| self.store.tokens(range)).collect()
+    }
+
+    /// Target tokens of example `index`.
+    #[must_use]
+    pub fn targets_of(&self, index: usize) -> u64 {
+        self.piece_ranges(index).iter().map(|range| range.end - range.start - 1).sum()
+    }
+
     /// Length of example `index` in tokens; 0 past the end.
     #[must_use]
     pub fn length(&self, index: usize) -> usize {
@@ -71,7 +100,7 @@ impl Examples {
     /// Target tokens of one pass over all examples.
     #[must_use]
     pub fn targets(&self) -> u64 {
-        (0..self.len()).map(|i| self.length(i) as u64 - 1).sum()
+        (0..self.len()).map(|i| self.targets_of(i)).sum()
     }
 
     /// The documents behind the examples.
@@ -82,6 +111,25 @@ impl Examples {
 
     fn tokens(&self) -> u64 {
         self.store.counts().tokens
+    }
+
+    fn piece_ranges(&self, index: usize) -> Vec<Range<u64>> {
+        let whole = self.range(index);
+        let mut pieces = Vec::new();
+        let mut start = whole.start;
+        if self.confined {
+            let mut document = self.store.document_at(whole.start);
+            while start < whole.end {
+                let end = self.store.range(document).end.min(whole.end);
+                pieces.push(start..end);
+                start = end;
+                document += 1;
+            }
+        } else {
+            pieces.push(whole);
+        }
+        pieces.retain(|piece| piece.end >= piece.start + 2);
+        pieces
     }
 
     fn range(&self, index: usize) -> Range<u64> {
@@ -127,5 +175,18 @@ mod tests {
         assert_eq!(examples.len(), 2);
         assert_eq!(examples.length(1), 4);
         assert!(Examples::blocks(store(), 1).is_err());
+    }
+
+    #[test]
+    fn confined_blocks_are_cut_at_documents() {
+        let examples = Examples::confined_blocks(store(), 6).unwrap();
+        assert_eq!(examples.pieces(0), [vec![1, 2, 9], vec![3, 9]]);
+        assert_eq!(examples.pieces(1), [vec![5, 6, 9]]);
+        assert_eq!((examples.targets_of(0), examples.targets()), (3, 5));
+        assert_eq!(examples.get(0), [1, 2, 9, 3, 9, 4]);
+        assert!(examples.pieces(2).is_empty());
+        let open = Examples::blocks(store(), 6).unwrap();
+        assert_eq!(open.pieces(0), [open.get(0)]);
+        assert_eq!(open.targets(), 7);
     }
 }

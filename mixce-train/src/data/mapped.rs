@@ -8,10 +8,11 @@
 //! | 8..12 | version, `u32` |
 //! | 12..16 | CRC-32 of everything from byte 16 on |
 //! | 16..48 | key, SHA-256 (see [`super::cache`]) |
-//! | 48..88 | documents, tokens, empty, short, truncated, `u64` each |
-//! | 88.. | documents + 1 offsets, `u64`, in tokens; then the tokens, `u32` |
+//! | 48..104 | documents, tokens, empty, short, truncated, bad, largest token id, `u64` each |
+//! | 104.. | documents + 1 offsets, `u64`, in tokens; then the tokens, `u32` |
 #![expect(unsafe_code, reason = "a memory map is unsafe to make; everything read from it is checked")]
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use memmap2::Mmap;
@@ -19,10 +20,11 @@ use memmap2::Mmap;
 use super::store::DataCounts;
 use crate::error::{Error, Result};
 
-pub(super) const MAGIC: &[u8; 8] = b"mixcetok";
-pub(super) const VERSION: u32 = 1;
+/// The first bytes of a token cache.
+pub const MAGIC: &[u8; 8] = b"mixcetok";
+pub(super) const VERSION: u32 = 2;
 /// Bytes before the offsets.
-pub(super) const HEADER_BYTES: usize = 88;
+pub(super) const HEADER_BYTES: usize = 104;
 /// First byte that the checksum covers.
 pub(super) const CHECKED_FROM: usize = 16;
 
@@ -34,8 +36,8 @@ pub(super) struct MappedTokens {
 }
 
 impl MappedTokens {
-    /// Maps `path` and checks magic, version, key, sizes, checksum and offsets before anything is used.
-    pub(super) fn open(path: &Path, key: &[u8; 32]) -> Result<(Self, DataCounts)> {
+    /// Maps `path` and checks magic, version, key (if one is expected), sizes, checksum and offsets before anything is used.
+    pub(super) fn open(path: &Path, key: Option<&[u8; 32]>) -> Result<(Self, DataCounts)> {
         let bad = |problem: String| Error::BadCache { path: path.into(), problem };
         let file = File::open(path).map_err(Error::io("read", path))?;
         let file_bytes = file.metadata().map_err(Error::io("read", path))?.len();
@@ -54,7 +56,7 @@ impl MappedTokens {
         if version != VERSION {
             return Err(bad(format!("expected version {VERSION}, got {version}")));
         }
-        if &map[16..48] != key {
+        if key.is_some_and(|key| &map[16..48] != key) {
             return Err(bad("it was made from other data, another tokenizer or other settings".into()));
         }
         let counts = DataCounts {
@@ -63,6 +65,7 @@ impl MappedTokens {
             empty: u64_at(&map, 64),
             short: u64_at(&map, 72),
             truncated: u64_at(&map, 80),
+            bad: u64_at(&map, 88),
         };
         let expected_bytes = (|| {
             let offsets = counts.documents.checked_add(1)?.checked_mul(8)?;
@@ -73,7 +76,7 @@ impl MappedTokens {
                 "its header promises {expected_bytes:?} bytes, the file has {file_bytes}"
             )));
         }
-        let (stored, computed) = (u32_at(&map, 12), crc32fast::hash(&map[CHECKED_FROM..]));
+        let (stored, computed) = (u32_at(&map, 12), checksum(file).map_err(Error::io("read", path))?);
         if stored != computed {
             return Err(bad(format!("expected checksum {stored:08x}, got {computed:08x}")));
         }
@@ -92,6 +95,16 @@ impl MappedTokens {
         Ok(())
     }
 
+    /// What the cache was made from, as a digest.
+    pub(super) fn key(&self) -> &[u8] {
+        &self.map[16..48]
+    }
+
+    /// No token id is larger.
+    pub(super) fn largest_id(&self) -> u64 {
+        u64_at(&self.map, 96)
+    }
+
     /// Where document `index` starts, in tokens; `index` may be the number of documents.
     pub(super) fn offset(&self, index: usize) -> u64 {
         u64_at(&self.map, HEADER_BYTES + index * 8)
@@ -101,6 +114,19 @@ impl MappedTokens {
     pub(super) fn tokens(&self, range: std::ops::Range<usize>) -> Vec<u32> {
         let bytes = &self.map[self.tokens_at + range.start * 4..self.tokens_at + range.end * 4];
         bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+}
+
+/// CRC-32 of what the checksum covers. Read, not mapped: the pages of a large cache would count as this process' memory.
+fn checksum(mut file: File) -> std::io::Result<u32> {
+    file.seek(SeekFrom::Start(CHECKED_FROM as u64))?;
+    let mut crc = crc32fast::Hasher::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(crc.finalize()),
+            n => crc.update(&buffer[..n]),
+        }
     }
 }
 

@@ -19,6 +19,8 @@ pub struct DataCounts {
     pub short: u64,
     /// Documents cut to the length limit.
     pub truncated: u64,
+    /// Bad rows left out (`--skip-bad-rows`).
+    pub bad: u64,
 }
 
 /// Encoded documents: token ids with document boundaries.
@@ -61,10 +63,14 @@ impl TokenStore {
         Self { counts, fingerprint, backing: Backing::Memory { tokens, offsets } }
     }
 
-    /// Takes over what is known of the file that the documents came from.
-    pub(super) fn with_source(mut self, counts: DataCounts, fingerprint: String) -> Self {
-        (self.counts, self.fingerprint) = (counts, fingerprint);
-        self
+    /// Documents laid end to end, of which everything is known.
+    pub(super) fn from_memory(
+        counts: DataCounts,
+        fingerprint: String,
+        tokens: Vec<u32>,
+        offsets: Vec<u64>,
+    ) -> Self {
+        Self { counts, fingerprint, backing: Backing::Memory { tokens, offsets } }
     }
 
     pub(super) fn from_mapped(counts: DataCounts, fingerprint: String, mapped: MappedTokens) -> Self {
@@ -108,6 +114,17 @@ impl TokenStore {
         }
     }
 
+    /// The document that the token at `position` belongs to; the number of documents past the end.
+    #[must_use]
+    pub fn document_at(&self, position: u64) -> usize {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.range(middle).end <= position { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+
     /// The token ids at some positions of all documents laid end to end; clipped at the end.
     #[must_use]
     pub fn tokens(&self, range: Range<u64>) -> Vec<u32> {
@@ -130,6 +147,11 @@ impl TokenStore {
     /// # Errors
     /// [`Error::TokenOutOfRange`] with the first offending id and its document.
     pub fn require_vocabulary(&self, vocab_size: usize) -> Result<()> {
+        if let Backing::Mapped(mapped) = &self.backing
+            && mapped.largest_id() < vocab_size as u64
+        {
+            return Ok(());
+        }
         for document in 0..self.len() {
             let found = self.document(document).into_iter().find(|&id| id as usize >= vocab_size);
             if let Some(id) = found {
@@ -166,6 +188,7 @@ mod tests {
         assert_eq!(store.document(1), [4, 5]);
         assert!(store.document(2).is_empty());
         assert_eq!(store.tokens(2..99), [3, 4, 5]);
+        assert_eq!([0, 2, 3, 4, 5].map(|at| store.document_at(at)), [0, 0, 1, 1, 2]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Trainer;
 use crate::checkpoint::{self, Loaded};
+use crate::config::DataFiles;
 use crate::error::{Error, Result};
 use crate::fsio;
 use crate::observer::{BestModel, TrainObserver as _};
@@ -126,12 +127,8 @@ impl Trainer<'_> {
 
     /// For the model card.
     fn facts(&self, valid_nll: Option<f64>) -> TrainingFacts {
-        let name_of = |path: &Option<PathBuf>| {
-            path.as_ref()
-                .and_then(|p| p.file_name())
-                .map(|n| n.to_string_lossy().into_owned())
-                .unwrap_or_default()
-        };
+        let name_of =
+            |files: &Option<DataFiles>| files.as_ref().map(DataFiles::file_names).unwrap_or_default();
         let mut data = vec![("train", name_of(&self.config.train), self.job.train)];
         if let Some(valid) = self.job.valid {
             data.push(("valid", name_of(&self.config.valid), valid));

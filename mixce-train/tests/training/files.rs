@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicBool;
 use candle_core::Device;
 use mixce_core::objective::Mle;
 use mixce_gpt2::{Gpt2, Tokenizer, checkpoint};
-use mixce_train::config::{Every, TrainConfig};
+use mixce_train::config::{DataFiles, Every, Pack, TrainConfig};
+use mixce_train::data::{Input, ReadSettings};
 use mixce_train::evaluate::evaluate;
 use mixce_train::prepare::{Prepared, Sources, examples, launch, prepare};
 use mixce_train::run_folder::Provenance;
@@ -41,8 +42,8 @@ impl Files {
         TrainConfig {
             from_config: Some(self.path("config.json")),
             tokenizer: Some("t".into()),
-            train: Some(self.path("train.txt")),
-            valid: Some(self.path("valid.jsonl")),
+            train: Some(self.path("train.txt").into()),
+            valid: Some(self.path("valid.jsonl").into()),
             out: Some(self.path("run")),
             cache_dir: Some(self.path("cache")),
             max_length: 16,
@@ -74,7 +75,8 @@ fn text_in_exported_model_out() {
     let loaded = checkpoint::load(&best.path, &Device::Cpu).unwrap();
     let tokenizer = Tokenizer::from_dir(&best.path).unwrap();
     let model = Gpt2::new(loaded.config, loaded.parameters).unwrap();
-    let valid = examples(&files.path("valid.jsonl"), &tokenizer, &config).unwrap();
+    let valid = Input::open(&[files.path("valid.jsonl")], ReadSettings::default()).unwrap();
+    let valid = examples(&valid, &tokenizer, &config).unwrap();
     let evaluation = evaluate(&model, &valid, &Mle, 4096, &mut |_| Ok(())).unwrap();
     assert!((evaluation.nll - best.valid_nll).abs() < 1e-9, "{evaluation:?} {best:?}");
 
@@ -120,7 +122,9 @@ fn bad_text_is_found_before_anything_is_written() {
     let files = Files::new();
     std::fs::write(files.path("train.txt"), b"fine\nbad \xff\n").unwrap();
     let error = files.prepare(&files.config()).unwrap_err();
-    assert!(matches!(error, Error::NotUtf8 { line: 2, byte: 5, .. }), "{error}");
+    assert!(error.to_string().contains("train.txt` line 2, byte 5"), "{error}");
+    let one = TrainConfig { skip_bad_rows: 1, ..files.config() };
+    assert_eq!(files.prepare(&one).unwrap().train.store().counts().bad, 1);
     std::fs::write(files.path("train.txt"), b"").unwrap();
     let error = files.prepare(&files.config()).unwrap_err();
     assert!(matches!(error, Error::NoDocuments { .. }), "{error}");
@@ -135,6 +139,61 @@ fn blocks_from_files_hold_every_token() {
     let tokens = prepared.train.store().counts().tokens;
     assert_eq!(prepared.train.len() as u64, tokens.div_ceil(32) - u64::from(tokens % 32 == 1));
     start(&config, &prepared).unwrap();
+}
+
+#[test]
+fn confined_blocks_train_on_fewer_targets_and_never_across_documents() {
+    let files = Files::new();
+    let glued = TrainConfig { pack: Some(Pack::Concat), block_size: 32, ..files.config() };
+    let confined = TrainConfig { confine_attention: true, ..glued.clone() };
+    let (glued, prepared) = (files.prepare(&glued).unwrap().train, files.prepare(&confined).unwrap());
+    assert_eq!(prepared.train.len(), glued.len());
+    assert!(prepared.train.targets() < glued.targets());
+    let eos = prepared.tokenizer.eos_id().unwrap();
+    for piece in (0..prepared.train.len()).flat_map(|i| prepared.train.pieces(i)) {
+        assert!(!piece[..piece.len() - 1].contains(&eos), "EOS ends a piece: {piece:?}");
+    }
+    start(&confined, &prepared).unwrap();
+}
+
+#[test]
+fn every_format_gives_the_same_tokens() {
+    let files = Files::new();
+    let texts = ["the 3 cat sat on mat 2", "a \"quoted\", mat", "sat\ton", "on ünïcode mat"];
+    let quote = |t: &str| format!("\"{}\"", t.replace('"', "\"\""));
+    let lines = |line: &dyn Fn(&str) -> String| texts.iter().map(|t| line(t) + "\n").collect::<String>();
+    let write = |name: &str, text: String| std::fs::write(files.path(name), text).unwrap();
+    write("a.txt", lines(&|t| t.to_owned()));
+    write("b.jsonl", lines(&|t| serde_json::json!({"n": 1, "text": t}).to_string()));
+    write("c.csv", format!("n,text\n{}", lines(&|t| format!("1,{}", quote(t)))));
+    write("d.tsv", format!("text\n{}", lines(&|t| quote(t))));
+    write("e.log", texts.join("\n<|end|>\n"));
+    let tokens = |name: &str, separator: Option<&str>, cache_dir: Option<PathBuf>| {
+        let config = TrainConfig {
+            train: Some(files.path(name).into()),
+            document_separator: separator.map(str::to_owned),
+            cache_dir,
+            ..files.config()
+        };
+        let store = files.prepare(&config).unwrap().train;
+        (0..store.len()).map(|i| store.get(i)).collect::<Vec<_>>()
+    };
+    let want = tokens("a.txt", None, None);
+    assert_eq!(want.len(), texts.len());
+    for (name, separator) in [("b.jsonl", None), ("c.csv", None), ("d.tsv", None), ("e.log", Some("<|end|>"))]
+    {
+        assert_eq!(tokens(name, separator, None), want, "{name}");
+        assert_eq!(tokens(name, separator, Some(files.path("cache"))), want, "{name}, cached");
+    }
+    // Several files are one after another, here by a pattern.
+    assert_eq!(tokens("[ab].*", None, None), [want.clone(), want].concat());
+}
+
+#[test]
+fn standard_input_cannot_be_both_files() {
+    let files = Files::new();
+    let both = TrainConfig { train: Some("-".into()), valid: Some(DataFiles::from("-")), ..files.config() };
+    assert!(files.prepare(&both).unwrap_err().to_string().contains("once only"));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::Result;
+use mixce_data::Format;
 use mixce_gpt2::{Gpt2Config, Tokenizer};
-use mixce_train::data::read::Format;
 use serde_json::Value;
 
 use crate::error::Problem;
@@ -25,9 +25,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<(String, String)>> {
     let mut prompts = Vec::new();
     for (line, text) in files::lines(path)? {
         let text = match format {
-            Format::Text => text,
             Format::JsonLines => prompt_of_row(&text)
                 .map_err(|problem| Problem::new(format!("`{}` line {line}: {problem}", path.display())))?,
+            _ => text,
         };
         prompts.push((format!("`{}` line {line}", path.display()), text));
     }

@@ -1,81 +1,140 @@
-//! A data file.
+//! Data files.
 
 use std::path::Path;
 
 use anyhow::Result;
+use mixce_data::input::STDIN;
+use mixce_data::quantiles::{LengthSummary, Lengths};
+use mixce_data::{Document, Input};
 use mixce_gpt2::Tokenizer;
 use mixce_train::data::EncodeSettings;
-use mixce_train::data::cache::encode_file;
-use mixce_train::data::read::{DocumentReader, Format};
-use serde_json::json;
+use mixce_train::data::cache::count_tokens;
+use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::models::{self, Network};
-use crate::output::{grouped, table};
+use crate::output::{bytes, grouped, table};
+use crate::reading::ReadingArgs;
 
+/// Characters of the sample that are shown.
+const SAMPLE_CHARACTERS: usize = 300;
+
+/// What one pass over the documents finds.
 #[derive(Debug, Default)]
 struct Counts {
-    documents: u64,
     empty: u64,
-    characters: u64,
-    words: u64,
-    longest_characters: u64,
-    longest_line: u64,
+    bad: u64,
+    characters: Lengths,
+    words: Lengths,
+    longest: Option<(Document, u64)>,
+    sample: Option<String>,
 }
 
-pub(super) fn inspect(path: &Path, tokenizer: Option<&str>, context: &Context) -> Result<()> {
-    let format = match Format::of(path) {
-        Format::Text => "text",
-        Format::JsonLines => "jsonl",
-    };
-    let mut counts = Counts::default();
-    for document in DocumentReader::open(path)? {
-        let document = document?;
-        if document.text.trim().is_empty() {
-            counts.empty += 1;
-            continue;
+impl Counts {
+    fn of(input: &Input) -> Result<Self> {
+        let mut counts = Self::default();
+        let mut documents = input.documents();
+        for document in documents.by_ref() {
+            let document = document?;
+            if document.text.trim().is_empty() {
+                counts.empty += 1;
+                continue;
+            }
+            let characters = document.text.chars().count() as u64;
+            counts.characters.add(characters);
+            counts.words.add(document.text.split_whitespace().count() as u64);
+            counts.sample.get_or_insert_with(|| document.text.chars().take(SAMPLE_CHARACTERS).collect());
+            if counts.longest.as_ref().is_none_or(|(_, longest)| characters > *longest) {
+                counts.longest = Some((Document { text: String::new(), ..document }, characters));
+            }
         }
-        let characters = document.text.chars().count() as u64;
-        counts.documents += 1;
-        counts.characters += characters;
-        counts.words += document.text.split_whitespace().count() as u64;
-        if characters > counts.longest_characters {
-            (counts.longest_characters, counts.longest_line) = (characters, document.line);
-        }
+        counts.bad = documents.skipped();
+        Ok(counts)
     }
-    let tokens = match tokenizer {
-        Some(tokenizer) => {
-            let tokenizer = Tokenizer::from_dir(&models::locate(tokenizer, Network::Allowed)?.path)?;
-            let settings = EncodeSettings { max_length: None, add_bos: false };
-            Some(encode_file(path, &tokenizer, settings)?.counts().tokens)
-        }
-        None => None,
-    };
+
+    fn longest(&self) -> Value {
+        self.longest.as_ref().map_or(Value::Null, |(document, characters)| {
+            json!({"file": &*document.path, "line": document.place.number(), "characters": characters})
+        })
+    }
+}
+
+pub(super) fn inspect(
+    path: &Path,
+    tokenizer: Option<&str>,
+    reading: &ReadingArgs,
+    context: &Context,
+) -> Result<()> {
+    let input = reading.open(&[path])?;
+    let counts = Counts::of(&input)?;
+    let tokens = tokenizer.map(|tokenizer| token_lengths(&input, tokenizer)).transpose()?;
+    let formats: Vec<&str> = input.formats().iter().map(|format| format.name()).collect();
+    let size = if path == Path::new(STDIN) { None } else { Some(input.bytes()?) };
+    let (characters, words) = (counts.characters.summary(), counts.words.summary());
     let report = json!({
         "kind": "dataset",
         "path": path,
-        "format": format,
-        "documents": counts.documents,
+        "files": input.paths().collect::<Vec<_>>(),
+        "format": formats.join(","),
+        "bytes": size,
+        "documents": characters.documents,
         "empty": counts.empty,
-        "characters": counts.characters,
-        "words": counts.words,
-        "longest": {"line": counts.longest_line, "characters": counts.longest_characters},
-        "tokens": tokens,
+        "bad": counts.bad,
+        "characters": characters.total,
+        "words": words.total,
+        "longest": counts.longest(),
+        "lengths": {"words": words, "characters": characters, "tokens": tokens},
+        "sample": counts.sample,
+        "tokens": tokens.map(|tokens| tokens.total),
     });
     context.output.either(&report, || {
         let row = |name: &str, value: u64| vec![name.to_owned(), grouped(value)];
         let mut rows = vec![
-            row("documents", counts.documents),
+            row("documents", characters.documents),
             row("empty lines", counts.empty),
-            row("words", counts.words),
-            row("characters", counts.characters),
+            row("words", words.total),
+            row("characters", characters.total),
         ];
-        rows.extend(tokens.map(|tokens| row("tokens", tokens)));
-        let table = table(&rows, &[false, true]);
-        format!(
-            "{format} file\n{table}longest: line {}, {} characters",
-            counts.longest_line,
-            grouped(counts.longest_characters)
-        )
+        if counts.bad > 0 {
+            rows.push(row("bad rows", counts.bad));
+        }
+        rows.extend(tokens.map(|tokens| row("tokens", tokens.total)));
+        let size = size.map_or_else(String::new, |size| format!(", {}", bytes(size)));
+        let files = input.paths().count();
+        let files = if files == 1 { String::new() } else { format!(", {files} files") };
+        let mut text = format!("{} file{files}{size}\n{}", formats.join(", "), table(&rows, &[false, true]));
+        let mut lengths = vec![("words", words), ("characters", characters)];
+        lengths.extend(tokens.map(|tokens| ("tokens", tokens)));
+        text += &length_table(&lengths);
+        if let Some((document, characters)) = &counts.longest {
+            let (path, place) = (document.path.display(), document.place);
+            text += &format!("longest: `{path}` {place}, {} characters\n", grouped(*characters));
+        }
+        if let Some(sample) = &counts.sample {
+            text += &format!("first: {}", sample.replace(char::is_control, " "));
+        }
+        text
     })
+}
+
+/// Tokens of each document, EOS included.
+fn token_lengths(input: &Input, tokenizer: &str) -> Result<LengthSummary> {
+    let tokenizer = Tokenizer::from_dir(&models::locate(tokenizer, Network::Allowed)?.path)?;
+    let settings = EncodeSettings { max_length: None, add_bos: false };
+    let mut lengths = Lengths::default();
+    count_tokens(input, &tokenizer, settings, |length| lengths.add(length))?;
+    Ok(lengths.summary())
+}
+
+/// Length quantiles, one row each.
+pub(crate) fn length_table(lengths: &[(&str, LengthSummary)]) -> String {
+    let head = ["length in", "min", "5%", "25%", "50%", "75%", "95%", "max", "mean"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for (unit, s) in lengths {
+        let mut row = vec![(*unit).to_owned()];
+        row.extend([s.min, s.p5, s.p25, s.median, s.p75, s.p95, s.max].map(grouped));
+        row.push(format!("{:.1}", s.mean));
+        rows.push(row);
+    }
+    table(&rows, &[false, true, true, true, true, true, true, true, true])
 }

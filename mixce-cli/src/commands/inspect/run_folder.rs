@@ -12,6 +12,7 @@ use crate::output::table;
 
 pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
     let config = TrainConfig::from_toml_file(&path.join("run.toml"))?;
+    let provenance = provenance(&path.join("run.toml"))?;
     let checkpoints = complete(&path.join("checkpoints"))?;
     let exported: Vec<&str> =
         ["best", "final"].into_iter().filter(|name| path.join(name).join("config.json").is_file()).collect();
@@ -20,6 +21,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         "kind": "run",
         "path": path,
         "config": config,
+        "provenance": provenance,
         "checkpoints": checkpoints.iter().map(|(step, path)| json!({"step": step, "path": path})).collect::<Vec<Value>>(),
         "models": exported.iter().map(|name| path.join(name)).collect::<Vec<_>>(),
         "last_step": last_step,
@@ -38,6 +40,8 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         let rows = vec![
             row("model", from),
             row("objective", format!("{}{eta}", config.objective)),
+            row("data", config.train.as_ref().map_or_else(|| "?".to_owned(), ToString::to_string)),
+            row("made by", made_by(&provenance)),
             row("checkpoints", list(&steps)),
             row("models", list(&models)),
             row("last step", shown(&last_step)),
@@ -45,6 +49,24 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         ];
         table(&rows, &[])
     })
+}
+
+/// How the run was made, as `run.toml` records it.
+fn provenance(path: &Path) -> Result<toml::Table> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let mut all: toml::Table =
+        toml::from_str(&text).with_context(|| format!("`{}` is no TOML", path.display()))?;
+    Ok(match all.remove("provenance") {
+        Some(toml::Value::Table(table)) => table,
+        _ => toml::Table::new(),
+    })
+}
+
+fn made_by(provenance: &toml::Table) -> String {
+    let word = |key: &str| provenance.get(key).and_then(toml::Value::as_str).unwrap_or("?");
+    let commit = provenance.get("git_commit").and_then(toml::Value::as_str);
+    let commit = commit.map_or_else(String::new, |commit| format!(" ({commit})"));
+    format!("mixce {}{commit} on {}, {}", word("version"), word("device"), word("platform"))
 }
 
 /// The last logged step and the last evaluation of `metrics.jsonl`. A run that was killed may have left half a line.

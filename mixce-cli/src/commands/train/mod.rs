@@ -2,7 +2,7 @@
 
 mod dry_run;
 mod settings;
-mod sources;
+pub(crate) mod sources;
 mod watch;
 
 use std::path::{Path, PathBuf};

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use mixce_train::config::{Every, ObjectiveKind, Precision, Selection, TrainConfig};
+use mixce_train::config::{DataFiles, Every, ObjectiveKind, Pack, Precision, Selection, TrainConfig};
 use mixce_train::optim::ScheduleKind;
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as WordError, StrDeserializer};
 
 use crate::authors;
+use crate::reading::ReadingArgs;
 
 /// One flag for each key of a TOML file.
 #[derive(Clone, Debug, Default, Args)]
@@ -24,12 +25,15 @@ pub(crate) struct Settings {
     /// Folder or hub id of the tokenizer [default: the model's own]
     #[arg(long, value_name = "MODEL", help_heading = "Model and data")]
     pub(crate) tokenizer: Option<String>,
-    /// Training documents: text (one a line) or .jsonl (objects with `text`)
-    #[arg(long, alias = authors::TRAIN, value_name = "FILE", help_heading = "Model and data")]
-    pub(crate) train: Option<PathBuf>,
-    /// Development documents, by which the best model is chosen
-    #[arg(long, alias = authors::VALID, value_name = "FILE", help_heading = "Model and data")]
-    pub(crate) valid: Option<PathBuf>,
+    /// Training documents: files or patterns, or `-`; .txt (one a line), .jsonl, .csv, .tsv, .parquet, also .gz and .zst
+    #[arg(long, alias = authors::TRAIN, value_name = "FILE", num_args = 1.., help_heading = "Model and data")]
+    pub(crate) train: Vec<PathBuf>,
+    /// Development documents, by which the best model is chosen; files as for --train
+    #[arg(long, alias = authors::VALID, value_name = "FILE", num_args = 1.., help_heading = "Model and data")]
+    pub(crate) valid: Vec<PathBuf>,
+    /// How the data files are read
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
     /// Run folder; must be empty or not exist, unless the run is resumed
     #[arg(long, alias = authors::OUT, value_name = "DIR", help_heading = "Model and data")]
     pub(crate) out: Option<PathBuf>,
@@ -39,6 +43,12 @@ pub(crate) struct Settings {
     /// Longest document in tokens, EOS included; the rest is cut [default: 512]
     #[arg(long, alias = authors::MAX_LENGTH, value_name = "TOKENS", help_heading = "Model and data")]
     pub(crate) max_length: Option<usize>,
+    /// What an example is: a document, or (concat) a block of documents glued together [default: concat with --block-size]
+    #[arg(long, value_parser = words::<Pack>(&["documents", "concat"]), help_heading = "Model and data")]
+    pub(crate) pack: Option<Pack>,
+    /// Within blocks, let attention see a token's own document only
+    #[arg(long, help_heading = "Model and data")]
+    pub(crate) confine_attention: bool,
     /// Glue documents into blocks of this many tokens; 0: do not [default: 0]
     #[arg(long, alias = authors::BLOCK_SIZE, value_name = "TOKENS", help_heading = "Model and data")]
     pub(crate) block_size: Option<usize>,
@@ -161,7 +171,17 @@ impl Settings {
         }
         set!(objective epochs batch_size grad_accum max_length block_size lr scheduler warmup_steps weight_decay);
         set!(clip_grad_norm betas adam_epsilon precision eval_every save_every keep_last select log_every);
-        set_optional!(tokenizer train valid out cache_dir eta gamma min_weight alpha max_steps dropout patience resume);
+        set_optional!(tokenizer pack out cache_dir eta gamma min_weight alpha max_steps dropout patience resume);
+        for (files, field) in [(&self.train, &mut config.train), (&self.valid, &mut config.valid)] {
+            if !files.is_empty() {
+                *field = Some(DataFiles(files.clone()));
+            }
+        }
+        let reading = self.reading.over(config.reading());
+        config.text_column = reading.text_column;
+        config.document_separator = reading.document_separator;
+        config.skip_bad_rows = reading.skip_bad_rows;
+        config.data_format = reading.data_format;
         // A flag for one way to get a model overrules the file's choice of the other.
         if self.model.is_some() != self.from_config.is_some() {
             (config.model, config.from_config) = (None, None);
@@ -171,6 +191,7 @@ impl Settings {
             config.max_steps = None;
         }
         config.add_bos |= self.add_bos;
+        config.confine_attention |= self.confine_attention;
         config.no_shuffle |= self.no_shuffle;
         config.activation_checkpointing |= self.activation_checkpointing;
         config

@@ -1,0 +1,72 @@
+//! `mixce data detokenize`: tokenised English to running text, line by line.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use mixce_data::input::STDIN;
+use mixce_data::moses::{detokenize, wikitext_markers, writing_prompt_marks};
+
+use crate::context::Context;
+use crate::files::{self, AtomicFile};
+use crate::reading::ReadingArgs;
+
+/// Turn tokenised English into running text, as the Moses detokenizer does; a filter from stdin to stdout
+#[derive(Debug, Args)]
+#[command(after_help = "Example: mixce data detokenize --marks wikitext wiki.test.tokens --out test.txt")]
+pub(crate) struct DetokenizeArgs {
+    /// Files or patterns; without any, standard input
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Resolve the marks of a data set first
+    #[arg(long, value_enum, default_value_t = Marks::None)]
+    marks: Marks,
+    /// Write here instead of to stdout
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Replace an existing `--out` file
+    #[arg(long)]
+    overwrite: bool,
+    #[command(flatten)]
+    reading: ReadingArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Marks {
+    /// None: the detokenizer's rules alone
+    None,
+    /// WikiText's @-@, @,@ and @.@
+    Wikitext,
+    /// <newline>, `` and '' of WritingPrompts
+    Writingprompts,
+}
+
+pub(crate) fn run(args: &DetokenizeArgs, context: &Context) -> Result<()> {
+    if let Some(out) = &args.out {
+        files::refuse_existing(out, args.overwrite)?;
+    }
+    let plain = |line: &str| match args.marks {
+        Marks::None => detokenize(line),
+        Marks::Wikitext => detokenize(&wikitext_markers(line)),
+        Marks::Writingprompts => detokenize(&writing_prompt_marks(line)),
+    };
+    let stdin = [PathBuf::from(STDIN)];
+    let names = if args.files.is_empty() { &stdin[..] } else { &args.files };
+    let input = args.reading.open(names)?;
+    let mut out = args.out.as_deref().map(AtomicFile::create).transpose()?;
+    for document in input.documents() {
+        // A document of several lines is several lines to the detokenizer.
+        for line in lines(&document?.text) {
+            match &mut out {
+                Some(file) => file.write(format!("{}\n", plain(line)).as_bytes())?,
+                None => context.output.line(&plain(line))?,
+            }
+        }
+    }
+    out.map_or(Ok(()), AtomicFile::finish)
+}
+
+/// The lines of a document, at least one.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line))
+}

@@ -1,0 +1,49 @@
+//! The files of a data set, from the hub.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use mixce_data::prepare::{Collection, SplitSource, choose_files, of_files};
+use mixce_data::{Input, ReadSettings};
+use mixce_gpt2::hub::{DEFAULT_REVISION, Hub, HubEnvironment, HubError, RepositoryId};
+
+use crate::interrupt;
+use crate::progress::FetchBars;
+
+/// Where the hub keeps a parquet copy of data sets that are in other formats.
+const CONVERTED: &str = "refs/convert/parquet";
+
+/// Fetches the files of a configuration (and a split) and sorts them into splits.
+pub(super) fn fetch(
+    id: &str,
+    config: Option<&str>,
+    split: Option<&str>,
+    collection: Collection,
+    reading: ReadSettings,
+) -> Result<[Option<SplitSource>; 3]> {
+    let id = RepositoryId::dataset(id)?;
+    let hub = Hub::new(HubEnvironment::from_process()?)?;
+    interrupt::install("what has arrived is kept and resumed the next time");
+    let mut wanted = "data files".to_owned();
+    if let Some(config) = config {
+        wanted += &format!(" of configuration `{config}`");
+    }
+    if let Some(split) = split {
+        wanted += &format!(" of split `{split}`");
+    }
+    let choose = |names: &[String]| choose_files(names, config, split);
+    let mut bars = FetchBars::default();
+    let snapshot = match hub.fetch_files(&id, &wanted, &choose, &mut bars) {
+        Err(error @ HubError::NoSuchFiles { .. }) if id.revision() == DEFAULT_REVISION => {
+            // The first error tells more than one about a branch that nobody asked for.
+            hub.fetch_files(&id.at(CONVERTED)?, &wanted, &choose, &mut bars).map_err(|_| error)?
+        }
+        other => other?,
+    };
+    tracing::info!("data set `{id}` is commit {}", snapshot.commit);
+    let files: Vec<PathBuf> = snapshot.files.iter().map(|name| snapshot.path.join(name)).collect();
+    if split.is_some() {
+        return Ok([Some(SplitSource::new(Input::open(&files, reading)?)), None, None]);
+    }
+    Ok(of_files(&snapshot.path, &files, collection, &reading)?)
+}

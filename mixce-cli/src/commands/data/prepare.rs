@@ -1,0 +1,214 @@
+//! `mixce data prepare`: the paper's data sets, and other text, as files of one document a line.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use mixce_data::Input;
+use mixce_data::input::STDIN;
+use mixce_data::prepare::{
+    Cleaning, Collection, Detokenize, PrepareSettings, SplitSource, find, looks_tokenized, prepare,
+};
+
+use super::{fetch, report};
+use crate::context::Context;
+use crate::error::Problem;
+use crate::reading::ReadingArgs;
+use crate::{interrupt, progress};
+
+/// Documents of standard input by which it is decided whether they are tokenised.
+const PROBED: usize = 200;
+
+/// Make train.txt, train10K.txt .. train100K.txt, valid.txt and test.txt of a data set, one document a line
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    mixce data prepare wikitext --out data/wikitext\n  \
+    mixce data prepare writingprompts --source writingPrompts.tar.gz --out data/stories\n  \
+    mixce data prepare text --dataset owner/name --config en --split train --text-column body --out data/mine\n  \
+    mixce data prepare wikitext < wiki.test.tokens > test.txt\n\n\
+    The paper's data sets keep documents of 51 to 999 words. Test and development sets are filled up to 5000 documents from the head of the \
+    training set. Without --source, --dataset and --out it is a filter from stdin to stdout.")]
+pub(crate) struct PrepareArgs {
+    /// Which data set; `text` is any other
+    #[arg(value_enum, value_name = "COLLECTION")]
+    collection: CollectionArg,
+    /// Your copy: a folder, a file, or a tar.gz [default: fetched from the hub]
+    #[arg(long, value_name = "PATH", conflicts_with = "dataset")]
+    source: Option<PathBuf>,
+    /// A data set of the hub: owner/name, owner/name@revision
+    #[arg(long, value_name = "ID")]
+    dataset: Option<String>,
+    /// Configuration: the folder within the data set [default: wikitext-103-raw-v1 for wikitext]
+    #[arg(long, value_name = "NAME")]
+    config: Option<String>,
+    /// Which files are the training split, by a word of their names, and nothing else is read [default: train, valid, test]
+    #[arg(long, value_name = "WORD", requires = "dataset")]
+    split: Option<String>,
+    /// Folder to write to
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Replace files of an earlier run
+    #[arg(long)]
+    overwrite: bool,
+    /// Whether texts are detokenised [default: auto for wikitext and writingprompts, never for others]
+    #[arg(long, value_enum)]
+    detokenize: Option<DetokenizeArg>,
+    /// Fewest words of a document [default: 51; for `text` 1]
+    #[arg(long, value_name = "N")]
+    min_words: Option<u64>,
+    /// Most words of a document [default: 999; for `text` no limit]
+    #[arg(long, value_name = "N")]
+    max_words: Option<u64>,
+    /// Documents of the development and of the test set [default: 5000; for `text` at most a twentieth]
+    #[arg(long, value_name = "N")]
+    held_out: Option<u64>,
+    /// Folder or hub id of a tokenizer, to count tokens too
+    #[arg(long, value_name = "MODEL")]
+    tokenizer: Option<String>,
+    #[command(flatten)]
+    reading: ReadingArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum CollectionArg {
+    /// WikiText-103 (or -2), without headings
+    Wikitext,
+    /// OpenAI's sample of WebText (webtext.*.jsonl)
+    Webtext,
+    /// Prompts and stories
+    Writingprompts,
+    /// Any other text
+    Text,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DetokenizeArg {
+    /// If the first documents look tokenised
+    Auto,
+    /// In any case
+    Always,
+    /// Not at all
+    Never,
+}
+
+impl PrepareArgs {
+    fn collection(&self) -> Collection {
+        match self.collection {
+            CollectionArg::Wikitext => Collection::Wikitext,
+            CollectionArg::Webtext => Collection::Webtext,
+            CollectionArg::Writingprompts => Collection::WritingPrompts,
+            CollectionArg::Text => Collection::Text,
+        }
+    }
+
+    fn settings(&self) -> PrepareSettings {
+        let mut settings =
+            PrepareSettings { held_out: self.held_out, ..PrepareSettings::new(self.collection()) };
+        settings.filter.min_words = self.min_words.unwrap_or(settings.filter.min_words);
+        settings.filter.max_words = self.max_words.unwrap_or(settings.filter.max_words);
+        if let Some(detokenize) = self.detokenize {
+            settings.detokenize = match detokenize {
+                DetokenizeArg::Auto => Detokenize::Auto,
+                DetokenizeArg::Always => Detokenize::Always,
+                DetokenizeArg::Never => Detokenize::Never,
+            };
+        }
+        settings
+    }
+}
+
+pub(crate) fn run(args: &PrepareArgs, context: &Context) -> Result<()> {
+    let settings = args.settings();
+    if settings.filter.min_words > settings.filter.max_words {
+        return Err(Problem::new(format!(
+            "`--min-words {}` is more than `--max-words {}`",
+            settings.filter.min_words, settings.filter.max_words
+        ))
+        .into());
+    }
+    let Some(out) = &args.out else {
+        if args.source.is_none() && args.dataset.is_none() {
+            return filter_stdin(args, &settings, context);
+        }
+        return Err(Problem::new("expected `--out`, the folder for train.txt, valid.txt and test.txt").into());
+    };
+    refuse_occupied(out, args.overwrite)?;
+    let splits = sources(args)?;
+    interrupt::install("nothing is written");
+    let spinner = progress::spinner("reading");
+    let mut watch = |read: u64| {
+        spinner.set_message(format!("{read} documents read"));
+        if interrupt::is_requested() {
+            return Err(mixce_data::Error::Stopped);
+        }
+        Ok(())
+    };
+    let prepared = prepare(&splits, &settings, out, &mut watch)?;
+    spinner.finish_and_clear();
+    report::print(&prepared, settings.collection, out, args.tokenizer.as_deref(), context)
+}
+
+/// The splits' documents: of the user's files, or of the hub.
+fn sources(args: &PrepareArgs) -> Result<[Option<SplitSource>; 3]> {
+    let (collection, reading) = (args.collection(), args.reading.settings());
+    if let Some(source) = &args.source {
+        if source == Path::new(STDIN) {
+            return Ok([Some(SplitSource::new(Input::open(&[source], reading)?)), None, None]);
+        }
+        return Ok(find(source, collection, args.config.as_deref(), &reading)?);
+    }
+    let (id, config) = match (&args.dataset, collection.hub()) {
+        (Some(id), _) => (id.clone(), args.config.clone()),
+        (None, Some((id, config))) => (id.to_owned(), args.config.clone().or(config.map(str::to_owned))),
+        (None, None) => {
+            let problem =
+                format!("`mixce data prepare {}` needs `--source` or `--dataset`", collection.name());
+            let problem = Problem::new(problem);
+            return Err(match collection {
+                Collection::Webtext => problem.hint(
+                    "OpenAI's gpt-2-output-dataset has webtext.train.jsonl, webtext.valid.jsonl and webtext.test.jsonl: name the folder with `--source`",
+                ),
+                _ => problem.hint("`--source` takes a file, a folder, or a tar.gz"),
+            }
+            .into());
+        }
+    };
+    fetch::fetch(&id, config.as_deref(), args.split.as_deref(), collection, reading)
+}
+
+/// Cleans and filters standard input to standard output.
+fn filter_stdin(args: &PrepareArgs, settings: &PrepareSettings, context: &Context) -> Result<()> {
+    let input = args.reading.open(&[STDIN])?;
+    let detokenize = match settings.detokenize {
+        Detokenize::Always => true,
+        Detokenize::Never => false,
+        Detokenize::Auto => {
+            let probe: Result<Vec<String>, _> =
+                input.documents().take(PROBED).map(|document| document.map(|d| d.text)).collect();
+            looks_tokenized(&probe?)
+        }
+    };
+    let cleaning = Cleaning { collection: settings.collection, detokenize };
+    for document in input.documents() {
+        let text = cleaning.apply(&document?.text);
+        if settings.filter.keep(&text).is_some() {
+            context.output.line(&text)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a folder that holds a prepared data set, unless it may be replaced.
+fn refuse_occupied(out: &Path, overwrite: bool) -> Result<()> {
+    if out.exists() && !out.is_dir() {
+        return Err(Problem::new(format!("`--out {}` is a file, not a folder", out.display())).into());
+    }
+    let names = ["train.txt", "valid.txt", "test.txt"];
+    match names.into_iter().find(|name| out.join(name).exists()) {
+        Some(name) if !overwrite => {
+            let problem = Problem::new(format!("`{}` holds `{name}` already", out.display()));
+            Err(problem.hint("choose another folder, or replace the files with `--overwrite`").into())
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,95 @@
+//! What was prepared: counts and lengths.
+
+use std::path::Path;
+
+use anyhow::Result;
+use mixce_data::prepare::{Collection, Prepared, SplitReport};
+use mixce_data::quantiles::{LengthSummary, Lengths};
+use mixce_data::{Input, ReadSettings};
+use mixce_gpt2::Tokenizer;
+use mixce_train::data::EncodeSettings;
+use mixce_train::data::cache::count_tokens;
+use serde_json::{Value, json};
+
+use crate::commands::inspect::dataset::length_table;
+use crate::context::Context;
+use crate::models::{self, Network};
+use crate::output::{grouped, table};
+
+pub(super) fn print(
+    prepared: &Prepared,
+    collection: Collection,
+    out: &Path,
+    tokenizer: Option<&str>,
+    context: &Context,
+) -> Result<()> {
+    let tokenizer = match tokenizer {
+        Some(name) => Some(Tokenizer::from_dir(&models::locate(name, Network::Allowed)?.path)?),
+        None => None,
+    };
+    let splits = [("train", &prepared.train), ("valid", &prepared.valid), ("test", &prepared.test)];
+    let mut reports = Vec::new();
+    for (name, split) in splits {
+        let documents = split.words.summary().documents;
+        let tokens = tokenizer.as_ref().filter(|_| documents > 0);
+        let tokens = tokens.map(|tokenizer| token_lengths(&split.path, tokenizer)).transpose()?;
+        reports.push((name, split, split.words.summary(), tokens));
+    }
+    let sets: Vec<Value> =
+        prepared.train_sets.iter().map(|(size, path)| json!({"documents": size, "path": path})).collect();
+    let mut report = json!({
+        "collection": collection.name(),
+        "path": out,
+        "detokenized": prepared.detokenized,
+        "train_sets": sets,
+    });
+    for (name, split, words, tokens) in &reports {
+        report[*name] = split_json(split, words, tokens.as_ref());
+    }
+    context.output.either(&report, || {
+        let mut rows =
+            vec![["file", "documents", "read", "from train", "words", "tokens"].map(str::to_owned).to_vec()];
+        for (_, split, words, tokens) in &reports {
+            rows.push(vec![
+                split.path.display().to_string(),
+                grouped(words.documents),
+                grouped(split.read),
+                grouped(split.topped_up),
+                grouped(words.total),
+                tokens.map_or_else(|| "-".to_owned(), |tokens| grouped(tokens.total)),
+            ]);
+        }
+        let mut text = table(&rows, &[false, true, true, true, true, true]);
+        for (size, path) in &prepared.train_sets {
+            text += &format!("{}: its first {}\n", path.display(), grouped(*size));
+        }
+        text +=
+            if prepared.detokenized { "texts were detokenised\n" } else { "texts were taken as they are\n" };
+        for (name, _, words, tokens) in &reports {
+            let mut lengths = vec![("words", *words)];
+            lengths.extend(tokens.map(|tokens| ("tokens", tokens)));
+            text += &format!("\n{name}\n{}", length_table(&lengths));
+        }
+        text
+    })
+}
+
+fn split_json(split: &SplitReport, words: &LengthSummary, tokens: Option<&LengthSummary>) -> Value {
+    json!({
+        "path": split.path,
+        "documents": words.documents,
+        "read": split.read,
+        "topped_up": split.topped_up,
+        "words": words,
+        "tokens": tokens,
+    })
+}
+
+/// Tokens of each document of a prepared file, EOS included.
+fn token_lengths(path: &Path, tokenizer: &Tokenizer) -> Result<LengthSummary> {
+    let input = Input::open(&[path], ReadSettings::default())?;
+    let mut lengths = Lengths::default();
+    let settings = EncodeSettings { max_length: None, add_bos: false };
+    count_tokens(&input, tokenizer, settings, |length| lengths.add(length))?;
+    Ok(lengths.summary())
+}

@@ -1,0 +1,101 @@
+//! `mixce push`: a model to the hub.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use mixce_gpt2::Gpt2Config;
+use mixce_gpt2::export::model_card;
+use mixce_gpt2::hub::{Hub, HubEnvironment, ModelId, PushRequest};
+use serde_json::json;
+
+use super::export::facts_of;
+use crate::context::Context;
+use crate::error::Problem;
+use crate::interrupt;
+use crate::models::{self, Network};
+use crate::output::bytes;
+use crate::progress::FetchBars;
+
+/// Upload a model folder to the hub, with a model card; a new repository is private
+#[derive(Debug, Args)]
+#[command(after_help = "Example: mixce push runs/first/best me/my-gpt2\n\n\
+    The token comes from HF_TOKEN or the login of the Python tools, needs write permission, and is never printed.")]
+pub(crate) struct PushArgs {
+    /// Folder of a model (as `mixce export` writes it), or a run folder (its best model)
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// Where to: owner/name, or owner/name@branch for a branch that exists
+    #[arg(value_name = "REPO")]
+    repository: String,
+    /// Make a new repository public (one that exists stays as it is)
+    #[arg(long)]
+    public: bool,
+    /// First line of the commit
+    #[arg(long, default_value = "Upload model with mixce", value_name = "TEXT")]
+    message: String,
+}
+
+pub(crate) fn run(args: &PushArgs, context: &Context) -> Result<()> {
+    let id: ModelId = args.repository.parse()?;
+    if !args.folder.is_dir() {
+        let problem = Problem::new(format!("`{}` is no folder", args.folder.display()));
+        return Err(problem.hint("the folder comes first, then the repository").into());
+    }
+    let named = args.folder.display().to_string();
+    // An existing folder is never taken for a hub id.
+    let folder = models::locate(&named, Network::CacheOnly)?.path;
+    require_model(&folder)?;
+    interrupt::install("nothing is visible in the repository before the commit");
+    let extra = card(&folder, &named)?;
+    let request =
+        PushRequest { folder: &folder, extra, id: &id, private: !args.public, message: &args.message };
+    let pushed = Hub::new(HubEnvironment::from_process()?)?.push(&request, &mut FetchBars::default())?;
+    let report = json!({
+        "repository": id.to_string(),
+        "url": pushed.url,
+        "commit": pushed.commit,
+        "created": pushed.created,
+        "private": if pushed.created { Some(!args.public) } else { None },
+        "files": pushed.files,
+        "uploaded_bytes": pushed.uploaded_bytes,
+    });
+    context.output.either(&report, || {
+        let made = match (pushed.created, args.public) {
+            (true, true) => " (new, public)",
+            (true, false) => " (new, private)",
+            (false, _) => "",
+        };
+        let (files, sent) = (pushed.files.len(), bytes(pushed.uploaded_bytes));
+        format!("{}{made}\ncommit {}, {files} files, {sent} to the storage", pushed.url, pushed.commit)
+    })
+}
+
+/// Refuses folders that no tool could load, and checkpoints, which hold three times the model.
+fn require_model(folder: &Path) -> Result<()> {
+    if !folder.join("config.json").is_file() {
+        return Err(Problem::new(format!("`{}` holds no `config.json`: it is no model", folder.display()))
+            .hint("`mixce export --model MODEL --out DIR` writes a folder to upload")
+            .into());
+    }
+    if folder.join("optimizer.safetensors").exists() {
+        return Err(Problem::new(format!("`{}` is a training checkpoint", folder.display()))
+            .hint(format!("export its model first: `mixce export --model {} --out DIR`", folder.display()))
+            .into());
+    }
+    Ok(())
+}
+
+/// A model card for a folder that has none.
+fn card(folder: &Path, named: &str) -> Result<Vec<(String, Vec<u8>)>> {
+    if folder.join("README.md").is_file() {
+        return Ok(Vec::new());
+    }
+    let config = Gpt2Config::from_file(&folder.join("config.json"))?;
+    let mut facts = facts_of(folder, named)?;
+    // A folder on this machine is no base model that anybody else could find.
+    if facts.base_model.as_deref() == Some(named) {
+        facts.base_model = None;
+    }
+    Ok(vec![("README.md".to_owned(), model_card(&config, &facts).into_bytes())])
+}

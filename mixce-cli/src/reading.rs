@@ -1,0 +1,77 @@
+//! The flags that say how data files are read, the same for every subcommand that takes some.
+
+use std::path::Path;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use mixce_data::input::{Format, OneOrMany};
+use mixce_data::{Input, ReadSettings};
+
+/// How data files are read.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ReadingArgs {
+    /// Column (key) of the text in tables; given several times, they are joined by a space [default: text, else the only one]
+    #[arg(long, value_name = "NAME", help_heading = "Data files")]
+    pub(crate) text_column: Vec<String>,
+    /// What stands between documents of a text file, such as `<|endoftext|>` or `\n\n` [default: a line is a document]
+    #[arg(long, value_name = "TEXT", help_heading = "Data files")]
+    pub(crate) document_separator: Option<String>,
+    /// Leave out up to N rows that cannot be read, with a warning for each [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Data files")]
+    pub(crate) skip_bad_rows: Option<u64>,
+    /// Format of the data files [default: by their names]
+    #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Data files")]
+    pub(crate) data_format: Option<FormatArg>,
+}
+
+/// The formats by their names on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FormatArg {
+    /// A document a line, or documents with a separator between
+    Text,
+    /// A JSON object a line
+    Jsonl,
+    /// Comma separated values, the first line names the columns
+    Csv,
+    /// The same with tabs
+    Tsv,
+    /// Apache parquet
+    Parquet,
+}
+
+impl From<FormatArg> for Format {
+    fn from(format: FormatArg) -> Self {
+        match format {
+            FormatArg::Text => Self::Text,
+            FormatArg::Jsonl => Self::JsonLines,
+            FormatArg::Csv => Self::Csv,
+            FormatArg::Tsv => Self::Tsv,
+            FormatArg::Parquet => Self::Parquet,
+        }
+    }
+}
+
+impl ReadingArgs {
+    /// What was typed, over other settings.
+    pub(crate) fn over(&self, mut settings: ReadSettings) -> ReadSettings {
+        if !self.text_column.is_empty() {
+            settings.text_column = OneOrMany(self.text_column.clone());
+        }
+        if self.document_separator.is_some() {
+            settings.document_separator.clone_from(&self.document_separator);
+        }
+        settings.skip_bad_rows = self.skip_bad_rows.unwrap_or(settings.skip_bad_rows);
+        settings.data_format = self.data_format.map(Format::from).or(settings.data_format);
+        settings
+    }
+
+    /// The settings alone.
+    pub(crate) fn settings(&self) -> ReadSettings {
+        self.over(ReadSettings::default())
+    }
+
+    /// Finds the files.
+    pub(crate) fn open(&self, names: &[impl AsRef<Path>]) -> Result<Input> {
+        Ok(Input::open(names, self.settings())?)
+    }
+}

@@ -1,0 +1,214 @@
+//! What can go wrong between a file and its documents.
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Shorthand for a result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Where in a file something stands, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A line of a text.
+    Line(u64),
+    /// A row of a table without lines.
+    Row(u64),
+}
+
+impl Place {
+    /// The number alone.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        match self {
+            Self::Line(n) | Self::Row(n) => n,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(n) => write!(f, "line {n}"),
+            Self::Row(n) => write!(f, "row {n}"),
+        }
+    }
+}
+
+/// Every way in which reading or preparing data can fail.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder could not be read, written or renamed.
+    #[error("cannot {action} `{}`: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb: `read`, `create`, ...
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The reason the operating system gave.
+        #[source]
+        source: std::io::Error,
+    },
+
+    /// A path that is neither a file nor `-`.
+    #[error("`{}` is {kind}, not a file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is instead.
+        kind: &'static str,
+    },
+
+    /// A pattern that no file matches, or that is none.
+    #[error("no file matches `{pattern}`{}", .reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default())]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it, if it is no pattern at all.
+        reason: Option<String>,
+    },
+
+    /// Standard input was named twice.
+    #[error("`-` (standard input) can be read once only")]
+    StdinTwice,
+
+    /// Compressed data is cut off or damaged.
+    #[error("`{}` is damaged {kind} data: {source}", path.display())]
+    Compressed {
+        /// The file.
+        path: PathBuf,
+        /// `gzip` or `zstd`.
+        kind: &'static str,
+        /// The decoder's own words.
+        #[source]
+        source: std::io::Error,
+    },
+
+    /// A text holds bytes that are not UTF-8.
+    #[error("`{}` {place}, byte {byte}: the text is not UTF-8", path.display())]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// Line or row.
+        place: Place,
+        /// First bad byte of the line or field, counted from 1.
+        byte: usize,
+    },
+
+    /// A row that cannot be used.
+    #[error("`{}` {place}: {problem}", path.display())]
+    BadRow {
+        /// The file.
+        path: PathBuf,
+        /// Line or row.
+        place: Place,
+        /// What was expected and what was found.
+        problem: String,
+    },
+
+    /// More bad rows than were allowed.
+    #[error("more than {limit} bad rows (`--skip-bad-rows {limit}`); the next one: {next}")]
+    TooManyBadRows {
+        /// Rows that were skipped.
+        limit: u64,
+        /// The error that was one too many.
+        next: Box<Error>,
+    },
+
+    /// A table without the column that was asked for, or without one that is plainly the text.
+    #[error("`{}`: {problem}", path.display())]
+    Column {
+        /// The file.
+        path: PathBuf,
+        /// What was looked for, and the columns there are.
+        problem: String,
+    },
+
+    /// A parquet file that cannot be read.
+    #[error("`{}`: not a readable parquet file: {problem}", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// The decoder's own words.
+        problem: String,
+    },
+
+    /// A tar archive that cannot be read, or lacks a member.
+    #[error("archive `{}`: {problem}", path.display())]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong or missing.
+        problem: String,
+    },
+
+    /// Files of a data set that were not found.
+    #[error("`{}` holds no {missing}", path.display())]
+    Incomplete {
+        /// The folder or file that was searched.
+        path: PathBuf,
+        /// What was looked for.
+        missing: String,
+    },
+
+    /// The filters left nothing.
+    #[error("no document of the {split} split is left after the filters ({read} were read)")]
+    NothingLeft {
+        /// `train`, `valid` or `test`.
+        split: &'static str,
+        /// Documents before the filters.
+        read: u64,
+    },
+
+    /// The caller stopped the work.
+    #[error("interrupted")]
+    Stopped,
+
+    /// A setting that makes no sense.
+    #[error("{0}")]
+    Settings(String),
+}
+
+impl Error {
+    /// Advice for the user, if there is any: one line, printed after the error.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NotAFile { kind: "a folder", path } => {
+                format!("name the files in it, for example `{}/*.parquet`", path.display())
+            }
+            Self::NotAFile { .. } => {
+                "to read from another program, name `-` and pipe into standard input".into()
+            }
+            Self::NoMatch { reason: None, .. } => {
+                "quote patterns so that the shell leaves them alone; `*`, `?` and `[...]` are understood".into()
+            }
+            Self::Compressed { .. } => "the file is probably cut off: fetch or make it again".into(),
+            Self::NotUtf8 { .. } => {
+                "convert the file, for example with `iconv -f latin1 -t utf-8`, or allow some losses with `--skip-bad-rows N`".into()
+            }
+            Self::BadRow { .. } => "a few bad rows can be left out with `--skip-bad-rows N`".into(),
+            Self::Column { .. } => "name the column of the text with `--text-column NAME`".into(),
+            Self::TooManyBadRows { next, .. } => return next.hint(),
+            Self::NothingLeft { .. } => {
+                "is this the data set that was named? documents of 51 to 999 words are kept by default".into()
+            }
+            _ => return None,
+        })
+    }
+
+    /// Whether this is about one row, after which reading may go on.
+    #[must_use]
+    pub fn is_bad_row(&self) -> bool {
+        matches!(self, Self::NotUtf8 { .. } | Self::BadRow { .. })
+    }
+
+    /// An [`Error::Io`], ready for `map_err`.
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    pub(crate) fn bad_row(path: &Path, place: Place, problem: impl Into<String>) -> Self {
+        Self::BadRow { path: path.into(), place, problem: problem.into() }
+    }
+}

@@ -1,0 +1,92 @@
+//! Which format a file has.
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// How a data file is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// One document a line, or documents with a separator between.
+    Text,
+    /// One JSON object a line.
+    #[serde(rename = "jsonl")]
+    JsonLines,
+    /// Comma separated values; the first record names the columns.
+    Csv,
+    /// The same with tabs.
+    Tsv,
+    /// Apache parquet.
+    Parquet,
+}
+
+impl Format {
+    /// By the file's ending, `.gz` and `.zst` taken off: `.jsonl`, `.ndjson`, `.json`; `.csv`; `.tsv`; `.parquet`; all else is text.
+    #[must_use]
+    pub fn of(path: &Path) -> Self {
+        let name = path.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+        let plain = [".gz", ".zst", ".zstd"].iter().find_map(|e| name.strip_suffix(e)).unwrap_or(&name);
+        match plain.rsplit_once('.').map(|(_, ending)| ending) {
+            Some("jsonl" | "ndjson" | "json") => Self::JsonLines,
+            Some("csv") => Self::Csv,
+            Some("tsv") => Self::Tsv,
+            Some("parquet") => Self::Parquet,
+            _ => Self::Text,
+        }
+    }
+
+    /// By the first bytes of a file without a name (standard input): parquet's magic, or `{` for JSON lines; else text.
+    #[must_use]
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
+        if bytes.starts_with(b"PAR1") {
+            Self::Parquet
+        } else if text.starts_with(b"{\"") || text.starts_with(b"{ \"") {
+            Self::JsonLines
+        } else {
+            Self::Text
+        }
+    }
+
+    /// The word for it on the command line and in messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::JsonLines => "jsonl",
+            Self::Csv => "csv",
+            Self::Tsv => "tsv",
+            Self::Parquet => "parquet",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endings_decide_and_compression_does_not_hide_them() {
+        for (name, format) in [
+            ("a.txt", Format::Text),
+            ("a", Format::Text),
+            ("a.gz", Format::Text),
+            ("train.wp_source", Format::Text),
+            ("a.JSONL", Format::JsonLines),
+            ("a.json.gz", Format::JsonLines),
+            ("a.csv.zst", Format::Csv),
+            ("a.tsv", Format::Tsv),
+            ("x/train-00000-of-00002.parquet", Format::Parquet),
+        ] {
+            assert_eq!(Format::of(Path::new(name)), format, "{name}");
+        }
+    }
+
+    #[test]
+    fn nameless_bytes_are_recognised() {
+        assert_eq!(Format::of_bytes(b"PAR1\x15"), Format::Parquet);
+        assert_eq!(Format::of_bytes(b" {\"text\":1}"), Format::JsonLines);
+        assert_eq!(Format::of_bytes(b"{curly} talk"), Format::Text);
+        assert_eq!(Format::of_bytes(b""), Format::Text);
+    }
+}

@@ -1,0 +1,41 @@
+//! Documents from files: text, JSON lines, CSV, TSV, parquet, each plain or compressed with gzip or zstd.
+//!
+//! One reader a format ([`text`](Format::Text), ...), all behind one iterator, [`Documents`]. Memory is bounded by the longest document, not by
+//! the file: a compressed file is never decompressed as a whole, and a document longer than [`MAX_DOCUMENT_BYTES`] is a bad row.
+mod column;
+mod compression;
+mod delimited;
+mod documents;
+mod files;
+mod format;
+mod json_lines;
+mod lines;
+mod parquet;
+mod separated;
+mod settings;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+pub use documents::{Document, Documents};
+pub use files::{Input, STDIN};
+pub use format::Format;
+pub use settings::{OneOrMany, ReadSettings};
+
+use crate::error::{Place, Result};
+
+/// Longest document, and longest line or record of a table, in bytes.
+pub const MAX_DOCUMENT_BYTES: usize = 64 << 20;
+
+/// One row of a file: a line, a record, a document between separators.
+struct Row {
+    place: Place,
+    text: String,
+}
+
+/// Reads the rows of one file.
+trait Rows {
+    /// The next row; `None` at the end. After an error for which [`crate::Error::is_bad_row`] holds the next call goes on behind the bad row.
+    fn next_row(&mut self) -> Result<Option<Row>>;
+}

@@ -1,0 +1,135 @@
+//! How files are to be read, as far as that is not the files' own business.
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::format::Format;
+use crate::error::{Error, Result};
+
+/// Settings of reading, the same for all files of an input.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReadSettings {
+    /// The column (key) of the text; several are joined by a space. Empty: found out (see [`ReadSettings`]'s users' documentation).
+    pub text_column: OneOrMany,
+    /// What stands between documents of a text file; `None`: a line is a document. `\n`, `\t` and `\\` are understood.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub document_separator: Option<String>,
+    /// Bad rows that may be left out; one more is an error.
+    pub skip_bad_rows: u64,
+    /// The format; `None`: by the file's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_format: Option<Format>,
+}
+
+impl ReadSettings {
+    /// The separator's bytes, its escapes resolved.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] for an empty one or an unknown escape.
+    pub fn separator(&self) -> Result<Option<Vec<u8>>> {
+        let Some(text) = &self.document_separator else { return Ok(None) };
+        let mut bytes = String::new();
+        let mut characters = text.chars();
+        while let Some(c) = characters.next() {
+            if c != '\\' {
+                bytes.push(c);
+                continue;
+            }
+            bytes.push(match characters.next() {
+                Some('n') => '\n',
+                Some('r') => '\r',
+                Some('t') => '\t',
+                Some('\\') => '\\',
+                other => {
+                    let escape = other.map(String::from).unwrap_or_default();
+                    return Err(Error::Settings(format!(
+                        "`--document-separator {text}`: unknown escape `\\{escape}`, expected `\\n`, `\\r`, `\\t` or `\\\\`"
+                    )));
+                }
+            });
+        }
+        if bytes.is_empty() {
+            return Err(Error::Settings("`--document-separator`: expected some text, got none".into()));
+        }
+        Ok(Some(bytes.into_bytes()))
+    }
+
+    /// Everything that decides which documents a file has, in bytes that no two settings share.
+    #[must_use]
+    pub fn key(&self) -> Vec<u8> {
+        format!("{self:?}").into_bytes()
+    }
+}
+
+/// Some words; in a configuration file one of them may stand without brackets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OneOrMany(pub Vec<String>);
+
+impl OneOrMany {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<&str> for OneOrMany {
+    fn from(word: &str) -> Self {
+        Self(vec![word.to_owned()])
+    }
+}
+
+impl From<Vec<String>> for OneOrMany {
+    fn from(words: Vec<String>) -> Self {
+        Self(words)
+    }
+}
+
+impl Serialize for OneOrMany {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [one] => serializer.serialize_str(one),
+            many => many.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a string or a list of strings")]
+        enum Value {
+            One(String),
+            Many(Vec<String>),
+        }
+        Ok(Self(match Value::deserialize(deserializer)? {
+            Value::One(one) => vec![one],
+            Value::Many(many) => many,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn separators_know_escapes() {
+        let separator = |text: &str| {
+            ReadSettings { document_separator: Some(text.into()), ..ReadSettings::default() }.separator()
+        };
+        assert_eq!(separator(r"\n---\n").unwrap().unwrap(), b"\n---\n");
+        assert_eq!(separator(r"a\\b\t").unwrap().unwrap(), b"a\\b\t");
+        for bad in ["", r"\x", "\\"] {
+            assert!(separator(bad).unwrap_err().to_string().contains("--document-separator"));
+        }
+    }
+
+    #[test]
+    fn one_word_needs_no_brackets() {
+        let read = |json: &str| serde_json::from_str::<OneOrMany>(json);
+        assert_eq!(read("\"a\"").unwrap(), OneOrMany::from("a"));
+        assert_eq!(read("[\"a\",\"b\"]").unwrap().0, ["a", "b"]);
+        assert!(read("3").unwrap_err().to_string().contains("a string or a list of strings"));
+        assert_eq!(serde_json::to_string(&OneOrMany::from("a")).unwrap(), "\"a\"");
+    }
+}

@@ -1,0 +1,106 @@
+//! Documents through the tokenizer, in batches of bounded size.
+use std::sync::mpsc;
+
+use mixce_data::{Document, Input};
+
+use super::encode::{Encode, EncodeSettings, encode_documents};
+use super::store::DataCounts;
+use crate::error::{Error, Result};
+
+/// Documents handed to the tokenizer at once, at most.
+const BATCH_DOCUMENTS: usize = 1024;
+/// Bytes of text from which on a batch is full.
+const BATCH_BYTES: usize = 4 << 20;
+/// Batches that wait for the tokenizer while another one is encoded.
+const BATCHES_AHEAD: usize = 1;
+
+/// Calls `sink` with the ids of every usable document in the input's order.
+///
+/// One thread reads and decompresses while all others encode. In memory are at most three batches.
+pub(super) fn for_each_document(
+    input: &Input,
+    tokenizer: &dyn Encode,
+    settings: EncodeSettings,
+    mut sink: impl FnMut(&[u32]) -> Result<()>,
+) -> Result<DataCounts> {
+    let mut counts = DataCounts::default();
+    std::thread::scope(|scope| {
+        let (sender, receiver) = mpsc::sync_channel(BATCHES_AHEAD);
+        scope.spawn(move || read_batches(input, &sender));
+        // On an error the receiver goes, and with it the reader.
+        for message in receiver {
+            match message {
+                Message::Batch(batch) => encode_batch(&batch, tokenizer, settings, &mut counts, &mut sink)?,
+                Message::End { bad } => counts.bad = bad,
+                Message::Failed(error) => return Err(error),
+            }
+        }
+        Ok(())
+    })?;
+    if counts.documents == 0 {
+        return Err(Error::NoDocuments { name: input.name(), empty: counts.empty, short: counts.short });
+    }
+    Ok(counts)
+}
+
+enum Message {
+    Batch(Vec<Document>),
+    End { bad: u64 },
+    Failed(Error),
+}
+
+/// Sends the input's documents; ends early when nobody listens.
+fn read_batches(input: &Input, sender: &mpsc::SyncSender<Message>) {
+    let mut documents = input.documents();
+    loop {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < BATCH_DOCUMENTS && bytes < BATCH_BYTES {
+            match documents.next() {
+                Some(Ok(document)) => {
+                    bytes += document.text.len();
+                    batch.push(document);
+                }
+                Some(Err(error)) => {
+                    let _ = sender.send(Message::Failed(error.into()));
+                    return;
+                }
+                None => break,
+            }
+        }
+        let last = batch.is_empty();
+        let message = if last { Message::End { bad: documents.skipped() } } else { Message::Batch(batch) };
+        if sender.send(message).is_err() || last {
+            return;
+        }
+    }
+}
+
+fn encode_batch(
+    batch: &[Document],
+    tokenizer: &dyn Encode,
+    settings: EncodeSettings,
+    counts: &mut DataCounts,
+    sink: &mut dyn FnMut(&[u32]) -> Result<()>,
+) -> Result<()> {
+    let texts: Vec<&str> = batch.iter().map(|d| d.text.as_str()).filter(|t| !t.trim().is_empty()).collect();
+    counts.empty += (batch.len() - texts.len()) as u64;
+    let place = |document: Option<&Document>| {
+        document.map(|d| format!("`{}` {}", d.path.display(), d.place)).unwrap_or_default()
+    };
+    let encoded = encode_documents(tokenizer, &texts, settings).map_err(|message| Error::Tokenize {
+        first: place(batch.first()),
+        last: place(batch.last()),
+        message,
+    })?;
+    for (ids, cut) in encoded {
+        if ids.len() < 2 {
+            counts.short += 1;
+            continue;
+        }
+        counts.truncated += u64::from(cut);
+        counts.documents += 1;
+        counts.tokens += ids.len() as u64;
+        sink(&ids)?;
+    }
+    Ok(())
+}
