@@ -7,7 +7,8 @@ use anyhow::Result;
 use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    completions, doctor, download, evaluate, export, generate, inspect, man, quickstart, synthetic, train,
+    completions, doctor, download, evaluate, export, generate, inspect, man, quickstart, score, synthetic,
+    train,
 };
 use crate::context::Context;
 use crate::version;
@@ -88,6 +89,7 @@ pub(crate) enum Command {
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
     Generate(generate::GenerateArgs),
+    Score(Box<score::ScoreArgs>),
     Export(export::ExportArgs),
     Inspect(inspect::InspectArgs),
     Download(download::DownloadArgs),
@@ -106,6 +108,7 @@ impl Cli {
             Command::Train(args) => train::run(&args, &context),
             Command::Evaluate(args) => evaluate::run(&args, &context),
             Command::Generate(args) => generate::run(&args, &context),
+            Command::Score(args) => score::run(&args, &context),
             Command::Export(args) => export::run(&args, &context),
             Command::Inspect(args) => inspect::run(&args, &context),
             Command::Download(args) => download::run(&args, &context),

@@ -11,6 +11,7 @@
 //! | [`distinct::distinct_share`] | how many of the texts are different from each other |
 //! | [`lengths::Lengths`] | how long the texts are |
 //! | [`mauve::mauve`] | how close two sets of texts are, by features of a language model |
+//! | [`windows::draw_windows`] | windows of equal length, for the controlled metrics |
 //! | [`resample::bootstrap_mean`], [`resample::paired_test`] | how sure a mean or a difference is |
 //!
 //! Nothing here knows a model or a trainer: texts come as token ids, or as [`features::Features`]. Functions return `None` where a
@@ -26,6 +27,7 @@ pub mod rep_n;
 pub mod repetition;
 pub mod resample;
 pub mod self_bleu;
+pub mod windows;
 pub mod zipf;
 
 pub use error::{Error, Result};

@@ -150,6 +150,12 @@ pub enum Error {
         /// Its index, from 0.
         prompt: u64,
     },
+    /// A text without any token.
+    #[error("text {text} is empty: it has no last token")]
+    EmptyText {
+        /// Its index in the list, from 0.
+        text: usize,
+    },
     /// The model gives no usable distribution for the next token.
     #[error(
         "the logits of sample {sample} hold NaN or infinity after {tokens} new tokens: the model's weights are broken"

@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod export;
+mod features;
 mod files;
 pub mod generate;
 pub mod hub;

@@ -8,9 +8,18 @@ use crate::support::{Outcome, World};
 fn help_teaches_and_goes_to_stdout() {
     let world = World::new();
     let text = world.run("--help").success().stdout;
-    for command in
-        ["train", "evaluate", "generate", "export", "inspect", "download", "doctor", "completions", "man"]
-    {
+    for command in [
+        "train",
+        "evaluate",
+        "generate",
+        "score",
+        "export",
+        "inspect",
+        "download",
+        "doctor",
+        "completions",
+        "man",
+    ] {
         assert!(text.contains(&format!("\n  {command} ")), "{command}: {text}");
         let text = world.run(&format!("{command} --help")).success().stdout;
         assert!(text.contains(&format!("mixce {command}")) && text.contains("Example: mixce "), "{text}");

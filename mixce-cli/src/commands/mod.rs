@@ -9,5 +9,6 @@ pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod man;
 pub(crate) mod quickstart;
+pub(crate) mod score;
 pub(crate) mod synthetic;
 pub(crate) mod train;

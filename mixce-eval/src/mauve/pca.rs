@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn equal_rows_become_zeros() {
-        let found = project(&mut vec![2.0; 12], 4, 0.9).unwrap();
+        let found = project(&mut [2.0; 12], 4, 0.9).unwrap();
         assert_eq!((found.components, found.values), (1, vec![0.0; 3]));
     }
 }
