@@ -8,7 +8,7 @@ use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum
 
 use crate::commands::{
     bench, completions, data, doctor, download, evaluate, export, generate, inspect, man, push, quickstart,
-    synthetic, train,
+    score, synthetic, train,
 };
 use crate::context::Context;
 use crate::version;
@@ -90,6 +90,7 @@ pub(crate) enum Command {
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
     Generate(generate::GenerateArgs),
+    Score(Box<score::ScoreArgs>),
     Export(export::ExportArgs),
     Push(push::PushArgs),
     Inspect(inspect::InspectArgs),
@@ -111,6 +112,7 @@ impl Cli {
             Command::Train(args) => train::run(&args, &context),
             Command::Evaluate(args) => evaluate::run(&args, &context),
             Command::Generate(args) => generate::run(&args, &context),
+            Command::Score(args) => score::run(&args, &context),
             Command::Export(args) => export::run(&args, &context),
             Command::Push(args) => push::run(&args, &context),
             Command::Inspect(args) => inspect::run(&args, &context),

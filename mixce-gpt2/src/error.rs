@@ -159,6 +159,12 @@ pub enum Error {
         /// Its published name.
         name: String,
     },
+    /// A text without any token.
+    #[error("text {text} is empty: it has no last token")]
+    EmptyText {
+        /// Its index in the list, from 0.
+        text: usize,
+    },
     /// The model gives no usable distribution for the next token.
     #[error(
         "the logits of sample {sample} hold NaN or infinity after {tokens} new tokens: the model's weights are broken"

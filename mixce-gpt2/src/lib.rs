@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod export;
+mod features;
 mod files;
 pub mod flops;
 pub mod generate;

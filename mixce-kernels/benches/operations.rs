@@ -1,7 +1,6 @@
 //! Times each operation with GPT-2 small's shapes: 4 documents of 256 tokens, 768 channels, 12 heads, 50 257 tokens.
 //!
 //! `cargo bench -p mixce-kernels`, or with a filter: `cargo bench -p mixce-kernels -- attention`.
-#![expect(missing_docs, reason = "criterion's macros make undocumented items")]
 #![expect(clippy::unwrap_used, reason = "a benchmark stops at the first error")]
 
 use candle_core::{DType, Device, Tensor, Var};

@@ -12,6 +12,7 @@ fn help_teaches_and_goes_to_stdout() {
         "train",
         "evaluate",
         "generate",
+        "score",
         "export",
         "inspect",
         "download",

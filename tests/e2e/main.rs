@@ -21,6 +21,7 @@ mod push;
 mod quickstart;
 mod resume;
 mod sample;
+mod score;
 mod support;
 
 /// A small hub on loopback; the tests of the hub client use the same one.

@@ -12,5 +12,6 @@ pub(crate) mod inspect;
 pub(crate) mod man;
 pub(crate) mod push;
 pub(crate) mod quickstart;
+pub(crate) mod score;
 pub(crate) mod synthetic;
 pub(crate) mod train;

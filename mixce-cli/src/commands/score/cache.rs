@@ -1,0 +1,111 @@
+//! Features on disk: what was computed once is read the next time.
+//!
+//! A file holds the features of some texts and is named by the SHA-256 of the model's weights and the texts' token ids. It
+//! carries the SHA-256 of its numbers; one that is cut off, altered or of another size is computed anew.
+//!
+//! Layout: `MIXCEFT1`, rows and columns (u64), SHA-256 of the numbers, the numbers (f32), all little-endian.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use sha2::{Digest as _, Sha256};
+
+use crate::files::AtomicFile;
+
+const MAGIC: &[u8; 8] = b"MIXCEFT1";
+const HEADER_BYTES: usize = 8 + 16 + 32;
+
+/// A folder of features.
+#[derive(Clone, Debug)]
+pub(super) struct Cache {
+    folder: PathBuf,
+}
+
+impl Cache {
+    /// The cache in a folder, which is made when something is put in.
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// `mixce/features` below `$XDG_CACHE_HOME`, or else `~/.cache`.
+    pub(super) fn default_folder() -> Option<PathBuf> {
+        let variable =
+            |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let base = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
+        Some(base.join("mixce").join("features"))
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        self.folder.join(format!("{key}.features"))
+    }
+
+    /// The features under a key, if they are there, whole and of this shape.
+    pub(super) fn get(&self, key: &str, rows: usize, columns: usize) -> Option<Vec<f32>> {
+        let path = self.path(key);
+        let expected = rows.checked_mul(columns)?.checked_mul(4)?.checked_add(HEADER_BYTES)?;
+        let size = fs::metadata(&path).ok()?.len();
+        let found = if size == expected as u64 { read(&path, rows, columns) } else { None };
+        if found.is_none() {
+            tracing::warn!("cached features in `{}` are damaged: computing them again", path.display());
+        }
+        found
+    }
+
+    /// Keeps features under a key. A cache that cannot be written costs time, not results.
+    pub(super) fn put(&self, key: &str, rows: usize, columns: usize, values: &[f32]) {
+        if let Err(error) = write(&self.path(key), rows, columns, values) {
+            tracing::warn!("features are not cached: {error:#}");
+        }
+    }
+}
+
+fn read(path: &Path, rows: usize, columns: usize) -> Option<Vec<f32>> {
+    let bytes = fs::read(path).ok()?;
+    let (header, numbers) = bytes.split_at_checked(HEADER_BYTES)?;
+    (header == self::header(rows, columns, numbers).as_slice())
+        .then(|| numbers.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+}
+
+fn header(rows: usize, columns: usize, numbers: &[u8]) -> Vec<u8> {
+    let sizes = [rows as u64, columns as u64].into_iter().flat_map(u64::to_le_bytes);
+    MAGIC.iter().copied().chain(sizes).chain(Sha256::digest(numbers)).collect()
+}
+
+fn write(path: &Path, rows: usize, columns: usize, values: &[f32]) -> Result<()> {
+    let numbers: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let mut file = AtomicFile::create(path)?;
+    file.write(&header(rows, columns, &numbers))?;
+    file.write(&numbers)?;
+    file.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_damaged_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().join("new"));
+        let values = [1.0f32, -2.5, 3.0, 0.0, 7.0, 8.0];
+        assert_eq!(cache.get("k", 2, 3), None);
+        cache.put("k", 2, 3, &values);
+        assert_eq!(cache.get("k", 2, 3), Some(values.to_vec()));
+        assert_eq!(cache.get("k", 3, 2), None, "another shape");
+        let path = cache.path("k");
+        let whole = fs::read(&path).unwrap();
+        for place in 0..whole.len() {
+            let mut spoilt = whole.clone();
+            spoilt[place] ^= 1;
+            fs::write(&path, &spoilt).unwrap();
+            assert_eq!(cache.get("k", 2, 3), None, "byte {place}");
+        }
+        fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        assert_eq!(cache.get("k", 2, 3), None);
+        cache.put("k", 2, 3, &values);
+        assert_eq!(cache.get("k", 2, 3), Some(values.to_vec()));
+        let names: Vec<_> = fs::read_dir(&cache.folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+    }
+}

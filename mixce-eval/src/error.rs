@@ -1,0 +1,112 @@
+//! The one error type of this crate.
+
+use std::path::{Path, PathBuf};
+
+/// What goes wrong with features and what is computed from them.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An operation of the file system failed.
+    #[error("cannot {action} `{}`: {cause}", path.display())]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The answer of the operating system.
+        cause: std::io::Error,
+    },
+    /// A file of features that is not what its name promises.
+    #[error("cannot read features from `{}`: {problem}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it: where, expected, got.
+        problem: String,
+    },
+    /// Values that do not make the matrix that was announced.
+    #[error("a matrix of {rows} x {columns} features cannot be made of {values} values")]
+    Shape {
+        /// Rows announced.
+        rows: usize,
+        /// Columns announced.
+        columns: usize,
+        /// Values given.
+        values: usize,
+    },
+    /// A feature that is infinite or not a number.
+    #[error("{name}: the feature in row {row}, column {column} is `{value}`, expected a finite number")]
+    NotFinite {
+        /// Which features.
+        name: &'static str,
+        /// Row, from 0.
+        row: usize,
+        /// Column, from 0.
+        column: usize,
+        /// What it is.
+        value: f32,
+    },
+    /// Two sets of features from different models.
+    #[error(
+        "human features have {human} columns, model features {model}: they must come from one featurizer"
+    )]
+    Columns {
+        /// Columns of the human features.
+        human: usize,
+        /// Columns of the model's.
+        model: usize,
+    },
+    /// Not enough samples to cluster.
+    #[error(
+        "MAUVE needs at least 2 samples on each side and one a bucket: got {human} human and {model} model samples for {buckets} buckets"
+    )]
+    TooFew {
+        /// Human samples.
+        human: usize,
+        /// Model samples.
+        model: usize,
+        /// Buckets asked for.
+        buckets: usize,
+    },
+    /// A setting outside its range.
+    #[error("MAUVE setting `{name}` must be {expected}, got {got}")]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// What it is.
+        got: String,
+    },
+    /// The eigenvalues of the covariance could not be found.
+    #[error(
+        "the principal components of the features cannot be computed: the eigenvalue iteration did not converge"
+    )]
+    Eigen,
+}
+
+impl Error {
+    /// What to do about it, if that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::TooFew { .. } => {
+                Some("score more texts; published values use 5000 or more a side".to_owned())
+            }
+            Self::Columns { .. } => Some("extract both with the same model and layer".to_owned()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn malformed(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Malformed { path: path.into(), problem: problem.into() }
+    }
+
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |cause| Self::Io { action, path, cause }
+    }
+}
+
+/// Results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,109 @@
+//! Windows of equal length, for comparing texts whose lengths differ.
+//!
+//! MAUVE and coherence depend on the lengths of the texts. The MixCE authors' *controlled* versions compare windows of
+//! `floor(L / 1.35)` whitespace words (about `L` tokens), 10 000 of them drawn from all places in all texts.
+
+use mixce_kernels::rng::{Stream, purpose};
+
+/// Words of a window that stands for this many tokens, and of a prompt of that many.
+///
+/// ```
+/// use mixce_eval::windows::words_for_tokens;
+/// assert_eq!([50, 100, 200].map(words_for_tokens), [37, 74, 148]);
+/// ```
+#[must_use]
+pub fn words_for_tokens(tokens: usize) -> usize {
+    (tokens as f64 / 1.35) as usize
+}
+
+/// There are not as many windows as were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// Windows that exist.
+    pub found: usize,
+    /// Windows that were asked for.
+    pub needed: usize,
+}
+
+/// Draws `count` different windows of `length` words, each place of each text as likely as any other: `(text, first word)`.
+///
+/// `words` are the numbers of words of the texts. As in the authors' code a text of `w` words has `w - length` places: the last
+/// possible one is not among them.
+///
+/// # Errors
+/// [`Shortage`] when there are less than `count` places.
+pub fn draw_windows(
+    words: &[usize],
+    length: usize,
+    count: usize,
+    seed: u64,
+) -> Result<Vec<(usize, usize)>, Shortage> {
+    // Where the places of each text begin in the row of all places.
+    let mut starts = Vec::with_capacity(words.len());
+    let mut found = 0usize;
+    for words in words {
+        starts.push(found);
+        found = found.saturating_add(words.saturating_sub(length));
+    }
+    if found < count {
+        return Err(Shortage { found, needed: count });
+    }
+    let stream = Stream::new(seed).fold(purpose::METRIC).fold(4);
+    let place = |number: usize| {
+        let text = starts.partition_point(|start| *start <= number) - 1;
+        (text, number - starts[text])
+    };
+    Ok(draw_without_replacement(found, count, stream).into_iter().map(place).collect())
+}
+
+/// The first `count` of a random permutation of `0..n` (Fisher-Yates on a table of what was swapped).
+fn draw_without_replacement(n: usize, count: usize, stream: Stream) -> Vec<usize> {
+    let mut swapped = std::collections::HashMap::new();
+    let mut drawn = Vec::with_capacity(count);
+    for i in 0..count {
+        let j = i + stream.below(i as u64, (n - i) as u64) as usize;
+        let at_j = swapped.get(&j).copied().unwrap_or(j);
+        let at_i = swapped.get(&i).copied().unwrap_or(i);
+        swapped.insert(j, at_i);
+        drawn.push(at_j);
+    }
+    drawn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_shortage_is_counted() {
+        assert_eq!(draw_windows(&[5, 3, 9], 4, 7, 1), Err(Shortage { found: 6, needed: 7 }));
+        assert_eq!(draw_windows(&[], 4, 1, 1), Err(Shortage { found: 0, needed: 1 }));
+        let mut all = draw_windows(&[5, 3, 9], 4, 6, 1).unwrap();
+        all.sort_unstable();
+        assert_eq!(all, [(0, 0), (2, 0), (2, 1), (2, 2), (2, 3), (2, 4)]);
+    }
+
+    #[test]
+    fn every_place_is_as_likely() {
+        let mut counts = std::collections::HashMap::new();
+        for seed in 0..3000 {
+            for window in draw_windows(&[4, 0, 3], 1, 2, seed).unwrap() {
+                *counts.entry(window).or_insert(0) += 1;
+            }
+        }
+        assert_eq!(counts.len(), 5);
+        assert!(counts.values().all(|count| (1080..1320).contains(count)), "{counts:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn windows_are_different_and_fit(words in prop::collection::vec(0usize..30, 1..20), length in 1usize..6, seed: u64) {
+            let places: usize = words.iter().map(|w| w.saturating_sub(length)).sum();
+            let drawn = draw_windows(&words, length, places / 2, seed).unwrap();
+            let distinct: std::collections::HashSet<_> = drawn.iter().collect();
+            prop_assert_eq!(distinct.len(), drawn.len());
+            prop_assert!(drawn.iter().all(|(text, first)| first + length < words[*text] + 1));
+        }
+    }
+}
