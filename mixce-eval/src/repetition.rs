@@ -47,10 +47,10 @@ impl Run {
 ///
 /// ```
 /// use mixce_eval::repetition::repetition;
-/// // "1 2" four times, then something else.
+/// // "1 2" four times, then something else: the rule does not count the last copy of the last run.
 /// let found = repetition(&[1, 2, 1, 2, 1, 2, 1, 2, 9]).unwrap();
 /// assert_eq!(found.longest_span, Some(2));
-/// assert_eq!(found.rate, 8.0 / 9.0);
+/// assert_eq!(found.rate, 6.0 / 9.0);
 /// assert_eq!(repetition(&[1, 2, 3, 1, 2, 4]).unwrap().longest_span, None);
 /// ```
 #[must_use]

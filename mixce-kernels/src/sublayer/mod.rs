@@ -5,7 +5,7 @@
 //! (so that microbatches and tied weights cost nothing), and the gradient of the residual stream is updated in place. A
 //! buffer must not share memory with an input.
 //!
-//! Rows are handled [`BLOCK_ROWS`] at a time: what a sublayer computes between its matrix products (normalised rows,
+//! Rows are handled 1024 at a time: what a sublayer computes between its matrix products (normalised rows,
 //! activations, dropped branches) is short-lived, stays in the cache, and is computed again in the backward pass instead of
 //! kept. Only f32 tensors on the CPU ([`is_fused`]); elsewhere use the candle operations.
 //!
