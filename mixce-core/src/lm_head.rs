@@ -72,9 +72,9 @@ pub fn lm_head_backward(
     denominator: f64,
     dhead: &Tensor,
 ) -> Result<LmHeadBackward> {
-    check("lm_head_backward", hidden, head, targets)?;
+    check("the LM head's loss", hidden, head, targets)?;
     if denominator.is_nan() || denominator <= 0.0 {
-        let (operation, expected) = ("lm_head_backward", "a positive denominator".into());
+        let (operation, expected) = ("the LM head's loss", "a positive denominator".into());
         return Err(Error::Mismatch { operation, expected, got: denominator.to_string() });
     }
     let (log_q, dhidden) = if is_fused(hidden) && is_fused(head) {
@@ -107,7 +107,7 @@ fn gradients_by_slices(
         let logits = h.matmul(&head.t()?)?;
         let log_q = target_log_probs(&logits, &y)?;
         let weights = objective.weights(&log_q)?.affine(1.0 / denominator, 0.0)?;
-        let dlogits = logits_gradient(logits, &y, &log_q, &weights)?;
+        let dlogits = logits_gradient(&logits, &y, &weights)?;
         dhidden.push(dlogits.matmul(&head)?);
         sum = (sum + dlogits.t()?.matmul(&h)?.to_dtype(DType::F32)?)?;
         log_qs.extend(log_q.to_vec1::<f32>()?);

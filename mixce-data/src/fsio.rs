@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::{Error, Result};
 
 /// A name beside `path` that no other process or thread uses: `.NAME.PID-N.tmp`.
-fn temporary_beside(path: &Path) -> PathBuf {
+#[must_use]
+pub fn temporary_beside(path: &Path) -> PathBuf {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().map_or_else(|| "file".into(), |n| n.to_string_lossy().into_owned());
     let unique = COUNTER.fetch_add(1, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 //! Legend: N packed tokens, C channels.
 //!
 //! candle's graph is not used where the kernels have their own backward pass (f32 on the CPU): for every gradient that reaches
-//! a tensor `Tensor::backward` allocates zeros, adds, and allocates the sum, which costs an eighth of a step at matmul speed.
+//! a tensor `Tensor::backward` allocates zeros, adds on one thread, and allocates the sum.
 //! Elsewhere the pass is [`Gpt2::hidden_states`] with candle's graph behind the same interface.
 
 use candle_core::{Tensor, Var};

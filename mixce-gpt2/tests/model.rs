@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use mixce_gpt2::generate::{Finish, GenerateOptions, generate};
 use mixce_gpt2::sampling::Sampling;
 use mixce_gpt2::{Gpt2, Gradients, checkpoint};
@@ -146,6 +146,46 @@ fn the_explicit_backward_pass_equals_candles_graph_with_dropout() {
         assert!(gradients.sums().iter().all(|(_, sum)| values(sum).iter().all(|g| *g == 0.0)));
     }
     assert_eq!(bits[0], bits[1], "computing a block again changes nothing");
+}
+
+/// Double precision has no fused kernel: it takes the path of candle operations that other devices take, forward, backward and in
+/// decoding, with the same dropout masks.
+#[test]
+fn the_path_of_other_devices_gives_the_same_numbers() {
+    let fused = small(0.2);
+    let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+    let parameters = fused.parameters().try_map(|_, t| Ok(Var::from_tensor(&wide(t))?.into_inner())).unwrap();
+    let plain = Gpt2::new(fused.config().clone(), parameters).unwrap();
+    let narrow = |t: &Tensor| t.to_dtype(DType::F32).unwrap();
+    let texts: Vec<Vec<u32>> = [1u32, 9, 4].iter().map(|n| (0..*n).collect()).collect();
+    let (batch, stream) = (fused.pack(&slices(&texts)).unwrap(), Some(Stream::new(4)));
+
+    let passes = [&fused, &plain].map(|model| {
+        let gradients = Gradients::new(model.config(), model.parameters()).unwrap();
+        // Twice: gradients add up.
+        for _ in 0..2 {
+            let forward = model.forward(&batch, stream, false).unwrap();
+            let hidden = forward.hidden();
+            model.backward(&batch, forward, &hidden, &gradients).unwrap();
+        }
+        (narrow(&model.forward(&batch, stream, false).unwrap().hidden()), gradients)
+    });
+    let [(hidden, sums), (plain_hidden, plain_sums)] = passes;
+    assert_close("hidden", &hidden, &plain_hidden, 1e-5);
+    for (name, sum) in sums.sums().iter() {
+        assert_close(name, sum, &narrow(plain_sums.sums().get(name).unwrap()), 1e-4);
+    }
+    plain_sums.clear().unwrap();
+    assert!(plain_sums.sums().iter().all(|(_, sum)| values(&narrow(sum)).iter().all(|g| *g == 0.0)));
+    assert!(plain.forward(&batch, stream, true).unwrap_err().to_string().contains("CPU only"));
+
+    let decoded = [&fused, &plain].map(|model| {
+        let model = model.detached().unwrap();
+        let (_, mut cache) = model.prefill(&model.pack(&slices(&texts)).unwrap(), 2).unwrap();
+        let steps = [[3, 1, 4], [1, 5, 9]].map(|ids| narrow(&model.decode(&ids, &mut cache).unwrap()));
+        Tensor::cat(&steps, 0).unwrap()
+    });
+    assert_close("decoded", &decoded[0], &decoded[1], 1e-5);
 }
 
 #[test]

@@ -18,15 +18,6 @@ pub(crate) fn slice<'a>(op: &'static str, storage: &'a CpuStorage, layout: &Layo
     }
 }
 
-/// The elements of a contiguous u32 CPU storage, in order.
-pub(crate) fn slice_u32<'a>(op: &'static str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [u32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::U32(data), Some((start, end))) => Ok(&data[start..end]),
-        (CpuStorage::U32(_), None) => bail!("{op}: expected a contiguous tensor, got layout {layout:?}"),
-        (other, _) => bail!("{op}: expected u32, got {:?}", dtype(other)),
-    }
-}
-
 /// Runs `f` on the elements of a contiguous f32 CPU tensor that it may change in place.
 pub(crate) fn with_slice_mut<T>(
     op: &'static str,

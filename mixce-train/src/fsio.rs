@@ -1,18 +1,11 @@
 //! Files that are either whole or absent.
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+
+pub(crate) use mixce_data::fsio::temporary_beside;
 
 use crate::error::{Error, Result};
-
-/// A name beside `path` that no other process or thread uses: `.NAME.PID-N.tmp`.
-pub(crate) fn temporary_beside(path: &Path) -> PathBuf {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let name = path.file_name().map_or_else(|| "file".into(), |n| n.to_string_lossy().into_owned());
-    let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
-    path.with_file_name(format!(".{name}.{}-{unique}.tmp", std::process::id()))
-}
 
 /// Writes `path` through a temporary file in the same folder: written, fsynced, renamed.
 ///

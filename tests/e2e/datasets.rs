@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::server::{Fault, HubServer, Storage, etag};
-use crate::support::{Outcome, World, fixtures};
+use crate::support::{World, fixtures};
 
 const KEY: &str = "datasets/Salesforce/wikitext";
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -29,12 +29,6 @@ fn serve() -> HubServer {
     server
 }
 
-fn run(world: &World, server: &HubServer, line: &str, variables: &[(&str, &str)]) -> Outcome {
-    let mut command = world.command(line);
-    command.env("HF_ENDPOINT", server.endpoint()).envs(variables.iter().copied());
-    Outcome::of(command.output().unwrap(), line)
-}
-
 #[test]
 fn wikitext_comes_from_the_hub_whatever_goes_wrong() {
     let (world, server) = (World::new(), serve());
@@ -43,7 +37,7 @@ fn wikitext_comes_from_the_hub_whatever_goes_wrong() {
     server.fault("GET", &storage, Fault::Drop(1000), 1);
     server.fault("GET", "/revision/main", Fault::RateLimit(1), 1);
     let line = "data prepare wikitext --held-out 3 --json";
-    let row = run(&world, &server, &format!("{line} --out first"), &[]).row();
+    let row = world.run_at(&server, &format!("{line} --out first"), &[]).row();
     // Two development paragraphs and one from the head of train; 40 paragraphs, 3 + 1 of them held out.
     assert_eq!((&row["valid"]["read"], &row["valid"]["topped_up"]), (&2.into(), &1.into()));
     assert_eq!((&row["train"]["documents"], &row["detokenized"]), (&36.into(), &true.into()));
@@ -59,9 +53,9 @@ fn wikitext_comes_from_the_hub_whatever_goes_wrong() {
     );
 
     let moved = format!("{line} --dataset Salesforce/wiki --config wikitext-103-raw-v1 --out second");
-    run(&world, &server, &moved, &[]).success();
+    world.run_at(&server, &moved, &[]).success();
     server.take_requests();
-    run(&world, &server, &format!("{line} --out third"), &[("HF_HUB_OFFLINE", "1")]).success();
+    world.run_at(&server, &format!("{line} --out third"), &[("HF_HUB_OFFLINE", "1")]).success();
     assert_eq!(server.take_requests(), []);
     for name in ["train.txt", "valid.txt", "test.txt"] {
         for other in ["second", "third"] {
@@ -83,15 +77,17 @@ fn any_data_set_is_taken_by_configuration_split_and_column() {
     server.point(key, "main", "89abcdef0123456789abcdef0123456789abcdef");
     let line =
         "data prepare text --dataset me/stories --config en --split gold --text-column story --held-out 2";
-    run(&world, &server, &format!("{line} --out out"), &[]).success();
+    world.run_at(&server, &format!("{line} --out out"), &[]).success();
     assert_eq!(world.text("out/train.txt").lines().count(), 8);
-    run(&world, &server, &line.replace("gold", "silver"), &[]).refused(&["expected `--out`"]);
+    world.run_at(&server, &line.replace("gold", "silver"), &[]).refused(&["expected `--out`"]);
     let silver = format!("{} --out x", line.replace("gold", "silver"));
-    run(&world, &server, &silver, &[])
+    world
+        .run_at(&server, &silver, &[])
         .refused(&["no data files of configuration `en` of split `silver`", "--split"]);
     let two = "data prepare wikitext --dataset Salesforce/wikitext --out x";
-    run(&world, &server, two, &[]).refused(&["in several folders", "`--config`"]);
-    run(&world, &server, "data prepare text --dataset a/none --out x", &[])
+    world.run_at(&server, two, &[]).refused(&["in several folders", "`--config`"]);
+    world
+        .run_at(&server, "data prepare text --dataset a/none --out x", &[])
         .refused(&["has no data set `a/none`"]);
     assert!(!world.path("x").exists());
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::server::{Fault, HubServer, Storage, etag};
-use crate::support::{Outcome, SMALL, World};
+use crate::support::{SMALL, World};
 
 const MODEL: &str = "owner/tiny";
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -21,17 +21,11 @@ fn serve(world: &World) -> HubServer {
     server
 }
 
-fn run(world: &World, server: &HubServer, line: &str, variables: &[(&str, &str)]) -> Outcome {
-    let mut command = world.command(line);
-    command.env("HF_ENDPOINT", server.endpoint()).envs(variables.iter().copied());
-    Outcome::of(command.output().unwrap(), line)
-}
-
 #[test]
 fn a_model_is_downloaded_once_and_then_used_offline() {
     let world = World::new();
     let server = serve(&world);
-    let row = run(&world, &server, "download owner/tiny --json", &[]).row();
+    let row = world.run_at(&server, "download owner/tiny --json", &[]).row();
     assert_eq!((&row["model"], &row["commit"]), (&MODEL.into(), &COMMIT.into()));
     let cached = fs::read(format!("{}/model.safetensors", row["path"].as_str().unwrap())).unwrap();
     assert!(cached == world.read("model/model.safetensors"));
@@ -39,7 +33,7 @@ fn a_model_is_downloaded_once_and_then_used_offline() {
     server.take_requests();
     let offline = [("HF_HUB_OFFLINE", "1")];
     let line = format!("train --model owner/tiny --train train.txt --out run --max-steps 2 {SMALL}");
-    run(&world, &server, &line, &offline).success();
+    world.run_at(&server, &line, &offline).success();
     assert!(world.text("run/run.toml").contains(&format!("model_commit = \"{COMMIT}\"")));
     assert!(world.text("run/final/README.md").contains("base_model: owner/tiny"));
     assert_eq!(server.take_requests(), [], "offline means no request at all");
@@ -50,25 +44,25 @@ fn finetuning_fetches_the_model_and_a_dry_run_does_not() {
     let world = World::new();
     let server = serve(&world);
     let line = format!("train --model owner/tiny@main --train train.txt --out run --max-steps 2 {SMALL}");
-    run(&world, &server, &format!("{line} --dry-run"), &[]).refused(&[
+    world.run_at(&server, &format!("{line} --dry-run"), &[]).refused(&[
         "owner/tiny",
         "hint: ",
         "mixce download",
     ]);
     assert_eq!(server.take_requests(), []);
-    run(&world, &server, &line, &[]).success();
-    run(&world, &server, &format!("{line} --dry-run").replace("--out run", "--out other"), &[]).success();
+    world.run_at(&server, &line, &[]).success();
+    world.run_at(&server, &format!("{line} --dry-run").replace("--out run", "--out other"), &[]).success();
 }
 
 #[test]
 fn a_copy_goes_into_a_folder_of_its_own() {
     let world = World::new();
     let server = serve(&world);
-    run(&world, &server, "download owner/tiny --out copy", &[]).success();
+    world.run_at(&server, "download owner/tiny --out copy", &[]).success();
     assert!(world.read("copy/model.safetensors") == world.read("model/model.safetensors"));
     assert!(!fs::symlink_metadata(world.path("copy/model.safetensors")).unwrap().is_symlink());
     let before = world.snapshot();
-    run(&world, &server, "download owner/tiny --out copy", &[]).refused(&["`copy`", "hint: "]);
+    world.run_at(&server, "download owner/tiny --out copy", &[]).refused(&["`copy`", "hint: "]);
     assert!(world.snapshot() == before);
 }
 
@@ -78,7 +72,7 @@ fn an_interrupted_transfer_is_resumed() {
     let server = serve(&world);
     let weights = etag(Storage::Large, &world.read("model/model.safetensors"));
     server.fault("GET", &weights, Fault::Drop(20_000), 1);
-    run(&world, &server, "download owner/tiny", &[]).success();
+    world.run_at(&server, "download owner/tiny", &[]).success();
     let ranges: Vec<_> = server
         .take_requests()
         .iter()
@@ -92,18 +86,19 @@ fn an_interrupted_transfer_is_resumed() {
 fn troubles_are_told_in_words() {
     let world = World::new();
     let server = serve(&world);
-    run(&world, &server, "download owner/none", &[]).refused(&["no model `owner/none`", "hint: "]);
-    run(&world, &server, "download owner/tiny@v9", &[]).refused(&["no revision `v9`", "hint: "]);
+    world.run_at(&server, "download owner/none", &[]).refused(&["no model `owner/none`", "hint: "]);
+    world.run_at(&server, "download owner/tiny@v9", &[]).refused(&["no revision `v9`", "hint: "]);
     let offline = [("HF_HUB_OFFLINE", "1")];
-    run(&world, &server, "download owner/tiny", &offline).refused(&["owner/tiny", "HF_HUB_OFFLINE"]);
-    run(&world, &server, "download model", &[]).refused(&["`model` is a folder"]);
+    world.run_at(&server, "download owner/tiny", &offline).refused(&["owner/tiny", "HF_HUB_OFFLINE"]);
+    world.run_at(&server, "download model", &[]).refused(&["`model` is a folder"]);
     server.fault("GET", &etag(Storage::Large, &world.read("model/model.safetensors")), Fault::WrongBytes, 1);
-    run(&world, &server, "download owner/tiny", &[])
+    world
+        .run_at(&server, "download owner/tiny", &[])
         .refused(&["`model.safetensors` of `owner/tiny` arrived damaged", "SHA-256"]);
     server.require_token("hf_right");
-    run(&world, &server, "download owner/tiny", &[]).refused(&["asks for a login", "HF_TOKEN"]);
-    let wrong = run(&world, &server, "download owner/tiny", &[("HF_TOKEN", "hf_wrong")]);
+    world.run_at(&server, "download owner/tiny", &[]).refused(&["asks for a login", "HF_TOKEN"]);
+    let wrong = world.run_at(&server, "download owner/tiny", &[("HF_TOKEN", "hf_wrong")]);
     wrong.refused(&["refuses the access token"]);
     assert!(!wrong.stderr.contains("hf_wrong"));
-    run(&world, &server, "download owner/tiny", &[("HF_TOKEN", "hf_right")]).success();
+    world.run_at(&server, "download owner/tiny", &[("HF_TOKEN", "hf_right")]).success();
 }

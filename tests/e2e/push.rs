@@ -4,9 +4,7 @@ use crate::server::{HubServer, Storage};
 use crate::support::{Outcome, SMALL, World};
 
 fn run(world: &World, server: &HubServer, line: &str) -> Outcome {
-    let mut command = world.command(line);
-    command.env("HF_ENDPOINT", server.endpoint()).env("HF_TOKEN", "hf_right");
-    let outcome = Outcome::of(command.output().unwrap(), line);
+    let outcome = world.run_at(server, line, &[("HF_TOKEN", "hf_right")]);
     assert!(!format!("{outcome:?}").contains("hf_right"), "the token is shown: {outcome:?}");
     outcome
 }

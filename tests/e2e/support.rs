@@ -11,6 +11,8 @@ use mixce_gpt2::{Gpt2Config, Parameters, Tokenizer};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::server::HubServer;
+
 /// The committed fixtures.
 pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
@@ -93,6 +95,13 @@ impl World {
     /// Runs to the end.
     pub(crate) fn run(&self, line: &str) -> Outcome {
         Outcome::of(self.command(line).output().unwrap(), line)
+    }
+
+    /// The same with the hub at `server` and further environment variables.
+    pub(crate) fn run_at(&self, server: &HubServer, line: &str, variables: &[(&str, &str)]) -> Outcome {
+        let mut command = self.command(line);
+        command.env("HF_ENDPOINT", server.endpoint()).envs(variables.iter().copied());
+        Outcome::of(command.output().unwrap(), line)
     }
 
     /// Every file below the folder with its bytes.

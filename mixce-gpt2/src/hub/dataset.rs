@@ -5,7 +5,9 @@ use std::path::Path;
 use super::{
     Fetch, Hub, Snapshot, abbreviate,
     cache::RepositoryCache,
+    cached_commit,
     error::{HubError, Result},
+    not_cached,
     progress::FetchProgress,
     remote::Remote,
     source::RepositoryId,
@@ -72,13 +74,8 @@ impl Hub {
         choose: &dyn Fn(&[String]) -> Vec<String>,
     ) -> Result<Snapshot> {
         let cache = RepositoryCache::new(&self.environment.cache_dir, id);
-        let not_cached = |missing| HubError::NotCached {
-            repository: id.repository().to_owned(),
-            revision: id.revision().to_owned(),
-            missing,
-        };
-        let commit =
-            cache.commit(id.revision())?.ok_or_else(|| not_cached(cache.reference(id.revision())))?;
+        let not_cached = |missing| not_cached(id, missing);
+        let commit = cached_commit(&cache, id)?;
         let path = cache.snapshot(&commit);
         let mut names = Vec::new();
         collect(&path, "", 0, &mut names);

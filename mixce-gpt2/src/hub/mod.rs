@@ -127,13 +127,8 @@ impl Hub {
     /// [`HubError::NotCached`] with the first thing that is missing, or [`HubError::ShardIndex`].
     pub fn cached_model(&self, id: &RepositoryId) -> Result<Snapshot> {
         let cache = RepositoryCache::new(&self.environment.cache_dir, id);
-        let not_cached = |missing: PathBuf| HubError::NotCached {
-            repository: id.repository().to_owned(),
-            revision: id.revision().to_owned(),
-            missing,
-        };
-        let commit =
-            cache.commit(id.revision())?.ok_or_else(|| not_cached(cache.reference(id.revision())))?;
+        let not_cached = |missing| not_cached(id, missing);
+        let commit = cached_commit(&cache, id)?;
         let path = cache.snapshot(&commit);
         if !path.is_dir() {
             return Err(not_cached(path));
@@ -259,4 +254,15 @@ fn abbreviate(names: &[String]) -> String {
         count if count > MAX_LISTED => format!("{shown} and {} more", count - MAX_LISTED),
         _ => shown,
     }
+}
+
+/// The error that `missing` is not in the cache.
+fn not_cached(id: &RepositoryId, missing: PathBuf) -> HubError {
+    let (repository, revision) = (id.repository().to_owned(), id.revision().to_owned());
+    HubError::NotCached { repository, revision, missing }
+}
+
+/// The commit that the cache holds for the revision.
+fn cached_commit(cache: &RepositoryCache, id: &RepositoryId) -> Result<String> {
+    cache.commit(id.revision())?.ok_or_else(|| not_cached(id, cache.reference(id.revision())))
 }

@@ -6,7 +6,7 @@ use hf_hub::{HFClient, HFClientSync, HFError};
 use reqwest::{
     Method, StatusCode, Url,
     blocking::{Client, Response},
-    header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, ETAG, LOCATION, RANGE},
+    header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, LOCATION, RANGE},
     redirect,
 };
 
@@ -171,28 +171,16 @@ impl Remote {
             if let Some(range) = range {
                 request = request.header(RANGE, range);
             }
-            if let Some(token) = &self.environment.token
-                && target.origin() == url.origin()
-            {
-                request = request.header(AUTHORIZATION, format!("Bearer {}", token.secret()));
-            }
-            let response = request.send().map_err(|error| connection_error(url.as_str(), error))?;
+            let response = self
+                .authorized(request, &target, url)
+                .send()
+                .map_err(|error| connection_error(url.as_str(), error))?;
             if !response.status().is_redirection() || enough(&response) {
                 return Ok(response);
             }
-            let malformed =
-                |reason: &str| HubError::Malformed { url: url.to_string(), reason: reason.to_owned() };
-            let location = text_header(response.headers(), LOCATION.as_str());
-            let location = location.ok_or_else(|| malformed("a redirect without `Location`"))?;
-            target = target.join(&location).map_err(|_| malformed("a redirect to no address"))?;
-            if !matches!(target.scheme(), "http" | "https") {
-                return Err(malformed("a redirect to something that is not http(s)"));
-            }
+            target = redirect_target(&response, url, &target)?;
         }
-        Err(HubError::Malformed {
-            url: url.to_string(),
-            reason: format!("more than {MAX_REDIRECTS} redirects"),
-        })
+        Err(malformed_redirect(url, &format!("more than {MAX_REDIRECTS} redirects")))
     }
 
     /// An answer of the hub that is not what its protocol says.
@@ -314,4 +302,19 @@ pub(super) fn pause(retries: &Retries, failures: u32, error: HubError) -> Result
     tracing::info!(%error, delay_s = delay.as_secs_f64(), "trying again");
     thread::sleep(delay);
     Ok(())
+}
+
+/// Where a redirect of a request to `url` leads, which has come as far as `at`.
+pub(super) fn redirect_target(response: &Response, url: &Url, at: &Url) -> Result<Url> {
+    let location = text_header(response.headers(), LOCATION.as_str());
+    let location = location.ok_or_else(|| malformed_redirect(url, "a redirect without `Location`"))?;
+    let target = at.join(&location).map_err(|_| malformed_redirect(url, "a redirect to no address"))?;
+    if !matches!(target.scheme(), "http" | "https") {
+        return Err(malformed_redirect(url, "a redirect to something that is not http(s)"));
+    }
+    Ok(target)
+}
+
+pub(super) fn malformed_redirect(url: &Url, reason: &str) -> HubError {
+    HubError::Malformed { url: url.to_string(), reason: reason.to_owned() }
 }

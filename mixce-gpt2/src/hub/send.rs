@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, ops::Range};
 use reqwest::{
     Method, Url,
     blocking::{Body, Client, RequestBuilder, Response},
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, LOCATION},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG},
 };
 use serde::de::DeserializeOwned;
 
 use super::{
     error::{HubError, Result},
     refusal::{Question, Refusal, text_header},
-    remote::{MAX_REDIRECTS, Remote, connection_error, with_retries},
+    remote::{MAX_REDIRECTS, Remote, connection_error, malformed_redirect, redirect_target, with_retries},
     source::RepositoryId,
     upload::{LocalFile, without_query},
 };
@@ -73,22 +73,16 @@ impl Remote {
             if !matches!(response.status().as_u16(), 307 | 308) {
                 return Ok(response);
             }
-            let malformed =
-                |reason: &str| HubError::Malformed { url: url.to_string(), reason: reason.to_owned() };
-            let location = text_header(response.headers(), LOCATION.as_str());
-            let location = location.ok_or_else(|| malformed("a redirect without `Location`"))?;
-            target = target.join(&location).map_err(|_| malformed("a redirect to no address"))?;
+            target = redirect_target(&response, url, &target)?;
             if target.origin() != url.origin() {
-                return Err(malformed("a redirect of an upload to another server"));
+                return Err(malformed_redirect(url, "a redirect of an upload to another server"));
             }
         }
-        Err(HubError::Malformed {
-            url: url.to_string(),
-            reason: format!("more than {MAX_REDIRECTS} redirects"),
-        })
+        Err(malformed_redirect(url, &format!("more than {MAX_REDIRECTS} redirects")))
     }
 
-    fn authorized(&self, request: RequestBuilder, target: &Url, hub: &Url) -> RequestBuilder {
+    /// With the token where `target` is the hub's own.
+    pub(super) fn authorized(&self, request: RequestBuilder, target: &Url, hub: &Url) -> RequestBuilder {
         match &self.environment.token {
             Some(token) if target.origin() == hub.origin() => {
                 request.header(AUTHORIZATION, format!("Bearer {}", token.secret()))

@@ -34,7 +34,7 @@ pub fn decode_attention(
     let (batch, c3) = qkv.dims2()?;
     let (b, h, capacity, d) = keys.dims4()?;
     let c = h * d;
-    if b != batch || c3 != 3 * c || values.dims() != keys.dims() || columns.first.len() != b {
+    if d == 0 || b != batch || c3 != 3 * c || values.dims() != keys.dims() || columns.first.len() != b {
         bail!(
             "decode_attention: queries {:?} for {} sequences do not fit keys {:?} and values {:?}",
             qkv.dims(),

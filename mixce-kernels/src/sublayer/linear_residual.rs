@@ -1,8 +1,8 @@
 //! An affine map, dropout and the residual sum: the way out of attention.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 
-use super::{block_buffer, blocks};
+use super::{block_buffer, blocks, check, check_gradients};
 use crate::cpu::{with_slices, with_slices_mut};
 use crate::residual::{self, Dropout, active};
 use crate::{Affine, linear};
@@ -16,9 +16,7 @@ pub fn linear_residual(x: &Tensor, affine: &Affine, residual: &Tensor, dropout: 
     let (n, n_in) = x.dims2()?;
     linear::check(x, &affine.weight, &affine.bias)?;
     let (c, dropout) = (affine.bias.elem_count(), active(dropout)?);
-    if residual.dims() != [n, c] {
-        bail!("linear_residual: expected a residual [{n}, {c}], got {:?}", residual.dims());
-    }
+    check("residual of linear_residual", residual, &[n, c])?;
     let mut y = vec![0f32; n * c];
     let tensors = [x, &affine.weight, &affine.bias, residual];
     with_slices("linear_residual", tensors, |[x, weight, bias, residual]| {
@@ -46,6 +44,9 @@ pub fn linear_residual_backward(
     let op = "linear_residual backward";
     let (n, n_in) = x.dims2()?;
     let (c, dropout) = (affine.bias.elem_count(), active(dropout)?);
+    linear::check(x, &affine.weight, &affine.bias)?;
+    check("gradient of linear_residual", dy, &[n, c])?;
+    check_gradients("gradient of linear_residual's map", affine, daffine)?;
     let mut dx = vec![0f32; n * n_in];
     with_slices(op, [x, &affine.weight, dy], |[x, weight, dy]| {
         with_slices_mut(op, [&daffine.weight, &daffine.bias], |[dweight, dbias]| {

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{block_buffer, blocks};
+use super::{block_buffer, blocks, check, check_gradients};
 use crate::activation::{Activation, backward_in_place, forward_into};
 use crate::cpu::{with_slices, with_slices_mut};
 use crate::residual::{self, Dropout, active};
@@ -17,6 +17,19 @@ pub struct Mlp {
     pub c_fc: Affine,
     /// The map out of it, `[I, C]`.
     pub c_proj: Affine,
+}
+
+impl Mlp {
+    /// The channels I inside the MLP; refuses parameters that do not fit `x`.
+    fn check(&self, x: &Tensor) -> Result<usize> {
+        let (_, c) = x.dims2()?;
+        layer_norm::check(x, &self.norm.weight, &self.norm.bias)?;
+        linear::check(x, &self.c_fc.weight, &self.c_fc.bias)?;
+        let inner = self.c_fc.bias.elem_count();
+        check("c_proj of the mlp", &self.c_proj.weight, &[inner, c])?;
+        check("bias of the mlp's c_proj", &self.c_proj.bias, &[c])?;
+        Ok(inner)
+    }
 }
 
 /// `y = x + dropout(f(layer_norm(x) W_fc + b_fc) W_proj + b_proj)`; `x` and the result are `[N, C]`.
@@ -35,13 +48,7 @@ pub fn mlp_residual(
     keep: bool,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let (n, c) = x.dims2()?;
-    layer_norm::check(x, &mlp.norm.weight, &mlp.norm.bias)?;
-    linear::check(x, &mlp.c_fc.weight, &mlp.c_fc.bias)?;
-    let (inner, dropout) = (mlp.c_fc.bias.elem_count(), active(dropout)?);
-    if mlp.c_proj.weight.dims() != [inner, c] || mlp.c_proj.bias.dims() != [c] {
-        let (weight, bias) = (mlp.c_proj.weight.dims(), mlp.c_proj.bias.dims());
-        candle_core::bail!("mlp: expected c_proj [{inner}, {c}] and [{c}], got {weight:?} and {bias:?}");
-    }
+    let (inner, dropout) = (mlp.check(x)?, active(dropout)?);
     let mut y = vec![0f32; n * c];
     let mut kept = if keep { vec![0f32; n * inner] } else { Vec::new() };
     let (norm, fc, proj) = (&mlp.norm, &mlp.c_fc, &mlp.c_proj);
@@ -79,7 +86,12 @@ pub fn mlp_residual_backward(
 ) -> Result<()> {
     let op = "mlp backward";
     let (n, c) = x.dims2()?;
-    let (inner, dropout) = (mlp.c_fc.bias.elem_count(), active(dropout)?);
+    let (inner, dropout) = (mlp.check(x)?, active(dropout)?);
+    check("the activation's input of the mlp", before, &[n, inner])?;
+    check("gradient of the mlp", dx, &[n, c])?;
+    check_gradients("gradient of the mlp's norm", &mlp.norm, &gradients.norm)?;
+    check_gradients("gradient of the mlp's c_fc", &mlp.c_fc, &gradients.c_fc)?;
+    check_gradients("gradient of the mlp's c_proj", &mlp.c_proj, &gradients.c_proj)?;
     let inputs = [x, before, &mlp.norm.weight, &mlp.norm.bias, &mlp.c_fc.weight, &mlp.c_proj.weight];
     let Mlp { norm: dnorm, c_fc: dfc, c_proj: dproj } = gradients;
     let outputs = [dx, &dnorm.weight, &dnorm.bias, &dfc.weight, &dfc.bias, &dproj.weight, &dproj.bias];

@@ -19,9 +19,9 @@ pub use linear_residual::{linear_residual, linear_residual_backward};
 pub use mlp::{Mlp, mlp_residual, mlp_residual_backward};
 pub use norm_linear::{layer_norm_backward, norm_linear, norm_linear_backward};
 
-use candle_core::Tensor;
+use candle_core::{Result, Tensor, bail};
 
-use crate::cpu;
+use crate::{Affine, cpu};
 
 /// Rows that go through a sublayer together: enough for matrix products at full speed, few enough that their intermediate
 /// results (12 MB for GPT-2 small's MLP) stay in the last-level cache.
@@ -31,6 +31,20 @@ const BLOCK_ROWS: usize = 1024;
 #[must_use]
 pub fn is_fused(tensor: &Tensor) -> bool {
     cpu::is_cpu_f32(tensor)
+}
+
+/// Refuses a tensor that has not these dimensions.
+fn check(name: &str, tensor: &Tensor, dims: &[usize]) -> Result<()> {
+    match tensor.dims() == dims {
+        true => Ok(()),
+        false => bail!("{name}: expected shape {dims:?}, got {:?}", tensor.dims()),
+    }
+}
+
+/// Refuses gradients that have not the shapes of their parameters.
+fn check_gradients(name: &str, parameters: &Affine, gradients: &Affine) -> Result<()> {
+    check(name, &gradients.weight, parameters.weight.dims())?;
+    check(name, &gradients.bias, parameters.bias.dims())
 }
 
 /// `(first row, rows)` of the blocks of `n` rows.

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{block_buffer, blocks};
+use super::{block_buffer, blocks, check, check_gradients};
 use crate::cpu::{with_slices, with_slices_mut};
 use crate::{Affine, layer_norm, linear};
 
@@ -44,6 +44,12 @@ pub fn norm_linear_backward(
     let op = "norm_linear backward";
     let (n, c) = x.dims2()?;
     let n_out = affine.bias.elem_count();
+    layer_norm::check(x, &norm.weight, &norm.bias)?;
+    linear::check(x, &affine.weight, &affine.bias)?;
+    check("gradient of norm_linear", dy, &[n, n_out])?;
+    check("gradient of norm_linear's input", dx, &[n, c])?;
+    check_gradients("gradient of norm_linear's norm", norm, dnorm)?;
+    check_gradients("gradient of norm_linear's map", affine, daffine)?;
     let inputs = [x, &norm.weight, &norm.bias, &affine.weight, dy];
     let gradients = [dx, &dnorm.weight, &dnorm.bias, &daffine.weight, &daffine.bias];
     with_slices(op, inputs, |[x, gain, shift, weight, dy]| {
@@ -74,6 +80,9 @@ pub fn layer_norm_backward(
     dnorm: &Affine,
 ) -> Result<()> {
     layer_norm::check(x, &norm.weight, &norm.bias)?;
+    check("gradient of layer_norm", dy, x.dims())?;
+    check("gradient of layer_norm's input", dx, x.dims())?;
+    check_gradients("gradient of layer_norm's parameters", norm, dnorm)?;
     let op = "layer_norm backward";
     with_slices(op, [x, &norm.weight, dy], |[x, gain, dy]| {
         with_slices_mut(op, [dx, &dnorm.weight, &dnorm.bias], |[dx, dgain, dshift]| {

@@ -151,6 +151,30 @@ fn what_does_not_fit_is_refused() -> Result<()> {
     assert!(linear_residual(&x, &affine(&[4, 5], 2)?, &x, None).is_err());
     let mlp = Mlp { norm: norm.clone(), c_fc: affine(&[4, 8], 1)?, c_proj: affine(&[7, 4], 1)? };
     let error = mlp_residual(&x, &mlp, 1e-5, Activation::Relu, None, false).unwrap_err();
-    assert!(error.to_string().contains("c_proj [8, 4]"), "{error}");
+    assert!(error.to_string().contains("c_proj of the mlp: expected shape [8, 4], got [7, 4]"), "{error}");
+    backward_passes_check_shapes(&x, &norm)
+}
+
+/// A gradient of another shape is refused, not cut short.
+fn backward_passes_check_shapes(x: &Tensor, norm: &Affine) -> Result<()> {
+    let (map, dx, dy) = (affine(&[4, 5], 3)?, x.zeros_like()?, random(&[2, 5], 4)?);
+    let (sums, wrong) = ((norm.zeros_like()?, map.zeros_like()?), affine(&[4, 6], 5)?);
+    let backward = |dy: &Tensor, dx: &Tensor, dmap: &Affine| {
+        norm_linear_backward(x, (norm, 1e-5), &map, dy, dx, (&sums.0, dmap))
+    };
+    assert!(backward(&dy, &dx, &sums.1).is_ok());
+    assert!(backward(&random(&[3, 5], 4)?, &dx, &sums.1).is_err());
+    assert!(backward(&dy, &random(&[2, 3], 4)?, &sums.1).is_err());
+    assert!(backward(&dy, &dx, &wrong).is_err());
+    assert!(layer_norm_backward(x, (norm, 1e-5), &dy, &dx, &sums.0).is_err());
+    assert!(linear_residual_backward(x, &map, None, x, &sums.1).is_err());
+    let mlp = Mlp { norm: norm.clone(), c_fc: affine(&[4, 5], 1)?, c_proj: affine(&[5, 4], 1)? };
+    let sums = Mlp { norm: sums.0, c_fc: mlp.c_fc.zeros_like()?, c_proj: mlp.c_proj.zeros_like()? };
+    let relu = Activation::Relu;
+    let backward = |before: &Tensor, dx: &Tensor| {
+        mlp_residual_backward((x, before), (&mlp, 1e-5), relu, None, dx, &sums)
+    };
+    assert!(backward(&dy, &dx).is_ok());
+    assert!(backward(x, &dx).is_err() && backward(&dy, &dy).is_err());
     Ok(())
 }

@@ -24,7 +24,8 @@ pub(super) fn print(
     let microbatch_tokens = (config.batch_size * prepared.train.longest()) as u64;
     // Weight, gradient and AdamW's two moments, f32.
     let state_bytes = 16 * parameters;
-    let activation_bytes = activation_bytes(&prepared.model_config, microbatch_tokens);
+    let activation_bytes =
+        activation_bytes(&prepared.model_config, microbatch_tokens, config.activation_checkpointing);
     let report = json!({
         "dry_run": true,
         "device": device_name(device),
@@ -91,9 +92,12 @@ fn counts(examples: &Examples) -> Value {
     })
 }
 
-/// A rough count of what a microbatch keeps for its backward pass, f32: in each block about 11 C (norms, qkv, attention, residuals) and
-/// 2 I (inside the MLP) numbers a token, and the final hidden states with their gradient.
-fn activation_bytes(config: &Gpt2Config, tokens: u64) -> u64 {
-    let (channels, inner) = (config.n_embd as u64, config.inner_size() as u64);
-    4 * tokens * (config.n_layer as u64 * (11 * channels + 2 * inner) + 4 * channels)
+/// What a microbatch keeps for its backward pass, f32: in each block 6 C (input, qkv, attended values, residual stream) and I
+/// (inside the MLP) numbers a token, the block's input alone when all but one block are `recomputed`; beside that the input of the last
+/// layer norm and the hidden states, each with its gradient.
+fn activation_bytes(config: &Gpt2Config, tokens: u64, recomputed: bool) -> u64 {
+    let (channels, inner, layers) = (config.n_embd as u64, config.inner_size() as u64, config.n_layer as u64);
+    let block = 6 * channels + inner;
+    let blocks = if recomputed { layers * channels + block } else { layers * block };
+    4 * tokens * (blocks + 4 * channels)
 }
