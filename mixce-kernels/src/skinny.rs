@@ -4,14 +4,22 @@
 //! layout, which costs more than the arithmetic; here they are read once, in place, in two layouts: `x W` with `W` `[k, n]`
 //! (Conv1D), and `x W^T` with `W` `[n, k]` (the LM head).
 
+#![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "prefetching takes an address"))]
+
+use std::ops::Range;
+
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Rows on the left: a single one is the general product's business, which has a kernel for vectors.
 pub(crate) const ROWS: std::ops::RangeInclusive<usize> = 2..=64;
-/// Columns of the result that a task computes: their weights (up to 768 KB at k = 3072) stay in a core's cache while all rows
-/// pass over them.
+/// Columns of the result that a task computes.
 const PANEL: usize = 64;
+/// Rows of `[k, n]` weights that all rows of `x` pass over before the next ones: a panel of them (256 KB) stays in a core's
+/// second-level cache, beside the one that is being fetched.
+const BLOCK: usize = 1024;
+/// f32 numbers of a cache line.
+const LINE: usize = 16;
 
 /// How the weights lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,25 +90,52 @@ impl WithSimd for Panel<'_> {
     }
 }
 
+/// Part of a panel: some rows of `x` from `row` on, the vectors of columns from `column` on.
+struct Tile {
+    row: usize,
+    column: usize,
+    /// The rows of the weights.
+    inner: Range<usize>,
+    /// Where in the first row of the weights that come next the share lies that is fetched on the way.
+    fetched: Range<usize>,
+}
+
+/// Asks for the cache line of an element, which need not exist.
+#[inline(always)]
+fn prefetch(data: &[f32], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which does not touch memory: any address will do. The instruction is part of x86-64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(data.as_ptr().wrapping_add(at).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (data, at);
+}
+
 impl Panel<'_> {
     /// `R` rows and `V` vectors of columns at a time.
     #[inline(always)]
     fn in_out<S: Simd, const R: usize, const V: usize>(&mut self, simd: S) {
-        let (m, _) = self.sizes;
+        let (m, k) = self.sizes;
         let width = V * S::F32_LANES;
         let whole = self.columns / width * width;
-        for column in (0..whole).step_by(width) {
-            let mut row = 0;
-            while row + R <= m {
-                self.in_out_tile::<S, R, V>(simd, row, column);
-                row += R;
-            }
-            while row + 2 <= m {
-                self.in_out_tile::<S, 2, V>(simd, row, column);
-                row += 2;
-            }
-            if row < m {
-                self.in_out_tile::<S, 1, V>(simd, row, column);
+        for start in (0..k).step_by(BLOCK) {
+            let end = k.min(start + BLOCK);
+            let next = if end < k { end * self.stride } else { PANEL };
+            for column in (0..whole).step_by(width) {
+                let mut row = 0;
+                while row < m {
+                    let rows = if row + R <= m { R } else { 2.min(m - row) };
+                    let line = |row: usize| next + (row * PANEL / m).next_multiple_of(LINE);
+                    let tile = Tile { row, column, inner: start..end, fetched: line(row)..line(row + rows) };
+                    match rows {
+                        1 => self.in_out_tile::<S, 1, V>(simd, tile),
+                        2 => self.in_out_tile::<S, 2, V>(simd, tile),
+                        _ => self.in_out_tile::<S, R, V>(simd, tile),
+                    }
+                    row += rows;
+                }
             }
         }
         if whole < self.columns {
@@ -108,12 +143,20 @@ impl Panel<'_> {
         }
     }
 
+    /// Adds a tile's products to `out`, and fetches its share of the weights that come next: they lie `stride` apart, which no
+    /// hardware foresees.
     #[inline(always)]
-    fn in_out_tile<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, row: usize, column: usize) {
-        let ((_, k), stride) = (self.sizes, self.stride);
-        let mut sums = [[simd.splat_f32s(0.0); V]; R];
+    fn in_out_tile<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, tile: Tile) {
+        let ((_, k), stride, Tile { row, column, inner, fetched }) = (self.sizes, self.stride, tile);
         let x: [&[f32]; R] = std::array::from_fn(|r| &self.x[(row + r) * k..][..k]);
-        for i in 0..k {
+        let mut sums: [[S::f32s; V]; R] = std::array::from_fn(|r| {
+            let (out, _) = S::as_simd_f32s(&self.out[(row + r) * PANEL + column..][..V * S::F32_LANES]);
+            std::array::from_fn(|v| out[v])
+        });
+        for (ahead, i) in inner.enumerate() {
+            for at in fetched.clone().step_by(LINE) {
+                prefetch(self.w, ahead * stride + at);
+            }
             let weights = &self.w[i * stride + column..][..V * S::F32_LANES];
             let (weights, _) = S::as_simd_f32s(weights);
             for r in 0..R {
