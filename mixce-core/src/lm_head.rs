@@ -3,6 +3,7 @@
 //! Legend: N tokens, C channels, V vocabulary, S tokens of one slice.
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
+use mixce_kernels::Precision;
 use mixce_kernels::cross_entropy::{logits_gradient, target_log_probs};
 use mixce_kernels::lm_head;
 use mixce_kernels::sublayer::is_fused;
@@ -41,7 +42,7 @@ pub fn lm_head_loss(
     denominator: f64,
 ) -> Result<LmHeadLoss> {
     let dhead = Tensor::zeros(head.shape(), DType::F32, head.device())?;
-    let out = lm_head_backward(hidden, head, targets, objective, denominator, &dhead)?;
+    let out = lm_head_backward(hidden, head, targets, objective, denominator, (&dhead, Precision::F32))?;
     let log_q = Tensor::from_vec(out.log_q, targets.dim(0)?, hidden.device())?;
     let op =
         Precomputed { loss: out.loss as f32, dhidden: out.dhidden, dhead: dhead.to_dtype(head.dtype())? };
@@ -60,7 +61,7 @@ pub struct LmHeadBackward {
 }
 
 /// [`lm_head_loss`] and its backward pass at once, without a graph: the gradient of `head` is added to `dhead` `[V, C]` f32 in
-/// place.
+/// place. `precision` is that of the matrix products where the kernels have both; elsewhere they are in the dtype of the tensors.
 ///
 /// # Errors
 /// As [`lm_head_loss`], and when `dhead` does not fit.
@@ -70,7 +71,7 @@ pub fn lm_head_backward(
     targets: &Tensor,
     objective: &dyn Objective,
     denominator: f64,
-    dhead: &Tensor,
+    (dhead, precision): (&Tensor, Precision),
 ) -> Result<LmHeadBackward> {
     check("the LM head's loss", hidden, head, targets)?;
     if denominator.is_nan() || denominator <= 0.0 {
@@ -79,7 +80,7 @@ pub fn lm_head_backward(
     }
     let (log_q, dhidden) = if is_fused(hidden) && is_fused(head) {
         let weight = |log_q: f64| objective.weight(log_q) / denominator;
-        let fused = lm_head::weighted_cross_entropy(hidden, head, targets, &weight, dhead)?;
+        let fused = lm_head::weighted_cross_entropy(hidden, head, targets, &weight, dhead, precision)?;
         (fused.log_q, fused.dhidden)
     } else {
         let tokens = slice_tokens(head.dim(0)?);

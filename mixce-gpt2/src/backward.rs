@@ -9,7 +9,7 @@
 use candle_core::{Tensor, Var};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{is_fused, layer_norm_backward};
-use mixce_kernels::{Embedded, clear, dropout, embedding_backward, embedding_sum, layer_norm};
+use mixce_kernels::{Embedded, Precision, clear, dropout, embedding_backward, embedding_sum, layer_norm};
 
 use crate::batch::PackedBatch;
 use crate::block::Kept;
@@ -71,11 +71,31 @@ impl Gradients {
     }
 }
 
+/// How a pass of training is computed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pass {
+    /// The stream of this microbatch's dropout masks; without one there is no dropout.
+    pub dropout: Option<Stream>,
+    /// Activation checkpointing: only the input of each block is kept, and the block is computed once more in the backward
+    /// pass. About a third more time for a fraction of the memory; the result and all gradients are the same bits.
+    pub recompute: bool,
+    /// Number format of the operands of the linear layers' products, forward and backward. Attention, layer norms, sums and
+    /// gradients are f32.
+    pub precision: Precision,
+}
+
+impl Pass {
+    /// The same with the stream of a layer (from 1).
+    fn of_layer(self, layer: u64) -> Self {
+        Self { dropout: self.dropout.map(|stream| stream.fold(layer)), ..self }
+    }
+}
+
 /// A forward pass of training: the hidden states, and what the backward pass needs.
 #[derive(Debug)]
 pub struct Forward {
     hidden: Tensor,
-    dropout: Option<Stream>,
+    pass: Pass,
     kept: Option<Vec<Kept>>,
     /// The input of the last layer norm.
     last: Tensor,
@@ -90,32 +110,35 @@ impl Forward {
 }
 
 impl Gpt2 {
-    /// [`Gpt2::hidden_states`] for training. With `recompute` (activation checkpointing) only the input of each block is kept,
-    /// and the block is computed once more in the backward pass: about a third more time for a fraction of the memory. The
-    /// result and all gradients are the same bits.
+    /// [`Gpt2::hidden_states`] for training.
     ///
     /// # Errors
-    /// [`Error::NoRecomputation`] on devices without fused kernels; when a tensor operation fails.
-    pub fn forward(&self, batch: &PackedBatch, dropout: Option<Stream>, recompute: bool) -> Result<Forward> {
+    /// [`Error::NotFused`] on devices without fused kernels that are asked to compute again or in bf16; when a tensor operation
+    /// fails.
+    pub fn forward(&self, batch: &PackedBatch, pass: Pass) -> Result<Forward> {
+        let dropout = pass.dropout;
         if !is_fused(self.lm_head()) {
-            if recompute {
-                return Err(Error::NoRecomputation);
+            for (asked, name) in
+                [(pass.recompute, "activation checkpointing"), (pass.precision == Precision::Bf16, "bf16")]
+            {
+                if asked {
+                    return Err(Error::NotFused { what: name });
+                }
             }
             let hidden = self.hidden_states(batch, dropout)?;
-            return Ok(Forward { last: hidden.clone(), hidden, dropout, kept: None });
+            return Ok(Forward { last: hidden.clone(), hidden, pass, kept: None });
         }
         let embeddings = self.embeddings().map(Tensor::detach);
         let mut x = embed(&embeddings, &batch.embedded(), self.embedding_dropout(dropout))?;
         let mut all = Vec::with_capacity(self.blocks.len());
         for (layer, block) in (1u64..).zip(&self.blocks) {
-            let stream = dropout.map(|stream| stream.fold(layer));
-            let (y, kept) = block.forward_kept(&x, stream, &batch.cu_seqlens, recompute)?;
+            let (y, kept) = block.forward_kept(&x, &batch.cu_seqlens, pass.of_layer(layer))?;
             all.push(kept);
             x = y;
         }
         let ln_f = self.ln_f.detach();
         let hidden = layer_norm(&x, &ln_f.weight, &ln_f.bias, self.config().layer_norm_epsilon)?;
-        Ok(Forward { hidden, dropout, kept: Some(all), last: x })
+        Ok(Forward { hidden, pass, kept: Some(all), last: x })
     }
 
     /// The backward pass of [`Gpt2::forward`] on the same batch: `dhidden` `[N, C]` is the gradient of its hidden states; the
@@ -130,7 +153,7 @@ impl Gpt2 {
         dhidden: &Tensor,
         gradients: &Gradients,
     ) -> Result<()> {
-        let Forward { hidden, dropout: stream, kept, last } = forward;
+        let Forward { hidden, pass, kept, last } = forward;
         let Some(kept) = kept else { return self.backward_graph(&hidden, dhidden, gradients) };
         drop(hidden);
         let sums = &gradients.sums;
@@ -140,10 +163,9 @@ impl Gpt2 {
         drop(last);
         let layers = (1u64..).zip(self.blocks.iter().zip(&sums.blocks).zip(kept));
         for (layer, ((block, sums), kept)) in layers.collect::<Vec<_>>().into_iter().rev() {
-            let stream = stream.map(|stream| stream.fold(layer));
-            block.backward(kept, stream, &batch.cu_seqlens, &dx, sums)?;
+            block.backward(kept, &batch.cu_seqlens, &dx, sums, pass.of_layer(layer))?;
         }
-        if let Some((p, stream)) = self.embedding_dropout(stream) {
+        if let Some((p, stream)) = self.embedding_dropout(pass.dropout) {
             dx = dropout(&dx, p, stream)?;
         }
         let [dtokens, dpositions] = sums.embeddings();

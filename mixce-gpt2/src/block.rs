@@ -5,9 +5,10 @@
 use candle_core::Tensor;
 use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{self, Mlp};
-use mixce_kernels::{Activation, Affine, CuSeqlens, Dropout};
+use mixce_kernels::{Activation, Affine, CuSeqlens, Dropout, Precision};
 use mixce_kernels::{causal_attention, causal_attention_backward, layer_norm, linear, residual_dropout};
 
+use crate::backward::Pass;
 use crate::config::Gpt2Config;
 use crate::error::Result;
 use crate::params::Parameters;
@@ -97,7 +98,7 @@ impl Block {
     ) -> Result<Tensor> {
         let tracked = x.track_op() || self.c_attn.weight.track_op();
         if !tracked && sublayer::is_fused(x) {
-            return Ok(self.fused(x, dropout, attention, false)?.0);
+            return Ok(self.fused(x, dropout, attention, false, Precision::F32)?.0);
         }
         let normed = layer_norm(x, &self.ln_1.weight, &self.ln_1.bias, self.epsilon)?;
         let qkv = linear(&normed, &self.c_attn.weight, Some(&self.c_attn.bias))?;
@@ -111,46 +112,48 @@ impl Block {
         Ok(residual_dropout(&x, &branch, self.dropout(dropout, Site::MlpResidual))?)
     }
 
-    /// The forward pass of training: also returns what [`Block::backward`] needs, only the block's input when `recompute`.
+    /// The forward pass of training: also returns what [`Block::backward`] needs, only the block's input when it is to be
+    /// computed again. The stream of `pass` is this layer's.
     pub(crate) fn forward_kept(
         &self,
         x: &Tensor,
-        dropout: Option<Stream>,
         cu_seqlens: &CuSeqlens,
-        recompute: bool,
+        pass: Pass,
     ) -> Result<(Tensor, Kept)> {
-        let (y, inside) = self.fused(x, dropout, self.attention(cu_seqlens), !recompute)?;
-        Ok((y, Kept { x: x.clone(), inside: (!recompute).then_some(inside) }))
+        let keep = !pass.recompute;
+        let (y, inside) = self.fused(x, pass.dropout, self.attention(cu_seqlens), keep, pass.precision)?;
+        Ok((y, Kept { x: x.clone(), inside: keep.then_some(inside) }))
     }
 
     /// The backward pass: turns `dx`, which holds the gradient of the block's output, into that of its input in place, and adds
-    /// those of the parameters to `gradients`, a block of the same shape. `dropout` is that of the forward pass.
+    /// those of the parameters to `gradients`, a block of the same shape. `pass` is that of the forward pass.
     pub(crate) fn backward(
         &self,
         kept: Kept,
-        dropout: Option<Stream>,
         cu_seqlens: &CuSeqlens,
         dx: &Tensor,
         gradients: &Self,
+        Pass { dropout, precision, .. }: Pass,
     ) -> Result<()> {
         let (x, epsilon) = (&kept.x, self.epsilon);
         let Inside { qkv, attended, middle, before } = match kept.inside {
             Some(inside) => inside,
-            None => self.fused(x, dropout, self.attention(cu_seqlens), true)?.1,
+            None => self.fused(x, dropout, self.attention(cu_seqlens), true, precision)?.1,
         };
         let before =
             before.ok_or_else(|| candle_core::Error::Msg("the activation's input was not kept".into()))?;
         let site = self.dropout(dropout, Site::MlpResidual);
         let (mlp, dmlp) = ((&self.mlp, epsilon), &gradients.mlp);
-        sublayer::mlp_residual_backward((&middle, &before), mlp, self.activation, site, dx, dmlp)?;
+        sublayer::mlp_residual_backward((&middle, &before), mlp, self.activation, site, dx, dmlp, precision)?;
         drop((middle, before));
         let site = self.dropout(dropout, Site::AttentionResidual);
         let (projection, dprojection) = (&self.attn_c_proj, &gradients.attn_c_proj);
-        let dattended = sublayer::linear_residual_backward(&attended, projection, site, dx, dprojection)?;
+        let dattended =
+            sublayer::linear_residual_backward(&attended, projection, site, dx, dprojection, precision)?;
         let site = self.dropout(dropout, Site::Attention);
         let dqkv = causal_attention_backward(&qkv, cu_seqlens, self.heads, self.scale, site, &dattended)?;
         let (norm, sums) = ((&self.ln_1, epsilon), (&gradients.ln_1, &gradients.c_attn));
-        Ok(sublayer::norm_linear_backward(x, norm, &self.c_attn, &dqkv, dx, sums)?)
+        Ok(sublayer::norm_linear_backward(x, norm, &self.c_attn, &dqkv, dx, sums, precision)?)
     }
 
     fn fused(
@@ -159,14 +162,16 @@ impl Block {
         dropout: Option<Stream>,
         attention: impl FnOnce(&Tensor, Dropout) -> Result<Tensor>,
         keep: bool,
+        precision: Precision,
     ) -> Result<(Tensor, Inside)> {
-        let qkv = sublayer::norm_linear(x, &self.ln_1, self.epsilon, &self.c_attn)?;
+        let qkv = sublayer::norm_linear(x, &self.ln_1, self.epsilon, &self.c_attn, precision)?;
         let attended = attention(&qkv, self.dropout(dropout, Site::Attention))?;
         let site = self.dropout(dropout, Site::AttentionResidual);
-        let middle = sublayer::linear_residual(&attended, &self.attn_c_proj, x, site)?;
+        let middle = sublayer::linear_residual(&attended, &self.attn_c_proj, x, site, precision)?;
         let site = self.dropout(dropout, Site::MlpResidual);
+        let (mlp, activation) = (&self.mlp, self.activation);
         let (y, before) =
-            sublayer::mlp_residual(&middle, &self.mlp, self.epsilon, self.activation, site, keep)?;
+            sublayer::mlp_residual(&middle, mlp, self.epsilon, activation, site, keep, precision)?;
         Ok((y, Inside { qkv, attended, middle, before }))
     }
 

@@ -150,9 +150,12 @@ pub enum Error {
         /// Its index, from 0.
         prompt: u64,
     },
-    /// Activation checkpointing where blocks have no backward pass of their own.
-    #[error("activation checkpointing works on the CPU only in this version")]
-    NoRecomputation,
+    /// Something that only blocks with a backward pass of their own can do.
+    #[error("{what} works on the CPU only in this version")]
+    NotFused {
+        /// Activation checkpointing or bf16.
+        what: &'static str,
+    },
     /// A parameter took no part in a backward pass.
     #[error("parameter `{name}` has no gradient after a backward pass")]
     MissingGradient {

@@ -18,7 +18,7 @@ pub mod params;
 pub mod sampling;
 pub mod tokenizer;
 
-pub use backward::{Forward, Gradients};
+pub use backward::{Forward, Gradients, Pass};
 pub use batch::PackedBatch;
 pub use checkpoint::Checkpoint;
 pub use config::Gpt2Config;

@@ -8,7 +8,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{self, Mlp};
 use mixce_kernels::{
-    Activation, AdamWUpdate, Affine, Columns, CuSeqlens, Embedded, adamw_step, causal_attention,
+    Activation, AdamWUpdate, Affine, Columns, CuSeqlens, Embedded, Precision, adamw_step, causal_attention,
     causal_attention_backward, decode_attention, dropout, embedding_backward, embedding_sum, layer_norm,
     linear, lm_head, residual_dropout,
 };
@@ -18,6 +18,8 @@ const DOCUMENTS: usize = 4;
 const CHANNELS: usize = 768;
 const HEADS: usize = 12;
 const VOCABULARY: usize = 50_257;
+/// On a CPU without bf16 instructions the latter times their slow twin.
+const PRECISIONS: [(&str, Precision); 2] = [("f32", Precision::F32), ("bf16", Precision::Bf16)];
 
 fn random(shape: &[usize]) -> Tensor {
     let stream = Stream::new(shape.len() as u64);
@@ -84,19 +86,22 @@ fn sublayers(c: &mut Criterion) {
     let zeros = |a: &Affine| a.zeros_like().unwrap();
     let sums = Mlp { norm: zeros(&mlp.norm), c_fc: zeros(&mlp.c_fc), c_proj: zeros(&mlp.c_proj) };
     let gelu = Activation::GeluNew;
-    c.bench_function("MLP sublayer forward", |b| {
-        b.iter(|| sublayer::mlp_residual(&x, &mlp, 1e-5, gelu, drops(), true).unwrap());
-    });
-    c.bench_function("MLP sublayer backward", |b| {
-        let pass = |dx: Tensor| {
-            sublayer::mlp_residual_backward((&x, &before), (&mlp, 1e-5), gelu, drops(), &dx, &sums).unwrap();
-        };
-        b.iter_batched(|| x.copy().unwrap(), pass, BatchSize::LargeInput);
-    });
     let qkv = affine(&[CHANNELS, 3 * CHANNELS]);
-    c.bench_function("layer norm and projection forward", |b| {
-        b.iter(|| sublayer::norm_linear(&x, &mlp.norm, 1e-5, &qkv).unwrap());
-    });
+    for (name, precision) in PRECISIONS {
+        c.bench_function(&format!("MLP sublayer forward, {name}"), |b| {
+            b.iter(|| sublayer::mlp_residual(&x, &mlp, 1e-5, gelu, drops(), true, precision).unwrap());
+        });
+        c.bench_function(&format!("MLP sublayer backward, {name}"), |b| {
+            let pass = |dx: Tensor| {
+                let (kept, map) = ((&x, &before), (&mlp, 1e-5));
+                sublayer::mlp_residual_backward(kept, map, gelu, drops(), &dx, &sums, precision).unwrap();
+            };
+            b.iter_batched(|| x.copy().unwrap(), pass, BatchSize::LargeInput);
+        });
+        c.bench_function(&format!("layer norm and projection forward, {name}"), |b| {
+            b.iter(|| sublayer::norm_linear(&x, &mlp.norm, 1e-5, &qkv, precision).unwrap());
+        });
+    }
 }
 
 fn ends(c: &mut Criterion) {
@@ -108,9 +113,13 @@ fn ends(c: &mut Criterion) {
     });
     let dhead = head.zeros_like().unwrap();
     let weight = |log_q: f64| 0.1 + 0.9 * log_q.exp();
-    c.bench_function("LM head and MixCE, forward and backward", |b| {
-        b.iter(|| lm_head::weighted_cross_entropy(&hidden, &head, &ids, &weight, &dhead).unwrap());
-    });
+    for (name, precision) in PRECISIONS {
+        c.bench_function(&format!("LM head and MixCE, forward and backward, {name}"), |b| {
+            b.iter(|| {
+                lm_head::weighted_cross_entropy(&hidden, &head, &ids, &weight, &dhead, precision).unwrap()
+            });
+        });
+    }
     let positions = Tensor::arange(0u32, TOKENS as u32, &Device::Cpu).unwrap();
     let (wpe, at) = (random(&[TOKENS, CHANNELS]), Embedded { input_ids: ids, position_ids: positions });
     c.bench_function("embedding forward", |b| b.iter(|| embedding_sum(&head, &wpe, &at).unwrap()));

@@ -19,12 +19,13 @@
 //! | [`sublayer`] | whole sublayers of a transformer block, forward and backward, without a graph |
 //! | [`lm_head`] | LM head and token-weighted cross-entropy, forward and backward at once, without the matrix of logits |
 //! | [`adamw_step`] | the update of AdamW in place |
-//! | [`matmul`] | f32 matrix products of slices in any layout |
+//! | [`matmul`] | matrix products of slices in any layout, in f32 or with operands in bf16 |
 
 mod activation;
 mod adamw;
 mod affine;
 mod attention;
+mod bf16;
 mod cpu;
 pub mod cross_entropy;
 mod dropout;
@@ -53,7 +54,7 @@ pub use dropout::{dropout, dropout_slow};
 pub use embedding::{Embedded, embedding_backward, embedding_sum, embedding_sum_slow};
 pub use layer_norm::{layer_norm, layer_norm_slow};
 pub use linear::{linear, linear_slow};
-pub use matmul::{Matrix, matmul};
+pub use matmul::{Matrix, Precision, matmul};
 pub use residual::{Dropout, residual_dropout, residual_dropout_slow};
 
 /// Tensor errors are candle's.

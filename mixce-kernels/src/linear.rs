@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::cpu::{self, ROWS_PER_TASK};
 use crate::simd::{self, vectorised};
-use crate::{Matrix, matmul};
+use crate::{Matrix, Precision, matmul};
 
 /// `y = x W + b` with `x` `[N, in]`, `W` `[in, out]` (as GPT-2's checkpoints store it) and `b` `[out]`.
 ///
@@ -50,40 +50,47 @@ pub(crate) fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
 }
 
 /// `y = x W + b` for row-major slices; the number of outputs is the length of `b`.
-pub(crate) fn forward(x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
-    product(x, weight, bias.len(), y);
+pub(crate) fn forward(precision: Precision, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
+    product(precision, x, weight, bias.len(), y);
     for_rows(y, bias.len(), |_, y| y.chunks_mut(bias.len()).for_each(|y| simd::add_to(y, bias)));
 }
 
 /// `y = x W`, with `W` `[in, out]`.
-pub(crate) fn product(x: &[f32], weight: &[f32], n_out: usize, y: &mut [f32]) {
+pub(crate) fn product(precision: Precision, x: &[f32], weight: &[f32], n_out: usize, y: &mut [f32]) {
     let n_in = weight.len() / n_out.max(1);
-    matmul(y, n_out, false, Matrix::new(x, n_in), Matrix::new(weight, n_out));
+    matmul(precision, y, n_out, false, Matrix::new(x, n_in), Matrix::new(weight, n_out));
 }
 
 /// Gradients of `y = x W + b`: `dx = dy W^T`, and `dW += x^T dy`, `db += sum_rows dy`.
 pub(crate) fn backward(
+    precision: Precision,
     (x, weight): (&[f32], &[f32]),
     dy: &[f32],
     dx: &mut [f32],
     dweight: &mut [f32],
     dbias: &mut [f32],
 ) {
-    input_gradient(weight, dy, dbias.len(), dx);
-    parameter_gradients(x, dy, dweight, dbias);
+    input_gradient(precision, weight, dy, dbias.len(), dx);
+    parameter_gradients(precision, x, dy, dweight, dbias);
 }
 
 /// `dx = dy W^T`, with `W` `[in, out]`.
-pub(crate) fn input_gradient(weight: &[f32], dy: &[f32], n_out: usize, dx: &mut [f32]) {
+pub(crate) fn input_gradient(precision: Precision, weight: &[f32], dy: &[f32], n_out: usize, dx: &mut [f32]) {
     let n_in = weight.len() / n_out.max(1);
-    matmul(dx, n_in, false, Matrix::new(dy, n_out), Matrix::new(weight, n_out).t());
+    matmul(precision, dx, n_in, false, Matrix::new(dy, n_out), Matrix::new(weight, n_out).t());
 }
 
 /// `dW += x^T dy`, `db += sum_rows dy` (in the order of the rows).
-pub(crate) fn parameter_gradients(x: &[f32], dy: &[f32], dweight: &mut [f32], dbias: &mut [f32]) {
+pub(crate) fn parameter_gradients(
+    precision: Precision,
+    x: &[f32],
+    dy: &[f32],
+    dweight: &mut [f32],
+    dbias: &mut [f32],
+) {
     let n_out = dbias.len();
     let n_in = dweight.len() / n_out.max(1);
-    matmul(dweight, n_out, true, Matrix::new(x, n_in).t(), Matrix::new(dy, n_out));
+    matmul(precision, dweight, n_out, true, Matrix::new(x, n_in).t(), Matrix::new(dy, n_out));
     sum_rows(dy, dbias);
 }
 
@@ -128,7 +135,7 @@ impl CustomOp3 for Linear {
         let bias = cpu::slice(self.name(), bias, bias_layout)?;
         let shape = (x_layout.dim(0)?, bias.len());
         let mut y = vec![0f32; shape.0 * shape.1];
-        forward(x, weight, bias, &mut y);
+        forward(Precision::F32, x, weight, bias, &mut y);
         Ok((CpuStorage::F32(y), shape.into()))
     }
 
@@ -144,7 +151,7 @@ impl CustomOp3 for Linear {
         let mut dx = vec![0f32; x.elem_count()];
         let (mut dweight, mut dbias) = (vec![0f32; weight.elem_count()], vec![0f32; bias.elem_count()]);
         cpu::with_slices(name, [x, weight, dy], |[x, weight, dy]| {
-            backward((x, weight), dy, &mut dx, &mut dweight, &mut dbias);
+            backward(Precision::F32, (x, weight), dy, &mut dx, &mut dweight, &mut dbias);
         })?;
         Ok((
             Some(Tensor::from_vec(dx, x.shape(), x.device())?),

@@ -13,7 +13,7 @@ use crate::cpu::{self, ROWS_PER_TASK, with_slices, with_slices_mut};
 use crate::cross_entropy::check_targets;
 use crate::math;
 use crate::simd::{self, vectorised};
-use crate::{Matrix, matmul};
+use crate::{Matrix, Precision, matmul};
 
 /// Logits of a slice take at most about this much memory: 1000 tokens of GPT-2's vocabulary.
 const SLICE_BYTES: usize = 192 << 20;
@@ -32,7 +32,7 @@ pub fn logits(hidden: &Tensor, head: &Tensor) -> Result<Tensor> {
     }
     let mut logits = vec![0f32; n * v];
     with_slices("logits", [hidden, head], |[hidden, head]| {
-        matmul(&mut logits, v, false, Matrix::new(hidden, c), Matrix::new(head, c).t());
+        matmul(Precision::F32, &mut logits, v, false, Matrix::new(hidden, c), Matrix::new(head, c).t());
     })?;
     Tensor::from_vec(logits, (n, v), hidden.device())
 }
@@ -75,7 +75,8 @@ pub struct CrossEntropy {
 /// Forward and backward pass of `sum_t w_t (-log q_t)` at once, with constant weights `w_t = weight(log q_t)`.
 ///
 /// Shapes as in [`target_log_probs`]. The gradient with respect to the logits is `w_t (softmax(z_t) - onehot(y_t))`: that of
-/// the hidden states is returned, that of `head` is added to `dhead` `[V, C]` in place.
+/// the hidden states is returned, that of `head` is added to `dhead` `[V, C]` in place. `precision` is that of the three matrix
+/// products; softmax and sums are f32.
 ///
 /// # Errors
 /// When shapes do not fit, a target is not below `V`, or a tensor is not f32 on the CPU.
@@ -85,20 +86,21 @@ pub fn weighted_cross_entropy(
     targets: &Tensor,
     weight: &(dyn Fn(f64) -> f64 + Sync),
     dhead: &Tensor,
+    precision: Precision,
 ) -> Result<CrossEntropy> {
-    by_slices(hidden, head, targets, weight, dhead, SLICE_TOKENS)
+    let problem = Problem { precision, ..Problem::new(hidden, head, targets, SLICE_TOKENS)? };
+    by_slices(&problem, hidden, head, targets, weight, dhead)
 }
 
 fn by_slices(
+    problem: &Problem,
     hidden: &Tensor,
     head: &Tensor,
     targets: &Tensor,
     weight: &(dyn Fn(f64) -> f64 + Sync),
     dhead: &Tensor,
-    slice_tokens: usize,
 ) -> Result<CrossEntropy> {
-    let op = "lm_head";
-    let (problem, targets) = (Problem::new(hidden, head, targets, slice_tokens)?, targets.to_vec1::<u32>()?);
+    let (op, targets) = ("lm_head", targets.to_vec1::<u32>()?);
     if dhead.dims() != head.dims() {
         bail!("lm_head: expected a gradient of shape {:?}, got {:?}", head.dims(), dhead.dims());
     }
@@ -130,6 +132,7 @@ fn by_slices(
 
 /// The sizes.
 struct Problem {
+    precision: Precision,
     n: usize,
     c: usize,
     v: usize,
@@ -149,7 +152,7 @@ impl Problem {
         }
         check_targets(&targets.to_vec1::<u32>()?, v)?;
         let slice = (SLICE_BYTES / 4 / v.max(1)).clamp(1, slice_tokens).min(n);
-        Ok(Self { n, c, v, slice, tile: TILE.min(v) })
+        Ok(Self { precision: Precision::F32, n, c, v, slice, tile: TILE.min(v) })
     }
 
     /// `(first token, targets)` of the slices.
@@ -174,7 +177,7 @@ impl Problem {
 
     /// A tile `[S, T]` of logits.
     fn logits(&self, tile: &mut [f32], hidden: Matrix<'_>, head: &[f32], first: usize, columns: usize) {
-        matmul(tile, columns, false, hidden, self.head(head, first, columns).t());
+        matmul(self.precision, tile, columns, false, hidden, self.head(head, first, columns).t());
     }
 
     /// Adds what a tile of the logits' gradient gives to the gradients of hidden states and head.
@@ -187,8 +190,9 @@ impl Problem {
         dhead: &mut [f32],
     ) {
         let tile = Matrix::new(tile, columns);
-        matmul(dhidden, self.c, true, tile, self.head(head, first, columns));
-        matmul(&mut dhead[first * self.c..][..columns * self.c], self.c, true, tile.t(), hidden);
+        matmul(self.precision, dhidden, self.c, true, tile, self.head(head, first, columns));
+        let dhead = &mut dhead[first * self.c..][..columns * self.c];
+        matmul(self.precision, dhead, self.c, true, tile.t(), hidden);
     }
 }
 
@@ -283,7 +287,8 @@ mod tests {
             assert_eq!(log_q.dims(), [n]);
             for slice in [1, 33, 1024] {
                 let dhead = Tensor::ones((v, c), DType::F32, &Device::Cpu)?;
-                let got = by_slices(&hidden, &head, &y, &weight, &dhead, slice)?;
+                let problem = Problem::new(&hidden, &head, &y, slice)?;
+                let got = by_slices(&problem, &hidden, &head, &y, &weight, &dhead)?;
                 if n == 0 {
                     assert_eq!(got.dhidden.dims(), [0, c]);
                     continue;

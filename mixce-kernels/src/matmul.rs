@@ -4,16 +4,46 @@
 
 use gemm::Parallelism;
 
+use candle_core::{Device, Result, bail};
+
+use crate::bf16;
 use crate::skinny::{self, Layout};
+
+/// Number format of the operands of a matrix product. Matrices are f32 in memory and sums are f32 in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Operands are rounded to bfloat16 (8 bits of significand): twice the rate where the CPU has AVX512-BF16.
+    Bf16,
+}
+
+impl Precision {
+    /// Refuses bf16 where there are no instructions for it: it would be slower than f32 there, and no better.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn check(self, device: &Device) -> Result<()> {
+        match self {
+            Self::F32 => Ok(()),
+            Self::Bf16 if !device.is_cpu() => bail!("bf16 works on the CPU only in this version"),
+            Self::Bf16 if !bf16::is_available() => {
+                bail!("expected a CPU with AVX512-BF16 (AMD since Zen 4, Intel since Sapphire Rapids)")
+            }
+            Self::Bf16 => Ok(()),
+        }
+    }
+}
 
 /// A matrix in a slice: element `(i, j)` is `data[i * row_stride + j * column_stride]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
-    data: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
+    pub(crate) data: &'a [f32],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) row_stride: usize,
+    pub(crate) column_stride: usize,
 }
 
 impl<'a> Matrix<'a> {
@@ -61,13 +91,20 @@ impl<'a> Matrix<'a> {
 
 /// `dst = lhs rhs`, or `dst += lhs rhs`, on all threads of the current rayon pool.
 ///
-/// `dst` is row-major, `[lhs.rows, rhs.columns]` with rows `dst_stride` apart. Single precision products through the `gemm`
+/// `dst` is row-major, `[lhs.rows, rhs.columns]` with rows `dst_stride` apart. Single precision products go through the `gemm`
 /// crate, which chooses AVX-512 or AVX2 at run time; with 2 to 64 rows on the left, as in decoding, by kernels of our own that
-/// read the right side once.
+/// read the right side once. With [`Precision::Bf16`] the operands are rounded first.
 ///
 /// # Panics
 /// When the shapes do not fit: they are the caller's arithmetic, not input.
-pub fn matmul(dst: &mut [f32], dst_stride: usize, accumulate: bool, lhs: Matrix<'_>, rhs: Matrix<'_>) {
+pub fn matmul(
+    precision: Precision,
+    dst: &mut [f32],
+    dst_stride: usize,
+    accumulate: bool,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+) {
     let (m, n, k) = (lhs.rows, rhs.columns, lhs.columns);
     assert_eq!(k, rhs.rows, "matmul: inner dimensions");
     assert!(lhs.fits() && rhs.fits() && n <= dst_stride, "matmul: strides");
@@ -75,6 +112,21 @@ pub fn matmul(dst: &mut [f32], dst_stride: usize, accumulate: bool, lhs: Matrix<
         return;
     }
     assert!((m - 1) * dst_stride + n <= dst.len(), "matmul: a destination of {} elements", dst.len());
+    let target = (dst_stride, accumulate);
+    match precision {
+        Precision::F32 => matmul_f32(dst, target, lhs, rhs),
+        Precision::Bf16 => bf16::product(dst, target, lhs, rhs),
+    }
+}
+
+/// [`matmul`] in single precision, of matrices whose shapes fit.
+pub(crate) fn matmul_f32(
+    dst: &mut [f32],
+    (dst_stride, accumulate): (usize, bool),
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+) {
+    let (m, n, k) = (lhs.rows, rhs.columns, lhs.columns);
     if skinny::ROWS.contains(&m) && lhs.is_row_major() {
         let layout = match (rhs.is_row_major(), rhs.t().is_row_major()) {
             (true, _) => Some(Layout::InOut),
@@ -87,7 +139,7 @@ pub fn matmul(dst: &mut [f32], dst_stride: usize, accumulate: bool, lhs: Matrix<
     }
     let threads = rayon::current_num_threads();
     let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
-    // SAFETY: all three matrices lie inside their slices (checked above), `dst` is borrowed mutably.
+    // SAFETY: all three matrices lie inside their slices (the caller has checked that), `dst` is borrowed mutably.
     unsafe {
         gemm::gemm(
             m,
@@ -136,7 +188,7 @@ mod tests {
                 for rhs in [matrix(&b, k, n), matrix(&bt, n, k).t()] {
                     for accumulate in [false, true] {
                         let mut dst = vec![0.5f32; m * n];
-                        matmul(&mut dst, n, accumulate, lhs, rhs);
+                        matmul(Precision::F32, &mut dst, n, accumulate, lhs, rhs);
                         for (at, got) in dst.iter().enumerate() {
                             let (i, j) = (at / n, at % n);
                             let product: f32 = (0..k).map(|l| a[i * k + l] * b[l * n + j]).sum();
@@ -154,7 +206,8 @@ mod tests {
         let data: Vec<f32> = (0..12).map(|i| i as f32).collect();
         let identity = [1f32, 0.0, 0.0, 1.0];
         let mut dst = [0f32; 6];
-        matmul(&mut dst, 2, false, Matrix::new(&data, 4).columns(1, 2), Matrix::new(&identity, 2));
+        let part = Matrix::new(&data, 4).columns(1, 2);
+        matmul(Precision::F32, &mut dst, 2, false, part, Matrix::new(&identity, 2));
         assert_eq!(dst, [1.0, 2.0, 5.0, 6.0, 9.0, 10.0]);
     }
 }

@@ -40,10 +40,11 @@ pub struct Prepared {
 /// Loads everything that `config` names.
 ///
 /// # Errors
-/// An invalid configuration; a model, tokenizer or data file that cannot be read; a tokenizer larger than the model's vocabulary;
+/// An invalid configuration, or one that the device cannot do; a model, tokenizer or data file that cannot be read; a tokenizer larger than the model's vocabulary;
 /// `--max-length` or `--block-size` beyond the model's positions.
 pub fn prepare(config: &TrainConfig, sources: &Sources, device: &Device) -> Result<Prepared> {
     config.validate()?;
+    config.check_device(device)?;
     let tokenizer = Tokenizer::from_dir(&sources.tokenizer)?;
     let model_config = match (&sources.model, &config.from_config) {
         (Some(folder), _) => Gpt2Config::from_file(&folder.join("config.json"))?,

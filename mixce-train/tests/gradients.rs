@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor, Var};
 use mixce_core::objective::MixCe;
 use mixce_core::{lm_head_backward, lm_head_loss};
-use mixce_gpt2::{Gpt2, Gradients, checkpoint};
+use mixce_gpt2::{Gpt2, Gradients, Pass, checkpoint};
+use mixce_kernels::Precision;
 
 const CONFIGURATIONS: [&str; 5] = ["plain", "inverse_layer_inner", "untied_relu", "gelu_exact", "silu"];
 
@@ -59,9 +60,17 @@ fn compare(name: &str, eta: &str, want: &HashMap<String, Tensor>) -> usize {
     let batch = model.pack(&inputs).unwrap();
     let sums = Gradients::new(model.config(), model.parameters()).unwrap();
     for recompute in [false, true] {
-        let forward = model.forward(&batch, None, recompute).unwrap();
+        let forward = model.forward(&batch, Pass { recompute, ..Pass::default() }).unwrap();
         let (head, dhead) = (model.lm_head(), sums.lm_head());
-        let out = lm_head_backward(&forward.hidden(), head, &targets, &objective, n as f64, dhead).unwrap();
+        let out = lm_head_backward(
+            &forward.hidden(),
+            head,
+            &targets,
+            &objective,
+            n as f64,
+            (dhead, Precision::F32),
+        )
+        .unwrap();
         assert!((out.loss as f32 - values(&want[&format!("eta{eta}/loss")])[0]).abs() < 1e-5);
         model.backward(&batch, forward, &out.dhidden, &sums).unwrap();
     }

@@ -72,8 +72,15 @@ fn slices_do_not_change_the_result() {
             let difference = max_difference(got, want_grads.get(var).unwrap());
             assert!(difference < 1e-6, "{slice_tokens}: {difference}");
         }
-        let fused =
-            lm_head_backward(&hidden, &head, &y, &objective, n as f64, &head.zeros_like().unwrap()).unwrap();
+        let fused = lm_head_backward(
+            &hidden,
+            &head,
+            &y,
+            &objective,
+            n as f64,
+            (&head.zeros_like().unwrap(), Precision::F32),
+        )
+        .unwrap();
         assert!(max_difference(&fused.dhidden, &dhidden) < 1e-6);
     }
 }

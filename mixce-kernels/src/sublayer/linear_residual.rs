@@ -5,14 +5,20 @@ use candle_core::{Result, Tensor};
 use super::{block_buffer, blocks, check, check_gradients};
 use crate::cpu::{with_slices, with_slices_mut};
 use crate::residual::{self, Dropout, active};
-use crate::{Affine, linear};
+use crate::{Affine, Precision, linear};
 
 /// `y = residual + dropout(x W + b)`: `x` `[N, in]`, `residual` and the result `[N, C]`; the mask is that of
 /// [`crate::dropout`].
 ///
 /// # Errors
 /// When shapes do not fit, the dropout probability is outside `[0, 1)`, or a tensor is not f32 on the CPU.
-pub fn linear_residual(x: &Tensor, affine: &Affine, residual: &Tensor, dropout: Dropout) -> Result<Tensor> {
+pub fn linear_residual(
+    x: &Tensor,
+    affine: &Affine,
+    residual: &Tensor,
+    dropout: Dropout,
+    precision: Precision,
+) -> Result<Tensor> {
     let (n, n_in) = x.dims2()?;
     linear::check(x, &affine.weight, &affine.bias)?;
     let (c, dropout) = (affine.bias.elem_count(), active(dropout)?);
@@ -22,7 +28,7 @@ pub fn linear_residual(x: &Tensor, affine: &Affine, residual: &Tensor, dropout: 
     with_slices("linear_residual", tensors, |[x, weight, bias, residual]| {
         for (start, rows) in blocks(n) {
             let y = &mut y[start * c..][..rows * c];
-            linear::product(&x[start * n_in..][..rows * n_in], weight, c, y);
+            linear::product(precision, &x[start * n_in..][..rows * n_in], weight, c, y);
             residual::forward(y, &residual[start * c..][..rows * c], bias, dropout, start);
         }
     })?;
@@ -40,6 +46,7 @@ pub fn linear_residual_backward(
     dropout: Dropout,
     dy: &Tensor,
     daffine: &Affine,
+    precision: Precision,
 ) -> Result<Tensor> {
     let op = "linear_residual backward";
     let (n, n_in) = x.dims2()?;
@@ -55,7 +62,7 @@ pub fn linear_residual_backward(
                 let dbranch = &mut dbranch[..rows * c];
                 residual::backward(&dy[start * c..][..rows * c], dropout, c, start, dbranch);
                 let (x, dx) = (&x[start * n_in..][..rows * n_in], &mut dx[start * n_in..][..rows * n_in]);
-                linear::backward((x, weight), dbranch, dx, dweight, dbias);
+                linear::backward(precision, (x, weight), dbranch, dx, dweight, dbias);
             }
         })
     })??;

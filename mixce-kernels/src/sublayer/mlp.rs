@@ -6,7 +6,7 @@ use super::{block_buffer, blocks, check, check_gradients};
 use crate::activation::{Activation, backward_in_place, forward_into};
 use crate::cpu::{with_slices, with_slices_mut};
 use crate::residual::{self, Dropout, active};
-use crate::{Affine, layer_norm, linear};
+use crate::{Affine, Precision, layer_norm, linear};
 
 /// The parameters of an MLP sublayer, or their gradients.
 #[derive(Clone, Debug)]
@@ -46,6 +46,7 @@ pub fn mlp_residual(
     activation: Activation,
     dropout: Dropout,
     keep: bool,
+    precision: Precision,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let (n, c) = x.dims2()?;
     let (inner, dropout) = (mlp.check(x)?, active(dropout)?);
@@ -59,11 +60,11 @@ pub fn mlp_residual(
             let (normed, active) = (&mut normed[..rows * c], &mut active[..rows * inner]);
             let x = &x[start * c..][..rows * c];
             layer_norm::forward(x, gain, shift, eps as f32, normed);
-            linear::product(normed, w_fc, inner, active);
+            linear::product(precision, normed, w_fc, inner, active);
             let before = if keep { &mut kept[start * inner..][..rows * inner] } else { &mut [] };
             forward_into(activation, active, b_fc, before);
             let y = &mut y[start * c..][..rows * c];
-            linear::product(active, w_proj, c, y);
+            linear::product(precision, active, w_proj, c, y);
             residual::forward(y, x, b_proj, dropout, start);
         }
     })?;
@@ -83,6 +84,7 @@ pub fn mlp_residual_backward(
     dropout: Dropout,
     dx: &Tensor,
     gradients: &Mlp,
+    precision: Precision,
 ) -> Result<()> {
     let op = "mlp backward";
     let (n, c) = x.dims2()?;
@@ -105,13 +107,13 @@ pub fn mlp_residual_backward(
                 let (x, dx) = (&x[start * c..][..rows * c], &mut dx[start * c..][..rows * c]);
                 residual::backward(dx, dropout, c, start, dbranch);
                 active.copy_from_slice(&before[start * inner..][..rows * inner]);
-                linear::input_gradient(w_proj, dbranch, c, dactive);
+                linear::input_gradient(precision, w_proj, dbranch, c, dactive);
                 backward_in_place(activation, active, dactive);
-                linear::parameter_gradients(active, dbranch, dw_proj, db_proj);
+                linear::parameter_gradients(precision, active, dbranch, dw_proj, db_proj);
                 layer_norm::forward(x, gain, shift, eps as f32, normed);
-                linear::parameter_gradients(normed, dactive, dw_fc, db_fc);
+                linear::parameter_gradients(precision, normed, dactive, dw_fc, db_fc);
                 // The normalised rows are done with: their memory takes their gradient.
-                linear::input_gradient(w_fc, dactive, inner, normed);
+                linear::input_gradient(precision, w_fc, dactive, inner, normed);
                 layer_norm::backward((x, gain, eps as f32), normed, dx, dgain, dshift);
             }
         })

@@ -7,7 +7,7 @@
 //!
 //! Rows are handled 1024 at a time: what a sublayer computes between its matrix products (normalised rows,
 //! activations, dropped branches) is short-lived, stays in the cache, and is computed again in the backward pass instead of
-//! kept. Only f32 tensors on the CPU ([`is_fused`]); elsewhere use the candle operations.
+//! kept. Matrix products are in the [`Precision`](crate::Precision) asked for, everything else in f32. Only f32 tensors on the CPU ([`is_fused`]); elsewhere use the candle operations.
 //!
 //! Legend: N tokens, C channels, I channels inside the MLP.
 

@@ -4,13 +4,19 @@ use candle_core::{Result, Tensor};
 
 use super::{block_buffer, blocks, check, check_gradients};
 use crate::cpu::{with_slices, with_slices_mut};
-use crate::{Affine, layer_norm, linear};
+use crate::{Affine, Precision, layer_norm, linear};
 
 /// `y = layer_norm(x) W + b`: `x` `[N, C]`, result `[N, out]`.
 ///
 /// # Errors
 /// When shapes do not fit or a tensor is not f32 on the CPU.
-pub fn norm_linear(x: &Tensor, norm: &Affine, eps: f64, affine: &Affine) -> Result<Tensor> {
+pub fn norm_linear(
+    x: &Tensor,
+    norm: &Affine,
+    eps: f64,
+    affine: &Affine,
+    precision: Precision,
+) -> Result<Tensor> {
     let (n, c) = x.dims2()?;
     layer_norm::check(x, &norm.weight, &norm.bias)?;
     linear::check(x, &affine.weight, &affine.bias)?;
@@ -22,7 +28,7 @@ pub fn norm_linear(x: &Tensor, norm: &Affine, eps: f64, affine: &Affine) -> Resu
         for (start, rows) in blocks(n) {
             let normed = &mut normed[..rows * c];
             layer_norm::forward(&x[start * c..][..rows * c], gain, shift, eps as f32, normed);
-            linear::forward(normed, weight, bias, &mut y[start * n_out..][..rows * n_out]);
+            linear::forward(precision, normed, weight, bias, &mut y[start * n_out..][..rows * n_out]);
         }
     })?;
     Tensor::from_vec(y, (n, n_out), x.device())
@@ -40,6 +46,7 @@ pub fn norm_linear_backward(
     dy: &Tensor,
     dx: &Tensor,
     (dnorm, daffine): (&Affine, &Affine),
+    precision: Precision,
 ) -> Result<()> {
     let op = "norm_linear backward";
     let (n, c) = x.dims2()?;
@@ -59,7 +66,7 @@ pub fn norm_linear_backward(
                 let (normed, dnormed) = (&mut normed[..rows * c], &mut dnormed[..rows * c]);
                 let (x, dy) = (&x[start * c..][..rows * c], &dy[start * n_out..][..rows * n_out]);
                 layer_norm::forward(x, gain, shift, eps as f32, normed);
-                linear::backward((normed, weight), dy, dnormed, dweight, dbias);
+                linear::backward(precision, (normed, weight), dy, dnormed, dweight, dbias);
                 let dx = &mut dx[start * c..][..rows * c];
                 layer_norm::backward((x, gain, eps as f32), dnormed, dx, dgain, dshift);
             }

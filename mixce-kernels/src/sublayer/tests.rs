@@ -8,7 +8,7 @@ use crate::linear_slow;
 use crate::residual_dropout_slow;
 use crate::rng::Stream;
 use crate::testing::{assert_close, random};
-use crate::{Activation, Affine, Dropout};
+use crate::{Activation, Affine, Dropout, Precision};
 
 /// Rows: none, one, odd, one more than a block.
 const ROWS: [usize; 4] = [0, 1, 37, BLOCK_ROWS + 1];
@@ -49,11 +49,11 @@ fn norm_linear_equals_plain_operations() -> Result<()> {
     let (c, n_out, eps) = (12, 20, 1e-5);
     for n in ROWS {
         let (x, norm, map) = (variable(&[n, c], 1)?, affine(&[c], 2)?, affine(&[c, n_out], 3)?);
-        let y = norm_linear(&x.detach(), &norm.detach(), eps, &map.detach())?;
+        let y = norm_linear(&x.detach(), &norm.detach(), eps, &map.detach(), Precision::F32)?;
         assert_eq!(y.dims(), [n, n_out]);
         let (dx, dnorm, dmap) = (x.ones_like()?, ones(&norm)?, ones(&map)?);
         let dy = random(&[n, n_out], 4)?;
-        norm_linear_backward(&x, (&norm, eps), &map, &dy, &dx, (&dnorm, &dmap))?;
+        norm_linear_backward(&x, (&norm, eps), &map, &dy, &dx, (&dnorm, &dmap), Precision::F32)?;
         if n == 0 {
             continue;
         }
@@ -78,9 +78,9 @@ fn linear_residual_equals_plain_operations() -> Result<()> {
     let (n_in, c) = (10, 7);
     for (n, dropout) in ROWS.into_iter().flat_map(|n| dropouts().map(|dropout| (n, dropout))) {
         let (x, map, residual) = (variable(&[n, n_in], 1)?, affine(&[n_in, c], 2)?, variable(&[n, c], 3)?);
-        let y = linear_residual(&x.detach(), &map.detach(), &residual.detach(), dropout)?;
+        let y = linear_residual(&x.detach(), &map.detach(), &residual.detach(), dropout, Precision::F32)?;
         let (dy, dmap) = (random(&[n, c], 4)?, ones(&map)?);
-        let dx = linear_residual_backward(&x, &map, dropout, &dy, &dmap)?;
+        let dx = linear_residual_backward(&x, &map, dropout, &dy, &dmap, Precision::F32)?;
         assert_eq!((y.dims(), dx.dims()), (&[n, c][..], &[n, n_in][..]));
         if n == 0 {
             continue;
@@ -112,15 +112,17 @@ fn mlp_residual_equals_plain_operations() -> Result<()> {
             let x = variable(&[n, c], 4)?;
             let detached =
                 Mlp { norm: mlp.norm.detach(), c_fc: mlp.c_fc.detach(), c_proj: mlp.c_proj.detach() };
-            let (y, before) = mlp_residual(&x.detach(), &detached, eps, activation, dropout, true)?;
-            let (again, nothing) = mlp_residual(&x.detach(), &detached, eps, activation, dropout, false)?;
+            let forward =
+                |keep| mlp_residual(&x.detach(), &detached, eps, activation, dropout, keep, Precision::F32);
+            let ((y, before), (again, nothing)) = (forward(true)?, forward(false)?);
             assert!(nothing.is_none());
             assert_close("without keeping", &again, &y, 0.0, 0.0);
             let gradients =
                 Mlp { norm: ones(&mlp.norm)?, c_fc: ones(&mlp.c_fc)?, c_proj: ones(&mlp.c_proj)? };
             let dy = random(&[n, c], 5)?;
             let dx = dy.copy()?;
-            mlp_residual_backward((&x, &before.unwrap()), (&mlp, eps), activation, dropout, &dx, &gradients)?;
+            let (kept, map) = ((&x, &before.unwrap()), (&mlp, eps));
+            mlp_residual_backward(kept, map, activation, dropout, &dx, &gradients, Precision::F32)?;
             if n == 0 {
                 continue;
             }
@@ -147,10 +149,10 @@ fn mlp_residual_equals_plain_operations() -> Result<()> {
 #[test]
 fn what_does_not_fit_is_refused() -> Result<()> {
     let (x, norm, map) = (random(&[2, 4], 1)?, affine(&[4], 2)?, affine(&[3, 5], 3)?);
-    assert!(norm_linear(&x, &norm, 1e-5, &map).is_err());
-    assert!(linear_residual(&x, &affine(&[4, 5], 2)?, &x, None).is_err());
+    assert!(norm_linear(&x, &norm, 1e-5, &map, Precision::F32).is_err());
+    assert!(linear_residual(&x, &affine(&[4, 5], 2)?, &x, None, Precision::F32).is_err());
     let mlp = Mlp { norm: norm.clone(), c_fc: affine(&[4, 8], 1)?, c_proj: affine(&[7, 4], 1)? };
-    let error = mlp_residual(&x, &mlp, 1e-5, Activation::Relu, None, false).unwrap_err();
+    let error = mlp_residual(&x, &mlp, 1e-5, Activation::Relu, None, false, Precision::F32).unwrap_err();
     assert!(error.to_string().contains("c_proj of the mlp: expected shape [8, 4], got [7, 4]"), "{error}");
     backward_passes_check_shapes(&x, &norm)
 }
@@ -160,19 +162,19 @@ fn backward_passes_check_shapes(x: &Tensor, norm: &Affine) -> Result<()> {
     let (map, dx, dy) = (affine(&[4, 5], 3)?, x.zeros_like()?, random(&[2, 5], 4)?);
     let (sums, wrong) = ((norm.zeros_like()?, map.zeros_like()?), affine(&[4, 6], 5)?);
     let backward = |dy: &Tensor, dx: &Tensor, dmap: &Affine| {
-        norm_linear_backward(x, (norm, 1e-5), &map, dy, dx, (&sums.0, dmap))
+        norm_linear_backward(x, (norm, 1e-5), &map, dy, dx, (&sums.0, dmap), Precision::F32)
     };
     assert!(backward(&dy, &dx, &sums.1).is_ok());
     assert!(backward(&random(&[3, 5], 4)?, &dx, &sums.1).is_err());
     assert!(backward(&dy, &random(&[2, 3], 4)?, &sums.1).is_err());
     assert!(backward(&dy, &dx, &wrong).is_err());
     assert!(layer_norm_backward(x, (norm, 1e-5), &dy, &dx, &sums.0).is_err());
-    assert!(linear_residual_backward(x, &map, None, x, &sums.1).is_err());
+    assert!(linear_residual_backward(x, &map, None, x, &sums.1, Precision::F32).is_err());
     let mlp = Mlp { norm: norm.clone(), c_fc: affine(&[4, 5], 1)?, c_proj: affine(&[5, 4], 1)? };
     let sums = Mlp { norm: sums.0, c_fc: mlp.c_fc.zeros_like()?, c_proj: mlp.c_proj.zeros_like()? };
     let relu = Activation::Relu;
     let backward = |before: &Tensor, dx: &Tensor| {
-        mlp_residual_backward((x, before), (&mlp, 1e-5), relu, None, dx, &sums)
+        mlp_residual_backward((x, before), (&mlp, 1e-5), relu, None, dx, &sums, Precision::F32)
     };
     assert!(backward(&dy, &dx).is_ok());
     assert!(backward(x, &dx).is_err() && backward(&dy, &dy).is_err());

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use mixce_data::ReadSettings;
 use mixce_data::input::{Format, OneOrMany};
-use mixce_gpt2::Gpt2Config;
+use mixce_gpt2::{Gpt2Config, Pass};
 use serde::{Deserialize, Serialize};
 
 pub use files::DataFiles;
@@ -237,6 +237,12 @@ impl TrainConfig {
             (model.resid_pdrop, model.embd_pdrop, model.attn_pdrop) = (p, p, p);
         }
         model
+    }
+
+    /// How forward and backward passes are computed.
+    #[must_use]
+    pub fn pass(&self) -> Pass {
+        Pass { recompute: self.activation_checkpointing, precision: self.precision.into(), dropout: None }
     }
 
     /// The optimizer's constants.

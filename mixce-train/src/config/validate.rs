@@ -1,5 +1,7 @@
 //! Checks of a configuration, single values first, then combinations; the messages name the flags.
-use super::{Every, ObjectiveKind, Pack, Precision, Selection, TrainConfig};
+use candle_core::Device;
+
+use super::{Every, ObjectiveKind, Pack, Selection, TrainConfig};
 use crate::error::{Error, Result};
 
 impl TrainConfig {
@@ -169,11 +171,20 @@ impl TrainConfig {
         Ok(())
     }
 
+    /// Refuses settings that cannot be had on `device`.
+    ///
+    /// # Errors
+    /// bf16 where there are no instructions for it.
+    pub fn check_device(&self, device: &Device) -> Result<()> {
+        let refused = |error: candle_core::Error| Error::Config {
+            message: format!("`--precision bf16`: {error}"),
+            hint: Some("use `--precision f32`, the default".into()),
+        };
+        mixce_kernels::Precision::from(self.precision).check(device).map_err(refused)
+    }
+
     /// Settings that the command line knows but this version cannot do.
     fn validate_support(&self) -> Result<()> {
-        if self.precision == Precision::Bf16 {
-            return Err(Error::config("`--precision bf16` is not available in this version; use `f32`"));
-        }
         if self.select == Selection::Mauve {
             return Err(Error::config(
                 "`--select mauve` is not available in this version; use `nll` or `loss`",
@@ -242,7 +253,6 @@ mod tests {
             (|c| (c.warmup_steps, c.max_steps) = (9, Some(9)), &["`--warmup-steps 9`", "`--max-steps 9`"]),
             (|c| c.gamma = Some(0.5), &["`--gamma 0.5`", "`--objective mixce`"]),
             (|c| c.select = Selection::Mauve, &["`--select mauve`"]),
-            (|c| c.precision = Precision::Bf16, &["`--precision bf16`"]),
             (|c| c.seed = u64::MAX, &["`--seed`"]),
             (|c| c.save_every = Every::Steps(u64::MAX), &["`--save-every`", "9223372036854775807"]),
             (|c| c.epochs = 1 << 63, &["`--epochs`"]),

@@ -110,15 +110,24 @@ impl<'de> Deserialize<'de> for Every {
     }
 }
 
-/// Number format of the forward and backward passes; parameters and moments are f32 in any case.
+/// Number format of the products of the forward and backward passes; parameters, moments and sums are f32 in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// Single precision.
     #[default]
     F32,
-    /// bfloat16 compute.
+    /// bfloat16 operands.
     Bf16,
+}
+
+impl From<Precision> for mixce_kernels::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 /// What an example is.

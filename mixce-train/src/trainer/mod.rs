@@ -93,8 +93,8 @@ impl<'a> Trainer<'a> {
         }
         let objective = config.objective_config().build()?;
         let (adamw, clip) = (config.adamw(), config.clip_grad_norm);
-        let step = TrainStep::new(model_config, job.parameters, objective, adamw, clip)?
-            .with_activation_checkpointing(config.activation_checkpointing);
+        let step =
+            TrainStep::new(model_config, job.parameters, objective, adamw, clip)?.with_pass(config.pass());
         let schedule = Schedule {
             kind: config.scheduler,
             peak: config.lr,

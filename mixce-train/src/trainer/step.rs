@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
 use mixce_core::{Objective, lm_head_backward};
-use mixce_gpt2::{Gpt2, Gpt2Config, Gradients, Parameters};
+use mixce_gpt2::{Gpt2, Gpt2Config, Gradients, Parameters, Pass};
 use mixce_kernels::rng::Stream;
 
 use super::sums::StepSums;
@@ -25,7 +25,7 @@ pub struct TrainStep {
     pub(super) optimizer: AdamW,
     pub(super) objective: Arc<dyn Objective>,
     clip_grad_norm: f64,
-    activation_checkpointing: bool,
+    pass: Pass,
 }
 
 /// What one optimizer step measured, over all its microbatches and before its update.
@@ -59,22 +59,14 @@ impl TrainStep {
         let model = Gpt2::new(config, variables.parameters(parameters)?)?;
         let gradients = Gradients::new(model.config(), model.parameters())?;
         let optimizer = variables.optimizer(adamw)?;
-        let activation_checkpointing = false;
-        Ok(Self {
-            model,
-            variables,
-            gradients,
-            optimizer,
-            objective,
-            clip_grad_norm,
-            activation_checkpointing,
-        })
+        let pass = Pass::default();
+        Ok(Self { model, variables, gradients, optimizer, objective, clip_grad_norm, pass })
     }
 
-    /// The same, but with activation checkpointing: blocks are computed again in the backward pass instead of kept. The numbers are the same.
+    /// The same, but with the recomputation and the precision of `pass`; its dropout is not looked at.
     #[must_use]
-    pub fn with_activation_checkpointing(self, activation_checkpointing: bool) -> Self {
-        Self { activation_checkpointing, ..self }
+    pub fn with_pass(self, pass: Pass) -> Self {
+        Self { pass, ..self }
     }
 
     /// The model, backed by the variables that steps update.
@@ -107,9 +99,10 @@ impl TrainStep {
                 return Err(Error::Interrupted);
             }
             let Packed { inputs, targets: next } = Packed::new(&self.model, &microbatch.examples)?;
-            let stream = Some(dropout.fold(index as u64));
-            let forward = self.model.forward(&inputs, stream, self.activation_checkpointing)?;
-            let (hidden, head, dhead) = (forward.hidden(), self.model.lm_head(), self.gradients.lm_head());
+            let pass = Pass { dropout: Some(dropout.fold(index as u64)), ..self.pass };
+            let forward = self.model.forward(&inputs, pass)?;
+            let (hidden, head) = (forward.hidden(), self.model.lm_head());
+            let dhead = (self.gradients.lm_head(), pass.precision);
             let out = lm_head_backward(&hidden, head, &next, &*self.objective, targets as f64, dhead)?;
             if !out.loss.is_finite() {
                 return Err(Error::NonFiniteLoss { step, microbatch: index, loss: out.loss });

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use mixce_gpt2::{Parameters, flops};
 use mixce_kernels::rng::{Stream, purpose};
-use mixce_train::config::{ObjectiveKind, TrainConfig};
+use mixce_train::config::{ObjectiveKind, Precision, TrainConfig};
 use mixce_train::trainer::TrainStep;
 use serde_json::json;
 
@@ -38,6 +38,9 @@ pub(super) struct TrainBench {
     /// MixCE's weight of the forward cross-entropy, in [0, 1]; 1 is MLE [default: 0.1; for tvd 0.5]
     #[arg(long, value_name = "ETA", allow_negative_numbers = true)]
     eta: Option<f64>,
+    /// Number format of the operands of matrix products; bf16 needs a CPU with AVX512-BF16
+    #[arg(long, default_value = "f32", value_parser = words::<Precision>(&["f32", "bf16"]))]
+    precision: Precision,
     /// Recompute activations in the backward pass: less memory, more time
     #[arg(long)]
     activation_checkpointing: bool,
@@ -48,6 +51,8 @@ pub(super) fn run(args: &TrainBench, context: &Context) -> Result<()> {
         objective: args.objective,
         eta: args.eta,
         dropout: args.dropout,
+        precision: args.precision,
+        activation_checkpointing: args.activation_checkpointing,
         seed: context.seed(),
         ..TrainConfig::default()
     }
@@ -57,12 +62,13 @@ pub(super) fn run(args: &TrainBench, context: &Context) -> Result<()> {
     let batches = Batches::new(&args.common, &args.text, &model_config, config.seed)?;
 
     let device = context.start()?;
+    config.check_device(&device)?;
     let parameters = Parameters::random(&model_config, config.seed, &device)?;
     let count = parameters.element_count();
     let objective = config.objective_config().build()?;
     let mut train =
         TrainStep::new(model_config.clone(), &parameters, objective, config.adamw(), config.clip_grad_norm)?
-            .with_activation_checkpointing(args.activation_checkpointing);
+            .with_pass(config.pass());
     // They were copied.
     drop(parameters);
     let (dropout, stop) = (Stream::new(config.seed).fold(purpose::DROPOUT), AtomicBool::new(false));
@@ -79,7 +85,7 @@ pub(super) fn run(args: &TrainBench, context: &Context) -> Result<()> {
         "objective": config.objective_config(),
         "dropout": [model_config.embd_pdrop, model_config.attn_pdrop, model_config.resid_pdrop],
         "lr": config.lr,
-        "precision": "f32",
+        "precision": config.precision,
         "activation_checkpointing": args.activation_checkpointing,
         "seed": config.seed,
     });
