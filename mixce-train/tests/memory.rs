@@ -1,0 +1,77 @@
+//! Memory of a training step: what is allocated after many steps is what was allocated after a few.
+#![expect(unsafe_code, reason = "an allocator that counts")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+use candle_core::Device;
+use mixce_core::objective::MixCe;
+use mixce_gpt2::{Gpt2Config, Parameters, Pass};
+use mixce_kernels::Precision;
+use mixce_kernels::rng::Stream;
+use mixce_train::data::Microbatch;
+use mixce_train::optim::AdamWConfig;
+use mixce_train::trainer::TrainStep;
+
+/// The system's allocator, counting the bytes that are in use and the most that ever were.
+struct Counting;
+
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: everything is passed on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let now = IN_USE.fetch_add(layout.size(), Relaxed) + layout.size();
+        PEAK.fetch_max(now, Relaxed);
+        // SAFETY: as above.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        IN_USE.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: as above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+/// 200 steps on ragged batches, with the largest batch among the first: afterwards nothing more is in use, and the peak is that of
+/// the first round.
+#[test]
+fn memory_is_flat_over_200_steps() {
+    let config = Gpt2Config::from_json(
+        r#"{"model_type":"gpt2","vocab_size":211,"n_positions":64,"n_embd":32,"n_layer":2,"n_head":2,"resid_pdrop":0.1,
+        "embd_pdrop":0.1,"attn_pdrop":0.1,"bos_token_id":210,"eos_token_id":210}"#,
+    )
+    .unwrap();
+    // Buffers that a thread keeps are its own: on one thread the count does not depend on who picked up what.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    for precision in [Precision::F32, Precision::Bf16] {
+        let parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
+        let objective = Arc::new(MixCe::new(0.5).unwrap());
+        let mut step = TrainStep::new(config.clone(), &parameters, objective, AdamWConfig::default(), 1.0)
+            .unwrap()
+            .with_pass(Pass { precision, ..Pass::default() });
+        let mut run = |index: u64| {
+            let lengths = [64, 2 + index % 63, 2 + index * 7 % 63, 64 - index % 10 * (index % 3)];
+            let document =
+                |(d, n): (usize, u64)| (0..n).map(|t| ((t * t + d as u64 + index) % 211) as u32).collect();
+            let microbatch = Microbatch { examples: lengths.into_iter().enumerate().map(document).collect() };
+            pool.install(|| {
+                step.run(&[microbatch], Stream::new(index), 1e-4, &AtomicBool::new(false)).unwrap();
+            });
+        };
+        let round = |run: &mut dyn FnMut(u64)| {
+            (0..50).for_each(run);
+            (IN_USE.load(Relaxed), PEAK.load(Relaxed))
+        };
+        let first = round(&mut run);
+        for _ in 0..3 {
+            assert_eq!(round(&mut run), first, "bytes in use and at the peak, {precision:?}");
+        }
+    }
+}
