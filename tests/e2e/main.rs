@@ -24,6 +24,10 @@ mod sample;
 mod score;
 mod support;
 
+/// HTTP as the small hub speaks it.
+#[path = "../../mixce-gpt2/tests/hub/http.rs"]
+mod http;
+
 /// A small hub on loopback; the tests of the hub client use the same one.
 #[path = "../../mixce-gpt2/tests/hub/server.rs"]
 #[expect(dead_code, reason = "the hub client's own tests use more of it")]
