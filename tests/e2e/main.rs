@@ -23,6 +23,7 @@ mod resume;
 mod sample;
 mod score;
 mod support;
+mod token_cache;
 
 /// HTTP as the small hub speaks it.
 #[path = "../../mixce-gpt2/tests/hub/http.rs"]

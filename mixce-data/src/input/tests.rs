@@ -2,6 +2,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use ::parquet::data_type::{ByteArray, ByteArrayType, Int32Type};
 use ::parquet::file::properties::WriterProperties;
@@ -339,7 +340,7 @@ fn standard_input_is_recognised_by_its_bytes() {
 fn the_digest_sees_content_format_and_settings() {
     let folder = Folder::new();
     let digest = |name: &str, bytes: &str, settings| {
-        Input::open(&[folder.write(name, bytes)], settings).unwrap().digest().unwrap()
+        Input::open(&[folder.write(name, bytes)], settings).unwrap().digest(&AtomicBool::new(false)).unwrap()
     };
     let base = digest("a.txt", "x", settings());
     assert_eq!(base, digest("b.txt", "x", settings()));
