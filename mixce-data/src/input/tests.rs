@@ -50,6 +50,20 @@ fn texts(name: &str, bytes: impl AsRef<[u8]>) -> Vec<String> {
     read(name, bytes, settings()).unwrap().into_iter().map(|(_, text)| text).collect()
 }
 
+#[test]
+fn samples_are_whole_where_that_is_wanted() {
+    let rows = "{\"prompt\":\"a b\",\"text\":\" c\",\"tokens\":[1]}\n{\"prompt\":\"a\",\"continuation\":\"b\",\"text\":\"x\"}\n{\"text\":\"d\"}\n";
+    let whole = ReadSettings { whole_samples: true, ..settings() };
+    let texts = |settings| -> Vec<String> {
+        read("s.jsonl", rows, settings).unwrap().into_iter().map(|(_, text)| text).collect()
+    };
+    assert_eq!(texts(whole.clone()), ["a b c", "ab", "d"]);
+    assert_eq!(texts(settings()), [" c", "x", "d"]);
+    assert_eq!(texts(ReadSettings { text_column: "text".into(), ..whole.clone() }), [" c", "x", "d"]);
+    let told = message("s.jsonl", "{\"prompt\":\"a\"}\n", whole);
+    assert!(told.contains("line 1: no key `text` (it has `prompt`)"), "{told}");
+}
+
 fn message(name: &str, bytes: impl AsRef<[u8]>, settings: ReadSettings) -> String {
     read(name, bytes, settings).unwrap_err().to_string()
 }
