@@ -27,6 +27,8 @@ use crate::{interrupt, models, progress};
 
 /// Most bins; above it a number is a slip.
 const MAX_BINS: usize = 10_000;
+/// Most bins where none are asked for: more cannot be told apart in the figure.
+const MAX_DEFAULT_BINS: usize = 100;
 
 /// Histograms of the negative log-likelihood of human and generated texts under a model, as in figure 2 of the paper
 #[derive(Debug, Args)]
@@ -53,9 +55,9 @@ pub(crate) struct NllHistogramArgs {
     /// Longest text in tokens; the rest is cut
     #[arg(long, alias = authors::MAX_LENGTH, default_value_t = 512, value_name = "TOKENS")]
     max_length: usize,
-    /// Bins of each histogram
-    #[arg(long, default_value_t = 60, value_name = "N")]
-    bins: usize,
+    /// Bins of each histogram [default: twice the cube root of the smaller set's size, at most 100]
+    #[arg(long, value_name = "N")]
+    bins: Option<usize>,
     /// Draw the histograms here
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -116,8 +118,10 @@ struct Set {
 }
 
 impl Level {
-    /// `None` when a set is empty.
-    fn of(human: &[f64], generated: &[f64], bins: usize) -> Option<Self> {
+    /// `None` when a set is empty. Without a number of bins it is Rice's `2 n^(1/3)` for the smaller set.
+    fn of(human: &[f64], generated: &[f64], bins: Option<usize>) -> Option<Self> {
+        let smaller = human.len().min(generated.len()) as f64;
+        let bins = bins.unwrap_or_else(|| ((2.0 * smaller.cbrt()).ceil() as usize).min(MAX_DEFAULT_BINS));
         let bins = Bins::covering(human.iter().chain(generated).copied(), bins)?;
         let set = |values: &[f64]| {
             Some(Set { counts: bins.counts(values.iter().copied()), summary: Summary::of(values)? })
@@ -141,8 +145,8 @@ struct Report {
 }
 
 pub(crate) fn run(args: &NllHistogramArgs, context: &Context) -> Result<()> {
-    if args.bins == 0 || args.bins > MAX_BINS {
-        return Err(Problem::new(format!("`--bins`: expected 1 to {MAX_BINS}, got `{}`", args.bins)).into());
+    if let Some(bins) = args.bins.filter(|bins| !(1..=MAX_BINS).contains(bins)) {
+        return Err(Problem::new(format!("`--bins`: expected 1 to {MAX_BINS}, got `{bins}`")).into());
     }
     let settings = args.reading.over(ReadSettings { whole_samples: true, ..ReadSettings::default() });
     let human = Input::open(&args.human, settings.clone())?;
@@ -253,9 +257,11 @@ mod tests {
 
     #[test]
     fn both_sets_share_their_bins() {
-        let level = Level::of(&[1.0, 2.0], &[3.0, 5.0, 4.0], 4).unwrap();
+        let level = Level::of(&[1.0, 2.0], &[3.0, 5.0, 4.0], Some(4)).unwrap();
         assert_eq!(level.edges, [1.0, 2.0, 3.0, 4.0, 5.0]);
         assert_eq!((level.human.counts, level.generated.counts), (vec![1, 1, 0, 0], vec![0, 0, 1, 2]));
-        assert!(Level::of(&[], &[1.0], 4).is_none());
+        assert!(Level::of(&[], &[1.0], Some(4)).is_none() && Level::of(&[], &[1.0], None).is_none());
+        let values: Vec<f64> = (0..1000).map(f64::from).collect();
+        assert_eq!(Level::of(&values[..27], &values, None).unwrap().human.counts.len(), 6);
     }
 }

@@ -27,13 +27,15 @@ pub(super) fn draw(sequence: &Level, token: &Level) -> Result<String> {
 fn panel(area: &DrawingArea<SVGBackend<'_>, Shift>, title: &str, label: &str, level: &Level) -> Result<()> {
     let sets = level.sets().map(|(name, set)| (name, set, densities(set, &level.edges)));
     let highest = sets.iter().flat_map(|(_, _, density)| density).fold(0.0, |a: f64, b| a.max(*b));
+    // Room for the names above the bins.
+    let top = highest * 1.3;
     let (low, high) = (level.edges[0], level.edges[level.edges.len() - 1]);
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 18))
         .margin(10)
         .x_label_area_size(42)
         .y_label_area_size(56)
-        .build_cartesian_2d(low..high, 0.0..highest * 1.08)
+        .build_cartesian_2d(low..high, 0.0..top)
         .map_err(failed)?;
     chart
         .configure_mesh()
@@ -55,7 +57,6 @@ fn panel(area: &DrawingArea<SVGBackend<'_>, Shift>, title: &str, label: &str, le
             .map_err(failed)?
             .label(format!("{name}, mean {mean:.3}"))
             .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], color.stroke_width(2)));
-        let top = highest * 1.08;
         chart
             .draw_series(DashedLineSeries::new([(mean, 0.0), (mean, top)], 5, 4, color.stroke_width(1)))
             .map_err(failed)?;
