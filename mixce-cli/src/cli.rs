@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, completions, data, doctor, download, evaluate, export, generate, inspect, man, push, quickstart,
-    score, synthetic, train,
+    bench, completions, data, doctor, download, evaluate, export, generate, inspect, man, nll_histogram,
+    push, quickstart, score, synthetic, train,
 };
 use crate::context::Context;
 use crate::version;
@@ -89,8 +89,9 @@ pub(crate) enum Command {
     Data(data::DataArgs),
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
-    Generate(generate::GenerateArgs),
+    Generate(Box<generate::GenerateArgs>),
     Score(Box<score::ScoreArgs>),
+    NllHistogram(nll_histogram::NllHistogramArgs),
     Export(export::ExportArgs),
     Push(push::PushArgs),
     Inspect(inspect::InspectArgs),
@@ -113,6 +114,7 @@ impl Cli {
             Command::Evaluate(args) => evaluate::run(&args, &context),
             Command::Generate(args) => generate::run(&args, &context),
             Command::Score(args) => score::run(&args, &context),
+            Command::NllHistogram(args) => nll_histogram::run(&args, &context),
             Command::Export(args) => export::run(&args, &context),
             Command::Push(args) => push::run(&args, &context),
             Command::Inspect(args) => inspect::run(&args, &context),

@@ -1,32 +1,47 @@
 //! Ctrl-C: the first asks the work to stop at a safe point, the second ends the program.
 
 use std::io::Write as _;
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 static INSTALL: Once = Once::new();
+/// What will be done on Ctrl-C now; `None`: nothing that is under way looks at the flag.
+static PROMISE: Mutex<Option<&str>> = Mutex::new(None);
 
 /// Makes Ctrl-C (and SIGTERM) set a flag instead of ending the program; `promise` says what will be done then.
 pub(crate) fn install(promise: &'static str) -> &'static AtomicBool {
+    set(Some(promise));
     INSTALL.call_once(|| {
-        let handler = move || {
-            if STOP.swap(true, Ordering::Relaxed) {
-                std::process::exit(i32::from(crate::error::INTERRUPTED));
-            }
-            crate::progress::suspend(|| {
-                // With stderr closed there is nobody to tell.
-                let _ = writeln!(std::io::stderr(), "stopping: {promise} (Ctrl-C again to abort at once)");
-            });
-        };
-        if let Err(error) = ctrlc::set_handler(handler) {
+        if let Err(error) = ctrlc::set_handler(on_signal) {
             tracing::warn!("Ctrl-C will end the program at once: {error}");
         }
     });
     &STOP
 }
 
+/// Lets Ctrl-C end the program at once again, since what follows does not look at the flag.
+pub(crate) fn release() {
+    set(None);
+}
+
 /// Whether Ctrl-C was pressed since [`install`].
 pub(crate) fn is_requested() -> bool {
     STOP.load(Ordering::Relaxed)
+}
+
+fn set(promise: Option<&'static str>) {
+    *PROMISE.lock().unwrap_or_else(PoisonError::into_inner) = promise;
+}
+
+fn on_signal() {
+    let promise = *PROMISE.lock().unwrap_or_else(PoisonError::into_inner);
+    let again = STOP.swap(true, Ordering::Relaxed);
+    let Some(promise) = promise.filter(|_| !again) else {
+        std::process::exit(i32::from(crate::error::INTERRUPTED));
+    };
+    crate::progress::suspend(|| {
+        // With stderr closed there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "stopping: {promise} (Ctrl-C again to abort at once)");
+    });
 }

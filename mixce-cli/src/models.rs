@@ -31,6 +31,14 @@ pub(crate) struct ModelFolder {
     pub(crate) commit: Option<String>,
 }
 
+impl ModelFolder {
+    /// What to write down for `model`, so that it means this folder's files in future too: a hub id gets its commit.
+    pub(crate) fn pinned(&self, model: &str) -> String {
+        let repository = model.split_once('@').map_or(model, |(repository, _)| repository);
+        self.commit.as_ref().map_or_else(|| model.to_owned(), |commit| format!("{repository}@{commit}"))
+    }
+}
+
 /// Finds the folder that a model argument means; a model of the hub is fetched first.
 ///
 /// A run folder stands for its `best` model, else its `final` one, else its newest checkpoint.
@@ -42,6 +50,7 @@ pub(crate) fn locate(model: &str, network: Network) -> Result<ModelFolder> {
             environment.offline |= network == Network::CacheOnly;
             interrupt::install("what has arrived is kept and resumed the next time");
             let snapshot = Hub::new(environment)?.fetch_model(&id, &mut FetchBars::default())?;
+            interrupt::release();
             Ok(ModelFolder { path: snapshot.path, commit: Some(snapshot.commit) })
         }
     }

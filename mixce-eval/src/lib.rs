@@ -10,7 +10,9 @@
 //! | [`zipf::zipf_coefficient`] | how steeply token frequencies fall |
 //! | [`distinct::distinct_share`] | how many of the texts are different from each other |
 //! | [`lengths::Lengths`] | how long the texts are |
+//! | [`perplexity::LikelihoodSums`] | how likely a model finds a text, over tokens or as the MixCE authors average it |
 //! | [`mauve::mauve`] | how close two sets of texts are, by features of a language model |
+//! | [`histogram::Bins`], [`histogram::Summary`] | how numbers are distributed, several sets over common bins |
 //! | [`windows::draw_windows`] | windows of equal length, for the controlled metrics |
 //! | [`resample::bootstrap_mean`], [`resample::paired_test`] | how sure a mean or a difference is |
 //!
@@ -21,8 +23,10 @@ pub mod distinct;
 pub mod diversity;
 pub mod error;
 pub mod features;
+pub mod histogram;
 pub mod lengths;
 pub mod mauve;
+pub mod perplexity;
 pub mod rep_n;
 pub mod repetition;
 pub mod resample;

@@ -10,6 +10,7 @@ pub mod error;
 pub mod export;
 mod features;
 mod files;
+mod fingerprint;
 pub mod flops;
 pub mod generate;
 pub mod hub;

@@ -100,6 +100,13 @@ pub enum Error {
         found: String,
     },
 
+    /// Another process trains into the same run folder.
+    #[error("run folder `{}` is in use by another process", path.display())]
+    RunInUse {
+        /// The run folder.
+        path: PathBuf,
+    },
+
     /// No checkpoint to resume from.
     #[error("`{}` holds no complete checkpoint", path.display())]
     NoCheckpoint {
@@ -229,6 +236,7 @@ impl Error {
             Self::Data(error) => error.hint(),
             Self::Model(error) => error.hint(),
             Self::Objective(error) => error.hint(),
+            Self::RunInUse { .. } => Some("wait until it has ended, or choose another `--out`".into()),
             Self::BadCache { .. } => Some("delete the file; it is built again".into()),
             _ => None,
         }

@@ -1,6 +1,6 @@
 //! From a configuration and local folders to a run: load, encode, check; then create the run folder and train.
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Device;
 use mixce_data::input::STDIN;
@@ -41,8 +41,13 @@ pub struct Prepared {
 ///
 /// # Errors
 /// An invalid configuration, or one that the device cannot do; a model, tokenizer or data file that cannot be read; a tokenizer larger than the model's vocabulary;
-/// `--max-length` or `--block-size` beyond the model's positions.
-pub fn prepare(config: &TrainConfig, sources: &Sources, device: &Device) -> Result<Prepared> {
+/// `--max-length` or `--block-size` beyond the model's positions; [`Error::Interrupted`] when `stop` has become true meanwhile.
+pub fn prepare(
+    config: &TrainConfig,
+    sources: &Sources,
+    device: &Device,
+    stop: &AtomicBool,
+) -> Result<Prepared> {
     config.validate()?;
     config.check_device(device)?;
     let tokenizer = Tokenizer::from_dir(&sources.tokenizer)?;
@@ -57,8 +62,8 @@ pub fn prepare(config: &TrainConfig, sources: &Sources, device: &Device) -> Resu
     // Data before weights: a bad line is found in seconds, a large checkpoint takes longer.
     let (train, valid) = inputs(config)?;
     let train = train.ok_or_else(|| Error::config("expected `--train`, a file of training documents"))?;
-    let train = examples(&train, &tokenizer, config)?;
-    let valid = valid.map(|valid| examples(&valid, &tokenizer, config)).transpose()?;
+    let train = examples(&train, &tokenizer, config, stop)?;
+    let valid = valid.map(|valid| examples(&valid, &tokenizer, config, stop)).transpose()?;
     for examples in [Some(&train), valid.as_ref()].into_iter().flatten() {
         examples.store().require_vocabulary(model_config.vocab_size)?;
     }
@@ -66,6 +71,9 @@ pub fn prepare(config: &TrainConfig, sources: &Sources, device: &Device) -> Resu
         Some(folder) => checkpoint::load_parameters(folder, &model_config, device)?,
         None => Parameters::random(&model_config, config.seed, device)?,
     };
+    if stop.load(Ordering::Relaxed) {
+        return Err(Error::Interrupted);
+    }
     Ok(Prepared { model_config, parameters, tokenizer, train, valid })
 }
 
@@ -86,13 +94,18 @@ fn inputs(config: &TrainConfig) -> Result<(Option<Input>, Option<Input>)> {
 ///
 /// # Errors
 /// As [`cache::open_or_build`].
-pub fn examples(input: &Input, tokenizer: &Tokenizer, config: &TrainConfig) -> Result<Examples> {
+pub fn examples(
+    input: &Input,
+    tokenizer: &Tokenizer,
+    config: &TrainConfig,
+    stop: &AtomicBool,
+) -> Result<Examples> {
     // Blocks are cut from whole documents.
     let max_length = (config.block_size == 0).then_some(config.max_length);
     let settings = EncodeSettings { max_length, add_bos: config.add_bos };
     let store = match &config.cache_dir {
-        Some(folder) => cache::open_or_build(input, tokenizer, settings, folder)?,
-        None => cache::encode_input(input, tokenizer, settings)?,
+        Some(folder) => cache::open_or_build(input, tokenizer, settings, folder, stop)?,
+        None => cache::encode_input(input, tokenizer, settings, stop)?,
     };
     let counts = store.counts();
     tracing::info!(

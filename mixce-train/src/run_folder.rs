@@ -9,7 +9,7 @@
 //!   best/                        the best model in the Hugging Face layout
 //!   final/                       the last one
 //! ```
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -139,6 +139,33 @@ impl RunFolder {
         Ok(())
     }
 
+    /// Takes the sole right to write into the run folder, which ends when the result is dropped or the process ends, however it ends.
+    ///
+    /// It is a lock on the folder itself, so nothing is left behind. A file system that has no locks is used without, with a warning.
+    ///
+    /// # Errors
+    /// [`Error::RunInUse`] when another process (or this one) has it; [`Error::Io`].
+    pub fn lock(&self) -> Result<RunLock> {
+        #[cfg(unix)]
+        {
+            let folder = File::open(&self.root).map_err(Error::io("read", &self.root))?;
+            match folder.try_lock() {
+                Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) => return Err(Error::RunInUse { path: self.root.clone() }),
+                Err(fs::TryLockError::Error(error)) => {
+                    tracing::warn!(
+                        "cannot lock `{}`, which other runs could use too: {error}",
+                        self.root.display()
+                    );
+                }
+            }
+            Ok(RunLock { _folder: Some(folder) })
+        }
+        // Elsewhere folders cannot be opened as files.
+        #[cfg(not(unix))]
+        Ok(RunLock { _folder: None })
+    }
+
     /// The run folder itself.
     #[must_use]
     pub fn root(&self) -> &Path {
@@ -174,6 +201,12 @@ impl RunFolder {
     pub fn last(&self) -> PathBuf {
         self.root.join("final")
     }
+}
+
+/// The sole right to write into a run folder; see [`RunFolder::lock`].
+#[derive(Debug)]
+pub struct RunLock {
+    _folder: Option<File>,
 }
 
 /// Which entry of a run folder the temporary name `.ENTRY.ANYTHING.tmp` belongs to.
@@ -216,6 +249,19 @@ mod tests {
         assert_eq!(left, [".mine.tmp", "best", "best.tmp", "final"]);
         assert_eq!(fs::read_to_string(run.best().join("from")).unwrap(), ".best.7-2.old.tmp");
         assert_eq!(fs::read_to_string(run.last().join("from")).unwrap(), "final");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_run_folder_has_one_writer_and_the_lock_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::create(folder.path()).unwrap();
+        let lock = run.lock().unwrap();
+        let error = run.lock().unwrap_err();
+        assert!(matches!(error, Error::RunInUse { .. }) && error.hint().is_some(), "{error}");
+        drop(lock);
+        drop(run.lock().unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

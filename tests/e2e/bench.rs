@@ -67,6 +67,20 @@ fn documents_count_their_real_tokens() {
 }
 
 #[test]
+fn tokenisation_counts_what_training_would_see() {
+    let world = World::new();
+    let row = world.run("bench tokenize --data train.txt --tokenizer model --json").row();
+    let seen = world.run("inspect train.txt --tokenizer model --json").row();
+    for key in ["documents", "tokens", "bytes"] {
+        assert_eq!(row[key], seen[key], "{key}");
+    }
+    assert!(number(&row, "tokens_per_s") > 0.0 && number(&row, "megabytes_per_s") > 0.0, "{row}");
+    let line = "bench tokenize --data train.txt --tokenizer model --cache-dir cache";
+    assert!(world.run(line).success().stdout.contains("tokens/s"));
+    assert_eq!(std::fs::read_dir(world.path("cache")).unwrap().count(), 1);
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     let world = World::new();
     let refused = |line: &str, words: &[&str]| world.run(&format!("bench {line}")).refused(words);

@@ -2,6 +2,13 @@
 
 use crate::support::{SMALL, World, without_times};
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_configuration_without_an_end_is_refused() {
+    let world = World::new();
+    world.run("train --config /dev/zero").refused(&["`/dev/zero`", "16777216 bytes"]);
+}
+
 #[test]
 fn flags_override_the_file_and_the_file_the_defaults() {
     let world = World::new();

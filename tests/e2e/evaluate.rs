@@ -30,6 +30,40 @@ fn perplexity_is_that_of_the_tokens_and_does_not_depend_on_the_batches() {
 }
 
 #[test]
+fn prompts_are_left_out_and_batches_averaged_when_that_is_asked_for() {
+    let world = World::new();
+    let line = "evaluate --model model --data valid.txt --max-length 60 --json";
+    let plain = world.run(&format!("{line} --per-token tokens.jsonl")).row();
+    let documents: Vec<Vec<f64>> = world
+        .rows("tokens.jsonl")
+        .iter()
+        .map(|row| row["log_q"].as_array().unwrap().iter().map(|x| -x.as_f64().unwrap()).collect())
+        .collect();
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-6, "{got} {want}");
+
+    // Of a prompt of 4 tokens the first has no likelihood, and three are not counted.
+    let row = world.run(&format!("{line} --prompt-length 4")).row();
+    let rest: Vec<f64> = documents.iter().flat_map(|d| d.iter().skip(3).copied()).collect();
+    close(number(&row, "nll"), mean(&rest));
+    assert_eq!((&row["tokens"], &row["documents"]), (&rest.len().into(), &12.into()));
+    assert_eq!(row["settings"]["prompt_length"], 4);
+    world.run(&format!("{line} --prompt-length 100")).refused(&["longer than its prompt of 100 tokens"]);
+
+    let row = world.run(&format!("{line} --compat authors --batch-size 5")).row();
+    let batches = documents.chunks(5).flat_map(|batch| vec![mean(&batch.concat()); batch.len()]);
+    close(number(&row, "nll"), mean(&batches.collect::<Vec<_>>()));
+    close(number(&row, "perplexity"), number(&row, "nll").exp());
+    close(number(&row, "token_nll"), number(&plain, "nll"));
+    assert!((number(&row, "nll") - number(&plain, "nll")).abs() > 1e-6, "{row}");
+    world.run(&format!("{line} --batch-size 5")).refused(&["--compat"]);
+    world.run(&format!("{line} --compat authors --batch-size 0")).refused(&["`--batch-size`"]);
+    world
+        .run(&format!("{line} --prompt-length 4 --block-size 20"))
+        .refused(&["--prompt-length", "--block-size"]);
+}
+
+#[test]
 fn jsonl_documents_score_as_their_text() {
     let world = World::new();
     let rows: String = world
@@ -50,5 +84,9 @@ fn a_file_of_scores_is_not_overwritten_unasked() {
     world.run(line).refused(&["`tokens.jsonl` exists", "hint: ", "--overwrite"]);
     assert_eq!(world.text("tokens.jsonl"), "precious");
     world.run(&format!("{line} --overwrite")).success();
+    let text = world.text("valid.txt");
+    let own = "evaluate --model model --data valid.txt --per-token ./valid.txt --overwrite";
+    world.run(own).refused(&["output `./valid.txt` is the input `valid.txt`"]);
+    assert_eq!(world.text("valid.txt"), text);
     assert_eq!(world.rows("tokens.jsonl").len(), 12);
 }

@@ -40,6 +40,35 @@ fn a_model_is_downloaded_once_and_then_used_offline() {
 }
 
 #[test]
+fn a_run_is_pinned_to_the_commit_it_began_with() {
+    const NEWER: &str = "89abcdef0123456789abcdef0123456789abcdef";
+    let world = World::new();
+    let server = serve(&world);
+    let line =
+        format!("train --model owner/tiny --tokenizer owner/tiny --train train.txt --save-every 1 {SMALL}");
+    world.run_at(&server, &format!("{line} --out run --max-steps 2"), &[]).success();
+    let pinned = format!("\"owner/tiny@{COMMIT}\"");
+    for key in ["model", "tokenizer"] {
+        assert!(
+            world.text("run/run.toml").contains(&format!("{key} = {pinned}")),
+            "{}",
+            world.text("run/run.toml")
+        );
+    }
+    // The branch moves on to a model of another shape.
+    server.put(MODEL, NEWER, "config.json", Storage::Git, "{}");
+    server.point(MODEL, "main", NEWER);
+    world.run_at(&server, &line.replace("--train", "--out other --train"), &[]).refused(&["owner/tiny"]);
+    server.take_requests();
+    world.run_at(&server, "train --config run/run.toml --out again", &[]).success();
+    assert!(world.read("again/final/model.safetensors") == world.read("run/final/model.safetensors"));
+    let resumed = format!("{line} --out run --max-steps 3 --resume auto");
+    world.run_at(&server, &resumed, &[]).success();
+    assert!(world.text("run/run.toml").contains(&format!("model = {pinned}")));
+    assert!(server.take_requests().iter().all(|r| !r.path.ends_with("/main") && !r.path.contains(NEWER)));
+}
+
+#[test]
 fn finetuning_fetches_the_model_and_a_dry_run_does_not() {
     let world = World::new();
     let server = serve(&world);

@@ -34,6 +34,12 @@ fn runs_and_datasets_are_told_apart() {
     let row = world.run("inspect run --json").row();
     assert_eq!((&row["kind"], &row["last_step"]["step"]), (&"run".into(), &3.into()));
     assert_eq!(row["models"], serde_json::json!(["run/best", "run/final"]));
+    let row = world.run("inspect run/best --json").row();
+    assert_eq!(row["provenance"]["version"], env!("CARGO_PKG_VERSION"));
+    assert!(row["run"].as_str().unwrap().ends_with("/run"), "{row}");
+    let text = world.run("inspect run/best").success().stdout;
+    assert!(text.contains("/run, made by mixce "), "{text}");
+    assert!(world.run("inspect model --json").row()["run"].is_null());
     let row = world.run("inspect train.txt --tokenizer model --json").row();
     assert_eq!((&row["kind"], &row["documents"], &row["empty"]), (&"dataset".into(), &64.into(), &0.into()));
     assert!(row["tokens"].as_u64() > row["words"].as_u64(), "{row}");

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::support::{SMALL, World};
+use crate::support::{Outcome, SMALL, World};
 
 #[cfg(unix)]
 #[test]
@@ -18,6 +18,9 @@ fn ctrl_c_leaves_a_checkpoint_to_go_on_from() {
     for _ in 0..3 {
         lines.next().unwrap().unwrap();
     }
+    let mut second = world.command(&format!("{line} --resume auto"));
+    Outcome::of(second.output().unwrap(), &line)
+        .refused(&["run folder `run` is in use by another process", "hint: "]);
     assert!(Command::new("kill").args(["-INT", &program.id().to_string()]).status().unwrap().success());
     let last = lines.map_while(Result::ok).last().unwrap();
     let event: serde_json::Value = serde_json::from_str(&last).unwrap();

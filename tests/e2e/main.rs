@@ -10,6 +10,7 @@ mod config;
 mod data;
 mod datasets;
 mod documentation;
+mod documents;
 mod evaluate;
 mod export;
 mod finetune;
@@ -17,12 +18,18 @@ mod help;
 mod hub;
 mod inspect;
 mod interrupt;
+mod nll_histogram;
 mod push;
 mod quickstart;
 mod resume;
 mod sample;
 mod score;
 mod support;
+mod token_cache;
+
+/// HTTP as the small hub speaks it.
+#[path = "../../mixce-gpt2/tests/hub/http.rs"]
+mod http;
 
 /// A small hub on loopback; the tests of the hub client use the same one.
 #[path = "../../mixce-gpt2/tests/hub/server.rs"]

@@ -25,6 +25,21 @@ fn a_resumed_run_equals_one_without_a_break() {
 }
 
 #[test]
+fn a_checkpoint_whose_counters_disagree_is_refused() {
+    let world = World::new();
+    let line = format!("train --model model --train train.txt --out run --save-every 3 {SMALL}");
+    world.run(&format!("{line} --max-steps 3")).success();
+    let state = "run/checkpoints/step-00000003/state.json";
+    let edited = world.text(state).replace("\"step_in_epoch\": 3", "\"step_in_epoch\": 1");
+    world.write(state, edited);
+    world.run(&format!("{line} --max-steps 6 --resume auto")).refused(&[
+        "step-00000003",
+        "after step 3 the data continue in epoch 0 at step 3",
+        "says epoch 0, step 1",
+    ]);
+}
+
+#[test]
 fn resume_auto_begins_anew_where_there_is_nothing() {
     let world = World::new();
     let line = format!("train --model model --train train.txt --out run --max-steps 2 --resume auto {SMALL}");

@@ -1,13 +1,17 @@
 //! `mixce evaluate`: negative log-likelihood and perplexity of a file under a model.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use mixce_core::objective::Mle;
+use mixce_eval::perplexity::LikelihoodSums;
+use mixce_gpt2::Tokenizer;
 use mixce_train::data::cache::{encode_input, open_or_build};
-use mixce_train::data::{EncodeSettings, Examples};
+use mixce_train::data::{EncodeSettings, Examples, Input};
 use mixce_train::evaluate::{DEFAULT_BATCH_TOKENS, Scored, evaluate};
+use serde::Serialize;
 use serde_json::json;
 
 use super::train::sources::{CACHED_FROM_BYTES, default_cache};
@@ -16,7 +20,7 @@ use crate::context::Context;
 use crate::error::Problem;
 use crate::files::{self, AtomicFile};
 use crate::reading::ReadingArgs;
-use crate::{models, progress};
+use crate::{interrupt, models, progress};
 
 /// Perplexity and negative log-likelihood of a file under a model
 #[derive(Debug, Args)]
@@ -48,6 +52,15 @@ pub(crate) struct EvaluateArgs {
     /// Put the tokenizer's BOS before each document
     #[arg(long)]
     add_bos: bool,
+    /// Read the first N tokens of each document without counting them: the perplexity of continuations
+    #[arg(long, alias = authors::PROMPT_LENGTH, default_value_t = 0, value_name = "TOKENS", conflicts_with_all = ["block_size", "confine_attention"])]
+    prompt_length: usize,
+    /// As another program counts: `authors` takes the mean of the token means of batches, in the data's order [default: the mean over tokens]
+    #[arg(long, value_enum, value_name = "PROGRAM")]
+    compat: Option<Compat>,
+    /// Documents of a batch of `--compat authors`
+    #[arg(long, default_value_t = 32, value_name = "N", requires = "compat")]
+    batch_size: usize,
     /// Tokens that go through the model together; memory only, the numbers do not depend on it
     #[arg(long, default_value_t = DEFAULT_BATCH_TOKENS, value_name = "TOKENS")]
     batch_tokens: usize,
@@ -56,45 +69,64 @@ pub(crate) struct EvaluateArgs {
     tokenizer: Option<String>,
 }
 
+/// Whose way of counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Compat {
+    /// The MixCE authors' scripts
+    Authors,
+}
+
+/// The result as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// Mean of `-log q`, as `settings.compat` says.
+    nll: f64,
+    perplexity: f64,
+    tokens: u64,
+    documents: u64,
+    /// The mean over tokens, where `nll` is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_nll: Option<f64>,
+    settings: serde_json::Value,
+}
+
 pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
+    if args.batch_size == 0 {
+        return Err(Problem::new("`--batch-size`: expected at least 1, got `0`").into());
+    }
+    let input = args.reading.open(&args.data)?;
     if let Some(path) = &args.per_token {
         files::refuse_existing(path, args.overwrite)?;
+        files::refuse_input(path, input.paths())?;
     }
     let device = context.start()?;
     let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
-    // As in training, documents that are glued into blocks are glued whole.
-    let max_length = (args.block_size == 0).then_some(args.max_length);
-    let settings = EncodeSettings { max_length, add_bos: args.add_bos };
-    let input = args.reading.open(&args.data)?;
-    // As in training, the tokens of a large file go to disk and not into memory.
-    let store = match default_cache().filter(|_| input.bytes().is_ok_and(|n| n >= CACHED_FROM_BYTES)) {
-        Some(cache) => open_or_build(&input, &loaded.tokenizer, settings, &cache)?,
-        None => encode_input(&input, &loaded.tokenizer, settings)?,
-    };
-    let truncated = store.counts().truncated;
-    if truncated > 0 {
-        tracing::warn!("{truncated} documents were cut to {} tokens (`--max-length`)", args.max_length);
-    }
-    let examples = match args.block_size {
-        0 => Examples::documents(store),
-        n if args.confine_attention => Examples::confined_blocks(store, n)?,
-        n => Examples::blocks(store, n)?,
-    };
+    let stop = interrupt::install("nothing is written");
+    let examples = examples(args, &input, &loaded.tokenizer, stop)?;
     require_context(&input.name(), &examples, loaded.model.config().n_positions)?;
 
     let bar = progress::bar(examples.len() as u64, "documents");
-    let mut per_token = args.per_token.as_deref().map(AtomicFile::create).transpose()?;
+    let claim = |path: &PathBuf| AtomicFile::claim(path, args.overwrite);
+    let mut per_token = args.per_token.as_ref().map(claim).transpose()?;
+    let mut sums = LikelihoodSums::new(args.batch_size);
+    // `log_q` begins with the second token.
+    let uncounted = match args.prompt_length {
+        0 => 0,
+        tokens => tokens - 1 + usize::from(args.add_bos),
+    };
     // An error of ours cannot pass through the library's callback; it is kept here.
     let mut failure = None;
     let mut on_example = |scored: Scored<'_>| {
         bar.set_position(scored.index as u64 + 1);
+        sums.add(&scored.log_q[uncounted.min(scored.log_q.len())..]);
         if let (Some(file), None) = (&mut per_token, &failure) {
             let line = json!({"index": scored.index, "tokens": scored.tokens, "log_q": scored.log_q});
             failure = file.write(format!("{line}\n").as_bytes()).err();
         }
-        Ok(())
+        if interrupt::is_requested() { Err(mixce_train::Error::Interrupted) } else { Ok(()) }
     };
-    let result = evaluate(&loaded.model, &examples, &Mle, args.batch_tokens.max(1), &mut on_example)?;
+    let all = evaluate(&loaded.model, &examples, &Mle, args.batch_tokens.max(1), &mut on_example)?;
     bar.finish_and_clear();
     if let Some(failure) = failure {
         return Err(failure);
@@ -102,12 +134,67 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     if let Some(file) = per_token {
         file.finish()?;
     }
-    context.output.either(&result, || {
-        format!(
-            "nll         {:.4} nats per token\nperplexity  {:.3}\ntokens      {}\ndocuments   {}",
-            result.nll, result.perplexity, result.tokens, result.documents
-        )
+    let report = report(args, &sums, all.documents)?;
+    context.output.either(&report, || report.text())
+}
+
+/// The documents, encoded and cut or glued as the flags say.
+fn examples(
+    args: &EvaluateArgs,
+    input: &Input,
+    tokenizer: &Tokenizer,
+    stop: &AtomicBool,
+) -> Result<Examples> {
+    // As in training, documents that are glued into blocks are glued whole.
+    let max_length = (args.block_size == 0).then_some(args.max_length);
+    let settings = EncodeSettings { max_length, add_bos: args.add_bos };
+    // As in training, the tokens of a large file go to disk and not into memory.
+    let store = match default_cache().filter(|_| input.bytes().is_ok_and(|n| n >= CACHED_FROM_BYTES)) {
+        Some(cache) => open_or_build(input, tokenizer, settings, &cache, stop)?,
+        None => encode_input(input, tokenizer, settings, stop)?,
+    };
+    let truncated = store.counts().truncated;
+    if truncated > 0 {
+        tracing::warn!("{truncated} documents were cut to {} tokens (`--max-length`)", args.max_length);
+    }
+    Ok(match args.block_size {
+        0 => Examples::documents(store),
+        n if args.confine_attention => Examples::confined_blocks(store, n)?,
+        n => Examples::blocks(store, n)?,
     })
+}
+
+fn report(args: &EvaluateArgs, sums: &LikelihoodSums, documents: u64) -> Result<Report> {
+    let of_tokens = sums.nll().ok_or_else(|| {
+        let problem = format!("no document is longer than its prompt of {} tokens", args.prompt_length);
+        Problem::new(problem).hint("choose a smaller `--prompt-length`")
+    })?;
+    // With a prompt, documents that are not longer have nothing that counts.
+    let documents = if args.prompt_length == 0 { documents } else { sums.documents() };
+    let (nll, token_nll) = match (args.compat, sums.mean_of_batch_means()) {
+        (Some(Compat::Authors), Some(of_batches)) => (of_batches, Some(of_tokens)),
+        _ => (of_tokens, None),
+    };
+    let settings = json!({
+        "max_length": args.max_length,
+        "block_size": args.block_size,
+        "confine_attention": args.confine_attention,
+        "add_bos": args.add_bos,
+        "prompt_length": args.prompt_length,
+        "compat": args.compat,
+        "batch_size": args.compat.map(|_| args.batch_size),
+    });
+    Ok(Report { nll, perplexity: nll.exp(), tokens: sums.tokens(), documents, token_nll, settings })
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let Self { nll, perplexity, tokens, documents, .. } = self;
+        let unit = if self.token_nll.is_some() { "mean of batch means" } else { "per token" };
+        format!(
+            "nll         {nll:.4} nats {unit}\nperplexity  {perplexity:.3}\ntokens      {tokens}\ndocuments   {documents}"
+        )
+    }
 }
 
 /// Refuses documents that the model has no positions for. (The last token of a document is a target only.)

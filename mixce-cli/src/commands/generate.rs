@@ -1,28 +1,38 @@
 //! `mixce generate`: samples from a model.
 
+mod documents;
+mod grid;
 mod prompts;
+mod record;
+mod sample_file;
+mod sampler;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
 use mixce_gpt2::Tokenizer;
-use mixce_gpt2::generate::{Continuation, Finish, GenerateOptions, generate};
+use mixce_gpt2::generate::{Continuation, GenerateOptions, generate};
 use mixce_gpt2::sampling::Sampling;
-use serde::Serialize;
 
+use super::evaluate::Compat;
 use crate::authors;
 use crate::context::Context;
 use crate::error::Problem;
 use crate::files::{self, AtomicFile};
+use crate::reading::ReadingArgs;
 use crate::{models, progress};
 use prompts::Prompt;
+use sample_file::Sample;
 
 /// Sample from a model: unbiased by default, or with temperature, top-k, top-p, greedy
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mixce generate --model runs/first --prompts test.txt --prompt-length 50 --out samples.jsonl\n\n\
-    A sample depends on the model, its prompt, the seed and its index alone, not on the batch size."
+    A sample depends on the model, its prompt, the seed and its index alone, not on the batch size.\n\n\
+    The paper's evaluation, three samples of each document and a grid of top-p, into a folder:\n\
+    mixce generate --model runs/first --documents valid.txt --name dev --out samples\n\
+    mixce generate --model runs/first --documents valid.txt --name dev --out samples --resume --num-samples 1 --top-p 0.85,0.9,0.95"
 )]
 pub(crate) struct GenerateArgs {
     /// Folder of a model, run folder (its best model), or hub id
@@ -30,36 +40,50 @@ pub(crate) struct GenerateArgs {
     model: String,
     #[command(flatten)]
     source: PromptSource,
-    /// Take only the first N tokens of each prompt [default: all]
+    #[command(flatten)]
+    reading: ReadingArgs,
+    /// Take only the first N tokens of each prompt [default: all; with --documents 50]
     #[arg(long, alias = authors::PROMPT_LENGTH, value_name = "TOKENS")]
     pub(crate) prompt_length: Option<usize>,
     /// Longest continuation in tokens
-    #[arg(long, default_value_t = 128, value_name = "TOKENS")]
+    #[arg(long, default_value_t = 128, value_name = "TOKENS", conflicts_with = "documents")]
     pub(crate) max_new_tokens: usize,
-    /// Divide the logits by this, above 0; 1: the model as it is
-    #[arg(long, default_value_t = 1.0, value_name = "T")]
-    temperature: f64,
+    /// Longest prompt and continuation together, and longest human text, in tokens [default: 512]
+    #[arg(long, alias = authors::MAX_LENGTH, value_name = "TOKENS", requires = "documents")]
+    max_length: Option<usize>,
+    /// As another program does it: `authors` lets samples grow to the longest document of their batch [default: to --max-length]
+    #[arg(long, value_enum, value_name = "PROGRAM", requires = "documents")]
+    compat: Option<Compat>,
+    /// Divide the logits by this, above 0; 1: the model as it is; with --documents also several [default: 1]
+    #[arg(long, value_name = "T", value_delimiter = ',')]
+    temperature: Vec<f64>,
     /// Choose among the K most likely tokens [default: all]
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Choose among the most likely tokens that sum to probability P, in (0, 1] [default: all]
-    #[arg(long, value_name = "P")]
-    top_p: Option<f64>,
+    /// Choose among the most likely tokens that sum to probability P, in (0, 1]; with --documents also several [default: all]
+    #[arg(long, value_name = "P", value_delimiter = ',')]
+    top_p: Vec<f64>,
     /// Take the most likely token instead of sampling
     #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p"])]
     greedy: bool,
-    /// Samples of each prompt
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    num_samples: usize,
-    /// Samples drawn at once; memory only, the texts do not depend on it
+    /// Samples of each prompt [default: 1; with --documents 3]
+    #[arg(long, value_name = "N")]
+    num_samples: Option<usize>,
+    /// Samples drawn at once; memory only, the texts do not depend on it (but for `--compat authors`)
     #[arg(long, default_value_t = 32, value_name = "N")]
     batch_size: usize,
-    /// File for the samples: JSON lines if it ends in .jsonl or with --json, else text [default: stdout]
-    #[arg(long, value_name = "FILE")]
+    /// File for the samples: JSON lines if it ends in .jsonl or with --json, else text; with --documents a folder [default: stdout]
+    #[arg(long, value_name = "PATH")]
     out: Option<PathBuf>,
     /// Replace an existing `--out` file
-    #[arg(long)]
+    #[arg(long, conflicts_with = "documents")]
     overwrite: bool,
+    /// First part of the file names in the folder `--out` [default: the name of the data file]
+    #[arg(long, value_name = "NAME", requires = "documents")]
+    name: Option<String>,
+    /// Go on with the samples in the folder `--out`; further samples and ways of sampling may be added
+    #[arg(long, requires = "documents")]
+    resume: bool,
     /// Folder or hub id of the tokenizer [default: the model's own]
     #[arg(long, value_name = "MODEL")]
     tokenizer: Option<String>,
@@ -69,41 +93,47 @@ pub(crate) struct GenerateArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct PromptSource {
-    /// File of prompts: one a line, or .jsonl (objects with `prompt`)
+    /// File of prompts: one a line, or a table (.jsonl, .csv, ...) with a column `prompt`; `-` is standard input
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
     /// A prompt
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
+    /// Documents to continue from their first tokens, as the paper evaluates: files or patterns, or `-`
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "out")]
+    documents: Vec<PathBuf>,
     /// N samples from the beginning-of-text token
     #[arg(long, value_name = "N")]
     unconditional: Option<usize>,
-}
-
-/// A sample as `--json` prints it.
-#[derive(Debug, Serialize)]
-struct Sample<'a> {
-    index: u64,
-    prompt: &'a str,
-    text: String,
-    tokens: &'a [u32],
-    seed: u64,
-    finish: Finish,
 }
 
 /// More samples or tokens than anyone waits for; above it a number is a slip.
 const MAX_COUNT: usize = 100_000_000;
 
 pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
-    let sampling =
-        Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, greedy: args.greedy };
-    sampling.validate()?;
+    let grid = grid::grid(&args.temperature, args.top_k, &args.top_p, args.greedy)?;
+    require_counts(args)?;
+    if !args.source.documents.is_empty() {
+        let input = args.reading.open(&args.source.documents)?;
+        return documents::run(args, &input, &grid, context);
+    }
+    match grid.as_slice() {
+        [sampling] => continue_prompts(args, sampling, context),
+        _ => {
+            let problem = Problem::new("`--temperature` and `--top-p`: several values need `--documents`");
+            Err(problem.hint("run `mixce generate` once for each").into())
+        }
+    }
+}
+
+fn require_counts(args: &GenerateArgs) -> Result<()> {
     for (flag, value) in [
-        ("--num-samples", args.num_samples),
+        ("--num-samples", args.num_samples.unwrap_or(1)),
         ("--batch-size", args.batch_size),
         ("--prompt-length", args.prompt_length.unwrap_or(1)),
         ("--unconditional", args.source.unconditional.unwrap_or(1)),
         ("--max-new-tokens", args.max_new_tokens),
+        ("--max-length", args.max_length.unwrap_or(1)),
     ] {
         if value == 0 {
             return Err(Problem::new(format!("`{flag}`: expected at least 1, got `0`")).into());
@@ -112,14 +142,21 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
             return Err(Problem::new(format!("`{flag}`: expected at most {MAX_COUNT}, got `{value}`")).into());
         }
     }
-    if let Some(out) = &args.out {
-        files::refuse_existing(out, args.overwrite)?;
-    }
+    Ok(())
+}
+
+/// Continuations of prompts as lines.
+fn continue_prompts(args: &GenerateArgs, sampling: &Sampling, context: &Context) -> Result<()> {
     let texts = match (&args.source.prompts, &args.source.prompt) {
-        (Some(path), _) => Some(prompts::read(path)?),
+        (Some(path), _) => Some(prompts::read(path, &args.reading)?),
         (None, Some(prompt)) => Some(vec![("`--prompt`".to_owned(), prompt.clone())]),
         (None, None) => None,
     };
+    if let Some(out) = &args.out {
+        files::refuse_input(out, args.source.prompts.as_deref())?;
+    }
+    let claim = |out: &PathBuf| AtomicFile::claim(out, args.overwrite);
+    let mut file = args.out.as_ref().map(claim).transpose()?;
     let device = context.start()?;
     let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
     let prompts = match texts {
@@ -127,11 +164,12 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
         None => vec![prompts::beginning(&loaded.tokenizer)?; args.source.unconditional.unwrap_or(1)],
     };
 
-    let jobs: Vec<(u64, &Prompt)> =
-        (0..).zip(prompts.iter().flat_map(|p| std::iter::repeat_n(p, args.num_samples))).collect();
+    let jobs: Vec<(u64, &Prompt)> = (0..)
+        .zip(prompts.iter().flat_map(|p| std::iter::repeat_n(p, args.num_samples.unwrap_or(1))))
+        .collect();
     let numbered: Vec<(u64, &[u32])> = jobs.iter().map(|(i, p)| (*i, p.tokens.as_slice())).collect();
     let options = GenerateOptions {
-        sampling,
+        sampling: sampling.clone(),
         max_new_tokens: args.max_new_tokens,
         eos: loaded.tokenizer.eos_id(),
         batch_size: args.batch_size,
@@ -147,14 +185,13 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
         .iter()
         .zip(&jobs)
         .map(|(sample, (_, prompt))| render(sample, prompt, &loaded.tokenizer, context.seed(), as_json));
-    match &args.out {
-        None => lines.into_iter().try_for_each(|line| context.output.line(&line?)),
-        Some(out) => {
-            let mut file = AtomicFile::create(out)?;
-            lines.into_iter().try_for_each(|line| file.write(format!("{}\n", line?).as_bytes()))?;
-            file.finish()
+    for line in lines {
+        match &mut file {
+            None => context.output.line(&line?)?,
+            Some(file) => file.write(format!("{}\n", line?).as_bytes())?,
         }
     }
+    file.map_or(Ok(()), AtomicFile::finish)
 }
 
 /// One line: a JSON object, or prompt and continuation with line breaks turned into spaces.
@@ -167,14 +204,13 @@ fn render(
 ) -> Result<String> {
     let text = tokenizer.decode_plain(&sample.tokens)?;
     if as_json {
-        let (index, tokens, finish) = (sample.index, sample.tokens.as_slice(), sample.finish);
         return Ok(serde_json::to_string(&Sample {
-            index,
-            prompt: &prompt.text,
+            index: sample.index,
+            prompt: prompt.text.clone(),
             text,
-            tokens,
+            tokens: sample.tokens.clone(),
             seed,
-            finish,
+            finish: sample.finish,
         })?);
     }
     let whole = format!("{}{text}", prompt.text);

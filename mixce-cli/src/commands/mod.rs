@@ -10,6 +10,7 @@ pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod man;
+pub(crate) mod nll_histogram;
 pub(crate) mod push;
 pub(crate) mod quickstart;
 pub(crate) mod score;

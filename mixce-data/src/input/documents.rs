@@ -105,7 +105,9 @@ fn open(file: &InputFile, settings: &ReadSettings) -> Result<Box<dyn Rows>> {
     Ok(match (file.format, settings.separator()?) {
         (Format::Csv, _) => Box::new(DelimitedRows::new(source, shown, b',', wanted)),
         (Format::Tsv, _) => Box::new(DelimitedRows::new(source, shown, b'\t', wanted)),
-        (Format::JsonLines, _) => Box::new(JsonLinesRows::new(Lines::new(source, shown), wanted)),
+        (Format::JsonLines, _) => {
+            Box::new(JsonLinesRows::new(Lines::new(source, shown), wanted, settings.whole_samples))
+        }
         (_, Some(separator)) => Box::new(SeparatedRows::new(source, shown, &separator)),
         (_, None) => Box::new(TextRows(Lines::new(source, shown))),
     })

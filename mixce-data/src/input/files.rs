@@ -3,6 +3,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 use tempfile::TempPath;
@@ -146,8 +147,8 @@ impl Input {
     /// SHA-256 over the files' bytes and all settings that decide which documents they have. Names do not count, but for the formats they imply.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn digest(&self) -> Result<[u8; 32]> {
+    /// [`Error::Io`]; [`Error::Stopped`] soon after `stop` has become true.
+    pub fn digest(&self, stop: &AtomicBool) -> Result<[u8; 32]> {
         // Every part is of fixed length or a digest of its own, so that no two inputs run together.
         let mut all = Sha256::new();
         all.update(Sha256::digest(self.settings.key()));
@@ -159,6 +160,9 @@ impl Input {
                 let n = bytes.read(&mut buffer).map_err(Error::io("read", &file.shown))?;
                 if n == 0 {
                     break;
+                }
+                if stop.load(Ordering::Relaxed) {
+                    return Err(Error::Stopped);
                 }
                 content.update(&buffer[..n]);
             }

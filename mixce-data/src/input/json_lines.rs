@@ -10,13 +10,15 @@ use crate::error::{Error, Place, Result};
 pub(super) struct JsonLinesRows {
     lines: Lines,
     wanted: Vec<String>,
+    whole_samples: bool,
     /// The keys that make up the text, once they are known.
     keys: Vec<String>,
 }
 
 impl JsonLinesRows {
-    pub(super) fn new(lines: Lines, wanted: &[String]) -> Self {
-        Self { lines, wanted: wanted.to_vec(), keys: wanted.to_vec() }
+    pub(super) fn new(lines: Lines, wanted: &[String], whole_samples: bool) -> Self {
+        let whole_samples = whole_samples && wanted.is_empty();
+        Self { lines, wanted: wanted.to_vec(), whole_samples, keys: wanted.to_vec() }
     }
 
     fn bad(&self, problem: String) -> Error {
@@ -29,6 +31,10 @@ impl JsonLinesRows {
         let Value::Object(object) = value else {
             return Err(self.bad(format!("expected a JSON object, got {}", kind_of(&value))));
         };
+        if self.whole_samples && object.contains_key("prompt") {
+            let rest = if object.contains_key("continuation") { "continuation" } else { "text" };
+            return Ok(format!("{}{}", self.field(&object, "prompt")?, self.field(&object, rest)?));
+        }
         if self.keys.is_empty() {
             self.keys = self.find_keys(&object)?;
         }

@@ -13,6 +13,10 @@ pub struct ReadSettings {
     /// What stands between documents of a text file; `None`: a line is a document. `\n`, `\t` and `\\` are understood.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub document_separator: Option<String>,
+    /// In JSON lines without a named column, an object with `prompt` and `continuation` (or `text`) is one text, the second right behind the
+    /// first: a sample, as `mixce generate` writes it.
+    #[serde(skip)]
+    pub whole_samples: bool,
     /// Bad rows that may be left out; one more is an error.
     pub skip_bad_rows: u64,
     /// The format; `None`: by the file's name.

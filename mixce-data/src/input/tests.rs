@@ -2,6 +2,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use ::parquet::data_type::{ByteArray, ByteArrayType, Int32Type};
 use ::parquet::file::properties::WriterProperties;
@@ -47,6 +48,20 @@ fn read(name: &str, bytes: impl AsRef<[u8]>, settings: ReadSettings) -> Result<V
 
 fn texts(name: &str, bytes: impl AsRef<[u8]>) -> Vec<String> {
     read(name, bytes, settings()).unwrap().into_iter().map(|(_, text)| text).collect()
+}
+
+#[test]
+fn samples_are_whole_where_that_is_wanted() {
+    let rows = "{\"prompt\":\"a b\",\"text\":\" c\",\"tokens\":[1]}\n{\"prompt\":\"a\",\"continuation\":\"b\",\"text\":\"x\"}\n{\"text\":\"d\"}\n";
+    let whole = ReadSettings { whole_samples: true, ..settings() };
+    let texts = |settings| -> Vec<String> {
+        read("s.jsonl", rows, settings).unwrap().into_iter().map(|(_, text)| text).collect()
+    };
+    assert_eq!(texts(whole.clone()), ["a b c", "ab", "d"]);
+    assert_eq!(texts(settings()), [" c", "x", "d"]);
+    assert_eq!(texts(ReadSettings { text_column: "text".into(), ..whole.clone() }), [" c", "x", "d"]);
+    let told = message("s.jsonl", "{\"prompt\":\"a\"}\n", whole);
+    assert!(told.contains("line 1: no key `text` (it has `prompt`)"), "{told}");
 }
 
 fn message(name: &str, bytes: impl AsRef<[u8]>, settings: ReadSettings) -> String {
@@ -339,7 +354,7 @@ fn standard_input_is_recognised_by_its_bytes() {
 fn the_digest_sees_content_format_and_settings() {
     let folder = Folder::new();
     let digest = |name: &str, bytes: &str, settings| {
-        Input::open(&[folder.write(name, bytes)], settings).unwrap().digest().unwrap()
+        Input::open(&[folder.write(name, bytes)], settings).unwrap().digest(&AtomicBool::new(false)).unwrap()
     };
     let base = digest("a.txt", "x", settings());
     assert_eq!(base, digest("b.txt", "x", settings()));

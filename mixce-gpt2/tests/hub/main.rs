@@ -2,6 +2,7 @@
 
 mod cache;
 mod datasets;
+mod http;
 mod push;
 mod refusals;
 mod server;

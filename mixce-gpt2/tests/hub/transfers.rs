@@ -5,7 +5,8 @@ use std::{fs, time::Duration};
 use mixce_gpt2::hub::{FetchProgress, FileProgress, Hub, HubError, NoProgress};
 
 use crate::{
-    server::{Fault, Request, Storage, etag},
+    http::Request,
+    server::{Fault, Storage, etag},
     support::{COMMIT, MODEL, World, id, weights},
 };
 

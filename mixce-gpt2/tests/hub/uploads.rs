@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use crate::server::{Answer, Request, State, Storage, etag};
+use crate::{
+    http::{Answer, Request},
+    server::{State, Storage, etag},
+};
 
 /// What has been made and sent.
 #[derive(Default)]

@@ -1,10 +1,15 @@
 //! TOML in: unknown keys refused with a suggestion, errors with their line.
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use serde::de::{self, Deserialize, Visitor};
 
 use super::TrainConfig;
 use crate::error::{Error, Result};
+
+/// Longest configuration file; a longer one (a device, a data file) is no configuration and is not read into memory.
+const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// Other trainers' spellings, for the suggestion only.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -33,7 +38,13 @@ impl TrainConfig {
     /// # Errors
     /// [`Error::Io`], or [`Error::ConfigFile`] with the line and, for an unknown key, a suggestion.
     pub fn from_toml_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let file = File::open(path).map_err(Error::io("read", path))?;
+        let mut text = String::new();
+        file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(Error::io("read", path))?;
+        if text.len() as u64 > MAX_FILE_BYTES {
+            let message = format!("expected a configuration of at most {MAX_FILE_BYTES} bytes, got more");
+            return Err(Error::ConfigFile { path: path.into(), message, hint: None });
+        }
         Self::from_toml_str(&text, path)
     }
 

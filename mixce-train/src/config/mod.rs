@@ -220,6 +220,7 @@ impl TrainConfig {
             document_separator: self.document_separator.clone(),
             skip_bad_rows: self.skip_bad_rows,
             data_format: self.data_format,
+            ..ReadSettings::default()
         }
     }
 

@@ -112,6 +112,13 @@ impl<'a> Batcher<'a> {
         }
     }
 
+    /// The position at which the data continue after `steps` steps.
+    #[must_use]
+    pub fn position_of(&self, steps: u64) -> Position {
+        let per_epoch = self.steps_per_epoch();
+        Position { epoch: steps / per_epoch, step_in_epoch: steps % per_epoch }
+    }
+
     /// The data of the step at `position`; a step beyond the epoch's end is an empty batch.
     pub fn step(&mut self, position: Position) -> StepBatch {
         self.load_order(position.epoch);
@@ -174,6 +181,11 @@ mod tests {
         assert_eq!(firsts(&second), [vec![6, 7], vec![8]]);
         assert_eq!(second.targets(), 6);
         assert_eq!(batcher.after(next), Position { epoch: 1, step_in_epoch: 0 });
+        let mut position = Position::default();
+        for steps in 0..5 {
+            assert_eq!(batcher.position_of(steps), position);
+            position = batcher.after(position);
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! Documents through the tokenizer, in batches of bounded size.
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use mixce_data::{Document, Input};
@@ -16,11 +17,13 @@ const BATCHES_AHEAD: usize = 1;
 
 /// Calls `sink` with the ids of every usable document in the input's order.
 ///
-/// One thread reads and decompresses while all others encode. In memory are at most three batches.
+/// One thread reads and decompresses while all others encode. In memory are at most three batches. Between two of them `stop` is looked at:
+/// when it has become true, the end is [`Error::Interrupted`].
 pub(super) fn for_each_document(
     input: &Input,
     tokenizer: &dyn Encode,
     settings: EncodeSettings,
+    stop: &AtomicBool,
     mut sink: impl FnMut(&[u32]) -> Result<()>,
 ) -> Result<DataCounts> {
     let mut counts = DataCounts::default();
@@ -29,6 +32,9 @@ pub(super) fn for_each_document(
         scope.spawn(move || read_batches(input, &sender));
         // On an error the receiver goes, and with it the reader.
         for message in receiver {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
             match message {
                 Message::Batch(batch) => encode_batch(&batch, tokenizer, settings, &mut counts, &mut sink)?,
                 Message::End { bad } => counts.bad = bad,

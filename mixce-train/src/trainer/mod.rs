@@ -33,7 +33,7 @@ use sums::Speedometer;
 /// under way is given up, a checkpoint of the last whole step is written, and the outcome is [`End::Interrupted`].
 ///
 /// # Errors
-/// Settings, data and checkpoints that do not fit; a parameter without a gradient, a loss or gradient that is not finite (the parameters
+/// A run folder that another process uses; settings, data and checkpoints that do not fit; a parameter without a gradient, a loss or gradient that is not finite (the parameters
 /// keep their last good values, in the last checkpoint); files that cannot be written; errors of observers.
 pub fn train(
     job: &TrainJob<'_>,
@@ -41,6 +41,7 @@ pub fn train(
     observers: &mut [&mut dyn TrainObserver],
     stop: &AtomicBool,
 ) -> Result<TrainOutcome> {
+    let _lock = run.lock()?;
     let mut jsonl = JsonlWriter::new(run.metrics());
     let mut tensorboard = TensorBoardWriter::new(run.root());
     let mut all: Vec<&mut dyn TrainObserver> = vec![&mut jsonl, &mut tensorboard];

@@ -7,8 +7,9 @@ use mixce_gpt2::export::{self, DataFacts, ExportRequest, NameStyle, TrainingFact
 use serde::{Deserialize, Serialize};
 
 use super::Trainer;
-use crate::checkpoint::{self, Loaded};
+use crate::checkpoint::{self, Loaded, STATE_FILE};
 use crate::config::DataFiles;
+use crate::data::Position;
 use crate::error::{Error, Result};
 use crate::fsio;
 use crate::observer::{BestModel, TrainObserver as _};
@@ -58,6 +59,15 @@ impl Trainer<'_> {
         state.require_same_run(path, &self.config, &self.state.train_fingerprint)?;
         checkpoint::require_same_architecture(path, self.step.model.config())?;
         let bad = |problem| Error::BadCheckpoint { path: path.into(), problem };
+        // The same data in batches of the same size: the step says where they continue.
+        let position = self.batcher.position_of(state.step);
+        if state.position != position {
+            let Position { epoch, step_in_epoch } = state.position;
+            return Err(bad(format!(
+                "after step {} the data continue in epoch {} at step {}, but its `{STATE_FILE}` says epoch {epoch}, step {step_in_epoch}",
+                state.step, position.epoch, position.step_in_epoch
+            )));
+        }
         self.step.variables.load(parameters).map_err(bad)?;
         self.step.optimizer.load_state(optimizer, state.step)?;
         let planned = self.state.total_steps;

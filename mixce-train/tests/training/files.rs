@@ -54,7 +54,7 @@ impl Files {
     }
 
     fn prepare(&self, config: &TrainConfig) -> Result<Prepared> {
-        prepare(config, &self.sources, &Device::Cpu)
+        prepare(config, &self.sources, &Device::Cpu, &AtomicBool::new(false))
     }
 }
 
@@ -76,7 +76,7 @@ fn text_in_exported_model_out() {
     let tokenizer = Tokenizer::from_dir(&best.path).unwrap();
     let model = Gpt2::new(loaded.config, loaded.parameters).unwrap();
     let valid = Input::open(&[files.path("valid.jsonl")], ReadSettings::default()).unwrap();
-    let valid = examples(&valid, &tokenizer, &config).unwrap();
+    let valid = examples(&valid, &tokenizer, &config, &AtomicBool::new(false)).unwrap();
     let evaluation = evaluate(&model, &valid, &Mle, 4096, &mut |_| Ok(())).unwrap();
     assert!((evaluation.nll - best.valid_nll).abs() < 1e-9, "{evaluation:?} {best:?}");
 

@@ -1,4 +1,4 @@
-//! `mixce bench`: speed and memory of training, scoring and sampling on this machine.
+//! `mixce bench`: speed and memory of training, scoring, sampling and tokenisation on this machine.
 
 mod batches;
 mod forward;
@@ -7,6 +7,7 @@ mod matmul;
 mod measure;
 mod model;
 mod report;
+mod tokenize;
 mod train;
 
 use anyhow::Result;
@@ -35,6 +36,7 @@ enum What {
     Train(train::TrainBench),
     Forward(forward::ForwardBench),
     Generate(generate::GenerateBench),
+    Tokenize(tokenize::TokenizeBench),
 }
 
 pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
@@ -42,5 +44,6 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
         What::Train(args) => train::run(args, context),
         What::Forward(args) => forward::run(args, context),
         What::Generate(args) => generate::run(args, context),
+        What::Tokenize(args) => tokenize::run(args, context),
     }
 }

@@ -42,9 +42,6 @@ enum Marks {
 }
 
 pub(crate) fn run(args: &DetokenizeArgs, context: &Context) -> Result<()> {
-    if let Some(out) = &args.out {
-        files::refuse_existing(out, args.overwrite)?;
-    }
     let plain = |line: &str| match args.marks {
         Marks::None => detokenize(line),
         Marks::Wikitext => detokenize(&wikitext_markers(line)),
@@ -53,7 +50,11 @@ pub(crate) fn run(args: &DetokenizeArgs, context: &Context) -> Result<()> {
     let stdin = [PathBuf::from(STDIN)];
     let names = if args.files.is_empty() { &stdin[..] } else { &args.files };
     let input = args.reading.open(names)?;
-    let mut out = args.out.as_deref().map(AtomicFile::create).transpose()?;
+    if let Some(out) = &args.out {
+        files::refuse_input(out, input.paths())?;
+    }
+    let claim = |path: &PathBuf| AtomicFile::claim(path, args.overwrite);
+    let mut out = args.out.as_ref().map(claim).transpose()?;
     for document in input.documents() {
         // A document of several lines is several lines to the detokenizer.
         for line in lines(&document?.text) {

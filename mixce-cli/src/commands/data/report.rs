@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::commands::inspect::dataset::length_table;
 use crate::context::Context;
+use crate::interrupt;
 use crate::models::{self, Network};
 use crate::output::{grouped, table};
 
@@ -90,6 +91,7 @@ fn token_lengths(path: &Path, tokenizer: &Tokenizer) -> Result<LengthSummary> {
     let input = Input::open(&[path], ReadSettings::default())?;
     let mut lengths = Lengths::default();
     let settings = EncodeSettings { max_length: None, add_bos: false };
-    count_tokens(&input, tokenizer, settings, |length| lengths.add(length))?;
+    let stop = interrupt::install("nothing more is counted");
+    count_tokens(&input, tokenizer, settings, stop, |length| lengths.add(length))?;
     Ok(lengths.summary())
 }

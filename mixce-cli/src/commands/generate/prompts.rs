@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use anyhow::Result;
-use mixce_data::Format;
+use mixce_data::{Document, Input, ReadSettings};
 use mixce_gpt2::{Gpt2Config, Tokenizer};
-use serde_json::Value;
 
 use crate::error::Problem;
-use crate::files;
+use crate::reading::ReadingArgs;
 
 /// A prompt as the model sees it.
 #[derive(Clone, Debug)]
@@ -19,27 +18,19 @@ pub(super) struct Prompt {
     pub(super) tokens: Vec<u32>,
 }
 
-/// The prompts of a file, each with its place in words.
-pub(super) fn read(path: &Path) -> Result<Vec<(String, String)>> {
-    let format = Format::of(path);
+/// The prompts of a file, each with its place in words. Those of a table are in the column `prompt`, unless another one is named.
+pub(super) fn read(path: &Path, reading: &ReadingArgs) -> Result<Vec<(String, String)>> {
+    let settings = reading.over(ReadSettings { text_column: "prompt".into(), ..ReadSettings::default() });
+    let input = Input::open(&[path], settings)?;
     let mut prompts = Vec::new();
-    for (line, text) in files::lines(path)? {
-        let text = match format {
-            Format::JsonLines => prompt_of_row(&text)
-                .map_err(|problem| Problem::new(format!("`{}` line {line}: {problem}", path.display())))?,
-            _ => text,
-        };
-        prompts.push((format!("`{}` line {line}", path.display()), text));
+    for document in input.documents() {
+        let Document { path, place, text } = document?;
+        prompts.push((format!("`{}` {place}", path.display()), text));
+    }
+    if prompts.is_empty() {
+        return Err(Problem::new(format!("`{}` is empty", path.display())).into());
     }
     Ok(prompts)
-}
-
-fn prompt_of_row(row: &str) -> Result<String, String> {
-    let value: Value = serde_json::from_str(row).map_err(|e| format!("not a JSON value ({e})"))?;
-    match value.get("prompt") {
-        Some(Value::String(prompt)) => Ok(prompt.clone()),
-        _ => Err("expected a JSON object with a string under `prompt`".to_owned()),
-    }
 }
 
 /// Encodes prompts, cut to `length` tokens, and checks that they fit the model.

@@ -12,6 +12,7 @@ use mixce_train::data::cache::count_tokens;
 use serde_json::{Value, json};
 
 use crate::context::Context;
+use crate::interrupt;
 use crate::models::{self, Network};
 use crate::output::{bytes, grouped, table};
 use crate::reading::ReadingArgs;
@@ -122,7 +123,8 @@ fn token_lengths(input: &Input, tokenizer: &str) -> Result<LengthSummary> {
     let tokenizer = Tokenizer::from_dir(&models::locate(tokenizer, Network::Allowed)?.path)?;
     let settings = EncodeSettings { max_length: None, add_bos: false };
     let mut lengths = Lengths::default();
-    count_tokens(input, &tokenizer, settings, |length| lengths.add(length))?;
+    let stop = interrupt::install("nothing more is counted");
+    count_tokens(input, &tokenizer, settings, stop, |length| lengths.add(length))?;
     Ok(lengths.summary())
 }
 

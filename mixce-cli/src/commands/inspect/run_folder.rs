@@ -52,7 +52,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
 }
 
 /// How the run was made, as `run.toml` records it.
-fn provenance(path: &Path) -> Result<toml::Table> {
+pub(super) fn provenance(path: &Path) -> Result<toml::Table> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let mut all: toml::Table =
         toml::from_str(&text).with_context(|| format!("`{}` is no TOML", path.display()))?;
@@ -62,7 +62,7 @@ fn provenance(path: &Path) -> Result<toml::Table> {
     })
 }
 
-fn made_by(provenance: &toml::Table) -> String {
+pub(super) fn made_by(provenance: &toml::Table) -> String {
     let word = |key: &str| provenance.get(key).and_then(toml::Value::as_str).unwrap_or("?");
     let commit = provenance.get("git_commit").and_then(toml::Value::as_str);
     let commit = commit.map_or_else(String::new, |commit| format!(" ({commit})"));

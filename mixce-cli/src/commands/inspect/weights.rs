@@ -9,7 +9,9 @@ use mixce_gpt2::{Gpt2Config, Tokenizer};
 use mixce_train::checkpoint::{STATE_FILE, TrainState};
 use serde_json::{Value, json};
 
+use super::run_folder::{made_by, provenance};
 use crate::context::Context;
+use crate::models;
 use crate::output::{bytes, grouped, table};
 
 pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
@@ -23,6 +25,8 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
     };
     let state_path = path.join(STATE_FILE);
     let state = if state_path.is_file() { Some(TrainState::read(&state_path)?) } else { None };
+    let run = models::run_of(path);
+    let provenance = run.as_ref().map(|run| provenance(&run.join("run.toml"))).transpose()?;
     let numbers: u64 = tensors.iter().map(|t| t.element_count() as u64).sum();
     let stored: u64 = tensors.iter().map(stored_bytes).sum();
     let report = json!({
@@ -33,6 +37,8 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         "parameters": config.as_ref().map(Gpt2Config::parameter_count),
         "config": config,
         "vocabulary": tokenizer.as_ref().map(Tokenizer::vocab_size),
+        "run": run,
+        "provenance": provenance,
         "step": state.as_ref().map(|state| state.step),
         "tensors": tensors.iter().map(|t| json!({"name": t.name, "dtype": type_name(&t.dtype), "shape": t.shape})).collect::<Vec<Value>>(),
     });
@@ -65,6 +71,9 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         }
         if let Some(tokenizer) = &tokenizer {
             text += &format!("\ntokenizer: {} tokens", tokenizer.vocab_size());
+        }
+        if let (Some(run), Some(provenance)) = (&run, &provenance) {
+            text += &format!("\nof run {}, made by {}", run.display(), made_by(provenance));
         }
         if let Some(state) = &state {
             text += &format!("\ntraining checkpoint of step {} of {}", state.step, state.total_steps);

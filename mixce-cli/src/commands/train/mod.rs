@@ -24,6 +24,7 @@ use crate::output::table;
 use crate::{interrupt, progress};
 use settings::Settings;
 pub(crate) use settings::words;
+use sources::Found;
 use watch::Watcher;
 
 /// Finetune a model with MixCE (or MLE, TaiLr, ...), or train one from scratch, and write a run folder
@@ -51,19 +52,20 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     let device = context.start_with(Some(&config.device), config.threads)?;
     let network = if args.dry_run { Network::CacheOnly } else { Network::Allowed };
     let spinner = progress::spinner("loading model and data");
-    let (sources, model_commit) = sources::find(&config, network)?;
+    let Found { sources, commit, pinned } = sources::find(&config, network)?;
+    let stop = interrupt::install("nothing is written");
     // Where tokens are cached is no setting of the run; a dry run writes none.
     let cache_dir = if args.dry_run { None } else { sources::cache_folder(&config) };
-    let prepared = prepare(&TrainConfig { cache_dir, ..config.clone() }, &sources, &device)?;
+    let prepared = prepare(&TrainConfig { cache_dir, ..config.clone() }, &sources, &device, stop)?;
     spinner.finish_and_clear();
     if args.dry_run {
         return dry_run::print(&config, &prepared, &device, context);
     }
 
-    let stop = interrupt::install("a checkpoint of the last whole step is written");
-    let provenance = Provenance { model_commit, ..Provenance::of(&device) };
+    interrupt::install("a checkpoint of the last whole step is written");
+    let provenance = Provenance { model_commit: commit, ..Provenance::of(&device) };
     let mut watcher = Watcher::new(context);
-    let outcome = launch(&config, &prepared, &provenance, &mut [&mut watcher], stop)?;
+    let outcome = launch(&pinned, &prepared, &provenance, &mut [&mut watcher], stop)?;
     drop(watcher);
     conclude(&outcome, &config, context)
 }
@@ -79,6 +81,10 @@ fn resolve(args: &TrainArgs, context: &Context) -> Result<TrainConfig> {
         config.device.clone_from(device);
     }
     config.threads = context.threads.or(config.threads);
+    let run_toml = config.out.as_ref().filter(|_| config.resume.is_some()).map(|out| out.join("run.toml"));
+    if let Some(run_toml) = run_toml.filter(|path| path.is_file()) {
+        sources::keep_pins(&mut config, &run_toml)?;
+    }
     config.validate()?;
     Ok(config.resolved())
 }

@@ -11,21 +11,47 @@ use crate::models::{self, Network};
 /// Data files from this size on are encoded into a cache, also where `--cache-dir` does not say where.
 pub(crate) const CACHED_FROM_BYTES: u64 = 8 << 20;
 
-/// Finds (and fetches) the model and the tokenizer; gives the model's commit too.
-pub(super) fn find(config: &TrainConfig, network: Network) -> Result<(Sources, Option<String>)> {
-    let named = config.tokenizer.as_deref();
-    match &config.model {
-        Some(model) => {
-            let folder = models::locate(model, network)?;
-            let tokenizer = models::tokenizer_folder(named, &folder.path, network)?;
-            Ok((Sources { model: Some(folder.path), tokenizer }, folder.commit))
-        }
-        None => {
-            let named = named.context("`--from-config` needs `--tokenizer`")?;
-            let tokenizer = models::locate(named, network)?.path;
-            Ok((Sources { model: None, tokenizer }, None))
+/// What a run is made from.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// The folders.
+    pub(super) sources: Sources,
+    /// The model's commit, if it is from the hub.
+    pub(super) commit: Option<String>,
+    /// The configuration with the hub ids of model and tokenizer pinned to the commits that were found.
+    pub(super) pinned: TrainConfig,
+}
+
+/// Finds (and fetches) the model and the tokenizer.
+pub(super) fn find(config: &TrainConfig, network: Network) -> Result<Found> {
+    let mut pinned = config.clone();
+    let tokenizer = config.tokenizer.as_deref().map(|name| models::locate(name, network)).transpose()?;
+    if let (Some(name), Some(folder)) = (&config.tokenizer, &tokenizer) {
+        pinned.tokenizer = Some(folder.pinned(name));
+    }
+    let Some(name) = &config.model else {
+        let tokenizer = tokenizer.context("`--from-config` needs `--tokenizer`")?.path;
+        return Ok(Found { sources: Sources { model: None, tokenizer }, commit: None, pinned });
+    };
+    let folder = models::locate(name, network)?;
+    pinned.model = Some(folder.pinned(name));
+    let tokenizer = match tokenizer {
+        Some(tokenizer) => tokenizer.path,
+        None => models::tokenizer_folder(None, &folder.path, network)?,
+    };
+    Ok(Found { sources: Sources { model: Some(folder.path), tokenizer }, commit: folder.commit, pinned })
+}
+
+/// Goes on with the commits that a run began with: a hub id without a revision means what `run.toml` says it meant then.
+pub(super) fn keep_pins(config: &mut TrainConfig, run_toml: &Path) -> Result<()> {
+    let before = TrainConfig::from_toml_file(run_toml)?;
+    for (now, before) in [(&mut config.model, before.model), (&mut config.tokenizer, before.tokenizer)] {
+        let same = |before: &String| now.as_ref().is_some_and(|now| before.starts_with(&format!("{now}@")));
+        if let Some(before) = before.filter(same) {
+            *now = Some(before);
         }
     }
+    Ok(())
 }
 
 /// The folder of the token caches: the one that was named, else the user's cache folder if a file is large.

@@ -1,0 +1,237 @@
+//! The paper's evaluation of a model: continuations of the beginnings of human documents, several times, in several ways.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use mixce_gpt2::generate::Finish;
+use mixce_gpt2::sampling::Sampling;
+use mixce_train::data::cache::encode_input;
+use mixce_train::data::{EncodeSettings, Input, TokenStore};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::GenerateArgs;
+use super::grid::ending;
+use super::record::{Lock, Record};
+use super::sample_file::Sample;
+use super::sampler::{Job, Sampler, one_line};
+use crate::commands::evaluate::Compat;
+use crate::context::Context;
+use crate::error::Problem;
+use crate::files::AtomicFile;
+use crate::models::{self, LoadedModel};
+use crate::output::table;
+use crate::{interrupt, progress};
+
+/// Tokens of a prompt, as in the paper.
+const PROMPT_TOKENS: usize = 50;
+/// Samples of each document, as in the paper.
+const RUNS: usize = 3;
+/// Tokens of prompt and continuation, as documents have in training.
+const MAX_LENGTH: usize = 512;
+
+/// A document whose beginning is continued.
+#[derive(Debug)]
+pub(super) struct Document {
+    /// Its number among the documents of the data.
+    pub(super) index: u64,
+    /// Its tokens without EOS, cut to the longest length.
+    pub(super) tokens: Vec<u32>,
+    /// Tokens of the prompt and the longest continuation.
+    pub(super) length_tokens: usize,
+}
+
+/// What decides a sample besides its document, the seed and the way of sampling.
+#[derive(Clone, Copy, Debug)]
+struct Lengths {
+    prompt_tokens: usize,
+    max_length: usize,
+    /// Documents of a batch, where the longest of them is as long as its samples may become.
+    authors_batch: Option<usize>,
+}
+
+/// The documents that are longer than a prompt, and how many are not.
+fn documents(store: &TokenStore, lengths: Lengths) -> (Vec<Document>, usize) {
+    let tokens: Vec<Vec<u32>> = (0..store.len()).map(|i| store.document(i)).collect();
+    let length_of = |i: usize| match lengths.authors_batch {
+        None => lengths.max_length,
+        Some(size) => {
+            let batch = &tokens[i / size * size..tokens.len().min((i / size + 1) * size)];
+            batch.iter().map(Vec::len).max().unwrap_or(0).max(lengths.prompt_tokens + 1)
+        }
+    };
+    let mut documents = Vec::new();
+    for (i, all) in tokens.iter().enumerate() {
+        let text = &all[..all.len() - 1];
+        if text.len() > lengths.prompt_tokens {
+            documents.push(Document { index: i as u64, tokens: text.to_vec(), length_tokens: length_of(i) });
+        }
+    }
+    let skipped = tokens.len() - documents.len();
+    (documents, skipped)
+}
+
+pub(super) fn run(args: &GenerateArgs, input: &Input, grid: &[Sampling], context: &Context) -> Result<()> {
+    let out = args.out.as_deref().context("`--documents` needs `--out`, a folder")?;
+    let name = args.name.clone().unwrap_or_else(|| input.stem());
+    require_plain_name(&name)?;
+    std::fs::create_dir_all(out).with_context(|| format!("cannot create `{}`", out.display()))?;
+    let _lock = Lock::take(out, &name)?;
+    let record = Record::new(out, &name, args.resume);
+    record.require_usable()?;
+
+    let device = context.start()?;
+    let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
+    let stop = interrupt::install("the batch under way is finished, `--resume` goes on after it");
+    let lengths = lengths(args, loaded.model.config().n_positions)?;
+    let encoding = EncodeSettings { max_length: Some(lengths.max_length), add_bos: false };
+    let store = encode_input(input, &loaded.tokenizer, encoding, stop)?;
+    let (documents, skipped) = documents(&store, lengths);
+    let longer = lengths.prompt_tokens;
+    if documents.is_empty() {
+        let problem = format!("`{}`: no document has more than {longer} tokens", input.name());
+        return Err(Problem::new(problem).hint("choose a smaller `--prompt-length`").into());
+    }
+    if skipped > 0 {
+        tracing::warn!(
+            "{skipped} documents of at most {longer} tokens are left out: nothing follows a prompt"
+        );
+    }
+
+    let settings = json!({
+        "model": args.model,
+        "model_sha256": loaded.model.fingerprint()?,
+        "tokenizer_sha256": loaded.tokenizer.fingerprint()?,
+        "documents_sha256": store.fingerprint(),
+        "prompt_length": lengths.prompt_tokens,
+        "max_length": lengths.max_length,
+        "compat": args.compat,
+        "authors_batch_size": lengths.authors_batch,
+        "seed": context.seed(),
+    });
+    record.keep(&settings)?;
+    write_human(&out.join(format!("{name}.human")), &documents, longer, &loaded)?;
+    let runs = args.num_samples.unwrap_or(if args.greedy { 1 } else { RUNS });
+    let path = |ending: String| out.join(format!("{name}.{ending}"));
+    let jobs: Vec<Job> = grid
+        .iter()
+        .flat_map(|sampling| (0..runs).map(move |run| (sampling.clone(), run)))
+        .map(|(sampling, run)| Job {
+            path: path(ending(&sampling, run)),
+            sampling,
+            run,
+            seed: context.seed().wrapping_add(run as u64),
+        })
+        .collect();
+    let sampler = Sampler {
+        documents: &documents,
+        prompt_tokens: longer,
+        batch_size: args.batch_size,
+        loaded: &loaded,
+    };
+    let bar = progress::bar((jobs.len() * documents.len()) as u64, "samples");
+    let mut files = Vec::new();
+    for job in &jobs {
+        files.push(FileReport::new(job, &sampler.samples(job, &bar)?));
+    }
+    bar.finish_and_clear();
+    let report =
+        Report { documents: documents.len(), skipped, cut: store.counts().truncated, files, settings };
+    context.output.either(&report, || report.text())
+}
+
+fn lengths(args: &GenerateArgs, positions: usize) -> Result<Lengths> {
+    let prompt_tokens = args.prompt_length.unwrap_or(PROMPT_TOKENS);
+    let max_length = args.max_length.unwrap_or(MAX_LENGTH);
+    if max_length > positions {
+        let problem = format!("`--max-length {max_length}` is more than the model's {positions} positions");
+        return Err(Problem::new(problem).hint(format!("use `--max-length {positions}`")).into());
+    }
+    if max_length <= prompt_tokens + 1 {
+        let problem = format!(
+            "`--max-length {max_length}` leaves no room behind a prompt of {prompt_tokens} tokens and EOS"
+        );
+        return Err(Problem::new(problem).hint("raise it, or lower `--prompt-length`").into());
+    }
+    let authors_batch = (args.compat == Some(Compat::Authors)).then_some(args.batch_size);
+    Ok(Lengths { prompt_tokens, max_length, authors_batch })
+}
+
+/// A name becomes the beginning of file names in the output folder, and of nothing else.
+fn require_plain_name(name: &str) -> Result<()> {
+    let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
+    if plain {
+        return Ok(());
+    }
+    Err(Problem::new(format!("`--name`: expected a word that can begin a file name, got `{name}`")).into())
+}
+
+/// Writes the human texts as the samples are written: `NAME.human` and `NAME.human.jsonl`.
+fn write_human(path: &Path, documents: &[Document], prompt: usize, loaded: &LoadedModel) -> Result<()> {
+    let (mut text, mut rows) =
+        (AtomicFile::create(path)?, AtomicFile::create(&path.with_extension("human.jsonl"))?);
+    for document in documents {
+        let (prompt, rest) = document.tokens.split_at(prompt);
+        let decode = |tokens: &[u32]| loaded.tokenizer.decode_plain(tokens);
+        let row = json!({"index": document.index, "prompt": decode(prompt)?, "text": decode(rest)?});
+        rows.write(format!("{row}\n").as_bytes())?;
+        text.write((one_line(&decode(&document.tokens)?) + "\n").as_bytes())?;
+    }
+    text.finish()?;
+    rows.finish()
+}
+
+/// A finished file.
+#[derive(Debug, Serialize)]
+struct FileReport {
+    path: PathBuf,
+    #[serde(flatten)]
+    sampling: Sampling,
+    run: usize,
+    seed: u64,
+    samples: usize,
+    mean_new_tokens: f64,
+    /// Share of the samples that ended by themselves.
+    eos: f64,
+}
+
+impl FileReport {
+    fn new(job: &Job, samples: &[Sample]) -> Self {
+        let n = samples.len() as f64;
+        let ended = samples.iter().filter(|sample| sample.finish == Finish::Eos).count();
+        Self {
+            path: job.path.clone(),
+            sampling: job.sampling.clone(),
+            run: job.run,
+            seed: job.seed,
+            samples: samples.len(),
+            mean_new_tokens: samples.iter().map(|sample| sample.tokens.len()).sum::<usize>() as f64 / n,
+            eos: ended as f64 / n,
+        }
+    }
+}
+
+/// The result as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Report {
+    documents: usize,
+    skipped: usize,
+    cut: u64,
+    files: Vec<FileReport>,
+    settings: Value,
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let head = ["file", "samples", "new tokens", "ended"].map(str::to_owned).to_vec();
+        let rows = self.files.iter().map(|file| {
+            vec![
+                file.path.display().to_string(),
+                file.samples.to_string(),
+                format!("{:.1}", file.mean_new_tokens),
+                format!("{:.1} %", 100.0 * file.eos),
+            ]
+        });
+        table(&std::iter::once(head).chain(rows).collect::<Vec<_>>(), &[false, true, true, true])
+    }
+}

@@ -1,0 +1,117 @@
+//! Draws the samples of documents, file by file and batch by batch.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use indicatif::ProgressBar;
+use mixce_gpt2::generate::{GenerateOptions, generate};
+use mixce_gpt2::sampling::Sampling;
+
+use super::documents::Document;
+use super::sample_file::{Sample, SampleFile};
+use crate::error::Problem;
+use crate::files::AtomicFile;
+use crate::interrupt;
+use crate::models::LoadedModel;
+
+/// A run over all documents in one way.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) sampling: Sampling,
+    pub(super) run: usize,
+    pub(super) seed: u64,
+    /// The text file; the JSON lines are in the same with `.jsonl` behind.
+    pub(super) path: PathBuf,
+}
+
+impl Job {
+    fn jsonl(&self) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".jsonl");
+        name.into()
+    }
+}
+
+/// What all jobs share.
+pub(super) struct Sampler<'a> {
+    pub(super) documents: &'a [Document],
+    pub(super) prompt_tokens: usize,
+    pub(super) batch_size: usize,
+    pub(super) loaded: &'a LoadedModel,
+}
+
+impl Sampler<'_> {
+    /// All samples of a file: those that are there, and the others.
+    pub(super) fn samples(&self, job: &Job, bar: &ProgressBar) -> Result<Vec<Sample>> {
+        let indices: Vec<u64> = self.documents.iter().map(|document| document.index).collect();
+        let mut file = SampleFile::open(job.jsonl(), &indices, job.seed, self.batch_size)?;
+        bar.set_message(job.path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        bar.inc(file.samples().len() as u64);
+        bar.reset_eta();
+        for batch in self.documents[file.samples().len()..].chunks(self.batch_size) {
+            if interrupt::is_requested() {
+                let problem = format!(
+                    "interrupted: {} of {} samples of `{}`",
+                    file.samples().len(),
+                    indices.len(),
+                    job.path.display()
+                );
+                return Err(Problem::interrupted(problem)
+                    .hint("go on with the same command and `--resume`")
+                    .into());
+            }
+            file.add(self.batch(batch, job, bar)?)?;
+        }
+        self.write_text(&job.path, file.samples())?;
+        file.finish()
+    }
+
+    fn batch(&self, batch: &[Document], job: &Job, bar: &ProgressBar) -> Result<Vec<Sample>> {
+        // Documents whose samples may become equally long go together.
+        let mut by_length: BTreeMap<usize, Vec<(u64, &[u32])>> = BTreeMap::new();
+        for document in batch {
+            let prompt = &document.tokens[..self.prompt_tokens];
+            by_length.entry(document.length_tokens).or_default().push((document.index, prompt));
+        }
+        let mut samples = Vec::with_capacity(batch.len());
+        for (length_tokens, prompts) in by_length {
+            let options = GenerateOptions {
+                sampling: job.sampling.clone(),
+                max_new_tokens: length_tokens - self.prompt_tokens,
+                eos: self.loaded.tokenizer.eos_id(),
+                batch_size: self.batch_size,
+                seed: job.seed,
+            };
+            let drawn =
+                generate(&self.loaded.model, &prompts, &options, &mut |ended, _| bar.inc(ended as u64))?;
+            for (continuation, (index, prompt)) in drawn.into_iter().zip(prompts) {
+                samples.push(Sample {
+                    index,
+                    prompt: self.loaded.tokenizer.decode_plain(prompt)?,
+                    text: self.loaded.tokenizer.decode_plain(&continuation.tokens)?,
+                    tokens: continuation.tokens,
+                    seed: job.seed,
+                    finish: continuation.finish,
+                });
+            }
+        }
+        samples.sort_by_key(|sample| sample.index);
+        Ok(samples)
+    }
+
+    /// One text a line. Prompt and continuation are decoded together: a character may lie across the border.
+    fn write_text(&self, path: &Path, samples: &[Sample]) -> Result<()> {
+        let mut file = AtomicFile::create(path)?;
+        for (sample, document) in samples.iter().zip(self.documents) {
+            let tokens = [&document.tokens[..self.prompt_tokens], &sample.tokens].concat();
+            file.write((one_line(&self.loaded.tokenizer.decode_plain(&tokens)?) + "\n").as_bytes())?;
+        }
+        file.finish()
+    }
+}
+
+/// Line breaks become spaces, as in the authors' files.
+pub(super) fn one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
+}
