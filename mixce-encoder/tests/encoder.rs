@@ -1,5 +1,7 @@
 //! Embeddings against transformers: a tiny random BERT always, a real encoder where there is one.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
