@@ -114,6 +114,7 @@ fn hints_of(failure: &anyhow::Error) -> Vec<String> {
             .or_else(|| cause.downcast_ref::<mixce_train::Error>().and_then(mixce_train::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_data::Error>().and_then(mixce_data::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_gpt2::Error>().and_then(mixce_gpt2::Error::hint))
+            .or_else(|| cause.downcast_ref::<mixce_encoder::Error>().and_then(mixce_encoder::Error::hint))
             .or_else(|| cause.downcast_ref::<HubError>().and_then(HubError::hint))
             .or_else(|| {
                 cause.downcast_ref::<mixce_core::bigram::Error>().and_then(mixce_core::bigram::Error::hint)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use mixce_eval::diversity::text_diversity;
 use mixce_eval::features::Features;
-use mixce_eval::mauve::curve::{area, divergence_curve, frontier_integral, shares};
+use mixce_eval::mauve::curve::{area, divergence_curve, frontier_integral, kl_divergence, shares};
 use mixce_eval::mauve::{MauveSettings, Spread, mauve};
 use mixce_eval::repetition::repetition;
 use mixce_eval::self_bleu::self_bleu;
@@ -67,6 +67,23 @@ fn self_bleu_and_zipf_are_the_published_ones() {
     }
     let zipf = zipf_coefficient(&texts(&published["zipf"]["texts"])).unwrap();
     close("zipf", zipf, published["zipf"]["coefficient"].as_f64().unwrap(), 1e-9);
+}
+
+#[test]
+fn divergences_are_scipys() {
+    let cases = json("divergences.json");
+    assert!(cases.as_array().unwrap().len() > 10);
+    for case in cases.as_array().unwrap() {
+        let [p, q] = ["p", "q"].map(|key| shares(&counts(&case[key])).unwrap());
+        let kl = kl_divergence(&p, &q);
+        match case["kl"].as_f64() {
+            Some(expected) => close("KL", kl, expected, 1e-12),
+            None => assert_eq!(kl, f64::INFINITY),
+        }
+        let r: Vec<f64> = p.iter().zip(&q).map(|(p, q)| (p + q) / 2.0).collect();
+        let js = (kl_divergence(&p, &r) + kl_divergence(&q, &r)) / 2.0;
+        close("JS", js, case["js"].as_f64().unwrap(), 1e-12);
+    }
 }
 
 #[test]

@@ -97,7 +97,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A folder without a tokenizer.
-    #[error("no tokenizer in `{}`: expected `tokenizer.json`, or `vocab.json` and `merges.txt`", path.display())]
+    #[error("no tokenizer in `{}`: expected `tokenizer.json`, `vocab.json` and `merges.txt`, or `vocab.txt`", path.display())]
     NoTokenizer {
         /// The folder.
         path: PathBuf,

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
-use tokenizers::Tokenizer as Engine;
+use tokenizers::{Tokenizer as Engine, TruncationDirection};
 
 use crate::config::Gpt2Config;
 use crate::error::{Error, Result};
 
 mod bpe;
 mod source;
+mod word_piece;
 
 use source::SourceFiles;
 
@@ -29,7 +30,8 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, or else GPT-2's `vocab.json` and `merges.txt` (byte-level BPE), from a model's folder.
+    /// Reads `tokenizer.json`, or else GPT-2's `vocab.json` and `merges.txt` (byte-level BPE), or else BERT's `vocab.txt` (WordPiece),
+    /// from a model's folder.
     ///
     /// BOS and EOS are those that `tokenizer_config.json` or `special_tokens_map.json` name, else those of `config.json`,
     /// else `<|endoftext|>`, where the vocabulary has them.
@@ -48,7 +50,10 @@ impl Tokenizer {
                     let merges = bpe::parse_merges(&dir.join("merges.txt"), merges, &vocab)?;
                     bpe::engine(vocab, merges, &settings.added).map_err(|error| error.in_file(dir))?
                 }
-                _ => return Err(Error::NoTokenizer { path: dir.to_owned() }),
+                _ => match source.get("vocab.txt") {
+                    Some(vocab) => word_piece::engine(&dir.join("vocab.txt"), vocab, settings.do_lower_case)?,
+                    None => return Err(Error::NoTokenizer { path: dir.to_owned() }),
+                },
             };
         bpe::set_prefix_space(&mut engine, settings.add_prefix_space);
         let mut tokenizer = Self::new(engine, source)?;
@@ -126,6 +131,19 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.engine.encode_fast(text, false).map_err(|cause| failed("encode", cause))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// As [`Tokenizer::encode`], inside the tokenizer's template, which for BERT is `[CLS] text [SEP]`. Text is cut off at its end so that
+    /// there are at most `max_tokens` ids, unless the template alone has more.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_in_template(&self, text: &str, max_tokens: usize) -> Result<Vec<u32>> {
+        let mut encoding = self.engine.encode_fast(text, false).map_err(|cause| failed("encode", cause))?;
+        let template = self.engine.encode_fast("", true).map_err(|cause| failed("encode", cause))?.len();
+        encoding.truncate(max_tokens.saturating_sub(template), 0, TruncationDirection::Right);
+        let whole = self.engine.post_process(encoding, None, true);
+        Ok(whole.map_err(|cause| failed("encode", cause))?.get_ids().to_vec())
     }
 
     /// [`Tokenizer::encode`] of many texts, in parallel, in their order.

@@ -156,6 +156,116 @@ fn mauve_comes_from_a_model_and_its_features_are_kept() {
 }
 
 #[test]
+fn texts_come_in_every_format() {
+    let world = World::new();
+    texts(&world);
+    let good = world.text("good.txt");
+    let quoted = |line: &str| format!("\"{}\"", line.replace('"', "\"\""));
+    let table: String = good.lines().enumerate().map(|(i, line)| format!("{i},{}\n", quoted(line))).collect();
+    world.write("good.csv", format!("id,text\n{table}"));
+    let rows: String =
+        good.lines().map(|line| format!("{}\n", json!({"prompt": "", "text": line}))).collect();
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, rows.as_bytes()).unwrap();
+    world.write("good.jsonl.gz", encoder.finish().unwrap());
+    let (first, second) = good.split_at(good.match_indices('\n').nth(19).unwrap().0 + 1);
+    world.write("part-1.txt", first);
+    world.write("part-2.txt", second);
+    let of = |flags: &str| {
+        let mut row = world.run(&format!("score --human human.txt --model-text {flags} --json")).row();
+        let name = row["systems"][0].as_object_mut().unwrap().remove("name").unwrap();
+        (name, row)
+    };
+    let (_, expected) = of("good.txt");
+    for (flags, name) in [
+        ("good.csv", "good"),
+        ("good.jsonl.gz", "good"),
+        ("part-*.txt", "part-*.txt"),
+        ("good.jsonl.gz --text-column text", "good"),
+    ] {
+        assert_eq!(of(flags), (json!(name), expected.clone()), "{flags}");
+    }
+}
+
+#[test]
+fn coherence_compares_prompts_with_continuations() {
+    let world = World::new();
+    let row = |prompt: &str, rest: &str| format!("{}\n", json!({"prompt": prompt, "continuation": rest}));
+    let prompts = ["the cat sat", "a token is not", "don't stop now"];
+    let echo: String = prompts.iter().map(|prompt| row(prompt, prompt)).collect();
+    let other: String =
+        prompts.iter().zip(["mat on", "", "sat the cat"]).map(|(prompt, rest)| row(prompt, rest)).collect();
+    world.write("echo.jsonl", echo);
+    world.write("other.jsonl", other);
+    world.write("human.txt", "the cat sat on the mat\na token is not a mat\ndon't stop now cat\n");
+    let line = "score --human human.txt --model-text echo.jsonl other.jsonl --metrics coherence --embedder {fixtures}/encoder \
+                --prompt-length 4 --json";
+    let first = world.run(line);
+    assert!(
+        first.stderr.contains("other: 1 of 3 texts have no prompt or no continuation"),
+        "{}",
+        first.stderr
+    );
+    let row = first.row();
+    let (echo, other) = (&row["systems"][0], &row["systems"][1]);
+    assert!((number(echo, "coherence") - 1.0).abs() < 1e-5, "{row}");
+    assert!(number(other, "coherence") < 0.999 && number(&row["human"], "coherence") < 0.999, "{row}");
+    assert_eq!((&other["coherence_texts"], &row["human"]["coherence_texts"]), (&json!(2), &json!(3)));
+    assert_eq!(row["settings"]["embedder"]["pooling"], "cls-pooler");
+    assert_eq!(row["settings"]["embedder"]["fingerprint"].as_str().unwrap().len(), 64);
+    // 4 tokens stand for 2 words.
+    assert_eq!(row["settings"]["prompts"], json!({"unit": "words", "length": 2}));
+    assert!(row["comparisons"][0]["metric"] == "coherence" && row["comparisons"][0]["pairs"] == 2);
+
+    let cache = world.path("home/.cache/mixce/features");
+    assert!(fs::read_dir(&cache).unwrap().count() >= 4);
+    assert_eq!(world.run(line).row(), row, "from the cache");
+    let batches = world.run(&format!("{line} --no-cache --batch-tokens 1 --threads 1")).row();
+    assert!((number(&batches["systems"][1], "coherence") - number(other, "coherence")).abs() < 1e-5);
+
+    let authors = world.run(&format!("{line} --compat authors")).row();
+    assert_eq!(authors["settings"]["prompts"]["length"], "common prefix");
+    assert_eq!(authors["systems"][1]["coherence_texts"], 3);
+}
+
+#[test]
+fn controlled_metrics_look_through_windows_of_one_length() {
+    let world = World::new();
+    world.write("human.txt", corpus(400, 3));
+    world.write("good.txt", corpus(400, 4));
+    let words = world.text("human.txt").lines().map(|line| line.split_whitespace().count()).max().unwrap();
+    // Windows of 5 words with prompts of 2, and some that no text has.
+    let long = (words + 1) * 2;
+    let line = format!(
+        "score --human human.txt --model-text good.txt --metrics controlled-mauve,controlled-coherence --featurizer model \
+         --embedder {{fixtures}}/encoder --prompt-length 3 --window-tokens 7,{long} --windows 200 --mauve-seeds 2 --json"
+    );
+    let run = world.run(&line);
+    assert!(run.stderr.contains("found 0, needed 200"), "{}", run.stderr);
+    let row = run.row();
+    for side in [&row["human"], &row["systems"][0]] {
+        let mauve = &side["controlled_mauve"]["7"];
+        assert!(number(mauve, "mean") > 0.3 && mauve["values"].as_array().unwrap().len() == 2, "{row}");
+        assert!(side["controlled_coherence"]["7"].as_f64().unwrap().abs() <= 1.0);
+        let none = long.to_string();
+        assert!(
+            side["controlled_mauve"][none.as_str()].is_null()
+                && side["controlled_coherence"][none.as_str()].is_null()
+        );
+    }
+    let windows = &row["settings"]["windows"];
+    assert_eq!((&windows["prompt_words"], &windows["seed"]), (&json!(2), &json!(42)));
+    let sets = windows["sets"].as_array().unwrap();
+    assert_eq!(sets.len(), 4);
+    assert_eq!(
+        (&sets[0]["set"], &sets[0]["words"], &sets[0]["needed"]),
+        (&json!("human"), &json!(5), &json!(200))
+    );
+    assert!(sets[0]["found"].as_u64().unwrap() >= 200 && sets[2]["found"] == 0);
+    assert_eq!(world.run(&line).row(), row);
+}
+
+#[test]
 fn features_may_come_from_files() {
     let world = World::new();
     world.write("p.npy", npy(300, 6, |i, j| noise(i, j, 1)));
@@ -178,6 +288,8 @@ fn bad_input_is_named() {
     world.write("empty.txt", "");
     world.write("blank.txt", "\n \n\n");
     world.write("bad.txt", b"fine\nwat\xe9r\n");
+    world.write("short.txt", "the cat sat\non the mat\n");
+    world.write("two.csv", "a,b\nx,y\n");
     world.write("bad.jsonl", "{\"text\":\"a\"}\n{\"prompt\":\"a\"}\n");
     world.write("p.npy", npy(30, 6, |i, j| noise(i, j, 1)));
     world.write("wide.npy", npy(30, 7, |i, j| noise(i, j, 1)));
@@ -200,6 +312,24 @@ fn bad_input_is_named() {
         ("--human human.txt --model-text good.txt --metrics beauty", ["beauty", "diversity"]),
         ("--human human.txt --model-text good.txt --mauve-seeds 0", ["`--mauve-seeds`", "got `0`"]),
         ("--human human.txt --model-text good.txt --resamples 999999999999", ["`--resamples`", "at most"]),
+        (
+            "--human human.txt --model-text good.txt --metrics coherence --embedder model",
+            ["`model_type`", "`gpt2`"],
+        ),
+        (
+            "--human human.txt --model-text good.txt --metrics controlled-mauve --window-tokens 20 --featurizer model",
+            ["`--window-tokens`", "prompt of 37 words"],
+        ),
+        (
+            "--human human.txt --model-text good.txt --metrics controlled-mauve --windows 1 --featurizer model",
+            ["`--windows`", "got `1`"],
+        ),
+        (
+            "--human human.txt --model-text short.txt --metrics coherence --compat authors --embedder {fixtures}/encoder",
+            ["expected 40 texts in `short`, got 2", ""],
+        ),
+        ("--human human.txt --model-text two.csv", ["two.csv", "hint: name the column"]),
+        ("--human human.txt --model-text *.nothing", ["*.nothing", ""]),
         ("--human human.txt --model-text good.txt --confidence 95", ["`--confidence`", "between 0 and 1"]),
         ("--human-features p.npy --model-features wide.npy", ["MAUVE of `wide`", "6 columns"]),
         ("--human-features p.npy --model-features nan.npy", ["row 3, column 0", "`NaN`"]),

@@ -79,8 +79,11 @@ impl TensorInfo {
             == (&other.file, other.offset, &other.shape, &other.dtype, &other.strides)
     }
 
-    /// The values in row-major order.
-    pub(crate) fn read_f32(&self) -> Result<Vec<f32>> {
+    /// The values in row-major order, converted to f32.
+    ///
+    /// # Errors
+    /// When the file cannot be read any more, or the elements are no floating-point numbers.
+    pub fn read_f32(&self) -> Result<Vec<f32>> {
         if let WeightType::Other(dtype) = &self.dtype {
             let problem = format!("tensor `{}` has dtype {dtype}, expected f32, f16, bf16 or f64", self.name);
             return Err(Error::malformed(&self.file, problem));

@@ -1,4 +1,4 @@
-//! Which files make up a GPT-2 checkpoint, and which names of files are safe to write.
+//! Which files make up a checkpoint, and which names of files are safe to write.
 
 use std::{collections::BTreeSet, fs, io::Read, path::Path};
 
@@ -13,14 +13,19 @@ pub(super) const SHARD_INDEX: &str = "model.safetensors.index.json";
 /// Weights as PyTorch pickles them; read only if there is nothing better.
 pub(super) const PYTORCH_WEIGHTS: &str = "pytorch_model.bin";
 /// Taken along where they exist.
-const OPTIONAL: [&str; 7] = [
+const OPTIONAL: [&str; 11] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
     "special_tokens_map.json",
     "added_tokens.json",
+    // How a sentence encoder makes one vector of a text.
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
 ];
 /// No shard index is larger: GPT-2 has some hundred tensors.
 const MAX_INDEX_BYTES: u64 = 16 << 20;

@@ -11,10 +11,11 @@ use crate::error::{Error, Result};
 use crate::files;
 
 /// Everything that belongs to a tokenizer, as transformers names it.
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -34,6 +35,8 @@ pub(super) struct Settings {
     pub(super) bos_id: Option<u32>,
     pub(super) eos_id: Option<u32>,
     pub(super) add_prefix_space: Option<bool>,
+    /// Whether BERT's tokenizer lowers the case of letters; most do.
+    pub(super) do_lower_case: bool,
     /// Tokens beside the vocabulary with the ids they must get, in that order.
     pub(super) added: Vec<(u32, AddedToken)>,
 }
@@ -89,6 +92,7 @@ impl SourceFiles {
             bos_id: id("bos_token_id"),
             eos_id: id("eos_token_id"),
             add_prefix_space: config.get("add_prefix_space").and_then(Value::as_bool),
+            do_lower_case: config.get("do_lower_case").and_then(Value::as_bool).unwrap_or(true),
             added: added.into_iter().collect(),
         })
     }

@@ -1,7 +1,7 @@
-//! Features on disk: what was computed once is read the next time.
+//! Features and embeddings on disk: what was computed once is read the next time.
 //!
-//! A file holds the features of some texts and is named by the SHA-256 of the model's weights and the texts' token ids. It
-//! carries the SHA-256 of its numbers; one that is cut off, altered or of another size is computed anew.
+//! A file holds those of some texts and is named by the SHA-256 of the model, its settings and the texts. It carries the SHA-256 of its
+//! numbers; one that is cut off, altered or of another size is computed anew.
 //!
 //! Layout: `MIXCEFT1`, rows and columns (u64), SHA-256 of the numbers, the numbers (f32), all little-endian.
 
@@ -11,10 +11,48 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use sha2::{Digest as _, Sha256};
 
+use crate::error::Problem;
 use crate::files::AtomicFile;
+use crate::{interrupt, progress};
 
 const MAGIC: &[u8; 8] = b"MIXCEFT1";
 const HEADER_BYTES: usize = 8 + 16 + 32;
+
+/// Texts whose numbers are kept in one file: after an interruption at most so many are computed again.
+const TEXTS_PER_FILE: usize = 256;
+
+/// A row of `columns` numbers for each item: those that the cache holds are read, the others computed and kept.
+pub(super) fn rows<T>(
+    cache: Option<&Cache>,
+    items: &[T],
+    (columns, unit): (usize, &str),
+    key: impl Fn(&[T]) -> String,
+    compute: impl Fn(&[T]) -> Result<Vec<f32>>,
+) -> Result<Vec<f32>> {
+    let mut all = Vec::with_capacity(items.len() * columns);
+    interrupt::install("what is done is kept");
+    let bar = progress::bar(items.len() as u64, unit);
+    for items in items.chunks(TEXTS_PER_FILE) {
+        if interrupt::is_requested() {
+            return Err(Problem::interrupted("interrupted: run the same command again to go on").into());
+        }
+        let key = key(items);
+        let values = match cache.and_then(|cache| cache.get(&key, items.len(), columns)) {
+            Some(values) => values,
+            None => {
+                let values = compute(items)?;
+                if let Some(cache) = cache.filter(|_| values.iter().all(|value| value.is_finite())) {
+                    cache.put(&key, items.len(), columns, &values);
+                }
+                values
+            }
+        };
+        all.extend(values);
+        bar.inc(items.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(all)
+}
 
 /// A folder of features.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 use mixce_eval::features::Features;
-use mixce_eval::mauve::{FEW_SAMPLES, MauveSettings, mauve};
+use mixce_eval::mauve::{FEW_SAMPLES, Mauve, MauveSettings, mauve};
 use serde_json::{Value, json};
 
 use super::featurize::Featurizer;
@@ -84,16 +84,9 @@ pub(super) fn add(
     features: &FeatureFiles,
     settings: &MauveSettings,
 ) -> Result<()> {
-    let few = features.systems.iter().map(Features::rows).chain([features.human.rows()]).min().unwrap_or(0);
-    if few < FEW_SAMPLES {
-        tracing::warn!(
-            "MAUVE of {few} samples says little: its bias and noise fall with the number, use {FEW_SAMPLES} or more, 5000 if you can"
-        );
-    }
     let bar = progress::bar((names.len() * settings.seeds.len()) as u64, "MAUVE seeds");
     for ((scores, name), system) in scores.iter_mut().zip(names).zip(&features.systems) {
-        let found = mauve(&features.human, system, settings, &mut || bar.inc(1))
-            .map_err(|error| anyhow::Error::new(error).context(format!("MAUVE of `{name}`")))?;
+        let found = measure(&features.human, system, settings, name, &mut || bar.inc(1))?;
         scores.values.insert("mauve".to_owned(), json!(found.mauve));
         scores.values.insert("mauve_star".to_owned(), json!(found.mauve_star));
         scores.values.insert("frontier_integral".to_owned(), json!(found.frontier_integral));
@@ -107,4 +100,22 @@ pub(super) fn add(
     }
     bar.finish_and_clear();
     Ok(())
+}
+
+/// MAUVE of one system, with a warning where it says little.
+pub(super) fn measure(
+    human: &Features,
+    system: &Features,
+    settings: &MauveSettings,
+    name: &str,
+    on_seed: &mut dyn FnMut(),
+) -> Result<Mauve> {
+    let few = human.rows().min(system.rows());
+    if few < FEW_SAMPLES {
+        tracing::warn!(
+            "MAUVE of `{name}` with {few} samples says little: its bias and noise fall with the number, use {FEW_SAMPLES} or more, 5000 if you can"
+        );
+    }
+    mauve(human, system, settings, on_seed)
+        .map_err(|error| anyhow::Error::new(error).context(format!("MAUVE of `{name}`")))
 }

@@ -9,13 +9,8 @@ use mixce_gpt2::{Gpt2, Parameters, Tokenizer};
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-use super::cache::Cache;
-use crate::error::Problem;
-use crate::models::LoadedModel;
-use crate::{interrupt, models, progress};
-
-/// Texts whose features are kept in one file: after an interruption at most so many are computed again.
-const TEXTS_PER_FILE: usize = 256;
+use super::cache::{self, Cache};
+use crate::models::{self, LoadedModel};
 
 /// A model that turns texts into features.
 pub(super) struct Featurizer {
@@ -55,32 +50,18 @@ impl Featurizer {
         ids.retain(|ids| !ids.is_empty());
         ids.iter_mut().for_each(|ids| ids.truncate(self.max_tokens));
         let columns = self.model.config().n_embd;
-        let mut values = Vec::with_capacity(ids.len() * columns);
-        interrupt::install("the features that are done are kept");
-        let bar = progress::bar(ids.len() as u64, "texts featurized");
-        for ids in ids.chunks(TEXTS_PER_FILE) {
-            if interrupt::is_requested() {
-                return Err(Problem::interrupted("interrupted: run the same command again to go on").into());
-            }
-            values.extend(self.chunk(ids, columns)?);
-            bar.inc(ids.len() as u64);
-        }
-        bar.finish_and_clear();
+        let values = cache::rows(
+            self.cache.as_ref(),
+            &ids,
+            (columns, "texts featurized"),
+            |ids| self.key(ids),
+            |ids| {
+                let texts: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+                let states = self.model.last_hidden_states(&texts, self.batch_tokens)?;
+                Ok(states.flatten_all()?.to_vec1()?)
+            },
+        )?;
         Ok(Features::new(ids.len(), columns, values)?)
-    }
-
-    fn chunk(&self, ids: &[Vec<u32>], columns: usize) -> Result<Vec<f32>> {
-        let key = self.key(ids);
-        if let Some(cached) = self.cache.as_ref().and_then(|cache| cache.get(&key, ids.len(), columns)) {
-            return Ok(cached);
-        }
-        let texts: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-        let states = self.model.last_hidden_states(&texts, self.batch_tokens)?;
-        let values: Vec<f32> = states.flatten_all()?.to_vec1()?;
-        if let Some(cache) = self.cache.as_ref().filter(|_| values.iter().all(|v| v.is_finite())) {
-            cache.put(&key, ids.len(), columns, &values);
-        }
-        Ok(values)
     }
 
     /// The name of the features of these texts. Rounding differs between devices, so they have their own.

@@ -1,15 +1,16 @@
-//! The texts that are scored: lines, or JSON lines with `prompt` and `continuation` (or `text`).
+//! The texts that are scored: documents of any format, or JSON lines with `prompt` and `continuation` (or `text`).
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Result;
 use mixce_data::input::Format;
+use mixce_data::{Document, Input};
 use mixce_gpt2::Tokenizer;
 use serde_json::Value;
 
 use crate::error::Problem;
-use crate::files;
+use crate::reading::ReadingArgs;
 
 /// One text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,33 +40,24 @@ pub(super) struct TextSet {
 }
 
 impl TextSet {
-    /// Reads a file.
-    pub(super) fn read(path: &Path, name: String) -> Result<Self> {
-        let json = match Format::of(path) {
-            Format::Text => false,
-            Format::JsonLines => true,
-            other => {
-                let problem =
-                    format!("`{}`: expected text lines or .jsonl, got {}", path.display(), other.name());
-                return Err(Problem::new(problem).into());
-            }
+    /// Reads a file, or those that match a pattern.
+    pub(super) fn read(path: &Path, name: String, reading: &ReadingArgs) -> Result<Self> {
+        let input = reading.open(&[path])?;
+        let shown = path.display();
+        let is_rows = input.formats() == [Format::JsonLines] && reading.text_column.is_empty();
+        let texts = if is_rows {
+            rows(&input.as_lines())?
+        } else {
+            let text =
+                |document: mixce_data::Result<Document>| Ok(Text { prompt: None, rest: document?.text });
+            input.documents().map(text).collect::<Result<Vec<_>>>()?
         };
-        let mut texts = Vec::new();
-        for (line, text) in files::lines(path)? {
-            texts.push(match json {
-                false => Text { prompt: None, rest: text },
-                true if text.trim().is_empty() => Text { prompt: None, rest: String::new() },
-                true => of_row(&text).map_err(|problem| {
-                    Problem::new(format!("`{}` line {line}: {problem}", path.display()))
-                        .hint("a row is an object with `text`, or with `prompt` and `continuation` (or `text`), all strings")
-                })?,
-            });
-        }
         let wholes: Vec<String> = texts.iter().map(Text::whole).collect();
+        if texts.is_empty() {
+            return Err(Problem::new(format!("`{shown}` is empty")).into());
+        }
         if wholes.iter().all(|whole| whole.trim().is_empty()) {
-            return Err(
-                Problem::new(format!("`{}` holds no text: all its lines are empty", path.display())).into()
-            );
+            return Err(Problem::new(format!("`{shown}` holds no text: all its documents are empty")).into());
         }
         Ok(Self { name, texts, wholes })
     }
@@ -74,6 +66,33 @@ impl TextSet {
     pub(super) fn empty(&self) -> usize {
         self.wholes.iter().filter(|whole| whole.trim().is_empty()).count()
     }
+}
+
+/// JSON lines with prompts. Bad ones are left out as far as the settings allow.
+fn rows(lines: &Input) -> Result<Vec<Text>> {
+    let mut texts = Vec::new();
+    let mut skipped = 0;
+    for line in lines.documents() {
+        let line = line?;
+        let text = match line.text.trim().is_empty() {
+            true => Ok(Text { prompt: None, rest: String::new() }),
+            false => of_row(&line.text),
+        };
+        match text {
+            Ok(text) => texts.push(text),
+            Err(problem) if skipped < lines.settings().skip_bad_rows => {
+                skipped += 1;
+                tracing::warn!("bad row left out: `{}` {}: {problem}", line.path.display(), line.place);
+            }
+            Err(problem) => {
+                let problem = Problem::new(format!("`{}` {}: {problem}", line.path.display(), line.place));
+                return Err(problem
+                    .hint("a row is an object with `text`, or with `prompt` and `continuation` (or `text`), all strings; or name its column with `--text-column`")
+                    .into());
+            }
+        }
+    }
+    Ok(texts)
 }
 
 fn of_row(row: &str) -> Result<Text, String> {
@@ -97,10 +116,17 @@ fn of_row(row: &str) -> Result<Text, String> {
     }
 }
 
-/// Names for files: their stems, or their paths where two stems are equal.
+/// Names for files: their stems, or their paths where two stems are equal or a pattern stands for several files.
 pub(super) fn names(paths: &[std::path::PathBuf]) -> Vec<String> {
-    let stem =
-        |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = |path: &Path| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let plain =
+            [".gz", ".zst", ".zstd"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name);
+        match Path::new(plain).file_stem() {
+            Some(stem) if !name.contains(['*', '?', '[']) => stem.to_string_lossy().into_owned(),
+            _ => path.display().to_string(),
+        }
+    };
     let mut counts: HashMap<String, usize> = HashMap::new();
     paths.iter().for_each(|path| *counts.entry(stem(path)).or_insert(0) += 1);
     paths
@@ -174,8 +200,8 @@ mod tests {
 
     #[test]
     fn names_are_stems_unless_they_clash() {
-        let paths = ["a/x.txt", "b/x.txt", "b/y.jsonl"].map(std::path::PathBuf::from);
-        assert_eq!(names(&paths), ["a/x.txt", "b/x.txt", "y"]);
+        let paths = ["a/x.txt", "b/x.txt", "b/y.jsonl.gz", "c/*.txt"].map(std::path::PathBuf::from);
+        assert_eq!(names(&paths), ["a/x.txt", "b/x.txt", "y", "c/*.txt"]);
     }
 
     #[test]

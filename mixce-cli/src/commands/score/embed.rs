@@ -1,0 +1,86 @@
+//! Sentence embeddings of texts, by a BERT.
+
+use anyhow::Result;
+use candle_core::Device;
+use mixce_encoder::SentenceEncoder;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::cache::{self, Cache};
+use super::featurize::hex;
+use crate::models::{self, Network};
+use crate::progress;
+
+/// The encoder that the MixCE authors measure coherence with.
+pub(super) const DEFAULT_EMBEDDER: &str = "princeton-nlp/sup-simcse-bert-base-uncased";
+
+/// The most tokens of a text that count, as in the authors' code.
+const MAX_TOKENS: usize = 512;
+
+/// A model that turns texts into vectors of length 1.
+#[derive(Debug)]
+pub(super) struct Embedder {
+    name: String,
+    encoder: SentenceEncoder,
+    batch_tokens: usize,
+    cache: Option<Cache>,
+    device: String,
+}
+
+impl Embedder {
+    /// Loads the model.
+    pub(super) fn load(
+        name: &str,
+        device: &Device,
+        batch_tokens: usize,
+        cache: Option<Cache>,
+    ) -> Result<Self> {
+        let folder = models::locate(name, Network::Allowed)?.path;
+        let spinner = progress::spinner(format!("loading {}", folder.display()));
+        let encoder = SentenceEncoder::load(&folder, name, device, MAX_TOKENS)?;
+        spinner.finish_and_clear();
+        let device = format!("{:?}", device.location());
+        Ok(Self { name: name.to_owned(), encoder, batch_tokens, cache, device })
+    }
+
+    /// What is reported of it.
+    pub(super) fn settings(&self) -> Value {
+        json!({
+            "model": self.name,
+            "fingerprint": self.encoder.fingerprint(),
+            "pooling": self.encoder.pooling(),
+            "max_length": self.encoder.max_tokens(),
+        })
+    }
+
+    /// The cosine of each text with its partner.
+    pub(super) fn cosines(&self, pairs: &[[String; 2]]) -> Result<Vec<f64>> {
+        let side = |side: usize| pairs.iter().map(|pair| pair[side].as_str()).collect::<Vec<_>>();
+        let (first, second) = (self.vectors(&side(0))?, self.vectors(&side(1))?);
+        let width = self.encoder.width();
+        let rows = first.chunks_exact(width).zip(second.chunks_exact(width));
+        Ok(rows.map(|(a, b)| mixce_encoder::cosine(a, b)).collect())
+    }
+
+    fn vectors(&self, texts: &[&str]) -> Result<Vec<f32>> {
+        cache::rows(
+            self.cache.as_ref(),
+            texts,
+            (self.encoder.width(), "texts embedded"),
+            |texts| self.key(texts),
+            |texts| Ok(self.encoder.embed(texts, self.batch_tokens)?),
+        )
+    }
+
+    /// The name of the vectors of these texts.
+    fn key(&self, texts: &[&str]) -> String {
+        let mut hash = Sha256::new();
+        let (fingerprint, length) = (self.encoder.fingerprint(), self.encoder.max_tokens());
+        hash.update(format!("sentence embedding\0{fingerprint}\0{length}\0{}\0", self.device));
+        for text in texts {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text.as_bytes());
+        }
+        hex(&hash.finalize())
+    }
+}

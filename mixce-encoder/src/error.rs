@@ -1,0 +1,60 @@
+//! What can go wrong between a checkpoint and the vectors of texts.
+
+use std::path::{Path, PathBuf};
+
+/// Shorthand for a result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failure to load an encoder or to embed a text.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A weight file or the tokenizer.
+    #[error(transparent)]
+    Checkpoint(#[from] mixce_gpt2::Error),
+    /// A file that cannot be read.
+    #[error("cannot read `{}`: {cause}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The answer of the operating system.
+        cause: std::io::Error,
+    },
+    /// A file of a checkpoint that says something that cannot be, or that this crate does not have.
+    #[error("`{}`: {problem}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Weights that do not make the model of the configuration.
+    #[error("the weights in `{}` do not fit its configuration: {problem}", path.display())]
+    Weights {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// A tensor operation failed.
+    #[error("cannot embed: {0}")]
+    Compute(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// What to do about it, where that can be said.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Checkpoint(error) => error.hint(),
+            Self::Unsupported { .. } | Self::Weights { .. } => Some(
+                "an encoder is a BERT of SimCSE's or of sentence-transformers' kind, with CLS or mean pooling".to_owned(),
+            ),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn unsupported(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Unsupported { path: path.to_owned(), problem: problem.into() }
+    }
+}

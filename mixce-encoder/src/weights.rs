@@ -1,0 +1,54 @@
+//! The tensors of a BERT checkpoint by the names that candle-transformers asks for.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use mixce_gpt2::checkpoint;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::Result;
+
+/// All tensors that belong to the encoder, in f32, and the SHA-256 of their names, shapes and values.
+///
+/// The prefix `bert.` of task models is taken off, and layer norms that were converted from TensorFlow (`gamma`, `beta`) get the names
+/// of today. Heads for other tasks and stored position numbers are left out.
+pub(crate) fn load(folder: &Path, device: &Device) -> Result<(HashMap<String, Tensor>, [u8; 32])> {
+    let mut tensors = HashMap::new();
+    let mut hash = Sha256::new();
+    for info in checkpoint::list(folder)? {
+        let Some(name) = wanted(&info.name) else { continue };
+        let values = info.read_f32()?;
+        hash.update(format!("{name}\0{:?}\0", info.shape));
+        for block in values.chunks(1 << 14) {
+            hash.update(block.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
+        }
+        tensors.insert(name, Tensor::from_vec(values, info.shape, device)?);
+    }
+    Ok((tensors, hash.finalize().into()))
+}
+
+fn wanted(name: &str) -> Option<String> {
+    let name = name.strip_prefix("bert.").unwrap_or(name);
+    let belongs = ["embeddings.", "encoder.", "pooler."].iter().any(|part| name.starts_with(part));
+    if !belongs || name.ends_with(".position_ids") {
+        return None;
+    }
+    Some(name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_encoder() {
+        let of = |name: &str| wanted(name);
+        let norm = Some("embeddings.LayerNorm.weight".to_owned());
+        assert_eq!(of("bert.embeddings.LayerNorm.gamma"), norm);
+        assert_eq!(of("embeddings.LayerNorm.weight"), norm);
+        assert_eq!(of("pooler.dense.bias"), Some("pooler.dense.bias".to_owned()));
+        assert_eq!(of("cls.predictions.bias"), None);
+        assert_eq!(of("bert.embeddings.position_ids"), None);
+    }
+}
