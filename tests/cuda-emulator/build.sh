@@ -4,7 +4,7 @@
 # OUT gets libemulated_cuda.so and the names under which programs built with candle's `cuda` feature look for it
 # (libcuda.so and so on). KERNELS are the sources of the kernels that the program will launch; headers are searched in
 # their own folders. Wants g++ 12 or later, GNU binutils, python3, and CUDA's headers in $CUDA_HOME/include. Sources
-# that did not change are not compiled again.
+# that did not change are not compiled again. $EMULATED_CUDA_CXXFLAGS adds flags for the compiler.
 #
 #     --check access     every access of a kernel is checked: bounds, alignment, races, reads of what was never written
 #     --check address    built with the address and undefined-behaviour sanitizers; run with LD_PRELOAD as README says
@@ -21,6 +21,8 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 : "${CUDA_HOME:?CUDA_HOME must name the folder that holds CUDA\'s include folder}"
 
 common=(-std=c++17 -O2 -g1 -fPIC -fno-gnu-unique "-I$CUDA_HOME/include" "-I$CUDA_HOME/include/cccl")
+read -ra extra_flags <<<"${EMULATED_CUDA_CXXFLAGS:-}"
+common+=("${extra_flags[@]}")
 driver=(-Wall -Wextra -Werror)
 kernel=(-w) # CUDA sources are full of pragmas and attributes that g++ does not know
 link=()
