@@ -22,13 +22,15 @@ struct Fiber {
 #else
   void* stack_pointer;
 #endif
-  uintptr_t stack = 0;
+  uintptr_t stack = 0;  // its lowest address, above the guard page
+  size_t stack_size = 0;
   void (*body)() = nullptr;
 };
 
 namespace {
 
-constexpr size_t STACK = 256 * 1024, GUARD = 4096;
+// An odd number of pages, and tops that differ below that: else all tops would compete for the same lines of the caches.
+constexpr size_t PAGE = 4096, STACK = 65 * PAGE, GUARD = PAGE, LINE = 64;
 constexpr unsigned FIBERS = 1025;  // all threads of a block wait, and one more looks for work
 
 std::vector<Fiber> fibers(FIBERS);
@@ -83,12 +85,12 @@ void prepare(Fiber& f) {
 #ifdef PORTABLE
   getcontext(&f.context);
   f.context.uc_stack.ss_sp = reinterpret_cast<void*>(f.stack);
-  f.context.uc_stack.ss_size = STACK - GUARD;
+  f.context.uc_stack.ss_size = f.stack_size;
   f.context.uc_link = nullptr;
   makecontext(&f.context, start, 0);
 #else
   // As the switch leaves a stack: six registers, then the address to return to.
-  auto** top = reinterpret_cast<void**>(f.stack + STACK - GUARD - 16);
+  auto** top = reinterpret_cast<void**>(f.stack + f.stack_size - 16);
   *top = reinterpret_cast<void*>(start);
   for (int i = 1; i <= 6; i++) top[-i] = nullptr;
   f.stack_pointer = top - 6;
@@ -113,6 +115,7 @@ Fiber* fiber(unsigned number, void (*body)()) {
   Fiber& f = fibers[number];
   if (!f.stack) {
     f.stack = fiber_stacks().base + number * STACK + GUARD;
+    f.stack_size = STACK - GUARD - number % (PAGE / LINE) * LINE;
     f.body = body;
     prepare(f);
   }
@@ -122,7 +125,7 @@ Fiber* fiber(unsigned number, void (*body)()) {
 void continue_fiber(Fiber* f) {
   current = f;
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(&scheduler_fake_stack, reinterpret_cast<void*>(f->stack), STACK - GUARD);
+  __sanitizer_start_switch_fiber(&scheduler_fake_stack, reinterpret_cast<void*>(f->stack), f->stack_size);
   switch_stack(scheduler, *f);
   __sanitizer_finish_switch_fiber(scheduler_fake_stack, nullptr, nullptr);
 #else
