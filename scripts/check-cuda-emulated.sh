@@ -15,7 +15,7 @@ emulator="$(realpath -m "${CARGO_TARGET_DIR:-target}/cuda-emulator")"
 
 tests/cuda-emulator/selftest/run.sh "$emulator/selftest"
 
-candle_kernels="$(cargo metadata --format-version 1 --locked | python3 -c '
+candle_kernels="$(cargo metadata --format-version 1 --locked --features mixce-tests/cuda | python3 -c '
 import json, os, sys
 manifests = [p["manifest_path"] for p in json.load(sys.stdin)["packages"] if p["name"] == "candle-kernels"]
 print(os.path.join(os.path.dirname(manifests[0]), "src"))')"

@@ -102,9 +102,9 @@ fn a_step_leaks_no_device_memory_and_is_counted() {
         run(&world, &line, Some(&file)).success();
         file.exists().then(|| world.rows(&format!("statistics-{steps}.json")).remove(0))
     };
-    let (Some(four), Some(five)) = (count(4), count(5)) else { return };
-    let more = |key: &str| number(&five, key) - number(&four, key);
-    let more_calls = |key: &str| number(&five[key], "calls") - number(&four[key], "calls");
+    let (Some(two), Some(three)) = (count(2), count(3)) else { return };
+    let more = |key: &str| number(&three, key) - number(&two, key);
+    let more_calls = |key: &str| number(&three[key], "calls") - number(&two[key], "calls");
     println!(
         "one step: {} launches, {} copies to the device, {} back, {} synchronisations",
         more("launches"),
@@ -113,6 +113,6 @@ fn a_step_leaks_no_device_memory_and_is_counted() {
         more("synchronisations")
     );
     assert!(more("launches") > 0.0 && more_calls("host_to_device") > 0.0);
-    assert_eq!(more("memory_bytes"), 0.0, "{five}");
-    assert_eq!(more_calls("allocations"), more("frees"), "{five}");
+    assert_eq!(more("memory_bytes"), 0.0, "{three}");
+    assert_eq!(more_calls("allocations"), more("frees"), "{three}");
 }

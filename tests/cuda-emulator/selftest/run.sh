@@ -13,6 +13,7 @@ test_driver() {
     "$here/../build.sh" "${option[@]}" "$out" "$here"/*.cu
     # The linker warns of functions in the sanitizer's own library.
     g++ -std=c++17 -O1 -Wall -Wextra -Werror "-I$CUDA_HOME/include" "$here"/*.cpp "-L$out" -lcuda "-Wl,-rpath,$out,-w" -o "$out/selftest"
+    printf '%s: ' "$(basename "$out")"
     env "$@" "$out/selftest" "$check"
 }
 
