@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exports="$(scripts/cuda-toolkit.sh)"
 eval "$exports"
-for features in mixce-cli/cuda mixce-cli/cuda,mixce-cli/nccl; do
+for features in mixce-tests/cuda mixce-tests/nccl; do
     echo "features: $features"
     cargo clippy --workspace --all-targets --features "$features" --locked "$@" -- -D warnings
 done

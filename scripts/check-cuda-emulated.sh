@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Runs the CUDA tests of the workspace on a machine without a GPU: every test target called `cuda`, linked with the
+# emulated driver of tests/cuda-emulator, once with every access of a kernel checked and once with the address and
+# undefined-behaviour sanitizers. Before that, the driver's own tests show that its checks catch planted faults.
+#
+# Wants what scripts/cuda-toolkit.sh wants, and g++ 12 or later.
+#
+# Usage: check-cuda-emulated.sh [ARGUMENTS OF THE TESTS]     for example: check-cuda-emulated.sh sampling
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exports="$(scripts/cuda-toolkit.sh)"
+eval "$exports"
+emulator="$(realpath -m "${CARGO_TARGET_DIR:-target}/cuda-emulator")"
+
+tests/cuda-emulator/selftest/run.sh "$emulator/selftest"
+
+candle_kernels="$(cargo metadata --format-version 1 --locked --features mixce-tests/cuda | python3 -c '
+import json, os, sys
+manifests = [p["manifest_path"] for p in json.load(sys.stdin)["packages"] if p["name"] == "candle-kernels"]
+print(os.path.join(os.path.dirname(manifests[0]), "src"))')"
+# candle has more, for convolutions and quantised models, which nothing here launches.
+kernels=("$candle_kernels"/{affine,binary,cast,fill,indexing,reduce,sort,ternary,unary}.cu)
+while IFS= read -r source; do
+    kernels+=("$source")
+done < <(find mixce-* -name '*.cu' -not -path '*/target/*' | sort)
+
+for check in access address; do
+    tests/cuda-emulator/build.sh --check "$check" "$emulator/$check" "${kernels[@]}"
+done
+
+# Linking finds the driver through LIBRARY_PATH: compiler flags would make cargo build everything once more.
+host="$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')"
+run_tests() { # CHECK VARIABLES...
+    local check="$1"
+    shift
+    echo "CUDA tests on the emulated driver, checks \`$check\`"
+    env "CARGO_TARGET_${host}_RUNNER=env LD_LIBRARY_PATH=$emulator/$check $*" "LIBRARY_PATH=$emulator/access" \
+        cargo test --workspace --features mixce-tests/cuda --test cuda --locked -- "${arguments[@]}"
+}
+arguments=("$@")
+run_tests access
+# What programs leave allocated at their end is no leak to the sanitizer's taste.
+run_tests address "LD_PRELOAD=$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Builds the emulated CUDA driver: build.sh [--check access|address] OUT [KERNELS.cu ...]
+#
+# OUT gets libemulated_cuda.so and the names under which programs built with candle's `cuda` feature look for it
+# (libcuda.so and so on). KERNELS are the sources of the kernels that the program will launch; headers are searched in
+# their own folders. Wants g++ 12 or later, GNU binutils, python3, and CUDA's headers in $CUDA_HOME/include. Sources
+# that did not change are not compiled again. $EMULATED_CUDA_CXXFLAGS adds flags for the compiler.
+#
+#     --check access     every access of a kernel is checked: bounds, alignment, races, reads of what was never written
+#     --check address    built with the address and undefined-behaviour sanitizers; run with LD_PRELOAD as README says
+set -euo pipefail
+
+check=none
+if [[ "${1:-}" == --check ]]; then
+    check="$2"
+    shift 2
+fi
+out="$(realpath -m "$1")"
+shift
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+: "${CUDA_HOME:?CUDA_HOME must name the folder that holds CUDA\'s include folder}"
+
+common=(-std=c++17 -O2 -g1 -fPIC -fno-gnu-unique "-I$CUDA_HOME/include" "-I$CUDA_HOME/include/cccl")
+read -ra extra_flags <<<"${EMULATED_CUDA_CXXFLAGS:-}"
+common+=("${extra_flags[@]}")
+driver=(-Wall -Wextra -Werror)
+# CUDA sources are full of pragmas that g++ does not know, and nvcc lets them read a float4 as eight bf16.
+kernel=(-w -fno-strict-aliasing)
+link=()
+case "$check" in
+    none) ;;
+    access) kernel+=(-fsanitize=thread) ;;
+    address)
+        sanitizers=(-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-sanitize=vptr)
+        common+=("${sanitizers[@]}")
+        link+=("${sanitizers[@]}")
+        ;;
+    *)
+        echo "unknown check \`$check\`: expected access or address" >&2
+        exit 2
+        ;;
+esac
+# The matrix product uses what this machine has; fused multiply-adds are as good a rounding as a GPU's.
+native=(-O3 -march=native)
+
+mkdir -p "$out/objects"
+stamp="$out/objects/flags"
+flags="${common[*]} ${kernel[*]} $(g++ -dumpfullversion)"
+[[ -f "$stamp" && "$(<"$stamp")" == "$flags" ]] || rm -f "$out"/objects/*.o
+printf '%s' "$flags" >"$stamp"
+
+# Whether OBJECT is younger than all other arguments.
+is_current() {
+    local object="$1" source
+    [[ -f "$object" ]] || return 1
+    shift
+    for source in "$@"; do
+        [[ "$object" -nt "$source" ]] || return 1
+    done
+}
+
+# compile_driver SOURCE: one file of the driver itself.
+compile_driver() {
+    local object extra=()
+    object="$out/objects/driver-$(basename "$1" .cpp).o"
+    is_current "$object" "$1" "$here"/src/*.h "$here"/device/runtime.h "$here/build.sh" && return
+    [[ "$(basename "$1")" != gemm.cpp ]] || extra=("${native[@]}")
+    g++ "${common[@]}" "${driver[@]}" "${extra[@]}" -c "$1" -o "$object"
+}
+
+# compile_kernels SOURCE: preprocess, translate, compile, and hide all its names, as another source may have the same.
+compile_kernels() {
+    local source="$1" folder name object
+    folder="$(dirname "$source")"
+    name="$(basename "$source" .cu)"
+    object="$out/objects/kernels-$(printf '%s' "$source" | cksum | cut -d ' ' -f 1)-$name.o"
+    is_current "$object" "$folder"/*.cu* "$here"/device/*.h "$here"/{build.sh,translate.py,partial-link.ld} && return
+    g++ -E -x c++ "${common[@]}" "${kernel[@]}" "-I$folder" -include "$here/device/device.h" \
+        -D__CUDA_ARCH__=800 -D__CUDACC_VER_MAJOR__=13 -D__CUDACC_VER_MINOR__=0 -DEMULATED_CUDA "$source" |
+        python3 "$here/translate.py" "$(basename "$source")" >"$object.ii"
+    g++ -fpreprocessed "${common[@]}" "${kernel[@]}" -c "$object.ii" -o "$object.unlinked"
+    ld -r --force-group-allocation -T "$here/partial-link.ld" "$object.unlinked" -o "$object.linked"
+    objcopy --keep-global-symbol=none_at_all "$object.linked" "$object"
+    rm "$object.ii" "$object.unlinked" "$object.linked"
+}
+
+export -f is_current compile_driver compile_kernels
+run_all() { # one process a processor; the arrays travel as text
+    local definitions
+    definitions="$(declare -p common driver kernel native out here)"
+    DEFINITIONS="$definitions" xargs -0 -r -n 2 -P "$(nproc)" bash -euo pipefail -c 'eval "$DEFINITIONS"; "$@"' _
+}
+{
+    for source in "$here"/src/*.cpp; do
+        case "$source" in */checks_*.cpp) [[ "$source" == */checks_"$check".cpp ]] || continue ;; esac
+        printf 'compile_driver\0%s\0' "$source"
+    done
+    for source in "$@"; do printf 'compile_kernels\0%s\0' "$(realpath "$source")"; done
+} | run_all
+
+# A source that is not named any more leaves its object behind: only those of this call are linked.
+objects=()
+for source in "$here"/src/*.cpp; do
+    case "$source" in */checks_*.cpp) [[ "$source" == */checks_"$check".cpp ]] || continue ;; esac
+    objects+=("$out/objects/driver-$(basename "$source" .cpp).o")
+done
+for source in "$@"; do
+    source="$(realpath "$source")"
+    objects+=("$out/objects/kernels-$(printf '%s' "$source" | cksum | cut -d ' ' -f 1)-$(basename "$source" .cu).o")
+done
+g++ "${link[@]}" -shared -Wl,--no-undefined -Wl,-Bsymbolic "${objects[@]}" -o "$out/libemulated_cuda.so"
+for name in cuda nccl nvrtc curand cublas cublasLt cudart; do
+    ln -sf libemulated_cuda.so "$out/lib$name.so"
+done

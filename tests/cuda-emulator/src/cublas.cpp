@@ -1,0 +1,151 @@
+// libcublas: the products that candle and cudarc ask for. Matrices are column-major, as cuBLAS has them.
+#include <cublas_v2.h>
+
+#include "checks.h"
+#include "driver.h"
+#include "gemm.h"
+#include "memory.h"
+#include "report.h"
+#include "statistics.h"
+
+namespace emulator {
+namespace {
+
+Type type_of(cudaDataType_t type) {
+  switch (type) {
+    case CUDA_R_32F: return Type::f32;
+    case CUDA_R_64F: return Type::f64;
+    case CUDA_R_16F: return Type::f16;
+    case CUDA_R_16BF: return Type::bf16;
+    default: fail("not emulated", "a matrix product of cudaDataType %d", int(type));
+  }
+}
+
+// alpha and beta come in the type in which the product is computed.
+Type scalar_type(cublasComputeType_t compute) {
+  if (compute == CUBLAS_COMPUTE_16F || compute == CUBLAS_COMPUTE_16F_PEDANTIC) return Type::f16;
+  if (compute == CUBLAS_COMPUTE_64F || compute == CUBLAS_COMPUTE_64F_PEDANTIC) return Type::f64;
+  return Type::f32;
+}
+
+struct Operand {
+  const void* data;
+  Type type;
+  int leading;
+  long long stride;  // from one matrix of the batch to the next
+
+  // op(m) of the batch's matrix `index`: `rows` x `columns` after the operation.
+  Matrix matrix(cublasOperation_t op, int rows, int columns, int index) const {
+    char* start = static_cast<char*>(const_cast<void*>(data)) + index * stride * static_cast<long long>(size_of(type));
+    size_t step = leading;
+    if (op == CUBLAS_OP_N) return {start, type, size_t(rows), size_t(columns), 1, step};
+    return {start, type, size_t(rows), size_t(columns), step, 1};
+  }
+};
+
+// Each stored column of the matrix, for the checks.
+template <class F> void for_each_column(const Matrix& m, F visit) {
+  bool transposed = m.column_stride == 1 && m.row_stride != 1;
+  size_t length = transposed ? m.columns : m.rows, count = transposed ? m.rows : m.columns;
+  size_t step = transposed ? m.row_stride : m.column_stride;
+  for (size_t j = 0; j < count; j++)
+    visit(reinterpret_cast<uintptr_t>(m.data) + j * step * size_of(m.type), length * size_of(m.type));
+}
+
+void require_readable(const char* what, const Matrix& m) {
+  for_each_column(m, [&](uintptr_t column, size_t bytes) {
+    require_allocated(what, column, bytes);
+    checks::reads(what, column, bytes);
+  });
+}
+
+struct Product {
+  const char* name;
+  cublasOperation_t op_a, op_b;
+  int m, n, k;
+  double alpha, beta;
+  Operand a, b, c;
+  int batch;
+
+  bool is_valid() const {
+    bool sizes = m >= 0 && n >= 0 && k >= 0 && batch >= 0;
+    auto most = [](int x, int y) { return x > y ? x : y; };
+    return sizes && a.leading >= most(1, op_a == CUBLAS_OP_N ? m : k) && b.leading >= most(1, op_b == CUBLAS_OP_N ? k : n) && c.leading >= most(1, m);
+  }
+
+  cublasStatus_t run() const {
+    if (!is_valid()) return CUBLAS_STATUS_INVALID_VALUE;
+    auto turn = take_turn();
+    statistics().launches[name]++;
+    for (int i = 0; i < batch; i++) {
+      Matrix left = a.matrix(op_a, m, k, i), right = b.matrix(op_b, k, n, i), result = c.matrix(CUBLAS_OP_N, m, n, i);
+      require_readable(name, left);
+      require_readable(name, right);
+      if (beta != 0) require_readable(name, result);
+      for_each_column(result, [&](uintptr_t column, size_t bytes) { require_allocated(name, column, bytes); });
+      gemm(left, right, result, alpha, beta);
+      for_each_column(result, [&](uintptr_t column, size_t bytes) { checks::writes(column, bytes); });
+    }
+    return CUBLAS_STATUS_SUCCESS;
+  }
+};
+
+template <class T>
+cublasStatus_t plain(const char* name, Type type, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const T* alpha, const T* a,
+                     int lda, long long stride_a, const T* b, int ldb, long long stride_b, const T* beta, T* c, int ldc, long long stride_c, int batch) {
+  return Product{name, op_a, op_b, m, n, k, *alpha, *beta, {a, type, lda, stride_a}, {b, type, ldb, stride_b}, {c, type, ldc, stride_c}, batch}.run();
+}
+
+}  // namespace
+}  // namespace emulator
+
+using namespace emulator;
+
+extern "C" {
+
+cublasStatus_t cublasCreate_v2(cublasHandle_t* handle) {
+  *handle = reinterpret_cast<cublasHandle_t>(1);
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasDestroy_v2(cublasHandle_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetStream_v2(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return CUBLAS_STATUS_SUCCESS; }
+
+cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const void* alpha,
+                                          const void* a, cudaDataType_t type_a, int lda, long long stride_a, const void* b, cudaDataType_t type_b,
+                                          int ldb, long long stride_b, const void* beta, void* c, cudaDataType_t type_c, int ldc,
+                                          long long stride_c, int batch, cublasComputeType_t compute, cublasGemmAlgo_t) {
+  Type scalar = scalar_type(compute);
+  return Product{"cublasGemmStridedBatchedEx", op_a, op_b, m, n, k, load(scalar, alpha, 0), load(scalar, beta, 0),
+                 {a, type_of(type_a), lda, stride_a}, {b, type_of(type_b), ldb, stride_b}, {c, type_of(type_c), ldc, stride_c}, batch}
+      .run();
+}
+cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const void* alpha, const void* a,
+                            cudaDataType_t type_a, int lda, const void* b, cudaDataType_t type_b, int ldb, const void* beta, void* c,
+                            cudaDataType_t type_c, int ldc, cublasComputeType_t compute, cublasGemmAlgo_t) {
+  Type scalar = scalar_type(compute);
+  return Product{"cublasGemmEx", op_a, op_b, m, n, k, load(scalar, alpha, 0), load(scalar, beta, 0),
+                 {a, type_of(type_a), lda, 0}, {b, type_of(type_b), ldb, 0}, {c, type_of(type_c), ldc, 0}, 1}
+      .run();
+}
+
+cublasStatus_t cublasSgemm_v2(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const float* alpha,
+                              const float* a, int lda, const float* b, int ldb, const float* beta, float* c, int ldc) {
+  return plain("cublasSgemm", Type::f32, op_a, op_b, m, n, k, alpha, a, lda, 0, b, ldb, 0, beta, c, ldc, 0, 1);
+}
+cublasStatus_t cublasDgemm_v2(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const double* alpha,
+                              const double* a, int lda, const double* b, int ldb, const double* beta, double* c, int ldc) {
+  return plain("cublasDgemm", Type::f64, op_a, op_b, m, n, k, alpha, a, lda, 0, b, ldb, 0, beta, c, ldc, 0, 1);
+}
+cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const float* alpha,
+                                         const float* a, int lda, long long stride_a, const float* b, int ldb, long long stride_b,
+                                         const float* beta, float* c, int ldc, long long stride_c, int batch) {
+  return plain("cublasSgemmStridedBatched", Type::f32, op_a, op_b, m, n, k, alpha, a, lda, stride_a, b, ldb, stride_b, beta, c, ldc, stride_c, batch);
+}
+cublasStatus_t cublasDgemmStridedBatched(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const double* alpha,
+                                         const double* a, int lda, long long stride_a, const double* b, int ldb, long long stride_b,
+                                         const double* beta, double* c, int ldc, long long stride_c, int batch) {
+  return plain("cublasDgemmStridedBatched", Type::f64, op_a, op_b, m, n, k, alpha, a, lda, stride_a, b, ldb, stride_b, beta, c, ldc, stride_c, batch);
+}
+
+}  // extern "C"

@@ -1,0 +1,108 @@
+// libcuda: memory and copies. Addresses of the device are addresses of the process, but the host must not use them.
+#include <cuda.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "checks.h"
+#include "driver.h"
+#include "memory.h"
+#include "statistics.h"
+
+namespace emulator {
+namespace {
+
+void* pointer(CUdeviceptr address) { return reinterpret_cast<void*>(address); }
+
+void count(Count& of, size_t bytes) {
+  of.calls++;
+  of.bytes += bytes;
+}
+
+CUresult copy_in(const char* what, CUdeviceptr to, const void* from, size_t bytes) {
+  if (bytes == 0) return CUDA_SUCCESS;
+  auto turn = take_turn();
+  require_allocated(what, to, bytes);
+  count(statistics().host_to_device, bytes);
+  memcpy(pointer(to), from, bytes);
+  checks::writes(to, bytes);
+  return CUDA_SUCCESS;
+}
+
+CUresult copy_out(const char* what, void* to, CUdeviceptr from, size_t bytes) {
+  if (bytes == 0) return CUDA_SUCCESS;
+  auto turn = take_turn();
+  require_allocated(what, from, bytes);
+  checks::reads(what, from, bytes);
+  count(statistics().device_to_host, bytes);
+  memcpy(to, pointer(from), bytes);
+  return CUDA_SUCCESS;
+}
+
+// What was never written may be copied; the copy then counts as never written.
+CUresult copy_within(const char* what, CUdeviceptr to, CUdeviceptr from, size_t bytes) {
+  if (bytes == 0) return CUDA_SUCCESS;
+  auto turn = take_turn();
+  require_allocated(what, to, bytes);
+  require_allocated(what, from, bytes);
+  count(statistics().device_to_device, bytes);
+  memmove(pointer(to), pointer(from), bytes);
+  checks::copies(to, from, bytes);
+  return CUDA_SUCCESS;
+}
+
+}  // namespace
+}  // namespace emulator
+
+using namespace emulator;
+
+extern "C" {
+
+CUresult cuMemAlloc_v2(CUdeviceptr* address, size_t bytes) {
+  if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
+  auto turn = take_turn();
+  *address = allocate(bytes);
+  return *address ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+// Unlike cuMemAlloc, this one is content with no bytes.
+CUresult cuMemAllocAsync(CUdeviceptr* address, size_t bytes, CUstream) {
+  if (bytes == 0) return *address = 0, CUDA_SUCCESS;
+  return cuMemAlloc_v2(address, bytes);
+}
+CUresult cuMemFree_v2(CUdeviceptr address) {
+  auto turn = take_turn();
+  if (address) release(address);
+  return CUDA_SUCCESS;
+}
+CUresult cuMemFreeAsync(CUdeviceptr address, CUstream) { return cuMemFree_v2(address); }
+
+// Pinned memory of the host; kernels cannot reach it here.
+CUresult cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
+  *memory = malloc(bytes ? bytes : 1);
+  return *memory ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+CUresult cuMemFreeHost(void* memory) { return free(memory), CUDA_SUCCESS; }
+CUresult cuMemAllocManaged(CUdeviceptr*, size_t, unsigned) { return CUDA_ERROR_NOT_SUPPORTED; }
+
+CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t bytes) { return copy_in("cuMemcpyHtoD", to, from, bytes); }
+CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream) { return copy_in("cuMemcpyHtoDAsync", to, from, bytes); }
+CUresult cuMemcpyDtoH_v2(void* to, CUdeviceptr from, size_t bytes) { return copy_out("cuMemcpyDtoH", to, from, bytes); }
+CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, CUstream) { return copy_out("cuMemcpyDtoHAsync", to, from, bytes); }
+CUresult cuMemcpyDtoD_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes) { return copy_within("cuMemcpyDtoD", to, from, bytes); }
+CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream) { return copy_within("cuMemcpyDtoDAsync", to, from, bytes); }
+CUresult cuMemcpyPeerAsync(CUdeviceptr to, CUcontext, CUdeviceptr from, CUcontext, size_t bytes, CUstream) {
+  return copy_within("cuMemcpyPeerAsync", to, from, bytes);
+}
+
+CUresult cuMemsetD8Async(CUdeviceptr address, unsigned char value, size_t bytes, CUstream) {
+  if (bytes == 0) return CUDA_SUCCESS;
+  auto turn = take_turn();
+  require_allocated("cuMemsetD8Async", address, bytes);
+  count(statistics().memsets, bytes);
+  memset(pointer(address), value, bytes);
+  checks::writes(address, bytes);
+  return CUDA_SUCCESS;
+}
+CUresult cuMemsetD8_v2(CUdeviceptr address, unsigned char value, size_t bytes) { return cuMemsetD8Async(address, value, bytes, nullptr); }
+
+}  // extern "C"

@@ -1,0 +1,20 @@
+// The kernels that were compiled into this library, by name.
+#pragma once
+
+#include <string>
+
+#include "../device/runtime.h"
+
+namespace emulator {
+
+struct Kernel {
+  std::string name, source;
+  unsigned parameters;
+  void (*call)(void** arguments);
+  unsigned max_dynamic_shared = 48 * 1024;  // until cuFuncSetAttribute raises it, as on a GPU
+};
+
+// The only kernel of that name; null where there is none. Two sources with one name are a fault.
+Kernel* find_kernel(const std::string& name);
+
+}  // namespace emulator

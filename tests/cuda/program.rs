@@ -1,0 +1,118 @@
+//! The program on CUDA against the program on the CPU, as a user runs it.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::{Outcome, SMALL, World, number};
+
+/// Runs the program with the libraries of the test's own process; counts of the emulated driver go to `statistics`.
+fn run(world: &World, line: &str, statistics: Option<&Path>) -> Outcome {
+    let mut command = world.command(line);
+    for variable in ["LD_LIBRARY_PATH", "LD_PRELOAD", "ASAN_OPTIONS"] {
+        if let Some(value) = std::env::var_os(variable) {
+            command.env(variable, value);
+        }
+    }
+    command.envs(statistics.map(|path| ("EMULATED_CUDA_STATISTICS", path)));
+    Outcome::of(command.output().unwrap(), line)
+}
+
+/// The rows of steps in `metrics.jsonl` of a run.
+fn steps(world: &World, run: &str) -> Vec<Value> {
+    let mut rows = world.rows(&format!("{run}/metrics.jsonl"));
+    rows.retain(|row| row.get("loss").is_some());
+    rows
+}
+
+/// Both devices compute the same in another order, so that numbers differ by rounding, more from step to step.
+fn assert_same_steps(cuda: &[Value], cpu: &[Value]) {
+    assert_eq!(cuda.len(), cpu.len());
+    for (cuda, cpu) in cuda.iter().zip(cpu) {
+        for key in ["loss", "nll", "grad_norm"] {
+            let (got, want) = (number(cuda, key), number(cpu, key));
+            assert!((got - want).abs() <= 1e-4 * want.abs(), "`{key}`: CUDA {cuda}, CPU {cpu}");
+        }
+    }
+}
+
+fn train(world: &World, device: &str, out: &str, flags: &str) {
+    let line = format!(
+        "train --model model --train train.txt --valid valid.txt --out {out} --device {device} --scheduler constant {SMALL} {flags}"
+    );
+    run(world, &line, None).success();
+}
+
+#[test]
+fn ten_steps_of_training_give_the_losses_of_the_cpu() {
+    let world = World::new();
+    for device in ["cpu", "cuda"] {
+        train(&world, device, device, "--max-steps 10 --dropout 0.1");
+    }
+    assert_eq!(steps(&world, "cuda").len(), 10);
+    assert_same_steps(&steps(&world, "cuda"), &steps(&world, "cpu"));
+}
+
+#[test]
+fn a_run_goes_from_the_cpu_to_cuda_and_back() {
+    let world = World::new();
+    train(&world, "cpu", "whole", "--max-steps 6 --save-every 2");
+    for (device, end) in [("cpu", 2), ("cuda", 4), ("cpu", 6)] {
+        train(&world, device, "parts", &format!("--max-steps {end} --save-every 2 --resume auto"));
+    }
+    assert_same_steps(&steps(&world, "parts"), &steps(&world, "whole"));
+}
+
+#[test]
+fn sampling_gives_the_tokens_of_the_cpu() {
+    let world = World::new();
+    world.write("prompts.txt", "the river\nold stone bridge\nwater\n");
+    for flags in ["--greedy", "--seed 3 --num-samples 4", "--seed 5 --top-p 0.8 --batch-size 2"] {
+        let of = |device: &str| {
+            let line = format!(
+                "generate --model model --prompts prompts.txt --max-new-tokens 12 --device {device} --json {flags}"
+            );
+            run(&world, &line, None).rows()
+        };
+        assert_eq!(of("cuda"), of("cpu"), "{flags}");
+    }
+}
+
+#[test]
+fn evaluating_gives_the_likelihood_of_the_cpu() {
+    let world = World::new();
+    let of = |device: &str| {
+        let line =
+            format!("evaluate --model model --data valid.txt --max-length 60 --device {device} --json");
+        number(&run(&world, &line, None).row(), "nll")
+    };
+    let (cuda, cpu) = (of("cuda"), of("cpu"));
+    assert!((cuda - cpu).abs() <= 1e-5 * cpu, "CUDA {cuda}, CPU {cpu}");
+}
+
+/// What one more step costs: the difference between two runs. Says nothing on a GPU, which counts nothing.
+#[test]
+fn a_step_leaks_no_device_memory_and_is_counted() {
+    let world = World::new();
+    let count = |steps: u32| -> Option<Value> {
+        let file = world.path(&format!("statistics-{steps}.json"));
+        let line = format!(
+            "train --model model --train train.txt --out run-{steps} --device cuda --max-steps {steps} --scheduler constant {SMALL}"
+        );
+        run(&world, &line, Some(&file)).success();
+        file.exists().then(|| world.rows(&format!("statistics-{steps}.json")).remove(0))
+    };
+    let (Some(two), Some(three)) = (count(2), count(3)) else { return };
+    let more = |key: &str| number(&three, key) - number(&two, key);
+    let more_calls = |key: &str| number(&three[key], "calls") - number(&two[key], "calls");
+    println!(
+        "one step: {} launches, {} copies to the device, {} back, {} synchronisations",
+        more("launches"),
+        more_calls("host_to_device"),
+        more_calls("device_to_host"),
+        more("synchronisations")
+    );
+    assert!(more("launches") > 0.0 && more_calls("host_to_device") > 0.0);
+    assert_eq!(more("memory_bytes"), 0.0, "{three}");
+    assert_eq!(more_calls("allocations"), more("frees"), "{three}");
+}
