@@ -4,26 +4,21 @@
 //! `CUDA_COMPUTE_CAP` (80 unless set): PTX, which drivers translate for their own GPU and all newer ones.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
-fn main() -> ExitCode {
-    println!("cargo:rerun-if-changed=build.rs");
-    if std::env::var_os("CARGO_FEATURE_CUDA").is_none() {
-        return ExitCode::SUCCESS;
-    }
-    match compile_kernels() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    if std::env::var_os("CARGO_FEATURE_CUDA").is_some()
+        && let Err(error) = compile_kernels()
+    {
+        println!("cargo::error={error}");
     }
 }
 
 fn compile_kernels() -> Result<(), String> {
-    println!("cargo:rerun-if-changed=cuda");
+    println!("cargo::rerun-if-changed=cuda");
     for variable in ["NVCC", "CUDA_HOME", "CUDA_COMPUTE_CAP"] {
-        println!("cargo:rerun-if-env-changed={variable}");
+        println!("cargo::rerun-if-env-changed={variable}");
     }
     let capability = std::env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets no OUT_DIR")?);
@@ -50,7 +45,7 @@ fn compile(source: &Path, out: &Path, capability: &str) -> Result<(), String> {
         .status()
         .map_err(|error| {
             format!(
-                "cannot run `{}`: {error}\nhint: install the CUDA toolkit, or set NVCC or CUDA_HOME",
+                "cannot run `{}`: {error}; hint: install the CUDA toolkit, or set NVCC or CUDA_HOME",
                 nvcc.display()
             )
         })?;

@@ -3,9 +3,17 @@
 
 constexpr int SQUARES_BLOCKS = 64, SQUARES_THREADS = 256;
 
-// partial[block] = a share of sum_i x_i^2. Always SQUARES_BLOCKS x SQUARES_THREADS threads.
-extern "C" __global__ void mixce_sum_of_squares(const float* x, double* partial, size_t n) {
+// partial[tensor, block] = a share of sum_i x_i^2 of up to eight tensors at once (most are small). Always
+// SQUARES_BLOCKS x SQUARES_THREADS threads a tensor.
+extern "C" __global__ void mixce_sums_of_squares(const float* x0, const float* x1, const float* x2, const float* x3,
+                                                 const float* x4, const float* x5, const float* x6, const float* x7,
+                                                 size_t n0, size_t n1, size_t n2, size_t n3, size_t n4, size_t n5,
+                                                 size_t n6, size_t n7, double* partial) {
   __shared__ double sums[SQUARES_THREADS];
+  const float* const tensors[8] = {x0, x1, x2, x3, x4, x5, x6, x7};
+  const size_t sizes[8] = {n0, n1, n2, n3, n4, n5, n6, n7};
+  const float* x = tensors[blockIdx.y];
+  const size_t n = sizes[blockIdx.y];
   float own = 0.0f;
   const size_t step = (size_t)SQUARES_BLOCKS * SQUARES_THREADS;
   for (size_t i = (size_t)blockIdx.x * SQUARES_THREADS + threadIdx.x; i < n; i += step) own += x[i] * x[i];
@@ -14,7 +22,7 @@ extern "C" __global__ void mixce_sum_of_squares(const float* x, double* partial,
     __syncthreads();
     if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
   }
-  if (threadIdx.x == 0) partial[blockIdx.x] = sums[0];
+  if (threadIdx.x == 0) partial[blockIdx.y * SQUARES_BLOCKS + blockIdx.x] = sums[0];
 }
 
 // What the updates of a step need to know, and what the host reads when it reports.

@@ -42,15 +42,15 @@ static __device__ __forceinline__ void load_tile(float* tile, const float* from,
     tile[i / d * (d + 1) + i % d] = from[(first + i / d) * stride + i % d];
 }
 
-// products[i] = row i of the warp (of `from`, `stride` apart) times the lane's row of the tile.
+// products[i] = row i of the warp (of `from`, `stride` apart) times the lane's row of the tile; lanes past its `rows` repeat the first.
 static __device__ __forceinline__ void multiply(const Head& h, const float* from, size_t stride, const float* tile,
-                                                float (&products)[WARP_ROWS]) {
+                                                unsigned rows_of_tile, float (&products)[WARP_ROWS]) {
   const float* rows[WARP_ROWS];
   for (int i = 0; i < WARP_ROWS; i++) {
     rows[i] = from + h.row(i) * stride;
     products[i] = 0.0f;
   }
-  const float* other = tile + (h.lane < h.tile ? h.lane : 0) * (h.d + 1);
+  const float* other = tile + (h.lane < rows_of_tile ? h.lane : 0) * (h.d + 1);
   for (unsigned j = 0; j < h.d; j++)
     for (int i = 0; i < WARP_ROWS; i++) products[i] += rows[i][j] * other[j];
 }
@@ -100,7 +100,7 @@ static __device__ __forceinline__ void attend(const Head& h, float* keys, float*
     load_tile(values, h.v, 3 * (size_t)h.c, first, rows, h.d);
     __syncthreads();
     float scores[WARP_ROWS];
-    multiply(h, h.q, 3 * (size_t)h.c, keys, scores);
+    multiply(h, h.q, 3 * (size_t)h.c, keys, rows, scores);
     for (int i = 0; i < WARP_ROWS; i++) {
       const unsigned key = first + h.lane, query = h.row(i);
       const bool visible = h.lane < rows && sees(h, query, key);
@@ -168,8 +168,8 @@ static __device__ __forceinline__ void backward_queries(const Head& h, float* sh
     load_tile(values, h.v, 3 * (size_t)h.c, first, rows, h.d);
     __syncthreads();
     float scores[WARP_ROWS], dprobabilities[WARP_ROWS];
-    multiply(h, h.q, 3 * (size_t)h.c, keys, scores);
-    multiply(h, gradient, h.c, values, dprobabilities);
+    multiply(h, h.q, 3 * (size_t)h.c, keys, rows, scores);
+    multiply(h, gradient, h.c, values, rows, dprobabilities);
     for (int i = 0; i < WARP_ROWS; i++) {
       const unsigned key = first + h.lane, query = h.row(i);
       float dscore = 0.0f;
@@ -205,8 +205,8 @@ static __device__ __forceinline__ void backward_keys(const Head& h, float* share
     load_tile(gradients, dout + blockIdx.y * h.d, h.c, first, rows, h.d);
     __syncthreads();
     float scores[WARP_ROWS], dprobabilities[WARP_ROWS];
-    multiply(h, h.k, 3 * (size_t)h.c, queries, scores);
-    multiply(h, h.v, 3 * (size_t)h.c, gradients, dprobabilities);
+    multiply(h, h.k, 3 * (size_t)h.c, queries, rows, scores);
+    multiply(h, h.v, 3 * (size_t)h.c, gradients, rows, dprobabilities);
     for (int i = 0; i < WARP_ROWS; i++) {
       const unsigned query = first + h.lane, key = h.row(i);
       float weight = 0.0f, dscore = 0.0f;

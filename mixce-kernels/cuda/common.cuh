@@ -46,13 +46,13 @@ static __device__ __forceinline__ Words philox(uint64_t counter_low, uint64_t co
   return {{c0, c1, c2, c3}};
 }
 
-// A dropout: a stream of random words, and what becomes of them. `scale` 1 switches it off.
+// A dropout: a stream of random words, of which those below the threshold drop their element. 0 switches it off.
 struct Dropout {
   uint64_t key, label;
   uint32_t threshold;
   float scale;
 
-  __device__ __forceinline__ bool active() const { return scale != 1.0f; }
+  __device__ __forceinline__ bool active() const { return threshold != 0; }
 
   // The factor of the element with this index.
   __device__ __forceinline__ float factor(uint64_t index) const {

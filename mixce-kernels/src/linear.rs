@@ -14,7 +14,7 @@ use crate::{Matrix, matmul};
 
 /// `y = x W + b` with `x` `[N, in]`, `W` `[in, out]` (as GPT-2's checkpoints store it) and `b` `[out]`.
 ///
-/// With a bias, fused for f32 on the CPU with a real backward pass; otherwise plain candle operations.
+/// With a bias, fused for f32 with a real backward pass; otherwise plain candle operations.
 ///
 /// # Errors
 /// When the shapes do not fit.

@@ -96,6 +96,9 @@ pub fn weighted_cross_entropy(
     by_slices(hidden, head, targets, weight, dhead, SLICE_TOKENS)
 }
 
+/// The weights `[n]` of tokens, given their `log q` `[n]`, in candle operations.
+pub type TokenWeights<'a> = &'a dyn Fn(&Tensor) -> Result<Tensor>;
+
 /// [`weighted_cross_entropy`] where the numbers are not to be read back: the weights are `scale * weights(log q)`, candle operations on
 /// the device. A target that is not below `V` gives NaN.
 ///
@@ -105,7 +108,7 @@ pub fn weighted_cross_entropy_on_device(
     hidden: &Tensor,
     head: &Tensor,
     targets: &Tensor,
-    (weights, scale): (&dyn Fn(&Tensor) -> Result<Tensor>, f64),
+    (weights, scale): (TokenWeights<'_>, f64),
     dhead: &Tensor,
 ) -> Result<CrossEntropy> {
     check(hidden, head, targets)?;

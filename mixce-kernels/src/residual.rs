@@ -18,7 +18,7 @@ pub type Dropout = Option<(f64, Stream)>;
 
 /// `y = x + dropout(branch)`, with the mask of [`dropout`]: the same numbers, in one pass over memory.
 ///
-/// Fused for f32 on the CPU with a real backward pass (`dx = dy`, `dbranch = dropout(dy)`).
+/// Fused for f32 with a real backward pass (`dx = dy`, `dbranch = dropout(dy)`).
 ///
 /// # Errors
 /// When the shapes differ or the probability is outside `[0, 1)`.

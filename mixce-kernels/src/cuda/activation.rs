@@ -24,9 +24,8 @@ fn any_rows(n: usize) -> (usize, usize) {
 impl Gpu<'_> {
     /// `y = f(x)`.
     pub(crate) fn activation(&self, f: Activation, x: Array<'_, f32>, y: Array<'_, f32>) -> Result<()> {
-        let (rows, columns) = any_rows(x.len);
         expect_len("activation", "the result", y, x.len)?;
-        self.launch_activation(f, (x, None, None, y), rows, columns)
+        self.launch_activation(f, x, (None, None), y, any_rows(x.len))
     }
 
     /// `x = f(x + bias)` in place, rows of the bias's length; `x + bias` goes to `before` unless there is none.
@@ -41,21 +40,17 @@ impl Gpu<'_> {
         if let Some(before) = before {
             expect_len("activation", "its input", before, x.len)?;
         }
-        self.launch_activation(f, (x, Some(bias), before, x), n, bias.len)
+        self.launch_activation(f, x, (Some(bias), before), x, (n, bias.len))
     }
 
     /// Sizes are checked by the callers.
     fn launch_activation(
         &self,
         f: Activation,
-        (x, bias, before, y): (
-            Array<'_, f32>,
-            Option<Array<'_, f32>>,
-            Option<Array<'_, f32>>,
-            Array<'_, f32>,
-        ),
-        rows: usize,
-        columns: usize,
+        x: Array<'_, f32>,
+        (bias, before): (Option<Array<'_, f32>>, Option<Array<'_, f32>>),
+        y: Array<'_, f32>,
+        (rows, columns): (usize, usize),
     ) -> Result<()> {
         let (n, c, grid) = (rows as u64, unsigned("activation", columns)?, Grid::rows(rows));
         // SAFETY: the arguments are those of the kernel; rows * columns elements lie inside x, before and y, columns inside bias.

@@ -2,7 +2,9 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::{Array, Gpu, Grid, expect_len, is_cuda_f32, launch, uninitialised, unsigned, with_arrays};
+use super::{
+    Arg, Array, Gpu, Grid, expect_len, is_cuda_f32, kernel, launch, uninitialised, unsigned, with_arrays,
+};
 use crate::adamw::AdamWUpdate;
 
 /// Blocks of the sum of squares, and of their threads, as in `cuda/adamw.cu`.
@@ -11,37 +13,45 @@ const SQUARES_THREADS: u32 = 256;
 /// Numbers of a verdict there.
 pub(crate) const VERDICT: usize = 5;
 
-/// `sum_i x_i^2` shared out to 64 numbers.
-fn sum_of_squares_into(x: &Tensor, partial: &Tensor) -> Result<()> {
+/// Tensors whose sums of squares are taken in one launch.
+const TENSORS: usize = 8;
+
+/// `sum_i x_i^2` of each tensor, shared out to 64 numbers each: `[tensors, 64]`.
+fn sums_of_squares(tensors: &[Tensor], like: &Tensor) -> Result<Tensor> {
     let op = "sum of squares";
-    with_arrays::<f64, _, 0, 1>(op, [], [partial], |_, [], [partial]| {
-        with_arrays::<f32, _, 1, 0>(op, [x], [], |gpu, [x], []| {
-            expect_len(op, "the shares", partial, SQUARES_BLOCKS)?;
-            let grid =
-                Grid { blocks: (SQUARES_BLOCKS as u32, 1), threads: (SQUARES_THREADS, 1), shared_bytes: 0 };
-            // SAFETY: the arguments are those of the kernel; each block writes its share.
-            unsafe { launch!(gpu, "adamw", "mixce_sum_of_squares", grid, x, partial, x.len as u64) }
-        })
-    })
+    let partial = uninitialised((tensors.len(), SQUARES_BLOCKS), DType::F64, like)?;
+    for (i, some) in tensors.chunks(TENSORS).enumerate() {
+        // Places past the last tensor are filled with the first one and get no block.
+        let padded: [&Tensor; TENSORS] = std::array::from_fn(|i| some.get(i).unwrap_or(&some[0]));
+        let part = partial.narrow(0, i * TENSORS, some.len())?;
+        with_arrays::<f64, _, 0, 1>(op, [], [&part], |_, [], [partial]| {
+            with_arrays::<f32, _, TENSORS, 0>(op, padded, [], |gpu, arrays, []| {
+                let blocks = (SQUARES_BLOCKS as u32, some.len() as u32);
+                let grid = Grid { blocks, threads: (SQUARES_THREADS, 1), shared_bytes: 0 };
+                let sizes = arrays.map(|array| Arg::Size(array.len as u64));
+                let args: Vec<Arg> =
+                    arrays.map(Arg::from).into_iter().chain(sizes).chain([partial.into()]).collect();
+                // SAFETY: the arguments are those of the kernel; each block writes its own share.
+                unsafe { gpu.launch(kernel!("adamw", "mixce_sums_of_squares"), grid, &args) }
+            })
+        })?;
+    }
+    Ok(partial)
 }
 
 /// `sum_i x_i^2`, read back.
 pub(crate) fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    let partial = uninitialised(SQUARES_BLOCKS, DType::F64, x)?;
-    sum_of_squares_into(x, &partial)?;
-    Ok(partial.to_vec1::<f64>()?.iter().sum())
+    let partial = sums_of_squares(std::slice::from_ref(x), x)?;
+    Ok(partial.flatten_all()?.to_vec1::<f64>()?.iter().sum())
 }
 
 /// Judges the gradients of a step: see `mixce_judge_gradients` in `cuda/adamw.cu`.
 pub(crate) fn judge(gradients: &[Tensor], max_norm: f64, step: u64, verdict: &Tensor) -> Result<()> {
     let op = "gradient norm";
-    let partial = uninitialised((gradients.len(), SQUARES_BLOCKS), DType::F64, verdict)?;
-    for (i, gradient) in gradients.iter().enumerate() {
-        if !is_cuda_f32(gradient) {
-            bail!("{op}: expected f32 gradients on one CUDA device");
-        }
-        sum_of_squares_into(gradient, &partial.get(i)?)?;
+    if !gradients.iter().all(is_cuda_f32) {
+        bail!("{op}: expected f32 gradients on one CUDA device");
     }
+    let partial = sums_of_squares(gradients, verdict)?;
     with_arrays::<f64, _, 1, 1>(op, [&partial], [verdict], |gpu, [partial], [verdict]| {
         expect_len(op, "the verdict", verdict, VERDICT)?;
         let grid = Grid { blocks: (1, 1), threads: (SQUARES_THREADS, 1), shared_bytes: 0 };

@@ -6,6 +6,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::matmul::Matrix;
 use super::{Array, Gpu, Grid, expect_len, launch, uninitialised, unsigned, with_arrays};
+use crate::lm_head::TokenWeights;
 
 /// Logits of a slice take at most about this much memory: 2600 tokens of GPT-2's vocabulary.
 const SLICE_BYTES: usize = 512 << 20;
@@ -52,7 +53,7 @@ pub(crate) fn weighted_cross_entropy(
     hidden: &Tensor,
     head: &Tensor,
     targets: &Tensor,
-    (weights, scale): (&dyn Fn(&Tensor) -> Result<Tensor>, f64),
+    (weights, scale): (TokenWeights<'_>, f64),
     dhead: &Tensor,
 ) -> Result<(Tensor, Tensor)> {
     let ((n, c), v, op) = (hidden.dims2()?, head.dim(0)?, "lm_head");

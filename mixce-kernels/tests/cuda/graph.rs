@@ -51,7 +51,7 @@ fn dropouts_draw_the_numbers_of_the_cpu() -> Result<()> {
     for (n, c) in SHAPES {
         let (x, branch) = (random(&[n, c], 1)?, random(&[n, c], 2)?);
         let (p, stream) = (0.3, Stream::new(5).fold(3));
-        assert_same_on_cuda("dropout", &[x.clone()], 0.0, |t| dropout(&t[0], p, stream))?;
+        assert_same_on_cuda("dropout", std::slice::from_ref(&x), 0.0, |t| dropout(&t[0], p, stream))?;
         for drop in [None, Some((p, stream))] {
             assert_same_on_cuda("residual", &[x.clone(), branch.clone()], 1e-6, |t| {
                 residual_dropout(&t[0], &t[1], drop)
@@ -105,8 +105,12 @@ fn strided_inputs_are_copied_first() -> Result<()> {
     assert_same_on_cuda("layer norm", &[x.clone(), gain, shift], 1e-5, |t| {
         layer_norm(&part(&t[0])?, &t[1], &t[2], 1e-5)
     })?;
-    assert_same_on_cuda("activation", &[x.clone()], 2e-6, |t| Activation::Gelu.forward(&part(&t[0])?))?;
-    assert_same_on_cuda("dropout", &[x.clone()], 0.0, |t| dropout(&part(&t[0])?, 0.5, Stream::new(1)))?;
+    assert_same_on_cuda("activation", std::slice::from_ref(&x), 2e-6, |t| {
+        Activation::Gelu.forward(&part(&t[0])?)
+    })?;
+    assert_same_on_cuda("dropout", std::slice::from_ref(&x), 0.0, |t| {
+        dropout(&part(&t[0])?, 0.5, Stream::new(1))
+    })?;
     assert_same_on_cuda("attention", &[x], 1e-5, |t| {
         causal_attention(&part(&t[0])?, &CuSeqlens::from_lengths([20, 13]), 1, 0.3, None)
     })
