@@ -1,4 +1,4 @@
-//! Reading lines with their numbers, and writing files that are whole or absent.
+//! Writing files that are whole or absent.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{BufWriter, Write};
@@ -7,31 +7,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::error::Problem;
-
-/// The lines of a UTF-8 text file with their numbers, counted from 1.
-pub(crate) fn lines(path: &Path) -> Result<Vec<(u64, String)>> {
-    let bytes = fs::read(path).map_err(|source| mixce_train::Error::Io {
-        action: "read",
-        path: path.into(),
-        source,
-    })?;
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    let whole = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    if whole.is_empty() {
-        return Err(Problem::new(format!("`{}` is empty", path.display())).into());
-    }
-    let mut lines = Vec::new();
-    for (number, line) in (1..).zip(whole.split(|byte| *byte == b'\n')) {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let text = std::str::from_utf8(line).map_err(|e| mixce_data::Error::NotUtf8 {
-            path: path.into(),
-            place: mixce_data::Place::Line(number),
-            byte: e.valid_up_to() + 1,
-        })?;
-        lines.push((number, text.to_owned()));
-    }
-    Ok(lines)
-}
 
 /// Refuses an output file that exists, unless it may be replaced, and anything that is not a regular file.
 pub(crate) fn refuse_existing(path: &Path, overwrite: bool) -> Result<()> {

@@ -5,7 +5,7 @@
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
 use mixce_kernels::Precision;
 use mixce_kernels::cross_entropy::{logits_gradient, target_log_probs};
-use mixce_kernels::lm_head;
+use mixce_kernels::lm_head::{self, CrossEntropy};
 use mixce_kernels::sublayer::is_fused;
 
 use crate::{Error, Objective, Result};
@@ -43,25 +43,29 @@ pub fn lm_head_loss(
 ) -> Result<LmHeadLoss> {
     let dhead = Tensor::zeros(head.shape(), DType::F32, head.device())?;
     let out = lm_head_backward(hidden, head, targets, objective, denominator, (&dhead, Precision::F32))?;
-    let log_q = Tensor::from_vec(out.log_q, targets.dim(0)?, hidden.device())?;
-    let op =
-        Precomputed { loss: out.loss as f32, dhidden: out.dhidden, dhead: dhead.to_dtype(head.dtype())? };
-    Ok(LmHeadLoss { loss: hidden.apply_op2(head, op)?, log_q })
+    let loss = total_loss(&out.log_q.to_vec1()?, objective) / denominator;
+    let op = Precomputed { loss: loss as f32, dhidden: out.dhidden, dhead: dhead.to_dtype(head.dtype())? };
+    Ok(LmHeadLoss { loss: hidden.apply_op2(head, op)?, log_q: out.log_q })
 }
 
 /// What [`lm_head_backward`] returns.
 #[derive(Debug)]
 pub struct LmHeadBackward {
-    /// `sum_t w(q_t) (-log q_t) / denominator` (nats).
-    pub loss: f64,
-    /// `[N]`: `log q_t` of each target (nats).
-    pub log_q: Vec<f32>,
+    /// `[N]` f32: `log q_t` of each target (nats); [`total_loss`] makes the loss of them.
+    pub log_q: Tensor,
     /// The gradient of the hidden states, `[N, C]`.
     pub dhidden: Tensor,
 }
 
+/// `sum_t w(q_t) (-log q_t)` (nats), given `log q_t` of each target.
+#[must_use]
+pub fn total_loss(log_q: &[f32], objective: &dyn Objective) -> f64 {
+    log_q.iter().map(|log_q| objective.loss(f64::from(*log_q))).sum()
+}
+
 /// [`lm_head_loss`] and its backward pass at once, without a graph: the gradient of `head` is added to `dhead` `[V, C]` f32 in
-/// place. `precision` is that of the matrix products where the kernels have both; elsewhere they are in the dtype of the tensors.
+/// place. `precision` is that of the matrix products where the kernels have both; elsewhere they are in the dtype of the tensors. Nothing
+/// waits for a device.
 ///
 /// # Errors
 /// As [`lm_head_loss`], and when `dhead` does not fit.
@@ -78,16 +82,19 @@ pub fn lm_head_backward(
         let (operation, expected) = ("the LM head's loss", "a positive denominator".into());
         return Err(Error::Mismatch { operation, expected, got: denominator.to_string() });
     }
-    let (log_q, dhidden) = if is_fused(hidden) && is_fused(head) {
-        let weight = |log_q: f64| objective.weight(log_q) / denominator;
-        let fused = lm_head::weighted_cross_entropy(hidden, head, targets, &weight, dhead, precision)?;
-        (fused.log_q, fused.dhidden)
-    } else {
+    if !(is_fused(hidden) && is_fused(head)) {
         let tokens = slice_tokens(head.dim(0)?);
-        gradients_by_slices(hidden, head, targets, objective, denominator, tokens, dhead)?
+        return gradients_by_slices(hidden, head, targets, objective, denominator, tokens, dhead);
+    }
+    let CrossEntropy { log_q, dhidden } = if hidden.device().is_cpu() {
+        let weight = |log_q: f64| objective.weight(log_q) / denominator;
+        lm_head::weighted_cross_entropy(hidden, head, targets, &weight, dhead, precision)?
+    } else {
+        let weights = |log_q: &Tensor| objective.weights(log_q);
+        let scaled: (lm_head::TokenWeights<'_>, f64) = (&weights, 1.0 / denominator);
+        lm_head::weighted_cross_entropy_on_device(hidden, head, targets, scaled, dhead)?
     };
-    let loss = log_q.iter().map(|log_q| objective.loss(f64::from(*log_q))).sum::<f64>() / denominator;
-    Ok(LmHeadBackward { loss, log_q, dhidden })
+    Ok(LmHeadBackward { log_q, dhidden })
 }
 
 /// The plain path of [`lm_head_backward`], with so many tokens a slice: candle operations on any device.
@@ -99,7 +106,7 @@ fn gradients_by_slices(
     denominator: f64,
     slice_tokens: usize,
     dhead: &Tensor,
-) -> Result<(Vec<f32>, Tensor)> {
+) -> Result<LmHeadBackward> {
     let (hidden, head) = (hidden.detach(), head.detach());
     let mut sum = dhead.detach();
     let (mut dhidden, mut log_qs) = (Vec::new(), Vec::new());
@@ -111,13 +118,14 @@ fn gradients_by_slices(
         let dlogits = logits_gradient(&logits, &y, &weights)?;
         dhidden.push(dlogits.matmul(&head)?);
         sum = (sum + dlogits.t()?.matmul(&h)?.to_dtype(DType::F32)?)?;
-        log_qs.extend(log_q.to_vec1::<f32>()?);
+        log_qs.push(log_q);
     }
     if dhidden.is_empty() {
-        return Ok((log_qs, hidden.zeros_like()?));
+        let log_q = Tensor::zeros(0, DType::F32, hidden.device())?;
+        return Ok(LmHeadBackward { log_q, dhidden: hidden.zeros_like()? });
     }
     dhead.slice_set(&sum, 0, 0)?;
-    Ok((log_qs, Tensor::cat(&dhidden, 0)?))
+    Ok(LmHeadBackward { log_q: Tensor::cat(&log_qs, 0)?, dhidden: Tensor::cat(&dhidden, 0)? })
 }
 
 /// `log q` of each target under the logits `hidden head^T`: `[N]` f32 (nats), without gradient; shapes as in

@@ -2,14 +2,14 @@
 //!
 //! Legend: N packed tokens, C channels.
 //!
-//! candle's graph is not used where the kernels have their own backward pass (f32 on the CPU): for every gradient that reaches
+//! candle's graph is not used where the kernels have their own backward pass (f32 on CPU and CUDA): for every gradient that reaches
 //! a tensor `Tensor::backward` allocates zeros, adds on one thread, and allocates the sum.
 //! Elsewhere the pass is [`Gpt2::hidden_states`] with candle's graph behind the same interface.
 
 use candle_core::{Tensor, Var};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{is_fused, layer_norm_backward};
-use mixce_kernels::{Embedded, Precision, clear, dropout, embedding_backward, embedding_sum, layer_norm};
+use mixce_kernels::{Precision, clear, embedding_backward, embedding_sum, layer_norm};
 
 use crate::batch::PackedBatch;
 use crate::block::Kept;
@@ -128,8 +128,8 @@ impl Gpt2 {
             let hidden = self.hidden_states(batch, dropout)?;
             return Ok(Forward { last: hidden.clone(), hidden, pass, kept: None });
         }
-        let embeddings = self.embeddings().map(Tensor::detach);
-        let mut x = embed(&embeddings, &batch.embedded(), self.embedding_dropout(dropout))?;
+        let [tokens, positions] = self.embeddings().map(Tensor::detach);
+        let mut x = embedding_sum(&tokens, &positions, &batch.embedded, self.embedding_dropout(dropout))?;
         let mut all = Vec::with_capacity(self.blocks.len());
         for (layer, block) in (1u64..).zip(&self.blocks) {
             let (y, kept) = block.forward_kept(&x, &batch.cu_seqlens, pass.of_layer(layer))?;
@@ -157,7 +157,7 @@ impl Gpt2 {
         let Some(kept) = kept else { return self.backward_graph(&hidden, dhidden, gradients) };
         drop(hidden);
         let sums = &gradients.sums;
-        let mut dx = dhidden.zeros_like()?;
+        let dx = dhidden.zeros_like()?;
         let norm = (&self.ln_f, self.config().layer_norm_epsilon);
         layer_norm_backward(&last, norm, dhidden, &dx, &sums.ln_f)?;
         drop(last);
@@ -165,11 +165,14 @@ impl Gpt2 {
         for (layer, ((block, sums), kept)) in layers.collect::<Vec<_>>().into_iter().rev() {
             block.backward(kept, &batch.cu_seqlens, &dx, sums, pass.of_layer(layer))?;
         }
-        if let Some((p, stream)) = self.embedding_dropout(pass.dropout) {
-            dx = dropout(&dx, p, stream)?;
-        }
         let [dtokens, dpositions] = sums.embeddings();
-        Ok(embedding_backward(&batch.embedded(), &dx, dtokens, dpositions)?)
+        Ok(embedding_backward(
+            &batch.embedded,
+            &dx,
+            self.embedding_dropout(pass.dropout),
+            dtokens,
+            dpositions,
+        )?)
     }
 
     /// The backward pass by candle's graph.
@@ -186,18 +189,5 @@ impl Gpt2 {
             sum.set(&(sum.as_detached_tensor() + gradient)?.detach())?;
         }
         Ok(())
-    }
-}
-
-/// Sum of the two embeddings, with dropout.
-pub(crate) fn embed(
-    [tokens, positions]: &[Tensor; 2],
-    at: &Embedded,
-    drop: mixce_kernels::Dropout,
-) -> Result<Tensor> {
-    let x = embedding_sum(tokens, positions, at)?;
-    match drop {
-        Some((p, stream)) => Ok(dropout(&x, p, stream)?),
-        None => Ok(x),
     }
 }

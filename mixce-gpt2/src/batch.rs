@@ -1,6 +1,6 @@
 //! Packed batches: the documents of a microbatch one after another, without padding.
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use mixce_kernels::{CuSeqlens, Embedded};
 
 use crate::config::Gpt2Config;
@@ -12,10 +12,8 @@ use crate::error::{Error, Result};
 /// no arithmetic is spent on padding.
 #[derive(Debug, Clone)]
 pub struct PackedBatch {
-    /// `[N]` u32: the token ids.
-    pub input_ids: Tensor,
-    /// `[N]` u32: each token's position in its text, from 0.
-    pub position_ids: Tensor,
+    /// Token ids, and each token's position in its text, from 0.
+    pub(crate) embedded: Embedded,
     /// Where each text begins.
     pub cu_seqlens: CuSeqlens,
 }
@@ -37,10 +35,8 @@ impl PackedBatch {
         }
         let input_ids: Vec<u32> = texts.concat();
         let position_ids: Vec<u32> = texts.iter().flat_map(|ids| 0..ids.len() as u32).collect();
-        let n = input_ids.len();
         Ok(Self {
-            input_ids: Tensor::from_vec(input_ids, n, device)?,
-            position_ids: Tensor::from_vec(position_ids, n, device)?,
+            embedded: Embedded::new(&input_ids, &position_ids, device)?,
             cu_seqlens: CuSeqlens::from_lengths(texts.iter().map(|ids| ids.len())),
         })
     }
@@ -49,10 +45,5 @@ impl PackedBatch {
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.cu_seqlens.tokens()
-    }
-
-    /// Which embeddings the tokens take.
-    pub(crate) fn embedded(&self) -> Embedded {
-        Embedded { input_ids: self.input_ids.clone(), position_ids: self.position_ids.clone() }
     }
 }

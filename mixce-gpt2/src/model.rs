@@ -7,9 +7,8 @@
 
 use candle_core::{Device, Tensor};
 use mixce_kernels::rng::Stream;
-use mixce_kernels::{Affine, Dropout, Embedded, causal_attention, layer_norm};
+use mixce_kernels::{Affine, Dropout, Embedded, causal_attention, embedding_sum, layer_norm};
 
-use crate::backward::embed;
 use crate::batch::PackedBatch;
 use crate::block::{Block, affine};
 use crate::cache::KvCache;
@@ -101,7 +100,7 @@ impl Gpt2 {
     /// # Errors
     /// When a tensor operation fails.
     pub fn hidden_states(&self, batch: &PackedBatch, dropout: Option<Stream>) -> Result<Tensor> {
-        let mut x = self.embed(&batch.embedded(), dropout)?;
+        let mut x = self.embed(&batch.embedded, dropout)?;
         for (layer, block) in (1u64..).zip(&self.blocks) {
             x = block.forward(&x, dropout.map(|stream| stream.fold(layer)), |qkv, dropout| {
                 Ok(causal_attention(qkv, &batch.cu_seqlens, self.config.n_head, block.scale, dropout)?)
@@ -117,7 +116,7 @@ impl Gpt2 {
     /// When a tensor operation fails.
     pub fn prefill(&self, batch: &PackedBatch, new_tokens: usize) -> Result<(Tensor, KvCache)> {
         let mut cache = KvCache::new(&batch.cu_seqlens, self.config.n_head, new_tokens, self.device())?;
-        let mut x = self.embed(&batch.embedded(), None)?;
+        let mut x = self.embed(&batch.embedded, None)?;
         for block in &self.blocks {
             x = block.forward(&x, None, |qkv, _| {
                 cache.push_prompt(qkv)?;
@@ -143,9 +142,7 @@ impl Gpt2 {
                 return Err(Error::TextTooLong { text, tokens: position + 1, positions });
             }
         }
-        let input_ids = Tensor::new(ids, self.device())?;
-        let position_ids = Tensor::new(cache.lengths(), self.device())?;
-        let mut x = self.embed(&Embedded { input_ids, position_ids }, None)?;
+        let mut x = self.embed(&Embedded::new(ids, cache.lengths(), self.device())?, None)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, None, |qkv, _| cache.attend(layer, qkv, block.scale))?;
         }
@@ -164,7 +161,7 @@ impl Gpt2 {
     }
 
     fn embed(&self, at: &Embedded, stream: Option<Stream>) -> Result<Tensor> {
-        embed(&self.embeddings().map(Tensor::clone), at, self.embedding_dropout(stream))
+        Ok(embedding_sum(&self.wte, &self.wpe, at, self.embedding_dropout(stream))?)
     }
 
     fn norm(&self, x: &Tensor) -> Result<Tensor> {

@@ -1,8 +1,13 @@
 //! Elementwise activation functions.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::device::is_fused;
 use crate::{cpu, math, simd::vectorised};
 
 /// The activation functions that GPT-2 checkpoints name.
@@ -22,13 +27,13 @@ const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 const CUBIC: f32 = 0.044_715;
 
 impl Activation {
-    /// Applies the function to every element. Any shape; fused for f32 on the CPU, with a real backward pass; other dtypes
+    /// Applies the function to every element. Any shape; fused for f32, with a real backward pass; other dtypes
     /// and devices take [`Activation::forward_slow`].
     ///
     /// # Errors
     /// When candle cannot allocate the result.
     pub fn forward(self, x: &Tensor) -> Result<Tensor> {
-        if cpu::is_cpu_f32(x) { x.contiguous()?.apply_op1(Forward(self)) } else { self.forward_slow(x) }
+        if is_fused(x) { x.contiguous()?.apply_op1(Forward(self)) } else { self.forward_slow(x) }
     }
 
     /// [`Activation::forward`] in plain candle operations.
@@ -169,6 +174,12 @@ impl CustomOp1 for Forward {
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let shape = layout.shape().clone();
+        cuda::operation(self.name(), [(x, layout)], shape, |gpu, [x], y| gpu.activation(self.0, x, y))
+    }
+
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         Ok(Some(x.apply_op2_no_bwd(&dy.contiguous()?, &Backward(self.0))?))
     }
@@ -192,6 +203,20 @@ impl CustomOp2 for Backward {
         let dy = cpu::slice(self.name(), dy, dy_layout)?;
         let dx = monomorphise!(self.0, derivative, map2(x, dy));
         Ok((CpuStorage::F32(dx), x_layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        dy: &CudaStorage,
+        dy_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (inputs, shape) = ([(x, x_layout), (dy, dy_layout)], x_layout.shape().clone());
+        cuda::operation(self.name(), inputs, shape, |gpu, [x, dy], dx| {
+            gpu.activation_backward(self.0, (x, dy), None, dx)
+        })
     }
 }
 

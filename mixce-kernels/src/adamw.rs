@@ -1,4 +1,4 @@
-//! The update of AdamW in place, and the sum of squares that clipping needs, for contiguous f32 tensors on the CPU.
+//! The update of AdamW in place, and the sum of squares that clipping needs, for contiguous f32 tensors.
 //!
 //! Every entry is updated on its own, and sums are taken over chunks of fixed size in order: neither depends on the number
 //! of threads.
@@ -7,6 +7,8 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu::{with_slices, with_slices_mut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::simd::{self, vectorised};
 
 /// Entries a thread takes at once: large enough to hide the cost of handing them out, small enough to stay in a core's cache.
@@ -44,7 +46,7 @@ pub struct AdamWUpdate {
 /// The four tensors must not share memory.
 ///
 /// # Errors
-/// When the sizes differ or a tensor is not contiguous f32 on the CPU.
+/// When the sizes differ or a tensor is not contiguous or has no fused kernel.
 pub fn adamw_step(
     (parameter, first, second): (&Tensor, &Tensor, &Tensor),
     gradient: &Tensor,
@@ -53,6 +55,10 @@ pub fn adamw_step(
     let n = gradient.elem_count();
     if [parameter, first, second].iter().any(|t| t.elem_count() != n) {
         bail!("adamw: expected {n} entries in parameter and moments");
+    }
+    #[cfg(feature = "cuda")]
+    if cuda::is_cuda_f32(gradient) {
+        return cuda::adamw::adamw_step((parameter, first, second), gradient, update, None);
     }
     with_slices("adamw", [gradient], |[g]| {
         with_slices_mut("adamw", [parameter, first, second], |[p, m, v]| {
@@ -74,11 +80,16 @@ fn apply((p, m, v): (&mut [f32], &mut [f32], &mut [f32]), g: &[f32], update: &Ad
     }
 }
 
-/// `sum_i x_i^2`: f32 within a chunk of 16 384 entries, f64 over them; infinite when a square overflows f32.
+/// `sum_i x_i^2`; infinite when a square overflows f32. On the CPU the sums are f32 within a chunk of 16 384 entries and f64 over
+/// them; on CUDA f32 within a thread and f64 over them, and the call waits for the device.
 ///
 /// # Errors
-/// When the tensor is not f32 on the CPU.
+/// When the tensor has no fused kernel.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
+    #[cfg(feature = "cuda")]
+    if cuda::is_cuda_f32(x) {
+        return cuda::adamw::sum_of_squares(x);
+    }
     with_slices("sum of squares", [x], |[x]| {
         let chunk = |x: &[f32]| f64::from(vectorised(|| simd::sum(x, |x| x * x)));
         let sums: Vec<f64> = x.par_chunks(CHUNK).map(chunk).collect();
@@ -86,11 +97,15 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     })
 }
 
-/// Sets every entry to 0, on all threads.
+/// Sets every entry to 0.
 ///
 /// # Errors
-/// When the tensor is not contiguous f32 on the CPU.
+/// When the tensor is not contiguous or has no fused kernel.
 pub fn clear(x: &Tensor) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if cuda::is_cuda_f32(x) {
+        return cuda::adamw::clear(x);
+    }
     with_slices_mut("clear", [x], |[x]| x.par_chunks_mut(CHUNK).for_each(|x| x.fill(0.0)))
 }
 

@@ -1,15 +1,19 @@
 //! Inverted dropout with a mask that is drawn in the forward pass and drawn again in the backward pass.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::{cpu, rng::Stream, simd::vectorised};
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::{cpu, device::is_fused, rng::Stream, simd::vectorised};
 
 /// Drops elements of `x` with probability `p` and scales the rest by `1 / (1 - p)`.
 ///
 /// `y_i = x_i * m_i / (1 - p)`, where `m_i = 0` if word `i` of `stream` (see [`Stream::u32`]) is below `p * 2^32` and 1
 /// otherwise; `i` is the element's index in row-major order. The gradient is `dx_i = dy_i * m_i / (1 - p)`: the mask is
-/// drawn again, never stored. Any shape; f32 is fused on the CPU, other dtypes and devices take [`dropout_slow`].
+/// drawn again, never stored. Any shape; f32 is fused, other dtypes and devices take [`dropout_slow`].
 /// `p = 0` returns `x` itself.
 ///
 /// # Errors
@@ -19,11 +23,7 @@ pub fn dropout(x: &Tensor, p: f64, stream: Stream) -> Result<Tensor> {
     if p == 0.0 {
         return Ok(x.clone());
     }
-    if cpu::is_cpu_f32(x) {
-        x.contiguous()?.apply_op1(Dropout { p, stream })
-    } else {
-        dropout_slow(x, p, stream)
-    }
+    if is_fused(x) { x.contiguous()?.apply_op1(Dropout { p, stream }) } else { dropout_slow(x, p, stream) }
 }
 
 /// [`dropout`] in plain candle operations: the mask is made on the host and multiplied in.
@@ -54,6 +54,12 @@ pub(crate) struct Keep {
 impl Keep {
     pub(crate) fn new(p: f64) -> Self {
         Self { threshold: (p * 2f64.powi(32)) as u32, scale: (1.0 / (1.0 - p)) as f32 }
+    }
+
+    /// A word below the threshold becomes 0, any other the scale.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn threshold_and_scale(self) -> (u32, f32) {
+        (self.threshold, self.scale)
     }
 
     #[inline(always)]
@@ -113,6 +119,12 @@ impl CustomOp1 for Dropout {
         let mut y = cpu::slice(self.name(), storage, layout)?.to_vec();
         multiply_mask(&mut y, self.p, &self.stream);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (shape, dropout) = (layout.shape().clone(), Some((self.p, self.stream)));
+        cuda::operation(self.name(), [(x, layout)], shape, |gpu, [x], y| gpu.dropout(x, dropout, y))
     }
 
     fn bwd(&self, _x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {

@@ -1,48 +1,95 @@
 //! Token and position embeddings: gather forward, scatter-add backward.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use std::sync::Arc;
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
 
 use crate::cpu::{self, with_slices_mut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::dropout::{dropout, dropout_slow};
+use crate::residual::{Dropout, active};
 
-/// `x_t = tokens[input_ids_t] + positions[position_ids_t]`: two tables `[V, C]` and `[T, C]`, ids `[N]` u32, result `[N, C]`.
+/// `x_t = dropout(tokens[input_ids_t] + positions[position_ids_t])`: two tables `[V, C]` and `[T, C]`, result `[N, C]`; the mask is
+/// that of [`crate::dropout`].
 ///
-/// Fused for f32 on the CPU with a real backward pass, in which the gradients of rows that occur several times add up;
-/// other dtypes and devices take [`embedding_sum_slow`].
+/// Fused for f32 with a real backward pass, in which the gradients of rows that occur several times add up; other dtypes and
+/// devices take [`embedding_sum_slow`].
 ///
 /// # Errors
-/// When shapes do not fit or an id is outside its table.
-pub fn embedding_sum(tokens: &Tensor, positions: &Tensor, at: &Embedded) -> Result<Tensor> {
-    if [tokens, positions].into_iter().all(cpu::is_cpu_f32) {
-        let op = EmbeddingSum(at.clone());
-        tokens.contiguous()?.apply_op2(&positions.contiguous()?, op)
-    } else {
-        embedding_sum_slow(tokens, positions, at)
+/// When shapes do not fit, an id is outside its table, or the dropout probability is outside `[0, 1)`.
+pub fn embedding_sum(tokens: &Tensor, positions: &Tensor, at: &Embedded, drop: Dropout) -> Result<Tensor> {
+    let drop = active(drop)?;
+    #[cfg(feature = "cuda")]
+    if [tokens, positions].into_iter().all(cuda::is_cuda_f32) {
+        let op = EmbeddingSum { at: at.clone(), dropout: drop };
+        return tokens.contiguous()?.apply_op2(&positions.contiguous()?, op);
+    }
+    if ![tokens, positions].into_iter().all(cpu::is_cpu_f32) {
+        return embedding_sum_slow(tokens, positions, at, drop);
+    }
+    let op = EmbeddingSum { at: at.clone(), dropout: None };
+    let x = tokens.contiguous()?.apply_op2(&positions.contiguous()?, op)?;
+    match drop {
+        Some((p, stream)) => dropout(&x, p, stream),
+        None => Ok(x),
     }
 }
 
 /// [`embedding_sum`] in plain candle operations.
 ///
 /// # Errors
-/// When shapes do not fit or an id is outside its table.
-pub fn embedding_sum_slow(tokens: &Tensor, positions: &Tensor, at: &Embedded) -> Result<Tensor> {
-    tokens.index_select(&at.input_ids, 0)? + positions.index_select(&at.position_ids, 0)?
+/// As [`embedding_sum`].
+pub fn embedding_sum_slow(
+    tokens: &Tensor,
+    positions: &Tensor,
+    at: &Embedded,
+    drop: Dropout,
+) -> Result<Tensor> {
+    let x = (tokens.index_select(&at.input_ids, 0)? + positions.index_select(&at.position_ids, 0)?)?;
+    match drop {
+        Some((p, stream)) => dropout_slow(&x, p, stream),
+        None => Ok(x),
+    }
 }
 
-/// The backward pass of [`embedding_sum`] by itself: adds the rows of `dx` `[N, C]` to `dtokens` and `dpositions` in place.
+/// The backward pass of [`embedding_sum`] by itself: adds the rows of `dropout(dx)` `[N, C]` to `dtokens` and `dpositions` in
+/// place.
 ///
 /// # Errors
-/// When shapes do not fit, an id is outside its table, or a tensor is not f32 on the CPU.
-pub fn embedding_backward(at: &Embedded, dx: &Tensor, dtokens: &Tensor, dpositions: &Tensor) -> Result<()> {
-    let c = at.channels(dtokens.dims(), dpositions.dims())?;
-    let ids = at.ids()?;
-    if dx.dims() != [ids.len(), c] {
-        bail!("embedding: expected a gradient [{}, {c}], got {:?}", ids.len(), dx.dims());
+/// When shapes do not fit, an id is outside its table, the dropout probability is outside `[0, 1)`, or a tensor is not f32 on the
+/// CPU or a CUDA device.
+pub fn embedding_backward(
+    at: &Embedded,
+    dx: &Tensor,
+    drop: Dropout,
+    dtokens: &Tensor,
+    dpositions: &Tensor,
+) -> Result<()> {
+    let (c, drop) = (at.channels(dtokens.dims(), dpositions.dims())?, active(drop)?);
+    let rows = &at.rows;
+    if dx.dims() != [rows.len(), c] {
+        bail!("embedding: expected a gradient [{}, {c}], got {:?}", rows.len(), dx.dims());
     }
-    check_ids(&ids, dtokens.dim(0)?, dpositions.dim(0)?)?;
+    at.check(dtokens.dim(0)?, dpositions.dim(0)?)?;
     let op = "embedding backward";
-    cpu::with_slices(op, [dx], |[dx]| {
+    #[cfg(feature = "cuda")]
+    if cuda::is_cuda_f32(dx) {
+        return at.with_groups(|groups| {
+            cuda::with_arrays(op, [dx], [dtokens, dpositions], |gpu, [dx], sums| {
+                gpu.embedding_backward(dx, groups, c, drop, sums)
+            })
+        });
+    }
+    let dx = match drop {
+        Some((p, stream)) => dropout(dx, p, stream)?,
+        None => dx.clone(),
+    };
+    cpu::with_slices(op, [&dx], |[dx]| {
         with_slices_mut(op, [dtokens, dpositions], |[dtokens, dpositions]| {
-            scatter_add(&ids, dx, c, dtokens, dpositions);
+            scatter_add(rows, dx, c, dtokens, dpositions);
         })
     })?
 }
@@ -50,24 +97,33 @@ pub fn embedding_backward(at: &Embedded, dx: &Tensor, dtokens: &Tensor, dpositio
 /// Which rows of the two tables each token takes.
 #[derive(Clone, Debug)]
 pub struct Embedded {
-    /// Token ids `[N]` u32.
-    pub input_ids: Tensor,
-    /// Positions in the document `[N]` u32.
-    pub position_ids: Tensor,
+    /// `(token, position)` of every row, on the host: there they can be checked without waiting for a device.
+    rows: Arc<[(u32, u32)]>,
+    /// The same, `[N]` u32 each, on the device.
+    input_ids: Tensor,
+    position_ids: Tensor,
+    /// The rows by token and by position, made when a backward pass wants them.
+    #[cfg(feature = "cuda")]
+    groups: Arc<std::sync::OnceLock<[cuda::embedding::Groups; 2]>>,
 }
 
 impl Embedded {
-    /// `(token, position)` of every row.
-    fn ids(&self) -> Result<Vec<(usize, usize)>> {
-        let (tokens, positions) = (self.input_ids.to_vec1::<u32>()?, self.position_ids.to_vec1::<u32>()?);
-        if tokens.len() != positions.len() {
-            bail!("embedding: {} token ids and {} positions", tokens.len(), positions.len());
+    /// Token ids and positions in the document, one of each a row, for tables on `device`.
+    ///
+    /// # Errors
+    /// When there are not as many of one as of the other, or the device fails.
+    pub fn new(input_ids: &[u32], position_ids: &[u32], device: &Device) -> Result<Self> {
+        let n = input_ids.len();
+        if position_ids.len() != n {
+            bail!("embedding: {n} token ids and {} positions", position_ids.len());
         }
-        Ok(tokens
-            .into_iter()
-            .zip(positions)
-            .map(|(token, position)| (token as usize, position as usize))
-            .collect())
+        Ok(Self {
+            rows: input_ids.iter().copied().zip(position_ids.iter().copied()).collect(),
+            input_ids: Tensor::from_slice(input_ids, n, device)?,
+            position_ids: Tensor::from_slice(position_ids, n, device)?,
+            #[cfg(feature = "cuda")]
+            groups: Arc::default(),
+        })
     }
 
     /// The channels of two tables of these shapes.
@@ -77,26 +133,63 @@ impl Embedded {
             _ => bail!("embedding: expected tables [V, C] and [T, C], got {tokens:?} and {positions:?}"),
         }
     }
-}
 
-fn check_ids(ids: &[(usize, usize)], vocabulary: usize, positions: usize) -> Result<()> {
-    match ids.iter().find(|(token, position)| *token >= vocabulary || *position >= positions) {
-        Some((token, position)) => bail!(
-            "embedding: token {token} at position {position} is outside of {vocabulary} tokens and {positions} positions"
-        ),
-        None => Ok(()),
+    /// Refuses ids outside of tables with so many rows.
+    fn check(&self, vocabulary: usize, positions: usize) -> Result<()> {
+        let outside = |(token, position): &&(u32, u32)| {
+            *token as usize >= vocabulary || *position as usize >= positions
+        };
+        match self.rows.iter().find(outside) {
+            Some((token, position)) => bail!(
+                "embedding: token {token} at position {position} is outside of {vocabulary} tokens and {positions} positions"
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs `f` on the rows grouped by token and by position.
+    #[cfg(feature = "cuda")]
+    fn with_groups(&self, f: impl FnOnce([cuda::embedding::Grouped<'_>; 2]) -> Result<()>) -> Result<()> {
+        use cuda::embedding::{Grouped, Groups};
+        let groups = match self.groups.get() {
+            Some(groups) => groups,
+            None => {
+                let device = self.input_ids.device();
+                let of_tokens = Groups::new(self.rows.iter().map(|(token, _)| *token), device)?;
+                let of_positions = Groups::new(self.rows.iter().map(|(_, position)| *position), device)?;
+                self.groups.get_or_init(|| [of_tokens, of_positions])
+            }
+        };
+        let [tokens, positions] = groups;
+        let tensors = [
+            &self.input_ids,
+            &tokens.order,
+            &tokens.offsets,
+            &self.position_ids,
+            &positions.order,
+            &positions.offsets,
+        ];
+        cuda::with_arrays("embedding backward", tensors, [], |_, arrays, []| {
+            let [ids, order, offsets, position_ids, position_order, position_offsets] = arrays;
+            let positions = Grouped { ids: position_ids, order: position_order, offsets: position_offsets };
+            f([Grouped { ids, order, offsets }, positions])
+        })
     }
 }
 
 /// Row after row, so that sums do not depend on the number of threads.
-fn scatter_add(ids: &[(usize, usize)], dx: &[f32], c: usize, dtokens: &mut [f32], dpositions: &mut [f32]) {
-    for ((token, position), dx) in ids.iter().zip(dx.chunks(c.max(1))) {
-        dtokens[token * c..][..c].iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
-        dpositions[position * c..][..c].iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
+fn scatter_add(rows: &[(u32, u32)], dx: &[f32], c: usize, dtokens: &mut [f32], dpositions: &mut [f32]) {
+    for ((token, position), dx) in rows.iter().zip(dx.chunks(c.max(1))) {
+        dtokens[*token as usize * c..][..c].iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
+        dpositions[*position as usize * c..][..c].iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
     }
 }
 
-struct EmbeddingSum(Embedded);
+struct EmbeddingSum {
+    at: Embedded,
+    /// Drawn by the kernel on CUDA; an operation of its own elsewhere.
+    dropout: Dropout,
+}
 
 impl CustomOp2 for EmbeddingSum {
     fn name(&self) -> &'static str {
@@ -110,17 +203,36 @@ impl CustomOp2 for EmbeddingSum {
         positions: &CpuStorage,
         positions_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let c = self.0.channels(tokens_layout.dims(), positions_layout.dims())?;
-        let ids = self.0.ids()?;
-        check_ids(&ids, tokens_layout.dims()[0], positions_layout.dims()[0])?;
+        let c = self.at.channels(tokens_layout.dims(), positions_layout.dims())?;
+        self.at.check(tokens_layout.dims()[0], positions_layout.dims()[0])?;
         let tokens = cpu::slice(self.name(), tokens, tokens_layout)?;
         let positions = cpu::slice(self.name(), positions, positions_layout)?;
-        let mut x = Vec::with_capacity(ids.len() * c);
-        for (token, position) in &ids {
-            let rows = tokens[token * c..][..c].iter().zip(&positions[position * c..][..c]);
+        let mut x = Vec::with_capacity(self.at.rows.len() * c);
+        for (token, position) in &*self.at.rows {
+            let rows =
+                tokens[*token as usize * c..][..c].iter().zip(&positions[*position as usize * c..][..c]);
             x.extend(rows.map(|(token, position)| token + position));
         }
-        Ok((CpuStorage::F32(x), (ids.len(), c).into()))
+        Ok((CpuStorage::F32(x), (self.at.rows.len(), c).into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        tokens: &CudaStorage,
+        tokens_layout: &Layout,
+        positions: &CudaStorage,
+        positions_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let c = self.at.channels(tokens_layout.dims(), positions_layout.dims())?;
+        self.at.check(tokens_layout.dims()[0], positions_layout.dims()[0])?;
+        let (op, shape) = (self.name(), (self.at.rows.len(), c).into());
+        let inputs = [(tokens, tokens_layout), (positions, positions_layout)];
+        cuda::operation(op, inputs, shape, |gpu, tables, x| {
+            cuda::with_arrays(op, [&self.at.input_ids, &self.at.position_ids], [], |_, ids, []| {
+                gpu.embedding(tables, ids, c, self.dropout, x)
+            })
+        })
     }
 
     fn bwd(
@@ -131,7 +243,7 @@ impl CustomOp2 for EmbeddingSum {
         dx: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (dtokens, dpositions) = (tokens.zeros_like()?, positions.zeros_like()?);
-        embedding_backward(&self.0, dx, &dtokens, &dpositions)?;
+        embedding_backward(&self.at, dx, self.dropout, &dtokens, &dpositions)?;
         Ok((Some(dtokens), Some(dpositions)))
     }
 }
@@ -140,11 +252,10 @@ impl CustomOp2 for EmbeddingSum {
 mod tests {
     use super::*;
     use crate::testing::{assert_close, assert_gradient, random};
-    use candle_core::{Device, Var};
+    use candle_core::Var;
 
     fn at(tokens: &[u32], positions: &[u32]) -> Result<Embedded> {
-        let ids = |ids: &[u32]| Tensor::from_slice(ids, ids.len(), &Device::Cpu);
-        Ok(Embedded { input_ids: ids(tokens)?, position_ids: ids(positions)? })
+        Embedded::new(tokens, positions, &Device::Cpu)
     }
 
     #[test]
@@ -155,12 +266,12 @@ mod tests {
             let at = at(tokens, positions)?;
             let (wte, wpe) =
                 (Var::from_tensor(&random(&[5, 7], 1)?)?, Var::from_tensor(&random(&[3, 7], 2)?)?);
-            let fused = embedding_sum(&wte, &wpe, &at)?;
+            let fused = embedding_sum(&wte, &wpe, &at, None)?;
             assert_eq!(fused.dims(), [tokens.len(), 7]);
             if tokens.is_empty() {
                 continue;
             }
-            let slow = embedding_sum_slow(&wte, &wpe, &at)?;
+            let slow = embedding_sum_slow(&wte, &wpe, &at, None)?;
             assert_close("x", &fused, &slow, 0.0, 0.0);
             let (fused, slow) = (fused.sqr()?.sum_all()?.backward()?, slow.sqr()?.sum_all()?.backward()?);
             for var in [&wte, &wpe] {
@@ -173,20 +284,19 @@ mod tests {
     #[test]
     fn gradients_are_the_finite_differences() -> Result<()> {
         let (wte, wpe, at) = (random(&[4, 3], 1)?, random(&[2, 3], 2)?, at(&[2, 2, 0], &[0, 1, 0])?);
-        assert_gradient("tokens", &wte, |wte| embedding_sum(wte, &wpe, &at))?;
-        assert_gradient("positions", &wpe, |wpe| embedding_sum(&wte, wpe, &at))
+        assert_gradient("tokens", &wte, |wte| embedding_sum(wte, &wpe, &at, None))?;
+        assert_gradient("positions", &wpe, |wpe| embedding_sum(&wte, wpe, &at, None))
     }
 
     #[test]
     fn ids_outside_the_tables_are_refused() -> Result<()> {
         let (wte, wpe) = (random(&[4, 3], 1)?, random(&[2, 3], 2)?);
-        for at in [at(&[4], &[0])?, at(&[0], &[2])?, at(&[0, 1], &[0])?] {
-            assert!(embedding_sum(&wte, &wpe, &at).is_err());
-            assert!(
-                embedding_backward(&at, &random(&[1, 3], 3)?, &wte.zeros_like()?, &wpe.zeros_like()?)
-                    .is_err()
-            );
+        for at in [at(&[4], &[0])?, at(&[0], &[2])?] {
+            assert!(embedding_sum(&wte, &wpe, &at, None).is_err());
+            let (dx, dwte, dwpe) = (random(&[1, 3], 3)?, wte.zeros_like()?, wpe.zeros_like()?);
+            assert!(embedding_backward(&at, &dx, None, &dwte, &dwpe).is_err());
         }
+        assert!(at(&[0, 1], &[0]).is_err());
         Ok(())
     }
 }

@@ -1,9 +1,15 @@
 //! Layer normalisation over the last dimension.
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::Affine;
 use crate::cpu::{self, ROWS_PER_TASK};
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::device::is_fused;
 use crate::simd::{self, vectorised};
 
 /// Layer normalisation (Ba et al., 2016): `y = (x - mean) / sqrt(var + eps) * weight + bias` over the last dimension.
@@ -15,7 +21,7 @@ use crate::simd::{self, vectorised};
 /// When the shapes do not fit.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     check(x, weight, bias)?;
-    if [x, weight, bias].into_iter().all(cpu::is_cpu_f32) {
+    if [x, weight, bias].into_iter().all(is_fused) {
         let op = LayerNorm { eps: eps as f32 };
         x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
     } else {
@@ -41,13 +47,43 @@ pub fn layer_norm_slow(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> 
 pub(crate) fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
     let c = x.dim(D::Minus1)?;
     if weight.dims() != [c] || bias.dims() != [c] {
-        candle_core::bail!(
+        bail!(
             "layer_norm: expected weight and bias of shape [{c}], got {:?} and {:?}",
             weight.dims(),
             bias.dims()
         );
     }
     Ok(())
+}
+
+/// The backward pass of [`layer_norm`] by itself: adds the gradient of `x` to `dx` in place, and those of the parameters to
+/// `dnorm`.
+///
+/// # Errors
+/// When shapes do not fit or a tensor is not f32 on the CPU or a CUDA device.
+pub fn layer_norm_backward(
+    x: &Tensor,
+    (norm, eps): (&Affine, f64),
+    dy: &Tensor,
+    dx: &Tensor,
+    dnorm: &Affine,
+) -> Result<()> {
+    check(x, &norm.weight, &norm.bias)?;
+    for (gradient, of) in [(dy, x), (dx, x), (&dnorm.weight, &norm.weight), (&dnorm.bias, &norm.bias)] {
+        if gradient.dims() != of.dims() {
+            bail!("layer_norm backward: a gradient {:?} of a tensor {:?}", gradient.dims(), of.dims());
+        }
+    }
+    #[cfg(feature = "cuda")]
+    if cuda::is_cuda_f32(x) {
+        return cuda::sublayer::layer_norm_backward(x, (norm, eps), dy, dx, dnorm);
+    }
+    let op = "layer_norm backward";
+    cpu::with_slices(op, [x, &norm.weight, dy], |[x, gain, dy]| {
+        cpu::with_slices_mut(op, [dx, &dnorm.weight, &dnorm.bias], |[dx, dgain, dshift]| {
+            backward((x, gain, eps as f32), dy, dx, dgain, dshift);
+        })
+    })?
 }
 
 struct LayerNorm {
@@ -148,24 +184,34 @@ impl CustomOp3 for LayerNorm {
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+        bias: &CudaStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let inputs = [(x, x_layout), (weight, weight_layout), (bias, bias_layout)];
+        cuda::operation(self.name(), inputs, x_layout.shape().clone(), |gpu, [x, weight, bias], y| {
+            gpu.layer_norm(x, (weight, bias), self.eps, y)
+        })
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
         weight: &Tensor,
-        _bias: &Tensor,
+        bias: &Tensor,
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (name, c) = (self.name(), weight.elem_count());
-        let (mut dx, mut dweight, mut dbias) = (vec![0f32; x.elem_count()], vec![0f32; c], vec![0f32; c]);
-        cpu::with_slices(name, [x, weight, dy], |[x, weight, dy]| {
-            backward((x, weight, self.eps), dy, &mut dx, &mut dweight, &mut dbias);
-        })?;
-        Ok((
-            Some(Tensor::from_vec(dx, x.shape(), x.device())?),
-            Some(Tensor::from_vec(dweight, c, x.device())?),
-            Some(Tensor::from_vec(dbias, c, x.device())?),
-        ))
+        let norm = Affine { weight: weight.clone(), bias: bias.clone() };
+        let (dx, dnorm) = (x.zeros_like()?, norm.zeros_like()?);
+        layer_norm_backward(x, (&norm, f64::from(self.eps)), dy, &dx, &dnorm)?;
+        Ok((Some(dx), Some(dnorm.weight), Some(dnorm.bias)))
     }
 }
 

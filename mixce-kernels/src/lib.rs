@@ -19,6 +19,7 @@
 //! | [`sublayer`] | whole sublayers of a transformer block, forward and backward, without a graph |
 //! | [`lm_head`] | LM head and token-weighted cross-entropy, forward and backward at once, without the matrix of logits |
 //! | [`adamw_step`] | the update of AdamW in place |
+//! | [`GradientGuard`] | clipping and the check for finite gradients where the host does not wait for the device |
 //! | [`matmul`] | matrix products of slices in any layout, in f32 or with operands in bf16 |
 
 mod activation;
@@ -28,8 +29,12 @@ mod attention;
 mod bf16;
 mod cpu;
 pub mod cross_entropy;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod device;
 mod dropout;
 mod embedding;
+mod guard;
 mod layer_norm;
 mod linear;
 pub mod lm_head;
@@ -52,6 +57,7 @@ pub use attention::{
 };
 pub use dropout::{dropout, dropout_slow};
 pub use embedding::{Embedded, embedding_backward, embedding_sum, embedding_sum_slow};
+pub use guard::{GradientFailure, GradientGuard, GradientVerdict};
 pub use layer_norm::{layer_norm, layer_norm_slow};
 pub use linear::{linear, linear_slow};
 pub use matmul::{Matrix, Precision, matmul};

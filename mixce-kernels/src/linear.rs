@@ -1,21 +1,26 @@
 //! Affine map with the weight in GPT-2's Conv1D layout.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu::{self, ROWS_PER_TASK};
+use crate::device::is_fused;
 use crate::simd::{self, vectorised};
+#[cfg(feature = "cuda")]
+use crate::{Affine, cuda};
 use crate::{Matrix, Precision, matmul};
 
 /// `y = x W + b` with `x` `[N, in]`, `W` `[in, out]` (as GPT-2's checkpoints store it) and `b` `[out]`.
 ///
-/// With a bias, fused for f32 on the CPU with a real backward pass; otherwise plain candle operations.
+/// With a bias, fused for f32 with a real backward pass; otherwise plain candle operations.
 ///
 /// # Errors
 /// When the shapes do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
-        Some(bias) if [x, weight, bias].into_iter().all(cpu::is_cpu_f32) => {
+        Some(bias) if [x, weight, bias].into_iter().all(is_fused) => {
             check(x, weight, bias)?;
             x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)
         }
@@ -139,6 +144,23 @@ impl CustomOp3 for Linear {
         Ok((CpuStorage::F32(y), shape.into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+        bias: &CudaStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let inputs = [(x, x_layout), (weight, weight_layout), (bias, bias_layout)];
+        let shape = (x_layout.dim(0)?, bias_layout.dim(0)?).into();
+        cuda::operation(self.name(), inputs, shape, |gpu, [x, weight, bias], y| {
+            gpu.linear(x, (weight, bias), y)
+        })
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -147,6 +169,13 @@ impl CustomOp3 for Linear {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if cuda::is_cuda_f32(x) {
+            let affine = Affine { weight: weight.clone(), bias: bias.clone() };
+            let daffine = affine.zeros_like()?;
+            let dx = cuda::sublayer::linear_backward(x, &affine, dy, &daffine)?;
+            return Ok((Some(dx), Some(daffine.weight), Some(daffine.bias)));
+        }
         let name = self.name();
         let mut dx = vec![0f32; x.elem_count()];
         let (mut dweight, mut dbias) = (vec![0f32; weight.elem_count()], vec![0f32; bias.elem_count()]);

@@ -1,16 +1,18 @@
-//! The LM head and a token-weighted cross-entropy as one operation on the CPU.
+//! The LM head and a token-weighted cross-entropy as one operation.
 //!
 //! Legend: N tokens, C channels, V vocabulary; S tokens of a slice, T tokens of the vocabulary of a tile.
 //!
-//! The logits of a slice of tokens are made tile by tile, and while a tile is in the cache its share of `log sum exp` is
+//! On the CPU the logits of a slice of tokens are made tile by tile, and while a tile is in the cache its share of `log sum exp` is
 //! taken. When all of a slice's tiles are there the weights are known, and each tile becomes its gradient just before the two
-//! products that need it. The full matrix of logits never exists, and none is computed twice.
+//! products that need it. On CUDA a slice is one tile, and nothing is read back. The full matrix of logits never exists, and none is computed twice.
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu::{self, ROWS_PER_TASK, with_slices, with_slices_mut};
 use crate::cross_entropy::check_targets;
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::math;
 use crate::simd::{self, vectorised};
 use crate::{Matrix, Precision, matmul};
@@ -44,6 +46,11 @@ pub fn logits(hidden: &Tensor, head: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When shapes do not fit, a target is not below `V`, or a tensor is not f32 on the CPU.
 pub fn target_log_probs(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if [hidden, head].into_iter().all(cuda::is_cuda_f32) {
+        check(hidden, head, targets)?;
+        return cuda::cross_entropy::target_log_probs(hidden, head, targets);
+    }
     let (problem, targets) = (Problem::new(hidden, head, targets, SLICE_TOKENS)?, targets.to_vec1::<u32>()?);
     let log_q = with_slices("lm_head", [hidden, head], |[hidden, head]| {
         let mut log_q = Vec::with_capacity(targets.len());
@@ -66,8 +73,8 @@ pub fn target_log_probs(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Res
 /// What [`weighted_cross_entropy`] returns.
 #[derive(Clone, Debug)]
 pub struct CrossEntropy {
-    /// `log q` of each target (nats).
-    pub log_q: Vec<f32>,
+    /// `log q` of each target (nats), `[N]`.
+    pub log_q: Tensor,
     /// The gradient of the hidden states, `[N, C]`.
     pub dhidden: Tensor,
 }
@@ -92,6 +99,33 @@ pub fn weighted_cross_entropy(
     by_slices(&problem, hidden, head, targets, weight, dhead)
 }
 
+/// The weights `[n]` of tokens, given their `log q` `[n]`, in candle operations.
+pub type TokenWeights<'a> = &'a dyn Fn(&Tensor) -> Result<Tensor>;
+
+/// [`weighted_cross_entropy`] where the numbers are not to be read back: the weights are `scale * weights(log q)`, candle operations on
+/// the device. A target that is not below `V` gives NaN.
+///
+/// # Errors
+/// When shapes do not fit, a tensor is not f32 on a CUDA device, or this is a build without CUDA.
+pub fn weighted_cross_entropy_on_device(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &Tensor,
+    (weights, scale): (TokenWeights<'_>, f64),
+    dhead: &Tensor,
+) -> Result<CrossEntropy> {
+    check(hidden, head, targets)?;
+    check_gradient(head, dhead)?;
+    #[cfg(feature = "cuda")]
+    if [hidden, head].into_iter().all(cuda::is_cuda_f32) {
+        let (log_q, dhidden) =
+            cuda::cross_entropy::weighted_cross_entropy(hidden, head, targets, (weights, scale), dhead)?;
+        return Ok(CrossEntropy { log_q, dhidden });
+    }
+    let _ = (weights, scale);
+    bail!("lm_head: expected f32 tensors on a CUDA device, in a build with CUDA")
+}
+
 fn by_slices(
     problem: &Problem,
     hidden: &Tensor,
@@ -101,9 +135,7 @@ fn by_slices(
     dhead: &Tensor,
 ) -> Result<CrossEntropy> {
     let (op, targets) = ("lm_head", targets.to_vec1::<u32>()?);
-    if dhead.dims() != head.dims() {
-        bail!("lm_head: expected a gradient of shape {:?}, got {:?}", head.dims(), dhead.dims());
-    }
+    check_gradient(head, dhead)?;
     let (mut log_q, mut dhidden) = (Vec::with_capacity(problem.n), vec![0f32; problem.n * problem.c]);
     with_slices(op, [hidden, head], |[hidden, head]| {
         with_slices_mut(op, [dhead], |[dhead]| {
@@ -127,7 +159,25 @@ fn by_slices(
             }
         })
     })??;
-    Ok(CrossEntropy { log_q, dhidden: Tensor::from_vec(dhidden, (problem.n, problem.c), hidden.device())? })
+    let dhidden = Tensor::from_vec(dhidden, (problem.n, problem.c), hidden.device())?;
+    Ok(CrossEntropy { log_q: Tensor::from_vec(log_q, problem.n, hidden.device())?, dhidden })
+}
+
+/// N, C and V of operands that fit.
+fn check(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<(usize, usize, usize)> {
+    let ((n, c), (v, head_c)) = (hidden.dims2()?, head.dims2()?);
+    if head_c != c || targets.dims() != [n] {
+        let (head, targets) = (head.dims(), targets.dims());
+        bail!("lm_head: expected a head [V, {c}] and targets [{n}], got {head:?} and {targets:?}");
+    }
+    Ok((n, c, v))
+}
+
+fn check_gradient(head: &Tensor, dhead: &Tensor) -> Result<()> {
+    match dhead.dims() == head.dims() {
+        true => Ok(()),
+        false => bail!("lm_head: expected a gradient of shape {:?}, got {:?}", head.dims(), dhead.dims()),
+    }
 }
 
 /// The sizes.
@@ -142,11 +192,7 @@ struct Problem {
 
 impl Problem {
     fn new(hidden: &Tensor, head: &Tensor, targets: &Tensor, slice_tokens: usize) -> Result<Self> {
-        let ((n, c), (v, head_c)) = (hidden.dims2()?, head.dims2()?);
-        if head_c != c || targets.dims() != [n] {
-            let (head, targets) = (head.dims(), targets.dims());
-            bail!("lm_head: expected a head [V, {c}] and targets [{n}], got {head:?} and {targets:?}");
-        }
+        let (n, c, v) = check(hidden, head, targets)?;
         if ![hidden, head].into_iter().all(cpu::is_cpu_f32) {
             bail!("lm_head: expected f32 tensors on the CPU");
         }
@@ -295,7 +341,7 @@ mod tests {
                 }
                 let logits = hidden.matmul(&head.t()?)?;
                 let want = cross_entropy::target_log_probs(&logits, &y)?;
-                assert_close("log q", &Tensor::new(got.log_q.as_slice(), &Device::Cpu)?, &want, 2e-5, 1e-5);
+                assert_close("log q", &got.log_q, &want, 2e-5, 1e-5);
                 assert_close("log q alone", &log_q, &want, 2e-5, 1e-5);
                 let weights: Vec<f32> =
                     want.to_vec1::<f32>()?.iter().map(|l| weight(f64::from(*l)) as f32).collect();

@@ -1,8 +1,13 @@
 //! The end of a residual branch: bias, dropout and sum in one pass.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::device::is_fused;
 use crate::dropout::{Keep, check, dropout, dropout_slow};
 use crate::rng::Stream;
 use crate::simd::vectorised;
@@ -13,7 +18,7 @@ pub type Dropout = Option<(f64, Stream)>;
 
 /// `y = x + dropout(branch)`, with the mask of [`dropout`]: the same numbers, in one pass over memory.
 ///
-/// Fused for f32 on the CPU with a real backward pass (`dx = dy`, `dbranch = dropout(dy)`).
+/// Fused for f32 with a real backward pass (`dx = dy`, `dbranch = dropout(dy)`).
 ///
 /// # Errors
 /// When the shapes differ or the probability is outside `[0, 1)`.
@@ -26,7 +31,7 @@ pub fn residual_dropout(x: &Tensor, branch: &Tensor, dropout: Dropout) -> Result
             branch.dims()
         );
     }
-    if [x, branch].into_iter().all(cpu::is_cpu_f32) {
+    if [x, branch].into_iter().all(is_fused) {
         x.contiguous()?.apply_op2(&branch.contiguous()?, ResidualDropout { p, stream })
     } else {
         residual_dropout_slow(x, branch, dropout)
@@ -113,6 +118,21 @@ impl CustomOp2 for ResidualDropout {
             });
         });
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        branch: &CudaStorage,
+        branch_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (inputs, shape) = ([(x, x_layout), (branch, branch_layout)], x_layout.shape().clone());
+        let (c, dropout) = (shape.dims().last().copied().unwrap_or(1), Some((self.p, self.stream)));
+        cuda::operation(self.name(), inputs, shape, |gpu, [x, branch], y| {
+            gpu.residual(x, (branch, None), c, dropout, y)
+        })
     }
 
     fn bwd(

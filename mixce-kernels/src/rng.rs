@@ -78,6 +78,12 @@ impl Stream {
         Self { key: self.key, label: u64::from(word[0]) | u64::from(word[1]) << 32 }
     }
 
+    /// The key, and the half of the counter that names the stream: what a device needs to draw the same numbers.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn key_and_label(&self) -> (u64, u64) {
+        (u64::from(self.key[0]) | u64::from(self.key[1]) << 32, self.label)
+    }
+
     /// The four words of one block.
     #[inline]
     #[must_use]

@@ -67,6 +67,15 @@ fn doctor_checks_the_arithmetic_and_hides_the_token() {
     );
     let checks = row["checks"].as_array().unwrap();
     assert!(checks.len() >= 8 && checks.iter().all(|check| check["holds"] == true), "{row}");
+    assert_eq!(row["not_checked"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn doctor_says_what_it_cannot_check_without_a_gpu() {
+    let world = World::new();
+    let row = world.run("doctor --json --parity --device cpu").row();
+    assert_eq!(row["not_checked"].as_array().map(Vec::len), Some(4), "{row}");
+    assert!(world.run("doctor --parity --device cpu").success().stdout.contains("not checked"));
 }
 
 #[cfg(unix)]

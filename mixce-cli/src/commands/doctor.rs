@@ -1,6 +1,7 @@
 //! `mixce doctor`: what this machine offers, and whether the arithmetic is right on it.
 
 mod checks;
+mod parity;
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,14 @@ use checks::Check;
 /// Device, features, cache and hub settings; checks the fast operations against the plain ones
 #[derive(Debug, Args)]
 #[command(after_help = "Example: mixce doctor --json\n\nExit status 1 when a check does not hold.")]
-pub(crate) struct DoctorArgs {}
+pub(crate) struct DoctorArgs {
+    /// Compare the GPU with the CPU: operations forward and backward, ten steps of training, sampling, speed
+    #[arg(long)]
+    parity: bool,
+    /// With `--parity`: in the shapes of GPT-2 small (takes minutes on the CPU's side)
+    #[arg(long, requires = "parity")]
+    full: bool,
+}
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -30,6 +38,8 @@ struct Report {
     cpu_features: Vec<&'static str>,
     hub: HubReport,
     checks: Vec<Check>,
+    /// What `--parity` would have checked if there were a GPU.
+    not_checked: Vec<&'static str>,
 }
 
 /// The hub's settings, without the token itself.
@@ -42,11 +52,19 @@ struct HubReport {
     cache_writable: bool,
 }
 
-pub(crate) fn run(_: &DoctorArgs, context: &Context) -> Result<()> {
+pub(crate) fn run(args: &DoctorArgs, context: &Context) -> Result<()> {
     let device = context.start()?;
     let environment = HubEnvironment::from_process()?;
     let writable = is_writable(&environment.cache_dir);
     let mut checks = checks::numeric(&device)?;
+    let not_checked = match (args.parity, device.is_cpu()) {
+        (true, true) => parity::NOT_CHECKED.to_vec(),
+        (true, false) => {
+            checks.extend(parity::parity(&device, args.full)?);
+            Vec::new()
+        }
+        (false, _) => Vec::new(),
+    };
     let cache = environment.cache_dir.display();
     checks.push(Check::new(
         "hub cache",
@@ -68,6 +86,7 @@ pub(crate) fn run(_: &DoctorArgs, context: &Context) -> Result<()> {
             cache_dir: environment.cache_dir.clone(),
         },
         checks,
+        not_checked,
     };
     context.output.either(&report, || text(&report))?;
     let failed: Vec<&str> = report.checks.iter().filter(|c| !c.holds).map(|c| c.name).collect();
@@ -96,6 +115,9 @@ fn text(report: &Report) -> String {
             if check.holds { "ok" } else { "FAILED" },
             format!("{}: {}", check.name, check.detail),
         ));
+    }
+    for name in &report.not_checked {
+        rows.push(row("not checked", format!("{name}: no GPU here")));
     }
     table(&rows, &[])
 }

@@ -1,4 +1,4 @@
-//! Attention of one new token a sequence over cached keys and values, f32 on the CPU.
+//! Attention of one new token a sequence over cached keys and values, in f32.
 //!
 //! Legend: B sequences, H heads, D head size, C = H D channels, S columns of the cache.
 
@@ -24,7 +24,7 @@ pub struct Columns<'a> {
 /// `out = sum_j softmax_j(scale q . k_j) v_j` for every sequence and head.
 ///
 /// # Errors
-/// When shapes or columns do not fit or a tensor is not f32 on the CPU.
+/// When shapes or columns do not fit or a tensor has no fused kernel.
 pub fn decode_attention(
     qkv: &Tensor,
     (keys, values): (&Tensor, &Tensor),
@@ -50,6 +50,10 @@ pub fn decode_attention(
             columns.first
         );
     }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::is_cuda_f32(qkv) {
+        return on_cuda(qkv, (keys, values), columns, scale);
+    }
     let mut out = vec![0f32; b * c];
     with_slices("decode_attention", [qkv], |[qkv]| {
         with_slices_mut("decode_attention", [keys, values], |[keys, values]| {
@@ -65,6 +69,28 @@ pub fn decode_attention(
         })
     })??;
     Tensor::from_vec(out, (b, c), qkv.device())
+}
+
+/// [`decode_attention`] on CUDA, of operands that fit.
+#[cfg(feature = "cuda")]
+fn on_cuda(
+    qkv: &Tensor,
+    (keys, values): (&Tensor, &Tensor),
+    columns: Columns<'_>,
+    scale: f64,
+) -> Result<Tensor> {
+    use crate::cuda::{decode::CacheSizes, uninitialised, with_arrays};
+    let (op, (sequences, heads, capacity, d)) = ("decode_attention", keys.dims4()?);
+    let out = uninitialised((sequences, heads * d), qkv.dtype(), qkv)?;
+    let first: Vec<u32> = columns.first.iter().map(|first| *first as u32).collect();
+    let first = Tensor::from_vec(first, sequences, qkv.device())?;
+    let sizes = CacheSizes { sequences, heads, capacity, d };
+    with_arrays(op, [&first], [], |_, [first], []| {
+        with_arrays(op, [qkv], [keys, values, &out], |gpu, [qkv], [keys, values, out]| {
+            gpu.decode_attention(qkv, (keys, values), (first, columns.new), sizes, scale as f32, out)
+        })
+    })?;
+    Ok(out)
 }
 
 /// `out = sum_j softmax_j(scale q . k_j) v_j`; `out` is zero before.

@@ -1,15 +1,19 @@
-//! The fused CPU kernel of [`super::causal_attention`]: f32, one task per document and head.
+//! The fused operation of [`super::causal_attention`] in f32. On the CPU: one task per document and head.
 
 #![expect(
     unsafe_code,
     reason = "strided matrix products write disjoint columns of one buffer from several threads"
 )]
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::CuSeqlens;
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::dropout::Keep;
 use crate::residual::Dropout;
 use crate::simd::{self, vectorised};
@@ -320,6 +324,21 @@ impl CausalAttention {
         qkv.apply_op2_no_bwd(&dout.contiguous()?, &Backward(self))
     }
 
+    /// Runs `f` with the problem as the CUDA kernels know it.
+    #[cfg(feature = "cuda")]
+    fn with_cuda<R>(
+        &self,
+        qkv: cuda::Array<'_, f32>,
+        gpu: &cuda::Gpu<'_>,
+        f: impl FnOnce(cuda::attention::Attention<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let spans = self.cu_seqlens.spans_on(&candle_core::Device::Cuda(gpu.0.clone()))?;
+        cuda::with_arrays("causal_attention", [&spans], [], |_, [spans], []| {
+            let (heads, scale, dropout) = (self.heads, self.scale, self.dropout);
+            f(cuda::attention::Attention { qkv, spans, heads, scale, dropout })
+        })
+    }
+
     fn tasks<'a>(&'a self, qkv: &'a [f32], c: usize) -> Vec<Task<'a>> {
         let spans = self.cu_seqlens.spans().filter(|(_, t)| *t > 0);
         spans
@@ -350,6 +369,14 @@ impl CustomOp1 for CausalAttention {
         Ok((CpuStorage::F32(out), (n, c).into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, qkv: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (n, c3) = layout.shape().dims2()?;
+        cuda::operation(self.name(), [(qkv, layout)], (n, c3 / 3).into(), |gpu, [qkv], out| {
+            self.with_cuda(qkv, gpu, |attention| gpu.causal_attention(attention, out))
+        })
+    }
+
     fn bwd(&self, qkv: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
         Ok(Some(self.gradient(qkv, dout)?))
     }
@@ -374,5 +401,24 @@ impl CustomOp2 for Backward<'_> {
         let (_, c3) = qkv_layout.shape().dims2()?;
         let dqkv = self.0.run(qkv, c3 / 3, qkv.len(), |task, dqkv| task.backward(dout, dqkv));
         Ok((CpuStorage::F32(dqkv), qkv_layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        qkv: &CudaStorage,
+        qkv_layout: &Layout,
+        dout: &CudaStorage,
+        dout_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (inputs, shape) = ([(qkv, qkv_layout), (dout, dout_layout)], qkv_layout.shape().clone());
+        cuda::operation(self.name(), inputs, shape, |gpu, [qkv, dout], dqkv| {
+            let saved = gpu.buffer(2 * self.0.heads * qkv_layout.dim(0)?)?;
+            self.0.with_cuda(qkv, gpu, |attention| {
+                cuda::with_arrays(self.name(), [], [&saved], |gpu, [], [saved]| {
+                    gpu.causal_attention_backward(attention, dout, dqkv, saved)
+                })
+            })
+        })
     }
 }

@@ -13,13 +13,26 @@ use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 
 use crate::residual::Dropout;
-use crate::{cpu, dropout::Keep, rng::Stream};
+use crate::{device::is_fused, dropout::Keep, rng::Stream};
 
 /// Where the documents of a packed batch begin: `[0, n_1, n_1 + n_2, .., N]`, one more entry than documents.
 ///
 /// The name is the field's (cumulative sequence lengths).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CuSeqlens(Arc<[usize]>);
+#[derive(Clone, Debug)]
+pub struct CuSeqlens {
+    offsets: Arc<[usize]>,
+    /// `[N, 2]`: begin and end of each token's document, on the device that asked first.
+    #[cfg(feature = "cuda")]
+    spans: Arc<std::sync::OnceLock<Tensor>>,
+}
+
+impl PartialEq for CuSeqlens {
+    fn eq(&self, other: &Self) -> bool {
+        self.offsets == other.offsets
+    }
+}
+
+impl Eq for CuSeqlens {}
 
 impl CuSeqlens {
     /// Offsets of documents with the given lengths (tokens), in order; a length may be 0.
@@ -31,37 +44,55 @@ impl CuSeqlens {
             total += length;
             offsets.push(total);
         }
-        Self(offsets.into())
+        Self {
+            offsets: offsets.into(),
+            #[cfg(feature = "cuda")]
+            spans: Arc::default(),
+        }
     }
 
     /// The offsets: `documents() + 1` of them, ascending, beginning with 0.
     #[must_use]
     pub fn offsets(&self) -> &[usize] {
-        &self.0
+        &self.offsets
     }
 
     /// The number of documents.
     #[must_use]
     pub fn documents(&self) -> usize {
-        self.0.len() - 1
+        self.offsets.len() - 1
     }
 
     /// The number of tokens of all documents.
     #[must_use]
     pub fn tokens(&self) -> usize {
-        self.0.last().copied().unwrap_or(0)
+        self.offsets.last().copied().unwrap_or(0)
     }
 
     /// `(start, length)` of every document.
     pub fn spans(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
-        self.0.windows(2).map(|w| (w[0], w[1] - w[0]))
+        self.offsets.windows(2).map(|w| (w[0], w[1] - w[0]))
+    }
+
+    /// Begin and end of each token's document, `[N, 2]` u32: copied to the device once a batch.
+    #[cfg(feature = "cuda")]
+    fn spans_on(&self, device: &candle_core::Device) -> Result<Tensor> {
+        if let Some(spans) = self.spans.get().filter(|spans| spans.device().same_device(device)) {
+            return Ok(spans.clone());
+        }
+        let of_document = |(start, t)| std::iter::repeat_n([start as u32, (start + t) as u32], t);
+        let spans: Vec<u32> = self.spans().flat_map(of_document).flatten().collect();
+        let spans = Tensor::from_vec(spans, (self.tokens(), 2), device)?;
+        // Another device's spans stay where they are.
+        let _ = self.spans.set(spans.clone());
+        Ok(spans)
     }
 }
 
 /// Causal self-attention in which no token sees another document.
 ///
 /// `qkv` is `[N, 3 C]`: queries, keys and values side by side, each `H` heads of `D` channels. For every document and head,
-/// `out_i = sum_{j <= i} drop(softmax_j(scale q_i . k_j)) v_j`. The result is `[N, C]`. Fused for f32 on the CPU: blockwise,
+/// `out_i = sum_{j <= i} drop(softmax_j(scale q_i . k_j)) v_j`. The result is `[N, C]`. Fused for f32: blockwise,
 /// the upper triangle is skipped and nothing of size `T x T` is kept; the backward pass recomputes the probabilities.
 /// Other dtypes and devices take [`causal_attention_slow`].
 ///
@@ -78,7 +109,7 @@ pub fn causal_attention(
     dropout: Dropout,
 ) -> Result<Tensor> {
     check(qkv, cu_seqlens, heads, dropout)?;
-    if !cpu::is_cpu_f32(qkv) {
+    if !is_fused(qkv) {
         return causal_attention_slow(qkv, cu_seqlens, heads, scale, dropout);
     }
     qkv.contiguous()?.apply_op1(fused(cu_seqlens, heads, scale, dropout))
@@ -87,7 +118,7 @@ pub fn causal_attention(
 /// The backward pass of [`causal_attention`] by itself: the gradient `[N, 3 C]` of `qkv`, given that of the result, `[N, C]`.
 ///
 /// # Errors
-/// When shapes, offsets or the dropout probability do not fit, or a tensor is not f32 on the CPU.
+/// When shapes, offsets or the dropout probability do not fit, or a tensor has no fused kernel.
 pub fn causal_attention_backward(
     qkv: &Tensor,
     cu_seqlens: &CuSeqlens,

@@ -4,6 +4,8 @@ use candle_core::{Result, Tensor};
 
 use super::{block_buffer, blocks, check, check_gradients};
 use crate::cpu::{with_slices, with_slices_mut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::residual::{self, Dropout, active};
 use crate::{Affine, Precision, linear};
 
@@ -11,7 +13,7 @@ use crate::{Affine, Precision, linear};
 /// [`crate::dropout`].
 ///
 /// # Errors
-/// When shapes do not fit, the dropout probability is outside `[0, 1)`, or a tensor is not f32 on the CPU.
+/// When shapes do not fit, the dropout probability is outside `[0, 1)`, or a tensor is not fused ([`super::is_fused`]).
 pub fn linear_residual(
     x: &Tensor,
     affine: &Affine,
@@ -23,6 +25,10 @@ pub fn linear_residual(
     linear::check(x, &affine.weight, &affine.bias)?;
     let (c, dropout) = (affine.bias.elem_count(), active(dropout)?);
     check("residual of linear_residual", residual, &[n, c])?;
+    #[cfg(feature = "cuda")]
+    if cuda::is_cuda_f32(x) {
+        return cuda::sublayer::linear_residual(x, affine, residual, dropout);
+    }
     let mut y = vec![0f32; n * c];
     let tensors = [x, &affine.weight, &affine.bias, residual];
     with_slices("linear_residual", tensors, |[x, weight, bias, residual]| {
@@ -39,7 +45,7 @@ pub fn linear_residual(
 /// gradient of the residual is `dy` itself.
 ///
 /// # Errors
-/// When shapes do not fit or a tensor is not f32 on the CPU.
+/// When shapes do not fit or a tensor is not fused ([`super::is_fused`]).
 pub fn linear_residual_backward(
     x: &Tensor,
     affine: &Affine,
@@ -54,6 +60,10 @@ pub fn linear_residual_backward(
     linear::check(x, &affine.weight, &affine.bias)?;
     check("gradient of linear_residual", dy, &[n, c])?;
     check_gradients("gradient of linear_residual's map", affine, daffine)?;
+    #[cfg(feature = "cuda")]
+    if cuda::is_cuda_f32(x) {
+        return cuda::sublayer::linear_residual_backward(x, affine, dropout, dy, daffine);
+    }
     let mut dx = vec![0f32; n * n_in];
     with_slices(op, [x, &affine.weight, dy], |[x, weight, dy]| {
         with_slices_mut(op, [&daffine.weight, &daffine.bias], |[dweight, dbias]| {

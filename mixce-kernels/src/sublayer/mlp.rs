@@ -5,6 +5,8 @@ use candle_core::{Result, Tensor};
 use super::{block_buffer, blocks, check, check_gradients};
 use crate::activation::{Activation, backward_in_place, forward_into};
 use crate::cpu::{with_slices, with_slices_mut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::residual::{self, Dropout, active};
 use crate::{Affine, Precision, layer_norm, linear};
 
@@ -38,7 +40,7 @@ impl Mlp {
 /// that of [`crate::dropout`].
 ///
 /// # Errors
-/// When shapes do not fit, the dropout probability is outside `[0, 1)`, or a tensor is not f32 on the CPU.
+/// When shapes do not fit, the dropout probability is outside `[0, 1)`, or a tensor is not fused ([`super::is_fused`]).
 pub fn mlp_residual(
     x: &Tensor,
     mlp: &Mlp,
@@ -50,6 +52,10 @@ pub fn mlp_residual(
 ) -> Result<(Tensor, Option<Tensor>)> {
     let (n, c) = x.dims2()?;
     let (inner, dropout) = (mlp.check(x)?, active(dropout)?);
+    #[cfg(feature = "cuda")]
+    if cuda::is_cuda_f32(x) {
+        return cuda::sublayer::mlp_residual(x, mlp, eps, activation, dropout, keep);
+    }
     let mut y = vec![0f32; n * c];
     let mut kept = if keep { vec![0f32; n * inner] } else { Vec::new() };
     let (norm, fc, proj) = (&mlp.norm, &mlp.c_fc, &mlp.c_proj);
@@ -76,7 +82,7 @@ pub fn mlp_residual(
 /// adds those of the parameters to `gradients`. `before` is the input of the activation that the forward pass kept.
 ///
 /// # Errors
-/// When shapes do not fit or a tensor is not f32 on the CPU.
+/// When shapes do not fit or a tensor is not fused ([`super::is_fused`]).
 pub fn mlp_residual_backward(
     (x, before): (&Tensor, &Tensor),
     (mlp, eps): (&Mlp, f64),
@@ -94,6 +100,17 @@ pub fn mlp_residual_backward(
     check_gradients("gradient of the mlp's norm", &mlp.norm, &gradients.norm)?;
     check_gradients("gradient of the mlp's c_fc", &mlp.c_fc, &gradients.c_fc)?;
     check_gradients("gradient of the mlp's c_proj", &mlp.c_proj, &gradients.c_proj)?;
+    #[cfg(feature = "cuda")]
+    if cuda::is_cuda_f32(x) {
+        return cuda::sublayer::mlp_residual_backward(
+            (x, before),
+            (mlp, eps),
+            activation,
+            dropout,
+            dx,
+            gradients,
+        );
+    }
     let inputs = [x, before, &mlp.norm.weight, &mlp.norm.bias, &mlp.c_fc.weight, &mlp.c_proj.weight];
     let Mlp { norm: dnorm, c_fc: dfc, c_proj: dproj } = gradients;
     let outputs = [dx, &dnorm.weight, &dnorm.bias, &dfc.weight, &dfc.bias, &dproj.weight, &dproj.bias];

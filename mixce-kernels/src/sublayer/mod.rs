@@ -5,9 +5,11 @@
 //! (so that microbatches and tied weights cost nothing), and the gradient of the residual stream is updated in place. A
 //! buffer must not share memory with an input.
 //!
-//! Rows are handled 1024 at a time: what a sublayer computes between its matrix products (normalised rows,
+//! On the CPU rows are handled 1024 at a time: what a sublayer computes between its matrix products (normalised rows,
 //! activations, dropped branches) is short-lived, stays in the cache, and is computed again in the backward pass instead of
-//! kept. Matrix products are in the [`Precision`](crate::Precision) asked for, everything else in f32. Only f32 tensors on the CPU ([`is_fused`]); elsewhere use the candle operations.
+//! kept; on CUDA all rows go together and the same is computed again. Matrix products are in the
+//! [`Precision`](crate::Precision) asked for, everything else in f32. Only f32 tensors ([`is_fused`]); elsewhere use the candle
+//! operations.
 //!
 //! Legend: N tokens, C channels, I channels inside the MLP.
 
@@ -17,21 +19,18 @@ mod norm_linear;
 
 pub use linear_residual::{linear_residual, linear_residual_backward};
 pub use mlp::{Mlp, mlp_residual, mlp_residual_backward};
-pub use norm_linear::{layer_norm_backward, norm_linear, norm_linear_backward};
+pub use norm_linear::{norm_linear, norm_linear_backward};
+
+pub use crate::device::is_fused;
+pub use crate::layer_norm::layer_norm_backward;
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::{Affine, cpu};
+use crate::Affine;
 
 /// Rows that go through a sublayer together: enough for matrix products at full speed, few enough that their intermediate
 /// results (12 MB for GPT-2 small's MLP) stay in the last-level cache.
 const BLOCK_ROWS: usize = 1024;
-
-/// Whether the sublayers can work on such a tensor: f32 on the CPU.
-#[must_use]
-pub fn is_fused(tensor: &Tensor) -> bool {
-    cpu::is_cpu_f32(tensor)
-}
 
 /// Refuses a tensor that has not these dimensions.
 fn check(name: &str, tensor: &Tensor, dims: &[usize]) -> Result<()> {

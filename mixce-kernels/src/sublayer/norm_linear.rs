@@ -4,12 +4,14 @@ use candle_core::{Result, Tensor};
 
 use super::{block_buffer, blocks, check, check_gradients};
 use crate::cpu::{with_slices, with_slices_mut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::{Affine, Precision, layer_norm, linear};
 
 /// `y = layer_norm(x) W + b`: `x` `[N, C]`, result `[N, out]`.
 ///
 /// # Errors
-/// When shapes do not fit or a tensor is not f32 on the CPU.
+/// When shapes do not fit or a tensor is not fused ([`super::is_fused`]).
 pub fn norm_linear(
     x: &Tensor,
     norm: &Affine,
@@ -20,6 +22,10 @@ pub fn norm_linear(
     let (n, c) = x.dims2()?;
     layer_norm::check(x, &norm.weight, &norm.bias)?;
     linear::check(x, &affine.weight, &affine.bias)?;
+    #[cfg(feature = "cuda")]
+    if cuda::is_cuda_f32(x) {
+        return cuda::sublayer::norm_linear(x, norm, eps, affine);
+    }
     let n_out = affine.bias.elem_count();
     let mut y = vec![0f32; n * n_out];
     let tensors = [x, &norm.weight, &norm.bias, &affine.weight, &affine.bias];
@@ -38,7 +44,7 @@ pub fn norm_linear(
 /// and `daffine`.
 ///
 /// # Errors
-/// When shapes do not fit or a tensor is not f32 on the CPU.
+/// When shapes do not fit or a tensor is not fused ([`super::is_fused`]).
 pub fn norm_linear_backward(
     x: &Tensor,
     (norm, eps): (&Affine, f64),
@@ -57,6 +63,10 @@ pub fn norm_linear_backward(
     check("gradient of norm_linear's input", dx, &[n, c])?;
     check_gradients("gradient of norm_linear's norm", norm, dnorm)?;
     check_gradients("gradient of norm_linear's map", affine, daffine)?;
+    #[cfg(feature = "cuda")]
+    if cuda::is_cuda_f32(x) {
+        return cuda::sublayer::norm_linear_backward(x, (norm, eps), affine, dy, dx, (dnorm, daffine));
+    }
     let inputs = [x, &norm.weight, &norm.bias, &affine.weight, dy];
     let gradients = [dx, &dnorm.weight, &dnorm.bias, &daffine.weight, &daffine.bias];
     with_slices(op, inputs, |[x, gain, shift, weight, dy]| {
@@ -70,30 +80,6 @@ pub fn norm_linear_backward(
                 let dx = &mut dx[start * c..][..rows * c];
                 layer_norm::backward((x, gain, eps as f32), dnormed, dx, dgain, dshift);
             }
-        })
-    })?
-}
-
-/// The backward pass of [`crate::layer_norm`] by itself: adds the gradient of `x` to `dx` in place, and those of the parameters
-/// to `dnorm`.
-///
-/// # Errors
-/// When shapes do not fit or a tensor is not f32 on the CPU.
-pub fn layer_norm_backward(
-    x: &Tensor,
-    (norm, eps): (&Affine, f64),
-    dy: &Tensor,
-    dx: &Tensor,
-    dnorm: &Affine,
-) -> Result<()> {
-    layer_norm::check(x, &norm.weight, &norm.bias)?;
-    check("gradient of layer_norm", dy, x.dims())?;
-    check("gradient of layer_norm's input", dx, x.dims())?;
-    check_gradients("gradient of layer_norm's parameters", norm, dnorm)?;
-    let op = "layer_norm backward";
-    with_slices(op, [x, &norm.weight, dy], |[x, gain, dy]| {
-        with_slices_mut(op, [dx, &dnorm.weight, &dnorm.bias], |[dx, dgain, dshift]| {
-            layer_norm::backward((x, gain, eps as f32), dy, dx, dgain, dshift);
         })
     })?
 }

@@ -3,9 +3,10 @@
 //! Loshchilov & Hutter, *Decoupled weight decay regularization*, ICLR 2019 (algorithm 2); the arithmetic is that of `torch.optim.AdamW`.
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use indexmap::IndexMap;
-use mixce_kernels::{AdamWUpdate, adamw_step};
+use mixce_kernels::sublayer::is_fused;
+use mixce_kernels::{AdamWUpdate, GradientGuard, adamw_step};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -50,7 +51,7 @@ struct Slot {
 /// p <- p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon)
 /// ```
 ///
-/// Moments are f32 whatever the parameter's type. On the CPU all lines run in place in one pass on all threads, entry by entry, so that the result
+/// Moments are f32 whatever the parameter's type. For f32 on CPU and CUDA all lines run in place in one pass entry by entry, so that the result
 /// does not depend on the number of threads; elsewhere they are plain candle operations.
 #[derive(Debug)]
 pub struct AdamW {
@@ -109,6 +110,30 @@ impl AdamW {
     /// [`Error::OptimizerState`] when a gradient is missing or misshapen, before anything is changed; [`Error::Tensor`] when an
     /// operation fails.
     pub fn step(&mut self, learning_rate: f64, gradients: &[Tensor], gradient_scale: f64) -> Result<()> {
+        self.update(learning_rate, gradients, gradient_scale, None)
+    }
+
+    /// [`Self::step`] with the factor of a guard that has judged these gradients, or without effect when it found a failure (then the
+    /// number of updates done is too large by one: the run must stop).
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn guarded_step(
+        &mut self,
+        learning_rate: f64,
+        gradients: &[Tensor],
+        guard: &GradientGuard,
+    ) -> Result<()> {
+        self.update(learning_rate, gradients, 1.0, Some(guard))
+    }
+
+    fn update(
+        &mut self,
+        learning_rate: f64,
+        gradients: &[Tensor],
+        gradient_scale: f64,
+        guard: Option<&GradientGuard>,
+    ) -> Result<()> {
         for (index, (name, slot)) in self.slots.iter().enumerate() {
             let got = gradients.get(index).map(|g| g.dims().to_vec()).unwrap_or_default();
             if got != slot.parameter.dims() {
@@ -128,7 +153,7 @@ impl AdamW {
         for (slot, gradient) in self.slots.values_mut().zip(gradients) {
             let decay = if slot.decays { learning_rate * config.weight_decay } else { 0.0 };
             let update = Update { decay_factor: 1.0 - decay, ..update };
-            slot.apply(gradient, &update).map_err(Error::tensor("AdamW update"))?;
+            slot.apply(gradient, &update, guard).map_err(Error::tensor("AdamW update"))?;
         }
         self.steps += 1;
         Ok(())
@@ -180,12 +205,24 @@ impl AdamW {
 }
 
 impl Slot {
-    fn apply(&mut self, gradient: &Tensor, update: &Update) -> candle_core::Result<()> {
-        let f32_cpu = self.parameter.dtype() == DType::F32 && matches!(gradient.device(), Device::Cpu);
-        if f32_cpu { self.apply_in_place(gradient, update) } else { self.apply_plain(gradient, update) }
+    fn apply(
+        &mut self,
+        gradient: &Tensor,
+        update: &Update,
+        guard: Option<&GradientGuard>,
+    ) -> candle_core::Result<()> {
+        match is_fused(&self.parameter) {
+            true => self.apply_in_place(gradient, update, guard),
+            false => self.apply_plain(gradient, update),
+        }
     }
 
-    fn apply_in_place(&mut self, gradient: &Tensor, update: &Update) -> candle_core::Result<()> {
+    fn apply_in_place(
+        &mut self,
+        gradient: &Tensor,
+        update: &Update,
+        guard: Option<&GradientGuard>,
+    ) -> candle_core::Result<()> {
         let (b1, b2) = (update.config.beta1, update.config.beta2);
         let update = AdamWUpdate {
             first_rate: (1.0 - b1) as f32,
@@ -197,8 +234,12 @@ impl Slot {
             root_correction: update.root_correction as f32,
             epsilon: update.config.epsilon as f32,
         };
-        let parameter = self.parameter.as_tensor();
-        adamw_step((parameter, &self.first, &self.second), &gradient.to_dtype(DType::F32)?, &update)
+        let state = (self.parameter.as_tensor(), &self.first, &self.second);
+        let gradient = gradient.to_dtype(DType::F32)?;
+        match guard {
+            Some(guard) => guard.adamw_step(state, &gradient, &update),
+            None => adamw_step(state, &gradient, &update),
+        }
     }
 
     /// The same update in plain candle operations: the reference, and the path of every other device.
@@ -217,6 +258,8 @@ impl Slot {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
 
     fn var(values: &[f32]) -> Var {

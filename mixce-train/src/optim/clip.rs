@@ -1,5 +1,6 @@
 //! One gradient norm over all parameters, and clipping by it.
 use candle_core::{D, DType, Tensor};
+use mixce_kernels::sublayer::is_fused;
 use mixce_kernels::sum_of_squares;
 
 use crate::error::{Error, Result};
@@ -13,7 +14,7 @@ pub struct GradientNorms {
 impl GradientNorms {
     /// Squared norms of `gradients`, in their order.
     ///
-    /// On the CPU within 16 384 entries the sums are f32, over them f64. Elsewhere they are f32 within a tensor, first along rows, then
+    /// Where there are fused kernels they are those of [`sum_of_squares`]: on the CPU within 16 384 entries the sums are f32, over them f64. Elsewhere they are f32 within a tensor, first along rows, then
     /// over them.
     ///
     /// # Errors
@@ -38,7 +39,7 @@ impl GradientNorms {
 
 fn squared_norm(gradient: &Tensor) -> candle_core::Result<f64> {
     let gradient = gradient.to_dtype(DType::F32)?;
-    if gradient.device().is_cpu() {
+    if is_fused(&gradient) {
         return sum_of_squares(&gradient);
     }
     // Rows first, so that no f32 sum runs over more terms than a tensor has rows or columns.

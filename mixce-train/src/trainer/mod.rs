@@ -24,7 +24,7 @@ use crate::run_folder::RunFolder;
 
 use fanout::Fanout;
 pub use job::{End, TrainJob, TrainOutcome};
-pub use step::{StepResult, TrainStep};
+pub use step::{StartedStep, StepResult, TrainStep};
 use sums::Speedometer;
 
 /// Trains, and writes metrics, checkpoints and models into `run`.
@@ -131,7 +131,7 @@ impl<'a> Trainer<'a> {
             let step = self.state.step + 1;
             let batch = self.batcher.step(self.state.position);
             let (lr, masks) = (self.schedule.rate(self.state.step), dropout.fold(self.state.step));
-            let done = match self.step.run(&batch.microbatches, masks, lr, self.stop) {
+            let work = match self.step.start(&batch.microbatches, masks, lr, self.stop) {
                 Err(Error::Interrupted) => return self.interrupted(saved),
                 other => other?,
             };
@@ -141,23 +141,30 @@ impl<'a> Trainer<'a> {
             self.state.position = self.batcher.after(self.state.position);
             let epoch_ended = self.state.position.epoch != epoch;
             let is_last = step == self.state.total_steps;
+            let is_logged = step == 1 || step.is_multiple_of(self.config.log_every) || is_last;
 
-            speed.add(done.targets, started.elapsed());
-            let report = StepReport {
-                step,
-                epoch,
-                loss: done.loss,
-                nll: done.nll,
-                mean_weight: done.mean_weight,
-                lr,
-                grad_norm: done.grad_norm,
-                tokens: done.targets,
-                tokens_per_s: speed.tokens_per_s(),
-            };
-            self.observers.on_step(&report)?;
-            if step == 1 || step.is_multiple_of(self.config.log_every) || is_last {
-                self.observers.on_log(&report)?;
-                speed = Speedometer::default();
+            if is_logged || !self.step.is_deferred() {
+                let done = self.step.finish(work)?;
+                speed.add(done.targets, started.elapsed());
+                let report = StepReport {
+                    step,
+                    epoch,
+                    loss: done.loss,
+                    nll: done.nll,
+                    mean_weight: done.mean_weight,
+                    lr,
+                    grad_norm: done.grad_norm,
+                    tokens: done.targets,
+                    tokens_per_s: speed.tokens_per_s(),
+                };
+                self.observers.on_step(&report)?;
+                if is_logged {
+                    self.observers.on_log(&report)?;
+                    speed = Speedometer::default();
+                }
+            } else {
+                // The device goes on while the next batch is packed; a failure shows when somebody looks.
+                speed.add(work.targets(), started.elapsed());
             }
 
             let evaluates = self.config.eval_every.is_due(step, epoch_ended) || is_last;
@@ -178,6 +185,7 @@ impl<'a> Trainer<'a> {
             self.state.evaluation_due = false;
             return Ok(true);
         };
+        self.step.check()?;
         let stop = self.stop;
         let mut watch = |_: crate::evaluate::Scored<'_>| {
             if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }

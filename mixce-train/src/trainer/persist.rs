@@ -43,6 +43,7 @@ impl Chosen {
 impl Trainer<'_> {
     /// Writes the checkpoint of the present state and removes those that `--keep-last` does not cover.
     pub(super) fn save_checkpoint(&mut self) -> Result<PathBuf> {
+        self.step.check()?;
         let checkpoints = self.run.checkpoints();
         let config_json = self.step.model.config().to_json();
         let extra = [("config.json", config_json.as_bytes())];

@@ -3,9 +3,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
-use mixce_core::{Objective, lm_head_backward};
+use mixce_core::{Objective, lm_head_backward, total_loss};
 use mixce_gpt2::{Gpt2, Gpt2Config, Gradients, Parameters, Pass};
 use mixce_kernels::rng::Stream;
+use mixce_kernels::{GradientFailure, GradientGuard};
 
 use super::sums::StepSums;
 use super::variables::Variables;
@@ -22,10 +23,32 @@ pub struct TrainStep {
     pub(super) model: Gpt2,
     pub(super) variables: Variables,
     gradients: Gradients,
+    /// Judges gradients where the host does not wait for the device.
+    guard: Option<GradientGuard>,
     pub(super) optimizer: AdamW,
     pub(super) objective: Arc<dyn Objective>,
     clip_grad_norm: f64,
     pass: Pass,
+}
+
+/// A step that was started. On a CUDA device its work may still be going on, and its numbers have not been looked at.
+#[derive(Debug)]
+pub struct StartedStep {
+    step: u64,
+    targets: u64,
+    /// What is known already.
+    sums: StepSums,
+    /// `log q` of the targets of microbatches that nobody has waited for.
+    log_q: Vec<Tensor>,
+    grad_norm: Option<f64>,
+}
+
+impl StartedStep {
+    /// Target tokens.
+    #[must_use]
+    pub fn targets(&self) -> u64 {
+        self.targets
+    }
 }
 
 /// What one optimizer step measured, over all its microbatches and before its update.
@@ -58,9 +81,10 @@ impl TrainStep {
         let variables = Variables::new(parameters)?;
         let model = Gpt2::new(config, variables.parameters(parameters)?)?;
         let gradients = Gradients::new(model.config(), model.parameters())?;
+        let guard = GradientGuard::new(gradients.lm_head()).map_err(Error::tensor("gradient norm"))?;
         let optimizer = variables.optimizer(adamw)?;
         let pass = Pass::default();
-        Ok(Self { model, variables, gradients, optimizer, objective, clip_grad_norm, pass })
+        Ok(Self { model, variables, gradients, guard, optimizer, objective, clip_grad_norm, pass })
     }
 
     /// The same, but with the recomputation and the precision of `pass`; its dropout is not looked at.
@@ -90,9 +114,26 @@ impl TrainStep {
         lr: f64,
         stop: &AtomicBool,
     ) -> Result<StepResult> {
+        let started = self.start(microbatches, dropout, lr, stop)?;
+        self.finish(started)
+    }
+
+    /// The first half of [`Self::run`]: on a CUDA device everything is launched and nothing waited for. What [`Self::run`] checks there
+    /// on the way, [`Self::finish`] does; meanwhile a step whose gradients are not finite, and every later one, updates
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn start(
+        &mut self,
+        microbatches: &[Microbatch],
+        dropout: Stream,
+        lr: f64,
+        stop: &AtomicBool,
+    ) -> Result<StartedStep> {
         let step = self.optimizer.steps() + 1;
         let targets: u64 = microbatches.iter().map(Microbatch::targets).sum();
-        let mut sums = StepSums::default();
+        let (mut sums, mut log_q) = (StepSums::default(), Vec::new());
         self.gradients.clear()?;
         for (index, microbatch) in microbatches.iter().enumerate() {
             if stop.load(Ordering::Relaxed) {
@@ -104,13 +145,18 @@ impl TrainStep {
             let (hidden, head) = (forward.hidden(), self.model.lm_head());
             let dhead = (self.gradients.lm_head(), pass.precision);
             let out = lm_head_backward(&hidden, head, &next, &*self.objective, targets as f64, dhead)?;
-            if !out.loss.is_finite() {
-                return Err(Error::NonFiniteLoss { step, microbatch: index, loss: out.loss });
+            match self.guard {
+                Some(_) => log_q.push(out.log_q),
+                None => self.add(&mut sums, &out.log_q, (step, index, targets))?,
             }
             self.model.backward(&inputs, forward, &out.dhidden, &self.gradients)?;
-            sums.add(out.loss, &out.log_q, &*self.objective);
         }
         let gradients: Vec<Tensor> = self.gradients.sums().iter().map(|(_, sum)| sum.clone()).collect();
+        if let Some(guard) = &self.guard {
+            guard.judge(&gradients, self.clip_grad_norm, step).map_err(Error::tensor("gradient norm"))?;
+            self.optimizer.guarded_step(lr, &gradients, guard)?;
+            return Ok(StartedStep { step, targets, sums, log_q, grad_norm: None });
+        }
         let norms = GradientNorms::of(&gradients)?;
         if let Some((index, squared_norm)) = norms.first_non_finite() {
             let name = self.variables.name(index).to_owned();
@@ -118,7 +164,64 @@ impl TrainStep {
         }
         let grad_norm = norms.global();
         self.optimizer.step(lr, &gradients, clip_factor(grad_norm, self.clip_grad_norm))?;
+        Ok(StartedStep { step, targets, sums, log_q, grad_norm: Some(grad_norm) })
+    }
+
+    /// The second half of [`Self::run`]: waits for the device and looks at the step's numbers.
+    ///
+    /// # Errors
+    /// [`Error::NonFiniteLoss`]; [`Error::NonFiniteGradient`], also of an earlier step that was not looked at. The parameters are as before
+    /// the step that failed.
+    pub fn finish(&self, started: StartedStep) -> Result<StepResult> {
+        let StartedStep { step, targets, mut sums, log_q, grad_norm } = started;
+        let norm = match self.check() {
+            Err(error @ Error::NonFiniteGradient { step: failed, .. }) if failed < step => return Err(error),
+            other => other,
+        };
+        for (index, log_q) in log_q.iter().enumerate() {
+            self.add(&mut sums, log_q, (step, index, targets))?;
+        }
         let (loss, nll, mean_weight) = (sums.loss, sums.nll(), sums.mean_weight());
+        let grad_norm = grad_norm.or(norm?).unwrap_or_default();
         Ok(StepResult { loss, nll, mean_weight, grad_norm, targets })
+    }
+
+    /// Whether steps are started without waiting: [`Self::finish`] then costs a wait.
+    #[must_use]
+    pub fn is_deferred(&self) -> bool {
+        self.guard.is_some()
+    }
+
+    /// Waits for the steps that were started; the gradient norm of the last one, where it was left on the device.
+    ///
+    /// # Errors
+    /// [`Error::NonFiniteGradient`] of the first step that failed.
+    pub(super) fn check(&self) -> Result<Option<f64>> {
+        let Some(guard) = &self.guard else { return Ok(None) };
+        let verdict = guard.read().map_err(Error::tensor("gradient norm"))?;
+        match verdict.failure {
+            Some(GradientFailure { tensor, squared_norm, step }) => Err(Error::NonFiniteGradient {
+                name: self.variables.name(tensor).to_owned(),
+                step,
+                squared_norm,
+            }),
+            None => Ok(Some(verdict.norm)),
+        }
+    }
+
+    /// Adds a microbatch to the sums of its step, unless its loss is not finite.
+    fn add(
+        &self,
+        sums: &mut StepSums,
+        log_q: &Tensor,
+        (step, index, targets): (u64, usize, u64),
+    ) -> Result<()> {
+        let log_q = log_q.to_vec1::<f32>().map_err(Error::tensor("log-probabilities"))?;
+        let loss = total_loss(&log_q, &*self.objective) / targets as f64;
+        if !loss.is_finite() {
+            return Err(Error::NonFiniteLoss { step, microbatch: index, loss });
+        }
+        sums.add(loss, &log_q, &*self.objective);
+        Ok(())
     }
 }

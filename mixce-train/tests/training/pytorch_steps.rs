@@ -37,11 +37,13 @@ fn assert_close(what: &str, step: usize, got: f64, want: f64, rtol: f64) {
 
 fn ten_steps(name: &str) {
     for batch_size in [5, 1] {
-        ten_steps_in_microbatches(name, batch_size);
+        ten_steps_in_microbatches(name, batch_size, &Device::Cpu);
     }
+    #[cfg(feature = "cuda")]
+    ten_steps_in_microbatches(name, 5, &Device::new_cuda(0).unwrap());
 }
 
-fn ten_steps_in_microbatches(name: &str, batch_size: usize) {
+fn ten_steps_in_microbatches(name: &str, batch_size: usize, device: &Device) {
     let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/gpt2").join(name);
     let fixture: Fixture =
         serde_json::from_slice(&std::fs::read(folder.join("train.json")).unwrap()).unwrap();
@@ -69,7 +71,7 @@ fn ten_steps_in_microbatches(name: &str, batch_size: usize) {
         log_every: 1,
         ..TrainConfig::default()
     };
-    let loaded = checkpoint::load(&folder, &Device::Cpu).unwrap();
+    let loaded = checkpoint::load(&folder, device).unwrap();
     let mut setup = Setup::new(&[], None);
     (setup.model, setup.parameters, setup.train) = (loaded.config, loaded.parameters, examples(&documents));
     let mut recorder = Recorder::default();

@@ -92,7 +92,7 @@ fn gradient_of_scalar(y: &Tensor, x: &Var) -> Result<Tensor> {
 }
 
 /// Normal numbers from a seed of their own.
-fn normal(seed: u64, shape: &[usize], device: &Device) -> Result<Tensor> {
+pub(super) fn normal(seed: u64, shape: &[usize], device: &Device) -> Result<Tensor> {
     let stream = Stream::new(seed);
     let values: Vec<f32> =
         (0..shape.iter().product::<usize>() as u64).map(|i| stream.normal(i) as f32).collect();

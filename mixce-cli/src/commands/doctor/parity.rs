@@ -1,0 +1,203 @@
+//! The GPU against the CPU: operations forward and backward, training, sampling, and how fast the GPU trains.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::Result;
+use candle_core::{Device, Tensor, Var};
+use mixce_core::lm_head_loss;
+use mixce_core::objective::{MixCe, Objective};
+use mixce_gpt2::generate::{GenerateOptions, generate};
+use mixce_gpt2::sampling::Sampling;
+use mixce_gpt2::{Gpt2, Gpt2Config, Parameters, flops};
+use mixce_kernels::rng::Stream;
+use mixce_kernels::{
+    Activation, CuSeqlens, Embedded, causal_attention, dropout, embedding_sum, layer_norm, linear,
+    residual_dropout,
+};
+use mixce_train::config::TrainConfig;
+use mixce_train::data::Microbatch;
+use mixce_train::trainer::{StepResult, TrainStep};
+
+use super::checks::{Check, normal};
+
+/// What is left out where there is no GPU.
+pub(super) const NOT_CHECKED: [&str; 4] = [
+    "operations on the GPU against the CPU, forward and backward",
+    "ten steps of training on the GPU against the CPU",
+    "sampling on the GPU against the CPU",
+    "speed of training on the GPU",
+];
+
+/// Largest difference allowed, relative to the largest number: the order of additions differs.
+const TOLERANCE: f64 = 1e-4;
+/// The same for the losses of a training run, in which differences add up.
+const TRAINING_TOLERANCE: f64 = 1e-3;
+
+/// All checks; `full` with the shapes of GPT-2 small.
+pub(super) fn parity(gpu: &Device, full: bool) -> Result<Vec<Check>> {
+    let mut checks = operations(gpu, full)?;
+    checks.push(training(gpu)?);
+    checks.push(sampling(gpu)?);
+    checks.push(speed(gpu, full)?);
+    Ok(checks)
+}
+
+/// An operation of some tensors.
+type Operation<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
+
+/// Result and gradients of an operation on both devices.
+fn compare(gpu: &Device, name: &'static str, inputs: &[Tensor], f: Operation<'_>) -> Result<Check> {
+    let on = |device: &Device| -> Result<Vec<Tensor>> {
+        let inputs = inputs.iter().map(|x| Ok(Var::from_tensor(&x.to_device(device)?)?));
+        let inputs = inputs.collect::<Result<Vec<Var>>>()?;
+        let tensors: Vec<Tensor> = inputs.iter().map(|x| x.as_tensor().clone()).collect();
+        let y = f(&tensors)?;
+        let store = y.sqr()?.sum_all()?.backward()?;
+        let gradients = inputs.iter().map(|x| match store.get(x) {
+            Some(gradient) => Ok(gradient.clone()),
+            None => anyhow::bail!("{name}: an operation has lost its gradient"),
+        });
+        let gradients = gradients.collect::<Result<Vec<_>>>()?;
+        std::iter::once(y).chain(gradients).map(|t| Ok(t.to_device(&Device::Cpu)?)).collect()
+    };
+    let mut worst = 0f64;
+    for (got, want) in on(gpu)?.iter().zip(&on(&Device::Cpu)?) {
+        let difference = got.sub(want)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        let scale = want.abs()?.max_all()?.to_scalar::<f32>()?.max(1.0);
+        let relative = f64::from(difference / scale);
+        // Not `max`, which passes over NaN.
+        worst = if relative <= worst { worst } else { relative };
+    }
+    Ok(Check::new(name, worst <= TOLERANCE, format!("GPU against CPU, largest difference {worst:.1e}")))
+}
+
+fn operations(gpu: &Device, full: bool) -> Result<Vec<Check>> {
+    let (n, c, heads, vocabulary) = if full { (512, 768, 12, 50_257) } else { (37, 96, 3, 101) };
+    let cpu = |seed, shape: &[usize]| normal(seed, shape, &Device::Cpu);
+    let rows = cpu(0, &[n, c])?;
+    let vectors = [cpu(1, &[c])?, cpu(2, &[c])?];
+    let drop = Some((0.1, Stream::new(7)));
+    let mut checks = Vec::new();
+
+    let inputs = [rows.clone(), vectors[0].clone(), vectors[1].clone()];
+    checks.push(compare(gpu, "layer norm", &inputs, &|t| Ok(layer_norm(&t[0], &t[1], &t[2], 1e-5)?))?);
+    let activations = [
+        ("GELU (tanh)", Activation::GeluNew),
+        ("GELU", Activation::Gelu),
+        ("ReLU", Activation::Relu),
+        ("SiLU", Activation::Silu),
+    ];
+    for (name, f) in activations {
+        checks.push(compare(gpu, name, std::slice::from_ref(&rows), &|t| Ok(f.forward(&t[0])?))?);
+    }
+    let inputs = [rows.clone(), (cpu(3, &[c, c])? * 0.1)?, vectors[0].clone()];
+    checks.push(compare(gpu, "linear", &inputs, &|t| Ok(linear(&t[0], &t[1], Some(&t[2]))?))?);
+    checks.push(compare(gpu, "dropout", std::slice::from_ref(&rows), &|t| {
+        Ok(dropout(&t[0], 0.1, Stream::new(7))?)
+    })?);
+    let inputs = [rows.clone(), cpu(4, &[n, c])?];
+    checks.push(compare(gpu, "residual dropout", &inputs, &|t| Ok(residual_dropout(&t[0], &t[1], drop)?))?);
+
+    let ids: Vec<u32> = (0..n as u32).map(|i| i * 7 % vocabulary as u32 / 3).collect();
+    let positions: Vec<u32> = (0..n as u32).map(|i| i % 16).collect();
+    let inputs = [cpu(5, &[vocabulary, c])?, cpu(6, &[16, c])?];
+    checks.push(compare(gpu, "embedding", &inputs, &|t| {
+        Ok(embedding_sum(&t[0], &t[1], &Embedded::new(&ids, &positions, t[0].device())?, drop)?)
+    })?);
+    let offsets = CuSeqlens::from_lengths([1, n / 2, n - n / 2 - 1]);
+    checks.push(compare(gpu, "attention", &[cpu(7, &[n, 3 * c])?], &|t| {
+        Ok(causal_attention(&t[0], &offsets, heads, 0.2, drop)?)
+    })?);
+    let objective = MixCe::new(0.1)?;
+    let inputs = [(rows * 0.2)?, cpu(8, &[vocabulary, c])?];
+    checks.push(compare(gpu, "LM head and MixCE", &inputs, &|t| {
+        let targets = Tensor::new(ids.as_slice(), t[0].device())?;
+        Ok(lm_head_loss(&t[0], &t[1], &targets, &objective, n as f64)?.loss)
+    })?);
+    Ok(checks)
+}
+
+/// Two layers with all dropouts.
+fn small_config() -> Result<Gpt2Config> {
+    Ok(Gpt2Config::from_json(
+        r#"{"model_type":"gpt2","vocab_size":101,"n_positions":32,"n_embd":64,"n_layer":2,"n_head":2,
+        "resid_pdrop":0.1,"embd_pdrop":0.1,"attn_pdrop":0.1,"bos_token_id":100,"eos_token_id":100}"#,
+    )?)
+}
+
+/// Documents of up to `length` tokens of a vocabulary, some shorter.
+fn documents(number: usize, length: usize, vocabulary: usize) -> Microbatch {
+    let document = |i: usize| (0..length - i % 4).map(|t| ((i * 31 + t * 7) % vocabulary) as u32).collect();
+    Microbatch { examples: (0..number).map(document).collect() }
+}
+
+/// A model in training by MixCE.
+fn train_step(config: &Gpt2Config, device: &Device) -> Result<TrainStep> {
+    let parameters = Parameters::random(config, 3, device)?;
+    let objective: Arc<dyn Objective> = Arc::new(MixCe::new(0.1)?);
+    Ok(TrainStep::new(config.clone(), &parameters, objective, TrainConfig::default().adamw(), 1.0)?)
+}
+
+fn training(gpu: &Device) -> Result<Check> {
+    let config = small_config()?;
+    let run = |device: &Device| -> Result<Vec<StepResult>> {
+        let mut step = train_step(&config, device)?;
+        let batch = [documents(5, 32, config.vocab_size)];
+        let stop = AtomicBool::new(false);
+        (0..10).map(|i| Ok(step.run(&batch, Stream::new(i), 1e-3, &stop)?)).collect()
+    };
+    let (got, want) = (run(gpu)?, run(&Device::Cpu)?);
+    let relative = |got: f64, want: f64| (got - want).abs() / want.abs();
+    let pairs = got.iter().zip(&want);
+    let differences = pairs
+        .flat_map(|(got, want)| [relative(got.loss, want.loss), relative(got.grad_norm, want.grad_norm)]);
+    let holds = differences.clone().all(|d| d <= TRAINING_TOLERANCE);
+    let worst = differences.fold(0.0, f64::max);
+    Ok(Check::new("training", holds, format!("losses and gradient norms of ten steps differ by {worst:.1e}")))
+}
+
+fn sampling(gpu: &Device) -> Result<Check> {
+    let config = small_config()?;
+    let run = |device: &Device| -> Result<Vec<Vec<u32>>> {
+        // The same weights: random numbers do not depend on the device.
+        let model = Gpt2::new(config.clone(), Parameters::random(&config, 3, device)?)?.detached()?;
+        let prompts: [(u64, &[u32]); 3] = [(0, &[1, 2, 3]), (1, &[4]), (2, &[7, 8, 9, 10])];
+        let sampling = Sampling::default();
+        let options = GenerateOptions { sampling, max_new_tokens: 20, eos: None, batch_size: 3, seed: 4 };
+        let texts = generate(&model, &prompts, &options, &mut |_, _| ())?;
+        Ok(texts.into_iter().map(|text| text.tokens).collect())
+    };
+    let (got, want) = (run(gpu)?, run(&Device::Cpu)?);
+    let same = got.iter().zip(&want).filter(|(got, want)| got == want).count();
+    let detail = format!("{same} of {} texts of 20 tokens are those of the CPU", want.len());
+    Ok(Check::new("sampling", got == want, detail))
+}
+
+/// Not compared with anything: a figure to report.
+fn speed(gpu: &Device, full: bool) -> Result<Check> {
+    let mut config = small_config()?;
+    let (number, length, steps) = if full { (8, 512, 10) } else { (5, 32, 3) };
+    if full {
+        let small = (50_257, 1024, 768, 12, 12);
+        (config.vocab_size, config.n_positions, config.n_embd, config.n_layer, config.n_head) = small;
+    }
+    let (mut step, stop) = (train_step(&config, gpu)?, AtomicBool::new(false));
+    let batch = [documents(number, length, config.vocab_size)];
+    step.run(&batch, Stream::new(0), 1e-3, &stop)?;
+    let started = Instant::now();
+    let mut tokens = 0;
+    for i in 1..=steps {
+        let work = step.start(&batch, Stream::new(i), 1e-3, &stop)?;
+        tokens += work.targets();
+        if i == steps {
+            step.finish(work)?;
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let inputs: Vec<usize> = batch[0].examples.iter().map(|e| e.len() - 1).collect();
+    let rate = steps as f64 * flops::training(&config, inputs) as f64 / seconds / 1e12;
+    let detail = format!("{:.0} tokens/s, {rate:.3} TFLOP/s in f32", tokens as f64 / seconds);
+    Ok(Check::new("speed of training", true, detail))
+}

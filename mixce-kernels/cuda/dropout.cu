@@ -1,0 +1,21 @@
+// Dropout by itself and with the residual sum; the mask is drawn, never stored. One block a row.
+#include "common.cuh"
+
+// y = x * factor; y may be x.
+extern "C" __global__ void mixce_dropout(const float* x, float* y, size_t n, DROPOUT_PARAMETERS) {
+  const Dropout dropout = DROPOUT;
+  const size_t step = (size_t)gridDim.x * blockDim.x;
+  for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) y[i] = x[i] * dropout.factor(i);
+}
+
+// y = residual + (branch + bias) * factor; no bias when null. y may be branch.
+extern "C" __global__ void mixce_residual(const float* residual, const float* branch, const float* bias, float* y,
+                                          size_t rows, unsigned c, DROPOUT_PARAMETERS) {
+  const Dropout dropout = DROPOUT;
+  for (size_t row = blockIdx.x; row < rows; row += gridDim.x)
+    for (unsigned column = threadIdx.x; column < c; column += blockDim.x) {
+      const size_t i = row * c + column;
+      const float in = bias ? branch[i] + bias[column] : branch[i];
+      y[i] = residual[i] + in * dropout.factor(i);
+    }
+}

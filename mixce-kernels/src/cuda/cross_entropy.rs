@@ -1,0 +1,138 @@
+//! The LM head with its loss, by slices of tokens.
+//!
+//! Legend: N tokens, C channels, V vocabulary.
+
+use candle_core::{DType, Result, Tensor};
+
+use super::matmul::Matrix;
+use super::{Array, Gpu, Grid, expect_len, launch, uninitialised, unsigned, with_arrays};
+use crate::lm_head::TokenWeights;
+
+/// Logits of a slice take at most about this much memory: 2600 tokens of GPT-2's vocabulary.
+const SLICE_BYTES: usize = 512 << 20;
+
+/// `(first token, tokens)` of the slices of `n` tokens.
+fn slices(n: usize, v: usize) -> impl Iterator<Item = (usize, usize)> {
+    let slice = slice_tokens(n, v).max(1);
+    (0..n).step_by(slice).map(move |start| (start, slice.min(n - start)))
+}
+
+fn slice_tokens(n: usize, v: usize) -> usize {
+    (SLICE_BYTES / 4 / v.max(1)).max(1).min(n)
+}
+
+/// `log q` of each target, `[N]`; NaN for a target that is not below V.
+pub(crate) fn target_log_probs(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let ((n, c), v, op) = (hidden.dims2()?, head.dim(0)?, "lm_head");
+    let log_q = uninitialised(n, DType::F32, hidden)?;
+    let (log_z, logits) =
+        (uninitialised(n, DType::F32, hidden)?, uninitialised((slice_tokens(n, v), v), DType::F32, hidden)?);
+    with_arrays(op, [targets], [], |_, [targets], []| {
+        with_arrays(
+            op,
+            [hidden, head],
+            [&log_q, &log_z, &logits],
+            |gpu, [hidden, head], [log_q, log_z, logits]| {
+                for (start, len) in slices(n, v) {
+                    let logits = logits.range(0, len * v);
+                    let hidden = Matrix::new(hidden.range(start * c, len * c), c);
+                    gpu.matmul(logits, false, hidden, Matrix::new(head, c).t())?;
+                    let [log_q, log_z] = [log_q, log_z].map(|array| array.range(start, len));
+                    gpu.target_log_probs(logits, targets.range(start, len), log_q, log_z)?;
+                }
+                Ok(())
+            },
+        )
+    })?;
+    Ok(log_q)
+}
+
+/// `log q` of each target `[N]` and the gradient of the hidden states `[N, C]`; that of the head is added to `dhead`. The weights
+/// of tokens are `scale * weights(log q)`.
+pub(crate) fn weighted_cross_entropy(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &Tensor,
+    (weights, scale): (TokenWeights<'_>, f64),
+    dhead: &Tensor,
+) -> Result<(Tensor, Tensor)> {
+    let ((n, c), v, op) = (hidden.dims2()?, head.dim(0)?, "lm_head");
+    let (log_q, log_z) = (uninitialised(n, DType::F32, hidden)?, uninitialised(n, DType::F32, hidden)?);
+    let (dhidden, logits) = (
+        uninitialised((n, c), DType::F32, hidden)?,
+        uninitialised((slice_tokens(n, v), v), DType::F32, hidden)?,
+    );
+    for (start, len) in slices(n, v) {
+        let narrow = |tensor: &Tensor| tensor.narrow(0, start, len);
+        let (hidden, targets, log_q, log_z) =
+            (narrow(hidden)?, narrow(targets)?, narrow(&log_q)?, narrow(&log_z)?);
+        let (dhidden, logits) = (narrow(&dhidden)?, logits.narrow(0, 0, len)?);
+        with_arrays(op, [&targets], [], |_, [targets], []| {
+            let changed = [&logits, &log_q, &log_z];
+            with_arrays(op, [&hidden, head], changed, |gpu, [hidden, head], [logits, log_q, log_z]| {
+                gpu.matmul(logits, false, Matrix::new(hidden, c), Matrix::new(head, c).t())?;
+                gpu.target_log_probs(logits, targets, log_q, log_z)
+            })
+        })?;
+        let weights = weights(&log_q)?;
+        with_arrays(op, [&targets], [], |_, [targets], []| {
+            let (inputs, changed) = ([&hidden, head, &log_z, &weights], [&logits, &dhidden, dhead]);
+            with_arrays(
+                op,
+                inputs,
+                changed,
+                |gpu, [hidden, head, log_z, weights], [logits, dhidden, dhead]| {
+                    gpu.logits_gradient(logits, targets, log_z, (weights, scale as f32))?;
+                    let gradient = Matrix::new(logits, v);
+                    gpu.matmul(dhidden, false, gradient, Matrix::new(head, c))?;
+                    gpu.matmul(dhead, true, gradient.t(), Matrix::new(hidden, c))
+                },
+            )
+        })?;
+    }
+    Ok((log_q, dhidden))
+}
+
+impl Gpu<'_> {
+    /// `log q` of the targets and `log sum exp` of rows of logits.
+    fn target_log_probs(
+        &self,
+        logits: Array<'_, f32>,
+        targets: Array<'_, u32>,
+        log_q: Array<'_, f32>,
+        log_z: Array<'_, f32>,
+    ) -> Result<()> {
+        let (op, n) = ("cross_entropy", targets.len);
+        let v = logits.len / n.max(1);
+        expect_len(op, "the logits", logits, n * v)?;
+        expect_len(op, "the log-probabilities", log_q, n)?;
+        expect_len(op, "the normalisers", log_z, n)?;
+        let (v, grid) = (unsigned(op, v)?, Grid::rows(n));
+        // SAFETY: the arguments are those of the kernel, which takes no target that is not below v; n rows lie in every array.
+        unsafe {
+            let name = "mixce_target_log_probs";
+            launch!(self, "cross_entropy", name, grid, logits, targets, log_q, log_z, n as u64, v)
+        }
+    }
+
+    /// Rows of logits become their gradient, in place.
+    fn logits_gradient(
+        &self,
+        logits: Array<'_, f32>,
+        targets: Array<'_, u32>,
+        log_z: Array<'_, f32>,
+        (weights, scale): (Array<'_, f32>, f32),
+    ) -> Result<()> {
+        let (op, n) = ("cross_entropy", targets.len);
+        let v = logits.len / n.max(1);
+        expect_len(op, "the logits", logits, n * v)?;
+        expect_len(op, "the normalisers", log_z, n)?;
+        expect_len(op, "the weights", weights, n)?;
+        let (v, grid) = (unsigned(op, v)?, Grid::rows(n));
+        // SAFETY: the arguments are those of the kernel; n rows of v logits lie inside their array.
+        unsafe {
+            let name = "mixce_logits_gradient";
+            launch!(self, "cross_entropy", name, grid, logits, targets, log_z, weights, scale, n as u64, v)
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Dropout by itself and with the residual sum.
+
+use candle_core::Result;
+
+use super::{Arg, Array, Gpu, Grid, expect_len, launch, rows, unsigned};
+use crate::dropout::Keep;
+use crate::residual::Dropout;
+
+/// The four arguments that tell a kernel of its dropout.
+pub(super) fn arguments(dropout: Dropout) -> [Arg; 4] {
+    match dropout {
+        Some((p, stream)) => {
+            let (key, label) = stream.key_and_label();
+            let (threshold, scale) = Keep::new(p).threshold_and_scale();
+            [Arg::Size(key), Arg::Size(label), Arg::Unsigned(threshold), Arg::Float(scale)]
+        }
+        None => [Arg::Size(0), Arg::Size(0), Arg::Unsigned(0), Arg::Float(1.0)],
+    }
+}
+
+impl Gpu<'_> {
+    /// `y = dropout(x)`; `y` may be `x`.
+    pub(crate) fn dropout(&self, x: Array<'_, f32>, dropout: Dropout, y: Array<'_, f32>) -> Result<()> {
+        expect_len("dropout", "the result", y, x.len)?;
+        let ([key, label, threshold, scale], grid) = (arguments(dropout), Grid::elements(x.len));
+        // SAFETY: the arguments are those of the kernel; both arrays have the same number of elements.
+        unsafe {
+            launch!(self, "dropout", "mixce_dropout", grid, x, y, x.len as u64, key, label, threshold, scale)
+        }
+    }
+
+    /// `y = residual + dropout(branch + bias)`, rows of `c` elements; `y` may be `branch`.
+    pub(crate) fn residual(
+        &self,
+        residual: Array<'_, f32>,
+        (branch, bias): (Array<'_, f32>, Option<Array<'_, f32>>),
+        c: usize,
+        dropout: Dropout,
+        y: Array<'_, f32>,
+    ) -> Result<()> {
+        let op = "residual_dropout";
+        let n = rows(op, y, c)?;
+        expect_len(op, "the residual", residual, y.len)?;
+        expect_len(op, "the branch", branch, y.len)?;
+        if let Some(bias) = bias {
+            expect_len(op, "the bias", bias, c)?;
+        }
+        let ([key, label, threshold, scale], grid) = (arguments(dropout), Grid::rows(n));
+        let (n, c) = (n as u64, unsigned(op, c)?);
+        // SAFETY: the arguments are those of the kernel; n rows of c elements lie inside the arrays, c inside the bias.
+        unsafe {
+            let name = "mixce_residual";
+            launch!(
+                self, "dropout", name, grid, residual, branch, bias, y, n, c, key, label, threshold, scale
+            )
+        }
+    }
+}

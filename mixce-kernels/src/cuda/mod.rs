@@ -1,0 +1,297 @@
+//! The fused operations on CUDA: f32, kernels of our own (`cuda/*.cu`) and matrix products by cuBLAS.
+//!
+//! A file here has the name of the kernels it launches. Its functions take [`Array`]s, whose sizes they check, so that both candle's
+//! custom operations (which hand over storages) and the sublayers (which hand over tensors) can call them. Everything is
+//! put on the device's one stream and nothing waits for it: work runs in the order in which it is launched.
+//!
+//! Legend: N rows, C columns.
+
+#![expect(unsafe_code, reason = "kernels are launched through pointers; sizes are checked here")]
+
+pub(crate) mod activation;
+pub(crate) mod adamw;
+pub(crate) mod attention;
+pub(crate) mod cross_entropy;
+pub(crate) mod decode;
+pub(crate) mod dropout;
+pub(crate) mod embedding;
+pub(crate) mod layer_norm;
+pub(crate) mod linear;
+mod matmul;
+pub(crate) mod sublayer;
+
+use std::marker::PhantomData;
+
+use candle_core::cuda::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg};
+use candle_core::cuda::{CudaDType, WrapErr};
+use candle_core::{CudaDevice, CudaStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
+
+/// Threads of a block that handles rows or elements.
+const THREADS: u32 = 256;
+/// Most blocks of such a kernel; its loops go round for the rest.
+const MAX_BLOCKS: usize = 65_536;
+/// Threads of a warp.
+const WARP: u32 = 32;
+
+/// Whether the fused f32 CUDA kernels apply to this tensor.
+pub(crate) fn is_cuda_f32(tensor: &Tensor) -> bool {
+    tensor.device().is_cuda() && tensor.dtype() == DType::F32
+}
+
+/// Contiguous elements on the device, as long as their storage is borrowed.
+pub(crate) struct Array<'a, T> {
+    address: u64,
+    len: usize,
+    storage: PhantomData<&'a T>,
+}
+
+impl<T> Clone for Array<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Array<'_, T> {}
+
+impl<'a, T: CudaDType> Array<'a, T> {
+    /// The elements of a contiguous storage.
+    ///
+    /// # Errors
+    /// When it is not contiguous or holds another type.
+    pub(crate) fn new(op: &'static str, storage: &'a CudaStorage, layout: &Layout) -> Result<Self> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("{op}: expected a contiguous tensor, got layout {layout:?}")
+        };
+        let view = storage.as_cuda_slice::<T>()?.slice(start..end);
+        let stream = storage.device.cuda_stream();
+        // One stream only: there is no other work that this address would have to wait for.
+        let (address, _) = view.device_ptr(&stream);
+        Ok(Self { address, len: end - start, storage: PhantomData })
+    }
+
+    /// The elements `start..start + len`.
+    fn range(self, start: usize, len: usize) -> Self {
+        assert!(start + len <= self.len, "elements {start}..{} of {}", start + len, self.len);
+        let address = self.address + (start * size_of::<T>()) as u64;
+        Self { address, len, storage: PhantomData }
+    }
+}
+
+/// An argument of a kernel, in the type that it is declared with.
+#[derive(Clone, Copy)]
+enum Arg {
+    Pointer(u64),
+    Size(u64),
+    Unsigned(u32),
+    Int(i32),
+    Float(f32),
+    Double(f64),
+}
+
+impl<T> From<Array<'_, T>> for Arg {
+    fn from(array: Array<'_, T>) -> Self {
+        Self::Pointer(array.address)
+    }
+}
+
+/// No array: a null pointer.
+impl<T> From<Option<Array<'_, T>>> for Arg {
+    fn from(array: Option<Array<'_, T>>) -> Self {
+        Self::Pointer(array.map_or(0, |array| array.address))
+    }
+}
+
+macro_rules! arg_from {
+    ($($variant:ident($type:ty)),*) => {
+        $(impl From<$type> for Arg {
+            fn from(value: $type) -> Self {
+                Self::$variant(value)
+            }
+        })*
+    };
+}
+arg_from!(Size(u64), Unsigned(u32), Int(i32), Float(f32), Double(f64));
+
+/// A kernel with the PTX of its file.
+#[derive(Clone, Copy)]
+struct Kernel {
+    name: &'static str,
+    file: &'static str,
+    ptx: &'static str,
+}
+
+/// `kernel!("file", "name")`: the kernel of that name in `cuda/file.cu`.
+macro_rules! kernel {
+    ($file:literal, $name:expr) => {
+        $crate::cuda::Kernel {
+            name: $name,
+            file: concat!("mixce_", $file),
+            ptx: include_str!(concat!(env!("OUT_DIR"), "/", $file, ".ptx")),
+        }
+    };
+}
+use kernel;
+
+/// How many blocks of how many threads, and bytes of shared memory a block.
+#[derive(Clone, Copy)]
+struct Grid {
+    blocks: (u32, u32),
+    threads: (u32, u32),
+    shared_bytes: usize,
+}
+
+impl Grid {
+    /// One block a row, or as many as are allowed.
+    fn rows(rows: usize) -> Self {
+        Self { blocks: (rows.min(MAX_BLOCKS) as u32, 1), threads: (THREADS, 1), shared_bytes: 0 }
+    }
+
+    /// One thread an element, or as many as are allowed.
+    fn elements(n: usize) -> Self {
+        Self::rows(n.div_ceil(THREADS as usize))
+    }
+
+    /// Blocks of the kernels that add up columns.
+    fn columns(columns: usize) -> Self {
+        const SUM_ROWS: u32 = 16;
+        Self {
+            blocks: (columns.div_ceil(WARP as usize) as u32, 1),
+            threads: (WARP, SUM_ROWS),
+            shared_bytes: 0,
+        }
+    }
+}
+
+/// A CUDA device that kernels are launched on.
+pub(crate) struct Gpu<'a>(pub(crate) &'a CudaDevice);
+
+impl Gpu<'_> {
+    /// Uninitialised f32 memory for what one kernel leaves to the next.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub(crate) fn buffer(&self, len: usize) -> Result<Tensor> {
+        // SAFETY: only kernels of this module read it, after one has written all of it.
+        unsafe { Tensor::empty(len, DType::F32, &Device::Cuda(self.0.clone())) }
+    }
+
+    /// Launches a kernel, unless there are no blocks.
+    ///
+    /// # Safety
+    /// The arguments must be those that the kernel is declared with, and its accesses must stay inside the arrays.
+    unsafe fn launch(&self, kernel: Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
+        if grid.blocks.0 == 0 || grid.blocks.1 == 0 {
+            return Ok(());
+        }
+        let function = self.0.get_or_load_custom_func(kernel.name, kernel.file, kernel.ptx)?;
+        let mut builder = function.builder();
+        for arg in args {
+            match arg {
+                Arg::Pointer(value) | Arg::Size(value) => builder.arg(value),
+                Arg::Unsigned(value) => builder.arg(value),
+                Arg::Int(value) => builder.arg(value),
+                Arg::Float(value) => builder.arg(value),
+                Arg::Double(value) => builder.arg(value),
+            };
+        }
+        let config = LaunchConfig {
+            grid_dim: (grid.blocks.0, grid.blocks.1, 1),
+            block_dim: (grid.threads.0, grid.threads.1, 1),
+            shared_mem_bytes: grid.shared_bytes as u32,
+        };
+        // SAFETY: passed on to the caller.
+        unsafe { builder.launch(config) }.w()?;
+        Ok(())
+    }
+}
+
+/// Launches a kernel: `launch!(gpu, "file", "name", grid, arguments..)`, in an `unsafe` block.
+macro_rules! launch {
+    ($gpu:expr, $file:literal, $name:expr, $grid:expr, $($arg:expr),+ $(,)?) => {
+        $gpu.launch($crate::cuda::kernel!($file, $name), $grid, &[$($crate::cuda::Arg::from($arg)),+])
+    };
+}
+use launch;
+
+/// A size as kernels take it.
+fn unsigned(op: &'static str, value: usize) -> Result<u32> {
+    match u32::try_from(value) {
+        Ok(value) => Ok(value),
+        Err(_) => bail!("{op}: {value} is more than a kernel counts"),
+    }
+}
+
+/// The rows of `c` elements of an array; refuses what is not whole rows.
+fn rows<T>(op: &'static str, array: Array<'_, T>, c: usize) -> Result<usize> {
+    match array.len.checked_rem(c) {
+        Some(0) => Ok(array.len / c),
+        None if array.len == 0 => Ok(0),
+        _ => bail!("{op}: expected rows of {c} elements, got {} elements", array.len),
+    }
+}
+
+/// Refuses an array of another length.
+fn expect_len<T>(op: &'static str, what: &str, array: Array<'_, T>, len: usize) -> Result<()> {
+    match array.len == len {
+        true => Ok(()),
+        false => bail!("{op}: expected {len} elements of {what}, got {}", array.len),
+    }
+}
+
+/// Uninitialised memory for a result that kernels write whole.
+///
+/// # Errors
+/// When the device has no room.
+pub(crate) fn uninitialised(shape: impl Into<Shape>, dtype: DType, like: &Tensor) -> Result<Tensor> {
+    // SAFETY: only kernels of this module read it, after one has written all of it.
+    unsafe { Tensor::empty(shape, dtype, like.device()) }
+}
+
+/// Runs `f` on the elements of `inputs` (of contiguous copies where they are strided), and of `changed`, which it may write to.
+///
+/// All are of one type and on one CUDA device. Launches are ordered and the device's memory is nothing that Rust code looks at,
+/// so shared access is enough to write to it.
+///
+/// # Errors
+/// When a changed tensor is not contiguous, or one is of another type or not on a CUDA device.
+pub(crate) fn with_arrays<T: CudaDType, R, const N: usize, const M: usize>(
+    op: &'static str,
+    inputs: [&Tensor; N],
+    changed: [&Tensor; M],
+    f: impl FnOnce(&Gpu<'_>, [Array<'_, T>; N], [Array<'_, T>; M]) -> Result<R>,
+) -> Result<R> {
+    let contiguous = inputs.into_iter().map(Tensor::contiguous).collect::<Result<Vec<_>>>()?;
+    let guards: Vec<_> = contiguous.iter().chain(changed).map(Tensor::storage_and_layout).collect();
+    let Some((Storage::Cuda(first), _)) = guards.first().map(|(storage, layout)| (&**storage, layout)) else {
+        bail!("{op}: expected CUDA tensors")
+    };
+    let none = Array { address: 0, len: 0, storage: PhantomData };
+    let (mut of_inputs, mut of_changed) = ([none; N], [none; M]);
+    for (array, (storage, layout)) in of_inputs.iter_mut().chain(&mut of_changed).zip(&guards) {
+        let Storage::Cuda(storage) = &**storage else { bail!("{op}: expected a CUDA tensor") };
+        *array = Array::new(op, storage, layout)?;
+    }
+    f(&Gpu(&first.device), of_inputs, of_changed)
+}
+
+/// The forward pass of a candle operation: `f` computes a new f32 result of this shape from the arrays of the inputs.
+///
+/// # Errors
+/// When an input is not contiguous f32, the device has no room, or `f` fails.
+pub(crate) fn operation<const N: usize>(
+    op: &'static str,
+    inputs: [(&CudaStorage, &Layout); N],
+    shape: Shape,
+    f: impl FnOnce(&Gpu<'_>, [Array<'_, f32>; N], Array<'_, f32>) -> Result<()>,
+) -> Result<(CudaStorage, Shape)> {
+    let Some((CudaStorage { device, .. }, _)) = inputs.first() else { bail!("{op}: expected an input") };
+    let mut arrays = [Array { address: 0, len: 0, storage: PhantomData }; N];
+    for (array, (storage, layout)) in arrays.iter_mut().zip(inputs) {
+        *array = Array::new(op, storage, layout)?;
+    }
+    // SAFETY: nothing reads it before `f` has written all of it.
+    let result = unsafe { device.alloc::<f32>(shape.elem_count()) }?;
+    let result = CudaStorage::wrap_cuda_slice(result, (*device).clone());
+    f(&Gpu(device), arrays, Array::new(op, &result, &Layout::contiguous(&shape))?)?;
+    Ok((result, shape))
+}

@@ -1,0 +1,67 @@
+//! The LM head with its loss, and attention over a cache.
+
+use candle_core::{Device, Result, Tensor};
+use mixce_kernels::lm_head::{target_log_probs, weighted_cross_entropy, weighted_cross_entropy_on_device};
+use mixce_kernels::{Columns, decode_attention};
+
+use crate::{assert_close, cuda, random, values};
+
+#[test]
+fn lm_head_with_mixce_weights() -> Result<()> {
+    for (n, c, v) in [(0, 3, 5), (1, 1, 1), (5, 33, 17), (40, 24, 1001)] {
+        let (hidden, head) = (random(&[n, c], 1)?, random(&[v, c], 2)?);
+        let targets: Vec<u32> = (0..n as u32).map(|i| i * 7 % v as u32).collect();
+        let targets = Tensor::from_vec(targets, n, &Device::Cpu)?;
+        let dhead = random(&[v, c], 3)?;
+        let dhead_cuda = dhead.to_device(&cuda()?)?;
+        let weight = |log_q: f64| (0.1 + 0.9 * log_q.exp()) / 8.0;
+        let want = weighted_cross_entropy(&hidden, &head, &targets, &weight, &dhead)?;
+        let [hidden, head, targets] =
+            [&hidden, &head, &targets].map(|t| t.to_device(&cuda().unwrap()).unwrap());
+        let weights = |log_q: &Tensor| log_q.exp()?.affine(0.9, 0.1);
+        let got =
+            weighted_cross_entropy_on_device(&hidden, &head, &targets, (&weights, 1.0 / 8.0), &dhead_cuda)?;
+        assert_close("log q", &got.log_q, &want.log_q, 1e-5)?;
+        assert_close("dhidden", &got.dhidden, &want.dhidden, 1e-5)?;
+        assert_close("dhead", &dhead_cuda, &dhead, 1e-5)?;
+        assert_close("log q alone", &target_log_probs(&hidden, &head, &targets)?, &want.log_q, 1e-5)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn extreme_logits_stay_finite_and_broken_ones_are_seen() -> Result<()> {
+    // With the identity as the head, hidden states are logits.
+    let head = Tensor::eye(3, candle_core::DType::F32, &cuda()?)?;
+    let log_q = |logits: [f32; 3], target: u32| -> Result<f32> {
+        let hidden = Tensor::new(&[logits], &cuda()?)?;
+        Ok(values(&target_log_probs(&hidden, &head, &Tensor::new(&[target], &cuda()?)?)?)?[0])
+    };
+    assert_eq!(log_q([1e4, -1e4, 0.0], 1)?, -2e4);
+    assert_eq!(log_q([-1e38, 1e38, 0.0], 1)?, 0.0);
+    assert!(log_q([f32::NAN, 0.0, 0.0], 1)?.is_nan());
+    assert!(log_q([0.0; 3], 3)?.is_nan(), "a target outside of the vocabulary");
+    Ok(())
+}
+
+#[test]
+fn decoding_fills_the_cache_and_attends() -> Result<()> {
+    for (b, h, capacity, d, first, new) in
+        [(1, 1, 1, 1, vec![0], 0), (3, 2, 9, 5, vec![0, 4, 2], 6), (2, 3, 300, 33, vec![0, 257], 299)]
+    {
+        let (qkv, keys, values) =
+            (random(&[b, 3 * h * d], 1)?, random(&[b, h, capacity, d], 2)?, random(&[b, h, capacity, d], 3)?);
+        let on = |device: &Device| -> Result<[Tensor; 3]> {
+            let (keys, values) = (keys.to_device(device)?, values.to_device(device)?);
+            // The CPU's are shared and changed in place: work on copies.
+            let (keys, values) = (keys.copy()?, values.copy()?);
+            let columns = Columns { first: &first, new };
+            let out = decode_attention(&qkv.to_device(device)?, (&keys, &values), columns, 0.4)?;
+            Ok([out, keys, values])
+        };
+        for (got, want) in on(&cuda()?)?.iter().zip(&on(&Device::Cpu)?) {
+            assert_close("decode", got, want, 1e-5)?;
+        }
+    }
+    Ok(())
+}

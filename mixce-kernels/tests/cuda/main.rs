@@ -1,0 +1,82 @@
+//! Every operation on CUDA against the same operation on the CPU, forward and backward, at awkward sizes.
+//!
+//! With the feature `cuda`, on a GPU or on an emulated driver.
+
+#![cfg(feature = "cuda")]
+
+mod graph;
+mod heads;
+mod optimizer;
+mod sublayers;
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use mixce_kernels::rng::Stream;
+
+/// The one device of the tests.
+fn cuda() -> Result<Device> {
+    Device::new_cuda(0)
+}
+
+/// Standard normal numbers, the same for the same seed.
+fn random(shape: &[usize], seed: u64) -> Result<Tensor> {
+    let (stream, n) = (Stream::new(seed), shape.iter().product::<usize>());
+    let values: Vec<f32> = (0..n as u64).map(|i| stream.normal(i) as f32).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor.to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()
+}
+
+/// `|got - want| <= tolerance * max(1, largest |want|)` everywhere. Sums of n terms in two orders differ by rounding only, which
+/// is relative to the largest terms and not to what cancellation leaves.
+fn assert_close(name: &str, got: &Tensor, want: &Tensor, tolerance: f32) -> Result<()> {
+    assert_eq!(got.dims(), want.dims(), "{name}: shapes differ");
+    let (got, want) = (values(got)?, values(want)?);
+    let scale = want.iter().fold(1f32, |max, x| max.max(x.abs()));
+    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+        let error = (got - want).abs();
+        assert!(error <= tolerance * scale, "{name}[{i}]: got {got}, want {want}, scale {scale}");
+    }
+    Ok(())
+}
+
+/// The result of an operation and the gradients of its inputs, given some gradient of the result, on one device.
+fn forward_and_backward(
+    inputs: &[Tensor],
+    device: &Device,
+    f: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<Vec<Tensor>> {
+    let vars =
+        inputs.iter().map(|input| Var::from_tensor(&input.to_device(device)?)).collect::<Result<Vec<_>>>()?;
+    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let y = f(&tensors)?;
+    let mut all = vec![y.clone()];
+    if y.elem_count() > 0 {
+        let projection = random(y.dims(), 99)?.to_device(device)?;
+        let gradients = y.mul(&projection)?.sum_all()?.backward()?;
+        let gradient = |var| gradients.get(var).cloned().map_or_else(|| Tensor::zeros_like(var), Ok);
+        all.extend(tensors.iter().map(gradient).collect::<Result<Vec<_>>>()?);
+    }
+    Ok(all)
+}
+
+/// An operation of candle's graph gives the same on both devices, forward and backward, and the same bits twice.
+fn assert_same_on_cuda(
+    name: &str,
+    inputs: &[Tensor],
+    tolerance: f32,
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<()> {
+    let cpu = forward_and_backward(inputs, &Device::Cpu, &f)?;
+    let (gpu, again) =
+        (forward_and_backward(inputs, &cuda()?, &f)?, forward_and_backward(inputs, &cuda()?, &f)?);
+    assert_eq!(gpu.len(), cpu.len(), "{name}");
+    for (i, ((got, again), want)) in gpu.iter().zip(&again).zip(&cpu).enumerate() {
+        let name = if i == 0 { name.to_owned() } else { format!("{name}, gradient {i}") };
+        assert!(got.device().is_cuda(), "{name}");
+        assert_close(&name, got, want, tolerance)?;
+        assert_eq!(values(got)?, values(again)?, "{name}: two runs differ");
+    }
+    Ok(())
+}

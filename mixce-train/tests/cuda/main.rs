@@ -1,0 +1,203 @@
+//! Training on CUDA: the CPU's numbers, the CPU's promises, and nothing that waits. With the feature `cuda`, on a GPU or on an
+//! emulated driver.
+#![cfg(feature = "cuda")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#[path = "../training/common.rs"]
+mod common;
+#[path = "../training/pytorch_steps.rs"]
+mod pytorch_steps;
+
+use candle_core::{Device, Tensor};
+use mixce_gpt2::generate::{GenerateOptions, generate};
+use mixce_gpt2::sampling::Sampling;
+use mixce_gpt2::{Gpt2, Parameters};
+use mixce_train::Error;
+use mixce_train::config::{Every, TrainConfig};
+use mixce_train::observer::StepReport;
+
+use crate::common::{Recorder, Setup, documents, largest_difference, settings, tensors};
+
+/// The same setup with its parameters on the GPU.
+fn on_cuda(mut setup: Setup) -> Setup {
+    let device = Device::new_cuda(0).unwrap();
+    setup.parameters = setup.parameters.try_map(|_, tensor| Ok(tensor.to_device(&device)?)).unwrap();
+    setup
+}
+
+fn config() -> TrainConfig {
+    TrainConfig { epochs: 3, weight_decay: 0.01, clip_grad_norm: 0.5, ..settings() }
+}
+
+fn assert_same(got: &[StepReport], want: &[StepReport], tolerance: f64) {
+    assert_eq!(got.len(), want.len());
+    for (got, want) in got.iter().zip(want) {
+        let pairs = [
+            (got.loss, want.loss),
+            (got.nll, want.nll),
+            (got.mean_weight, want.mean_weight),
+            (got.grad_norm, want.grad_norm),
+        ];
+        for (got, want) in pairs {
+            assert!((got - want).abs() <= tolerance * want.abs(), "step: {got} instead of {want}");
+        }
+        assert_eq!((got.step, got.tokens, got.lr), (want.step, want.tokens, want.lr));
+    }
+}
+
+#[test]
+fn ten_steps_give_the_numbers_of_the_cpu_and_the_same_bits_twice() {
+    let make = || Setup::new(&documents(20, 1), Some(&documents(8, 2)));
+    let run = |setup: &Setup, config: &TrainConfig| {
+        let mut recorder = Recorder::default();
+        let outcome = setup.train("run", config, &mut recorder).unwrap();
+        (recorder, tensors(&outcome.final_model.unwrap().join("model.safetensors")))
+    };
+    let (cpu, gpu) = (run(&make(), &config()), run(&on_cuda(make()), &config()));
+    assert!(gpu.0.steps.len() >= 10);
+    assert_same(&gpu.0.steps, &cpu.0.steps, 1e-3);
+    assert!(largest_difference(&gpu.1, &cpu.1) < 2e-3);
+    for (got, want) in gpu.0.evaluations.iter().zip(&cpu.0.evaluations) {
+        assert!((got.valid_nll - want.valid_nll).abs() < 1e-3 * want.valid_nll, "{got:?}, {want:?}");
+    }
+    // Blocks that are computed again give the same bits as blocks that are kept.
+    let again = run(&on_cuda(make()), &TrainConfig { activation_checkpointing: true, ..config() });
+    assert_eq!(largest_difference(&gpu.1, &again.1), 0.0);
+    assert_eq!(again.0.steps.last().map(|s| s.loss), gpu.0.steps.last().map(|s| s.loss));
+}
+
+#[test]
+fn a_run_goes_from_cpu_to_cuda_and_back() {
+    let make = || Setup::new(&documents(20, 1), None);
+    let mut whole = Recorder::default();
+    make().train("run", &config(), &mut whole).unwrap();
+
+    let mut reports = Vec::new();
+    let resumed = TrainConfig { resume: Some("auto".into()), ..config() };
+    let mut go = |setup: &Setup, config: &TrainConfig, stop_after| {
+        let mut recorder = Recorder { stop_after, ..Recorder::default() };
+        setup.train("run", config, &mut recorder).unwrap();
+        reports.extend(recorder.steps);
+    };
+    let setup = make();
+    go(&setup, &config(), Some(3));
+    let setup = Setup { folder: setup.folder, ..on_cuda(make()) };
+    go(&setup, &resumed, Some(7));
+    let setup = Setup { folder: setup.folder, ..make() };
+    go(&setup, &resumed, None);
+    assert_same(&reports, &whole.steps, 1e-3);
+}
+
+#[test]
+fn samples_are_those_of_the_cpu() {
+    let setup = Setup::new(&[], None);
+    let on = |parameters: &Parameters| {
+        let model = Gpt2::new(setup.model.clone(), parameters.detached()).unwrap();
+        let prompts: [(u64, &[u32]); 3] = [(0, &[1, 2, 3]), (1, &[4]), (2, &[7, 8, 9, 10, 11])];
+        let options = GenerateOptions {
+            sampling: Sampling::default(),
+            max_new_tokens: 6,
+            eos: Some(22),
+            batch_size: 2,
+            seed: 4,
+        };
+        generate(&model, &prompts, &options, &mut |_, _| ()).unwrap()
+    };
+    let cuda = on_cuda(Setup::new(&[], None));
+    assert_eq!(on(&cuda.parameters), on(&setup.parameters));
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_stops_before_the_update() {
+    let mut setup = Setup::new(&documents(20, 1), None);
+    let spoilt: Vec<(String, Tensor)> = setup
+        .parameters
+        .iter()
+        .map(|(name, t)| {
+            (name.to_owned(), if name == "h.1.mlp.c_fc.bias" { (t * f64::NAN).unwrap() } else { t.clone() })
+        })
+        .collect();
+    setup.parameters = Parameters::new(&setup.model, spoilt).unwrap();
+    let error = on_cuda(setup).train("run", &settings(), &mut Recorder::default()).unwrap_err();
+    assert!(matches!(error, Error::NonFiniteLoss { step: 1, microbatch: 0, .. }), "{error}");
+}
+
+/// Nobody looks at steps that are not logged: the device itself stops updating, and what failed first is reported later.
+#[test]
+fn a_run_that_diverges_unseen_never_writes_what_came_of_it() {
+    let setup = on_cuda(Setup::new(&documents(40, 1), None));
+    let config = TrainConfig {
+        lr: 1e30,
+        epochs: 4,
+        warmup_steps: 0,
+        log_every: 100,
+        save_every: Every::Steps(9),
+        ..settings()
+    };
+    let mut recorder = Recorder::default();
+    let error = setup.train("run", &config, &mut recorder).unwrap_err();
+    assert!(matches!(error, Error::NonFiniteGradient { step: 2..=4, .. }), "{error}");
+    assert_eq!(recorder.steps.len(), 1, "only the first step was looked at");
+    assert!(recorder.checkpoints.is_empty());
+}
+
+/// What the emulated driver counts for `steps` steps, in a process of its own; none on a GPU.
+fn counts(steps: u64, layers: usize) -> Option<serde_json::Value> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("statistics.json");
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "steps_to_count"])
+        .envs([("MIXCE_COUNT_STEPS", steps.to_string()), ("MIXCE_COUNT_LAYERS", layers.to_string())])
+        .env("EMULATED_CUDA_STATISTICS", &file)
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    Some(serde_json::from_slice(&std::fs::read(file).ok()?).unwrap())
+}
+
+#[test]
+#[ignore = "counted by `a_step_launches_little_and_waits_for_nothing`"]
+fn steps_to_count() {
+    use mixce_train::trainer::TrainStep;
+    let number = |name| std::env::var(name).map_or(1, |text| text.parse().unwrap());
+    let mut setup = Setup::new(&[], None);
+    setup.model.n_layer = number("MIXCE_COUNT_LAYERS");
+    if let Ok(channels) = std::env::var("MIXCE_COUNT_CHANNELS") {
+        let channels = channels.parse().unwrap();
+        (setup.model.n_embd, setup.model.n_head) = (channels, channels / 64);
+        (setup.model.vocab_size, setup.model.n_positions) = (50_257, 1024);
+    }
+    setup.parameters = Parameters::random(&setup.model, 3, &Device::Cpu).unwrap();
+    let setup = on_cuda(setup);
+    let config = config();
+    let objective = config.objective_config().build().unwrap();
+    let mut step = TrainStep::new(setup.model, &setup.parameters, objective, config.adamw(), 1.0).unwrap();
+    let microbatch = || mixce_train::data::Microbatch { examples: documents(6, 1) };
+    for number in 0..number("MIXCE_COUNT_STEPS") {
+        let stream = mixce_kernels::rng::Stream::new(number as u64);
+        step.start(&[microbatch()], stream, 1e-3, &false.into()).unwrap();
+    }
+}
+
+#[test]
+fn a_step_launches_little_and_waits_for_nothing() {
+    let number = |counts: &serde_json::Value, path: &str| counts.pointer(path).unwrap().as_u64().unwrap();
+    // The first step also loads kernels and the like.
+    let of_a_step = |layers, path: &str| {
+        let (more, less) = (counts(3, layers)?, counts(2, layers)?);
+        Some(number(&more, path) - number(&less, path))
+    };
+    let Some(two_layers) = of_a_step(2, "/launches") else { return };
+    let (tensors_of_a_layer, other_tensors) = (12, 4);
+    // Four layers more have 48 tensors more, whose squares are summed in six launches.
+    let layer = (of_a_step(6, "/launches").unwrap() - two_layers - 6) / 4 - tensors_of_a_layer;
+    let outside = two_layers - 2 * (layer + tensors_of_a_layer) - other_tensors;
+    // The table of docs/src/cuda.md: 12 outside of the layers, the judge, and four sums of squares of 28 tensors.
+    assert_eq!(
+        (layer, outside),
+        (34, 12 + 1 + 4),
+        "launches of a layer and outside of the layers, beside updates"
+    );
+    assert_eq!(of_a_step(2, "/device_to_host/calls"), Some(0));
+    assert_eq!(of_a_step(2, "/synchronisations"), Some(0));
+}
