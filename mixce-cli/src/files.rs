@@ -143,18 +143,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_numbered_and_cleaned_of_line_ends() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.txt");
-        fs::write(&path, "\u{feff}a\r\n\nb").unwrap();
-        assert_eq!(lines(&path).unwrap(), [(1, "a".into()), (2, String::new()), (3, "b".into())]);
-        fs::write(&path, b"a\nb\xff\n").unwrap();
-        assert!(lines(&path).unwrap_err().to_string().contains("line 2, byte 2"));
-        fs::write(&path, "").unwrap();
-        assert!(lines(&path).is_err());
-    }
-
-    #[test]
     fn an_unfinished_file_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/a.txt");
