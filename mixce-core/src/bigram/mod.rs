@@ -37,7 +37,6 @@ pub use metrics::{Distance, compare, jensen_shannon};
 pub use model::{HIDDEN, Model, ModelKind};
 pub use objective::{Loss, TokenWeight};
 pub use oracle::{ChargePoint, charges, population_distance, population_optimum};
-pub use sampler::RowSampler;
 pub use sequences::{MAX_TOKENS, Sequences};
 pub use spec::ObjectiveName;
 pub use train::{Outcome, train};

@@ -7,10 +7,13 @@
 use mixce_kernels::rng::Stream;
 use serde::{Deserialize, Serialize};
 
+use super::estimators::logit_gradient;
 use super::simd::{PAD, PADDING_LOGIT, View, matmul_add, softmax};
 
 /// Width of the embedding and of the hidden layer (the authors' `hidden_size`).
 pub const HIDDEN: usize = 50;
+/// Contexts that go through the output layer together: a block of logits and its gradient stay in the second-level cache.
+const BLOCK: usize = 32;
 /// Row stride of everything that has [`HIDDEN`] columns.
 pub(crate) const HIDDEN_STRIDE: usize = HIDDEN.next_multiple_of(PAD);
 
@@ -175,7 +178,7 @@ impl Model {
         out.iter_mut().for_each(|x| *x = x.max(0.0));
     }
 
-    /// Logits `[V, stride]` of dropped-out hidden units, padding columns at minus infinity.
+    /// Logits `[rows, stride]` of dropped-out hidden units `[rows, HIDDEN_STRIDE]`, padding columns at minus infinity.
     pub(crate) fn logits(&self, dropped: &[f32], out: &mut [f32]) {
         let at = self.offsets();
         for row in out.chunks_exact_mut(self.stride) {
@@ -183,75 +186,93 @@ impl Model {
             row[self.vocab + 1..].fill(PADDING_LOGIT);
         }
         let hidden = View::rows(dropped, HIDDEN_STRIDE);
-        matmul_add(self.vocab, self.stride, HIDDEN, hidden, &self.params[at.w2..at.b2], out);
+        matmul_add(out.len() / self.stride, self.stride, HIDDEN, hidden, &self.params[at.w2..at.b2], out);
     }
 
     /// Probabilities and log normalisers of all contexts; `mask` `[V, HIDDEN_STRIDE]` multiplies the hidden units.
     pub(crate) fn forward(&self, mask: Option<&[f32]>, forward: &mut Forward) {
-        match self.kind {
-            ModelKind::Table => {
-                forward.probs.copy_from_slice(&self.params);
-                for row in forward.probs.chunks_exact_mut(self.stride) {
-                    row[self.vocab + 1..].fill(PADDING_LOGIT);
-                }
+        let Forward { hidden, dropped, probs, log_z, .. } = forward;
+        if self.kind == ModelKind::Table {
+            probs.copy_from_slice(&self.params);
+            for row in probs.chunks_exact_mut(self.stride) {
+                row[self.vocab + 1..].fill(PADDING_LOGIT);
             }
-            ModelKind::Network => {
-                self.hidden(&mut forward.hidden);
-                match mask {
-                    None => forward.dropped.copy_from_slice(&forward.hidden),
-                    Some(mask) => {
-                        let pairs = forward.hidden.iter().zip(mask);
-                        forward.dropped.iter_mut().zip(pairs).for_each(|(out, (h, m))| *out = h * m);
-                    }
-                }
-                self.logits(&forward.dropped, &mut forward.probs);
+            return softmax(probs, self.stride, log_z);
+        }
+        self.hidden(hidden);
+        match mask {
+            None => dropped.copy_from_slice(hidden),
+            Some(mask) => {
+                dropped.iter_mut().zip(hidden.iter().zip(mask)).for_each(|(out, (h, m))| *out = h * m);
             }
         }
-        softmax(&mut forward.probs, self.stride, &mut forward.log_z);
+        let blocks = dropped.chunks(BLOCK * HIDDEN_STRIDE).zip(probs.chunks_mut(BLOCK * self.stride));
+        for ((dropped, probs), log_z) in blocks.zip(log_z.chunks_mut(BLOCK)) {
+            self.logits(dropped, probs);
+            softmax(probs, self.stride, log_z);
+        }
     }
 
-    /// Adds to `grads` the gradient of the parameters, given the gradient `[V, stride]` of the logits.
+    /// Adds to `grads` the gradient of the parameters, given pseudo-counts `[V, stride]` (see [`logit_gradient`]).
     pub(crate) fn backward(
         &self,
         mask: Option<&[f32]>,
         forward: &mut Forward,
-        d_logits: &[f32],
+        pseudo: &[f32],
         grads: &mut [f32],
     ) {
+        let stride = self.stride;
+        let Forward { hidden, dropped, probs, scratch, transposed, .. } = forward;
+        let d_logits = |first: usize, block: &mut [f32]| {
+            let span = first * stride..first * stride + block.len();
+            logit_gradient(&pseudo[span.clone()], &probs[span], stride, block);
+        };
         match self.kind {
-            ModelKind::Table => grads.iter_mut().zip(d_logits).for_each(|(g, d)| *g += d),
-            ModelKind::Network => {
-                let dropped = std::mem::take(&mut forward.dropped);
-                let mut d_hidden = std::mem::take(&mut forward.scratch);
-                self.backward_output(&dropped, d_logits, &mut forward.transposed, &mut d_hidden, grads);
-                if let Some(mask) = mask {
-                    d_hidden.iter_mut().zip(mask).for_each(|(d, m)| *d *= m);
+            ModelKind::Table => {
+                let mut block = vec![0.0; BLOCK * stride];
+                for (index, grads) in grads.chunks_mut(block.len()).enumerate() {
+                    let block = &mut block[..grads.len()];
+                    d_logits(index * BLOCK, block);
+                    grads.iter_mut().zip(block).for_each(|(g, d)| *g += *d);
                 }
-                self.backward_input(&forward.hidden, &mut d_hidden, &mut forward.transposed, grads);
-                (forward.dropped, forward.scratch) = (dropped, d_hidden);
+            }
+            ModelKind::Network => {
+                self.backward_output(dropped, d_logits, transposed, scratch, grads);
+                if let Some(mask) = mask {
+                    scratch.iter_mut().zip(mask).for_each(|(d, m)| *d *= m);
+                }
+                self.backward_input(hidden, scratch, transposed, grads);
             }
         }
     }
 
-    /// Adds the gradients of the output layer and overwrites that of its inputs.
+    /// Adds the gradients of the output layer and overwrites that of its inputs. `d_logits` writes the gradient of the
+    /// logits `[rows, stride]` from a given context on.
     pub(crate) fn backward_output(
         &self,
         dropped: &[f32],
-        d_logits: &[f32],
+        d_logits: impl Fn(usize, &mut [f32]),
         transposed: &mut [f32],
         d_dropped: &mut [f32],
         grads: &mut [f32],
     ) {
         let at = self.offsets();
-        let inputs = View::transposed(dropped, HIDDEN_STRIDE);
-        matmul_add(HIDDEN, self.stride, self.vocab, inputs, d_logits, &mut grads[at.w2..at.b2]);
-        for row in d_logits.chunks_exact(self.stride) {
-            grads[at.b2..at.end].iter_mut().zip(row).for_each(|(g, d)| *g += d);
-        }
+        let (weights, biases) = grads[at.w2..at.end].split_at_mut(at.b2 - at.w2);
         transpose(&self.params[at.w2..at.b2], self.stride, transposed);
         d_dropped.fill(0.0);
-        let d = View::rows(d_logits, self.stride);
-        matmul_add(self.vocab, HIDDEN_STRIDE, self.stride, d, transposed, d_dropped);
+        let mut block = vec![0.0; BLOCK * self.stride];
+        let blocks = dropped.chunks(BLOCK * HIDDEN_STRIDE).zip(d_dropped.chunks_mut(BLOCK * HIDDEN_STRIDE));
+        for (index, (dropped, d_dropped)) in blocks.enumerate() {
+            let rows = dropped.len() / HIDDEN_STRIDE;
+            let d = &mut block[..rows * self.stride];
+            d_logits(index * BLOCK, d);
+            let inputs = View::transposed(dropped, HIDDEN_STRIDE);
+            matmul_add(HIDDEN, self.stride, rows, inputs, d, weights);
+            for row in d.chunks_exact(self.stride) {
+                biases.iter_mut().zip(row).for_each(|(g, d)| *g += d);
+            }
+            matmul_add(rows, HIDDEN_STRIDE, self.stride, View::rows(d, self.stride), transposed, d_dropped);
+        }
     }
 
     /// Adds the gradients of the first layer and of the embeddings; `d_hidden` becomes the gradient before ReLU.
@@ -317,13 +338,8 @@ mod tests {
             for mask in [None, Some(mask.as_slice())] {
                 let mut forward = Forward::new(&model);
                 model.forward(mask, &mut forward);
-                let mut d_logits = forward.probs.clone();
-                for (d, w) in d_logits.chunks_exact_mut(stride).zip(weights.chunks_exact(stride)) {
-                    let total: f32 = w.iter().sum();
-                    d.iter_mut().zip(w).for_each(|(d, w)| *d = *d * total - w);
-                }
                 let mut grads = vec![0.0; model.params().len()];
-                model.backward(mask, &mut forward, &d_logits, &mut grads);
+                model.backward(mask, &mut forward, &weights, &mut grads);
                 let mut checked = 0;
                 for i in (0..grads.len()).step_by(if kind == ModelKind::Table { 1 } else { 3 }) {
                     let eps = 2e-3f32;

@@ -3,7 +3,7 @@
 use mixce_kernels::rng::{Stream, purpose};
 use rayon::prelude::*;
 
-use super::sampler::RowSampler;
+use super::sampler::{RowSampler, Walks};
 use super::{World, world::PROBABILITY_FLOOR};
 
 /// Tokens of a sequence at most, EOS included (the authors' `MAX_LENGTH`); data end with a forced EOS there.
@@ -25,19 +25,25 @@ impl Sequences {
         let vocab = world.vocab();
         let contexts = world.contexts();
         let mut sampler = RowSampler::new(vocab, vocab + 1);
-        for (context, row) in contexts.chunks_exact(vocab + 1).enumerate() {
-            sampler.set(context, row.iter().copied());
-        }
+        let rows: Vec<f32> = contexts.iter().map(|p| *p as f32).collect();
+        sampler.set(&rows, vocab + 1);
         let log_p: Vec<f64> = contexts.iter().map(|p| (p + PROBABILITY_FLOOR).ln()).collect();
         let stream = Stream::new(seed).fold(purpose::BIGRAM).fold(2);
         let chunk = 512;
         let parts: Vec<Self> = (0..count.div_ceil(chunk))
             .into_par_iter()
             .map(|part| {
+                let first = part * chunk;
+                let walks = Walks {
+                    count: chunk.min(count - first),
+                    limit: MAX_TOKENS - 1,
+                    end: vocab,
+                    stream,
+                    first,
+                };
                 let mut out = Self::default();
-                for index in part * chunk..((part + 1) * chunk).min(count) {
-                    out.draw(&sampler, &log_p, vocab, stream.fold(index as u64));
-                }
+                sampler.walk(&walks, &mut out.tokens, &mut out.ends);
+                out.finish(&log_p, vocab);
                 out
             })
             .collect();
@@ -51,24 +57,23 @@ impl Sequences {
         all
     }
 
-    fn draw(&mut self, sampler: &RowSampler, log_p: &[f64], vocab: usize, stream: Stream) {
-        let (mut context, mut total) = (0, 0.0);
-        let mut words = [0; 4];
-        for position in 0..MAX_TOKENS {
-            if position % 4 == 0 {
-                words = stream.u32s(position as u64 / 4);
+    /// Forces EOS where a walk reached its limit and adds up log P.
+    fn finish(&mut self, log_p: &[f64], vocab: usize) {
+        let walked = std::mem::take(&mut self.tokens);
+        let mut start = 0;
+        for end in &mut self.ends {
+            let mut context = 0;
+            let mut total = 0.0;
+            let tokens = &walked[std::mem::replace(&mut start, *end)..*end];
+            let forced = tokens.last().is_none_or(|last| usize::from(*last) != vocab).then_some(vocab as u16);
+            for token in tokens.iter().copied().chain(forced) {
+                self.tokens.push(token);
+                total += log_p[context * (vocab + 1) + usize::from(token)];
+                context = usize::from(token);
             }
-            let forced = position + 1 == MAX_TOKENS;
-            let token = if forced { vocab } else { sampler.draw(context, words[position % 4]) };
-            total += log_p[context * (vocab + 1) + token];
-            self.tokens.push(token as u16);
-            if token == vocab {
-                break;
-            }
-            context = token;
+            *end = self.tokens.len();
+            self.log_p.push(total);
         }
-        self.ends.push(self.tokens.len());
-        self.log_p.push(total);
     }
 
     /// How many sequences there are.

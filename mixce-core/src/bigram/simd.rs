@@ -5,6 +5,29 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+/// Runs a block with the widest instructions of the machine, for the named arguments.
+///
+/// A closure given to [`pulp::Arch::dispatch`] would be shorter, but has one caller per instruction set, so the optimiser
+/// leaves a large one outside of all of them and compiles it for the baseline. The method of a type can be forced inside.
+macro_rules! wide {
+    ($a:lifetime, ($($name:ident: $kind:ty),* $(,)?), $body:block) => {{
+        struct Job<$a> {
+            $($name: $kind),*
+        }
+        impl<$a> pulp::WithSimd for Job<$a> {
+            type Output = ();
+
+            #[inline(always)]
+            fn with_simd<S: pulp::Simd>(self, _: S) {
+                let Self { $($name),* } = self;
+                $body
+            }
+        }
+        pulp::Arch::new().dispatch(Job { $($name),* })
+    }};
+}
+pub(crate) use wide;
+
 /// Row strides are multiples of this many elements (one AVX-512 register of f32).
 pub(crate) const PAD: usize = 16;
 
@@ -193,7 +216,7 @@ pub(crate) fn softmax_row(row: &mut [f32]) -> f32 {
 
 /// Softmax of every row of `[rows, stride]` in place; `log_z[i]` receives the log normaliser of row `i`.
 pub(crate) fn softmax(data: &mut [f32], stride: usize, log_z: &mut [f32]) {
-    Arch::new().dispatch(|| {
+    wide!('a, (data: &'a mut [f32], stride: usize, log_z: &'a mut [f32]), {
         for (row, z) in data.chunks_exact_mut(stride).zip(log_z) {
             *z = softmax_row(row);
         }

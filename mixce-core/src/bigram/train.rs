@@ -8,7 +8,7 @@ use super::adam::Adam;
 use super::dropout::Dropout;
 use super::estimators::rollouts::{Beliefs, Reward, Rollouts};
 use super::estimators::sampled::Sampled;
-use super::estimators::{JsSequence, counts, exact, logit_gradient};
+use super::estimators::{JsSequence, counts, exact};
 use super::model::{Forward, HIDDEN_STRIDE};
 use super::objective::{Loss, TokenWeight};
 use super::{
@@ -85,7 +85,6 @@ pub(crate) struct Trainer<'a> {
     forward: Forward,
     mask: Vec<f32>,
     pseudo: Vec<f32>,
-    d_logits: Vec<f32>,
     grads: Vec<f32>,
     log_p: Vec<f32>,
     expected: Vec<f32>,
@@ -112,7 +111,6 @@ impl<'a> Trainer<'a> {
             forward: Forward::new(&model),
             mask: vec![0.0; vocab * HIDDEN_STRIDE],
             pseudo: vec![0.0; cells],
-            d_logits: vec![0.0; cells],
             grads: vec![0.0; len],
             log_p: data.log_p(model.stride()),
             expected: if exact { data.expected_counts(model.stride()) } else { Vec::new() },
@@ -176,8 +174,7 @@ impl<'a> Trainer<'a> {
     /// From pseudo-counts to the gradient of the parameters.
     fn backward(&mut self, masked: bool) {
         let mask = masked.then_some(self.mask.as_slice());
-        logit_gradient(&self.pseudo, &self.forward.probs, self.model.stride(), &mut self.d_logits);
-        self.model.backward(mask, &mut self.forward, &self.d_logits, &mut self.grads);
+        self.model.backward(mask, &mut self.forward, &self.pseudo, &mut self.grads);
     }
 
     /// Overwrites the pseudo-counts with those of the data term.
@@ -223,8 +220,8 @@ impl<'a> Trainer<'a> {
             return exact::add_reward_gradient(&q, reward, scale, pseudo);
         }
         match self.config.reverse_gradient {
-            ReverseGradient::Local => rollouts.add_all_tokens_gradient(&q, reward, false, scale, pseudo),
-            ReverseGradient::AllTokens => rollouts.add_all_tokens_gradient(&q, reward, true, scale, pseudo),
+            ReverseGradient::Local => rollouts.add_local_gradient(&q, reward, scale, pseudo),
+            ReverseGradient::AllTokens => rollouts.add_all_tokens_gradient(&q, reward, scale, pseudo),
             ReverseGradient::ScoreFunction => rollouts.add_reward_gradient(&q, reward, scale, pseudo),
         }
         if let Loss::Js { eta } = self.loss {

@@ -51,8 +51,7 @@ fn js_data_terms_agree() {
     trainer.model.forward(None, &mut trainer.forward);
     let batch: Vec<u32> = (0..400).collect();
     counts::add_js_data(&data.train, &batch, 0.4, &trainer.forward.probs, stride, &mut trainer.pseudo);
-    logit_gradient(&trainer.pseudo, &trainer.forward.probs, stride, &mut trainer.d_logits);
-    trainer.model.backward(None, &mut trainer.forward, &trainer.d_logits, &mut trainer.grads);
+    trainer.model.backward(None, &mut trainer.forward, &trainer.pseudo, &mut trainer.grads);
     let mut sampled = Sampled::new(&trainer.model, Dropout::new(0.0));
     sampled.begin(&trainer.model);
     sampled.add_js_data(&data.train, &batch, 0.4, Stream::new(1));

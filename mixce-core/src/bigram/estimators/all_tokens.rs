@@ -1,4 +1,4 @@
-//! The score function summed over all next tokens: what `counts` uses for reverse terms by default.
+//! The score function summed over all next tokens.
 //!
 //! By the chain rule over positions the gradient of an expected sum of rewards is `sum_c N_c sum_y grad q_cy (r_cy +
 //! v_y)`: visits times reward plus value-to-go. The plain score function replaces the sum over y by the sampled
@@ -6,15 +6,10 @@
 //! sum. Visits of one half of the sequences meet the values measured on the other half, so the two factors are
 //! independent and their product has no bias (but for the cut at 499 tokens, near which a value is the mean over all
 //! positions, and for tokens that one half never drew, which get the mean value of that half).
-//!
-//! Without looking ahead, v is left out: `sum_c N_c grad E_{y ~ q_c}[r_cy]`, the divergence of every context weighted
-//! by its visits, which are held fixed. That is what the authors' straight-through samples credit (they detach the
-//! previous token inside log P, and a sequence's length has no gradient): no token is blamed for what follows it.
 
-use pulp::Arch;
-
+use super::local::{add_row, subtract_centred};
 use super::rollouts::{Beliefs, Reward, Rollouts};
-use crate::bigram::simd::ln;
+use crate::bigram::simd::wide;
 
 /// Visits and values measured on half of the sequences, `[stride]` each.
 #[derive(Clone, Debug)]
@@ -24,45 +19,38 @@ struct Half {
 }
 
 impl Rollouts {
-    /// Adds to pseudo-counts the gradient of `scale * E_Q[sum of rewards]`, or its local part.
+    /// Adds to pseudo-counts the gradient of `scale * E_Q[sum of rewards]`.
     pub(crate) fn add_all_tokens_gradient(
         &mut self,
         q: &Beliefs<'_>,
         reward: Reward,
-        look_ahead: bool,
         scale: f64,
         pseudo: &mut [f32],
     ) {
-        if look_ahead {
-            self.measure_to_go(q, reward);
-        } else {
-            self.forget_to_go();
-        }
+        self.measure_to_go(q, reward);
         let halves = [self.half(q, 0), self.half(q, 1)];
         let first = Self::first_values(q, &halves);
         let [a, b] = &halves;
         let kl = if reward == Reward::Kl { 1.0 } else { 0.0 };
         let scale = scale as f32;
-        Arch::new().dispatch(|| {
+        let (q, first) = (*q, first.as_slice());
+        wide!('a, (
+            q: Beliefs<'a>, a: &'a Half, b: &'a Half, first: &'a [f32], kl: f32, scale: f32, pseudo: &'a mut [f32],
+        ), {
             let mut row = vec![0f32; q.stride];
             for (context, m) in pseudo.chunks_exact_mut(q.stride).enumerate() {
                 let probs = &q.probs[context * q.stride..][..q.stride];
                 let (na, nb) = (a.visits[context], b.visits[context]);
                 row.fill(0.0);
-                let log_p = &q.log_p[context * q.stride..][..q.stride];
-                add_row(0.5 * (na + nb), kl, probs, log_p, &mut row);
+                add_row(0.5 * (na + nb), kl, probs, &q.log_p[context * q.stride..][..q.stride], &mut row);
                 for ((d, va), vb) in row.iter_mut().zip(&a.values).zip(&b.values) {
                     *d += 0.5 * (na * vb + nb * va);
                 }
                 if context == 0 {
-                    let log_p = &q.log_p[q.vocab * q.stride..][..q.stride];
-                    add_row(1.0, kl, probs, log_p, &mut row);
-                    row.iter_mut().zip(&first).for_each(|(d, v)| *d += v);
+                    add_row(1.0, kl, probs, &q.log_p[q.vocab * q.stride..][..q.stride], &mut row);
+                    row.iter_mut().zip(first).for_each(|(d, v)| *d += v);
                 }
-                let mean: f32 = row.iter().zip(probs).map(|(d, p)| d * p).sum();
-                for ((m, d), p) in m.iter_mut().zip(&row).zip(probs) {
-                    *m -= scale * p * (d - mean);
-                }
+                subtract_centred(scale, probs, &row, m);
             }
         });
     }
@@ -98,14 +86,5 @@ impl Rollouts {
         let mut first: Vec<f32> = a.values.iter().zip(&b.values).map(|(a, b)| 0.5 * (a + b)).collect();
         first[q.vocab..].fill(0.0);
         first
-    }
-}
-
-/// `row += n (kl ln q - log P)`.
-#[inline(always)]
-fn add_row(n: f32, kl: f32, probs: &[f32], log_p: &[f32], row: &mut [f32]) {
-    for ((d, p), l) in row.iter_mut().zip(probs).zip(log_p) {
-        let p = if *p > f32::MIN_POSITIVE { *p } else { f32::MIN_POSITIVE };
-        *d += n * (kl * ln(p) - l);
     }
 }

@@ -4,6 +4,7 @@
 //! of 1000 sequences costs V softmaxes instead of one per token.
 
 use crate::bigram::sequences::Sequences;
+use crate::bigram::simd::ln;
 
 use super::JsSequence;
 
@@ -20,7 +21,7 @@ pub(crate) fn log_q(tokens: &[u16], probs: &[f32], stride: usize) -> f64 {
     let mut total = 0.0;
     for &token in tokens {
         let q = probs[context * stride + usize::from(token)];
-        total += f64::from(q.max(f32::MIN_POSITIVE)).ln();
+        total += f64::from(ln(q.max(f32::MIN_POSITIVE)));
         context = usize::from(token);
     }
     total

@@ -6,14 +6,15 @@
 mod all_tokens;
 pub(crate) mod counts;
 pub(crate) mod exact;
+mod local;
 pub(crate) mod rollouts;
 pub(crate) mod sampled;
 
-use pulp::Arch;
+use super::simd::wide;
 
 /// Turns pseudo-counts `[V, stride]` into the gradient of the logits: `d_c = (sum_y m_cy) q_c - m_c`.
 pub(crate) fn logit_gradient(pseudo: &[f32], probs: &[f32], stride: usize, d_logits: &mut [f32]) {
-    Arch::new().dispatch(|| {
+    wide!('a, (pseudo: &'a [f32], probs: &'a [f32], stride: usize, d_logits: &'a mut [f32]), {
         let rows = pseudo.chunks_exact(stride).zip(probs.chunks_exact(stride));
         for (d, (m, q)) in d_logits.chunks_exact_mut(stride).zip(rows) {
             let mut lanes = [0f32; 16];

@@ -3,7 +3,8 @@
 use mixce_kernels::rng::Stream;
 
 use super::JsSequence;
-use crate::bigram::sampler::RowSampler;
+use crate::bigram::sampler::{RowSampler, Walks};
+use crate::bigram::simd::ln;
 
 /// Tokens a model draws at most: the authors' loop stops when begin and tokens together are 500.
 pub(crate) const ROLLOUT_TOKENS: usize = 499;
@@ -56,27 +57,11 @@ impl Rollouts {
 
     /// Draws `count` sequences; sequence i depends on the stream and i only.
     pub(crate) fn sample(&mut self, q: &Beliefs<'_>, count: usize, stream: Stream) {
-        for (context, row) in q.probs.chunks_exact(q.stride).enumerate() {
-            self.sampler.set(context, row[..=q.vocab].iter().map(|&p| f64::from(p)));
-        }
+        self.sampler.set(q.probs, q.stride);
+        let walks = Walks { count, limit: ROLLOUT_TOKENS, end: q.vocab, stream, first: 0 };
         self.tokens.clear();
         self.ends.clear();
-        for index in 0..count {
-            let stream = stream.fold(index as u64);
-            let (mut context, mut words) = (0, [0; 4]);
-            for position in 0..ROLLOUT_TOKENS {
-                if position % 4 == 0 {
-                    words = stream.u32s(position as u64 / 4);
-                }
-                let token = self.sampler.draw(context, words[position % 4]);
-                self.tokens.push(token as u16);
-                if token == q.vocab {
-                    break;
-                }
-                context = token;
-            }
-            self.ends.push(self.tokens.len());
-        }
+        self.sampler.walk(&walks, &mut self.tokens, &mut self.ends);
     }
 
     /// The spans of the sequences in the list of tokens.
@@ -93,12 +78,6 @@ impl Rollouts {
     /// What the tokens of a span earn from themselves on.
     pub(crate) fn to_go(&self, span: std::ops::Range<usize>) -> &[f32] {
         &self.to_go[span]
-    }
-
-    /// Sets the rewards-to-go of all tokens to 0.
-    pub(crate) fn forget_to_go(&mut self) {
-        self.to_go.clear();
-        self.to_go.resize(self.tokens.len(), 0.0);
     }
 
     /// Fills the rewards-to-go of all tokens.
@@ -229,7 +208,7 @@ fn walk(q: &Beliefs<'_>, reward: Reward, tokens: &[u16], mut visit: impl FnMut(u
         let context = if state == q.vocab { 0 } else { state };
         let log_p = f64::from(q.log_p[state * q.stride + token]);
         let log_q = match reward {
-            Reward::Kl => f64::from(q.probs[context * q.stride + token].max(f32::MIN_POSITIVE)).ln(),
+            Reward::Kl => f64::from(ln(q.probs[context * q.stride + token].max(f32::MIN_POSITIVE))),
             Reward::CrossEntropy => 0.0,
         };
         visit(position, state, log_q - log_p);

@@ -9,7 +9,6 @@
 //! context does all the work of the units that stayed, minus the same few rows.
 
 use mixce_kernels::rng::Stream;
-use pulp::Arch;
 
 use super::JsSequence;
 use super::rollouts::{ROLLOUT_TOKENS, Reward};
@@ -17,7 +16,7 @@ use crate::bigram::dropout::Dropout;
 use crate::bigram::model::{HIDDEN, HIDDEN_STRIDE, Model};
 use crate::bigram::objective::TokenWeight;
 use crate::bigram::sequences::Sequences;
-use crate::bigram::simd::{PAD, View, axpy, dot, exp, ln, matmul_add, softmax_row};
+use crate::bigram::simd::{PAD, View, axpy, dot, exp, ln, matmul_add, softmax_row, wide};
 
 /// One position of a sequence, kept for the backward pass.
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +120,11 @@ impl Sampled {
     pub(crate) fn finish(&mut self, model: &Model, grads: &mut [f32]) {
         let at = model.offsets();
         grads.fill(0.0);
-        model.backward_output(&self.scaled, &self.sums, &mut self.transposed, &mut self.d_dropped, grads);
+        let (sums, stride) = (&self.sums, self.stride);
+        let d_logits = |first: usize, block: &mut [f32]| {
+            block.copy_from_slice(&sums[first * stride..][..block.len()]);
+        };
+        model.backward_output(&self.scaled, d_logits, &mut self.transposed, &mut self.d_dropped, grads);
         grads[at.w2..at.b2].iter_mut().zip(&self.w2_dropped).for_each(|(g, d)| *g += d);
         let scale = self.dropout.scale();
         self.d_dropped.iter_mut().zip(&self.hidden_dropped).for_each(|(d, x)| *d = scale * (*d + x));
@@ -137,22 +140,26 @@ impl Sampled {
         scale: f64,
         stream: Stream,
     ) {
-        Arch::new().dispatch(|| {
+        let sampled = self;
+        wide!('a, (
+            sampled: &'a mut Sampled, data: &'a Sequences, batch: &'a [u32], weight: &'a TokenWeight,
+            scale: f64, stream: Stream,
+        ), {
             for &index in batch {
                 let stream = stream.fold(u64::from(index));
                 let mut context = 0;
                 for (position, &token) in data.get(index as usize).iter().enumerate() {
                     let token = usize::from(token);
-                    let dropped = self.dropout.bits(stream, position as u64) & self.active[context];
-                    let mut row = std::mem::take(&mut self.row);
-                    self.logits(context, dropped, &mut row);
+                    let dropped = sampled.dropout.bits(stream, position as u64) & sampled.active[context];
+                    let mut row = std::mem::take(&mut sampled.row);
+                    sampled.logits(context, dropped, &mut row);
                     softmax_row(&mut row);
                     let q = row[token];
                     let factor = scale as f32 * weight.weight(q);
                     row[token] -= 1.0;
                     row.iter_mut().for_each(|d| *d *= factor);
-                    self.accumulate(context, dropped, &row);
-                    self.row = row;
+                    sampled.accumulate(context, dropped, &row);
+                    sampled.row = row;
                     context = token;
                 }
             }
@@ -161,13 +168,15 @@ impl Sampled {
 
     /// Adds `scale * mean over the batch of (log P - log M)`, sequence by sequence.
     pub(crate) fn add_js_data(&mut self, data: &Sequences, batch: &[u32], eta: f64, stream: Stream) {
-        let scale = eta / batch.len() as f64;
-        Arch::new().dispatch(|| {
+        let (scale, sampled) = (eta / batch.len() as f64, self);
+        wide!('a, (
+            sampled: &'a mut Sampled, data: &'a Sequences, batch: &'a [u32], eta: f64, scale: f64, stream: Stream,
+        ), {
             for &index in batch {
                 let stream = stream.fold(u64::from(index));
-                let log_q = self.run_data(data.get(index as usize), stream);
+                let log_q = sampled.run_data(data.get(index as usize), stream);
                 let share = JsSequence::new(eta, log_q, data.log_p(index as usize)).share;
-                self.backward_log_q((scale * share) as f32);
+                sampled.backward_log_q((scale * share) as f32);
             }
         });
     }
@@ -181,12 +190,15 @@ impl Sampled {
         scale: f64,
         stream: Stream,
     ) {
-        let kl = reward == Reward::Kl;
         let factor = (scale / count as f64) as f32;
-        Arch::new().dispatch(|| {
+        let by_q = if reward == Reward::Kl { factor } else { 0.0 };
+        let sampled = self;
+        wide!('a, (
+            sampled: &'a mut Sampled, log_p: &'a [f32], by_q: f32, factor: f32, count: usize, stream: Stream,
+        ), {
             for index in 0..count {
-                self.run_gumbel(stream.fold(index as u64));
-                self.backward_gumbel(log_p, if kl { factor } else { 0.0 }, factor);
+                sampled.run_gumbel(stream.fold(index as u64));
+                sampled.backward_gumbel(log_p, by_q, factor);
             }
         });
     }
@@ -200,18 +212,21 @@ impl Sampled {
         scale: f64,
         stream: Stream,
     ) {
-        Arch::new().dispatch(|| {
+        let sampled = self;
+        wide!('a, (
+            sampled: &'a mut Sampled, log_p: &'a [f32], eta: f64, count: usize, scale: f64, stream: Stream,
+        ), {
             for index in 0..count {
-                self.run_gumbel(stream.fold(index as u64));
-                let ratio: f64 = (self.positions.iter().enumerate())
+                sampled.run_gumbel(stream.fold(index as u64));
+                let ratio: f64 = (sampled.positions.iter().enumerate())
                     .map(|(t, p)| {
-                        f64::from(self.log_q[t * self.stride + p.token])
-                            - f64::from(log_p[p.state * self.stride + p.token])
+                        f64::from(sampled.log_q[t * sampled.stride + p.token])
+                            - f64::from(log_p[p.state * sampled.stride + p.token])
                     })
                     .sum();
                 let share = JsSequence::new(eta, ratio, 0.0).share;
                 let factor = (scale / count as f64 * (1.0 - share)) as f32;
-                self.backward_gumbel(log_p, factor, factor);
+                sampled.backward_gumbel(log_p, factor, factor);
             }
         });
     }
