@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles and lints the whole workspace with `--features cuda`, then with `nccl` as well, on a machine without a GPU;
-# warnings are denied.
+# Compiles our CUDA kernels to machine code, then compiles and lints the whole workspace with `--features cuda`, then with
+# `nccl` as well, on a machine without a GPU; warnings and spilled registers are denied.
 #
 # candle's CUDA kernels are compiled for real, by the compiler that scripts/cuda-toolkit.sh fetches: several minutes on
 # two cores the first time, nothing as long as the target folder is kept. Nothing is linked, because that needs the
@@ -12,6 +12,16 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exports="$(scripts/cuda-toolkit.sh)"
 eval "$exports"
+# Machine code for two generations, on which a register that does not fit is an error: it would be slow without a sign.
+cubin="$(mktemp)"
+trap 'rm -f "$cubin"' EXIT
+for capability in 80 90; do
+    for source in mixce-kernels/cuda/*.cu; do
+        echo "$source for sm_$capability"
+        nvcc -cubin -O3 -std=c++17 "-arch=sm_$capability" -Werror all-warnings -Xptxas -warn-spills,-Werror \
+            -o "$cubin" "$source"
+    done
+done
 for features in mixce-tests/cuda mixce-tests/nccl; do
     echo "features: $features"
     cargo clippy --workspace --all-targets --features "$features" --locked "$@" -- -D warnings
