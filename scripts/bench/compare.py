@@ -8,7 +8,7 @@ steps of all rounds make one sample: the table shows its median, smallest and la
 speed depends on its documents, tokens/s is all tokens by all seconds instead. PyTorch comes from --python, else from the Python that
 runs this script, else from a virtual environment that is made with requirements.txt (a download of some GB).
 
-Rows: train-f32, train-compiled, train-bf16, train-ragged (needs --text and --tokenizer), forward, generate-32, generate-1.
+Rows: train-f32, train-compiled, train-bf16, train-both-bf16, train-ragged (needs --text and --tokenizer), forward, generate-32, generate-1.
 """
 
 import argparse
@@ -34,6 +34,7 @@ class Row:
     bench: str
     sizes: tuple
     pytorch: tuple = ()
+    mixce: tuple = ()
     ragged: bool = False
 
 
@@ -44,9 +45,16 @@ ROWS = {
         "training, 4 x 256, against f32 compiled", "train", ("--batch-size", "4", "--seq-len", "256"), ("--compile",)
     ),
     "train-bf16": Row(
-        "training, 8 x 512, against bf16 autocast",
+        "training, 8 x 512, mixce f32 against bf16 autocast",
         "train",
         ("--batch-size", "8", "--seq-len", "512"),
+        ("--precision", "bf16"),
+    ),
+    "train-both-bf16": Row(
+        "training, 8 x 512, both in bf16",
+        "train",
+        ("--batch-size", "8", "--seq-len", "512"),
+        ("--precision", "bf16"),
         ("--precision", "bf16"),
     ),
     "train-ragged": Row(
@@ -140,7 +148,7 @@ def commands(row, arguments, python):
         shared += ["--data", arguments.text, "--tokenizer", arguments.tokenizer]
     shared = [str(word) for word in shared]
     return {
-        "mixce": [arguments.mixce, "bench", row.bench, *shared, "--device", "cpu", "--json", "--quiet"],
+        "mixce": [arguments.mixce, "bench", row.bench, *shared, *row.mixce, "--device", "cpu", "--json", "--quiet"],
         "pytorch": [python, str(HERE / f"pytorch_{row.bench}.py"), *shared, *row.pytorch],
     }
 
