@@ -1,8 +1,8 @@
 """Times of the metrics: MAUVE against mauve-text with faiss, features against transformers, diversity and repetition by themselves.
 
-    python -P scripts/bench/score.py mauve --mixce target/release/mixce
-    python -P scripts/bench/score.py features --mixce target/release/mixce --tokenizer gpt2-tokenizer
-    python -P scripts/bench/score.py surface --mixce target/release/mixce --tokenizer gpt2-tokenizer
+    python scripts/bench/score.py mauve --mixce target/release/mixce
+    python scripts/bench/score.py features --mixce target/release/mixce --tokenizer gpt2-tokenizer
+    python scripts/bench/score.py surface --mixce target/release/mixce --tokenizer gpt2-tokenizer
 
 With `-P`, because a script beside this one is called like a module of Python's. Both sides run alternately in one session. Needs scripts/fixtures/requirements.txt. Data are random and made anew in a temporary folder;
 `--rounds` measurements of each are reported as median (smallest, largest).

@@ -1,7 +1,7 @@
 """Tokenisation of a large file with Python's tokenizers, to compare `mixce` with; and the file itself.
 
-    python scripts/bench/tokenize.py make big.txt --megabytes 250 --words corpus.txt
-    python scripts/bench/tokenize.py time big.txt --tokenizer gpt2-folder --threads 2
+    python scripts/bench/python_tokenizers.py make big.txt --megabytes 250 --words corpus.txt
+    python scripts/bench/python_tokenizers.py time big.txt --tokenizer gpt2-folder --threads 2
 
 `make` draws words of a real text independently of each other (seeded), in documents of 40 to 400 words, so that long texts
 can be had without a download. `time` reads documents in batches, encodes them by `encode_batch_fast` (`encode_batch` without the
