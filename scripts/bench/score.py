@@ -4,8 +4,8 @@
     python scripts/bench/score.py features --mixce target/release/mixce --tokenizer gpt2-tokenizer
     python scripts/bench/score.py surface --mixce target/release/mixce --tokenizer gpt2-tokenizer
 
-With `-P`, because a script beside this one is called like a module of Python's. Both sides run alternately in one session. Needs scripts/fixtures/requirements.txt. Data are random and made anew in a temporary folder;
-`--rounds` measurements of each are reported as median (smallest, largest).
+Both sides run alternately in one session. Needs scripts/fixtures/requirements.txt. Data are random and made anew in a
+temporary folder; `--rounds` measurements of each are reported as median (smallest, largest).
 """
 
 import argparse
