@@ -65,7 +65,7 @@ fn three_poolings_equal_transformers() {
 }
 
 #[test]
-fn pickles_and_prefixes_are_the_same_model() {
+fn prefixes_and_old_names_are_the_same_model() {
     let expected = json(&fixture().join("expected.json"));
     let folder = copy();
     let bytes = fs::read(folder.path().join("model.safetensors")).unwrap();

@@ -117,13 +117,13 @@ impl Gpt2 {
     /// fails.
     pub fn forward(&self, batch: &PackedBatch, pass: Pass) -> Result<Forward> {
         let dropout = pass.dropout;
-        if !is_fused(self.lm_head()) {
-            for (asked, name) in
-                [(pass.recompute, "activation checkpointing"), (pass.precision == Precision::Bf16, "bf16")]
-            {
-                if asked {
-                    return Err(Error::NotFused { what: name });
-                }
+        let (fused, on_cpu) = (is_fused(self.lm_head()), self.lm_head().device().is_cpu());
+        if pass.precision == Precision::Bf16 && !(fused && on_cpu) {
+            return Err(Error::NotFused { what: "bf16" });
+        }
+        if !fused {
+            if pass.recompute {
+                return Err(Error::NotFused { what: "activation checkpointing" });
             }
             let hidden = self.hidden_states(batch, dropout)?;
             return Ok(Forward { last: hidden.clone(), hidden, pass, kept: None });

@@ -150,8 +150,8 @@ pub enum Error {
         /// Its index, from 0.
         prompt: u64,
     },
-    /// Something that only blocks with a backward pass of their own can do.
-    #[error("{what} works on the CPU only in this version")]
+    /// Something for which the device has no kernels.
+    #[error("{what} needs kernels that this version does not have for the model's device and dtype")]
     NotFused {
         /// Activation checkpointing or bf16.
         what: &'static str,

@@ -10,6 +10,9 @@ mod program;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 mod support;
 
+#[path = "../../mixce-gpt2/tests/hub/http.rs"]
+mod http;
+
 #[path = "../../mixce-gpt2/tests/hub/server.rs"]
 #[expect(dead_code, reason = "the hub client's own tests use more of it")]
 mod server;

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result, Tensor};
 use mixce_kernels::lm_head::{target_log_probs, weighted_cross_entropy, weighted_cross_entropy_on_device};
-use mixce_kernels::{Columns, decode_attention};
+use mixce_kernels::{Columns, Precision, decode_attention};
 
 use crate::{assert_close, cuda, random, values};
 
@@ -15,7 +15,7 @@ fn lm_head_with_mixce_weights() -> Result<()> {
         let dhead = random(&[v, c], 3)?;
         let dhead_cuda = dhead.to_device(&cuda()?)?;
         let weight = |log_q: f64| (0.1 + 0.9 * log_q.exp()) / 8.0;
-        let want = weighted_cross_entropy(&hidden, &head, &targets, &weight, &dhead)?;
+        let want = weighted_cross_entropy(&hidden, &head, &targets, &weight, &dhead, Precision::F32)?;
         let [hidden, head, targets] =
             [&hidden, &head, &targets].map(|t| t.to_device(&cuda().unwrap()).unwrap());
         let weights = |log_q: &Tensor| log_q.exp()?.affine(0.9, 0.1);

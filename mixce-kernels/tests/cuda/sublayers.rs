@@ -6,7 +6,7 @@ use mixce_kernels::sublayer::{
     Mlp, layer_norm_backward, linear_residual, linear_residual_backward, mlp_residual, mlp_residual_backward,
     norm_linear, norm_linear_backward,
 };
-use mixce_kernels::{Activation, Affine};
+use mixce_kernels::{Activation, Affine, Precision};
 
 use crate::{assert_close, cuda, random};
 
@@ -37,8 +37,8 @@ fn norm_and_linear() -> Result<()> {
             // Gradients are added to what is there.
             let (dnorm, dmap) = (affine(&[c], device, 7)?, affine(&[c, 3 * c], device, 9)?);
             let (dx, dz) = (random(&[n, c], 11)?.to_device(device)?, random(&[n, c], 12)?.to_device(device)?);
-            let y = norm_linear(&x, &norm, 1e-5, &map)?;
-            norm_linear_backward(&x, (&norm, 1e-5), &map, &dy, &dx, (&dnorm, &dmap))?;
+            let y = norm_linear(&x, &norm, 1e-5, &map, Precision::F32)?;
+            norm_linear_backward(&x, (&norm, 1e-5), &map, &dy, &dx, (&dnorm, &dmap), Precision::F32)?;
             layer_norm_backward(&x, (&norm, 1e-5), &dz, &dx, &dnorm)?;
             Ok(vec![y, dx, dnorm.weight, dnorm.bias, dmap.weight, dmap.bias])
         })?;
@@ -54,8 +54,8 @@ fn linear_and_residual() -> Result<()> {
                 let (map, dmap) = (affine(&[c + 2, c], device, 1)?, affine(&[c + 2, c], device, 3)?);
                 let tensor = |shape: &[usize], seed| random(shape, seed)?.to_device(device);
                 let (x, residual, dy) = (tensor(&[n, c + 2], 5)?, tensor(&[n, c], 6)?, tensor(&[n, c], 7)?);
-                let y = linear_residual(&x, &map, &residual, drop)?;
-                let dx = linear_residual_backward(&x, &map, drop, &dy, &dmap)?;
+                let y = linear_residual(&x, &map, &residual, drop, Precision::F32)?;
+                let dx = linear_residual_backward(&x, &map, drop, &dy, &dmap, Precision::F32)?;
                 Ok(vec![y, dx, dmap.weight, dmap.bias])
             })?;
         }
@@ -78,11 +78,12 @@ fn mlps() -> Result<()> {
                 let (parameters, sums) = (mlp(c, device, 1)?, mlp(c, device, 11)?);
                 let x = random(&[n, c], 21)?.to_device(device)?;
                 let dx = random(&[n, c], 22)?.to_device(device)?;
-                let (y, before) = mlp_residual(&x, &parameters, 1e-5, f, drop, true)?;
+                let (y, before) = mlp_residual(&x, &parameters, 1e-5, f, drop, true, Precision::F32)?;
                 let before = before.expect("kept");
-                let (again, nothing) = mlp_residual(&x, &parameters, 1e-5, f, drop, false)?;
+                let (again, nothing) = mlp_residual(&x, &parameters, 1e-5, f, drop, false, Precision::F32)?;
                 assert!(nothing.is_none());
-                mlp_residual_backward((&x, &before), (&parameters, 1e-5), f, drop, &dx, &sums)?;
+                let (kept, map) = ((&x, &before), (&parameters, 1e-5));
+                mlp_residual_backward(kept, map, f, drop, &dx, &sums, Precision::F32)?;
                 let Mlp { norm, c_fc, c_proj } = sums;
                 let sums = [norm.weight, norm.bias, c_fc.weight, c_fc.bias, c_proj.weight, c_proj.bias];
                 Ok([y, before, again, dx].into_iter().chain(sums).collect())

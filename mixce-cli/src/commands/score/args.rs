@@ -10,6 +10,7 @@ use super::cache::Cache;
 use super::controlled::WindowFlags;
 use super::distances::MauveFlags;
 use crate::authors;
+use crate::commands::evaluate::Compat;
 use crate::error::Problem;
 use crate::reading::ReadingArgs;
 
@@ -109,13 +110,6 @@ pub(super) enum Metric {
     ControlledMauve,
     /// Coherence over windows of equal length
     ControlledCoherence,
-}
-
-/// Whose way of doing it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Compat {
-    /// The MixCE authors' scripts
-    Authors,
 }
 
 impl Metric {

@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use candle_core::Device;
 use mixce_eval::features::Features;
-use mixce_gpt2::{Gpt2, Parameters, Tokenizer};
-use rayon::prelude::*;
+use mixce_gpt2::{Gpt2, Tokenizer};
 use sha2::{Digest as _, Sha256};
 
 use super::cache::{self, Cache};
@@ -34,7 +33,7 @@ impl Featurizer {
         cache: Option<Cache>,
     ) -> Result<Self> {
         let LoadedModel { model, tokenizer } = models::load(name, None, device)?;
-        let fingerprint = fingerprint(&model.config().to_json(), model.parameters())?;
+        let fingerprint = model.fingerprint()?;
         let max_tokens = max_tokens.min(model.config().n_positions);
         Ok(Self { model: model.detached()?, tokenizer, fingerprint, max_tokens, batch_tokens, cache })
     }
@@ -78,22 +77,6 @@ impl Featurizer {
         }
         hex(&hash.finalize())
     }
-}
-
-/// SHA-256 of a configuration and all weights.
-fn fingerprint(config: &str, parameters: &Parameters) -> Result<String> {
-    let tensors: Vec<_> = parameters.iter().collect();
-    let digest = |(name, tensor): &(&str, &candle_core::Tensor)| -> Result<Vec<u8>> {
-        let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
-        let mut hash = Sha256::new();
-        hash.update(format!("{name}\0{:?}\0", tensor.dims()));
-        for block in values.chunks(1 << 14) {
-            hash.update(block.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
-        }
-        Ok(hash.finalize().to_vec())
-    };
-    let digests = tensors.par_iter().map(digest).collect::<Result<Vec<_>>>()?;
-    Ok(hex(&Sha256::digest([config.as_bytes(), &digests.concat()].concat())))
 }
 
 /// Bytes in hexadecimal digits.

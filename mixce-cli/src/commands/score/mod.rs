@@ -20,12 +20,13 @@ use mixce_eval::mauve::MauveSettings;
 use mixce_gpt2::Tokenizer;
 use serde_json::{Value, json};
 
+use crate::commands::evaluate::Compat;
 use crate::context::{Context, device_name};
 use crate::error::Problem;
 use crate::models::Network;
 use crate::{models, progress};
 pub(crate) use args::ScoreArgs;
-use args::{Compat, DEFAULT_FEATURIZER, Metric};
+use args::{DEFAULT_FEATURIZER, Metric};
 use coherence::Split;
 use controlled::Controlled;
 use distances::FeatureFiles;
