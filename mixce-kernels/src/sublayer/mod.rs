@@ -8,7 +8,7 @@
 //! On the CPU rows are handled 1024 at a time: what a sublayer computes between its matrix products (normalised rows,
 //! activations, dropped branches) is short-lived, stays in the cache, and is computed again in the backward pass instead of
 //! kept; on CUDA all rows go together and the same is computed again. Matrix products are in the
-//! [`Precision`](crate::Precision) asked for, everything else in f32. Only f32 tensors ([`is_fused`]); elsewhere use the candle
+//! [`Precision`](crate::Precision) asked for on the CPU and in f32 on CUDA, everything else in f32. Only f32 tensors ([`is_fused`]); elsewhere use the candle
 //! operations.
 //!
 //! Legend: N tokens, C channels, I channels inside the MLP.
