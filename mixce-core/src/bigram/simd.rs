@@ -214,6 +214,14 @@ pub(crate) fn softmax_row(row: &mut [f32]) -> f32 {
     max + sum.ln()
 }
 
+/// Turns logits into log probabilities, in `log_q`; `row` is overwritten.
+#[inline(always)]
+pub(crate) fn log_softmax_row(row: &mut [f32], log_q: &mut [f32]) {
+    log_q.copy_from_slice(row);
+    let log_z = softmax_row(row);
+    log_q.iter_mut().for_each(|l| *l -= log_z);
+}
+
 /// Softmax of every row of `[rows, stride]` in place; `log_z[i]` receives the log normaliser of row `i`.
 pub(crate) fn softmax(data: &mut [f32], stride: usize, log_z: &mut [f32]) {
     wide!('a, (data: &'a mut [f32], stride: usize, log_z: &'a mut [f32]), {

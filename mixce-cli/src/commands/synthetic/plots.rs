@@ -24,7 +24,7 @@ const COLORS: [RGBColor; 8] = [
     RGBColor(0, 0, 0),
     RGBColor(120, 120, 120),
 ];
-/// Values below this are drawn here on logarithmic axes.
+/// What is below this counts as zero, which has no place on a logarithmic axis.
 const LOWEST: f64 = 1e-8;
 /// Heat maps have a rectangle per cell; above this size a file would be too large.
 const HEATMAP_VOCAB: usize = 50;
@@ -94,8 +94,11 @@ fn lines(rows: &[&Row], etas: &[f64], value: impl Fn(&Row) -> Spread) -> Vec<Lin
 /// A figure of lines over the values of eta, evenly spaced, with a logarithmic axis upwards.
 fn against_eta(title: &str, label: &str, etas: &[f64], lines: &[Line]) -> Result<String> {
     draw((720, 440), |area| {
-        let values = lines.iter().flat_map(|(_, points)| points.iter().map(|p| p.1.max(LOWEST)));
-        let (low, high) = values.fold((f64::MAX, LOWEST), |(l, h), y| (l.min(y), h.max(y)));
+        let visible = |points: &[(f64, f64)]| -> Vec<(f64, f64)> {
+            points.iter().copied().filter(|p| p.1 >= LOWEST).collect()
+        };
+        let values = lines.iter().flat_map(|(_, points)| visible(points));
+        let (low, high) = values.fold((f64::MAX, LOWEST), |(l, h), (_, y)| (l.min(y), h.max(y)));
         let mut chart = ChartBuilder::on(area)
             .caption(title, ("sans-serif", 18))
             .margin(10)
@@ -120,7 +123,7 @@ fn against_eta(title: &str, label: &str, etas: &[f64], lines: &[Line]) -> Result
             .map_err(failed)?;
         for (index, (name, points)) in lines.iter().enumerate() {
             let color = COLORS[index % COLORS.len()];
-            let points: Vec<(f64, f64)> = points.iter().map(|(x, y)| (*x, y.max(LOWEST))).collect();
+            let points = visible(points);
             let line = LineSeries::new(points.iter().copied(), color.stroke_width(2));
             chart
                 .draw_series(line)

@@ -6,6 +6,7 @@
 mod all_tokens;
 pub(crate) mod counts;
 pub(crate) mod exact;
+mod gumbel;
 mod local;
 pub(crate) mod rollouts;
 pub(crate) mod sampled;

@@ -11,12 +11,13 @@
 use mixce_kernels::rng::Stream;
 
 use super::JsSequence;
+use super::gumbel::{argmax, gumbels};
 use super::rollouts::{ROLLOUT_TOKENS, Reward};
 use crate::bigram::dropout::Dropout;
 use crate::bigram::model::{HIDDEN, HIDDEN_STRIDE, Model};
 use crate::bigram::objective::TokenWeight;
 use crate::bigram::sequences::Sequences;
-use crate::bigram::simd::{PAD, View, axpy, dot, exp, ln, matmul_add, softmax_row, wide};
+use crate::bigram::simd::{View, axpy, dot, exp, log_softmax_row, matmul_add, softmax_row, wide};
 
 /// One position of a sequence, kept for the backward pass.
 #[derive(Clone, Copy, Debug)]
@@ -266,7 +267,7 @@ impl Sampled {
             let mut row = std::mem::take(&mut self.row);
             self.logits(context, dropped, &mut row);
             let log_q = &mut self.log_q[t * self.stride..][..self.stride];
-            log_softmax(&mut row, log_q);
+            log_softmax_row(&mut row, log_q);
             total += f64::from(log_q[token]);
             self.row = row;
             context = token;
@@ -303,7 +304,7 @@ impl Sampled {
             soft.iter_mut().zip(&row).for_each(|(g, z)| *g += z);
             let token = argmax(&soft[..=self.vocab]);
             softmax_row(soft);
-            log_softmax(&mut row, &mut self.log_q[t * stride..][..stride]);
+            log_softmax_row(&mut row, &mut self.log_q[t * stride..][..stride]);
             self.row = row;
             self.positions.push(Position { context, state, token, dropped });
             if token == self.vocab {
@@ -362,38 +363,6 @@ fn each_unit(mut bits: u64, mut visit: impl FnMut(usize)) {
         visit(bits.trailing_zeros() as usize);
         bits &= bits - 1;
     }
-}
-
-/// Turns logits into log probabilities, in `log_q`; `row` is overwritten.
-#[inline(always)]
-fn log_softmax(row: &mut [f32], log_q: &mut [f32]) {
-    log_q.copy_from_slice(row);
-    let log_z = softmax_row(row);
-    log_q.iter_mut().for_each(|l| *l -= log_z);
-}
-
-/// Standard Gumbel noise `-ln(-ln u)` with 23 random bits.
-#[inline(always)]
-fn gumbels(stream: Stream, position: u64, row: &mut [f32]) {
-    let blocks = row.len() as u64 / 4;
-    for (block, chunk) in row.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        let words = stream.u32s(position * blocks + block as u64);
-        for (g, word) in chunk.iter_mut().zip(words) {
-            *g = ((word >> 9) as f32 + 0.5) * (1.0 / 8_388_608.0);
-        }
-    }
-    for chunk in row.as_chunks_mut::<PAD>().0 {
-        chunk.iter_mut().for_each(|g| *g = -ln(-ln(*g)));
-    }
-}
-
-/// The index of the largest element; the first of equals.
-#[inline(always)]
-fn argmax(row: &[f32]) -> usize {
-    row.iter()
-        .enumerate()
-        .fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best })
-        .0
 }
 
 #[cfg(test)]
