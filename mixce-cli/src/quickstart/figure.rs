@@ -2,24 +2,22 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use plotters::prelude::*;
 
 use super::Report;
+use crate::svg::{self, Area};
 
 const WIDTH: u32 = 760;
 const HEIGHT: u32 = 300;
 
 /// Draws one horizontal bar a system: the share of its samples that the clean grammar can write.
 pub(super) fn write(report: &Report, path: &Path) -> Result<()> {
-    let mut svg = String::new();
-    draw(report, &mut svg).map_err(|error| anyhow!("cannot draw `{}`: {error}", path.display()))?;
-    std::fs::write(path, svg).with_context(|| format!("cannot write `{}`", path.display()))
+    let text = svg::draw((WIDTH, HEIGHT), |root| draw(report, root))?;
+    std::fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
-fn draw(report: &Report, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
-    let root = SVGBackend::with_string(svg, (WIDTH, HEIGHT)).into_drawing_area();
-    root.fill(&WHITE)?;
+fn draw(report: &Report, root: &Area<'_>) -> Result<()> {
     let ink = RGBColor(40, 40, 48);
     let title = ("sans-serif", 18).into_font().color(&ink);
     root.draw_text("Share of samples inside the support of the true distribution", &title, (24, 18))?;
@@ -53,6 +51,5 @@ fn draw(report: &Report, svg: &mut String) -> Result<(), Box<dyn std::error::Err
         let note = ("sans-serif", 11).into_font().color(&RGBColor(110, 110, 120));
         root.draw_text(&format!("diversity {diversity:.3}"), &note, (668, y + 11))?;
     }
-    root.present()?;
     Ok(())
 }

@@ -2,28 +2,17 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use mixce_core::bigram::table::{Row, Spread, rows};
 use mixce_core::bigram::{
     Cell, ChargePoint, Finished, ObjectiveName, Runner, population_distance, write_atomic,
 };
 use mixce_core::objective::MixCe;
-use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::report::worlds;
+use crate::svg::{Area, COLORS, draw, legend, sample};
 
-/// Colours that stay apart for readers with any colour vision (Okabe and Ito).
-const COLORS: [RGBColor; 8] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(0, 0, 0),
-    RGBColor(120, 120, 120),
-];
 /// What is below this counts as zero, which has no place on a logarithmic axis.
 const LOWEST: f64 = 1e-8;
 /// Heat maps have a rectangle per cell; above this size a file would be too large.
@@ -105,8 +94,10 @@ fn against_eta(title: &str, label: &str, etas: &[f64], lines: &[Line]) -> Result
             .x_label_area_size(40)
             .y_label_area_size(70)
             .right_y_label_area_size(0)
-            .build_cartesian_2d(-0.2..etas.len() as f64 + 1.2, (low.min(high) / 2.0..high * 2.0).log_scale())
-            .map_err(failed)?;
+            .build_cartesian_2d(
+                -0.2..etas.len() as f64 + 1.2,
+                (low.min(high) / 2.0..high * 2.0).log_scale(),
+            )?;
         let name = |x: &f64| {
             let near = (x - x.round()).abs() < 1e-6 && *x > -0.1;
             etas.get(x.round() as usize).filter(|_| near).map_or_else(String::new, f64::to_string)
@@ -119,27 +110,16 @@ fn against_eta(title: &str, label: &str, etas: &[f64], lines: &[Line]) -> Result
             .x_desc("eta (or the objective's own parameter)")
             .y_desc(label)
             .disable_x_mesh()
-            .draw()
-            .map_err(failed)?;
+            .draw()?;
         for (index, (name, points)) in lines.iter().enumerate() {
             let color = COLORS[index % COLORS.len()];
             let points = visible(points);
             let line = LineSeries::new(points.iter().copied(), color.stroke_width(2));
-            chart
-                .draw_series(line)
-                .map_err(failed)?
-                .label(name)
-                .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], color.stroke_width(2)));
+            chart.draw_series(line)?.label(name).legend(sample(color));
             let dots = points.iter().map(|p| Circle::new(*p, 3, color.filled()));
-            chart.draw_series(dots).map_err(failed)?;
+            chart.draw_series(dots)?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
-            .draw()
-            .map_err(failed)
+        legend(&mut chart, SeriesLabelPosition::UpperRight)
     })
 }
 
@@ -169,19 +149,13 @@ fn heatmaps(runner: &Runner<'_>, done: &[Finished], rows: &[&Row], folder: &Path
 }
 
 /// Probabilities `[V, V + 1]` without the column of PAD, dark is likely; the fourth root shows small leaks.
-fn heatmap(
-    area: &DrawingArea<SVGBackend<'_>, Shift>,
-    title: &str,
-    vocab: usize,
-    probs: &[f64],
-) -> Result<()> {
+fn heatmap(area: &Area<'_>, title: &str, vocab: usize, probs: &[f64]) -> Result<()> {
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 16))
         .margin(8)
         .x_label_area_size(30)
         .y_label_area_size(40)
-        .build_cartesian_2d(0..vocab as i32, (0..vocab as i32).into_segmented())
-        .map_err(failed)?;
+        .build_cartesian_2d(0..vocab as i32, (0..vocab as i32).into_segmented())?;
     chart
         .configure_mesh()
         .disable_mesh()
@@ -189,8 +163,7 @@ fn heatmap(
         .y_desc("context (0: begin)")
         .x_labels(6)
         .y_labels(6)
-        .draw()
-        .map_err(failed)?;
+        .draw()?;
     let rectangles = probs.chunks_exact(vocab + 1).enumerate().flat_map(|(row, probs)| {
         probs[1..].iter().enumerate().filter(|(_, p)| **p > 1e-9).map(move |(column, p)| {
             let shade = 255 - (255.0 * p.clamp(0.0, 1.0).powf(0.25)) as u8;
@@ -201,7 +174,7 @@ fn heatmap(
             )
         })
     });
-    chart.draw_series(rectangles).map_err(failed)?;
+    chart.draw_series(rectangles)?;
     Ok(())
 }
 
@@ -214,14 +187,8 @@ pub(super) fn figure3(points: &[ChargePoint]) -> Result<String> {
             .margin(10)
             .x_label_area_size(40)
             .y_label_area_size(50)
-            .build_cartesian_2d(0.0..1.0, 0.0..high * 1.05)
-            .map_err(failed)?;
-        chart
-            .configure_mesh()
-            .x_desc("mass of Q where P is zero")
-            .y_desc("cross-entropy (nats)")
-            .draw()
-            .map_err(failed)?;
+            .build_cartesian_2d(0.0..1.0, 0.0..high * 1.05)?;
+        chart.configure_mesh().x_desc("mass of Q where P is zero").y_desc("cross-entropy (nats)").draw()?;
         type Value = fn(&ChargePoint) -> f64;
         let curves: [(&str, Value); 2] =
             [("forward, CE(P, Q)", |p| p.forward), ("reverse, CE(Q, P)", |p| p.reverse)];
@@ -231,36 +198,10 @@ pub(super) fn figure3(points: &[ChargePoint]) -> Result<String> {
                 .draw_series(LineSeries::new(
                     points.iter().map(|p| (p.leak, value(p))),
                     color.stroke_width(2),
-                ))
-                .map_err(failed)?
+                ))?
                 .label(name)
-                .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], color.stroke_width(2)));
+                .legend(sample(color));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
-            .draw()
-            .map_err(failed)
+        legend(&mut chart, SeriesLabelPosition::UpperLeft)
     })
-}
-
-/// Draws on a white SVG of this size.
-fn draw(
-    size: (u32, u32),
-    paint: impl FnOnce(&DrawingArea<SVGBackend<'_>, Shift>) -> Result<()>,
-) -> Result<String> {
-    let mut svg = String::new();
-    {
-        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
-        area.fill(&WHITE).map_err(failed)?;
-        paint(&area)?;
-        area.present().map_err(failed)?;
-    }
-    Ok(svg)
-}
-
-fn failed(error: impl std::fmt::Display) -> anyhow::Error {
-    anyhow!("cannot draw a figure: {error}")
 }
