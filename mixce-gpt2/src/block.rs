@@ -86,25 +86,60 @@ impl Block {
         })
     }
 
+    /// The same block outside of any gradient graph.
+    pub(crate) fn detach(&self) -> Self {
+        let Mlp { norm, c_fc, c_proj } = &self.mlp;
+        Self {
+            ln_1: self.ln_1.detach(),
+            c_attn: self.c_attn.detach(),
+            attn_c_proj: self.attn_c_proj.detach(),
+            mlp: Mlp { norm: norm.detach(), c_fc: c_fc.detach(), c_proj: c_proj.detach() },
+            ..*self
+        }
+    }
+
+    /// The same block with packed weights, for inference.
+    pub(crate) fn packed(self, precision: Precision) -> Result<Self> {
+        let Mlp { norm, c_fc, c_proj } = self.mlp;
+        Ok(Self {
+            c_attn: self.c_attn.packed(precision)?,
+            attn_c_proj: self.attn_c_proj.packed(precision)?,
+            mlp: Mlp { norm, c_fc: c_fc.packed(precision)?, c_proj: c_proj.packed(precision)? },
+            ..self
+        })
+    }
+
+    /// [`Block::forward`] without dropout.
+    pub(crate) fn infer(
+        &self,
+        x: &Tensor,
+        rows: Option<&Tensor>,
+        attention: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        self.forward(x, None, rows, |qkv, _| attention(qkv))
+    }
+
     /// `x` is `[N, C]`; `attention` maps queries, keys and values `[N, 3 C]` to `[N, C]`, given the dropout of its
-    /// probabilities; `dropout` is this layer's stream, or `None` for inference.
+    /// probabilities; `dropout` is this layer's stream, or `None` for inference. With `rows` only these M rows of `x` are
+    /// wanted behind attention, which then gives `[M, C]`, as the block does.
     ///
     /// Fused where no gradient is asked of candle and the sublayers have kernels; candle operations with a graph otherwise.
     pub(crate) fn forward(
         &self,
         x: &Tensor,
         dropout: Option<Stream>,
+        rows: Option<&Tensor>,
         attention: impl FnOnce(&Tensor, Dropout) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let tracked = x.track_op() || self.c_attn.weight.track_op();
         if !tracked && sublayer::is_fused(x) {
-            return Ok(self.fused(x, dropout, attention, false, Precision::F32)?.0);
+            return Ok(self.fused(x, dropout, rows, attention, false, Precision::F32)?.0);
         }
         let normed = layer_norm(x, &self.ln_1.weight, &self.ln_1.bias, self.epsilon)?;
         let qkv = linear(&normed, &self.c_attn.weight, Some(&self.c_attn.bias))?;
         let attended = attention(&qkv, self.dropout(dropout, Site::Attention))?;
         let branch = linear(&attended, &self.attn_c_proj.weight, Some(&self.attn_c_proj.bias))?;
-        let x = residual_dropout(x, &branch, self.dropout(dropout, Site::AttentionResidual))?;
+        let x = residual_dropout(&select(x, rows)?, &branch, self.dropout(dropout, Site::AttentionResidual))?;
         let Mlp { norm, c_fc, c_proj } = &self.mlp;
         let normed = layer_norm(&x, &norm.weight, &norm.bias, self.epsilon)?;
         let inside = self.activation.forward(&linear(&normed, &c_fc.weight, Some(&c_fc.bias))?)?;
@@ -121,7 +156,8 @@ impl Block {
         pass: Pass,
     ) -> Result<(Tensor, Kept)> {
         let keep = !pass.recompute;
-        let (y, inside) = self.fused(x, pass.dropout, self.attention(cu_seqlens), keep, pass.precision)?;
+        let (y, inside) =
+            self.fused(x, pass.dropout, None, self.attention(cu_seqlens), keep, pass.precision)?;
         Ok((y, Kept { x: x.clone(), inside: keep.then_some(inside) }))
     }
 
@@ -138,7 +174,7 @@ impl Block {
         let (x, epsilon) = (&kept.x, self.epsilon);
         let Inside { qkv, attended, middle, before } = match kept.inside {
             Some(inside) => inside,
-            None => self.fused(x, dropout, self.attention(cu_seqlens), true, precision)?.1,
+            None => self.fused(x, dropout, None, self.attention(cu_seqlens), true, precision)?.1,
         };
         let before =
             before.ok_or_else(|| candle_core::Error::Msg("the activation's input was not kept".into()))?;
@@ -160,6 +196,7 @@ impl Block {
         &self,
         x: &Tensor,
         dropout: Option<Stream>,
+        rows: Option<&Tensor>,
         attention: impl FnOnce(&Tensor, Dropout) -> Result<Tensor>,
         keep: bool,
         precision: Precision,
@@ -167,7 +204,8 @@ impl Block {
         let qkv = sublayer::norm_linear(x, &self.ln_1, self.epsilon, &self.c_attn, precision)?;
         let attended = attention(&qkv, self.dropout(dropout, Site::Attention))?;
         let site = self.dropout(dropout, Site::AttentionResidual);
-        let middle = sublayer::linear_residual(&attended, &self.attn_c_proj, x, site, precision)?;
+        let residual = select(x, rows)?;
+        let middle = sublayer::linear_residual(&attended, &self.attn_c_proj, &residual, site, precision)?;
         let site = self.dropout(dropout, Site::MlpResidual);
         let (mlp, activation) = (&self.mlp, self.activation);
         let (y, before) =
@@ -187,6 +225,11 @@ impl Block {
         let p = if matches!(site, Site::Attention) { self.attn_pdrop } else { self.resid_pdrop };
         layer.map(|stream| (p, site.stream(stream)))
     }
+}
+
+/// These rows of `x`, or all.
+fn select(x: &Tensor, rows: Option<&Tensor>) -> Result<Tensor> {
+    Ok(rows.map_or_else(|| Ok(x.clone()), |rows| x.index_select(rows, 0))?)
 }
 
 #[cfg(test)]

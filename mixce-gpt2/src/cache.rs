@@ -7,7 +7,7 @@
 
 use candle_core::{D, DType, Device, Tensor};
 use mixce_kernels::sublayer::is_fused;
-use mixce_kernels::{Columns, CuSeqlens, decode_attention};
+use mixce_kernels::{Columns, CuSeqlens, decode_attention, fill_cache};
 
 use crate::error::Result;
 
@@ -60,10 +60,17 @@ impl KvCache {
         &self.lengths
     }
 
-    /// Adds the next layer's keys and values of the packed prompts, from its `qkv` `[N, 3 C]`.
-    pub(crate) fn push_prompt(&mut self, qkv: &Tensor) -> Result<()> {
+    /// Adds the next layer's keys and values of the packed prompts, those that the cache was made for, from its `qkv` `[N, 3 C]`.
+    pub(crate) fn push_prompt(&mut self, qkv: &Tensor, prompts: &CuSeqlens) -> Result<()> {
         let c = qkv.dim(1)? / 3;
         let (b, h) = (self.lengths.len(), self.heads);
+        if is_fused(qkv) && qkv.device().is_cpu() {
+            let zeros = || Tensor::zeros((b, h, self.capacity, c / h), qkv.dtype(), qkv.device());
+            let pair = (zeros()?, zeros()?);
+            fill_cache(qkv, prompts, self.columns, (&pair.0, &pair.1))?;
+            self.layers.push(pair);
+            return Ok(());
+        }
         let padded = |part: usize| -> Result<Tensor> {
             let values = qkv.narrow(1, part * c, c)?;
             let values = Tensor::cat(&[&values, &Tensor::zeros((1, c), qkv.dtype(), qkv.device())?], 0)?;
@@ -79,22 +86,31 @@ impl KvCache {
 
     /// Attention `[B, C]` of one new token a sequence, whose keys and values join the cache of `layer`.
     pub(crate) fn attend(&mut self, layer: usize, qkv: &Tensor, scale: f64) -> Result<Tensor> {
-        let (b, c3) = qkv.dims2()?;
-        let (c, h) = (c3 / 3, self.heads);
         if self.columns >= self.capacity {
             let message = format!("the cache is full: it has room for {} tokens a sequence", self.capacity);
             return Err(candle_core::Error::Msg(message).into());
         }
+        self.attend_at(self.columns, layer, qkv, scale)
+    }
+
+    /// [`KvCache::attend`] for the last token of each sequence, which the cache has already.
+    pub(crate) fn attend_again(&self, layer: usize, qkv: &Tensor, scale: f64) -> Result<Tensor> {
+        self.attend_at(self.columns.saturating_sub(1), layer, qkv, scale)
+    }
+
+    fn attend_at(&self, column: usize, layer: usize, qkv: &Tensor, scale: f64) -> Result<Tensor> {
+        let (b, c3) = qkv.dims2()?;
+        let (c, h) = (c3 / 3, self.heads);
         if is_fused(qkv) {
             let (keys, values) = &self.layers[layer];
-            let columns = Columns { first: &self.first, new: self.columns };
+            let columns = Columns { first: &self.first, new: column };
             return Ok(decode_attention(qkv, (keys, values), columns, scale)?);
         }
         let part = |i: usize| qkv.narrow(1, i * c, c)?.reshape((b, h, 1, c / h))?.contiguous();
         let (keys, values) = &self.layers[layer];
-        keys.slice_set(&part(1)?, 2, self.columns)?;
-        values.slice_set(&part(2)?, 2, self.columns)?;
-        let seen = self.columns + 1;
+        keys.slice_set(&part(1)?, 2, column)?;
+        values.slice_set(&part(2)?, 2, column)?;
+        let seen = column + 1;
         let scores = part(0)?.matmul(&keys.narrow(2, 0, seen)?.t()?)?.to_dtype(DType::F32)?;
         let scores = (scores * scale)?.broadcast_add(&self.mask.narrow(3, 0, seen)?)?;
         let probabilities = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(qkv.dtype())?;

@@ -1,12 +1,13 @@
 //! Sampling continuations of prompts, many sequences at once.
 
-use candle_core::{DType, Tensor};
-use mixce_kernels::lm_head::logits;
+use candle_core::Tensor;
 use mixce_kernels::rng::{Stream, purpose};
+use mixce_kernels::{Precision, all_finite};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::KvCache;
+use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::model::Gpt2;
 use crate::sampling::Sampling;
@@ -62,7 +63,7 @@ impl Sequence {
         if self.tokens.len() >= self.limit {
             return Ok(Some(Finish::Length));
         }
-        if !logits.iter().all(|z| z.is_finite()) {
+        if !all_finite(logits) {
             return Err(Error::BrokenLogits { sample: self.index, tokens: self.tokens.len() });
         }
         let token = options.sampling.choose(logits, self.stream.uniform(self.tokens.len() as u64));
@@ -89,22 +90,35 @@ pub fn generate(
     options: &GenerateOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Continuation>> {
-    options.sampling.validate()?;
-    if let Some((prompt, _)) = prompts.iter().find(|(_, ids)| ids.is_empty()) {
-        return Err(Error::EmptyPrompt { prompt: *prompt });
+    Decoder::new(model.clone(), Precision::F32)?.generate(prompts, options, progress)
+}
+
+impl Decoder {
+    /// [`generate`] with this model, as often as is wanted: making the decoder takes about as long as reading its weights.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn generate(
+        &self,
+        prompts: &[(u64, &[u32])],
+        options: &GenerateOptions,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Vec<Continuation>> {
+        options.sampling.validate()?;
+        if let Some((prompt, _)) = prompts.iter().find(|(_, ids)| ids.is_empty()) {
+            return Err(Error::EmptyPrompt { prompt: *prompt });
+        }
+        let mut results = vec![None; prompts.len()];
+        let batch_size = options.batch_size.max(1);
+        for (chunk, results) in prompts.chunks(batch_size).zip(results.chunks_mut(batch_size)) {
+            generate_batch(self, chunk, options, results, progress)?;
+        }
+        Ok(results.into_iter().flatten().collect())
     }
-    let model = model.detached()?;
-    let mut results = vec![None; prompts.len()];
-    for (chunk, results) in
-        prompts.chunks(options.batch_size.max(1)).zip(results.chunks_mut(options.batch_size.max(1)))
-    {
-        generate_batch(&model, chunk, options, results, progress)?;
-    }
-    Ok(results.into_iter().flatten().collect())
 }
 
 fn generate_batch(
-    model: &Gpt2,
+    model: &Decoder,
     prompts: &[(u64, &[u32])],
     options: &GenerateOptions,
     results: &mut [Option<Continuation>],
@@ -123,11 +137,10 @@ fn generate_batch(
     };
     let mut sequences: Vec<Sequence> = prompts.iter().enumerate().map(start).collect();
     let room = sequences.iter().map(|s| s.limit).max().unwrap_or(0);
-    let (hidden, mut cache) = model.prefill(&batch, room)?;
-    let last: Vec<u32> = batch.cu_seqlens.offsets()[1..].iter().map(|end| *end as u32 - 1).collect();
-    let mut hidden = hidden.index_select(&Tensor::new(last.as_slice(), model.device())?, 0)?;
+    let (mut hidden, mut cache) = in_pool(|| model.prefill(&batch, room))?;
+    let mut logits = Vec::new();
     loop {
-        let finished = choose_tokens(model, &hidden, &mut sequences, options)?;
+        let finished = in_pool(|| choose_tokens(model, &hidden, &mut logits, &mut sequences, options))?;
         let ended = finished.iter().flatten().count();
         progress(ended, sequences.len());
         if ended > 0 {
@@ -137,18 +150,25 @@ fn generate_batch(
             return Ok(());
         }
         let ids: Vec<u32> = sequences.iter().filter_map(|s| s.tokens.last().copied()).collect();
-        hidden = model.decode(&ids, &mut cache)?;
+        hidden = in_pool(|| model.decode(&ids, &mut cache))?;
     }
 }
 
+/// Runs `f` on a thread of the rayon pool, so that its many short parallel loops do not each wake and wait for another thread.
+fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
+}
+
 fn choose_tokens(
-    model: &Gpt2,
+    model: &Decoder,
     hidden: &Tensor,
+    logits: &mut Vec<f32>,
     sequences: &mut [Sequence],
     options: &GenerateOptions,
 ) -> Result<Vec<Option<Finish>>> {
-    let logits = logits(hidden, model.lm_head())?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-    sequences.par_iter_mut().zip(&logits).map(|(sequence, row)| sequence.step(row, options)).collect()
+    model.logits(hidden, logits)?;
+    let rows = logits.par_chunks(model.config().vocab_size);
+    sequences.par_iter_mut().zip(rows).map(|(sequence, row)| sequence.step(row, options)).collect()
 }
 
 /// Moves ended sequences to the results and out of the cache.

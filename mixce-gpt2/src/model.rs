@@ -11,9 +11,8 @@ use mixce_kernels::{Affine, Dropout, Embedded, causal_attention, embedding_sum, 
 
 use crate::batch::PackedBatch;
 use crate::block::{Block, affine};
-use crate::cache::KvCache;
 use crate::config::Gpt2Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::params::Parameters;
 
 /// A GPT-2 (Radford et al., 2019) with its weights.
@@ -29,6 +28,16 @@ pub struct Gpt2 {
     pub(crate) blocks: Vec<Block>,
     pub(crate) ln_f: Affine,
     lm_head: Tensor,
+}
+
+/// The parts of a model outside of any gradient graph.
+pub(crate) struct Detached {
+    pub(crate) config: Gpt2Config,
+    pub(crate) wte: Tensor,
+    pub(crate) wpe: Tensor,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) ln_f: Affine,
+    pub(crate) lm_head: Tensor,
 }
 
 impl Gpt2 {
@@ -84,6 +93,15 @@ impl Gpt2 {
         Self::new(self.config.clone(), self.parameters.detached())
     }
 
+    /// The same, without the parameters by name: whoever takes it apart may free each tensor when it is done with it.
+    pub(crate) fn detached_parts(self) -> Detached {
+        let Self { config, parameters, wte, wpe, blocks, ln_f, lm_head } = self;
+        drop(parameters);
+        let blocks = blocks.into_iter().map(|block| block.detach()).collect();
+        let (wte, wpe, lm_head) = (wte.detach(), wpe.detach(), lm_head.detach());
+        Detached { config, wte, wpe, blocks, ln_f: ln_f.detach(), lm_head }
+    }
+
     /// Packs texts for this model (see [`PackedBatch::new`]).
     ///
     /// # Errors
@@ -102,51 +120,11 @@ impl Gpt2 {
     pub fn hidden_states(&self, batch: &PackedBatch, dropout: Option<Stream>) -> Result<Tensor> {
         let mut x = self.embed(&batch.embedded, dropout)?;
         for (layer, block) in (1u64..).zip(&self.blocks) {
-            x = block.forward(&x, dropout.map(|stream| stream.fold(layer)), |qkv, dropout| {
+            let dropout = dropout.map(|stream| stream.fold(layer));
+            x = block.forward(&x, dropout, None, |qkv, dropout| {
                 Ok(causal_attention(qkv, &batch.cu_seqlens, self.config.n_head, block.scale, dropout)?)
             })?;
         }
-        self.norm(&x)
-    }
-
-    /// [`Gpt2::hidden_states`] without dropout, which also fills a cache for [`Gpt2::decode`] with room for
-    /// `new_tokens` more tokens a sequence.
-    ///
-    /// # Errors
-    /// When a tensor operation fails.
-    pub fn prefill(&self, batch: &PackedBatch, new_tokens: usize) -> Result<(Tensor, KvCache)> {
-        let mut cache = KvCache::new(&batch.cu_seqlens, self.config.n_head, new_tokens, self.device())?;
-        let mut x = self.embed(&batch.embedded, None)?;
-        for block in &self.blocks {
-            x = block.forward(&x, None, |qkv, _| {
-                cache.push_prompt(qkv)?;
-                Ok(causal_attention(qkv, &batch.cu_seqlens, self.config.n_head, block.scale, None)?)
-            })?;
-        }
-        Ok((self.norm(&x)?, cache))
-    }
-
-    /// Final hidden states `[B, C]` of one more token for each sequence of the cache, which they join.
-    ///
-    /// # Errors
-    /// When the cache is full, a token id is outside the vocabulary, a sequence has used up the model's positions, or a tensor
-    /// operation fails.
-    pub fn decode(&self, ids: &[u32], cache: &mut KvCache) -> Result<Tensor> {
-        let (vocabulary, positions) = (self.config.vocab_size, self.config.n_positions);
-        for (text, (id, length)) in ids.iter().zip(cache.lengths()).enumerate() {
-            let position = *length as usize;
-            if *id as usize >= vocabulary {
-                return Err(Error::TokenOutOfRange { id: *id, position, text, vocabulary });
-            }
-            if position >= positions {
-                return Err(Error::TextTooLong { text, tokens: position + 1, positions });
-            }
-        }
-        let mut x = self.embed(&Embedded::new(ids, cache.lengths(), self.device())?, None)?;
-        for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, None, |qkv, _| cache.attend(layer, qkv, block.scale))?;
-        }
-        cache.advance();
         self.norm(&x)
     }
 

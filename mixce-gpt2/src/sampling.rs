@@ -1,5 +1,6 @@
 //! From the logits of the next token to a token.
 
+use mixce_kernels::softmax_quantile;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -69,6 +70,10 @@ impl Sampling {
     /// The token at quantile `uniform` in `[0, 1)` of the filtered distribution.
     #[must_use]
     pub fn choose(&self, logits: &[f32], uniform: f64) -> u32 {
+        let unfiltered = !self.greedy && self.top_k.is_none() && self.top_p.is_none_or(|p| p >= 1.0);
+        if unfiltered && let Some(token) = softmax_quantile(logits, self.temperature, uniform) {
+            return token as u32;
+        }
         let probabilities = self.probabilities(logits);
         let total: f64 = probabilities.iter().sum();
         let mut rest = uniform * total;

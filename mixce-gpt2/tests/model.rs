@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor, Var};
 use mixce_gpt2::generate::{Finish, GenerateOptions, generate};
 use mixce_gpt2::sampling::Sampling;
-use mixce_gpt2::{Gpt2, Gradients, Pass, checkpoint};
+use mixce_gpt2::{Decoder, Gpt2, Gradients, Pass, checkpoint};
 use mixce_kernels::Precision;
 use mixce_kernels::rng::Stream;
 use proptest::prelude::*;
@@ -38,6 +38,10 @@ fn small(dropout: f64) -> Gpt2 {
     let mut config = plain.config().clone();
     (config.resid_pdrop, config.embd_pdrop, config.attn_pdrop) = (dropout, dropout, dropout);
     Gpt2::new(config, plain.parameters().clone()).unwrap()
+}
+
+fn decoder(model: &Gpt2) -> Decoder {
+    Decoder::new(model.clone(), Precision::F32).unwrap()
 }
 
 fn inputs(name: &str) -> Vec<Vec<u32>> {
@@ -209,7 +213,7 @@ fn the_path_of_other_devices_gives_the_same_numbers() {
     }
 
     let decoded = [&fused, &plain].map(|model| {
-        let model = model.detached().unwrap();
+        let model = decoder(model);
         let (_, mut cache) = model.prefill(&model.pack(&slices(&texts)).unwrap(), 2).unwrap();
         let steps = [[3, 1, 4], [1, 5, 9]].map(|ids| narrow(&model.decode(&ids, &mut cache).unwrap()));
         Tensor::cat(&steps, 0).unwrap()
@@ -323,19 +327,47 @@ fn cached_decoding_equals_the_full_forward_pass() {
         let model = model(name);
         let texts = [vec![1u32, 2, 3, 4, 5, 6, 7], vec![9, 8], vec![30]];
         let prompts: Vec<&[u32]> = vec![&texts[0][..5], &texts[1][..1], &texts[2]];
-        let (_, mut cache) = model.prefill(&model.pack(&prompts).unwrap(), 3).unwrap();
-        let first = model.decode(&[6, 8, 31], &mut cache).unwrap();
+        let decoder = decoder(&model);
+        let (last, mut cache) = decoder.prefill(&model.pack(&prompts).unwrap(), 3).unwrap();
+        let first = decoder.decode(&[6, 8, 31], &mut cache).unwrap();
         let full = |ids: &[u32]| {
             let hidden = model.hidden_states(&model.pack(&[ids]).unwrap(), None).unwrap();
             hidden.narrow(0, ids.len() - 1, 1).unwrap()
         };
+        for (row, prompt) in prompts.iter().enumerate() {
+            assert_close(name, &last.narrow(0, row, 1).unwrap(), &full(prompt), 1e-5);
+        }
+        let mut logits = Vec::new();
+        decoder.logits(&last, &mut logits).unwrap();
+        let logits = Tensor::from_vec(logits, (3, 61), &Device::Cpu).unwrap();
+        assert_close(name, &logits, &last.matmul(&model.lm_head().t().unwrap()).unwrap(), 1e-5);
         assert_close(name, &first.narrow(0, 0, 1).unwrap(), &full(&[1, 2, 3, 4, 5, 6]), 1e-5);
         assert_close(name, &first.narrow(0, 1, 1).unwrap(), &full(&[9, 8]), 1e-5);
         assert_close(name, &first.narrow(0, 2, 1).unwrap(), &full(&[30, 31]), 1e-5);
         cache.keep(&[2, 0]).unwrap();
-        let second = model.decode(&[32, 7], &mut cache).unwrap();
+        let second = decoder.decode(&[32, 7], &mut cache).unwrap();
         assert_close(name, &second.narrow(0, 0, 1).unwrap(), &full(&[30, 31, 32]), 1e-5);
         assert_close(name, &second.narrow(0, 1, 1).unwrap(), &full(&[1, 2, 3, 4, 5, 6, 7]), 1e-5);
+    }
+}
+
+#[test]
+fn bf16_decoding_is_near_f32_and_does_not_depend_on_the_batch() {
+    let model = model("plain");
+    let Ok(rounded) = Decoder::new(model.clone(), Precision::Bf16) else {
+        assert!(Precision::Bf16.check(&Device::Cpu).is_err());
+        return;
+    };
+    let texts: Vec<Vec<u32>> = (0..11).map(|i| (0..=i).map(|j| (7 * i + j) % 61).collect()).collect();
+    let pass = |decoder: &Decoder, texts: &[Vec<u32>]| {
+        let (_, mut cache) = decoder.prefill(&decoder.pack(&slices(texts)).unwrap(), 1).unwrap();
+        decoder.decode(&vec![5; texts.len()], &mut cache).unwrap()
+    };
+    let (all, exact) = (pass(&rounded, &texts), pass(&decoder(&model), &texts));
+    assert_close("bf16", &all, &exact, 3e-2);
+    assert_ne!(values(&all), values(&exact));
+    for row in [0, 4, 10] {
+        assert_close("alone", &pass(&rounded, &texts[row..=row]), &all.narrow(0, row, 1).unwrap(), 1e-2);
     }
 }
 
@@ -354,10 +386,12 @@ fn a_broken_model_does_not_write() {
 
 #[test]
 fn decoding_stops_at_the_models_limits() {
-    let model = model("plain");
+    let model = decoder(&model("plain"));
     let full = vec![1u32; 64];
     let (_, mut cache) = model.prefill(&model.pack(&[&full]).unwrap(), 2).unwrap();
     assert!(model.decode(&[1], &mut cache).unwrap_err().to_string().contains("64 positions"));
+    let empty = model.pack(&[&full[..3], &[]]).unwrap();
+    assert!(model.prefill(&empty, 1).unwrap_err().to_string().contains("text 1"));
     let (_, mut cache) = model.prefill(&model.pack(&[&full[..3]]).unwrap(), 1).unwrap();
     assert!(model.decode(&[61], &mut cache).unwrap_err().to_string().contains("token id 61"));
     model.decode(&[1], &mut cache).unwrap();

@@ -10,13 +10,14 @@ use mixce_kernels::sublayer::{self, Mlp};
 use mixce_kernels::{
     Activation, AdamWUpdate, Affine, Columns, CuSeqlens, Embedded, Precision, adamw_step, causal_attention,
     causal_attention_backward, decode_attention, dropout, embedding_backward, embedding_sum, layer_norm,
-    linear, lm_head, residual_dropout,
+    linear, lm_head, packed, residual_dropout, softmax_quantile,
 };
 
 const TOKENS: usize = 1024;
 const DOCUMENTS: usize = 4;
 const CHANNELS: usize = 768;
 const HEADS: usize = 12;
+const SEQUENCES: usize = 32;
 const VOCABULARY: usize = 50_257;
 /// On a CPU without bf16 instructions the latter times their slow twin.
 const PRECISIONS: [(&str, Precision); 2] = [("f32", Precision::F32), ("bf16", Precision::Bf16)];
@@ -68,9 +69,10 @@ fn attention(c: &mut Criterion) {
             b.iter(|| causal_attention_backward(&qkv, &cu_seqlens, HEADS, 0.125, drop, &dout).unwrap());
         });
     }
-    let cache = || Tensor::zeros((32, HEADS, 128, CHANNELS / HEADS), DType::F32, &Device::Cpu).unwrap();
-    let (keys, values, qkv) = (cache(), cache(), random(&[32, 3 * CHANNELS]));
-    let columns = Columns { first: &[0; 32], new: 127 };
+    let cache =
+        || Tensor::zeros((SEQUENCES, HEADS, 128, CHANNELS / HEADS), DType::F32, &Device::Cpu).unwrap();
+    let (keys, values, qkv) = (cache(), cache(), random(&[SEQUENCES, 3 * CHANNELS]));
+    let columns = Columns { first: &[0; SEQUENCES], new: 127 };
     c.bench_function("decode attention, 32 sequences, 128 columns", |b| {
         b.iter(|| decode_attention(&qkv, (&keys, &values), columns, 0.125).unwrap());
     });
@@ -130,6 +132,25 @@ fn ends(c: &mut Criterion) {
     });
 }
 
+/// What a step of sampling does with 32 sequences.
+fn sampling(c: &mut Criterion) {
+    let x = random(&[SEQUENCES, 4 * CHANNELS]);
+    for (name, precision) in
+        PRECISIONS.into_iter().filter(|(_, precision)| precision.check(x.device()).is_ok())
+    {
+        for (n_in, n_out) in [(CHANNELS, 4 * CHANNELS), (4 * CHANNELS, CHANNELS), (CHANNELS, VOCABULARY)] {
+            let x = x.narrow(1, 0, n_in).unwrap().contiguous().unwrap();
+            let weight = packed::pack(&random(&[n_in, n_out]), precision).unwrap();
+            let mut y = Vec::new();
+            c.bench_function(&format!("packed product {SEQUENCES} x {n_in} x {n_out}, {name}"), |b| {
+                b.iter(|| packed::product(&x, &weight, n_out, &mut y).unwrap());
+            });
+        }
+    }
+    let logits = random(&[VOCABULARY]).to_vec1::<f32>().unwrap();
+    c.bench_function("a token from the logits", |b| b.iter(|| softmax_quantile(&logits, 1.0, 0.5).unwrap()));
+}
+
 fn optimizer(c: &mut Criterion) {
     let shape = [VOCABULARY, CHANNELS];
     let (p, m, v, g) = (random(&shape), random(&shape), random(&shape).abs().unwrap(), random(&shape));
@@ -151,6 +172,6 @@ fn optimizer(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20);
-    targets = operations, attention, sublayers, ends, optimizer
+    targets = operations, attention, sublayers, ends, sampling, optimizer
 }
 criterion_main!(benches);

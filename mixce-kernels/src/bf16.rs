@@ -16,6 +16,7 @@
 use half::bf16;
 
 use crate::matmul::{Matrix, matmul_f32};
+use crate::packed::PANEL;
 
 /// Whether this CPU has the instructions.
 #[must_use]
@@ -51,6 +52,40 @@ fn product_slow(dst: &mut [f32], (dst_stride, accumulate): (usize, bool), lhs: M
     matmul_f32(dst, (dst_stride, accumulate), lhs, rhs);
 }
 
+/// Packs a right side for [`multiply_panel`]: `[ceil(N / 48), ceil(K / 2), 48]`.
+pub(crate) fn pack_right(rhs: Matrix<'_>) -> Vec<u32> {
+    #[cfg(target_arch = "x86_64")]
+    if is_available() {
+        let mut packed = vec![0; rhs.columns.div_ceil(PANEL) * rhs.rows.div_ceil(2) * PANEL];
+        avx512::pack_right(rhs, &mut packed);
+        return packed;
+    }
+    // Nothing is packed where `Precision::check` refuses bf16.
+    let _ = rhs;
+    Vec::new()
+}
+
+/// Packs a left side for [`multiply_panel`]: `[ceil(M / 8), ceil(K / 2), 8]`.
+pub(crate) fn pack_left(lhs: Matrix<'_>) -> Vec<u32> {
+    #[cfg(target_arch = "x86_64")]
+    if is_available() {
+        return avx512::pack_left(lhs);
+    }
+    let _ = lhs;
+    Vec::new()
+}
+
+/// `out = lhs rhs` for some rows, from a multiple of 8 on, and one panel of 48 columns, packed by [`pack_left`] and [`pack_right`];
+/// `out` is `[M, 48]`, zero before.
+pub(crate) fn multiply_panel(left: &[u32], panel: &[u32], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if is_available() {
+        avx512::multiply_panel(left, panel, out);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (left, panel, out);
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::*;
@@ -62,7 +97,7 @@ mod avx512 {
 
     /// Rows and columns of the tile that is kept in registers: 8 x 3 vectors of 16 sums, of 32 registers.
     const ROWS: usize = 8;
-    const COLUMNS: usize = 48;
+    const COLUMNS: usize = super::PANEL;
     /// Pairs of `k` that are multiplied before the sums go back to memory: a panel of the right side (24 KB) stays in the
     /// first-level cache.
     const PAIRS: usize = 128;
@@ -87,16 +122,48 @@ mod avx512 {
         for first in (0..rhs.columns).step_by(step) {
             let part = rhs.columns(first, step.min(rhs.columns - first));
             let mut packed = Scratch::take(&RIGHT, part.columns.div_ceil(COLUMNS) * panel_len);
-            let panels = packed.0.par_chunks_mut(panel_len.max(1)).enumerate();
-            // SAFETY: the caller has checked that the instructions exist.
-            panels.for_each(|(panel, packed)| unsafe {
-                pack::<COLUMNS>(part.t(), panel * COLUMNS, (0, pairs), packed);
-            });
+            pack_right(part, &mut packed.0);
             let rows = dst[first..].par_chunks_mut(task_rows * dst_stride).enumerate();
             rows.take(lhs.rows.div_ceil(task_rows)).for_each(|(task, dst)| {
                 let rows = (task * task_rows, task_rows.min(lhs.rows - task * task_rows));
                 multiply(dst, (dst_stride, accumulate), (lhs, rows), (&packed.0, part.columns));
             });
+        }
+    }
+
+    /// Packs all columns of a right side, panel after panel.
+    pub(super) fn pack_right(rhs: Matrix<'_>, packed: &mut [u32]) {
+        let pairs = rhs.rows.div_ceil(2);
+        let panels = packed.par_chunks_mut((pairs * COLUMNS).max(1)).enumerate();
+        // SAFETY: the callers have checked that the instructions exist.
+        panels.for_each(|(panel, packed)| unsafe {
+            pack::<COLUMNS>(rhs.t(), panel * COLUMNS, (0, pairs), packed);
+        });
+    }
+
+    /// Packs all rows of a left side, 8 after 8.
+    pub(super) fn pack_left(lhs: Matrix<'_>) -> Vec<u32> {
+        let len = lhs.columns.div_ceil(2) * ROWS;
+        let mut packed = vec![0; lhs.rows.div_ceil(ROWS) * len];
+        let tiles = packed.par_chunks_mut(len.max(1)).enumerate();
+        // SAFETY: the caller has checked that the instructions exist.
+        tiles.for_each(|(tile, packed)| unsafe { pack::<ROWS>(lhs, tile * ROWS, (0, len / ROWS), packed) });
+        packed
+    }
+
+    /// [`super::multiply_panel`] on a CPU that [`super::is_available`].
+    pub(super) fn multiply_panel(left: &[u32], right: &[u32], out: &mut [f32]) {
+        let (rows, pairs) = (out.len() / COLUMNS, right.len() / COLUMNS);
+        for start in (0..pairs).step_by(PAIRS) {
+            let len = PAIRS.min(pairs - start);
+            let right = &right[start * COLUMNS..][..len * COLUMNS];
+            for row in (0..rows).step_by(ROWS) {
+                // The 8 rows from `row` on begin after the pairs of those before them.
+                let left = &left[row * pairs + start * ROWS..][..len * ROWS];
+                let (out, height) = (&mut out[row * COLUMNS..], ROWS.min(rows - row));
+                // SAFETY: the caller has checked that the instructions exist.
+                unsafe { tile(out, (COLUMNS, start > 0), (left, right), (height, COLUMNS)) };
+            }
         }
     }
 

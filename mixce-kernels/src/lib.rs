@@ -18,6 +18,8 @@
 //! | [`cross_entropy`] | per-token log-probabilities and their gradient, rows of logits at a time |
 //! | [`sublayer`] | whole sublayers of a transformer block, forward and backward, without a graph |
 //! | [`lm_head`] | LM head and token-weighted cross-entropy, forward and backward at once, without the matrix of logits |
+//! | [`packed`] | products with weights that were packed beforehand, for sampling |
+//! | [`softmax_quantile`] | drawing from a softmax |
 //! | [`adamw_step`] | the update of AdamW in place |
 //! | [`GradientGuard`] | clipping and the check for finite gradients where the host does not wait for the device |
 //! | [`matmul`] | matrix products of slices in any layout, in f32 or with operands in bf16 |
@@ -27,6 +29,7 @@ mod adamw;
 mod affine;
 mod attention;
 mod bf16;
+mod categorical;
 mod cpu;
 pub mod cross_entropy;
 #[cfg(feature = "cuda")]
@@ -40,10 +43,10 @@ mod linear;
 pub mod lm_head;
 mod math;
 mod matmul;
+pub mod packed;
 mod residual;
 pub mod rng;
 mod simd;
-mod skinny;
 pub mod sublayer;
 #[cfg(test)]
 mod testing;
@@ -54,7 +57,9 @@ pub use adamw::{AdamWUpdate, adamw_step, clear, sum_of_squares};
 pub use affine::Affine;
 pub use attention::{
     Columns, CuSeqlens, causal_attention, causal_attention_backward, causal_attention_slow, decode_attention,
+    fill_cache,
 };
+pub use categorical::{all_finite, softmax_quantile};
 pub use dropout::{dropout, dropout_slow};
 pub use embedding::{Embedded, embedding_backward, embedding_sum, embedding_sum_slow};
 pub use guard::{GradientFailure, GradientGuard, GradientVerdict};

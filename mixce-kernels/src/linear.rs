@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::cpu::{self, ROWS_PER_TASK};
 use crate::device::is_fused;
+use crate::packed::{self, Weight};
 use crate::simd::{self, vectorised};
 #[cfg(feature = "cuda")]
 use crate::{Affine, cuda};
@@ -20,7 +21,7 @@ use crate::{Matrix, Precision, matmul};
 /// When the shapes do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
-        Some(bias) if [x, weight, bias].into_iter().all(is_fused) => {
+        Some(bias) if weight.rank() == 2 && [x, weight, bias].into_iter().all(is_fused) => {
             check(x, weight, bias)?;
             x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)
         }
@@ -40,9 +41,12 @@ pub fn linear_slow(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result
     }
 }
 
-/// Refuses an affine map that does not fit `x`.
+/// Refuses an affine map, packed or not, that does not fit `x`.
 pub(crate) fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
     let (_, n_in) = x.dims2()?;
+    if packed::is_packed(weight) {
+        return packed::check(weight, n_in, bias.dims1()?);
+    }
     let (weight_in, n_out) = weight.dims2()?;
     if weight_in != n_in || bias.dims() != [n_out] {
         bail!(
@@ -55,15 +59,21 @@ pub(crate) fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
 }
 
 /// `y = x W + b` for row-major slices; the number of outputs is the length of `b`.
-pub(crate) fn forward(precision: Precision, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
+pub(crate) fn forward(precision: Precision, x: &[f32], weight: Weight<'_>, bias: &[f32], y: &mut [f32]) {
     product(precision, x, weight, bias.len(), y);
     for_rows(y, bias.len(), |_, y| y.chunks_mut(bias.len()).for_each(|y| simd::add_to(y, bias)));
 }
 
-/// `y = x W`, with `W` `[in, out]`.
-pub(crate) fn product(precision: Precision, x: &[f32], weight: &[f32], n_out: usize, y: &mut [f32]) {
-    let n_in = weight.len() / n_out.max(1);
-    matmul(precision, y, n_out, false, Matrix::new(x, n_in), Matrix::new(weight, n_out));
+/// `y = x W`, with `W` `[in, out]`. A packed weight was rounded when it was packed: `precision` is for the others.
+pub(crate) fn product(precision: Precision, x: &[f32], weight: Weight<'_>, n_out: usize, y: &mut [f32]) {
+    let rows = y.len().checked_div(n_out).unwrap_or(0);
+    let Some(n_in) = x.len().checked_div(rows) else { return };
+    match weight {
+        Weight::InOut(weight) => {
+            matmul(precision, y, n_out, false, Matrix::new(x, n_in), Matrix::new(weight, n_out));
+        }
+        Weight::Packed(_) | Weight::PackedBf16(_) => packed::multiply(x, weight, (rows, n_out, n_in), y),
+    }
 }
 
 /// Gradients of `y = x W + b`: `dx = dy W^T`, and `dW += x^T dy`, `db += sum_rows dy`.
@@ -140,7 +150,7 @@ impl CustomOp3 for Linear {
         let bias = cpu::slice(self.name(), bias, bias_layout)?;
         let shape = (x_layout.dim(0)?, bias.len());
         let mut y = vec![0f32; shape.0 * shape.1];
-        forward(Precision::F32, x, weight, bias, &mut y);
+        forward(Precision::F32, x, Weight::InOut(weight), bias, &mut y);
         Ok((CpuStorage::F32(y), shape.into()))
     }
 

@@ -23,22 +23,6 @@ const SLICE_BYTES: usize = 192 << 20;
 const SLICE_TOKENS: usize = 1024;
 const TILE: usize = 2048;
 
-/// The logits `hidden head^T` themselves, `[N, V]`: for sampling, where only few tokens want them.
-///
-/// # Errors
-/// When shapes do not fit.
-pub fn logits(hidden: &Tensor, head: &Tensor) -> Result<Tensor> {
-    let ((n, c), (v, head_c)) = (hidden.dims2()?, head.dims2()?);
-    if c != head_c || ![hidden, head].into_iter().all(cpu::is_cpu_f32) {
-        return hidden.matmul(&head.t()?);
-    }
-    let mut logits = vec![0f32; n * v];
-    with_slices("logits", [hidden, head], |[hidden, head]| {
-        matmul(Precision::F32, &mut logits, v, false, Matrix::new(hidden, c), Matrix::new(head, c).t());
-    })?;
-    Tensor::from_vec(logits, (n, v), hidden.device())
-}
-
 /// `log q_t = z_t[y_t] - log sum_j exp(z_t[j])` of each target under the logits `z = hidden head^T`: `[N]` f32 (nats).
 ///
 /// `hidden` is `[N, C]`, `head` `[V, C]`, `targets` `[N]` u32.

@@ -7,7 +7,6 @@ use gemm::Parallelism;
 use candle_core::{Device, Result, bail};
 
 use crate::bf16;
-use crate::skinny::{self, Layout};
 
 /// Number format of the operands of a matrix product. Matrices are f32 in memory and sums are f32 in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,11 +76,6 @@ impl<'a> Matrix<'a> {
         Self { data: &self.data[skipped..], columns: len, ..self }
     }
 
-    /// Whether the rows follow each other without gaps.
-    fn is_row_major(&self) -> bool {
-        self.column_stride == 1 && self.row_stride == self.columns
-    }
-
     fn fits(&self) -> bool {
         self.rows == 0
             || self.columns == 0
@@ -92,8 +86,8 @@ impl<'a> Matrix<'a> {
 /// `dst = lhs rhs`, or `dst += lhs rhs`, on all threads of the current rayon pool.
 ///
 /// `dst` is row-major, `[lhs.rows, rhs.columns]` with rows `dst_stride` apart. Single precision products go through the `gemm`
-/// crate, which chooses AVX-512 or AVX2 at run time; with 2 to 64 rows on the left, as in decoding, by kernels of our own that
-/// read the right side once. With [`Precision::Bf16`] the operands are rounded first.
+/// crate, which chooses AVX-512 or AVX2 at run time; where the right side is used again and again with few rows on the left, as in
+/// sampling, see [`crate::packed`]. With [`Precision::Bf16`] the operands are rounded first.
 ///
 /// # Panics
 /// When the shapes do not fit: they are the caller's arithmetic, not input.
@@ -127,16 +121,6 @@ pub(crate) fn matmul_f32(
     rhs: Matrix<'_>,
 ) {
     let (m, n, k) = (lhs.rows, rhs.columns, lhs.columns);
-    if skinny::ROWS.contains(&m) && lhs.is_row_major() {
-        let layout = match (rhs.is_row_major(), rhs.t().is_row_major()) {
-            (true, _) => Some(Layout::InOut),
-            (_, true) => Some(Layout::OutIn),
-            _ => None,
-        };
-        if let Some(layout) = layout {
-            return skinny::product(dst, (dst_stride, accumulate), lhs.data, (rhs.data, layout), (m, n, k));
-        }
-    }
     let threads = rayon::current_num_threads();
     let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
     // SAFETY: all three matrices lie inside their slices (the caller has checked that), `dst` is borrowed mutably.
@@ -176,10 +160,9 @@ mod tests {
 
     #[test]
     fn every_layout_equals_the_triple_loop() {
-        let sizes = [(0, 3, 2), (1, 1, 1), (3, 0, 4), (2, 3, 0), (5, 7, 3), (65, 33, 17)];
-        // Few rows: whole tiles and rests of each direction.
-        let skinny = [(1, 64, 16), (6, 130, 33), (13, 200, 40), (32, 71, 100), (64, 127, 31)];
-        for (m, n, k) in sizes.into_iter().chain(skinny) {
+        let sizes =
+            [(0, 3, 2), (1, 1, 1), (3, 0, 4), (2, 3, 0), (5, 7, 3), (65, 33, 17), (1, 64, 16), (13, 200, 40)];
+        for (m, n, k) in sizes {
             let (a, b) = (random(m * k, 1), random(k * n, 2));
             let at: Vec<f32> = (0..k * m).map(|i| a[(i % m) * k + i / m]).collect();
             let bt: Vec<f32> = (0..n * k).map(|i| b[(i % k) * n + i / k]).collect();

@@ -1,5 +1,7 @@
 //! Wide vector instructions chosen at run time.
 
+#![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "prefetching takes an address"))]
+
 /// Runs `f` compiled for the widest instructions of the machine (AVX-512, AVX2 with FMA, or the baseline).
 ///
 /// The compiler vectorises the plain loops that are inlined into `f`: a `cargo build --release` without any target flag
@@ -7,6 +9,22 @@
 #[inline(always)]
 pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
+}
+
+/// f32 numbers of a cache line.
+pub(crate) const LINE: usize = 16;
+
+/// Asks for the cache line of an element, which need not exist.
+#[inline(always)]
+pub(crate) fn prefetch(data: &[f32], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which does not touch memory: any address will do. The instruction is part of x86-64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(data.as_ptr().wrapping_add(at).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (data, at);
 }
 
 /// Partial sums kept side by side, so that the order of additions allows vector code.

@@ -11,11 +11,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use mixce_gpt2::Tokenizer;
-use mixce_gpt2::generate::{Continuation, GenerateOptions, generate};
+use mixce_gpt2::generate::{Continuation, GenerateOptions};
 use mixce_gpt2::sampling::Sampling;
+use mixce_gpt2::{Decoder, Tokenizer};
+use mixce_train::config::Precision;
 
 use super::evaluate::Compat;
+use super::train::words;
 use crate::authors;
 use crate::context::Context;
 use crate::error::Problem;
@@ -87,6 +89,9 @@ pub(crate) struct GenerateArgs {
     /// Folder or hub id of the tokenizer [default: the model's own]
     #[arg(long, value_name = "MODEL")]
     tokenizer: Option<String>,
+    /// Number format of the operands of matrix products; bf16 needs a CPU with AVX512-BF16
+    #[arg(long, default_value = "f32", value_parser = words::<Precision>(&["f32", "bf16"]))]
+    precision: Precision,
 }
 
 /// Where the prompts come from: one of these is needed.
@@ -175,8 +180,9 @@ fn continue_prompts(args: &GenerateArgs, sampling: &Sampling, context: &Context)
         batch_size: args.batch_size,
         seed: context.seed(),
     };
+    let decoder = Decoder::new(loaded.model, args.precision.into())?;
     let bar = progress::bar(numbered.len() as u64, "samples");
-    let samples = generate(&loaded.model, &numbered, &options, &mut |ended, _| bar.inc(ended as u64))?;
+    let samples = decoder.generate(&numbered, &options, &mut |ended, _| bar.inc(ended as u64))?;
     bar.finish_and_clear();
 
     let as_json = context.output.is_json()

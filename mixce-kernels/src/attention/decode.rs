@@ -5,9 +5,13 @@
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::CuSeqlens;
 use crate::cpu::{with_slices, with_slices_mut};
 use crate::math;
-use crate::simd::{self, vectorised};
+use crate::simd::{self, LINE, prefetch, vectorised};
+
+/// How many f32 numbers ahead keys are fetched (2 KB): a processor's own prefetching stops where a page ends.
+const AHEAD: usize = 512;
 
 /// Which columns of a cache a step of decoding reads.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +75,46 @@ pub fn decode_attention(
     Tensor::from_vec(out, (b, c), qkv.device())
 }
 
+/// Copies the keys and values of packed prompts, parts of `qkv` `[N, 3 C]`, into a cache: `keys` and `values` `[B, H, S, D]` change
+/// in place. The last token of every prompt gets column `columns - 1`.
+///
+/// # Errors
+/// When shapes do not fit, a prompt is longer than `columns`, or a tensor is not f32 on the CPU.
+pub fn fill_cache(
+    qkv: &Tensor,
+    prompts: &CuSeqlens,
+    columns: usize,
+    (keys, values): (&Tensor, &Tensor),
+) -> Result<()> {
+    let ((n, c3), (b, h, capacity, d)) = (qkv.dims2()?, keys.dims4()?);
+    let spans: Vec<(usize, usize)> = prompts.spans().collect();
+    let fit =
+        d > 0 && c3 == 3 * h * d && n == prompts.tokens() && b == spans.len() && values.dims() == keys.dims();
+    if !fit || columns > capacity || spans.iter().any(|(_, t)| *t > columns) {
+        bail!(
+            "fill_cache: {:?} of {} prompts, {columns} columns, do not fit keys {:?} and values {:?}",
+            qkv.dims(),
+            spans.len(),
+            keys.dims(),
+            values.dims()
+        );
+    }
+    with_slices("fill_cache", [qkv], |[qkv]| {
+        with_slices_mut("fill_cache", [keys, values], |[keys, values]| {
+            let caches = keys.par_chunks_mut(capacity * d).zip(values.par_chunks_mut(capacity * d));
+            caches.enumerate().for_each(|(task, (keys, values))| {
+                let ((start, t), head) = (spans[task / h], task % h);
+                for (part, cache) in [(1, keys), (2, values)] {
+                    let tokens =
+                        cache[(columns - t) * d..columns * d].chunks_mut(d).zip(qkv[start * c3..].chunks(c3));
+                    tokens
+                        .for_each(|(cached, qkv)| cached.copy_from_slice(&qkv[(part * h + head) * d..][..d]));
+                }
+            });
+        })
+    })?
+}
+
 /// [`decode_attention`] on CUDA, of operands that fit.
 #[cfg(feature = "cuda")]
 fn on_cuda(
@@ -98,7 +142,12 @@ fn on_cuda(
 fn attend(out: &mut [f32], q: &[f32], keys: &[f32], values: &[f32], scale: f32) {
     let d = q.len();
     let mut weights = vec![0f32; keys.len() / d];
-    for (weight, key) in weights.iter_mut().zip(keys.chunks(d)) {
+    for (i, (weight, key)) in weights.iter_mut().zip(keys.chunks(d)).enumerate() {
+        // The keys a little ahead and the values of this column are on their way meanwhile.
+        for at in (i * d..(i + 1) * d).step_by(LINE) {
+            prefetch(keys, at + AHEAD);
+            prefetch(values, at);
+        }
         *weight = scale * simd::dot(q, key);
     }
     let max = simd::max(&weights);
@@ -142,6 +191,38 @@ mod tests {
                 }
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_cache_holds_the_prompts_aligned_at_their_ends() -> Result<()> {
+        let (h, d, columns, capacity) = (2, 3, 4, 6);
+        let prompts = CuSeqlens::from_lengths([4, 0, 2]);
+        let qkv = random(&[6, 3 * h * d], 1)?;
+        let cache = || Tensor::zeros((3, h, capacity, d), DType::F32, &Device::Cpu);
+        let (keys, values) = (cache()?, cache()?);
+        fill_cache(&qkv, &prompts, columns, (&keys, &values))?;
+        let qkv = qkv.reshape((6, 3, h, d))?;
+        for (part, cache) in [(1, &keys), (2, &values)] {
+            for (sequence, (start, t)) in prompts.spans().enumerate() {
+                let sums = cache.get(sequence)?.abs()?.sum((0, 2))?.to_vec1::<f32>()?;
+                let filled: Vec<bool> = sums.iter().map(|sum| *sum > 0.0).collect();
+                assert_eq!(
+                    filled,
+                    (0..capacity).map(|i| (columns - t..columns).contains(&i)).collect::<Vec<_>>()
+                );
+                if t > 0 {
+                    let want = qkv.narrow(0, start, t)?.narrow(1, part, 1)?.squeeze(1)?.transpose(0, 1)?;
+                    let got = cache.get(sequence)?.narrow(1, columns - t, t)?;
+                    assert_close("cached", &got, &want.contiguous()?, 0.0, 0.0);
+                }
+            }
+        }
+        let qkv = qkv.reshape((6, 3 * h * d))?;
+        assert!(fill_cache(&qkv, &prompts, 3, (&keys, &values)).is_err());
+        assert!(fill_cache(&qkv, &prompts, 7, (&keys, &values)).is_err());
+        assert!(fill_cache(&qkv, &CuSeqlens::from_lengths([4, 2]), 4, (&keys, &values)).is_err());
+        assert!(fill_cache(&qkv.narrow(0, 0, 5)?, &prompts, 4, (&keys, &values)).is_err());
         Ok(())
     }
 

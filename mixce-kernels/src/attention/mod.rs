@@ -5,7 +5,7 @@
 mod decode;
 mod fused;
 
-pub use decode::{Columns, decode_attention};
+pub use decode::{Columns, decode_attention, fill_cache};
 
 use std::sync::Arc;
 

@@ -6,6 +6,7 @@ use super::{block_buffer, blocks, check, check_gradients};
 use crate::cpu::{with_slices, with_slices_mut};
 #[cfg(feature = "cuda")]
 use crate::cuda;
+use crate::packed::with_weight;
 use crate::residual::{self, Dropout, active};
 use crate::{Affine, Precision, linear};
 
@@ -30,14 +31,16 @@ pub fn linear_residual(
         return cuda::sublayer::linear_residual(x, affine, residual, dropout);
     }
     let mut y = vec![0f32; n * c];
-    let tensors = [x, &affine.weight, &affine.bias, residual];
-    with_slices("linear_residual", tensors, |[x, weight, bias, residual]| {
-        for (start, rows) in blocks(n) {
-            let y = &mut y[start * c..][..rows * c];
-            linear::product(precision, &x[start * n_in..][..rows * n_in], weight, c, y);
-            residual::forward(y, &residual[start * c..][..rows * c], bias, dropout, start);
-        }
-    })?;
+    let op = "linear_residual";
+    with_slices(op, [x, &affine.bias, residual], |[x, bias, residual]| {
+        with_weight(op, &affine.weight, |weight| {
+            for (start, rows) in blocks(n) {
+                let y = &mut y[start * c..][..rows * c];
+                linear::product(precision, &x[start * n_in..][..rows * n_in], weight, c, y);
+                residual::forward(y, &residual[start * c..][..rows * c], bias, dropout, start);
+            }
+        })
+    })??;
     Tensor::from_vec(y, (n, c), x.device())
 }
 

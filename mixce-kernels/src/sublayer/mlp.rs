@@ -7,6 +7,7 @@ use crate::activation::{Activation, backward_in_place, forward_into};
 use crate::cpu::{with_slices, with_slices_mut};
 #[cfg(feature = "cuda")]
 use crate::cuda;
+use crate::packed::{self, Weight, with_weight};
 use crate::residual::{self, Dropout, active};
 use crate::{Affine, Precision, layer_norm, linear};
 
@@ -28,7 +29,10 @@ impl Mlp {
         layer_norm::check(x, &self.norm.weight, &self.norm.bias)?;
         linear::check(x, &self.c_fc.weight, &self.c_fc.bias)?;
         let inner = self.c_fc.bias.elem_count();
-        check("c_proj of the mlp", &self.c_proj.weight, &[inner, c])?;
+        match packed::is_packed(&self.c_proj.weight) {
+            true => packed::check(&self.c_proj.weight, inner, c)?,
+            false => check("c_proj of the mlp", &self.c_proj.weight, &[inner, c])?,
+        }
         check("bias of the mlp's c_proj", &self.c_proj.bias, &[c])?;
         Ok(inner)
     }
@@ -59,8 +63,8 @@ pub fn mlp_residual(
     let mut y = vec![0f32; n * c];
     let mut kept = if keep { vec![0f32; n * inner] } else { Vec::new() };
     let (norm, fc, proj) = (&mlp.norm, &mlp.c_fc, &mlp.c_proj);
-    let inputs = [x, &norm.weight, &norm.bias, &fc.weight, &fc.bias, &proj.weight, &proj.bias];
-    with_slices("mlp", inputs, |[x, gain, shift, w_fc, b_fc, w_proj, b_proj]| {
+    let inputs = [x, &norm.weight, &norm.bias, &fc.bias, &proj.bias];
+    let mut pass = |[x, gain, shift, b_fc, b_proj]: [&[f32]; 5], w_fc: Weight<'_>, w_proj: Weight<'_>| {
         let (mut normed, mut active) = (block_buffer(n, c), block_buffer(n, inner));
         for (start, rows) in blocks(n) {
             let (normed, active) = (&mut normed[..rows * c], &mut active[..rows * inner]);
@@ -73,7 +77,12 @@ pub fn mlp_residual(
             linear::product(precision, active, w_proj, c, y);
             residual::forward(y, x, b_proj, dropout, start);
         }
-    })?;
+    };
+    with_slices("mlp", inputs, |slices| {
+        with_weight("mlp", &fc.weight, |w_fc| {
+            with_weight("mlp", &proj.weight, |w_proj| pass(slices, w_fc, w_proj))
+        })
+    })???;
     let kept = keep.then(|| Tensor::from_vec(kept, (n, inner), x.device())).transpose()?;
     Ok((Tensor::from_vec(y, (n, c), x.device())?, kept))
 }

@@ -26,7 +26,7 @@ pub use crate::layer_norm::layer_norm_backward;
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::Affine;
+use crate::{Affine, packed};
 
 /// Rows that go through a sublayer together: enough for matrix products at full speed, few enough that their intermediate
 /// results (12 MB for GPT-2 small's MLP) stay in the last-level cache.
@@ -40,8 +40,11 @@ fn check(name: &str, tensor: &Tensor, dims: &[usize]) -> Result<()> {
     }
 }
 
-/// Refuses gradients that have not the shapes of their parameters.
+/// Refuses gradients that have not the shapes of their parameters, and any of a packed weight.
 fn check_gradients(name: &str, parameters: &Affine, gradients: &Affine) -> Result<()> {
+    if packed::is_packed(&parameters.weight) {
+        bail!("{name}: packed weights have no gradient");
+    }
     check(name, &gradients.weight, parameters.weight.dims())?;
     check(name, &gradients.bias, parameters.bias.dims())
 }

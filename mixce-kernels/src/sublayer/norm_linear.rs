@@ -6,6 +6,7 @@ use super::{block_buffer, blocks, check, check_gradients};
 use crate::cpu::{with_slices, with_slices_mut};
 #[cfg(feature = "cuda")]
 use crate::cuda;
+use crate::packed::with_weight;
 use crate::{Affine, Precision, layer_norm, linear};
 
 /// `y = layer_norm(x) W + b`: `x` `[N, C]`, result `[N, out]`.
@@ -28,15 +29,17 @@ pub fn norm_linear(
     }
     let n_out = affine.bias.elem_count();
     let mut y = vec![0f32; n * n_out];
-    let tensors = [x, &norm.weight, &norm.bias, &affine.weight, &affine.bias];
-    with_slices("norm_linear", tensors, |[x, gain, shift, weight, bias]| {
-        let mut normed = block_buffer(n, c);
-        for (start, rows) in blocks(n) {
-            let normed = &mut normed[..rows * c];
-            layer_norm::forward(&x[start * c..][..rows * c], gain, shift, eps as f32, normed);
-            linear::forward(precision, normed, weight, bias, &mut y[start * n_out..][..rows * n_out]);
-        }
-    })?;
+    let op = "norm_linear";
+    with_slices(op, [x, &norm.weight, &norm.bias, &affine.bias], |[x, gain, shift, bias]| {
+        with_weight(op, &affine.weight, |weight| {
+            let mut normed = block_buffer(n, c);
+            for (start, rows) in blocks(n) {
+                let normed = &mut normed[..rows * c];
+                layer_norm::forward(&x[start * c..][..rows * c], gain, shift, eps as f32, normed);
+                linear::forward(precision, normed, weight, bias, &mut y[start * n_out..][..rows * n_out]);
+            }
+        })
+    })??;
     Tensor::from_vec(y, (n, n_out), x.device())
 }
 

@@ -2,15 +2,17 @@
 
 use anyhow::Result;
 use clap::Args;
-use mixce_gpt2::generate::{GenerateOptions, generate};
+use mixce_gpt2::generate::GenerateOptions;
 use mixce_gpt2::sampling::Sampling;
-use mixce_gpt2::{Gpt2, Parameters, flops};
+use mixce_gpt2::{Decoder, Gpt2, Parameters, flops};
 use mixce_kernels::rng::{Stream, purpose};
+use mixce_train::config::Precision;
 use serde_json::json;
 
 use super::measure::{Step, steps, timed};
 use super::model::{Common, at_least};
 use super::report::{Measured, print};
+use crate::commands::train::words;
 use crate::context::Context;
 use crate::error::Problem;
 
@@ -33,6 +35,9 @@ pub(super) struct GenerateBench {
     /// Instead of --new-tokens: tokens of prompt and continuation together
     #[arg(long, value_name = "TOKENS", conflicts_with = "new_tokens")]
     seq_len: Option<usize>,
+    /// Number format of the operands of matrix products; bf16 needs a CPU with AVX512-BF16
+    #[arg(long, default_value = "f32", value_parser = words::<Precision>(&["f32", "bf16"]))]
+    precision: Precision,
 }
 
 impl GenerateBench {
@@ -64,7 +69,7 @@ pub(super) fn run(args: &GenerateBench, context: &Context) -> Result<()> {
     let device = context.start()?;
     let parameters = Parameters::random(&config, seed, &device)?;
     let count = parameters.element_count();
-    let model = Gpt2::new(config.clone(), parameters)?;
+    let decoder = Decoder::new(Gpt2::new(config.clone(), parameters)?, args.precision.into())?;
     let options = GenerateOptions {
         sampling: Sampling::default(),
         max_new_tokens: new_tokens,
@@ -80,7 +85,8 @@ pub(super) fn run(args: &GenerateBench, context: &Context) -> Result<()> {
         let first = index.wrapping_mul(batch_size as u64);
         let numbered = (0u64..).zip(&prompts).map(|(i, prompt)| (first.wrapping_add(i), prompt.as_slice()));
         let numbered: Vec<(u64, &[u32])> = numbered.collect();
-        let (texts, seconds) = timed(&device, || Ok(generate(&model, &numbered, &options, &mut |_, _| ())?))?;
+        let (texts, seconds) =
+            timed(&device, || Ok(decoder.generate(&numbered, &options, &mut |_, _| ())?))?;
         let tokens: usize = texts.iter().map(|text| text.tokens.len()).sum();
         // The last new token is not read again.
         let flops = flops::forward(&config, vec![whole - 1; batch_size], tokens);
@@ -91,7 +97,7 @@ pub(super) fn run(args: &GenerateBench, context: &Context) -> Result<()> {
         "new_tokens": new_tokens,
         "sampling": options.sampling,
         "eos": "an ordinary token",
-        "precision": "f32",
+        "precision": args.precision,
         "seed": seed,
     });
     let settings = vec![json!(args.common), own];

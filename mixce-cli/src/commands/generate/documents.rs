@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use mixce_gpt2::Decoder;
 use mixce_gpt2::generate::Finish;
 use mixce_gpt2::sampling::Sampling;
 use mixce_train::data::cache::encode_input;
@@ -107,6 +108,7 @@ pub(super) fn run(args: &GenerateArgs, input: &Input, grid: &[Sampling], context
         "max_length": lengths.max_length,
         "compat": args.compat,
         "authors_batch_size": lengths.authors_batch,
+        "precision": args.precision,
         "seed": context.seed(),
     });
     record.keep(&settings)?;
@@ -123,11 +125,13 @@ pub(super) fn run(args: &GenerateArgs, input: &Input, grid: &[Sampling], context
             seed: context.seed().wrapping_add(run as u64),
         })
         .collect();
+    let decoder = Decoder::new(loaded.model, args.precision.into())?;
     let sampler = Sampler {
         documents: &documents,
         prompt_tokens: longer,
         batch_size: args.batch_size,
-        loaded: &loaded,
+        decoder: &decoder,
+        tokenizer: &loaded.tokenizer,
     };
     let bar = progress::bar((jobs.len() * documents.len()) as u64, "samples");
     let mut files = Vec::new();

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use indicatif::ProgressBar;
-use mixce_gpt2::generate::{GenerateOptions, generate};
+use mixce_gpt2::generate::GenerateOptions;
 use mixce_gpt2::sampling::Sampling;
+use mixce_gpt2::{Decoder, Tokenizer};
 
 use super::documents::Document;
 use super::sample_file::{Sample, SampleFile};
 use crate::error::Problem;
 use crate::files::AtomicFile;
 use crate::interrupt;
-use crate::models::LoadedModel;
 
 /// A run over all documents in one way.
 #[derive(Debug)]
@@ -38,7 +38,8 @@ pub(super) struct Sampler<'a> {
     pub(super) documents: &'a [Document],
     pub(super) prompt_tokens: usize,
     pub(super) batch_size: usize,
-    pub(super) loaded: &'a LoadedModel,
+    pub(super) decoder: &'a Decoder,
+    pub(super) tokenizer: &'a Tokenizer,
 }
 
 impl Sampler<'_> {
@@ -79,17 +80,16 @@ impl Sampler<'_> {
             let options = GenerateOptions {
                 sampling: job.sampling.clone(),
                 max_new_tokens: length_tokens - self.prompt_tokens,
-                eos: self.loaded.tokenizer.eos_id(),
+                eos: self.tokenizer.eos_id(),
                 batch_size: self.batch_size,
                 seed: job.seed,
             };
-            let drawn =
-                generate(&self.loaded.model, &prompts, &options, &mut |ended, _| bar.inc(ended as u64))?;
+            let drawn = self.decoder.generate(&prompts, &options, &mut |ended, _| bar.inc(ended as u64))?;
             for (continuation, (index, prompt)) in drawn.into_iter().zip(prompts) {
                 samples.push(Sample {
                     index,
-                    prompt: self.loaded.tokenizer.decode_plain(prompt)?,
-                    text: self.loaded.tokenizer.decode_plain(&continuation.tokens)?,
+                    prompt: self.tokenizer.decode_plain(prompt)?,
+                    text: self.tokenizer.decode_plain(&continuation.tokens)?,
                     tokens: continuation.tokens,
                     seed: job.seed,
                     finish: continuation.finish,
@@ -105,7 +105,7 @@ impl Sampler<'_> {
         let mut file = AtomicFile::create(path)?;
         for (sample, document) in samples.iter().zip(self.documents) {
             let tokens = [&document.tokens[..self.prompt_tokens], &sample.tokens].concat();
-            file.write((one_line(&self.loaded.tokenizer.decode_plain(&tokens)?) + "\n").as_bytes())?;
+            file.write((one_line(&self.tokenizer.decode_plain(&tokens)?) + "\n").as_bytes())?;
         }
         file.finish()
     }

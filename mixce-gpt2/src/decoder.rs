@@ -1,0 +1,139 @@
+//! A model made ready for sampling.
+//!
+//! Legend: N packed tokens, B sequences, C channels, V vocabulary.
+
+use candle_core::{DType, Device, Tensor};
+use mixce_kernels::sublayer::is_fused;
+use mixce_kernels::{Affine, Embedded, Precision, causal_attention, embedding_sum, layer_norm, packed};
+
+use crate::batch::PackedBatch;
+use crate::block::Block;
+use crate::cache::KvCache;
+use crate::config::Gpt2Config;
+use crate::error::{Error, Result};
+use crate::model::Gpt2;
+
+/// A GPT-2 whose weights lie in the order in which sampling reads them (on the CPU, in f32: [`mixce_kernels::packed`]).
+///
+/// It holds its own copy of every weight matrix, the LM head apart from the embedding, as they were when it was made. To have
+/// the memory once only, hand over the model's last clone.
+#[derive(Debug)]
+pub struct Decoder {
+    config: Gpt2Config,
+    wte: Tensor,
+    wpe: Tensor,
+    blocks: Vec<Block>,
+    ln_f: Affine,
+    /// `[V, C]`, or packed.
+    lm_head: Tensor,
+    packed: bool,
+}
+
+impl Decoder {
+    /// Takes the weights of `model` outside of any gradient graph. In [`Precision::Bf16`] matrices and what is multiplied by them
+    /// are rounded to bf16; sums, the residual stream, attention and the cache stay f32.
+    ///
+    /// # Errors
+    /// When bf16 does not work on this device ([`Precision::check`]) or a tensor operation fails.
+    pub fn new(model: Gpt2, precision: Precision) -> Result<Self> {
+        precision.check(model.device())?;
+        let model = model.detached_parts();
+        let packed = is_fused(&model.lm_head) && model.wte.device().is_cpu();
+        let lm_head = if packed { packed::pack(&model.lm_head.t()?, precision)? } else { model.lm_head };
+        // One block after another, so that each one's first copy can go.
+        let pack = |block: Block| if packed { block.packed(precision) } else { Ok(block) };
+        let blocks = model.blocks.into_iter().map(pack).collect::<Result<_>>()?;
+        let (wte, wpe, ln_f, config) = (model.wte, model.wpe, model.ln_f, model.config);
+        Ok(Self { config, wte, wpe, blocks, ln_f, lm_head, packed })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Gpt2Config {
+        &self.config
+    }
+
+    /// The device of the weights.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        self.wte.device()
+    }
+
+    /// Packs prompts for this model (see [`PackedBatch::new`]).
+    ///
+    /// # Errors
+    /// When a token id is outside the vocabulary or a text is longer than the model's positions.
+    pub fn pack(&self, texts: &[&[u32]]) -> Result<PackedBatch> {
+        PackedBatch::new(texts, &self.config, self.device())
+    }
+
+    /// Final hidden states `[B, C]`, after the last layer norm, at the last token of each prompt; also fills a cache with room for
+    /// `new_tokens` more tokens a sequence. Of the last block the others have keys and values alone.
+    ///
+    /// # Errors
+    /// When a prompt is empty or a tensor operation fails.
+    pub fn prefill(&self, batch: &PackedBatch, new_tokens: usize) -> Result<(Tensor, KvCache)> {
+        let mut cache = KvCache::new(&batch.cu_seqlens, self.config.n_head, new_tokens, self.device())?;
+        if let Some(text) = cache.lengths().iter().position(|length| *length == 0) {
+            return Err(Error::EmptyText { text });
+        }
+        let last: Vec<u32> = batch.cu_seqlens.offsets()[1..].iter().map(|end| *end as u32 - 1).collect();
+        let last = Tensor::from_vec(last, cache.lengths().len(), self.device())?;
+        let mut x = embedding_sum(&self.wte, &self.wpe, &batch.embedded, None)?;
+        let ends = self.blocks.len().saturating_sub(1);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let rows = (layer == ends).then_some(&last);
+            x = block.infer(&x, rows, |qkv| {
+                cache.push_prompt(qkv, &batch.cu_seqlens)?;
+                match rows {
+                    Some(rows) => cache.attend_again(layer, &qkv.index_select(rows, 0)?, block.scale),
+                    None => {
+                        Ok(causal_attention(qkv, &batch.cu_seqlens, self.config.n_head, block.scale, None)?)
+                    }
+                }
+            })?;
+        }
+        Ok((self.norm(&x)?, cache))
+    }
+
+    /// Final hidden states `[B, C]` of one more token for each sequence of the cache, which they join.
+    ///
+    /// # Errors
+    /// When the cache is full, a token id is outside the vocabulary, a sequence has used up the model's positions, or a tensor
+    /// operation fails.
+    pub fn decode(&self, ids: &[u32], cache: &mut KvCache) -> Result<Tensor> {
+        let (vocabulary, positions) = (self.config.vocab_size, self.config.n_positions);
+        for (text, (id, length)) in ids.iter().zip(cache.lengths()).enumerate() {
+            let position = *length as usize;
+            if *id as usize >= vocabulary {
+                return Err(Error::TokenOutOfRange { id: *id, position, text, vocabulary });
+            }
+            if position >= positions {
+                return Err(Error::TextTooLong { text, tokens: position + 1, positions });
+            }
+        }
+        let at = Embedded::new(ids, cache.lengths(), self.device())?;
+        let mut x = embedding_sum(&self.wte, &self.wpe, &at, None)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x = block.infer(&x, None, |qkv| cache.attend(layer, qkv, block.scale))?;
+        }
+        cache.advance();
+        self.norm(&x)
+    }
+
+    /// The logits `[B, V]` of hidden states `[B, C]`: `logits` becomes them, row after row.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub fn logits(&self, hidden: &Tensor, logits: &mut Vec<f32>) -> Result<()> {
+        if self.packed {
+            return Ok(packed::product(hidden, &self.lm_head, self.config.vocab_size, logits)?);
+        }
+        *logits = hidden.matmul(&self.lm_head.t()?)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        Ok(())
+    }
+
+    fn norm(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(layer_norm(x, &self.ln_f.weight, &self.ln_f.bias, self.config.layer_norm_epsilon)?)
+    }
+}
