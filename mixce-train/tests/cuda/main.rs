@@ -12,10 +12,12 @@ use mixce_gpt2::generate::{GenerateOptions, generate};
 use mixce_gpt2::sampling::Sampling;
 use mixce_gpt2::{Gpt2, Parameters};
 use mixce_train::Error;
-use mixce_train::config::{Every, TrainConfig};
+use mixce_train::config::{Every, Precision, TrainConfig};
 use mixce_train::observer::StepReport;
 
-use crate::common::{Recorder, Setup, documents, largest_difference, settings, tensors};
+use crate::common::{
+    Recorder, Setup, assert_bf16_trains_as_f32, documents, largest_difference, settings, tensors,
+};
 
 /// The same setup with its parameters on the GPU.
 fn on_cuda(mut setup: Setup) -> Setup {
@@ -60,9 +62,22 @@ fn ten_steps_give_the_numbers_of_the_cpu_and_the_same_bits_twice() {
         assert!((got.valid_nll - want.valid_nll).abs() < 1e-3 * want.valid_nll, "{got:?}, {want:?}");
     }
     // Blocks that are computed again give the same bits as blocks that are kept.
-    let again = run(&on_cuda(make()), &TrainConfig { activation_checkpointing: true, ..config() });
-    assert_eq!(largest_difference(&gpu.1, &again.1), 0.0);
-    assert_eq!(again.0.steps.last().map(|s| s.loss), gpu.0.steps.last().map(|s| s.loss));
+    let again = TrainConfig { activation_checkpointing: true, ..config() };
+    let assert_bits = |gpu: &(Recorder, _), again: &TrainConfig| {
+        let again = run(&on_cuda(make()), again);
+        assert_eq!(largest_difference(&gpu.1, &again.1), 0.0);
+        assert_eq!(again.0.steps.last().map(|s| s.loss), gpu.0.steps.last().map(|s| s.loss));
+    };
+    assert_bits(&gpu, &again);
+    let bf16 = run(&on_cuda(make()), &TrainConfig { precision: Precision::Bf16, ..config() });
+    assert_bits(&bf16, &TrainConfig { precision: Precision::Bf16, ..again });
+    assert!(largest_difference(&bf16.1, &gpu.1) > 0.0);
+}
+
+/// Where a GPU keeps activations in bf16, too.
+#[test]
+fn bf16_trains_as_f32_does() {
+    assert_bf16_trains_as_f32(&on_cuda(Setup::new(&documents(20, 1), None)));
 }
 
 #[test]
@@ -124,29 +139,33 @@ fn a_loss_that_is_not_a_number_stops_before_the_update() {
 /// Nobody looks at steps that are not logged: the device itself stops updating, and what failed first is reported later.
 #[test]
 fn a_run_that_diverges_unseen_never_writes_what_came_of_it() {
-    let setup = on_cuda(Setup::new(&documents(40, 1), None));
-    let config = TrainConfig {
-        lr: 1e30,
-        epochs: 4,
-        warmup_steps: 0,
-        log_every: 100,
-        save_every: Every::Steps(9),
-        ..settings()
-    };
-    let mut recorder = Recorder::default();
-    let error = setup.train("run", &config, &mut recorder).unwrap_err();
-    assert!(matches!(error, Error::NonFiniteGradient { step: 2..=4, .. }), "{error}");
-    assert_eq!(recorder.steps.len(), 1, "only the first step was looked at");
-    assert!(recorder.checkpoints.is_empty());
+    for precision in [Precision::F32, Precision::Bf16] {
+        let setup = on_cuda(Setup::new(&documents(40, 1), None));
+        let config = TrainConfig {
+            lr: 1e30,
+            epochs: 4,
+            warmup_steps: 0,
+            log_every: 100,
+            save_every: Every::Steps(9),
+            precision,
+            ..settings()
+        };
+        let mut recorder = Recorder::default();
+        let error = setup.train("run", &config, &mut recorder).unwrap_err();
+        assert!(matches!(error, Error::NonFiniteGradient { step: 2..=4, .. }), "{error}");
+        assert_eq!(recorder.steps.len(), 1, "only the first step was looked at");
+        assert!(recorder.checkpoints.is_empty());
+    }
 }
 
 /// What the emulated driver counts for `steps` steps, in a process of its own; none on a GPU.
-fn counts(steps: u64, layers: usize) -> Option<serde_json::Value> {
+fn counts(steps: u64, layers: usize, precision: &str) -> Option<serde_json::Value> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("statistics.json");
     let status = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "steps_to_count"])
         .envs([("MIXCE_COUNT_STEPS", steps.to_string()), ("MIXCE_COUNT_LAYERS", layers.to_string())])
+        .env("MIXCE_COUNT_PRECISION", precision)
         .env("EMULATED_CUDA_STATISTICS", &file)
         .stdout(std::process::Stdio::null())
         .status()
@@ -169,9 +188,12 @@ fn steps_to_count() {
     }
     setup.parameters = Parameters::random(&setup.model, 3, &Device::Cpu).unwrap();
     let setup = on_cuda(setup);
-    let config = config();
+    let bf16 = std::env::var("MIXCE_COUNT_PRECISION").is_ok_and(|name| name == "bf16");
+    let config = TrainConfig { precision: if bf16 { Precision::Bf16 } else { Precision::F32 }, ..config() };
     let objective = config.objective_config().build().unwrap();
-    let mut step = TrainStep::new(setup.model, &setup.parameters, objective, config.adamw(), 1.0).unwrap();
+    let mut step = TrainStep::new(setup.model, &setup.parameters, objective, config.adamw(), 1.0)
+        .unwrap()
+        .with_pass(config.pass());
     let microbatch = || mixce_train::data::Microbatch { examples: documents(6, 1) };
     for number in 0..number("MIXCE_COUNT_STEPS") {
         let stream = mixce_kernels::rng::Stream::new(number as u64);
@@ -183,21 +205,24 @@ fn steps_to_count() {
 fn a_step_launches_little_and_waits_for_nothing() {
     let number = |counts: &serde_json::Value, path: &str| counts.pointer(path).unwrap().as_u64().unwrap();
     // The first step also loads kernels and the like.
-    let of_a_step = |layers, path: &str| {
-        let (more, less) = (counts(3, layers)?, counts(2, layers)?);
-        Some(number(&more, path) - number(&less, path))
-    };
-    let Some(two_layers) = of_a_step(2, "/launches") else { return };
-    let (tensors_of_a_layer, other_tensors) = (12, 4);
-    // Four layers more have 48 tensors more, whose squares are summed in six launches.
-    let layer = (of_a_step(6, "/launches").unwrap() - two_layers - 6) / 4 - tensors_of_a_layer;
-    let outside = two_layers - 2 * (layer + tensors_of_a_layer) - other_tensors;
-    // The table of docs/src/cuda.md: 12 outside of the layers, the judge, and four sums of squares of 28 tensors.
-    assert_eq!(
-        (layer, outside),
-        (34, 12 + 1 + 4),
-        "launches of a layer and outside of the layers, beside updates"
-    );
-    assert_eq!(of_a_step(2, "/device_to_host/calls"), Some(0));
-    assert_eq!(of_a_step(2, "/synchronisations"), Some(0));
+    // In bf16 each of the six passes of a layer's three sublayers rounds its weights, and the LM head its operands.
+    for (precision, rounding_in_layer, rounding_outside) in [("f32", 0, 0), ("bf16", 6, 1)] {
+        let of_a_step = |layers, path: &str| {
+            let (more, less) = (counts(3, layers, precision)?, counts(2, layers, precision)?);
+            Some(number(&more, path) - number(&less, path))
+        };
+        let Some(two_layers) = of_a_step(2, "/launches") else { return };
+        let (tensors_of_a_layer, other_tensors) = (12, 4);
+        // Four layers more have 48 tensors more, whose squares are summed in six launches.
+        let layer = (of_a_step(6, "/launches").unwrap() - two_layers - 6) / 4 - tensors_of_a_layer;
+        let outside = two_layers - 2 * (layer + tensors_of_a_layer) - other_tensors;
+        // The table of docs/src/cuda.md: 12 outside of the layers, the judge, and four sums of squares of 28 tensors.
+        assert_eq!(
+            (layer, outside),
+            (34 + rounding_in_layer, 12 + rounding_outside + 1 + 4),
+            "launches of a layer and outside of the layers, beside updates, in {precision}"
+        );
+        assert_eq!(of_a_step(2, "/device_to_host/calls"), Some(0));
+        assert_eq!(of_a_step(2, "/synchronisations"), Some(0));
+    }
 }
