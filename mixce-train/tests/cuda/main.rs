@@ -2,10 +2,13 @@
 //! emulated driver.
 #![cfg(feature = "cuda")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
+mod bf16;
 #[path = "../training/common.rs"]
 mod common;
 #[path = "../training/pytorch_steps.rs"]
 mod pytorch_steps;
+
+use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
 use mixce_gpt2::generate::{GenerateOptions, generate};
@@ -15,9 +18,7 @@ use mixce_train::Error;
 use mixce_train::config::{Every, Precision, TrainConfig};
 use mixce_train::observer::StepReport;
 
-use crate::common::{
-    Recorder, Setup, assert_bf16_trains_as_f32, documents, largest_difference, settings, tensors,
-};
+use crate::common::{Recorder, Setup, documents, largest_difference, settings, tensors};
 
 /// The same setup with its parameters on the GPU.
 fn on_cuda(mut setup: Setup) -> Setup {
@@ -46,14 +47,16 @@ fn assert_same(got: &[StepReport], want: &[StepReport], tolerance: f64) {
     }
 }
 
+/// The reports of a run, and the parameters that came of it.
+fn run(setup: &Setup, config: &TrainConfig) -> (Recorder, HashMap<String, Tensor>) {
+    let mut recorder = Recorder::default();
+    let outcome = setup.train("run", config, &mut recorder).unwrap();
+    (recorder, tensors(&outcome.final_model.unwrap().join("model.safetensors")))
+}
+
 #[test]
 fn ten_steps_give_the_numbers_of_the_cpu_and_the_same_bits_twice() {
     let make = || Setup::new(&documents(20, 1), Some(&documents(8, 2)));
-    let run = |setup: &Setup, config: &TrainConfig| {
-        let mut recorder = Recorder::default();
-        let outcome = setup.train("run", config, &mut recorder).unwrap();
-        (recorder, tensors(&outcome.final_model.unwrap().join("model.safetensors")))
-    };
     let (cpu, gpu) = (run(&make(), &config()), run(&on_cuda(make()), &config()));
     assert!(gpu.0.steps.len() >= 10);
     assert_same(&gpu.0.steps, &cpu.0.steps, 1e-3);
@@ -62,22 +65,9 @@ fn ten_steps_give_the_numbers_of_the_cpu_and_the_same_bits_twice() {
         assert!((got.valid_nll - want.valid_nll).abs() < 1e-3 * want.valid_nll, "{got:?}, {want:?}");
     }
     // Blocks that are computed again give the same bits as blocks that are kept.
-    let again = TrainConfig { activation_checkpointing: true, ..config() };
-    let assert_bits = |gpu: &(Recorder, _), again: &TrainConfig| {
-        let again = run(&on_cuda(make()), again);
-        assert_eq!(largest_difference(&gpu.1, &again.1), 0.0);
-        assert_eq!(again.0.steps.last().map(|s| s.loss), gpu.0.steps.last().map(|s| s.loss));
-    };
-    assert_bits(&gpu, &again);
-    let bf16 = run(&on_cuda(make()), &TrainConfig { precision: Precision::Bf16, ..config() });
-    assert_bits(&bf16, &TrainConfig { precision: Precision::Bf16, ..again });
-    assert!(largest_difference(&bf16.1, &gpu.1) > 0.0);
-}
-
-/// Where a GPU keeps activations in bf16, too.
-#[test]
-fn bf16_trains_as_f32_does() {
-    assert_bf16_trains_as_f32(&on_cuda(Setup::new(&documents(20, 1), None)));
+    let again = run(&on_cuda(make()), &TrainConfig { activation_checkpointing: true, ..config() });
+    assert_eq!(largest_difference(&gpu.1, &again.1), 0.0);
+    assert_eq!(again.0.steps.last().map(|s| s.loss), gpu.0.steps.last().map(|s| s.loss));
 }
 
 #[test]
@@ -158,14 +148,15 @@ fn a_run_that_diverges_unseen_never_writes_what_came_of_it() {
     }
 }
 
-/// What the emulated driver counts for `steps` steps, in a process of its own; none on a GPU.
-fn counts(steps: u64, layers: usize, precision: &str) -> Option<serde_json::Value> {
+/// What the emulated driver counts for `steps` steps with some variables for [`steps_to_count`], in a process of its own; none on a
+/// GPU.
+fn counts(steps: u64, layers: usize, variables: &[(&str, &str)]) -> Option<serde_json::Value> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("statistics.json");
     let status = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "steps_to_count"])
         .envs([("MIXCE_COUNT_STEPS", steps.to_string()), ("MIXCE_COUNT_LAYERS", layers.to_string())])
-        .env("MIXCE_COUNT_PRECISION", precision)
+        .envs(variables.iter().copied())
         .env("EMULATED_CUDA_STATISTICS", &file)
         .stdout(std::process::Stdio::null())
         .status()
@@ -191,38 +182,36 @@ fn steps_to_count() {
     let bf16 = std::env::var("MIXCE_COUNT_PRECISION").is_ok_and(|name| name == "bf16");
     let config = TrainConfig { precision: if bf16 { Precision::Bf16 } else { Precision::F32 }, ..config() };
     let objective = config.objective_config().build().unwrap();
-    let mut step = TrainStep::new(setup.model, &setup.parameters, objective, config.adamw(), 1.0)
-        .unwrap()
-        .with_pass(config.pass());
-    let microbatch = || mixce_train::data::Microbatch { examples: documents(6, 1) };
+    let step = TrainStep::new(setup.model, &setup.parameters, objective, config.adamw(), 1.0).unwrap();
+    let mut step = step.with_pass(config.pass());
+    let examples = || documents(std::env::var("MIXCE_COUNT_DOCUMENTS").map_or(6, |n| n.parse().unwrap()), 1);
+    let microbatch = || mixce_train::data::Microbatch { examples: examples() };
     for number in 0..number("MIXCE_COUNT_STEPS") {
         let stream = mixce_kernels::rng::Stream::new(number as u64);
         step.start(&[microbatch()], stream, 1e-3, &false.into()).unwrap();
     }
 }
 
-#[test]
-fn a_step_launches_little_and_waits_for_nothing() {
+/// Launches of a layer and outside of the layers, beside updates, after making sure that nothing waits; none on a GPU.
+fn launches(variables: &[(&str, &str)]) -> Option<(u64, u64)> {
     let number = |counts: &serde_json::Value, path: &str| counts.pointer(path).unwrap().as_u64().unwrap();
     // The first step also loads kernels and the like.
-    // In bf16 each of the six passes of a layer's three sublayers rounds its weights, and the LM head its operands.
-    for (precision, rounding_in_layer, rounding_outside) in [("f32", 0, 0), ("bf16", 6, 1)] {
-        let of_a_step = |layers, path: &str| {
-            let (more, less) = (counts(3, layers, precision)?, counts(2, layers, precision)?);
-            Some(number(&more, path) - number(&less, path))
-        };
-        let Some(two_layers) = of_a_step(2, "/launches") else { return };
-        let (tensors_of_a_layer, other_tensors) = (12, 4);
-        // Four layers more have 48 tensors more, whose squares are summed in six launches.
-        let layer = (of_a_step(6, "/launches").unwrap() - two_layers - 6) / 4 - tensors_of_a_layer;
-        let outside = two_layers - 2 * (layer + tensors_of_a_layer) - other_tensors;
-        // The table of docs/src/cuda.md: 12 outside of the layers, the judge, and four sums of squares of 28 tensors.
-        assert_eq!(
-            (layer, outside),
-            (34 + rounding_in_layer, 12 + rounding_outside + 1 + 4),
-            "launches of a layer and outside of the layers, beside updates, in {precision}"
-        );
-        assert_eq!(of_a_step(2, "/device_to_host/calls"), Some(0));
-        assert_eq!(of_a_step(2, "/synchronisations"), Some(0));
-    }
+    let of_a_step = |layers, path: &str| {
+        let (more, less) = (counts(3, layers, variables)?, counts(2, layers, variables)?);
+        Some(number(&more, path) - number(&less, path))
+    };
+    let two_layers = of_a_step(2, "/launches")?;
+    assert_eq!(of_a_step(2, "/device_to_host/calls"), Some(0));
+    assert_eq!(of_a_step(2, "/synchronisations"), Some(0));
+    let (tensors_of_a_layer, other_tensors) = (12, 4);
+    // Four layers more have 48 tensors more, whose squares are summed in six launches.
+    let layer = (of_a_step(6, "/launches")? - two_layers - 6) / 4 - tensors_of_a_layer;
+    Some((layer, two_layers - 2 * (layer + tensors_of_a_layer) - other_tensors))
+}
+
+/// The table of docs/src/cuda.md: 12 outside of the layers, the judge, and four sums of squares of 28 tensors.
+#[test]
+fn a_step_launches_little_and_waits_for_nothing() {
+    let Some(launches) = launches(&[]) else { return };
+    assert_eq!(launches, (34, 12 + 1 + 4));
 }
