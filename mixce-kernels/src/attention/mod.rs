@@ -96,9 +96,9 @@ impl CuSeqlens {
 /// Causal self-attention in which no token sees another document.
 ///
 /// `qkv` is `[N, 3 C]`: queries, keys and values side by side, each `H` heads of `D` channels. For every document and head,
-/// `out_i = sum_{j <= i} drop(softmax_j(scale q_i . k_j)) v_j`. The result is `[N, C]`. Fused for f32, and for bf16 on CUDA (computed in f32): blockwise,
-/// the upper triangle is skipped and nothing of size `T x T` is kept; the backward pass recomputes the probabilities.
-/// Other dtypes and devices take [`causal_attention_slow`].
+/// `out_i = sum_{j <= i} drop(softmax_j(scale q_i . k_j)) v_j`. The result is `[N, C]`. Fused for f32, and on
+/// CUDA for bf16, which is computed in f32: blockwise, the upper triangle is skipped and nothing of size `T x T` is kept; the
+/// backward pass recomputes the probabilities. Other dtypes and devices take [`causal_attention_slow`].
 ///
 /// The dropout factor of query row `i` (its index in the packed batch) and key `j` (its position in the document) in head `h`
 /// is drawn from word `i * 2^32 + j` of `stream.fold(h)`, so it does not depend on how the computation is split.
@@ -139,6 +139,7 @@ pub fn causal_attention_backward(
     fused(cu_seqlens, heads, scale, dropout).gradient(&qkv.contiguous()?, dout)
 }
 
+/// Whether attention is fused for such a tensor.
 fn has_kernels(qkv: &Tensor) -> bool {
     #[cfg(feature = "cuda")]
     if cuda::is_cuda_bf16(qkv) {

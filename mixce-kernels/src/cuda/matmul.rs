@@ -67,7 +67,7 @@ impl Gpu<'_> {
         };
         let (alpha, beta) = (1f32, if add { 1f32 } else { 0f32 });
         let handle = *self.0.cublas_handle().handle();
-        // Or else cuBLAS may add up the parts of a sum in the type of the result.
+        // Otherwise cuBLAS may add up the parts of a sum in the type of the result.
         let mode = sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
         // cuBLAS counts by columns, so row-major matrices are transposes to it, and it is asked for y^T = b^T a^T.
         // SAFETY: the sizes fit the arrays (`Matrix::new` and the checks above), whose storages are borrowed.
