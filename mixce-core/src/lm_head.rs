@@ -92,7 +92,7 @@ pub fn lm_head_backward(
     } else {
         let weights = |log_q: &Tensor| objective.weights(log_q);
         let scaled: (lm_head::TokenWeights<'_>, f64) = (&weights, 1.0 / denominator);
-        lm_head::weighted_cross_entropy_on_device(hidden, head, targets, scaled, dhead)?
+        lm_head::weighted_cross_entropy_on_device(hidden, head, targets, scaled, dhead, precision)?
     };
     Ok(LmHeadBackward { log_q, dhidden })
 }

@@ -79,8 +79,8 @@ pub struct Pass {
     /// Activation checkpointing: only the input of each block is kept, and the block is computed once more in the backward
     /// pass. About a third more time for a fraction of the memory; the result and all gradients are the same bits.
     pub recompute: bool,
-    /// Number format of the operands of the linear layers' products, forward and backward. Attention, layer norms, sums and
-    /// gradients are f32.
+    /// Number format of the operands of the linear layers' products, forward and backward, and on CUDA of what is kept inside the
+    /// branches of a block. The residual stream, attention, layer norms, sums and gradients of parameters are computed in f32.
     pub precision: Precision,
 }
 
@@ -117,11 +117,10 @@ impl Gpt2 {
     /// fails.
     pub fn forward(&self, batch: &PackedBatch, pass: Pass) -> Result<Forward> {
         let dropout = pass.dropout;
-        let (fused, on_cpu) = (is_fused(self.lm_head()), self.lm_head().device().is_cpu());
-        if pass.precision == Precision::Bf16 && !(fused && on_cpu) {
-            return Err(Error::NotFused { what: "bf16" });
-        }
-        if !fused {
+        if !is_fused(self.lm_head()) {
+            if pass.precision == Precision::Bf16 {
+                return Err(Error::NotFused { what: "bf16" });
+            }
             if pass.recompute {
                 return Err(Error::NotFused { what: "activation checkpointing" });
             }

@@ -30,23 +30,37 @@ static __device__ __forceinline__ float derivative(int kind, float x) {
 }
 
 // y = f(x + bias); x + bias goes to `before` unless that is null. No bias when null. y may be x.
-extern "C" __global__ void mixce_activation(const float* x, const float* bias, float* before, float* y, size_t rows,
-                                            unsigned c, int kind) {
+template <class T>
+static __device__ __forceinline__ void forward(const T* x, const float* bias, T* before, T* y, size_t rows, unsigned c, int kind) {
   for (size_t row = blockIdx.x; row < rows; row += gridDim.x)
     for (unsigned i = threadIdx.x; i < c; i += blockDim.x) {
-      const float in = bias ? x[row * c + i] + bias[i] : x[row * c + i];
-      if (before) before[row * c + i] = in;
-      y[row * c + i] = value(kind, in);
+      const size_t at = row * c + i;
+      const float in = bias ? load(x + at) + bias[i] : load(x + at);
+      if (before) store(before + at, in);
+      store(y + at, value(kind, in));
     }
 }
 
 // dx = dy f'(x); f(x) goes to `y` unless that is null. dx may be dy.
-extern "C" __global__ void mixce_activation_backward(const float* x, const float* dy, float* y, float* dx, size_t rows,
-                                                     unsigned c, int kind) {
+template <class T>
+static __device__ __forceinline__ void backward(const T* x, const T* dy, T* y, T* dx, size_t rows, unsigned c, int kind) {
   for (size_t row = blockIdx.x; row < rows; row += gridDim.x)
     for (unsigned i = threadIdx.x; i < c; i += blockDim.x) {
-      const float in = x[row * c + i];
-      if (y) y[row * c + i] = value(kind, in);
-      dx[row * c + i] = dy[row * c + i] * derivative(kind, in);
+      const size_t at = row * c + i;
+      const float in = load(x + at);
+      if (y) store(y + at, value(kind, in));
+      store(dx + at, load(dy + at) * derivative(kind, in));
     }
 }
+
+#define KERNELS(T, SUFFIX)                                                                                                   \
+  extern "C" __global__ void mixce_activation_##SUFFIX(const T* x, const float* bias, T* before, T* y, size_t rows,          \
+                                                       unsigned c, int kind) {                                               \
+    forward(x, bias, before, y, rows, c, kind);                                                                              \
+  }                                                                                                                          \
+  extern "C" __global__ void mixce_activation_backward_##SUFFIX(const T* x, const T* dy, T* y, T* dx, size_t rows,           \
+                                                                unsigned c, int kind) {                                      \
+    backward(x, dy, y, dx, rows, c, kind);                                                                                   \
+  }
+
+FOR_BOTH_TYPES(KERNELS)

@@ -5,14 +5,17 @@
 // (queries, or keys in the pass for keys) and walks over tiles of the other side, which lie in shared memory. A warp takes
 // WARP_ROWS rows. Its lanes first stand for the rows of the tile (scores), then for channels (sums over the tile).
 //
+// qkv, its gradient, the result and its gradient are of type T; in shared memory and in registers everything is f32.
+//
 // `spans` [n, 2] holds where the document of each token begins and ends. CHANNELS is how many channels a lane keeps: d <= 32 of them.
 #include "common.cuh"
 
 constexpr int WARPS = 4, WARP_ROWS = 4, BLOCK_ROWS = WARPS * WARP_ROWS;
 
 // One head of the problem, seen by one warp.
+template <class T>
 struct Head {
-  const float *q, *k, *v;  // row i at [i * 3 c]
+  const T *q, *k, *v;  // row i at [i * 3 c]
   const uint32_t* spans;
   unsigned n, c, d, tile;
   float scale;
@@ -28,36 +31,39 @@ struct Head {
   }
 };
 
-static __device__ __forceinline__ Head head_of(const float* qkv, const uint32_t* spans, unsigned n, unsigned c, unsigned d,
-                                               unsigned tile, float scale, Dropout dropout) {
-  const float* q = qkv + (size_t)blockIdx.y * d;
+template <class T>
+static __device__ __forceinline__ Head<T> head_of(const T* qkv, const uint32_t* spans, unsigned n, unsigned c, unsigned d,
+                                                  unsigned tile, float scale, Dropout dropout) {
+  const T* q = qkv + (size_t)blockIdx.y * d;
   const unsigned row0 = blockIdx.x * BLOCK_ROWS + threadIdx.x / WARP * WARP_ROWS;
   return {q, q + c, q + 2 * c, spans, n, c, d, tile, scale, dropout.fold(blockIdx.y), threadIdx.x % WARP, row0};
 }
 
 // Copies rows first..first + rows of d channels, `stride` apart, into shared memory with row stride d + 1.
-static __device__ __forceinline__ void load_tile(float* tile, const float* from, size_t stride, unsigned first,
-                                                 unsigned rows, unsigned d) {
+template <class T>
+static __device__ __forceinline__ void load_tile(float* tile, const T* from, size_t stride, unsigned first, unsigned rows,
+                                                 unsigned d) {
   for (unsigned i = threadIdx.x; i < rows * d; i += WARPS * WARP)
-    tile[i / d * (d + 1) + i % d] = from[(first + i / d) * stride + i % d];
+    tile[i / d * (d + 1) + i % d] = load(from + (first + i / d) * stride + i % d);
 }
 
 // products[i] = row i of the warp (of `from`, `stride` apart) times the lane's row of the tile; lanes past its `rows` repeat the first.
-static __device__ __forceinline__ void multiply(const Head& h, const float* from, size_t stride, const float* tile,
+template <class T>
+static __device__ __forceinline__ void multiply(const Head<T>& h, const T* from, size_t stride, const float* tile,
                                                 unsigned rows_of_tile, float (&products)[WARP_ROWS]) {
-  const float* rows[WARP_ROWS];
+  const T* rows[WARP_ROWS];
   for (int i = 0; i < WARP_ROWS; i++) {
     rows[i] = from + h.row(i) * stride;
     products[i] = 0.0f;
   }
   const float* other = tile + (h.lane < rows_of_tile ? h.lane : 0) * (h.d + 1);
   for (unsigned j = 0; j < h.d; j++)
-    for (int i = 0; i < WARP_ROWS; i++) products[i] += rows[i][j] * other[j];
+    for (int i = 0; i < WARP_ROWS; i++) products[i] += load(rows[i] + j) * other[j];
 }
 
 // sums[i] += sum_j weights[i][j] tile[j], the lane's channels of it.
-template <int CHANNELS>
-static __device__ __forceinline__ void accumulate(const Head& h, const float* weights, const float* tile, unsigned rows,
+template <class T, int CHANNELS>
+static __device__ __forceinline__ void accumulate(const Head<T>& h, const float* weights, const float* tile, unsigned rows,
                                                   float (&sums)[WARP_ROWS][CHANNELS]) {
   for (unsigned j = 0; j < rows; j++)
     for (int channel = 0; channel < CHANNELS; channel++) {
@@ -75,18 +81,21 @@ struct Attended {
 };
 
 // The keys that the block's queries see: from the beginning of the first one's document to the last query.
-static __device__ __forceinline__ unsigned keys_begin(const Head& h) { return h.spans[2 * blockIdx.x * BLOCK_ROWS]; }
-static __device__ __forceinline__ unsigned keys_end(const Head& h) {
+template <class T>
+static __device__ __forceinline__ unsigned keys_begin(const Head<T>& h) { return h.spans[2 * blockIdx.x * BLOCK_ROWS]; }
+template <class T>
+static __device__ __forceinline__ unsigned keys_end(const Head<T>& h) {
   const unsigned end = (blockIdx.x + 1) * BLOCK_ROWS;
   return end < h.n ? end : h.n;
 }
 
-static __device__ __forceinline__ bool sees(const Head& h, unsigned query, unsigned key) {
+template <class T>
+static __device__ __forceinline__ bool sees(const Head<T>& h, unsigned query, unsigned key) {
   return key <= query && key >= h.spans[2 * query];
 }
 
-template <int CHANNELS>
-static __device__ __forceinline__ void attend(const Head& h, float* keys, float* values, float* weights, Attended<CHANNELS>& a) {
+template <class T, int CHANNELS>
+static __device__ __forceinline__ void attend(const Head<T>& h, float* keys, float* values, float* weights, Attended<CHANNELS>& a) {
   for (int i = 0; i < WARP_ROWS; i++) {
     a.max[i] = -INFINITY;
     a.norm[i] = 0.0f;
@@ -122,8 +131,8 @@ static __device__ __forceinline__ void attend(const Head& h, float* keys, float*
 }
 
 // out_i = sum_j drop(softmax_j(scale q_i . k_j)) v_j
-template <int CHANNELS>
-static __device__ __forceinline__ void forward(const Head& h, float* shared, float* out) {
+template <int CHANNELS, class T>
+static __device__ __forceinline__ void forward(const Head<T>& h, float* shared, T* out) {
   float *keys = shared, *values = keys + h.tile * (h.d + 1);
   float* weights = values + h.tile * (h.d + 1) + threadIdx.x / WARP * WARP_ROWS * WARP;
   Attended<CHANNELS> a;
@@ -131,17 +140,17 @@ static __device__ __forceinline__ void forward(const Head& h, float* shared, flo
   for (int i = 0; i < WARP_ROWS && h.row0 + i < h.n; i++)
     for (int channel = 0; channel < CHANNELS; channel++) {
       const unsigned at = h.lane + WARP * channel;
-      if (at < h.d) out[(size_t)(h.row0 + i) * h.c + blockIdx.y * h.d + at] = a.sums[i][channel] / a.norm[i];
+      if (at < h.d) store(out + (size_t)(h.row0 + i) * h.c + blockIdx.y * h.d + at, a.sums[i][channel] / a.norm[i]);
     }
 }
 
 // With P the probabilities, M the dropout factors and g = M dO V^T: dS = P (g - rowsum(P g)), dQ = scale dS K, where rowsum(P g) is
 // dO . O. That and log sum exp of the scores go to `saved` [heads, n, 2] for the pass over the keys.
-template <int CHANNELS>
-static __device__ __forceinline__ void backward_queries(const Head& h, float* shared, const float* dout, float* dqkv, float* saved) {
+template <int CHANNELS, class T>
+static __device__ __forceinline__ void backward_queries(const Head<T>& h, float* shared, const T* dout, T* dqkv, float* saved) {
   float *keys = shared, *values = keys + h.tile * (h.d + 1);
   float* weights = values + h.tile * (h.d + 1) + threadIdx.x / WARP * WARP_ROWS * WARP;
-  const float* gradient = dout + blockIdx.y * h.d;
+  const T* gradient = dout + blockIdx.y * h.d;
   Attended<CHANNELS> a;
   attend(h, keys, values, weights, a);
   float log_norm[WARP_ROWS], mean[WARP_ROWS], dq[WARP_ROWS][CHANNELS];
@@ -149,7 +158,7 @@ static __device__ __forceinline__ void backward_queries(const Head& h, float* sh
     float product = 0.0f;
     for (int channel = 0; channel < CHANNELS; channel++) {
       const unsigned at = h.lane + WARP * channel;
-      if (at < h.d) product += a.sums[i][channel] / a.norm[i] * gradient[(size_t)h.row(i) * h.c + at];
+      if (at < h.d) product += a.sums[i][channel] / a.norm[i] * load(gradient + (size_t)h.row(i) * h.c + at);
       dq[i][channel] = 0.0f;
     }
     mean[i] = warp_sum(product);
@@ -184,13 +193,13 @@ static __device__ __forceinline__ void backward_queries(const Head& h, float* sh
   for (int i = 0; i < WARP_ROWS && h.row0 + i < h.n; i++)
     for (int channel = 0; channel < CHANNELS; channel++) {
       const unsigned at = h.lane + WARP * channel;
-      if (at < h.d) dqkv[(size_t)(h.row0 + i) * 3 * h.c + blockIdx.y * h.d + at] = h.scale * dq[i][channel];
+      if (at < h.d) store(dqkv + (size_t)(h.row0 + i) * 3 * h.c + blockIdx.y * h.d + at, h.scale * dq[i][channel]);
     }
 }
 
 // The block's rows are keys here, the tiles queries: dV = (P M)^T dO, dK = scale dS^T Q.
-template <int CHANNELS>
-static __device__ __forceinline__ void backward_keys(const Head& h, float* shared, const float* dout, float* dqkv, const float* saved) {
+template <int CHANNELS, class T>
+static __device__ __forceinline__ void backward_keys(const Head<T>& h, float* shared, const T* dout, T* dqkv, const float* saved) {
   float *queries = shared, *gradients = queries + h.tile * (h.d + 1);
   float* dropped = gradients + h.tile * (h.d + 1) + threadIdx.x / WARP * 2 * WARP_ROWS * WARP;
   float* dscores = dropped + WARP_ROWS * WARP;
@@ -228,32 +237,31 @@ static __device__ __forceinline__ void backward_keys(const Head& h, float* share
     for (int channel = 0; channel < CHANNELS; channel++) {
       const unsigned at = h.lane + WARP * channel;
       if (at >= h.d) continue;
-      float* row = dqkv + (size_t)(h.row0 + i) * 3 * h.c + blockIdx.y * h.d + at;
-      row[h.c] = h.scale * dk[i][channel];
-      row[2 * h.c] = dv[i][channel];
+      T* row = dqkv + (size_t)(h.row0 + i) * 3 * h.c + blockIdx.y * h.d + at;
+      store(row + h.c, h.scale * dk[i][channel]);
+      store(row + 2 * h.c, dv[i][channel]);
     }
 }
 
-#define ATTENTION_PARAMETERS \
-  const float *qkv, const uint32_t *spans, unsigned n, unsigned c, unsigned d, unsigned tile, float scale, DROPOUT_PARAMETERS
+#define ATTENTION_PARAMETERS(T) \
+  const T *qkv, const uint32_t *spans, unsigned n, unsigned c, unsigned d, unsigned tile, float scale, DROPOUT_PARAMETERS
 #define HEAD head_of(qkv, spans, n, c, d, tile, scale, DROPOUT)
 
-#define ATTENTION_KERNELS(CHANNELS)                                                                                    \
-  extern "C" __global__ void mixce_attention_##CHANNELS(ATTENTION_PARAMETERS, float* out) {                            \
-    extern __shared__ float shared[];                                                                                  \
-    forward<CHANNELS>(HEAD, shared, out);                                                                              \
-  }                                                                                                                    \
-  extern "C" __global__ void mixce_attention_backward_queries_##CHANNELS(ATTENTION_PARAMETERS, const float* dout,      \
-                                                                         float* dqkv, float* saved) {                  \
-    extern __shared__ float shared[];                                                                                  \
-    backward_queries<CHANNELS>(HEAD, shared, dout, dqkv, saved);                                                       \
-  }                                                                                                                    \
-  extern "C" __global__ void mixce_attention_backward_keys_##CHANNELS(ATTENTION_PARAMETERS, const float* dout,         \
-                                                                      float* dqkv, const float* saved) {               \
-    extern __shared__ float shared[];                                                                                  \
-    backward_keys<CHANNELS>(HEAD, shared, dout, dqkv, saved);                                                          \
+#define KERNELS_FOR(CHANNELS, T, SUFFIX)                                                                                    \
+  extern "C" __global__ void mixce_attention_##CHANNELS##_##SUFFIX(ATTENTION_PARAMETERS(T), T* out) {                       \
+    extern __shared__ float shared[];                                                                                       \
+    forward<CHANNELS>(HEAD, shared, out);                                                                                   \
+  }                                                                                                                         \
+  extern "C" __global__ void mixce_attention_backward_queries_##CHANNELS##_##SUFFIX(ATTENTION_PARAMETERS(T), const T* dout, \
+                                                                                    T* dqkv, float* saved) {                \
+    extern __shared__ float shared[];                                                                                       \
+    backward_queries<CHANNELS>(HEAD, shared, dout, dqkv, saved);                                                            \
+  }                                                                                                                         \
+  extern "C" __global__ void mixce_attention_backward_keys_##CHANNELS##_##SUFFIX(ATTENTION_PARAMETERS(T), const T* dout,    \
+                                                                                 T* dqkv, const float* saved) {             \
+    extern __shared__ float shared[];                                                                                       \
+    backward_keys<CHANNELS>(HEAD, shared, dout, dqkv, saved);                                                               \
   }
+#define KERNELS(T, SUFFIX) KERNELS_FOR(2, T, SUFFIX) KERNELS_FOR(4, T, SUFFIX) KERNELS_FOR(8, T, SUFFIX)
 
-ATTENTION_KERNELS(2)
-ATTENTION_KERNELS(4)
-ATTENTION_KERNELS(8)
+FOR_BOTH_TYPES(KERNELS)

@@ -1,13 +1,30 @@
 // Shared by the kernels of this folder.
 //
-// Conventions: f32 everywhere, row-major, sizes in elements, 64-bit offsets. Sums are taken in an order that depends on the
+// Conventions: row-major, sizes in elements, 64-bit offsets. Sums are taken in an order that depends on the
 // sizes alone, never on timing: there are no atomics, so two runs agree bit for bit. No inline assembly and no intrinsics
-// beyond shuffles and barriers, so that every kernel also compiles as plain C++ for an emulated device.
+// beyond shuffles, barriers and conversions, so that every kernel also compiles as plain C++ for an emulated device.
+//
+// Everything is f32 but the operands of matrix products and what a product makes for the next one: kernels that read or write
+// such a number are templates on its type T, f32 or bf16, with `_f32` or `_bf16` at the end of their names. They compute in f32
+// and round what they store.
 #pragma once
 
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cuda_bf16.h>
+
+using bf16 = __nv_bfloat16;
+
+static __device__ __forceinline__ float load(const float* x) { return *x; }
+static __device__ __forceinline__ float load(const bf16* x) { return __bfloat162float(*x); }
+
+// Rounds to nearest, ties to even.
+static __device__ __forceinline__ void store(float* y, float x) { *y = x; }
+static __device__ __forceinline__ void store(bf16* y, float x) { *y = __float2bfloat16(x); }
+
+// The kernels of a file for both types: KERNELS(T, SUFFIX) defines them for one.
+#define FOR_BOTH_TYPES(KERNELS) KERNELS(float, f32) KERNELS(bf16, bf16)
 
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;

@@ -49,15 +49,25 @@ extern "C" __global__ void mixce_target_log_probs(const float* logits, const uin
   }
 }
 
-// z = scale weight (exp(z - log_z) - onehot(target)), in place.
-extern "C" __global__ void mixce_logits_gradient(float* logits, const uint32_t* targets, const float* log_z,
-                                                 const float* weights, float scale, size_t rows, unsigned v) {
+// gradient = scale weight (exp(z - log_z) - onehot(target)), for logits z; `gradient` may be `logits`.
+template <class T>
+static __device__ __forceinline__ void logits_gradient(const float* logits, const uint32_t* targets, const float* log_z,
+                                                       const float* weights, float scale, T* gradient, size_t rows, unsigned v) {
   for (size_t row = blockIdx.x; row < rows; row += gridDim.x) {
     const float normaliser = log_z[row], weight = scale * weights[row];
     const uint32_t target = targets[row];
     for (unsigned j = threadIdx.x; j < v; j += blockDim.x) {
-      const float gradient = weight * expf(logits[row * v + j] - normaliser);
-      logits[row * v + j] = j == target ? gradient - weight : gradient;
+      const float probable = weight * expf(logits[row * v + j] - normaliser);
+      store(gradient + row * v + j, j == target ? probable - weight : probable);
     }
   }
 }
+
+#define KERNELS(T, SUFFIX)                                                                                                 \
+  extern "C" __global__ void mixce_logits_gradient_##SUFFIX(const float* logits, const uint32_t* targets,                  \
+                                                            const float* log_z, const float* weights, float scale,         \
+                                                            T* gradient, size_t rows, unsigned v) {                        \
+    logits_gradient(logits, targets, log_z, weights, scale, gradient, rows, v);                                            \
+  }
+
+FOR_BOTH_TYPES(KERNELS)

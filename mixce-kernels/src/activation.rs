@@ -214,7 +214,7 @@ impl CustomOp2 for Backward {
         dy_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         let (inputs, shape) = ([(x, x_layout), (dy, dy_layout)], x_layout.shape().clone());
-        cuda::operation(self.name(), inputs, shape, |gpu, [x, dy], dx| {
+        cuda::operation::<f32, 2>(self.name(), inputs, shape, |gpu, [x, dy], dx| {
             gpu.activation_backward(self.0, (x, dy), None, dx)
         })
     }

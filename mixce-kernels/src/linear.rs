@@ -183,7 +183,7 @@ impl CustomOp3 for Linear {
         if cuda::is_cuda_f32(x) {
             let affine = Affine { weight: weight.clone(), bias: bias.clone() };
             let daffine = affine.zeros_like()?;
-            let dx = cuda::sublayer::linear_backward(x, &affine, dy, &daffine)?;
+            let dx = cuda::sublayer::linear_backward::<f32>(x, &affine, dy, &daffine)?;
             return Ok((Some(dx), Some(daffine.weight), Some(daffine.bias)));
         }
         let name = self.name();

@@ -97,16 +97,19 @@ pub fn weighted_cross_entropy_on_device(
     targets: &Tensor,
     (weights, scale): (TokenWeights<'_>, f64),
     dhead: &Tensor,
+    precision: Precision,
 ) -> Result<CrossEntropy> {
     check(hidden, head, targets)?;
     check_gradient(head, dhead)?;
     #[cfg(feature = "cuda")]
     if [hidden, head].into_iter().all(cuda::is_cuda_f32) {
-        let (log_q, dhidden) =
-            cuda::cross_entropy::weighted_cross_entropy(hidden, head, targets, (weights, scale), dhead)?;
+        let (log_q, dhidden) = cuda::in_precision!(
+            precision,
+            cuda::cross_entropy::weighted_cross_entropy(hidden, head, targets, (weights, scale), dhead)
+        )?;
         return Ok(CrossEntropy { log_q, dhidden });
     }
-    let _ = (weights, scale);
+    let _ = (weights, scale, precision);
     bail!("lm_head: expected f32 tensors on a CUDA device, in a build with CUDA")
 }
 

@@ -26,12 +26,14 @@ fn steps(world: &World, run: &str) -> Vec<Value> {
 }
 
 /// Both devices compute the same in another order, so that numbers differ by rounding, more from step to step.
-fn assert_same_steps(cuda: &[Value], cpu: &[Value]) {
+const ROUNDING: f64 = 1e-4;
+
+fn assert_same_steps(cuda: &[Value], cpu: &[Value], tolerance: f64) {
     assert_eq!(cuda.len(), cpu.len());
     for (cuda, cpu) in cuda.iter().zip(cpu) {
         for key in ["loss", "nll", "grad_norm"] {
             let (got, want) = (number(cuda, key), number(cpu, key));
-            assert!((got - want).abs() <= 1e-4 * want.abs(), "`{key}`: CUDA {cuda}, CPU {cpu}");
+            assert!((got - want).abs() <= tolerance * want.abs(), "`{key}`: CUDA {cuda}, CPU {cpu}");
         }
     }
 }
@@ -49,8 +51,13 @@ fn ten_steps_of_training_give_the_losses_of_the_cpu() {
     for device in ["cpu", "cuda"] {
         train(&world, device, device, "--max-steps 10 --dropout 0.1");
     }
-    assert_eq!(steps(&world, "cuda").len(), 10);
-    assert_same_steps(&steps(&world, "cuda"), &steps(&world, "cpu"));
+    train(&world, "cuda", "bf16", "--max-steps 10 --dropout 0.1 --precision bf16");
+    let [cpu, cuda, bf16] = ["cpu", "cuda", "bf16"].map(|run| steps(&world, run));
+    assert_eq!(cuda.len(), 10);
+    assert_same_steps(&cuda, &cpu, ROUNDING);
+    // Operands with 8 bits.
+    assert_same_steps(&bf16, &cpu, 0.03);
+    assert_ne!(number(&bf16[9], "loss"), number(&cuda[9], "loss"));
 }
 
 #[test]
@@ -60,7 +67,7 @@ fn a_run_goes_from_the_cpu_to_cuda_and_back() {
     for (device, end) in [("cpu", 2), ("cuda", 4), ("cpu", 6)] {
         train(&world, device, "parts", &format!("--max-steps {end} --save-every 2 --resume auto"));
     }
-    assert_same_steps(&steps(&world, "parts"), &steps(&world, "whole"));
+    assert_same_steps(&steps(&world, "parts"), &steps(&world, "whole"), ROUNDING);
 }
 
 #[test]

@@ -22,11 +22,12 @@ use crate::{cpu, math};
 /// Query rows handled at a time: the scores of a block (64 x T) stay in the second-level cache.
 const BLOCK: usize = 64;
 
-pub(super) struct CausalAttention {
-    pub(super) cu_seqlens: CuSeqlens,
-    pub(super) heads: usize,
-    pub(super) scale: f32,
-    pub(super) dropout: Dropout,
+/// The operation with everything but its tensors.
+pub(crate) struct CausalAttention {
+    pub(crate) cu_seqlens: CuSeqlens,
+    pub(crate) heads: usize,
+    pub(crate) scale: f32,
+    pub(crate) dropout: Dropout,
 }
 
 /// A matrix inside a larger buffer: element `(i, j)` lies at `offset + i * row_stride + j`.
@@ -324,21 +325,6 @@ impl CausalAttention {
         qkv.apply_op2_no_bwd(&dout.contiguous()?, &Backward(self))
     }
 
-    /// Runs `f` with the problem as the CUDA kernels know it.
-    #[cfg(feature = "cuda")]
-    fn with_cuda<R>(
-        &self,
-        qkv: cuda::Array<'_, f32>,
-        gpu: &cuda::Gpu<'_>,
-        f: impl FnOnce(cuda::attention::Attention<'_>) -> Result<R>,
-    ) -> Result<R> {
-        let spans = self.cu_seqlens.spans_on(&candle_core::Device::Cuda(gpu.0.clone()))?;
-        cuda::with_arrays("causal_attention", [&spans], [], |_, [spans], []| {
-            let (heads, scale, dropout) = (self.heads, self.scale, self.dropout);
-            f(cuda::attention::Attention { qkv, spans, heads, scale, dropout })
-        })
-    }
-
     fn tasks<'a>(&'a self, qkv: &'a [f32], c: usize) -> Vec<Task<'a>> {
         let spans = self.cu_seqlens.spans().filter(|(_, t)| *t > 0);
         spans
@@ -371,10 +357,7 @@ impl CustomOp1 for CausalAttention {
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, qkv: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let (n, c3) = layout.shape().dims2()?;
-        cuda::operation(self.name(), [(qkv, layout)], (n, c3 / 3).into(), |gpu, [qkv], out| {
-            self.with_cuda(qkv, gpu, |attention| gpu.causal_attention(attention, out))
-        })
+        cuda::attention::forward(self, (qkv, layout))
     }
 
     fn bwd(&self, qkv: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
@@ -411,14 +394,6 @@ impl CustomOp2 for Backward<'_> {
         dout: &CudaStorage,
         dout_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        let (inputs, shape) = ([(qkv, qkv_layout), (dout, dout_layout)], qkv_layout.shape().clone());
-        cuda::operation(self.name(), inputs, shape, |gpu, [qkv, dout], dqkv| {
-            let saved = gpu.buffer(2 * self.0.heads * qkv_layout.dim(0)?)?;
-            self.0.with_cuda(qkv, gpu, |attention| {
-                cuda::with_arrays(self.name(), [], [&saved], |gpu, [], [saved]| {
-                    gpu.causal_attention_backward(attention, dout, dqkv, saved)
-                })
-            })
-        })
+        cuda::attention::backward(self.0, (qkv, qkv_layout), (dout, dout_layout))
     }
 }

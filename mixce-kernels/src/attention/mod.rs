@@ -6,12 +6,16 @@ mod decode;
 mod fused;
 
 pub use decode::{Columns, decode_attention, fill_cache};
+#[cfg(feature = "cuda")]
+pub(crate) use fused::CausalAttention;
 
 use std::sync::Arc;
 
 use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::residual::Dropout;
 use crate::{device::is_fused, dropout::Keep, rng::Stream};
 
@@ -76,7 +80,7 @@ impl CuSeqlens {
 
     /// Begin and end of each token's document, `[N, 2]` u32: copied to the device once a batch.
     #[cfg(feature = "cuda")]
-    fn spans_on(&self, device: &candle_core::Device) -> Result<Tensor> {
+    pub(crate) fn spans_on(&self, device: &candle_core::Device) -> Result<Tensor> {
         if let Some(spans) = self.spans.get().filter(|spans| spans.device().same_device(device)) {
             return Ok(spans.clone());
         }
@@ -92,9 +96,9 @@ impl CuSeqlens {
 /// Causal self-attention in which no token sees another document.
 ///
 /// `qkv` is `[N, 3 C]`: queries, keys and values side by side, each `H` heads of `D` channels. For every document and head,
-/// `out_i = sum_{j <= i} drop(softmax_j(scale q_i . k_j)) v_j`. The result is `[N, C]`. Fused for f32: blockwise,
-/// the upper triangle is skipped and nothing of size `T x T` is kept; the backward pass recomputes the probabilities.
-/// Other dtypes and devices take [`causal_attention_slow`].
+/// `out_i = sum_{j <= i} drop(softmax_j(scale q_i . k_j)) v_j`. The result is `[N, C]`. Fused for f32, and on
+/// CUDA for bf16, which is computed in f32: blockwise, the upper triangle is skipped and nothing of size `T x T` is kept; the
+/// backward pass recomputes the probabilities. Other dtypes and devices take [`causal_attention_slow`].
 ///
 /// The dropout factor of query row `i` (its index in the packed batch) and key `j` (its position in the document) in head `h`
 /// is drawn from word `i * 2^32 + j` of `stream.fold(h)`, so it does not depend on how the computation is split.
@@ -109,7 +113,7 @@ pub fn causal_attention(
     dropout: Dropout,
 ) -> Result<Tensor> {
     check(qkv, cu_seqlens, heads, dropout)?;
-    if !is_fused(qkv) {
+    if !has_kernels(qkv) {
         return causal_attention_slow(qkv, cu_seqlens, heads, scale, dropout);
     }
     qkv.contiguous()?.apply_op1(fused(cu_seqlens, heads, scale, dropout))
@@ -133,6 +137,15 @@ pub fn causal_attention_backward(
         bail!("causal_attention: expected a gradient [{n}, {}], got {:?}", c3 / 3, dout.dims());
     }
     fused(cu_seqlens, heads, scale, dropout).gradient(&qkv.contiguous()?, dout)
+}
+
+/// Whether attention is fused for such a tensor.
+fn has_kernels(qkv: &Tensor) -> bool {
+    #[cfg(feature = "cuda")]
+    if cuda::is_cuda_bf16(qkv) {
+        return true;
+    }
+    is_fused(qkv)
 }
 
 fn fused(cu_seqlens: &CuSeqlens, heads: usize, scale: f64, dropout: Dropout) -> fused::CausalAttention {

@@ -2,7 +2,7 @@
 
 use candle_core::Result;
 
-use super::{Array, Gpu, Grid, expect_len, launch, rows, unsigned};
+use super::{Array, Element, Gpu, Grid, expect_len, launch, name_of, rows, unsigned};
 use crate::Activation;
 
 /// The number of an activation in `cuda/activation.cu`.
@@ -29,12 +29,12 @@ impl Gpu<'_> {
     }
 
     /// `x = f(x + bias)` in place, rows of the bias's length; `x + bias` goes to `before` unless there is none.
-    pub(super) fn bias_activation(
+    pub(super) fn bias_activation<T: Element>(
         &self,
         f: Activation,
-        x: Array<'_, f32>,
+        x: Array<'_, T>,
         bias: Array<'_, f32>,
-        before: Option<Array<'_, f32>>,
+        before: Option<Array<'_, T>>,
     ) -> Result<()> {
         let n = rows("activation", x, bias.len)?;
         if let Some(before) = before {
@@ -44,26 +44,27 @@ impl Gpu<'_> {
     }
 
     /// Sizes are checked by the callers.
-    fn launch_activation(
+    fn launch_activation<T: Element>(
         &self,
         f: Activation,
-        x: Array<'_, f32>,
-        (bias, before): (Option<Array<'_, f32>>, Option<Array<'_, f32>>),
-        y: Array<'_, f32>,
+        x: Array<'_, T>,
+        (bias, before): (Option<Array<'_, f32>>, Option<Array<'_, T>>),
+        y: Array<'_, T>,
         (rows, columns): (usize, usize),
     ) -> Result<()> {
         let (n, c, grid) = (rows as u64, unsigned("activation", columns)?, Grid::rows(rows));
+        let name = name_of!("mixce_activation", T);
         // SAFETY: the arguments are those of the kernel; rows * columns elements lie inside x, before and y, columns inside bias.
-        unsafe { launch!(self, "activation", "mixce_activation", grid, x, bias, before, y, n, c, kind(f)) }
+        unsafe { launch!(self, "activation", name, grid, x, bias, before, y, n, c, kind(f)) }
     }
 
     /// `dx = dy f'(x)`, and `y = f(x)` where it is wanted. `dx` may be `dy`.
-    pub(crate) fn activation_backward(
+    pub(crate) fn activation_backward<T: Element>(
         &self,
         f: Activation,
-        (x, dy): (Array<'_, f32>, Array<'_, f32>),
-        y: Option<Array<'_, f32>>,
-        dx: Array<'_, f32>,
+        (x, dy): (Array<'_, T>, Array<'_, T>),
+        y: Option<Array<'_, T>>,
+        dx: Array<'_, T>,
     ) -> Result<()> {
         let op = "activation backward";
         expect_len(op, "the result's gradient", dy, x.len)?;
@@ -73,7 +74,8 @@ impl Gpu<'_> {
         }
         let (rows, columns) = any_rows(x.len);
         let (n, c, grid) = (rows as u64, unsigned(op, columns)?, Grid::rows(rows));
+        let name = name_of!("mixce_activation_backward", T);
         // SAFETY: the arguments are those of the kernel; all arrays have rows * columns elements.
-        unsafe { launch!(self, "activation", "mixce_activation_backward", grid, x, dy, y, dx, n, c, kind(f)) }
+        unsafe { launch!(self, "activation", name, grid, x, dy, y, dx, n, c, kind(f)) }
     }
 }

@@ -2,12 +2,78 @@
 //!
 //! Legend: N packed tokens, H heads, D head size, C = H D channels.
 
-use candle_core::{Result, bail};
+use candle_core::backend::BackendStorage;
+use candle_core::{CudaStorage, DType, Device, Layout, Result, Shape, bail};
+use half::bf16;
 
 use super::dropout::arguments;
-use super::{Arg, Array, Gpu, Grid, WARP, expect_len, unsigned};
-use crate::cuda::kernel;
+use super::{
+    Arg, Array, Element, Gpu, Grid, WARP, expect_len, kernel, name_of, operation, unsigned, with_arrays,
+};
+use crate::attention::CausalAttention;
 use crate::residual::Dropout;
+
+/// The attended values `[N, C]` of a storage `[N, 3 C]`, f32 or bf16.
+pub(crate) fn forward(
+    op: &CausalAttention,
+    (qkv, layout): (&CudaStorage, &Layout),
+) -> Result<(CudaStorage, Shape)> {
+    match qkv.dtype() {
+        DType::BF16 => forward_of::<bf16>(op, (qkv, layout)),
+        _ => forward_of::<f32>(op, (qkv, layout)),
+    }
+}
+
+fn forward_of<T: Element>(
+    op: &CausalAttention,
+    (qkv, layout): (&CudaStorage, &Layout),
+) -> Result<(CudaStorage, Shape)> {
+    let (n, c3) = layout.shape().dims2()?;
+    operation::<T, 1>("causal_attention", [(qkv, layout)], (n, c3 / 3).into(), |gpu, [qkv], out| {
+        with_problem(op, qkv, gpu, |attention| gpu.causal_attention(attention, out))
+    })
+}
+
+/// The gradient `[N, 3 C]` of `qkv`, given that of the attended values in the same type.
+pub(crate) fn backward(
+    op: &CausalAttention,
+    qkv: (&CudaStorage, &Layout),
+    dout: (&CudaStorage, &Layout),
+) -> Result<(CudaStorage, Shape)> {
+    match qkv.0.dtype() {
+        DType::BF16 => backward_of::<bf16>(op, qkv, dout),
+        _ => backward_of::<f32>(op, qkv, dout),
+    }
+}
+
+fn backward_of<T: Element>(
+    op: &CausalAttention,
+    qkv: (&CudaStorage, &Layout),
+    dout: (&CudaStorage, &Layout),
+) -> Result<(CudaStorage, Shape)> {
+    let (name, n, shape) = ("causal_attention backward", qkv.1.dim(0)?, qkv.1.shape().clone());
+    operation::<T, 2>(name, [qkv, dout], shape, |gpu, [qkv, dout], dqkv| {
+        let saved = gpu.buffer(2 * op.heads * n)?;
+        with_problem(op, qkv, gpu, |attention| {
+            with_arrays(name, [], [&saved], |gpu, [], [saved]| {
+                gpu.causal_attention_backward(attention, dout, dqkv, saved)
+            })
+        })
+    })
+}
+
+/// Runs `f` with the problem as the kernels know it.
+fn with_problem<T, R>(
+    op: &CausalAttention,
+    qkv: Array<'_, T>,
+    gpu: &Gpu<'_>,
+    f: impl FnOnce(Attention<'_, T>) -> Result<R>,
+) -> Result<R> {
+    let spans = op.cu_seqlens.spans_on(&Device::Cuda(gpu.0.clone()))?;
+    with_arrays("causal_attention", [&spans], [], |_, [spans], []| {
+        f(Attention { qkv, spans, heads: op.heads, scale: op.scale, dropout: op.dropout })
+    })
+}
 
 /// Warps of a block, and rows of a warp.
 const WARPS: usize = 4;
@@ -16,15 +82,14 @@ const WARP_ROWS: usize = 4;
 const SHARED_FLOATS: usize = 48 * 1024 / 4;
 
 /// What the kernels need to know of a problem.
-#[derive(Clone, Copy)]
-pub(crate) struct Attention<'a> {
+struct Attention<'a, T> {
     /// `[N, 3 C]`.
-    pub(crate) qkv: Array<'a, f32>,
+    qkv: Array<'a, T>,
     /// `[N, 2]`: where the document of each token begins and ends.
-    pub(crate) spans: Array<'a, u32>,
-    pub(crate) heads: usize,
-    pub(crate) scale: f32,
-    pub(crate) dropout: Dropout,
+    spans: Array<'a, u32>,
+    heads: usize,
+    scale: f32,
+    dropout: Dropout,
 }
 
 /// The three kernels for head sizes up to a bound.
@@ -35,16 +100,16 @@ struct Kernels {
 }
 
 macro_rules! kernels {
-    ($channels:literal) => {
+    ($channels:literal, $type:ty) => {
         Kernels {
-            forward: concat!("mixce_attention_", $channels),
-            backward_queries: concat!("mixce_attention_backward_queries_", $channels),
-            backward_keys: concat!("mixce_attention_backward_keys_", $channels),
+            forward: name_of!(concat!("mixce_attention_", $channels), $type),
+            backward_queries: name_of!(concat!("mixce_attention_backward_queries_", $channels), $type),
+            backward_keys: name_of!(concat!("mixce_attention_backward_keys_", $channels), $type),
         }
     };
 }
 
-impl Attention<'_> {
+impl<T: Element> Attention<'_, T> {
     /// `(N, C, D)`.
     fn sizes(&self) -> Result<(usize, usize, usize)> {
         let n = self.spans.len / 2;
@@ -55,9 +120,9 @@ impl Attention<'_> {
 
     fn kernels(d: usize) -> Result<Kernels> {
         match d {
-            0..=64 => Ok(kernels!("2")),
-            65..=128 => Ok(kernels!("4")),
-            129..=256 => Ok(kernels!("8")),
+            0..=64 => Ok(kernels!("2", T)),
+            65..=128 => Ok(kernels!("4", T)),
+            129..=256 => Ok(kernels!("8", T)),
             _ => bail!("causal_attention: a head of {d} channels; on CUDA at most 256"),
         }
     }
@@ -82,30 +147,30 @@ impl Attention<'_> {
 
 impl Gpu<'_> {
     /// `out` `[N, C]`.
-    pub(crate) fn causal_attention(&self, attention: Attention<'_>, out: Array<'_, f32>) -> Result<()> {
+    fn causal_attention<T: Element>(&self, attention: Attention<'_, T>, out: Array<'_, T>) -> Result<()> {
         let sizes @ (n, c, d) = attention.sizes()?;
         expect_len("causal_attention", "the result", out, n * c)?;
         let (grid, tile) = attention.grid(n, d);
         let mut args = attention.arguments(sizes, tile)?;
         args.push(out.into());
-        let kernel = kernel!("attention", Attention::kernels(d)?.forward);
+        let kernel = kernel!("attention", Attention::<T>::kernels(d)?.forward);
         // SAFETY: the arguments are those of the kernel; qkv, spans and out have N rows, and spans lie inside 0..N.
         unsafe { self.launch(kernel, grid, &args) }
     }
 
     /// The gradient `dqkv` `[N, 3 C]`, given `dout` `[N, C]`. `saved` has room for two numbers a head and token.
-    pub(crate) fn causal_attention_backward(
+    fn causal_attention_backward<T: Element>(
         &self,
-        attention: Attention<'_>,
-        dout: Array<'_, f32>,
-        dqkv: Array<'_, f32>,
+        attention: Attention<'_, T>,
+        dout: Array<'_, T>,
+        dqkv: Array<'_, T>,
         saved: Array<'_, f32>,
     ) -> Result<()> {
         let (op, sizes @ (n, c, d)) = ("causal_attention backward", attention.sizes()?);
         expect_len(op, "the result's gradient", dout, n * c)?;
         expect_len(op, "the gradient", dqkv, 3 * n * c)?;
         expect_len(op, "the saved sums", saved, 2 * n * attention.heads)?;
-        let ((grid, tile), kernels) = (attention.grid(n, d), Attention::kernels(d)?);
+        let ((grid, tile), kernels) = (attention.grid(n, d), Attention::<T>::kernels(d)?);
         let mut args = attention.arguments(sizes, tile)?;
         args.extend([Arg::from(dout), dqkv.into(), saved.into()]);
         // SAFETY: the arguments are those of both kernels; all arrays have N rows, and spans lie inside 0..N.

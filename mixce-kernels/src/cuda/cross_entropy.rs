@@ -4,11 +4,13 @@
 
 use candle_core::{DType, Result, Tensor};
 
+use super::cast::operands;
 use super::matmul::Matrix;
-use super::{Array, Gpu, Grid, expect_len, launch, uninitialised, unsigned, with_arrays};
+use super::{Array, Element, Gpu, Grid, expect_len, launch, name_of, uninitialised, unsigned, with_arrays};
 use crate::lm_head::TokenWeights;
 
-/// Logits of a slice take at most about this much memory: 2600 tokens of GPT-2's vocabulary.
+/// Logits of a slice take at most about this much memory, 2670 tokens of GPT-2's vocabulary. Their gradient takes their place, or
+/// in bf16 half as much again.
 const SLICE_BYTES: usize = 512 << 20;
 
 /// `(first token, tokens)` of the slices of `n` tokens.
@@ -49,7 +51,10 @@ pub(crate) fn target_log_probs(hidden: &Tensor, head: &Tensor, targets: &Tensor)
 
 /// `log q` of each target `[N]` and the gradient of the hidden states `[N, C]`; that of the head is added to `dhead`. The weights
 /// of tokens are `scale * weights(log q)`.
-pub(crate) fn weighted_cross_entropy(
+///
+/// The products take T: hidden states and head are rounded to it once, and the logits' gradient as it is made. Logits and results
+/// are f32.
+pub(crate) fn weighted_cross_entropy<T: Element>(
     hidden: &Tensor,
     head: &Tensor,
     targets: &Tensor,
@@ -57,37 +62,41 @@ pub(crate) fn weighted_cross_entropy(
     dhead: &Tensor,
 ) -> Result<(Tensor, Tensor)> {
     let ((n, c), v, op) = (hidden.dims2()?, head.dim(0)?, "lm_head");
+    let slice = slice_tokens(n, v);
     let (log_q, log_z) = (uninitialised(n, DType::F32, hidden)?, uninitialised(n, DType::F32, hidden)?);
-    let (dhidden, logits) = (
-        uninitialised((n, c), DType::F32, hidden)?,
-        uninitialised((slice_tokens(n, v), v), DType::F32, hidden)?,
-    );
+    let (dhidden, logits) =
+        (uninitialised((n, c), DType::F32, hidden)?, uninitialised((slice, v), DType::F32, hidden)?);
+    let gradient = match T::DTYPE {
+        DType::F32 => logits.clone(),
+        other => uninitialised((slice, v), other, hidden)?,
+    };
+    let [hidden, head] = operands::<T>(hidden, head)?;
     for (start, len) in slices(n, v) {
         let narrow = |tensor: &Tensor| tensor.narrow(0, start, len);
         let (hidden, targets, log_q, log_z) =
-            (narrow(hidden)?, narrow(targets)?, narrow(&log_q)?, narrow(&log_z)?);
-        let (dhidden, logits) = (narrow(&dhidden)?, logits.narrow(0, 0, len)?);
+            (narrow(&hidden)?, narrow(targets)?, narrow(&log_q)?, narrow(&log_z)?);
+        let (dhidden, logits, gradient) =
+            (narrow(&dhidden)?, logits.narrow(0, 0, len)?, gradient.narrow(0, 0, len)?);
         with_arrays(op, [&targets], [], |_, [targets], []| {
-            let changed = [&logits, &log_q, &log_z];
-            with_arrays(op, [&hidden, head], changed, |gpu, [hidden, head], [logits, log_q, log_z]| {
-                gpu.matmul(logits, false, Matrix::new(hidden, c), Matrix::new(head, c).t())?;
+            with_arrays(op, [], [&logits, &log_q, &log_z], |gpu, [], [logits, log_q, log_z]| {
+                with_arrays::<T, _, 2, 0>(op, [&hidden, &head], [], |_, [hidden, head], []| {
+                    gpu.matmul(logits, false, Matrix::new(hidden, c), Matrix::new(head, c).t())
+                })?;
                 gpu.target_log_probs(logits, targets, log_q, log_z)
             })
         })?;
         let weights = weights(&log_q)?;
         with_arrays(op, [&targets], [], |_, [targets], []| {
-            let (inputs, changed) = ([&hidden, head, &log_z, &weights], [&logits, &dhidden, dhead]);
-            with_arrays(
-                op,
-                inputs,
-                changed,
-                |gpu, [hidden, head, log_z, weights], [logits, dhidden, dhead]| {
-                    gpu.logits_gradient(logits, targets, log_z, (weights, scale as f32))?;
-                    let gradient = Matrix::new(logits, v);
+            let inputs = [&logits, &log_z, &weights];
+            with_arrays(op, inputs, [&dhidden, dhead], |gpu, [logits, log_z, weights], [dhidden, dhead]| {
+                let operands = [&hidden, &head];
+                with_arrays::<T, _, 2, 1>(op, operands, [&gradient], |_, [hidden, head], [gradient]| {
+                    gpu.logits_gradient(logits, targets, log_z, (weights, scale as f32), gradient)?;
+                    let gradient = Matrix::new(gradient, v);
                     gpu.matmul(dhidden, false, gradient, Matrix::new(head, c))?;
                     gpu.matmul(dhead, true, gradient.t(), Matrix::new(hidden, c))
-                },
-            )
+                })
+            })
         })?;
     }
     Ok((log_q, dhidden))
@@ -115,24 +124,26 @@ impl Gpu<'_> {
         }
     }
 
-    /// Rows of logits become their gradient, in place.
-    fn logits_gradient(
+    /// The gradient of rows of logits, which may take their place.
+    fn logits_gradient<T: Element>(
         &self,
         logits: Array<'_, f32>,
         targets: Array<'_, u32>,
         log_z: Array<'_, f32>,
         (weights, scale): (Array<'_, f32>, f32),
+        gradient: Array<'_, T>,
     ) -> Result<()> {
         let (op, n) = ("cross_entropy", targets.len);
         let v = logits.len / n.max(1);
         expect_len(op, "the logits", logits, n * v)?;
         expect_len(op, "the normalisers", log_z, n)?;
         expect_len(op, "the weights", weights, n)?;
+        expect_len(op, "the logits' gradient", gradient, n * v)?;
         let (v, grid) = (unsigned(op, v)?, Grid::rows(n));
         // SAFETY: the arguments are those of the kernel; n rows of v logits lie inside their array.
         unsafe {
-            let name = "mixce_logits_gradient";
-            launch!(self, "cross_entropy", name, grid, logits, targets, log_z, weights, scale, n as u64, v)
+            let (name, n) = (name_of!("mixce_logits_gradient", T), n as u64);
+            launch!(self, "cross_entropy", name, grid, logits, targets, log_z, weights, scale, gradient, n, v)
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::Result;
 
-use super::{Arg, Array, Gpu, Grid, expect_len, launch, rows, unsigned};
+use super::{Arg, Array, Element, Gpu, Grid, expect_len, launch, name_of, rows, unsigned};
 use crate::dropout::Keep;
 use crate::residual::Dropout;
 
@@ -20,12 +20,18 @@ pub(super) fn arguments(dropout: Dropout) -> [Arg; 4] {
 
 impl Gpu<'_> {
     /// `y = dropout(x)`; `y` may be `x`.
-    pub(crate) fn dropout(&self, x: Array<'_, f32>, dropout: Dropout, y: Array<'_, f32>) -> Result<()> {
+    pub(crate) fn dropout<T: Element>(
+        &self,
+        x: Array<'_, f32>,
+        dropout: Dropout,
+        y: Array<'_, T>,
+    ) -> Result<()> {
         expect_len("dropout", "the result", y, x.len)?;
         let ([key, label, threshold, scale], grid) = (arguments(dropout), Grid::elements(x.len));
         // SAFETY: the arguments are those of the kernel; both arrays have the same number of elements.
         unsafe {
-            launch!(self, "dropout", "mixce_dropout", grid, x, y, x.len as u64, key, label, threshold, scale)
+            let (name, n) = (name_of!("mixce_dropout", T), x.len as u64);
+            launch!(self, "dropout", name, grid, x, y, n, key, label, threshold, scale)
         }
     }
 

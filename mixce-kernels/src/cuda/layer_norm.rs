@@ -2,7 +2,9 @@
 
 use candle_core::Result;
 
-use super::{Array, Gpu, Grid, MAX_BLOCKS, THREADS, WARP, expect_len, launch, rows, unsigned};
+use super::{
+    Array, Element, Gpu, Grid, MAX_BLOCKS, THREADS, WARP, expect_len, launch, name_of, rows, unsigned,
+};
 
 /// A warp a row.
 fn grid(rows: usize) -> Grid {
@@ -12,12 +14,12 @@ fn grid(rows: usize) -> Grid {
 
 impl Gpu<'_> {
     /// Normalised rows of `x` into `y`.
-    pub(crate) fn layer_norm(
+    pub(crate) fn layer_norm<T: Element>(
         &self,
         x: Array<'_, f32>,
         (gain, shift): (Array<'_, f32>, Array<'_, f32>),
         eps: f32,
-        y: Array<'_, f32>,
+        y: Array<'_, T>,
     ) -> Result<()> {
         let (op, c) = ("layer_norm", gain.len);
         let n = rows(op, x, c)?;
@@ -28,7 +30,7 @@ impl Gpu<'_> {
             launch!(
                 self,
                 "layer_norm",
-                "mixce_layer_norm",
+                name_of!("mixce_layer_norm", T),
                 grid(n),
                 x,
                 gain,
@@ -42,10 +44,10 @@ impl Gpu<'_> {
     }
 
     /// Adds the gradients of input, weight and bias to `dx`, `dgain` and `dshift`. `moments` has room for two numbers a row.
-    pub(crate) fn layer_norm_backward(
+    pub(crate) fn layer_norm_backward<T: Element>(
         &self,
         (x, gain, eps): (Array<'_, f32>, Array<'_, f32>, f32),
-        dy: Array<'_, f32>,
+        dy: Array<'_, T>,
         dx: Array<'_, f32>,
         (dgain, dshift): (Array<'_, f32>, Array<'_, f32>),
         moments: Array<'_, f32>,
@@ -63,9 +65,9 @@ impl Gpu<'_> {
         let (n, columns) = (n as u64, unsigned(op, c)?);
         // SAFETY: the arguments are those of the kernels; the sizes of all arrays were checked.
         unsafe {
-            let (name, rows) = ("mixce_layer_norm_backward", grid(n as usize));
+            let (name, rows) = (name_of!("mixce_layer_norm_backward", T), grid(n as usize));
             launch!(self, "layer_norm", name, rows, x, gain, dy, dx, moments, n, columns, eps)?;
-            let name = "mixce_layer_norm_backward_parameters";
+            let name = name_of!("mixce_layer_norm_backward_parameters", T);
             launch!(self, "layer_norm", name, Grid::columns(c), x, moments, dy, dgain, dshift, n, columns)
         }
     }

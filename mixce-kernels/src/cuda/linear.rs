@@ -3,41 +3,41 @@
 use candle_core::Result;
 
 use super::matmul::Matrix;
-use super::{Array, Gpu, Grid, launch, rows, unsigned};
+use super::{Array, Element, Gpu, Grid, launch, name_of, rows, unsigned};
 
 impl Gpu<'_> {
     /// `y = x W + b`, with `W` `[in, out]`.
-    pub(crate) fn linear(
+    pub(crate) fn linear<T: Element>(
         &self,
-        x: Array<'_, f32>,
-        (weight, bias): (Array<'_, f32>, Array<'_, f32>),
-        y: Array<'_, f32>,
+        x: Array<'_, T>,
+        (weight, bias): (Array<'_, T>, Array<'_, f32>),
+        y: Array<'_, T>,
     ) -> Result<()> {
         self.product(x, weight, bias.len, y)?;
         let n = rows("linear", y, bias.len)?;
-        let (op, grid) = ("linear", Grid::rows(n));
+        let (name, grid, c) = (name_of!("mixce_add_bias", T), Grid::rows(n), unsigned("linear", bias.len)?);
         // SAFETY: the arguments are those of the kernel; y has n rows of the bias's length.
-        unsafe { launch!(self, "linear", "mixce_add_bias", grid, y, bias, n as u64, unsigned(op, bias.len)?) }
+        unsafe { launch!(self, "linear", name, grid, y, bias, n as u64, c) }
     }
 
     /// `y = x W`, with `W` `[in, out]`.
-    pub(super) fn product(
+    pub(super) fn product<T: Element, Out: Element>(
         &self,
-        x: Array<'_, f32>,
-        weight: Array<'_, f32>,
+        x: Array<'_, T>,
+        weight: Array<'_, T>,
         n_out: usize,
-        y: Array<'_, f32>,
+        y: Array<'_, Out>,
     ) -> Result<()> {
         let n_in = weight.len / n_out.max(1);
         self.matmul(y, false, Matrix::new(x, n_in), Matrix::new(weight, n_out))
     }
 
     /// Gradients of `y = x W + b`: `dx = dy W^T`, and `dW += x^T dy`, `db += sum_rows dy`.
-    pub(crate) fn linear_backward(
+    pub(crate) fn linear_backward<T: Element>(
         &self,
-        (x, weight): (Array<'_, f32>, Array<'_, f32>),
-        dy: Array<'_, f32>,
-        dx: Array<'_, f32>,
+        (x, weight): (Array<'_, T>, Array<'_, T>),
+        dy: Array<'_, T>,
+        dx: Array<'_, T>,
         (dweight, dbias): (Array<'_, f32>, Array<'_, f32>),
     ) -> Result<()> {
         self.input_gradient(weight, dy, dbias.len, dx)?;
@@ -45,12 +45,12 @@ impl Gpu<'_> {
     }
 
     /// `dx = dy W^T`, with `W` `[in, out]`.
-    pub(super) fn input_gradient(
+    pub(super) fn input_gradient<T: Element>(
         &self,
-        weight: Array<'_, f32>,
-        dy: Array<'_, f32>,
+        weight: Array<'_, T>,
+        dy: Array<'_, T>,
         n_out: usize,
-        dx: Array<'_, f32>,
+        dx: Array<'_, T>,
     ) -> Result<()> {
         let n_in = weight.len / n_out.max(1);
         debug_assert_eq!(dx.len * n_out, dy.len * n_in);
@@ -58,10 +58,10 @@ impl Gpu<'_> {
     }
 
     /// `dW += x^T dy`, `db += sum_rows dy`.
-    pub(super) fn parameter_gradients(
+    pub(super) fn parameter_gradients<T: Element>(
         &self,
-        x: Array<'_, f32>,
-        dy: Array<'_, f32>,
+        x: Array<'_, T>,
+        dy: Array<'_, T>,
         (dweight, dbias): (Array<'_, f32>, Array<'_, f32>),
     ) -> Result<()> {
         let n_out = dbias.len;
@@ -72,7 +72,8 @@ impl Gpu<'_> {
         }
         self.matmul(dweight, true, Matrix::new(x, n_in).t(), Matrix::new(dy, n_out))?;
         let (columns, grid) = (unsigned("linear backward", n_out)?, Grid::columns(n_out));
+        let name = name_of!("mixce_column_sums", T);
         // SAFETY: the arguments are those of the kernel; dy has n rows of dbias's length.
-        unsafe { launch!(self, "linear", "mixce_column_sums", grid, dy, dbias, n as u64, columns) }
+        unsafe { launch!(self, "linear", name, grid, dy, dbias, n as u64, columns) }
     }
 }

@@ -1,24 +1,25 @@
 //! Matrix products by cuBLAS, into memory that is there already.
 
+pub(crate) use candle_core::cuda::cudarc::cublas::sys::cudaDataType_t as DataType;
 use candle_core::cuda::cudarc::cublas::{result, sys};
 use candle_core::cuda::{WrapErr, gemm_reduced_precision_f32};
-use candle_core::{Result, bail};
+use candle_core::{DType, Result, bail};
 
-use super::{Array, Gpu};
+use super::{Array, Element, Gpu};
 
 /// A row-major matrix `[rows, columns]`, or the transpose of one.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
-    data: Array<'a, f32>,
+pub(super) struct Matrix<'a, T> {
+    data: Array<'a, T>,
     /// Of the product: after transposition.
     rows: usize,
     columns: usize,
     transposed: bool,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a, T: Copy> Matrix<'a, T> {
     /// A row-major matrix of whole rows of `columns` elements.
-    pub(super) fn new(data: Array<'a, f32>, columns: usize) -> Self {
+    pub(super) fn new(data: Array<'a, T>, columns: usize) -> Self {
         let rows = data.len.checked_div(columns).unwrap_or(0);
         Self { data, rows, columns, transposed: false }
     }
@@ -35,11 +36,17 @@ impl<'a> Matrix<'a> {
 }
 
 impl Gpu<'_> {
-    /// `y = a b`, or `y += a b`: `y` is row-major.
+    /// `y = a b`, or `y += a b`: `y` is row-major. Sums are f32, whatever the types.
     ///
     /// # Errors
     /// When sizes do not fit or the device fails.
-    pub(super) fn matmul(&self, y: Array<'_, f32>, add: bool, a: Matrix<'_>, b: Matrix<'_>) -> Result<()> {
+    pub(super) fn matmul<T: Element, Out: Element>(
+        &self,
+        y: Array<'_, Out>,
+        add: bool,
+        a: Matrix<'_, T>,
+        b: Matrix<'_, T>,
+    ) -> Result<()> {
         let (m, n, k) = (a.rows, b.columns, a.columns);
         if k != b.rows || y.len != m * n {
             bail!("matmul: [{m}, {k}] times [{}, {n}] into {} elements", b.rows, y.len);
@@ -50,21 +57,24 @@ impl Gpu<'_> {
         let (Ok(m), Ok(n), Ok(k)) = (i32::try_from(m), i32::try_from(n), i32::try_from(k)) else {
             bail!("matmul: [{m}, {k}] times [{k}, {n}] is more than cuBLAS counts")
         };
-        let operation = |matrix: Matrix<'_>| match matrix.transposed {
+        let operation = |matrix: Matrix<'_, T>| match matrix.transposed {
             true => sys::cublasOperation_t::CUBLAS_OP_T,
             false => sys::cublasOperation_t::CUBLAS_OP_N,
         };
-        let compute = match gemm_reduced_precision_f32() {
+        let compute = match gemm_reduced_precision_f32() && T::DTYPE == DType::F32 {
             true => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             false => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
         let (alpha, beta) = (1f32, if add { 1f32 } else { 0f32 });
-        let of_f32 = sys::cudaDataType_t::CUDA_R_32F;
+        let handle = *self.0.cublas_handle().handle();
+        // Otherwise cuBLAS may add up the parts of a sum in the type of the result.
+        let mode = sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
         // cuBLAS counts by columns, so row-major matrices are transposes to it, and it is asked for y^T = b^T a^T.
         // SAFETY: the sizes fit the arrays (`Matrix::new` and the checks above), whose storages are borrowed.
         unsafe {
+            sys::cublasSetMathMode(handle, mode).result().w()?;
             result::gemm_strided_batched_ex(
-                *self.0.cublas_handle().handle(),
+                handle,
                 operation(b),
                 operation(a),
                 n,
@@ -72,16 +82,16 @@ impl Gpu<'_> {
                 k,
                 (&raw const alpha).cast(),
                 b.data.address as *const _,
-                of_f32,
+                T::MATRIX,
                 b.stride().max(1) as i32,
                 0,
                 a.data.address as *const _,
-                of_f32,
+                T::MATRIX,
                 a.stride().max(1) as i32,
                 0,
                 (&raw const beta).cast(),
                 y.address as *mut _,
-                of_f32,
+                Out::MATRIX,
                 n,
                 0,
                 1,

@@ -1,4 +1,7 @@
-//! The fused operations on CUDA: f32, kernels of our own (`cuda/*.cu`) and matrix products by cuBLAS.
+//! The fused operations on CUDA: kernels of our own (`cuda/*.cu`) and matrix products by cuBLAS.
+//!
+//! Everything is f32 but the operands of matrix products, and what a product makes for the next one: those are of an [`Element`]
+//! type, f32 or bf16, that the [`Precision`](crate::Precision) asked for decides.
 //!
 //! A file here has the name of the kernels it launches. Its functions take [`Array`]s, whose sizes they check, so that both candle's
 //! custom operations (which hand over storages) and the sublayers (which hand over tensors) can call them. Everything is
@@ -11,6 +14,7 @@
 pub(crate) mod activation;
 pub(crate) mod adamw;
 pub(crate) mod attention;
+mod cast;
 pub(crate) mod cross_entropy;
 pub(crate) mod decode;
 pub(crate) mod dropout;
@@ -22,9 +26,12 @@ pub(crate) mod sublayer;
 
 use std::marker::PhantomData;
 
-use candle_core::cuda::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg};
+use candle_core::cuda::cudarc::driver::{DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg};
 use candle_core::cuda::{CudaDType, WrapErr};
-use candle_core::{CudaDevice, CudaStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{
+    CudaDevice, CudaStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, WithDType, bail,
+};
+use half::bf16;
 
 /// Threads of a block that handles rows or elements.
 const THREADS: u32 = 256;
@@ -37,6 +44,68 @@ const WARP: u32 = 32;
 pub(crate) fn is_cuda_f32(tensor: &Tensor) -> bool {
     tensor.device().is_cuda() && tensor.dtype() == DType::F32
 }
+
+/// Whether the fused bf16 CUDA kernels apply to this tensor, where an operation has them.
+pub(crate) fn is_cuda_bf16(tensor: &Tensor) -> bool {
+    tensor.device().is_cuda() && tensor.dtype() == DType::BF16
+}
+
+/// Whether matrix products of bf16 can be had on this device: it took NVIDIA until Ampere.
+///
+/// # Errors
+/// When not, with what was expected, or when the device does not tell.
+pub(crate) fn check_bf16(device: &CudaDevice) -> Result<()> {
+    match device.cuda_stream().context().compute_capability().w()? {
+        (8.., _) => Ok(()),
+        (major, minor) => {
+            bail!("expected a GPU of compute capability 8.0 or more, got {major}.{minor}")
+        }
+    }
+}
+
+/// What matrix products take: f32 or bf16. Kernels that read or write such numbers exist for both.
+pub(crate) trait Element: CudaDType + DeviceRepr + WithDType {
+    /// The type to cuBLAS.
+    const MATRIX: matmul::DataType;
+
+    /// The kernel for this type.
+    fn choose(of_f32: &'static str, of_bf16: &'static str) -> &'static str;
+}
+
+impl Element for f32 {
+    const MATRIX: matmul::DataType = matmul::DataType::CUDA_R_32F;
+
+    fn choose(of_f32: &'static str, _: &'static str) -> &'static str {
+        of_f32
+    }
+}
+
+impl Element for bf16 {
+    const MATRIX: matmul::DataType = matmul::DataType::CUDA_R_16BF;
+
+    fn choose(_: &'static str, of_bf16: &'static str) -> &'static str {
+        of_bf16
+    }
+}
+
+/// `name_of!("name", T)`: the kernel of that name for the type T.
+macro_rules! name_of {
+    ($name:expr, $type:ty) => {
+        <$type as $crate::cuda::Element>::choose(concat!($name, "_f32"), concat!($name, "_bf16"))
+    };
+}
+use name_of;
+
+/// `in_precision!(precision, f(arguments..))`: the function for the [`Element`] type of that precision.
+macro_rules! in_precision {
+    ($precision:expr, $($function:ident)::+($($argument:expr),+ $(,)?)) => {
+        match $precision {
+            $crate::Precision::F32 => $($function)::+::<f32>($($argument),+),
+            $crate::Precision::Bf16 => $($function)::+::<half::bf16>($($argument),+),
+        }
+    };
+}
+pub(crate) use in_precision;
 
 /// Contiguous elements on the device, as long as their storage is borrowed.
 pub(crate) struct Array<'a, T> {
@@ -274,15 +343,15 @@ pub(crate) fn with_arrays<T: CudaDType, R, const N: usize, const M: usize>(
     f(&Gpu(&first.device), of_inputs, of_changed)
 }
 
-/// The forward pass of a candle operation: `f` computes a new f32 result of this shape from the arrays of the inputs.
+/// The forward pass of a candle operation: `f` computes a new result of this shape from the arrays of the inputs, all of one type.
 ///
 /// # Errors
-/// When an input is not contiguous f32, the device has no room, or `f` fails.
-pub(crate) fn operation<const N: usize>(
+/// When an input is strided or of another type, the device has no room, or `f` fails.
+pub(crate) fn operation<T: Element, const N: usize>(
     op: &'static str,
     inputs: [(&CudaStorage, &Layout); N],
     shape: Shape,
-    f: impl FnOnce(&Gpu<'_>, [Array<'_, f32>; N], Array<'_, f32>) -> Result<()>,
+    f: impl FnOnce(&Gpu<'_>, [Array<'_, T>; N], Array<'_, T>) -> Result<()>,
 ) -> Result<(CudaStorage, Shape)> {
     let Some((CudaStorage { device, .. }, _)) = inputs.first() else { bail!("{op}: expected an input") };
     let mut arrays = [Array { address: 0, len: 0, storage: PhantomData }; N];
@@ -290,8 +359,8 @@ pub(crate) fn operation<const N: usize>(
         *array = Array::new(op, storage, layout)?;
     }
     // SAFETY: nothing reads it before `f` has written all of it.
-    let result = unsafe { device.alloc::<f32>(shape.elem_count()) }?;
-    let result = CudaStorage::wrap_cuda_slice(result, (*device).clone());
+    let result = unsafe { device.alloc::<T>(shape.elem_count()) }?;
+    let result = T::wrap_cuda_slice(result, (*device).clone());
     f(&Gpu(device), arrays, Array::new(op, &result, &Layout::contiguous(&shape))?)?;
     Ok((result, shape))
 }

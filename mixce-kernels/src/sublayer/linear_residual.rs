@@ -27,8 +27,8 @@ pub fn linear_residual(
     let (c, dropout) = (affine.bias.elem_count(), active(dropout)?);
     check("residual of linear_residual", residual, &[n, c])?;
     #[cfg(feature = "cuda")]
-    if cuda::is_cuda_f32(x) {
-        return cuda::sublayer::linear_residual(x, affine, residual, dropout);
+    if cuda::is_cuda_f32(residual) {
+        return cuda::in_precision!(precision, cuda::sublayer::linear_residual(x, affine, residual, dropout));
     }
     let mut y = vec![0f32; n * c];
     let op = "linear_residual";
@@ -64,8 +64,11 @@ pub fn linear_residual_backward(
     check("gradient of linear_residual", dy, &[n, c])?;
     check_gradients("gradient of linear_residual's map", affine, daffine)?;
     #[cfg(feature = "cuda")]
-    if cuda::is_cuda_f32(x) {
-        return cuda::sublayer::linear_residual_backward(x, affine, dropout, dy, daffine);
+    if cuda::is_cuda_f32(dy) {
+        return cuda::in_precision!(
+            precision,
+            cuda::sublayer::linear_residual_backward(x, affine, dropout, dy, daffine)
+        );
     }
     let mut dx = vec![0f32; n * n_in];
     with_slices(op, [x, &affine.weight, dy], |[x, weight, dy]| {

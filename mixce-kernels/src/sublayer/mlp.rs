@@ -58,7 +58,10 @@ pub fn mlp_residual(
     let (inner, dropout) = (mlp.check(x)?, active(dropout)?);
     #[cfg(feature = "cuda")]
     if cuda::is_cuda_f32(x) {
-        return cuda::sublayer::mlp_residual(x, mlp, eps, activation, dropout, keep);
+        return cuda::in_precision!(
+            precision,
+            cuda::sublayer::mlp_residual(x, mlp, eps, activation, dropout, keep)
+        );
     }
     let mut y = vec![0f32; n * c];
     let mut kept = if keep { vec![0f32; n * inner] } else { Vec::new() };
@@ -111,13 +114,10 @@ pub fn mlp_residual_backward(
     check_gradients("gradient of the mlp's c_proj", &mlp.c_proj, &gradients.c_proj)?;
     #[cfg(feature = "cuda")]
     if cuda::is_cuda_f32(x) {
-        return cuda::sublayer::mlp_residual_backward(
-            (x, before),
-            (mlp, eps),
-            activation,
-            dropout,
-            dx,
-            gradients,
+        let (kept, map) = ((x, before), (mlp, eps));
+        return cuda::in_precision!(
+            precision,
+            cuda::sublayer::mlp_residual_backward(kept, map, activation, dropout, dx, gradients)
         );
     }
     let inputs = [x, before, &mlp.norm.weight, &mlp.norm.bias, &mlp.c_fc.weight, &mlp.c_proj.weight];

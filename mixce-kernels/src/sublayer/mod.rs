@@ -8,8 +8,11 @@
 //! On the CPU rows are handled 1024 at a time: what a sublayer computes between its matrix products (normalised rows,
 //! activations, dropped branches) is short-lived, stays in the cache, and is computed again in the backward pass instead of
 //! kept; on CUDA all rows go together and the same is computed again. Matrix products are in the
-//! [`Precision`](crate::Precision) asked for on the CPU and in f32 on CUDA, everything else in f32. Only f32 tensors ([`is_fused`]); elsewhere use the candle
-//! operations.
+//! [`Precision`](crate::Precision) asked for, everything else is computed in f32.
+//!
+//! Tensors are f32, and [`is_fused`]; elsewhere use the candle operations. On CUDA with bf16 the tensors inside a branch are bf16:
+//! queries, keys and values, attended values, the MLP's activations that are kept, and the gradients of these. The residual
+//! stream, its gradient, parameters and their gradients stay f32.
 //!
 //! Legend: N tokens, C channels, I channels inside the MLP.
 

@@ -25,7 +25,7 @@ pub fn norm_linear(
     linear::check(x, &affine.weight, &affine.bias)?;
     #[cfg(feature = "cuda")]
     if cuda::is_cuda_f32(x) {
-        return cuda::sublayer::norm_linear(x, norm, eps, affine);
+        return cuda::in_precision!(precision, cuda::sublayer::norm_linear(x, norm, eps, affine));
     }
     let n_out = affine.bias.elem_count();
     let mut y = vec![0f32; n * n_out];
@@ -68,7 +68,10 @@ pub fn norm_linear_backward(
     check_gradients("gradient of norm_linear's map", affine, daffine)?;
     #[cfg(feature = "cuda")]
     if cuda::is_cuda_f32(x) {
-        return cuda::sublayer::norm_linear_backward(x, (norm, eps), affine, dy, dx, (dnorm, daffine));
+        return cuda::in_precision!(
+            precision,
+            cuda::sublayer::norm_linear_backward(x, (norm, eps), affine, dy, dx, (dnorm, daffine))
+        );
     }
     let inputs = [x, &norm.weight, &norm.bias, &affine.weight, dy];
     let gradients = [dx, &dnorm.weight, &dnorm.bias, &daffine.weight, &daffine.bias];

@@ -1,13 +1,13 @@
 //! The differentiable operations.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{
     Activation, CuSeqlens, Embedded, causal_attention, dropout, embedding_sum, layer_norm, linear,
     residual_dropout,
 };
 
-use crate::{assert_same_on_cuda, cuda, random};
+use crate::{assert_same_on_cuda, cuda, random, rounded};
 
 /// Rows and columns: nothing, one, odd, one more than a warp, one more than a block, more than one of everything.
 const SHAPES: [(usize, usize); 7] = [(0, 5), (1, 1), (3, 7), (33, 33), (2, 257), (257, 31), (300, 768)];
@@ -78,6 +78,11 @@ fn embeddings() -> Result<()> {
     Ok(())
 }
 
+/// candle launches no blocks at all for an empty tensor, which CUDA refuses.
+fn to_dtype(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    if x.elem_count() == 0 { Tensor::zeros(x.dims(), dtype, x.device()) } else { x.to_dtype(dtype) }
+}
+
 #[test]
 fn attention_of_ragged_documents() -> Result<()> {
     let batches = [&[][..], &[0], &[1], &[3], &[33], &[1, 0, 5, 17, 1, 40], &[130, 3]];
@@ -90,6 +95,15 @@ fn attention_of_ragged_documents() -> Result<()> {
                 let name = format!("attention {lengths:?}, {heads} heads of {d}, dropout {}", drop.is_some());
                 assert_same_on_cuda(&name, &[qkv], 2e-5, |t| {
                     causal_attention(&t[0], &cu_seqlens, heads, scale, drop)
+                })?;
+                // bf16 tensors against the CPU's f32: what goes in and what comes out is rounded, by 2^-9 of it at most.
+                let qkv = rounded(&[cu_seqlens.tokens(), 3 * heads * d], 5)?;
+                assert_same_on_cuda(&format!("{name}, in bf16"), &[qkv], 4.0 / 512.0, |t| {
+                    let cuda = t[0].device().is_cuda();
+                    let qkv = to_dtype(&t[0], if cuda { DType::BF16 } else { DType::F32 })?;
+                    let attended = causal_attention(&qkv, &cu_seqlens, heads, scale, drop)?;
+                    assert_eq!(attended.dtype(), qkv.dtype());
+                    to_dtype(&attended, DType::F32)
                 })?;
             }
         }

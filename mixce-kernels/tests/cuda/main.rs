@@ -24,6 +24,11 @@ fn random(shape: &[usize], seed: u64) -> Result<Tensor> {
     Tensor::from_vec(values, shape, &Device::Cpu)
 }
 
+/// [`random`] rounded to bf16, as f32.
+fn rounded(shape: &[usize], seed: u64) -> Result<Tensor> {
+    random(shape, seed)?.to_dtype(DType::BF16)?.to_dtype(DType::F32)
+}
+
 fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()
 }

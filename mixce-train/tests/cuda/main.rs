@@ -2,17 +2,20 @@
 //! emulated driver.
 #![cfg(feature = "cuda")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
+mod bf16;
 #[path = "../training/common.rs"]
 mod common;
 #[path = "../training/pytorch_steps.rs"]
 mod pytorch_steps;
+
+use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
 use mixce_gpt2::generate::{GenerateOptions, generate};
 use mixce_gpt2::sampling::Sampling;
 use mixce_gpt2::{Gpt2, Parameters};
 use mixce_train::Error;
-use mixce_train::config::{Every, TrainConfig};
+use mixce_train::config::{Every, Precision, TrainConfig};
 use mixce_train::observer::StepReport;
 
 use crate::common::{Recorder, Setup, documents, largest_difference, settings, tensors};
@@ -44,14 +47,16 @@ fn assert_same(got: &[StepReport], want: &[StepReport], tolerance: f64) {
     }
 }
 
+/// The reports of a run, and the parameters that came of it.
+fn run(setup: &Setup, config: &TrainConfig) -> (Recorder, HashMap<String, Tensor>) {
+    let mut recorder = Recorder::default();
+    let outcome = setup.train("run", config, &mut recorder).unwrap();
+    (recorder, tensors(&outcome.final_model.unwrap().join("model.safetensors")))
+}
+
 #[test]
 fn ten_steps_give_the_numbers_of_the_cpu_and_the_same_bits_twice() {
     let make = || Setup::new(&documents(20, 1), Some(&documents(8, 2)));
-    let run = |setup: &Setup, config: &TrainConfig| {
-        let mut recorder = Recorder::default();
-        let outcome = setup.train("run", config, &mut recorder).unwrap();
-        (recorder, tensors(&outcome.final_model.unwrap().join("model.safetensors")))
-    };
     let (cpu, gpu) = (run(&make(), &config()), run(&on_cuda(make()), &config()));
     assert!(gpu.0.steps.len() >= 10);
     assert_same(&gpu.0.steps, &cpu.0.steps, 1e-3);
@@ -124,29 +129,34 @@ fn a_loss_that_is_not_a_number_stops_before_the_update() {
 /// Nobody looks at steps that are not logged: the device itself stops updating, and what failed first is reported later.
 #[test]
 fn a_run_that_diverges_unseen_never_writes_what_came_of_it() {
-    let setup = on_cuda(Setup::new(&documents(40, 1), None));
-    let config = TrainConfig {
-        lr: 1e30,
-        epochs: 4,
-        warmup_steps: 0,
-        log_every: 100,
-        save_every: Every::Steps(9),
-        ..settings()
-    };
-    let mut recorder = Recorder::default();
-    let error = setup.train("run", &config, &mut recorder).unwrap_err();
-    assert!(matches!(error, Error::NonFiniteGradient { step: 2..=4, .. }), "{error}");
-    assert_eq!(recorder.steps.len(), 1, "only the first step was looked at");
-    assert!(recorder.checkpoints.is_empty());
+    for precision in [Precision::F32, Precision::Bf16] {
+        let setup = on_cuda(Setup::new(&documents(40, 1), None));
+        let config = TrainConfig {
+            lr: 1e30,
+            epochs: 4,
+            warmup_steps: 0,
+            log_every: 100,
+            save_every: Every::Steps(9),
+            precision,
+            ..settings()
+        };
+        let mut recorder = Recorder::default();
+        let error = setup.train("run", &config, &mut recorder).unwrap_err();
+        assert!(matches!(error, Error::NonFiniteGradient { step: 2..=4, .. }), "{error}");
+        assert_eq!(recorder.steps.len(), 1, "only the first step was looked at");
+        assert!(recorder.checkpoints.is_empty());
+    }
 }
 
-/// What the emulated driver counts for `steps` steps, in a process of its own; none on a GPU.
-fn counts(steps: u64, layers: usize) -> Option<serde_json::Value> {
+/// What the emulated driver counts for `steps` steps with some variables for [`steps_to_count`], in a process of its own; none on a
+/// GPU.
+fn counts(steps: u64, layers: usize, variables: &[(&str, &str)]) -> Option<serde_json::Value> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("statistics.json");
     let status = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "steps_to_count"])
         .envs([("MIXCE_COUNT_STEPS", steps.to_string()), ("MIXCE_COUNT_LAYERS", layers.to_string())])
+        .envs(variables.iter().copied())
         .env("EMULATED_CUDA_STATISTICS", &file)
         .stdout(std::process::Stdio::null())
         .status()
@@ -169,35 +179,39 @@ fn steps_to_count() {
     }
     setup.parameters = Parameters::random(&setup.model, 3, &Device::Cpu).unwrap();
     let setup = on_cuda(setup);
-    let config = config();
+    let bf16 = std::env::var("MIXCE_COUNT_PRECISION").is_ok_and(|name| name == "bf16");
+    let config = TrainConfig { precision: if bf16 { Precision::Bf16 } else { Precision::F32 }, ..config() };
     let objective = config.objective_config().build().unwrap();
-    let mut step = TrainStep::new(setup.model, &setup.parameters, objective, config.adamw(), 1.0).unwrap();
-    let microbatch = || mixce_train::data::Microbatch { examples: documents(6, 1) };
+    let step = TrainStep::new(setup.model, &setup.parameters, objective, config.adamw(), 1.0).unwrap();
+    let mut step = step.with_pass(config.pass());
+    let examples = || documents(std::env::var("MIXCE_COUNT_DOCUMENTS").map_or(6, |n| n.parse().unwrap()), 1);
+    let microbatch = || mixce_train::data::Microbatch { examples: examples() };
     for number in 0..number("MIXCE_COUNT_STEPS") {
         let stream = mixce_kernels::rng::Stream::new(number as u64);
         step.start(&[microbatch()], stream, 1e-3, &false.into()).unwrap();
     }
 }
 
-#[test]
-fn a_step_launches_little_and_waits_for_nothing() {
+/// Launches of a layer and outside of the layers, beside updates, after making sure that nothing waits; none on a GPU.
+fn launches(variables: &[(&str, &str)]) -> Option<(u64, u64)> {
     let number = |counts: &serde_json::Value, path: &str| counts.pointer(path).unwrap().as_u64().unwrap();
     // The first step also loads kernels and the like.
     let of_a_step = |layers, path: &str| {
-        let (more, less) = (counts(3, layers)?, counts(2, layers)?);
+        let (more, less) = (counts(3, layers, variables)?, counts(2, layers, variables)?);
         Some(number(&more, path) - number(&less, path))
     };
-    let Some(two_layers) = of_a_step(2, "/launches") else { return };
-    let (tensors_of_a_layer, other_tensors) = (12, 4);
-    // Four layers more have 48 tensors more, whose squares are summed in six launches.
-    let layer = (of_a_step(6, "/launches").unwrap() - two_layers - 6) / 4 - tensors_of_a_layer;
-    let outside = two_layers - 2 * (layer + tensors_of_a_layer) - other_tensors;
-    // The table of docs/src/cuda.md: 12 outside of the layers, the judge, and four sums of squares of 28 tensors.
-    assert_eq!(
-        (layer, outside),
-        (34, 12 + 1 + 4),
-        "launches of a layer and outside of the layers, beside updates"
-    );
+    let two_layers = of_a_step(2, "/launches")?;
     assert_eq!(of_a_step(2, "/device_to_host/calls"), Some(0));
     assert_eq!(of_a_step(2, "/synchronisations"), Some(0));
+    let (tensors_of_a_layer, other_tensors) = (12, 4);
+    // Four layers more have 48 tensors more, whose squares are summed in six launches.
+    let layer = (of_a_step(6, "/launches")? - two_layers - 6) / 4 - tensors_of_a_layer;
+    Some((layer, two_layers - 2 * (layer + tensors_of_a_layer) - other_tensors))
+}
+
+/// The table of docs/src/cuda.md: 12 outside of the layers, the judge, and four sums of squares of 28 tensors.
+#[test]
+fn a_step_launches_little_and_waits_for_nothing() {
+    let Some(launches) = launches(&[]) else { return };
+    assert_eq!(launches, (34, 12 + 1 + 4));
 }

@@ -73,8 +73,12 @@ struct Product {
     return sizes && a.leading >= most(1, op_a == CUBLAS_OP_N ? m : k) && b.leading >= most(1, op_b == CUBLAS_OP_N ? k : n) && c.leading >= most(1, m);
   }
 
+  // Operands are of one type, and the result of the same or, from half precision, of f32.
+  bool is_supported() const { return a.type == b.type && (c.type == a.type || (c.type == Type::f32 && size_of(a.type) == 2)); }
+
   cublasStatus_t run() const {
     if (!is_valid()) return CUBLAS_STATUS_INVALID_VALUE;
+    if (!is_supported()) return CUBLAS_STATUS_NOT_SUPPORTED;
     auto turn = take_turn();
     statistics().launches[name]++;
     for (int i = 0; i < batch; i++) {

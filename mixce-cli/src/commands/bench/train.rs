@@ -38,7 +38,7 @@ pub(super) struct TrainBench {
     /// MixCE's weight of the forward cross-entropy, in [0, 1]; 1 is MLE [default: 0.1; for tvd 0.5]
     #[arg(long, value_name = "ETA", allow_negative_numbers = true)]
     eta: Option<f64>,
-    /// Number format of the operands of matrix products; bf16 needs a CPU with AVX512-BF16
+    /// Number format of the operands of matrix products; bf16 needs a CPU with AVX512-BF16 or a GPU of compute capability 8.0
     #[arg(long, default_value = "f32", value_parser = words::<Precision>(&["f32", "bf16"]))]
     precision: Precision,
     /// Recompute activations in the backward pass: less memory, more time

@@ -10,10 +10,10 @@ use mixce_core::lm_head_loss;
 use mixce_core::objective::{MixCe, Objective};
 use mixce_gpt2::generate::{GenerateOptions, generate};
 use mixce_gpt2::sampling::Sampling;
-use mixce_gpt2::{Gpt2, Gpt2Config, Parameters, flops};
+use mixce_gpt2::{Gpt2, Gpt2Config, Parameters, Pass, flops};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{
-    Activation, CuSeqlens, Embedded, causal_attention, dropout, embedding_sum, layer_norm, linear,
+    Activation, CuSeqlens, Embedded, Precision, causal_attention, dropout, embedding_sum, layer_norm, linear,
     residual_dropout,
 };
 use mixce_train::config::TrainConfig;
@@ -25,22 +25,25 @@ use super::checks::{Check, normal};
 /// What is left out where there is no GPU.
 pub(super) const NOT_CHECKED: [&str; 4] = [
     "operations on the GPU against the CPU, forward and backward",
-    "ten steps of training on the GPU against the CPU",
+    "ten steps of training on the GPU against the CPU, in f32 and in bf16",
     "sampling on the GPU against the CPU",
-    "speed of training on the GPU",
+    "speed of training on the GPU, in f32 and in bf16",
 ];
 
 /// Largest difference allowed, relative to the largest number: the order of additions differs.
 const TOLERANCE: f64 = 1e-4;
-/// The same for the losses of a training run, in which differences add up.
+/// The same for the losses of a training run, in which differences add up; in bf16, where operands have 8 bits, against f32.
 const TRAINING_TOLERANCE: f64 = 1e-3;
+const BF16_TOLERANCE: f64 = 3e-2;
 
 /// All checks; `full` with the shapes of GPT-2 small.
 pub(super) fn parity(gpu: &Device, full: bool) -> Result<Vec<Check>> {
     let mut checks = operations(gpu, full)?;
-    checks.push(training(gpu)?);
+    checks.push(training(gpu, ("training", Precision::F32), TRAINING_TOLERANCE)?);
+    checks.push(training(gpu, ("training in bf16", Precision::Bf16), BF16_TOLERANCE)?);
     checks.push(sampling(gpu)?);
-    checks.push(speed(gpu, full)?);
+    checks.push(speed(gpu, ("speed of training", Precision::F32), full)?);
+    checks.push(speed(gpu, ("speed of training in bf16", Precision::Bf16), full)?);
     Ok(checks)
 }
 
@@ -134,28 +137,30 @@ fn documents(number: usize, length: usize, vocabulary: usize) -> Microbatch {
 }
 
 /// A model in training by MixCE.
-fn train_step(config: &Gpt2Config, device: &Device) -> Result<TrainStep> {
+fn train_step(config: &Gpt2Config, device: &Device, precision: Precision) -> Result<TrainStep> {
     let parameters = Parameters::random(config, 3, device)?;
     let objective: Arc<dyn Objective> = Arc::new(MixCe::new(0.1)?);
-    Ok(TrainStep::new(config.clone(), &parameters, objective, TrainConfig::default().adamw(), 1.0)?)
+    let step = TrainStep::new(config.clone(), &parameters, objective, TrainConfig::default().adamw(), 1.0)?;
+    Ok(step.with_pass(Pass { precision, ..Pass::default() }))
 }
 
-fn training(gpu: &Device) -> Result<Check> {
+/// On the GPU in some precision, on the CPU in f32.
+fn training(gpu: &Device, (name, precision): (&'static str, Precision), tolerance: f64) -> Result<Check> {
     let config = small_config()?;
-    let run = |device: &Device| -> Result<Vec<StepResult>> {
-        let mut step = train_step(&config, device)?;
+    let run = |device: &Device, precision| -> Result<Vec<StepResult>> {
+        let mut step = train_step(&config, device, precision)?;
         let batch = [documents(5, 32, config.vocab_size)];
         let stop = AtomicBool::new(false);
         (0..10).map(|i| Ok(step.run(&batch, Stream::new(i), 1e-3, &stop)?)).collect()
     };
-    let (got, want) = (run(gpu)?, run(&Device::Cpu)?);
+    let (got, want) = (run(gpu, precision)?, run(&Device::Cpu, Precision::F32)?);
     let relative = |got: f64, want: f64| (got - want).abs() / want.abs();
     let pairs = got.iter().zip(&want);
     let differences = pairs
         .flat_map(|(got, want)| [relative(got.loss, want.loss), relative(got.grad_norm, want.grad_norm)]);
-    let holds = differences.clone().all(|d| d <= TRAINING_TOLERANCE);
+    let holds = differences.clone().all(|d| d <= tolerance);
     let worst = differences.fold(0.0, f64::max);
-    Ok(Check::new("training", holds, format!("losses and gradient norms of ten steps differ by {worst:.1e}")))
+    Ok(Check::new(name, holds, format!("losses and gradient norms of ten steps differ by {worst:.1e}")))
 }
 
 fn sampling(gpu: &Device) -> Result<Check> {
@@ -176,14 +181,14 @@ fn sampling(gpu: &Device) -> Result<Check> {
 }
 
 /// Not compared with anything: a figure to report.
-fn speed(gpu: &Device, full: bool) -> Result<Check> {
+fn speed(gpu: &Device, (name, precision): (&'static str, Precision), full: bool) -> Result<Check> {
     let mut config = small_config()?;
     let (number, length, steps) = if full { (8, 512, 10) } else { (5, 32, 3) };
     if full {
         let small = (50_257, 1024, 768, 12, 12);
         (config.vocab_size, config.n_positions, config.n_embd, config.n_layer, config.n_head) = small;
     }
-    let (mut step, stop) = (train_step(&config, gpu)?, AtomicBool::new(false));
+    let (mut step, stop) = (train_step(&config, gpu, precision)?, AtomicBool::new(false));
     let batch = [documents(number, length, config.vocab_size)];
     step.run(&batch, Stream::new(0), 1e-3, &stop)?;
     let started = Instant::now();
@@ -198,6 +203,6 @@ fn speed(gpu: &Device, full: bool) -> Result<Check> {
     let seconds = started.elapsed().as_secs_f64();
     let inputs: Vec<usize> = batch[0].examples.iter().map(|e| e.len() - 1).collect();
     let rate = steps as f64 * flops::training(&config, inputs) as f64 / seconds / 1e12;
-    let detail = format!("{:.0} tokens/s, {rate:.3} TFLOP/s in f32", tokens as f64 / seconds);
-    Ok(Check::new("speed of training", true, detail))
+    let detail = format!("{:.0} tokens/s, {rate:.3} TFLOP/s", tokens as f64 / seconds);
+    Ok(Check::new(name, true, detail))
 }
