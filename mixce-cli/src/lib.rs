@@ -18,6 +18,7 @@ mod output;
 mod progress;
 mod quickstart;
 mod reading;
+mod speed;
 mod version;
 
 use std::process::ExitCode;

@@ -66,7 +66,7 @@ fn compare(name: &str, eta: &str, want: &HashMap<String, Tensor>) -> usize {
         let out = lm_head_backward(&forward.hidden(), head, &targets, &objective, n as f64, dhead).unwrap();
         let loss = total_loss(&values(&out.log_q), &objective) / n as f64;
         assert!((loss as f32 - values(&want[&format!("eta{eta}/loss")])[0]).abs() < 1e-5);
-        model.backward(&batch, forward, &out.dhidden, &sums).unwrap();
+        model.backward(&batch, forward, out.dhidden, &sums).unwrap();
     }
     let mut compared = 0;
     for (parameter, tensor) in model.parameters().iter() {

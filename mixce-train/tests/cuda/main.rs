@@ -171,7 +171,7 @@ fn steps_to_count() {
     let setup = on_cuda(setup);
     let config = config();
     let objective = config.objective_config().build().unwrap();
-    let mut step = TrainStep::new(setup.model, &setup.parameters, objective, config.adamw(), 1.0).unwrap();
+    let mut step = TrainStep::new(setup.model, setup.parameters, objective, config.adamw(), 1.0).unwrap();
     let microbatch = || mixce_train::data::Microbatch { examples: documents(6, 1) };
     for number in 0..number("MIXCE_COUNT_STEPS") {
         let stream = mixce_kernels::rng::Stream::new(number as u64);

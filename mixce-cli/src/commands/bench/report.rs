@@ -5,11 +5,11 @@ use candle_core::Device;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::matmul::{self, Peak};
 use super::measure::Step;
 use crate::context::{Context, device_name};
 use crate::memory::peak_rss_bytes;
 use crate::output::{bytes, grouped, table};
+use crate::speed::{self, Peak};
 
 /// The result of a measurement: what `--json` prints.
 #[derive(Debug, Serialize)]
@@ -52,7 +52,7 @@ pub(super) struct Measured {
 pub(super) fn print(measured: Measured, device: &Device, context: &Context) -> Result<()> {
     // In this order: the matrices of the second measurement are not the model's memory.
     let peak_rss_bytes = peak_rss_bytes();
-    let peak = matmul::peak(device)?;
+    let peak = speed::peak(device)?;
     let unit = measured.unit;
     let report = Report::new(measured, peak_rss_bytes, peak, device);
     context.output.either(&report, || report.text(unit))

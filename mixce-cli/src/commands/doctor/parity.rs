@@ -137,7 +137,7 @@ fn documents(number: usize, length: usize, vocabulary: usize) -> Microbatch {
 fn train_step(config: &Gpt2Config, device: &Device) -> Result<TrainStep> {
     let parameters = Parameters::random(config, 3, device)?;
     let objective: Arc<dyn Objective> = Arc::new(MixCe::new(0.1)?);
-    Ok(TrainStep::new(config.clone(), &parameters, objective, TrainConfig::default().adamw(), 1.0)?)
+    Ok(TrainStep::new(config.clone(), parameters, objective, TrainConfig::default().adamw(), 1.0)?)
 }
 
 fn training(gpu: &Device) -> Result<Check> {
