@@ -1,4 +1,5 @@
-//! Loss, log-likelihoods and every gradient of GPT-2 under MixCE against PyTorch (fixtures of `scripts/fixtures`).
+//! Logits, loss, log-likelihoods and every gradient of GPT-2 under MixCE against PyTorch (fixtures of `scripts/fixtures`): on the CPU, and
+//! as a part of the target `cuda` on a CUDA device.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::HashMap;
@@ -12,13 +13,17 @@ use mixce_kernels::Precision;
 
 const CONFIGURATIONS: [&str; 5] = ["plain", "inverse_layer_inner", "untied_relu", "gelu_exact", "silu"];
 
+fn device() -> Device {
+    if env!("CARGO_CRATE_NAME") == "cuda" { Device::new_cuda(0).unwrap() } else { Device::Cpu }
+}
+
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/gpt2").join(name)
 }
 
 /// A model whose parameters are variables.
 fn model(name: &str) -> Gpt2 {
-    let checkpoint = checkpoint::load(&folder(name), &Device::Cpu).unwrap();
+    let checkpoint = checkpoint::load(&folder(name), &device()).unwrap();
     let parameters = checkpoint.parameters.try_map(|_, t| Ok(Var::from_tensor(t)?.into_inner())).unwrap();
     Gpt2::new(checkpoint.config, parameters).unwrap()
 }
@@ -49,8 +54,10 @@ fn compare(name: &str, eta: &str, want: &HashMap<String, Tensor>) -> usize {
     let inputs: Vec<&[u32]> = documents.iter().map(|d| &d[..d.len() - 1]).collect();
     let targets: Vec<u32> = documents.iter().flat_map(|d| d[1..].to_vec()).collect();
     let n = targets.len();
-    let targets = Tensor::from_vec(targets, n, &Device::Cpu).unwrap();
+    let targets = Tensor::from_vec(targets, n, &device()).unwrap();
     let hidden = model.hidden_states(&model.pack(&inputs).unwrap(), None).unwrap();
+    let logits = hidden.matmul(&model.lm_head().t().unwrap()).unwrap();
+    assert_close(name, &logits, &want["logits"], 1e-5);
     let objective = MixCe::new(eta.parse().unwrap()).unwrap();
     let out = lm_head_loss(&hidden, model.lm_head(), &targets, &objective, n as f64).unwrap();
     assert_close(name, &out.log_q, &want["log_q"], 1e-5);

@@ -8,11 +8,11 @@ use mixce_kernels::sublayer::{
 };
 use mixce_kernels::{Activation, Affine, Precision};
 
-use crate::{assert_close, cuda, random};
+use crate::{assert_close, cuda, on, random};
 
 fn affine(weight: &[usize], device: &Device, seed: u64) -> Result<Affine> {
     let c = weight[weight.len() - 1];
-    let tensor = |shape: &[usize], seed| random(shape, seed)?.to_device(device);
+    let tensor = |shape: &[usize], seed| on(device, &random(shape, seed)?);
     Ok(Affine { weight: tensor(weight, seed)?, bias: tensor(&[c], seed + 1)? })
 }
 
@@ -32,11 +32,10 @@ fn norm_and_linear() -> Result<()> {
     for (n, c) in SHAPES {
         assert_same(&format!("norm_linear [{n}, {c}]"), 1e-5, |device| {
             let (norm, map) = (affine(&[c], device, 1)?, affine(&[c, 3 * c], device, 3)?);
-            let (x, dy) =
-                (random(&[n, c], 5)?.to_device(device)?, random(&[n, 3 * c], 6)?.to_device(device)?);
+            let (x, dy) = (on(device, &random(&[n, c], 5)?)?, on(device, &random(&[n, 3 * c], 6)?)?);
             // Gradients are added to what is there.
             let (dnorm, dmap) = (affine(&[c], device, 7)?, affine(&[c, 3 * c], device, 9)?);
-            let (dx, dz) = (random(&[n, c], 11)?.to_device(device)?, random(&[n, c], 12)?.to_device(device)?);
+            let (dx, dz) = (on(device, &random(&[n, c], 11)?)?, on(device, &random(&[n, c], 12)?)?);
             let y = norm_linear(&x, &norm, 1e-5, &map, Precision::F32)?;
             norm_linear_backward(&x, (&norm, 1e-5), &map, &dy, &dx, (&dnorm, &dmap), Precision::F32)?;
             layer_norm_backward(&x, (&norm, 1e-5), &dz, &dx, &dnorm)?;
@@ -52,7 +51,7 @@ fn linear_and_residual() -> Result<()> {
         for drop in [None, Some((0.3, Stream::new(4)))] {
             assert_same(&format!("linear_residual [{n}, {c}]"), 1e-5, |device| {
                 let (map, dmap) = (affine(&[c + 2, c], device, 1)?, affine(&[c + 2, c], device, 3)?);
-                let tensor = |shape: &[usize], seed| random(shape, seed)?.to_device(device);
+                let tensor = |shape: &[usize], seed| on(device, &random(shape, seed)?);
                 let (x, residual, dy) = (tensor(&[n, c + 2], 5)?, tensor(&[n, c], 6)?, tensor(&[n, c], 7)?);
                 let y = linear_residual(&x, &map, &residual, drop, Precision::F32)?;
                 let dx = linear_residual_backward(&x, &map, drop, &dy, &dmap, Precision::F32)?;
@@ -76,8 +75,8 @@ fn mlps() -> Result<()> {
         for (f, drop) in [(Activation::GeluNew, Some((0.2, Stream::new(6)))), (Activation::Relu, None)] {
             assert_same(&format!("mlp [{n}, {c}]"), 2e-5, |device| {
                 let (parameters, sums) = (mlp(c, device, 1)?, mlp(c, device, 11)?);
-                let x = random(&[n, c], 21)?.to_device(device)?;
-                let dx = random(&[n, c], 22)?.to_device(device)?;
+                let x = on(device, &random(&[n, c], 21)?)?;
+                let dx = on(device, &random(&[n, c], 22)?)?;
                 let (y, before) = mlp_residual(&x, &parameters, 1e-5, f, drop, true, Precision::F32)?;
                 let before = before.expect("kept");
                 let (again, nothing) = mlp_residual(&x, &parameters, 1e-5, f, drop, false, Precision::F32)?;

@@ -4,6 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 #[path = "../training/common.rs"]
 mod common;
+mod counts;
+#[path = "../gradients.rs"]
+mod gradients;
 #[path = "../training/pytorch_steps.rs"]
 mod pytorch_steps;
 
@@ -138,66 +141,4 @@ fn a_run_that_diverges_unseen_never_writes_what_came_of_it() {
     assert!(matches!(error, Error::NonFiniteGradient { step: 2..=4, .. }), "{error}");
     assert_eq!(recorder.steps.len(), 1, "only the first step was looked at");
     assert!(recorder.checkpoints.is_empty());
-}
-
-/// What the emulated driver counts for `steps` steps, in a process of its own; none on a GPU.
-fn counts(steps: u64, layers: usize) -> Option<serde_json::Value> {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("statistics.json");
-    let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "steps_to_count"])
-        .envs([("MIXCE_COUNT_STEPS", steps.to_string()), ("MIXCE_COUNT_LAYERS", layers.to_string())])
-        .env("EMULATED_CUDA_STATISTICS", &file)
-        .stdout(std::process::Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success());
-    Some(serde_json::from_slice(&std::fs::read(file).ok()?).unwrap())
-}
-
-#[test]
-#[ignore = "counted by `a_step_launches_little_and_waits_for_nothing`"]
-fn steps_to_count() {
-    use mixce_train::trainer::TrainStep;
-    let number = |name| std::env::var(name).map_or(1, |text| text.parse().unwrap());
-    let mut setup = Setup::new(&[], None);
-    setup.model.n_layer = number("MIXCE_COUNT_LAYERS");
-    if let Ok(channels) = std::env::var("MIXCE_COUNT_CHANNELS") {
-        let channels = channels.parse().unwrap();
-        (setup.model.n_embd, setup.model.n_head) = (channels, channels / 64);
-        (setup.model.vocab_size, setup.model.n_positions) = (50_257, 1024);
-    }
-    setup.parameters = Parameters::random(&setup.model, 3, &Device::Cpu).unwrap();
-    let setup = on_cuda(setup);
-    let config = config();
-    let objective = config.objective_config().build().unwrap();
-    let mut step = TrainStep::new(setup.model, setup.parameters, objective, config.adamw(), 1.0).unwrap();
-    let microbatch = || mixce_train::data::Microbatch { examples: documents(6, 1) };
-    for number in 0..number("MIXCE_COUNT_STEPS") {
-        let stream = mixce_kernels::rng::Stream::new(number as u64);
-        step.start(&[microbatch()], stream, 1e-3, &false.into()).unwrap();
-    }
-}
-
-#[test]
-fn a_step_launches_little_and_waits_for_nothing() {
-    let number = |counts: &serde_json::Value, path: &str| counts.pointer(path).unwrap().as_u64().unwrap();
-    // The first step also loads kernels and the like.
-    let of_a_step = |layers, path: &str| {
-        let (more, less) = (counts(3, layers)?, counts(2, layers)?);
-        Some(number(&more, path) - number(&less, path))
-    };
-    let Some(two_layers) = of_a_step(2, "/launches") else { return };
-    let (tensors_of_a_layer, other_tensors) = (12, 4);
-    // Four layers more have 48 tensors more, whose squares are summed in six launches.
-    let layer = (of_a_step(6, "/launches").unwrap() - two_layers - 6) / 4 - tensors_of_a_layer;
-    let outside = two_layers - 2 * (layer + tensors_of_a_layer) - other_tensors;
-    // The table of docs/src/cuda.md: 12 outside of the layers, the judge, and four sums of squares of 28 tensors.
-    assert_eq!(
-        (layer, outside),
-        (34, 12 + 1 + 4),
-        "launches of a layer and outside of the layers, beside updates"
-    );
-    assert_eq!(of_a_step(2, "/device_to_host/calls"), Some(0));
-    assert_eq!(of_a_step(2, "/synchronisations"), Some(0));
 }
