@@ -1,6 +1,6 @@
-//! Which tensors have fused kernels.
+//! Which tensors have fused kernels, and how much of a device's memory was used.
 
-use candle_core::Tensor;
+use candle_core::{Device, Result, Tensor};
 
 use crate::cpu::is_cpu_f32;
 
@@ -12,4 +12,17 @@ pub fn is_fused(tensor: &Tensor) -> bool {
         return true;
     }
     is_cpu_f32(tensor)
+}
+
+/// The most bytes of a device's memory that this process had in use at any time, as the driver counts them: tensors, not the driver's
+/// own libraries. `None` on the CPU, and where the driver does not count.
+///
+/// # Errors
+/// When the driver fails.
+pub fn peak_device_bytes(device: &Device) -> Result<Option<u64>> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(gpu) => crate::cuda::memory::peak_bytes(gpu),
+        _ => Ok(None),
+    }
 }

@@ -2,6 +2,7 @@
 
 mod checks;
 mod parity;
+mod passes;
 
 use std::path::{Path, PathBuf};
 
@@ -111,9 +112,10 @@ fn text(report: &Report) -> String {
         row("cache", hub.cache_dir.display().to_string()),
     ];
     for check in &report.checks {
+        let against = check.against.map(|other| format!(" against {other}")).unwrap_or_default();
         rows.push(row(
             if check.holds { "ok" } else { "FAILED" },
-            format!("{}: {}", check.name, check.detail),
+            format!("{}{against}: {}", check.name, check.detail),
         ));
     }
     for name in &report.not_checked {

@@ -213,16 +213,16 @@ impl Time {
             row(
                 "speed",
                 format!(
-                    "about {} tokens/s, {:.1} s a step, if training reaches {:.0} % of the peak (an assumption; at most {} tokens/s)",
+                    "about {} tokens/s, {} s a step, if training reaches {:.0} % of the peak (an assumption; at most {} tokens/s)",
                     rounded(self.tokens_per_s),
-                    self.step_s,
+                    rounded(self.step_s),
                     100.0 * self.assumed_share,
                     rounded(self.tokens_per_s_at_most)
                 ),
             ),
         ];
         if let (Some(tokens), Some(hours)) = (self.tokens, self.hours) {
-            rows.push(row("training", format!("about {hours:.1} hours for {} tokens", grouped(tokens))));
+            rows.push(row("training", format!("about {} hours for {} tokens", rounded(hours), grouped(tokens))));
         }
         rows
     }
@@ -230,7 +230,11 @@ impl Time {
 
 /// An estimate with no more digits than it deserves.
 fn rounded(rate: f64) -> String {
-    if rate < 100.0 { format!("{rate:.1}") } else { grouped(rate.round() as u64) }
+    match rate {
+        ..1.0 => format!("{rate:.3}"),
+        ..100.0 => format!("{rate:.1}"),
+        _ => grouped(rate.round() as u64),
+    }
 }
 
 /// The rows that say where memory goes.

@@ -18,6 +18,7 @@ pub(crate) mod embedding;
 pub(crate) mod layer_norm;
 pub(crate) mod linear;
 mod matmul;
+pub(crate) mod memory;
 pub(crate) mod sublayer;
 
 use std::marker::PhantomData;

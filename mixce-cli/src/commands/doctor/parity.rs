@@ -20,7 +20,9 @@ use mixce_train::config::TrainConfig;
 use mixce_train::data::Microbatch;
 use mixce_train::trainer::{StepResult, TrainStep};
 
-use super::checks::{Check, normal};
+use super::checks::{Check, Speed, normal};
+use super::passes;
+use crate::speed::{Peak, peak};
 
 /// What is left out where there is no GPU.
 pub(super) const NOT_CHECKED: [&str; 4] = [
@@ -37,11 +39,11 @@ const TRAINING_TOLERANCE: f64 = 1e-3;
 
 /// All checks; `full` with the shapes of GPT-2 small.
 pub(super) fn parity(gpu: &Device, full: bool) -> Result<Vec<Check>> {
-    let mut checks = operations(gpu, full)?;
+    let (mut checks, peak) = (operations(gpu, full)?, full.then(|| peak(gpu)).transpose()?);
     checks.push(training(gpu)?);
     checks.push(sampling(gpu)?);
-    checks.push(speed(gpu, full)?);
-    Ok(checks)
+    checks.push(speed(gpu, full, peak)?);
+    Ok(checks.into_iter().map(|check| check.against("the CPU")).collect())
 }
 
 /// An operation of some tensors.
@@ -60,17 +62,27 @@ fn compare(gpu: &Device, name: &'static str, inputs: &[Tensor], f: Operation<'_>
             None => anyhow::bail!("{name}: an operation has lost its gradient"),
         });
         let gradients = gradients.collect::<Result<Vec<_>>>()?;
-        std::iter::once(y).chain(gradients).map(|t| Ok(t.to_device(&Device::Cpu)?)).collect()
+        Ok(std::iter::once(y).chain(gradients).collect())
     };
+    same_on_both(gpu, name, &on)
+}
+
+/// The same tensors from both devices.
+pub(super) fn same_on_both(
+    gpu: &Device,
+    name: &'static str,
+    f: &dyn Fn(&Device) -> Result<Vec<Tensor>>,
+) -> Result<Check> {
     let mut worst = 0f64;
-    for (got, want) in on(gpu)?.iter().zip(&on(&Device::Cpu)?) {
+    for (got, want) in f(gpu)?.iter().zip(&f(&Device::Cpu)?) {
+        let got = got.to_device(&Device::Cpu)?;
         let difference = got.sub(want)?.abs()?.max_all()?.to_scalar::<f32>()?;
         let scale = want.abs()?.max_all()?.to_scalar::<f32>()?.max(1.0);
         let relative = f64::from(difference / scale);
         // Not `max`, which passes over NaN.
         worst = if relative <= worst { worst } else { relative };
     }
-    Ok(Check::new(name, worst <= TOLERANCE, format!("GPU against CPU, largest difference {worst:.1e}")))
+    Ok(Check::new(name, worst <= TOLERANCE, format!("largest relative difference {worst:.1e}")))
 }
 
 fn operations(gpu: &Device, full: bool) -> Result<Vec<Check>> {
@@ -116,6 +128,7 @@ fn operations(gpu: &Device, full: bool) -> Result<Vec<Check>> {
         let targets = Tensor::new(ids.as_slice(), t[0].device())?;
         Ok(lm_head_loss(&t[0], &t[1], &targets, &objective, n as f64)?.loss)
     })?);
+    checks.extend(passes::passes(gpu, (n, c, heads))?);
     Ok(checks)
 }
 
@@ -175,8 +188,8 @@ fn sampling(gpu: &Device) -> Result<Check> {
     Ok(Check::new("sampling", got == want, detail))
 }
 
-/// Not compared with anything: a figure to report.
-fn speed(gpu: &Device, full: bool) -> Result<Check> {
+/// Not compared with anything: a figure to report, in `full` with its share of the peak.
+fn speed(gpu: &Device, full: bool, peak: Option<Peak>) -> Result<Check> {
     let mut config = small_config()?;
     let (number, length, steps) = if full { (8, 512, 10) } else { (5, 32, 3) };
     if full {
@@ -197,7 +210,7 @@ fn speed(gpu: &Device, full: bool) -> Result<Check> {
     }
     let seconds = started.elapsed().as_secs_f64();
     let inputs: Vec<usize> = batch[0].examples.iter().map(|e| e.len() - 1).collect();
-    let rate = steps as f64 * flops::training(&config, inputs) as f64 / seconds / 1e12;
-    let detail = format!("{:.0} tokens/s, {rate:.3} TFLOP/s in f32", tokens as f64 / seconds);
-    Ok(Check::new("speed of training", true, detail))
+    let gflops = steps as f64 * flops::training(&config, inputs) as f64 / seconds / 1e9;
+    let speed = Speed::new(tokens as f64 / seconds, gflops, peak);
+    Ok(Check { speed: Some(speed), ..Check::new("speed of training", true, speed.in_words("f32")) })
 }
