@@ -55,7 +55,7 @@ pub use affine::Affine;
 pub use attention::{
     Columns, CuSeqlens, causal_attention, causal_attention_backward, causal_attention_slow, decode_attention,
 };
-pub use device::peak_device_bytes;
+pub use device::{Gpu, gpu, peak_device_bytes};
 pub use dropout::{dropout, dropout_slow};
 pub use embedding::{Embedded, embedding_backward, embedding_sum, embedding_sum_slow};
 pub use guard::{GradientFailure, GradientGuard, GradientVerdict};

@@ -120,6 +120,12 @@ fn the_doctor_compares_every_operation_with_the_cpu() {
     let world = World::new();
     let report = run(&world, "doctor --device cuda --parity --json", None).row();
     assert_eq!(report["device"], "cuda:0");
+    let gpu = &report["gpu"];
+    assert!(
+        number(gpu, "memory_bytes") > 1e6 && gpu["compute_capability"].as_str().unwrap().contains('.'),
+        "{gpu}"
+    );
+    assert!(gpu["name"].is_string() && gpu["cuda_version"].is_string(), "{gpu}");
     assert_eq!(report["not_checked"], serde_json::json!([]));
     let checks = report["checks"].as_array().unwrap();
     assert!(checks.iter().all(|check| check["holds"] == true), "{report}");

@@ -222,7 +222,10 @@ impl Time {
             ),
         ];
         if let (Some(tokens), Some(hours)) = (self.tokens, self.hours) {
-            rows.push(row("training", format!("about {} hours for {} tokens", rounded(hours), grouped(tokens))));
+            rows.push(row(
+                "training",
+                format!("about {} hours for {} tokens", rounded(hours), grouped(tokens)),
+            ));
         }
         rows
     }

@@ -13,12 +13,12 @@ pub(crate) mod adamw;
 pub(crate) mod attention;
 pub(crate) mod cross_entropy;
 pub(crate) mod decode;
+pub(crate) mod device;
 pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub(crate) mod layer_norm;
 pub(crate) mod linear;
 mod matmul;
-pub(crate) mod memory;
 pub(crate) mod sublayer;
 
 use std::marker::PhantomData;
