@@ -8,7 +8,7 @@ use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum
 
 use crate::commands::{
     bench, completions, data, doctor, download, evaluate, export, generate, inspect, man, nll_histogram,
-    push, quickstart, score, synthetic, train,
+    plan, push, quickstart, score, synthetic, train,
 };
 use crate::context::Context;
 use crate::version;
@@ -96,6 +96,7 @@ pub(crate) enum Command {
     Push(push::PushArgs),
     Inspect(inspect::InspectArgs),
     Download(download::DownloadArgs),
+    Plan(plan::PlanArgs),
     Bench(Box<bench::BenchArgs>),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
@@ -119,6 +120,7 @@ impl Cli {
             Command::Push(args) => push::run(&args, &context),
             Command::Inspect(args) => inspect::run(&args, &context),
             Command::Download(args) => download::run(&args, &context),
+            Command::Plan(args) => plan::run(&args, &context),
             Command::Bench(args) => bench::run(&args, &context),
             Command::Doctor(args) => doctor::run(&args, &context),
             Command::Completions(args) => completions::run(&args, &context),

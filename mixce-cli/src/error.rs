@@ -130,6 +130,14 @@ fn hints_of(failure: &anyhow::Error) -> Vec<String> {
     hints
 }
 
+/// Refuses a number below `least`.
+pub(crate) fn at_least(flag: &str, value: u64, least: u64) -> anyhow::Result<()> {
+    if value < least {
+        return Err(Problem::new(format!("`{flag}`: expected at least {least}, got `{value}`")).into());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context as _;

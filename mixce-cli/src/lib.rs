@@ -18,6 +18,7 @@ mod output;
 mod progress;
 mod quickstart;
 mod reading;
+mod speed;
 mod svg;
 mod version;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use candle_core::Device;
 use mixce_gpt2::hub::{Hub, HubEnvironment, ModelSource};
-use mixce_gpt2::{Gpt2, Tokenizer, checkpoint};
+use mixce_gpt2::{Gpt2, Gpt2Config, Tokenizer, checkpoint};
 use mixce_train::checkpoint::{STATE_FILE, latest};
 use mixce_train::config::TrainConfig;
 
@@ -54,6 +54,31 @@ pub(crate) fn locate(model: &str, network: Network) -> Result<ModelFolder> {
             Ok(ModelFolder { path: snapshot.path, commit: Some(snapshot.commit) })
         }
     }
+}
+
+/// The configuration of a model of which nothing but that is wanted: a published size by name, a `config.json`, or a folder with one
+/// (a run folder, too). Nothing is fetched; `flag` is the one that named it.
+pub(crate) fn known_config(flag: &str, named: &str) -> Result<Gpt2Config> {
+    if let Some(preset) = Gpt2Config::preset(named) {
+        return Ok(preset);
+    }
+    let path = Path::new(named);
+    if !path.exists() {
+        let presets = Gpt2Config::PRESETS.map(|name| format!("`{name}`")).join(", ");
+        let problem = Problem::new(format!("`{flag}`: expected {presets} or a path, got `{named}`"));
+        return Err(problem.hint("a path is a config.json, or a folder with one").into());
+    }
+    let file = match known_folder(named) {
+        Some(folder) => inside_run(folder)?.join("config.json"),
+        None => path.to_owned(),
+    };
+    Ok(Gpt2Config::from_file(&file)?)
+}
+
+/// The folder that such a name means, if it is one.
+pub(crate) fn known_folder(named: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(named);
+    (Gpt2Config::preset(named).is_none() && path.is_dir()).then_some(path)
 }
 
 fn inside_run(path: PathBuf) -> Result<PathBuf> {

@@ -141,7 +141,7 @@ impl Gpt2 {
     }
 
     /// The backward pass of [`Gpt2::forward`] on the same batch: `dhidden` `[N, C]` is the gradient of its hidden states; the
-    /// gradient of every parameter is added to `gradients`. What was kept is freed on the way.
+    /// gradient of every parameter is added to `gradients`. What was kept is freed on the way, and `dhidden` too.
     ///
     /// # Errors
     /// When a tensor operation fails, or on devices without fused kernels when a parameter has no gradient.
@@ -149,17 +149,17 @@ impl Gpt2 {
         &self,
         batch: &PackedBatch,
         forward: Forward,
-        dhidden: &Tensor,
+        dhidden: Tensor,
         gradients: &Gradients,
     ) -> Result<()> {
         let Forward { hidden, pass, kept, last } = forward;
-        let Some(kept) = kept else { return self.backward_graph(&hidden, dhidden, gradients) };
+        let Some(kept) = kept else { return self.backward_graph(&hidden, &dhidden, gradients) };
         drop(hidden);
         let sums = &gradients.sums;
         let dx = dhidden.zeros_like()?;
         let norm = (&self.ln_f, self.config().layer_norm_epsilon);
-        layer_norm_backward(&last, norm, dhidden, &dx, &sums.ln_f)?;
-        drop(last);
+        layer_norm_backward(&last, norm, &dhidden, &dx, &sums.ln_f)?;
+        drop((last, dhidden));
         let layers = (1u64..).zip(self.blocks.iter().zip(&sums.blocks).zip(kept));
         for (layer, ((block, sums), kept)) in layers.collect::<Vec<_>>().into_iter().rev() {
             block.backward(kept, &batch.cu_seqlens, &dx, sums, pass.of_layer(layer))?;

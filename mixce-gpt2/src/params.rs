@@ -174,6 +174,11 @@ impl Parameters {
         self.iter().zip(&self.kinds).map(|((name, tensor), &kind)| (name, kind, tensor))
     }
 
+    /// All parameters in order, with names and kinds, one after another: what was taken is no longer held.
+    pub fn into_entries(self) -> impl Iterator<Item = (String, ParameterKind, Tensor)> {
+        self.tensors.into_iter().zip(self.kinds).map(|((name, tensor), kind)| (name, kind, tensor))
+    }
+
     /// How many tensors there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -142,7 +142,7 @@ fn the_explicit_backward_pass_equals_candles_graph_with_dropout() {
         let gradients = Gradients::new(model.config(), model.parameters()).unwrap();
         let forward = model.forward(&batch, Pass { dropout, recompute, ..Pass::default() }).unwrap();
         assert_close("hidden", &forward.hidden(), &hidden, 1e-5);
-        model.backward(&batch, forward, &projection, &gradients).unwrap();
+        model.backward(&batch, forward, projection.clone(), &gradients).unwrap();
         for (name, tensor) in model.parameters().iter() {
             assert_close(name, gradients.sums().get(name).unwrap(), graph.get(tensor).unwrap(), 2e-5);
         }
@@ -165,7 +165,7 @@ fn bf16_gives_the_gradients_of_f32_up_to_rounding() {
         let gradients = Gradients::new(model.config(), model.parameters()).unwrap();
         let forward = model.forward(&batch, pass).unwrap();
         let hidden = forward.hidden();
-        model.backward(&batch, forward, &hidden, &gradients).unwrap();
+        model.backward(&batch, forward, hidden.clone(), &gradients).unwrap();
         let mut all = vec![("hidden".to_owned(), values(&hidden))];
         all.extend(gradients.sums().iter().map(|(name, sum)| (name.to_owned(), values(sum))));
         all
@@ -197,7 +197,7 @@ fn the_path_of_other_devices_gives_the_same_numbers() {
         for _ in 0..2 {
             let forward = model.forward(&batch, pass).unwrap();
             let hidden = forward.hidden();
-            model.backward(&batch, forward, &hidden, &gradients).unwrap();
+            model.backward(&batch, forward, hidden.clone(), &gradients).unwrap();
         }
         (narrow(&model.forward(&batch, pass).unwrap().hidden()), gradients)
     });

@@ -60,6 +60,7 @@ pub use attention::{
     fill_cache,
 };
 pub use categorical::{all_finite, softmax_quantile};
+pub use device::{Gpu, gpu, peak_device_bytes};
 pub use dropout::{dropout, dropout_slow};
 pub use embedding::{Embedded, embedding_backward, embedding_sum, embedding_sum_slow};
 pub use guard::{GradientFailure, GradientGuard, GradientVerdict};

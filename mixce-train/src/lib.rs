@@ -5,6 +5,7 @@
 //! - [`trainer`]: the loop; [`observer`]: what it reports; [`metrics`]: `metrics.jsonl` and TensorBoard event files;
 //! - [`mod@evaluate`]: negative log-likelihood of a corpus;
 //! - [`checkpoint`]: stopping and going on exactly; [`run_folder`]: where everything of a run lies;
+//! - [`plan`]: memory and arithmetic of a step, before it runs;
 //! - [`config`]: the settings of a run, from TOML and flags; [`prepare`]: from settings and files to a run.
 pub mod checkpoint;
 pub mod config;
@@ -16,6 +17,7 @@ pub mod metrics;
 pub mod observer;
 pub mod optim;
 mod packing;
+pub mod plan;
 pub mod prepare;
 pub mod run_folder;
 pub mod trainer;

@@ -141,7 +141,7 @@ pub fn examples(
 /// [`Error::OutputNotEmpty`], and as [`train`].
 pub fn launch(
     config: &TrainConfig,
-    prepared: &Prepared,
+    prepared: Prepared,
     provenance: &Provenance,
     observers: &mut [&mut dyn TrainObserver],
     stop: &AtomicBool,
@@ -157,15 +157,15 @@ pub fn launch(
     let mut run_toml = RunTomlWriter { run: &run, config: repeated, provenance };
     let mut all: Vec<&mut dyn TrainObserver> = vec![&mut run_toml];
     all.extend(observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver));
+    let Prepared { model_config, parameters, tokenizer, train: examples, valid } = prepared;
     let job = TrainJob {
         config,
-        model_config: &prepared.model_config,
-        parameters: &prepared.parameters,
-        train: &prepared.train,
-        valid: prepared.valid.as_ref(),
-        tokenizer: Some(&prepared.tokenizer),
+        model_config: &model_config,
+        train: &examples,
+        valid: valid.as_ref(),
+        tokenizer: Some(&tokenizer),
     };
-    train(&job, &run, &mut all, stop)
+    train(&job, parameters, &run, &mut all, stop)
 }
 
 /// Writes `run.toml` when the run starts: after a checkpoint to resume from has been found to fit, so that a refused one leaves no trace.

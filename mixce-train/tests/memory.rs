@@ -1,9 +1,9 @@
-//! Memory of a training step: what is allocated after many steps is what was allocated after a few.
+//! Memory of a training step: what is allocated after many steps is what was allocated after a few, and what the plan says.
 #![expect(unsafe_code, reason = "an allocator that counts")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
 use mixce_core::objective::MixCe;
@@ -12,6 +12,7 @@ use mixce_kernels::Precision;
 use mixce_kernels::rng::Stream;
 use mixce_train::data::Microbatch;
 use mixce_train::optim::AdamWConfig;
+use mixce_train::plan::{StepShape, step_memory};
 use mixce_train::trainer::TrainStep;
 
 /// The system's allocator, counting the bytes that are in use and the most that ever were.
@@ -39,10 +40,14 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
+/// Counts are of the whole process: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// 200 steps on ragged batches, with the largest batch among the first: afterwards nothing more is in use, and the peak is that of
 /// the first round.
 #[test]
 fn memory_is_flat_over_200_steps() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let config = Gpt2Config::from_json(
         r#"{"model_type":"gpt2","vocab_size":211,"n_positions":64,"n_embd":32,"n_layer":2,"n_head":2,"resid_pdrop":0.1,
         "embd_pdrop":0.1,"attn_pdrop":0.1,"bos_token_id":210,"eos_token_id":210}"#,
@@ -53,7 +58,7 @@ fn memory_is_flat_over_200_steps() {
     for precision in [Precision::F32, Precision::Bf16] {
         let parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
         let objective = Arc::new(MixCe::new(0.5).unwrap());
-        let mut step = TrainStep::new(config.clone(), &parameters, objective, AdamWConfig::default(), 1.0)
+        let mut step = TrainStep::new(config.clone(), parameters, objective, AdamWConfig::default(), 1.0)
             .unwrap()
             .with_pass(Pass { precision, ..Pass::default() });
         let mut run = |index: u64| {
@@ -73,5 +78,51 @@ fn memory_is_flat_over_200_steps() {
         for _ in 0..3 {
             assert_eq!(round(&mut run), first, "bytes in use and at the peak, {precision:?}");
         }
+    }
+}
+
+/// The peak of training, the making of the model included, is within 10 % of the plan's.
+#[test]
+fn the_peak_is_the_planned_one() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let config = |vocab_size, n_embd, n_layer| Gpt2Config {
+        vocab_size,
+        n_positions: 128,
+        n_embd,
+        n_layer,
+        n_head: 4,
+        ..Gpt2Config::gpt2_small()
+    };
+    // Many layers, many tokens of the vocabulary, and more rows than go through a sublayer at once.
+    let cases = [
+        (config(300, 64, 6), vec![128; 6]),
+        (config(20_000, 48, 1), vec![128, 30, 77, 128]),
+        (config(500, 96, 2), vec![128; 12]),
+    ];
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    for ((config, lengths), recompute) in
+        cases.into_iter().flat_map(|case| [(case.clone(), false), (case, true)])
+    {
+        let before = IN_USE.load(Relaxed);
+        let microbatch = || {
+            let document = |n: &usize| (0..=*n).map(|t| (t * t % config.vocab_size) as u32).collect();
+            Microbatch { examples: lengths.iter().map(document).collect() }
+        };
+        PEAK.store(before, Relaxed);
+        let parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
+        let objective = Arc::new(MixCe::new(0.5).unwrap());
+        let mut step = TrainStep::new(config.clone(), parameters, objective, AdamWConfig::default(), 1.0)
+            .unwrap()
+            .with_pass(Pass { recompute, ..Pass::default() });
+        for index in 0..2 {
+            pool.install(|| {
+                step.run(&[microbatch()], Stream::new(index), 1e-4, &AtomicBool::new(false)).unwrap();
+            });
+        }
+        let (got, tokens) = ((PEAK.load(Relaxed) - before) as f64, lengths.iter().sum());
+        let want =
+            step_memory(&config, StepShape { tokens, recompute, on_cuda: false, precision: Precision::F32 });
+        let ratio = got / want.peak as f64;
+        assert!((ratio - 1.0).abs() < 0.1, "{ratio} of {want:?}, recompute {recompute}");
     }
 }

@@ -97,6 +97,102 @@ fn evaluating_gives_the_likelihood_of_the_cpu() {
     assert!((cuda - cpu).abs() <= 1e-5 * cpu, "CUDA {cuda}, CPU {cpu}");
 }
 
+/// The quickstart's corpus, tokenizer and base model, finetuned with its settings: by MLE and by MixCE.
+#[test]
+fn the_quickstarts_training_gives_the_losses_of_the_cpu() {
+    let world = World::new();
+    let quickstart = "quickstart --texts 100 --base-steps 3 --steps 1 --samples 4 --device cpu --out first";
+    run(&world, quickstart, None).success();
+    let few: String =
+        world.text("first/corpus/valid.txt").lines().take(10).map(|line| format!("{line}\n")).collect();
+    world.write("few.txt", few);
+    for (objective, flags) in [("mle", ""), ("mixce", "--eta 0.3")] {
+        let out = |device: &str| format!("{objective}-{device}");
+        for device in ["cpu", "cuda"] {
+            let line = format!(
+                "train --model first/base/final --train first/corpus/train.txt --valid few.txt --objective {objective} {flags} \
+                 --max-steps 3 --batch-size 16 --grad-accum 1 --max-length 64 --add-bos --dropout 0 --clip-grad-norm 1 \
+                 --lr 1e-3 --log-every 1 --device {device} --out {}",
+                out(device)
+            );
+            run(&world, &line, None).success();
+        }
+        assert_eq!(steps(&world, &out("cuda")).len(), 3);
+        assert_same_steps(&steps(&world, &out("cuda")), &steps(&world, &out("cpu")));
+    }
+}
+
+#[test]
+fn the_doctor_compares_every_operation_with_the_cpu() {
+    let world = World::new();
+    let report = run(&world, "doctor --device cuda --parity --json", None).row();
+    assert_eq!(report["device"], "cuda:0");
+    let gpu = &report["gpu"];
+    assert!(
+        number(gpu, "memory_bytes") > 1e6 && gpu["compute_capability"].as_str().unwrap().contains('.'),
+        "{gpu}"
+    );
+    assert!(gpu["name"].is_string() && gpu["cuda_version"].is_string(), "{gpu}");
+    assert_eq!(report["not_checked"], serde_json::json!([]));
+    let checks = report["checks"].as_array().unwrap();
+    assert!(checks.iter().all(|check| check["holds"] == true), "{report}");
+    let compared = |check: &&Value| check["against"] == "the CPU" || check.get("speed").is_some();
+    let names: Vec<&str> =
+        checks.iter().filter(compared).map(|check| check["name"].as_str().unwrap()).collect();
+    let wanted = [
+        "layer norm",
+        "GELU (tanh)",
+        "GELU",
+        "ReLU",
+        "SiLU",
+        "linear",
+        "dropout",
+        "residual dropout",
+        "embedding",
+        "attention",
+        "LM head and MixCE",
+        "norm and linear",
+        "linear and residual",
+        "MLP",
+        "attention over a cache",
+        "gradient norm",
+        "AdamW",
+        "training",
+        "sampling",
+        "speed of training",
+    ];
+    assert!(wanted.iter().all(|name| names.contains(name)), "{names:?}");
+    let speed = &checks.iter().find(|check| check["name"] == "speed of training").unwrap()["speed"];
+    assert!(number(speed, "tokens_per_s") > 0.0 && speed["matmul_peak_share"].is_null(), "{speed}");
+
+    // On the CPU the same command says what it cannot check.
+    let report = run(&world, "doctor --device cpu --parity --json", None).row();
+    assert_eq!(report["not_checked"].as_array().unwrap().len(), 4, "{report}");
+}
+
+#[test]
+fn training_scoring_and_sampling_are_measured() {
+    let world = World::new();
+    let tiny = "--model-config config.json --batch-size 2 --steps 2 --warmup 1 --device cuda --json";
+    let lines = [
+        format!("bench train {tiny} --seq-len 16"),
+        format!("bench forward {tiny} --seq-len 16"),
+        format!("bench generate {tiny} --prompt-len 5 --new-tokens 6"),
+    ];
+    for (line, tokens) in lines.iter().zip([32, 32, 12]) {
+        let row = run(&world, line, None).row();
+        assert_eq!(
+            (&row["device"], &row["tokens"]),
+            (&"cuda:0".into(), &serde_json::json!([tokens, tokens]))
+        );
+        let share = number(&row, "gflops") / number(&row, "matmul_peak_gflops");
+        assert!(share > 0.0 && (number(&row, "matmul_peak_share") - share).abs() < 1e-9, "{row}");
+        // Memory of the device, not of the process: the parameters are there, and little else.
+        let (peak, parameters) = (number(&row, "peak_device_bytes"), 4.0 * number(&row, "parameters"));
+        assert!(peak > parameters && peak < 10.0 * parameters + 1e6, "{row}");
+    }
+}
+
 /// What one more step costs: the difference between two runs. Says nothing on a GPU, which counts nothing.
 #[test]
 fn a_step_leaks_no_device_memory_and_is_counted() {

@@ -128,7 +128,7 @@ fn a_dry_run_tells_and_writes_nothing() {
     assert_eq!(plan["parameters"], 13_648);
     assert_eq!(plan["train"]["documents"], 64);
     assert_eq!(plan["config"]["eta"], 0.1);
-    assert!(number(&plan["memory_estimate_bytes"], "activations") > 0.0);
+    assert!(number(&plan["memory"], "activations") > 0.0);
     let text = world.run(&line).success().stdout;
     assert!(
         text.contains("24 (8 an epoch, 8 documents each)") && text.contains("13 648 parameters"),

@@ -19,6 +19,7 @@ mod hub;
 mod inspect;
 mod interrupt;
 mod nll_histogram;
+mod plan;
 mod push;
 mod quickstart;
 mod resume;

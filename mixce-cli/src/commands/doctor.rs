@@ -2,17 +2,19 @@
 
 mod checks;
 mod parity;
+mod passes;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
 use mixce_gpt2::hub::HubEnvironment;
+use mixce_kernels::{Gpu, gpu};
 use serde::Serialize;
 
 use crate::context::{Context, device_name};
 use crate::error::Problem;
-use crate::output::table;
+use crate::output::{bytes, table};
 use crate::version;
 use checks::Check;
 
@@ -34,12 +36,39 @@ struct Report {
     features: Vec<&'static str>,
     platform: String,
     device: String,
+    gpu: Option<GpuReport>,
     threads: usize,
     cpu_features: Vec<&'static str>,
     hub: HubReport,
     checks: Vec<Check>,
     /// What `--parity` would have checked if there were a GPU.
     not_checked: Vec<&'static str>,
+}
+
+/// What there is to know of a GPU.
+#[derive(Debug, Serialize)]
+struct GpuReport {
+    name: String,
+    memory_bytes: u64,
+    compute_capability: String,
+    cuda_version: String,
+}
+
+impl From<Gpu> for GpuReport {
+    fn from(gpu: Gpu) -> Self {
+        let Gpu { name, memory_bytes, compute_capability, cuda_version } = gpu;
+        Self { name, memory_bytes, compute_capability, cuda_version }
+    }
+}
+
+impl GpuReport {
+    fn in_words(&self, device: &str) -> String {
+        let Self { name, memory_bytes, compute_capability, cuda_version } = self;
+        let memory = bytes(*memory_bytes);
+        format!(
+            "{device}: {name}, {memory}, compute capability {compute_capability}, driver for CUDA {cuda_version}"
+        )
+    }
 }
 
 /// The hub's settings, without the token itself.
@@ -76,6 +105,7 @@ pub(crate) fn run(args: &DoctorArgs, context: &Context) -> Result<()> {
         features: version::features(),
         platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
         device: device_name(&device),
+        gpu: gpu(&device)?.map(GpuReport::from),
         threads: rayon::current_num_threads(),
         cpu_features: cpu_features(),
         hub: HubReport {
@@ -103,7 +133,10 @@ fn text(report: &Report) -> String {
     let mut rows = vec![
         row("mixce", format!("{} ({})", report.version, report.features.join(", "))),
         row("platform", report.platform.clone()),
-        row("device", report.device.clone()),
+        row(
+            "device",
+            report.gpu.as_ref().map_or_else(|| report.device.clone(), |gpu| gpu.in_words(&report.device)),
+        ),
         row("threads", report.threads.to_string()),
         row("cpu", report.cpu_features.join(" ")),
         row("hub", format!("{}{}", hub.endpoint, if hub.offline { " (offline)" } else { "" })),
@@ -111,9 +144,10 @@ fn text(report: &Report) -> String {
         row("cache", hub.cache_dir.display().to_string()),
     ];
     for check in &report.checks {
+        let against = check.against.map(|other| format!(" against {other}")).unwrap_or_default();
         rows.push(row(
             if check.holds { "ok" } else { "FAILED" },
-            format!("{}: {}", check.name, check.detail),
+            format!("{}{against}: {}", check.name, check.detail),
         ));
     }
     for name in &report.not_checked {

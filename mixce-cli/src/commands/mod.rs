@@ -11,6 +11,7 @@ pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod man;
 pub(crate) mod nll_histogram;
+pub(crate) mod plan;
 pub(crate) mod push;
 pub(crate) mod quickstart;
 pub(crate) mod score;

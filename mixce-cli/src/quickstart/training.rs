@@ -103,13 +103,13 @@ impl Training<'_> {
         let job = TrainJob {
             config,
             model_config,
-            parameters,
             train: &self.corpus.train,
             valid: Some(&self.corpus.valid),
             tokenizer: Some(&self.corpus.tokenizer),
         };
         let never = AtomicBool::new(false);
-        let outcome = train(&job, &folder, &mut [&mut Watch(&mut *self.progress)], &never)?;
+        let outcome =
+            train(&job, parameters.clone(), &folder, &mut [&mut Watch(&mut *self.progress)], &never)?;
         self.progress.end();
         let last = outcome.final_model.context("training ended without a model")?;
         let trained = checkpoint::load(&last, self.device)?;

@@ -7,28 +7,22 @@ use candle_core::{DType, Result, Tensor};
 use super::cast::operands;
 use super::matmul::Matrix;
 use super::{Array, Element, Gpu, Grid, expect_len, launch, name_of, uninitialised, unsigned, with_arrays};
-use crate::lm_head::TokenWeights;
-
-/// Logits of a slice take at most about this much memory, 2670 tokens of GPT-2's vocabulary. Their gradient takes their place, or
-/// in bf16 half as much again.
-const SLICE_BYTES: usize = 512 << 20;
+use crate::lm_head::{TokenWeights, slice_tokens};
 
 /// `(first token, tokens)` of the slices of `n` tokens.
 fn slices(n: usize, v: usize) -> impl Iterator<Item = (usize, usize)> {
-    let slice = slice_tokens(n, v).max(1);
+    let slice = slice_tokens(n, v, true).max(1);
     (0..n).step_by(slice).map(move |start| (start, slice.min(n - start)))
-}
-
-fn slice_tokens(n: usize, v: usize) -> usize {
-    (SLICE_BYTES / 4 / v.max(1)).max(1).min(n)
 }
 
 /// `log q` of each target, `[N]`; NaN for a target that is not below V.
 pub(crate) fn target_log_probs(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let ((n, c), v, op) = (hidden.dims2()?, head.dim(0)?, "lm_head");
     let log_q = uninitialised(n, DType::F32, hidden)?;
-    let (log_z, logits) =
-        (uninitialised(n, DType::F32, hidden)?, uninitialised((slice_tokens(n, v), v), DType::F32, hidden)?);
+    let (log_z, logits) = (
+        uninitialised(n, DType::F32, hidden)?,
+        uninitialised((slice_tokens(n, v, true), v), DType::F32, hidden)?,
+    );
     with_arrays(op, [targets], [], |_, [targets], []| {
         with_arrays(
             op,
@@ -62,7 +56,7 @@ pub(crate) fn weighted_cross_entropy<T: Element>(
     dhead: &Tensor,
 ) -> Result<(Tensor, Tensor)> {
     let ((n, c), v, op) = (hidden.dims2()?, head.dim(0)?, "lm_head");
-    let slice = slice_tokens(n, v);
+    let slice = slice_tokens(n, v, true);
     let (log_q, log_z) = (uninitialised(n, DType::F32, hidden)?, uninitialised(n, DType::F32, hidden)?);
     let (dhidden, logits) =
         (uninitialised((n, c), DType::F32, hidden)?, uninitialised((slice, v), DType::F32, hidden)?);

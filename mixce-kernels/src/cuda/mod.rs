@@ -17,6 +17,7 @@ pub(crate) mod attention;
 mod cast;
 pub(crate) mod cross_entropy;
 pub(crate) mod decode;
+pub(crate) mod device;
 pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub(crate) mod layer_norm;

@@ -31,9 +31,9 @@ use candle_core::{Result, Tensor, bail};
 
 use crate::{Affine, packed};
 
-/// Rows that go through a sublayer together: enough for matrix products at full speed, few enough that their intermediate
+/// Rows that go through a sublayer together on the CPU: enough for matrix products at full speed, few enough that their intermediate
 /// results (12 MB for GPT-2 small's MLP) stay in the last-level cache.
-const BLOCK_ROWS: usize = 1024;
+pub const BLOCK_ROWS: usize = 1024;
 
 /// Refuses a tensor that has not these dimensions.
 fn check(name: &str, tensor: &Tensor, dims: &[usize]) -> Result<()> {

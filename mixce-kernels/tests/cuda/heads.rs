@@ -6,7 +6,7 @@ use mixce_kernels::lm_head::{
 };
 use mixce_kernels::{Columns, Precision, decode_attention};
 
-use crate::{assert_close, cuda, random, values};
+use crate::{assert_close, cuda, on, random, values};
 
 /// In bf16 both devices round the same numbers to it: only where these differ by their own rounding may the results.
 #[test]
@@ -19,11 +19,11 @@ fn lm_head_with_mixce_weights() -> Result<()> {
         let targets: Vec<u32> = (0..n as u32).map(|i| i * 7 % v as u32).collect();
         let targets = Tensor::from_vec(targets, n, &Device::Cpu)?;
         let dhead = random(&[v, c], 3)?;
-        let dhead_cuda = dhead.to_device(&cuda()?)?;
+        let dhead_cuda = on(&cuda()?, &dhead)?;
         let weight = |log_q: f64| (0.1 + 0.9 * log_q.exp()) / 8.0;
         let want = weighted_cross_entropy(&hidden, &head, &targets, &weight, &dhead, precision)?;
-        let [hidden, head, targets] = [&random(&[n + 1, c], 1)?, &head, &targets]
-            .map(|tensor| tensor.to_device(&cuda().unwrap()).unwrap());
+        let [hidden, head, targets] =
+            [&random(&[n + 1, c], 1)?, &head, &targets].map(|t| on(&cuda().unwrap(), t).unwrap());
         let hidden = hidden.narrow(0, 1, n)?;
         let weights = |log_q: &Tensor| log_q.exp()?.affine(0.9, 0.1);
         let (scaled, sum): (TokenWeights<'_>, _) = (&weights, &dhead_cuda);
@@ -62,11 +62,12 @@ fn decoding_fills_the_cache_and_attends() -> Result<()> {
         let (qkv, keys, values) =
             (random(&[b, 3 * h * d], 1)?, random(&[b, h, capacity, d], 2)?, random(&[b, h, capacity, d], 3)?);
         let on = |device: &Device| -> Result<[Tensor; 3]> {
-            let (keys, values) = (keys.to_device(device)?, values.to_device(device)?);
+            let (keys, values) = (on(device, &keys)?, on(device, &values)?);
             // The CPU's are shared and changed in place: work on copies.
-            let (keys, values) = (keys.copy()?, values.copy()?);
+            let (keys, values) =
+                if device.is_cpu() { (keys.copy()?, values.copy()?) } else { (keys, values) };
             let columns = Columns { first: &first, new };
-            let out = decode_attention(&qkv.to_device(device)?, (&keys, &values), columns, 0.4)?;
+            let out = decode_attention(&on(device, &qkv)?, (&keys, &values), columns, 0.4)?;
             Ok([out, keys, values])
         };
         for (got, want) in on(&cuda()?)?.iter().zip(&on(&Device::Cpu)?) {

@@ -33,6 +33,39 @@ fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()
 }
 
+/// How a tensor lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Placed {
+    /// From the beginning of an allocation.
+    Plain,
+    /// From the second element of one, so that no vector of elements is aligned.
+    Unaligned,
+    /// As the transpose of what lies there, where it is a matrix.
+    Strided,
+}
+
+/// The same tensor on a device, lying as said; gradients flow back through it.
+fn place(tensor: &Tensor, placed: Placed) -> Result<Tensor> {
+    match placed {
+        // An empty tensor lies nowhere.
+        _ if tensor.elem_count() == 0 => Ok(tensor.clone()),
+        Placed::Plain => Ok(tensor.clone()),
+        Placed::Unaligned => {
+            let flat = tensor.flatten_all()?;
+            let shifted = Tensor::cat(&[Tensor::zeros(1, tensor.dtype(), tensor.device())?, flat], 0)?;
+            shifted.narrow(0, 1, tensor.elem_count())?.reshape(tensor.shape())
+        }
+        Placed::Strided if tensor.rank() == 2 => tensor.t()?.contiguous()?.t(),
+        Placed::Strided => Ok(tensor.clone()),
+    }
+}
+
+/// A tensor for operations that own no graph, on a device: on CUDA an unaligned one.
+fn on(device: &Device, tensor: &Tensor) -> Result<Tensor> {
+    let placed = if device.is_cuda() { Placed::Unaligned } else { Placed::Plain };
+    place(&tensor.to_device(device)?, placed)
+}
+
 /// `|got - want| <= tolerance * max(1, largest |want|)` everywhere. Sums of n terms in two orders differ by rounding only, which
 /// is relative to the largest terms and not to what cancellation leaves.
 fn assert_close(name: &str, got: &Tensor, want: &Tensor, tolerance: f32) -> Result<()> {
@@ -49,39 +82,44 @@ fn assert_close(name: &str, got: &Tensor, want: &Tensor, tolerance: f32) -> Resu
 /// The result of an operation and the gradients of its inputs, given some gradient of the result, on one device.
 fn forward_and_backward(
     inputs: &[Tensor],
-    device: &Device,
+    (device, placed): (&Device, Placed),
     f: &dyn Fn(&[Tensor]) -> Result<Tensor>,
 ) -> Result<Vec<Tensor>> {
     let vars =
         inputs.iter().map(|input| Var::from_tensor(&input.to_device(device)?)).collect::<Result<Vec<_>>>()?;
-    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let tensors = vars.iter().map(|var| place(var, placed)).collect::<Result<Vec<_>>>()?;
     let y = f(&tensors)?;
     let mut all = vec![y.clone()];
     if y.elem_count() > 0 {
         let projection = random(y.dims(), 99)?.to_device(device)?;
         let gradients = y.mul(&projection)?.sum_all()?.backward()?;
-        let gradient = |var| gradients.get(var).cloned().map_or_else(|| Tensor::zeros_like(var), Ok);
-        all.extend(tensors.iter().map(gradient).collect::<Result<Vec<_>>>()?);
+        let gradient = |var: &Var| gradients.get(var).cloned().map_or_else(|| Tensor::zeros_like(var), Ok);
+        all.extend(vars.iter().map(gradient).collect::<Result<Vec<_>>>()?);
     }
     Ok(all)
 }
 
-/// An operation of candle's graph gives the same on both devices, forward and backward, and the same bits twice.
+/// An operation of candle's graph gives the same on both devices, forward and backward, and on CUDA the same bits however its inputs
+/// lie in memory, and twice.
 fn assert_same_on_cuda(
     name: &str,
     inputs: &[Tensor],
     tolerance: f32,
     f: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) -> Result<()> {
-    let cpu = forward_and_backward(inputs, &Device::Cpu, &f)?;
-    let (gpu, again) =
-        (forward_and_backward(inputs, &cuda()?, &f)?, forward_and_backward(inputs, &cuda()?, &f)?);
+    let cpu = forward_and_backward(inputs, (&Device::Cpu, Placed::Plain), &f)?;
+    let on_cuda = |placed| forward_and_backward(inputs, (&cuda()?, placed), &f);
+    let gpu = on_cuda(Placed::Plain)?;
     assert_eq!(gpu.len(), cpu.len(), "{name}");
-    for (i, ((got, again), want)) in gpu.iter().zip(&again).zip(&cpu).enumerate() {
-        let name = if i == 0 { name.to_owned() } else { format!("{name}, gradient {i}") };
-        assert!(got.device().is_cuda(), "{name}");
-        assert_close(&name, got, want, tolerance)?;
-        assert_eq!(values(got)?, values(again)?, "{name}: two runs differ");
+    let name = |i| if i == 0 { name.to_owned() } else { format!("{name}, gradient {i}") };
+    for (i, (got, want)) in gpu.iter().zip(&cpu).enumerate() {
+        assert!(got.device().is_cuda(), "{}", name(i));
+        assert_close(&name(i), got, want, tolerance)?;
+    }
+    for placed in [Placed::Unaligned, Placed::Strided] {
+        for (i, (again, got)) in on_cuda(placed)?.iter().zip(&gpu).enumerate() {
+            assert_eq!(values(again)?, values(got)?, "{}: {placed:?} gives other bits", name(i));
+        }
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 use mixce_kernels::{AdamWUpdate, GradientGuard, adamw_step, clear, sum_of_squares};
 
-use crate::{assert_close, cuda, random, values};
+use crate::{assert_close, cuda, on, random, values};
 
 const UPDATE: AdamWUpdate = AdamWUpdate {
     first_rate: 0.1,
@@ -18,7 +18,7 @@ const UPDATE: AdamWUpdate = AdamWUpdate {
 
 /// Parameter, moments and gradient.
 fn state(n: usize, device: &Device) -> Result<[Tensor; 4]> {
-    let tensor = |seed| random(&[n], seed)?.to_device(device);
+    let tensor = |seed| on(device, &random(&[n], seed)?);
     Ok([tensor(1)?, tensor(2)?, tensor(3)?.abs()?, tensor(4)?])
 }
 
@@ -41,9 +41,9 @@ fn updates_equal_those_of_the_cpu() -> Result<()> {
 fn norms_and_zeros() -> Result<()> {
     for n in [0, 1, 33, 257, 70_001] {
         let x = random(&[n], 1)?;
-        let (got, want) = (sum_of_squares(&x.to_device(&cuda()?)?)?, sum_of_squares(&x)?);
+        let (got, want) = (sum_of_squares(&on(&cuda()?, &x)?)?, sum_of_squares(&x)?);
         assert!((got - want).abs() <= 1e-6 * want.abs(), "{n}: {got} {want}");
-        let x = x.to_device(&cuda()?)?;
+        let x = on(&cuda()?, &x)?;
         clear(&x)?;
         assert!(values(&x)?.iter().all(|x| *x == 0.0));
     }
@@ -54,7 +54,7 @@ fn norms_and_zeros() -> Result<()> {
 fn the_guard_clips_and_stops_for_good() -> Result<()> {
     let device = cuda()?;
     let [p, m, v, g] = state(257, &device)?;
-    let h = random(&[33], 5)?.to_device(&device)?;
+    let h = on(&device, &random(&[33], 5)?)?;
     let guard = GradientGuard::new(&p)?.expect("CUDA has a guard");
     let norm = (sum_of_squares(&g)? + sum_of_squares(&h)?).sqrt();
 

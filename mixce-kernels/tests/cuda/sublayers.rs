@@ -11,20 +11,20 @@ use mixce_kernels::sublayer::{
 };
 use mixce_kernels::{Activation, Affine, Precision};
 
-use crate::{assert_close, cuda, random, rounded, values};
+use crate::{assert_close, cuda, on, random, rounded, values};
 
 fn affine(weight: &[usize], device: &Device, seed: u64) -> Result<Affine> {
     let c = weight[weight.len() - 1];
-    let tensor = |shape: &[usize], seed| random(shape, seed)?.to_device(device);
+    let tensor = |shape: &[usize], seed| on(device, &random(shape, seed)?);
     Ok(Affine { weight: tensor(weight, seed)?, bias: tensor(&[c], seed + 1)? })
 }
 
 /// What sublayers hand to each other inside a branch: bf16 on CUDA in bf16.
 fn inside(shape: &[usize], device: &Device, precision: Precision, seed: u64) -> Result<Tensor> {
     match precision {
-        Precision::F32 => random(shape, seed)?.to_device(device),
+        Precision::F32 => on(device, &random(shape, seed)?),
         Precision::Bf16 if device.is_cpu() => rounded(shape, seed),
-        Precision::Bf16 => rounded(shape, seed)?.to_dtype(DType::BF16)?.to_device(device),
+        Precision::Bf16 => on(device, &rounded(shape, seed)?.to_dtype(DType::BF16)?),
     }
 }
 
@@ -54,11 +54,10 @@ fn norm_and_linear() -> Result<()> {
     for (n, c, precision) in problems() {
         assert_same(&format!("norm_linear [{n}, {c}]"), (precision, 1e-5), |device| {
             let (norm, map) = (affine(&[c], device, 1)?, affine(&[c, 3 * c], device, 3)?);
-            let (x, dy) =
-                (random(&[n, c], 5)?.to_device(device)?, inside(&[n, 3 * c], device, precision, 6)?);
+            let (x, dy) = (on(device, &random(&[n, c], 5)?)?, inside(&[n, 3 * c], device, precision, 6)?);
             // Gradients are added to what is there.
             let (dnorm, dmap) = (affine(&[c], device, 7)?, affine(&[c, 3 * c], device, 9)?);
-            let (dx, dz) = (random(&[n, c], 11)?.to_device(device)?, random(&[n, c], 12)?.to_device(device)?);
+            let (dx, dz) = (on(device, &random(&[n, c], 11)?)?, on(device, &random(&[n, c], 12)?)?);
             let y = norm_linear(&x, &norm, 1e-5, &map, precision)?;
             assert_eq!(y.dtype(), dy.dtype());
             norm_linear_backward(&x, (&norm, 1e-5), &map, &dy, &dx, (&dnorm, &dmap), precision)?;
@@ -76,7 +75,7 @@ fn linear_and_residual() -> Result<()> {
             assert_same(&format!("linear_residual [{n}, {c}]"), (precision, 1e-5), |device| {
                 let (map, dmap) = (affine(&[c + 2, c], device, 1)?, affine(&[c + 2, c], device, 3)?);
                 let x = inside(&[n, c + 2], device, precision, 5)?;
-                let tensor = |seed| random(&[n, c], seed)?.to_device(device);
+                let tensor = |seed| on(device, &random(&[n, c], seed)?);
                 let (residual, dy) = (tensor(6)?, tensor(7)?);
                 let y = linear_residual(&x, &map, &residual, drop, precision)?;
                 let dx = linear_residual_backward(&x, &map, drop, &dy, &dmap, precision)?;
@@ -107,8 +106,8 @@ fn mlps() -> Result<()> {
     for ((n, c, precision), (f, drop)) in problems().flat_map(|p| functions.map(|f| (p, f))) {
         assert_same(&format!("mlp [{n}, {c}] with {f:?}"), (precision, 2e-5), |device| {
             let (parameters, sums) = (mlp(c, device, 1)?, mlp(c, device, 11)?);
-            let x = random(&[n, c], 21)?.to_device(device)?;
-            let dx = random(&[n, c], 22)?.to_device(device)?;
+            let x = on(device, &random(&[n, c], 21)?)?;
+            let dx = on(device, &random(&[n, c], 22)?)?;
             let (y, before) = mlp_residual(&x, &parameters, 1e-5, f, drop, true, precision)?;
             let before = before.expect("kept");
             let (again, nothing) = mlp_residual(&x, &parameters, 1e-5, f, drop, false, precision)?;

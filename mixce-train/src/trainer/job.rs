@@ -1,22 +1,19 @@
 //! What goes into a run and what comes out.
 use std::path::PathBuf;
 
-use mixce_gpt2::params::Parameters;
 use mixce_gpt2::{Gpt2Config, Tokenizer};
 
 use crate::config::TrainConfig;
 use crate::data::Examples;
 use crate::observer::BestModel;
 
-/// Everything that a run needs, loaded.
+/// Everything that a run needs beside its initial parameters, loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct TrainJob<'a> {
     /// The settings; checked with [`TrainConfig::validate_settings`] before anything is done.
     pub config: &'a TrainConfig,
     /// The model's configuration; `--dropout` is applied on top of it.
     pub model_config: &'a Gpt2Config,
-    /// Initial parameters, on the device to train on. They are copied, not changed.
-    pub parameters: &'a Parameters,
     /// Training examples.
     pub train: &'a Examples,
     /// Development examples.

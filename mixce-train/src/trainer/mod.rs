@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use mixce_gpt2::Parameters;
 use mixce_kernels::rng::{Stream, purpose};
 
 use crate::checkpoint::{self, STATE_VERSION, TrainState};
@@ -29,6 +30,8 @@ use sums::Speedometer;
 
 /// Trains, and writes metrics, checkpoints and models into `run`.
 ///
+/// Training begins with copies of `parameters`, which lie on the device to train on and are let go.
+///
 /// With `config.resume` set the run goes on from that checkpoint, exactly as if it had never stopped. When `stop` becomes true the step
 /// under way is given up, a checkpoint of the last whole step is written, and the outcome is [`End::Interrupted`].
 ///
@@ -37,6 +40,7 @@ use sums::Speedometer;
 /// keep their last good values, in the last checkpoint); files that cannot be written; errors of observers.
 pub fn train(
     job: &TrainJob<'_>,
+    parameters: Parameters,
     run: &RunFolder,
     observers: &mut [&mut dyn TrainObserver],
     stop: &AtomicBool,
@@ -46,7 +50,7 @@ pub fn train(
     let mut tensorboard = TensorBoardWriter::new(run.root());
     let mut all: Vec<&mut dyn TrainObserver> = vec![&mut jsonl, &mut tensorboard];
     all.extend(observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver));
-    let mut trainer = Trainer::new(job, run, Fanout { observers: all }, stop)?;
+    let mut trainer = Trainer::new((job, parameters), run, Fanout { observers: all }, stop)?;
     run.clean_up()?;
     checkpoint::clean_up(&run.checkpoints())?;
     if let Some(resume) = &trainer.config.resume {
@@ -73,7 +77,7 @@ struct Trainer<'a> {
 
 impl<'a> Trainer<'a> {
     fn new(
-        job: &'a TrainJob<'a>,
+        (job, parameters): (&'a TrainJob<'a>, Parameters),
         run: &'a RunFolder,
         observers: Fanout<'a>,
         stop: &'a AtomicBool,
@@ -94,8 +98,7 @@ impl<'a> Trainer<'a> {
         }
         let objective = config.objective_config().build()?;
         let (adamw, clip) = (config.adamw(), config.clip_grad_norm);
-        let step =
-            TrainStep::new(model_config, job.parameters, objective, adamw, clip)?.with_pass(config.pass());
+        let step = TrainStep::new(model_config, parameters, objective, adamw, clip)?.with_pass(config.pass());
         let schedule = Schedule {
             kind: config.scheduler,
             peak: config.lr,
@@ -190,13 +193,11 @@ impl<'a> Trainer<'a> {
         let mut watch = |_: crate::evaluate::Scored<'_>| {
             if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
         };
-        let scores = match evaluate(
-            &self.step.model,
-            valid,
-            &*self.step.objective,
-            DEFAULT_BATCH_TOKENS,
-            &mut watch,
-        ) {
+        // No more than a microbatch: an evaluation then needs less memory than a step.
+        let tokens = self.config.batch_size.saturating_mul(self.job.train.longest());
+        let (model, objective) = (&self.step.model, &*self.step.objective);
+        let tokens = tokens.min(DEFAULT_BATCH_TOKENS);
+        let scores = match evaluate(model, valid, objective, tokens, &mut watch) {
             Err(Error::Interrupted) => return Ok(false),
             Err(Error::NonFiniteLikelihood { document, log_q, .. }) => {
                 return Err(Error::NonFiniteLikelihood { document, log_q, step: Some(self.state.step) });

@@ -69,17 +69,20 @@ pub struct StepResult {
 impl TrainStep {
     /// A model with copies of `parameters` and a fresh optimizer. `clip_grad_norm` 0 switches clipping off.
     ///
+    /// Each parameter is let go as it is copied, so that no second set of them stays where nobody else holds it.
+    ///
     /// # Errors
     /// Parameters that do not fit the configuration, or that cannot be copied to f32.
     pub fn new(
         config: Gpt2Config,
-        parameters: &Parameters,
+        parameters: Parameters,
         objective: Arc<dyn Objective>,
         adamw: AdamWConfig,
         clip_grad_norm: f64,
     ) -> Result<Self> {
         let variables = Variables::new(parameters)?;
-        let model = Gpt2::new(config, variables.parameters(parameters)?)?;
+        let parameters = variables.parameters(&config)?;
+        let model = Gpt2::new(config, parameters)?;
         let gradients = Gradients::new(model.config(), model.parameters())?;
         let guard = GradientGuard::new(gradients.lm_head()).map_err(Error::tensor("gradient norm"))?;
         let optimizer = variables.optimizer(adamw)?;
@@ -142,14 +145,14 @@ impl TrainStep {
             let Packed { inputs, targets: next } = Packed::new(&self.model, &microbatch.examples)?;
             let pass = Pass { dropout: Some(dropout.fold(index as u64)), ..self.pass };
             let forward = self.model.forward(&inputs, pass)?;
-            let (hidden, head) = (forward.hidden(), self.model.lm_head());
-            let dhead = (self.gradients.lm_head(), pass.precision);
-            let out = lm_head_backward(&hidden, head, &next, &*self.objective, targets as f64, dhead)?;
+            let (head, dhead) = (self.model.lm_head(), (self.gradients.lm_head(), pass.precision));
+            let objective = &*self.objective;
+            let out = lm_head_backward(&forward.hidden(), head, &next, objective, targets as f64, dhead)?;
             match self.guard {
                 Some(_) => log_q.push(out.log_q),
                 None => self.add(&mut sums, &out.log_q, (step, index, targets))?,
             }
-            self.model.backward(&inputs, forward, &out.dhidden, &self.gradients)?;
+            self.model.backward(&inputs, forward, out.dhidden, &self.gradients)?;
         }
         let gradients: Vec<Tensor> = self.gradients.sums().iter().map(|(_, sum)| sum.clone()).collect();
         if let Some(guard) = &self.guard {

@@ -3,6 +3,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Tensor, Var};
 use indexmap::IndexMap;
+use mixce_gpt2::Gpt2Config;
 use mixce_gpt2::params::Parameters;
 
 use crate::checkpoint::NamedTensors;
@@ -17,24 +18,23 @@ pub(super) struct Variables {
 }
 
 impl Variables {
-    /// Fresh variables holding copies of `parameters`.
-    pub(super) fn new(parameters: &Parameters) -> Result<Self> {
+    /// Fresh variables holding copies of `parameters`, each of which is let go once it is copied.
+    pub(super) fn new(parameters: Parameters) -> Result<Self> {
         let mut variables = IndexMap::new();
         let mut decays = Vec::new();
-        for (name, kind, tensor) in parameters.iter_with_kind() {
-            // A copy: variables are updated in place, the caller's tensors must not be.
-            let variable = tensor.to_dtype(DType::F32).and_then(|t| Var::from_tensor(&t.force_contiguous()?));
-            variables.insert(name.to_owned(), variable.map_err(Error::tensor("trainable parameters"))?);
+        for (name, kind, tensor) in parameters.into_entries() {
+            // Detached it is copied even if it is a variable: ours are updated in place, other people's must not be.
+            let variable = tensor.detach().to_dtype(DType::F32).and_then(|t| Var::from_tensor(&t));
+            variables.insert(name, variable.map_err(Error::tensor("trainable parameters"))?);
             decays.push(kind.decays());
         }
         Ok(Self { variables, decays })
     }
 
     /// The model's parameters, backed by the variables: an update of the variables is an update of the model.
-    pub(super) fn parameters(&self, like: &Parameters) -> Result<Parameters> {
-        Ok(like.try_map(|name, tensor| {
-            Ok(self.variables.get(name).map_or_else(|| tensor.clone(), |v| v.as_tensor().clone()))
-        })?)
+    pub(super) fn parameters(&self, config: &Gpt2Config) -> Result<Parameters> {
+        let tensors = self.iter().map(|(name, variable)| (name.to_owned(), variable.as_tensor().clone()));
+        Ok(Parameters::new(config, tensors)?)
     }
 
     pub(super) fn optimizer(&self, config: AdamWConfig) -> Result<AdamW> {
@@ -80,7 +80,6 @@ impl Variables {
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
-    use mixce_gpt2::Gpt2Config;
 
     use super::*;
 
@@ -88,7 +87,7 @@ mod tests {
         let json =
             r#"{"model_type":"gpt2","vocab_size":5,"n_positions":4,"n_embd":4,"n_layer":1,"n_head":1}"#;
         let config = Gpt2Config::from_json(json).unwrap();
-        Variables::new(&Parameters::random(&config, 1, &Device::Cpu).unwrap()).unwrap()
+        Variables::new(Parameters::random(&config, 1, &Device::Cpu).unwrap()).unwrap()
     }
 
     /// Weight decay on layer norms because a name did not match (transformers#10598).

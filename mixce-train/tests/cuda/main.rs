@@ -5,6 +5,9 @@
 mod bf16;
 #[path = "../training/common.rs"]
 mod common;
+mod counts;
+#[path = "../gradients.rs"]
+mod gradients;
 #[path = "../training/pytorch_steps.rs"]
 mod pytorch_steps;
 
@@ -146,72 +149,4 @@ fn a_run_that_diverges_unseen_never_writes_what_came_of_it() {
         assert_eq!(recorder.steps.len(), 1, "only the first step was looked at");
         assert!(recorder.checkpoints.is_empty());
     }
-}
-
-/// What the emulated driver counts for `steps` steps with some variables for [`steps_to_count`], in a process of its own; none on a
-/// GPU.
-fn counts(steps: u64, layers: usize, variables: &[(&str, &str)]) -> Option<serde_json::Value> {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("statistics.json");
-    let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "steps_to_count"])
-        .envs([("MIXCE_COUNT_STEPS", steps.to_string()), ("MIXCE_COUNT_LAYERS", layers.to_string())])
-        .envs(variables.iter().copied())
-        .env("EMULATED_CUDA_STATISTICS", &file)
-        .stdout(std::process::Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success());
-    Some(serde_json::from_slice(&std::fs::read(file).ok()?).unwrap())
-}
-
-#[test]
-#[ignore = "counted by `a_step_launches_little_and_waits_for_nothing`"]
-fn steps_to_count() {
-    use mixce_train::trainer::TrainStep;
-    let number = |name| std::env::var(name).map_or(1, |text| text.parse().unwrap());
-    let mut setup = Setup::new(&[], None);
-    setup.model.n_layer = number("MIXCE_COUNT_LAYERS");
-    if let Ok(channels) = std::env::var("MIXCE_COUNT_CHANNELS") {
-        let channels = channels.parse().unwrap();
-        (setup.model.n_embd, setup.model.n_head) = (channels, channels / 64);
-        (setup.model.vocab_size, setup.model.n_positions) = (50_257, 1024);
-    }
-    setup.parameters = Parameters::random(&setup.model, 3, &Device::Cpu).unwrap();
-    let setup = on_cuda(setup);
-    let bf16 = std::env::var("MIXCE_COUNT_PRECISION").is_ok_and(|name| name == "bf16");
-    let config = TrainConfig { precision: if bf16 { Precision::Bf16 } else { Precision::F32 }, ..config() };
-    let objective = config.objective_config().build().unwrap();
-    let step = TrainStep::new(setup.model, &setup.parameters, objective, config.adamw(), 1.0).unwrap();
-    let mut step = step.with_pass(config.pass());
-    let examples = || documents(std::env::var("MIXCE_COUNT_DOCUMENTS").map_or(6, |n| n.parse().unwrap()), 1);
-    let microbatch = || mixce_train::data::Microbatch { examples: examples() };
-    for number in 0..number("MIXCE_COUNT_STEPS") {
-        let stream = mixce_kernels::rng::Stream::new(number as u64);
-        step.start(&[microbatch()], stream, 1e-3, &false.into()).unwrap();
-    }
-}
-
-/// Launches of a layer and outside of the layers, beside updates, after making sure that nothing waits; none on a GPU.
-fn launches(variables: &[(&str, &str)]) -> Option<(u64, u64)> {
-    let number = |counts: &serde_json::Value, path: &str| counts.pointer(path).unwrap().as_u64().unwrap();
-    // The first step also loads kernels and the like.
-    let of_a_step = |layers, path: &str| {
-        let (more, less) = (counts(3, layers, variables)?, counts(2, layers, variables)?);
-        Some(number(&more, path) - number(&less, path))
-    };
-    let two_layers = of_a_step(2, "/launches")?;
-    assert_eq!(of_a_step(2, "/device_to_host/calls"), Some(0));
-    assert_eq!(of_a_step(2, "/synchronisations"), Some(0));
-    let (tensors_of_a_layer, other_tensors) = (12, 4);
-    // Four layers more have 48 tensors more, whose squares are summed in six launches.
-    let layer = (of_a_step(6, "/launches")? - two_layers - 6) / 4 - tensors_of_a_layer;
-    Some((layer, two_layers - 2 * (layer + tensors_of_a_layer) - other_tensors))
-}
-
-/// The table of docs/src/cuda.md: 12 outside of the layers, the judge, and four sums of squares of 28 tensors.
-#[test]
-fn a_step_launches_little_and_waits_for_nothing() {
-    let Some(launches) = launches(&[]) else { return };
-    assert_eq!(launches, (34, 12 + 1 + 4));
 }

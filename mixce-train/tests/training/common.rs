@@ -124,14 +124,13 @@ impl Setup {
         let job = TrainJob {
             config,
             model_config: &self.model,
-            parameters: &self.parameters,
             train: &self.train,
             valid: self.valid.as_ref(),
             tokenizer: None,
         };
         let stop = AtomicBool::new(recorder.stop.load(Ordering::Relaxed));
         let mut watch = Watch(recorder, &stop);
-        train(&job, &run, &mut [&mut watch], &stop)
+        train(&job, self.parameters.clone(), &run, &mut [&mut watch], &stop)
     }
 }
 

@@ -58,7 +58,7 @@ impl Files {
     }
 }
 
-fn start(config: &TrainConfig, prepared: &Prepared) -> Result<mixce_train::trainer::TrainOutcome> {
+fn start(config: &TrainConfig, prepared: Prepared) -> Result<mixce_train::trainer::TrainOutcome> {
     launch(config, prepared, &Provenance::of(&Device::Cpu), &mut [], &AtomicBool::new(false))
 }
 
@@ -68,7 +68,7 @@ fn text_in_exported_model_out() {
     let config = files.config();
     let prepared = files.prepare(&config).unwrap();
     assert_eq!((prepared.train.len(), prepared.train.store().counts().empty), (40, 1));
-    let outcome = start(&config, &prepared).unwrap();
+    let outcome = start(&config, prepared).unwrap();
 
     // The exported best model gives the development NLL that chose it, through its own tokenizer.
     let best = outcome.best.unwrap();
@@ -99,7 +99,7 @@ fn a_run_folder_in_use_is_refused_untouched() {
     let prepared = files.prepare(&config).unwrap();
     std::fs::create_dir(files.path("run")).unwrap();
     std::fs::write(files.path("run").join("precious"), "x").unwrap();
-    let error = start(&config, &prepared).unwrap_err();
+    let error = start(&config, prepared).unwrap_err();
     assert!(matches!(error, Error::OutputNotEmpty { .. }), "{error}");
     assert_eq!(std::fs::read_dir(files.path("run")).unwrap().count(), 1);
 }
@@ -138,7 +138,7 @@ fn blocks_from_files_hold_every_token() {
     let prepared = files.prepare(&config).unwrap();
     let tokens = prepared.train.store().counts().tokens;
     assert_eq!(prepared.train.len() as u64, tokens.div_ceil(32) - u64::from(tokens % 32 == 1));
-    start(&config, &prepared).unwrap();
+    start(&config, prepared).unwrap();
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn confined_blocks_train_on_fewer_targets_and_never_across_documents() {
     for piece in (0..prepared.train.len()).flat_map(|i| prepared.train.pieces(i)) {
         assert!(!piece[..piece.len() - 1].contains(&eos), "EOS ends a piece: {piece:?}");
     }
-    start(&confined, &prepared).unwrap();
+    start(&confined, prepared).unwrap();
 }
 
 #[test]
@@ -201,16 +201,16 @@ fn a_refused_resume_leaves_the_run_as_it_was() {
     let files = Files::new();
     let config = files.config();
     let prepared = files.prepare(&config).unwrap();
-    start(&config, &prepared).unwrap();
+    start(&config, prepared).unwrap();
     let run_toml = std::fs::read(files.path("run/run.toml")).unwrap();
     let changed = TrainConfig { lr: 1e-9, resume: Some("auto".into()), ..files.config() };
-    let error = start(&changed, &prepared).unwrap_err();
+    let error = start(&changed, files.prepare(&config).unwrap()).unwrap_err();
     assert!(matches!(error, Error::ResumeMismatch { .. }), "{error}");
     assert_eq!(std::fs::read(files.path("run/run.toml")).unwrap(), run_toml);
 
     // Without the cache the tokens are the same, and so is the run.
     let same = TrainConfig { cache_dir: None, epochs: 2, resume: Some("auto".into()), ..files.config() };
-    let outcome = start(&same, &files.prepare(&same).unwrap()).unwrap();
+    let outcome = start(&same, files.prepare(&same).unwrap()).unwrap();
     assert_eq!(outcome.steps, 14);
     // Its run.toml repeats it, from the first step.
     let repeated = TrainConfig::from_toml_file(&files.path("run/run.toml")).unwrap();

@@ -76,6 +76,16 @@ CUresult cuMemFree_v2(CUdeviceptr address) {
 }
 CUresult cuMemFreeAsync(CUdeviceptr address, CUstream) { return cuMemFree_v2(address); }
 
+// The one pool, from which everything is allocated.
+CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* pool, CUdevice) { return *pool = reinterpret_cast<CUmemoryPool>(3), CUDA_SUCCESS; }
+CUresult cuMemPoolGetAttribute(CUmemoryPool, CUmemPool_attribute which, void* value) {
+  auto turn = take_turn();
+  auto* bytes = static_cast<cuuint64_t*>(value);
+  if (which == CU_MEMPOOL_ATTR_USED_MEM_CURRENT) return *bytes = statistics().memory_bytes, CUDA_SUCCESS;
+  if (which == CU_MEMPOOL_ATTR_USED_MEM_HIGH) return *bytes = statistics().peak_memory_bytes, CUDA_SUCCESS;
+  return CUDA_ERROR_NOT_SUPPORTED;
+}
+
 // Pinned memory of the host; kernels cannot reach it here.
 CUresult cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
   *memory = malloc(bytes ? bytes : 1);

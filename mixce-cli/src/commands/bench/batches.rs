@@ -10,8 +10,8 @@ use mixce_train::data::cache::encode_file;
 use mixce_train::data::{EncodeSettings, Examples, Microbatch};
 use serde::Serialize;
 
-use super::model::{Common, at_least};
-use crate::error::Problem;
+use super::model::Common;
+use crate::error::{Problem, at_least};
 use crate::models::{self, Network};
 
 /// The flags of measurements that read whole sequences.

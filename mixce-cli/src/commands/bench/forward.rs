@@ -9,10 +9,11 @@ use mixce_train::evaluate::evaluate;
 use serde_json::json;
 
 use super::batches::{Batches, TextArgs, input_lengths};
-use super::measure::{Step, steps, timed};
+use super::measure::{Step, steps};
 use super::model::Common;
 use super::report::{Measured, print};
 use crate::context::Context;
+use crate::speed::timed;
 
 /// Measure scoring: the log-probability of every token, as `mixce evaluate` computes it
 #[derive(Debug, Args)]

@@ -9,12 +9,13 @@ use mixce_kernels::rng::{Stream, purpose};
 use mixce_train::config::Precision;
 use serde_json::json;
 
-use super::measure::{Step, steps, timed};
-use super::model::{Common, at_least};
+use super::measure::{Step, steps};
+use super::model::Common;
 use super::report::{Measured, print};
 use crate::commands::train::words;
 use crate::context::Context;
-use crate::error::Problem;
+use crate::error::{Problem, at_least};
+use crate::speed::timed;
 
 /// Measure sampling: continuations of random prompts, unbiased, all of a batch at once
 #[derive(Debug, Args)]

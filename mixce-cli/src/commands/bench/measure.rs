@@ -1,9 +1,6 @@
 //! Timed steps.
 
-use std::time::Instant;
-
-use anyhow::{Context as _, Result};
-use candle_core::Device;
+use anyhow::Result;
 
 use super::model::Common;
 use crate::progress;
@@ -17,15 +14,6 @@ pub(super) struct Step {
     pub(super) flops: u128,
     /// Wall time.
     pub(super) seconds: f64,
-}
-
-/// Runs `f` until the device is done with it; its result and the seconds that it took.
-pub(super) fn timed<T>(device: &Device, f: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
-    device.synchronize().context("cannot wait for the device")?;
-    let started_at = Instant::now();
-    let result = f()?;
-    device.synchronize().context("cannot wait for the device")?;
-    Ok((result, started_at.elapsed().as_secs_f64()))
 }
 
 /// Warm-up and counted steps, numbered from 0, with a progress bar. The warm-up's are left out of the result.

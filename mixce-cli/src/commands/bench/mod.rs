@@ -3,7 +3,6 @@
 mod batches;
 mod forward;
 mod generate;
-mod matmul;
 mod measure;
 mod model;
 mod report;

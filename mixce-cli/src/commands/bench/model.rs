@@ -1,13 +1,14 @@
 //! Which model is measured.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
 use mixce_gpt2::Gpt2Config;
 use serde::Serialize;
 
-use crate::error::Problem;
+use crate::error::{Problem, at_least};
+use crate::models;
 
 /// More tokens than go through any model together; above it a number is a slip.
 const MAX_BATCH_TOKENS: usize = 1 << 24;
@@ -32,25 +33,12 @@ pub(super) struct Common {
 impl Common {
     /// The configuration that `--model-config` means.
     pub(super) fn model_config(&self) -> Result<Gpt2Config> {
-        let named = &self.model_config;
-        if let Some(preset) = Gpt2Config::preset(named) {
-            return Ok(preset);
-        }
-        let path = Path::new(named);
-        let file = self.model_folder().map_or_else(|| path.to_owned(), |folder| folder.join("config.json"));
-        if !path.exists() {
-            let presets = Gpt2Config::PRESETS.map(|name| format!("`{name}`")).join(", ");
-            let problem =
-                Problem::new(format!("`--model-config`: expected {presets} or a path, got `{named}`"));
-            return Err(problem.hint("a path is a config.json, or a folder with one").into());
-        }
-        Ok(Gpt2Config::from_file(&file)?)
+        models::known_config("--model-config", &self.model_config)
     }
 
     /// The folder that `--model-config` names, if it is one.
     pub(super) fn model_folder(&self) -> Option<PathBuf> {
-        let path = PathBuf::from(&self.model_config);
-        (Gpt2Config::preset(&self.model_config).is_none() && path.is_dir()).then_some(path)
+        models::known_folder(&self.model_config)
     }
 
     /// Refuses sizes that cannot be measured: `tokens` of each sequence, as `flag` gave them.
@@ -73,12 +61,4 @@ impl Common {
         }
         Ok(())
     }
-}
-
-/// Refuses a number below `least`.
-pub(super) fn at_least(flag: &str, value: u64, least: u64) -> Result<()> {
-    if value < least {
-        return Err(Problem::new(format!("`{flag}`: expected at least {least}, got `{value}`")).into());
-    }
-    Ok(())
 }

@@ -2,14 +2,15 @@
 
 use anyhow::Result;
 use candle_core::Device;
+use mixce_kernels::peak_device_bytes;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::matmul::{self, Peak};
 use super::measure::Step;
 use crate::context::{Context, device_name};
 use crate::memory::peak_rss_bytes;
 use crate::output::{bytes, grouped, table};
+use crate::speed::{self, Peak};
 
 /// The result of a measurement: what `--json` prints.
 #[derive(Debug, Serialize)]
@@ -22,6 +23,8 @@ pub(super) struct Report {
     step_s: Vec<f64>,
     tokens: Vec<u64>,
     peak_rss_bytes: Option<u64>,
+    /// On CUDA.
+    peak_device_bytes: Option<u64>,
     gflops: f64,
     matmul_peak_gflops: f64,
     matmul_peak_shape: [usize; 3],
@@ -51,15 +54,20 @@ pub(super) struct Measured {
 /// Reads the peak of memory, measures the peak of arithmetic, prints.
 pub(super) fn print(measured: Measured, device: &Device, context: &Context) -> Result<()> {
     // In this order: the matrices of the second measurement are not the model's memory.
-    let peak_rss_bytes = peak_rss_bytes();
-    let peak = matmul::peak(device)?;
+    let memory = [peak_rss_bytes(), peak_device_bytes(device)?];
+    let peak = speed::peak(device)?;
     let unit = measured.unit;
-    let report = Report::new(measured, peak_rss_bytes, peak, device);
+    let report = Report::new(measured, memory, peak, device);
     context.output.either(&report, || report.text(unit))
 }
 
 impl Report {
-    fn new(measured: Measured, peak_rss_bytes: Option<u64>, peak: Peak, device: &Device) -> Self {
+    fn new(
+        measured: Measured,
+        [peak_rss_bytes, peak_device_bytes]: [Option<u64>; 2],
+        peak: Peak,
+        device: &Device,
+    ) -> Self {
         let Measured { bench, steps, parameters, settings, .. } = measured;
         let rates = sorted(steps.iter().map(|step| step.tokens as f64 / step.seconds));
         let gflops = median(&sorted(steps.iter().map(|step| step.flops as f64 / step.seconds / 1e9)));
@@ -71,6 +79,7 @@ impl Report {
             step_s: steps.iter().map(|step| step.seconds).collect(),
             tokens: steps.iter().map(|step| step.tokens).collect(),
             peak_rss_bytes,
+            peak_device_bytes,
             gflops,
             matmul_peak_gflops: peak.gflops,
             matmul_peak_shape: peak.shape,
@@ -96,10 +105,7 @@ impl Report {
                 ),
             ),
             row("step", format!("{:.4} s, median of {}", median(&step_s), step_s.len())),
-            row(
-                "memory",
-                self.peak_rss_bytes.map_or("not known".into(), |n| format!("{} at most", bytes(n))),
-            ),
+            row("memory", self.memory()),
             row("arithmetic", format!("{:.1} GFLOP/s", self.gflops)),
             row("matmul peak", format!("{:.1} GFLOP/s ({m} x {k} x {n})", self.matmul_peak_gflops)),
             row("share", format!("{:.1} %", 100.0 * self.matmul_peak_share)),
@@ -107,6 +113,16 @@ impl Report {
             row("device", format!("{}, {} threads", self.device, self.threads)),
         ];
         table(&rows, &[])
+    }
+
+    fn memory(&self) -> String {
+        let known =
+            |count: Option<u64>| count.map_or("not known".to_owned(), |n| format!("{} at most", bytes(n)));
+        let resident = known(self.peak_rss_bytes);
+        match (self.device.as_str(), self.peak_device_bytes) {
+            ("cpu", _) => resident,
+            (device, on_device) => format!("{} on {device}; {resident} in the process", known(on_device)),
+        }
     }
 }
 
@@ -145,14 +161,16 @@ mod tests {
         let steps = vec![step(100, 1.0), step(100, 2.0), step(40, 0.1), step(100, 4.0)];
         let measured = Measured { bench: "train", unit: "tokens", steps, parameters: 7, settings: vec![] };
         let peak = Peak { shape: [1, 2, 3], gflops: 9.0 };
-        let report = Report::new(measured, Some(5_000_000), peak, &Device::Cpu);
+        let report = Report::new(measured, [Some(5_000_000), None], peak, &Device::Cpu);
         // Rates 100, 50, 400, 25; GFLOP/s 6, 3, 60, 1.5.
         assert_eq!(
             (report.tokens_per_s, report.tokens_per_s_min, report.tokens_per_s_max),
             (75.0, 25.0, 400.0)
         );
         assert_eq!((report.gflops, report.matmul_peak_share), (4.5, 0.5));
-        let text = report.text("tokens");
+        let on_gpu = Report { device: "cuda:0".into(), peak_device_bytes: Some(7_000_000), ..report };
+        assert_eq!(on_gpu.memory(), "7.0 MB at most on cuda:0; 5.0 MB at most in the process");
+        let text = Report { device: "cpu".into(), peak_device_bytes: None, ..on_gpu }.text("tokens");
         for words in ["75.0 tokens/s (25.0 - 400.0)", "1.5000 s, median of 4", "5.0 MB at most", "50.0 %"] {
             assert!(text.contains(words), "{words}: {text}");
         }

@@ -11,11 +11,12 @@ use mixce_train::trainer::TrainStep;
 use serde_json::json;
 
 use super::batches::{Batches, TextArgs, input_lengths};
-use super::measure::{Step, steps, timed};
+use super::measure::{Step, steps};
 use super::model::Common;
 use super::report::{Measured, print};
 use crate::commands::train::words;
 use crate::context::Context;
+use crate::speed::timed;
 
 /// Measure training steps: forward, loss, backward, gradient check and AdamW, as `mixce train` does them
 #[derive(Debug, Args)]
@@ -67,10 +68,8 @@ pub(super) fn run(args: &TrainBench, context: &Context) -> Result<()> {
     let count = parameters.element_count();
     let objective = config.objective_config().build()?;
     let mut train =
-        TrainStep::new(model_config.clone(), &parameters, objective, config.adamw(), config.clip_grad_norm)?
+        TrainStep::new(model_config.clone(), parameters, objective, config.adamw(), config.clip_grad_norm)?
             .with_pass(config.pass());
-    // They were copied.
-    drop(parameters);
     let (dropout, stop) = (Stream::new(config.seed).fold(purpose::DROPOUT), AtomicBool::new(false));
 
     let steps = steps(&args.common, |index| {

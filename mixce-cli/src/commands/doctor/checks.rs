@@ -8,6 +8,8 @@ use mixce_kernels::rng::Stream;
 use mixce_kernels::{CuSeqlens, causal_attention, causal_attention_slow, layer_norm, layer_norm_slow};
 use serde::Serialize;
 
+use crate::speed::Peak;
+
 /// Largest difference allowed between two f32 computations of numbers around 1 that add in different orders.
 const TOLERANCE: f64 = 1e-4;
 
@@ -15,13 +17,52 @@ const TOLERANCE: f64 = 1e-4;
 #[derive(Debug, Serialize)]
 pub(super) struct Check {
     pub(super) name: &'static str,
+    /// What was compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) against: Option<&'static str>,
     pub(super) holds: bool,
     pub(super) detail: String,
+    /// Of a check that is a measurement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) speed: Option<Speed>,
+}
+
+/// How fast a device trains.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Speed {
+    tokens_per_s: f64,
+    gflops: f64,
+    /// Of f32 matrix products, in the same process; null where the model is too small for a share to mean anything.
+    matmul_peak_gflops: Option<f64>,
+    matmul_peak_share: Option<f64>,
+}
+
+impl Speed {
+    pub(super) fn new(tokens_per_s: f64, gflops: f64, peak: Option<Peak>) -> Self {
+        let matmul_peak_gflops = peak.map(|peak| peak.gflops);
+        let matmul_peak_share = matmul_peak_gflops.map(|peak| gflops / peak);
+        Self { tokens_per_s, gflops, matmul_peak_gflops, matmul_peak_share }
+    }
+
+    pub(super) fn in_words(&self, precision: &str) -> String {
+        let speed = format!("{:.0} tokens/s, {:.1} GFLOP/s in {precision}", self.tokens_per_s, self.gflops);
+        match (self.matmul_peak_share, self.matmul_peak_gflops) {
+            (Some(share), Some(peak)) => {
+                format!("{speed}, {:.1} % of the f32 matmul peak of {peak:.1} GFLOP/s", 100.0 * share)
+            }
+            _ => format!("{speed} with a tiny model; `--full` for GPT-2 small and its share of the peak"),
+        }
+    }
 }
 
 impl Check {
     pub(super) fn new(name: &'static str, holds: bool, detail: String) -> Self {
-        Self { name, holds, detail }
+        Self { name, against: None, holds, detail, speed: None }
+    }
+
+    /// The same, with a word on what it was compared with, unless it compares nothing.
+    pub(super) fn against(self, other: &'static str) -> Self {
+        Self { against: self.speed.is_none().then_some(other), ..self }
     }
 
     /// Holds when two tensors agree; a difference that is no number does not.
@@ -49,7 +90,7 @@ pub(super) fn numeric(device: &Device) -> Result<Vec<Check>> {
     checks.push(Check::agree("attention", &fast, &slow)?);
     checks.push(Check::agree("attention gradient", &gradient(&fast, &qkv)?, &gradient(&slow, &qkv)?)?);
     checks.extend(head(device)?);
-    Ok(checks)
+    Ok(checks.into_iter().map(|check| check.against("plain operations")).collect())
 }
 
 /// The LM head: log-likelihoods against a plain log-softmax, the gradient of MixCE against its formula.

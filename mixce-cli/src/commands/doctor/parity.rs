@@ -20,7 +20,9 @@ use mixce_train::config::TrainConfig;
 use mixce_train::data::Microbatch;
 use mixce_train::trainer::{StepResult, TrainStep};
 
-use super::checks::{Check, normal};
+use super::checks::{Check, Speed, normal};
+use super::passes;
+use crate::speed::{Peak, peak};
 
 /// What is left out where there is no GPU.
 pub(super) const NOT_CHECKED: [&str; 4] = [
@@ -38,13 +40,13 @@ const BF16_TOLERANCE: f64 = 3e-2;
 
 /// All checks; `full` with the shapes of GPT-2 small.
 pub(super) fn parity(gpu: &Device, full: bool) -> Result<Vec<Check>> {
-    let mut checks = operations(gpu, full)?;
+    let (mut checks, peak) = (operations(gpu, full)?, full.then(|| peak(gpu)).transpose()?);
     checks.push(training(gpu, ("training", Precision::F32), TRAINING_TOLERANCE)?);
     checks.push(training(gpu, ("training in bf16", Precision::Bf16), BF16_TOLERANCE)?);
     checks.push(sampling(gpu)?);
-    checks.push(speed(gpu, ("speed of training", Precision::F32), full)?);
-    checks.push(speed(gpu, ("speed of training in bf16", Precision::Bf16), full)?);
-    Ok(checks)
+    checks.push(speed(gpu, ("speed of training", Precision::F32), full, peak)?);
+    checks.push(speed(gpu, ("speed of training in bf16", Precision::Bf16), full, peak)?);
+    Ok(checks.into_iter().map(|check| check.against("the CPU")).collect())
 }
 
 /// An operation of some tensors.
@@ -63,17 +65,27 @@ fn compare(gpu: &Device, name: &'static str, inputs: &[Tensor], f: Operation<'_>
             None => anyhow::bail!("{name}: an operation has lost its gradient"),
         });
         let gradients = gradients.collect::<Result<Vec<_>>>()?;
-        std::iter::once(y).chain(gradients).map(|t| Ok(t.to_device(&Device::Cpu)?)).collect()
+        Ok(std::iter::once(y).chain(gradients).collect())
     };
+    same_on_both(gpu, name, &on)
+}
+
+/// The same tensors from both devices.
+pub(super) fn same_on_both(
+    gpu: &Device,
+    name: &'static str,
+    f: &dyn Fn(&Device) -> Result<Vec<Tensor>>,
+) -> Result<Check> {
     let mut worst = 0f64;
-    for (got, want) in on(gpu)?.iter().zip(&on(&Device::Cpu)?) {
+    for (got, want) in f(gpu)?.iter().zip(&f(&Device::Cpu)?) {
+        let got = got.to_device(&Device::Cpu)?;
         let difference = got.sub(want)?.abs()?.max_all()?.to_scalar::<f32>()?;
         let scale = want.abs()?.max_all()?.to_scalar::<f32>()?.max(1.0);
         let relative = f64::from(difference / scale);
         // Not `max`, which passes over NaN.
         worst = if relative <= worst { worst } else { relative };
     }
-    Ok(Check::new(name, worst <= TOLERANCE, format!("GPU against CPU, largest difference {worst:.1e}")))
+    Ok(Check::new(name, worst <= TOLERANCE, format!("largest relative difference {worst:.1e}")))
 }
 
 fn operations(gpu: &Device, full: bool) -> Result<Vec<Check>> {
@@ -119,6 +131,7 @@ fn operations(gpu: &Device, full: bool) -> Result<Vec<Check>> {
         let targets = Tensor::new(ids.as_slice(), t[0].device())?;
         Ok(lm_head_loss(&t[0], &t[1], &targets, &objective, n as f64)?.loss)
     })?);
+    checks.extend(passes::passes(gpu, (n, c, heads))?);
     Ok(checks)
 }
 
@@ -140,7 +153,7 @@ fn documents(number: usize, length: usize, vocabulary: usize) -> Microbatch {
 fn train_step(config: &Gpt2Config, device: &Device, precision: Precision) -> Result<TrainStep> {
     let parameters = Parameters::random(config, 3, device)?;
     let objective: Arc<dyn Objective> = Arc::new(MixCe::new(0.1)?);
-    let step = TrainStep::new(config.clone(), &parameters, objective, TrainConfig::default().adamw(), 1.0)?;
+    let step = TrainStep::new(config.clone(), parameters, objective, TrainConfig::default().adamw(), 1.0)?;
     Ok(step.with_pass(Pass { precision, ..Pass::default() }))
 }
 
@@ -180,8 +193,13 @@ fn sampling(gpu: &Device) -> Result<Check> {
     Ok(Check::new("sampling", got == want, detail))
 }
 
-/// Not compared with anything: a figure to report.
-fn speed(gpu: &Device, (name, precision): (&'static str, Precision), full: bool) -> Result<Check> {
+/// Not compared with anything: a figure to report, in `full` with its share of the peak.
+fn speed(
+    gpu: &Device,
+    (name, precision): (&'static str, Precision),
+    full: bool,
+    peak: Option<Peak>,
+) -> Result<Check> {
     let mut config = small_config()?;
     let (number, length, steps) = if full { (8, 512, 10) } else { (5, 32, 3) };
     if full {
@@ -202,7 +220,7 @@ fn speed(gpu: &Device, (name, precision): (&'static str, Precision), full: bool)
     }
     let seconds = started.elapsed().as_secs_f64();
     let inputs: Vec<usize> = batch[0].examples.iter().map(|e| e.len() - 1).collect();
-    let rate = steps as f64 * flops::training(&config, inputs) as f64 / seconds / 1e12;
-    let detail = format!("{:.0} tokens/s, {rate:.3} TFLOP/s", tokens as f64 / seconds);
-    Ok(Check::new(name, true, detail))
+    let gflops = steps as f64 * flops::training(&config, inputs) as f64 / seconds / 1e9;
+    let speed = Speed::new(tokens as f64 / seconds, gflops, peak);
+    Ok(Check { speed: Some(speed), ..Check::new(name, true, speed.in_words("f32")) })
 }

@@ -2,14 +2,15 @@
 
 use anyhow::Result;
 use candle_core::Device;
-use mixce_gpt2::Gpt2Config;
 use mixce_train::config::TrainConfig;
 use mixce_train::data::{Batcher, Examples};
+use mixce_train::plan::{StepShape, step_memory};
 use mixce_train::prepare::Prepared;
 use serde_json::{Value, json};
 
+use crate::commands::plan::memory_rows;
 use crate::context::{Context, device_name};
-use crate::output::{bytes, grouped, table};
+use crate::output::{grouped, table};
 
 pub(super) fn print(
     config: &TrainConfig,
@@ -21,11 +22,15 @@ pub(super) fn print(
     let steps_per_epoch = batcher.steps_per_epoch();
     let total_steps = config.total_steps(steps_per_epoch);
     let parameters = prepared.parameters.element_count() as u64;
-    let microbatch_tokens = (config.batch_size * prepared.train.longest()) as u64;
-    // Weight, gradient and AdamW's two moments, f32.
-    let state_bytes = 16 * parameters;
-    let activation_bytes =
-        activation_bytes(&prepared.model_config, microbatch_tokens, config.activation_checkpointing);
+    // The last token of a document is a target only.
+    let microbatch_tokens = config.batch_size.saturating_mul(prepared.train.longest().saturating_sub(1));
+    let shape = StepShape {
+        tokens: microbatch_tokens,
+        recompute: config.activation_checkpointing,
+        on_cuda: device.is_cuda(),
+        precision: config.precision.into(),
+    };
+    let memory = step_memory(&config.with_dropout(&prepared.model_config), shape);
     let report = json!({
         "dry_run": true,
         "device": device_name(device),
@@ -36,7 +41,7 @@ pub(super) fn print(
         "total_steps": total_steps,
         "documents_per_step": config.batch_size * config.grad_accum,
         "longest_microbatch_tokens": microbatch_tokens,
-        "memory_estimate_bytes": {"weights_gradients_moments": state_bytes, "activations": activation_bytes},
+        "memory": memory,
         "config": config,
     });
     context.output.either(&report, || {
@@ -64,15 +69,10 @@ pub(super) fn print(
             ),
         ));
         rows.push(row(
-            "memory",
-            format!(
-                "about {} (weights, gradients, moments {}; activations of the longest microbatch, {} tokens, {})",
-                bytes(state_bytes + activation_bytes),
-                bytes(state_bytes),
-                grouped(microbatch_tokens),
-                bytes(activation_bytes)
-            ),
+            "microbatch",
+            format!("at most {} tokens go through the model together", grouped(microbatch_tokens as u64)),
         ));
+        rows.extend(memory_rows(&memory, &device_name(device)));
         let settings = config.to_toml().unwrap_or_else(|error| error.to_string());
         format!("{}\nsettings:\n{settings}", table(&rows, &[]))
     })
@@ -90,14 +90,4 @@ fn counts(examples: &Examples) -> Value {
         "truncated": counts.truncated,
         "longest": examples.longest(),
     })
-}
-
-/// What a microbatch keeps for its backward pass, f32: in each block 6 C (input, qkv, attended values, residual stream) and I
-/// (inside the MLP) numbers a token, the block's input alone when all but one block are `recomputed`; beside that the input of the last
-/// layer norm and the hidden states, each with its gradient.
-fn activation_bytes(config: &Gpt2Config, tokens: u64, recomputed: bool) -> u64 {
-    let (channels, inner, layers) = (config.n_embd as u64, config.inner_size() as u64, config.n_layer as u64);
-    let block = 6 * channels + inner;
-    let blocks = if recomputed { layers * channels + block } else { layers * block };
-    4 * tokens * (blocks + 4 * channels)
 }

@@ -65,7 +65,7 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     interrupt::install("a checkpoint of the last whole step is written");
     let provenance = Provenance { model_commit: commit, ..Provenance::of(&device) };
     let mut watcher = Watcher::new(context);
-    let outcome = launch(&pinned, &prepared, &provenance, &mut [&mut watcher], stop)?;
+    let outcome = launch(&pinned, prepared, &provenance, &mut [&mut watcher], stop)?;
     drop(watcher);
     conclude(&outcome, &config, context)
 }

@@ -1,0 +1,270 @@
+//! `mixce plan`: what training will need.
+
+use anyhow::Result;
+use candle_core::Device;
+use clap::Args;
+use mixce_gpt2::Gpt2Config;
+use mixce_train::config::Precision;
+use mixce_train::plan::{StepMemory, StepShape, executed_flops, step_memory};
+use serde::Serialize;
+
+use crate::commands::train::words;
+use crate::context::{Context, device_name};
+use crate::error::{Problem, at_least};
+use crate::models;
+use crate::output::{bytes, grouped, table};
+use crate::speed;
+
+/// Estimate memory and time of training before anything is downloaded or run
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: mixce plan --model gpt2-large --batch-size 8 --max-length 512 --device cuda --gflops 15000\n\n\
+    Memory is counted from the shapes, for documents that all have --max-length tokens; short documents need less. The\n\
+    program itself, the allocator's unused pages and CUDA's context come on top. Time is the operations of the matrix products over\n\
+    an assumed share of this device's matmul peak, which is measured now (some seconds) unless --gflops says it: a guess, where\n\
+    `mixce bench train` measures. With --device cuda and no such device here only memory is told, or what --gflops makes of it."
+)]
+pub(crate) struct PlanArgs {
+    /// gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2; a config.json; or the folder of a model (its config.json)
+    #[arg(long, value_name = "NAME|FILE|FOLDER")]
+    model: String,
+    /// Documents of a microbatch
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    batch_size: usize,
+    /// Microbatches of an optimizer step
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    grad_accum: usize,
+    /// Tokens of the longest document, EOS included
+    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    max_length: usize,
+    /// Recompute activations in the backward pass: less memory, more time
+    #[arg(long)]
+    activation_checkpointing: bool,
+    /// Number format of the operands of matrix products; with bf16, CUDA keeps less
+    #[arg(long, default_value = "f32", value_parser = words::<Precision>(&["f32", "bf16"]))]
+    precision: Precision,
+    /// Target tokens of the whole training, all epochs together: adds how long it takes
+    #[arg(long, value_name = "N")]
+    tokens: Option<u64>,
+    /// The device's rate of f32 matrix products in GFLOP/s, instead of measuring it
+    #[arg(long, value_name = "GFLOP/S", allow_negative_numbers = true)]
+    gflops: Option<f64>,
+    /// Share of that rate which training is assumed to reach, above 0 and up to 1; on CPUs it was 0.56 to 0.78
+    #[arg(long, default_value_t = 0.65, value_name = "SHARE", allow_negative_numbers = true)]
+    share: f64,
+}
+
+impl PlanArgs {
+    fn check(&self, config: &Gpt2Config) -> Result<()> {
+        at_least("--batch-size", self.batch_size as u64, 1)?;
+        at_least("--grad-accum", self.grad_accum as u64, 1)?;
+        at_least("--max-length", self.max_length as u64, 2)?;
+        let positions = config.n_positions;
+        if self.max_length > positions {
+            let problem = format!(
+                "`--max-length`: {} tokens, but the model has {positions} positions (`n_positions`)",
+                self.max_length
+            );
+            return Err(Problem::new(problem).hint(format!("use at most {positions} tokens")).into());
+        }
+        if let Some(rate) = self.gflops.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
+            return Err(Problem::new(format!("`--gflops`: expected a positive number, got `{rate}`")).into());
+        }
+        if !(self.share > 0.0 && self.share <= 1.0) {
+            let problem = format!("`--share`: expected a number above 0 and up to 1, got `{}`", self.share);
+            return Err(Problem::new(problem).into());
+        }
+        Ok(())
+    }
+
+    /// Tokens that a document puts through the model: its last one is a target only.
+    fn inputs(&self) -> usize {
+        self.max_length - 1
+    }
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Plan {
+    model: String,
+    parameters: u64,
+    device: String,
+    precision: Precision,
+    batch_size: usize,
+    grad_accum: usize,
+    max_length: usize,
+    activation_checkpointing: bool,
+    tokens_per_microbatch: u64,
+    tokens_per_step: u64,
+    memory: StepMemory,
+    /// Operations of an optimizer step, in 10^9.
+    gflop_per_step: f64,
+    /// Null where there is no device to measure and no `--gflops`.
+    time: Option<Time>,
+}
+
+/// From operations to time.
+#[derive(Debug, Serialize)]
+struct Time {
+    matmul_peak_gflops: f64,
+    /// Or else it was given.
+    measured: bool,
+    assumed_share: f64,
+    tokens_per_s: f64,
+    /// At a share of 1.
+    tokens_per_s_at_most: f64,
+    step_s: f64,
+    tokens: Option<u64>,
+    hours: Option<f64>,
+}
+
+pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
+    let config = models::known_config("--model", &args.model)?;
+    args.check(&config)?;
+    let device = open(context)?;
+    let plan = plan(args, &config, device.as_ref())?;
+    context.output.either(&plan, || plan.text())
+}
+
+/// The device to plan for; `None` for a CUDA device that is not here.
+fn open(context: &Context) -> Result<Option<Device>> {
+    match context.start() {
+        Err(error) if context.device.as_deref().is_some_and(|name| name.starts_with("cuda")) => {
+            tracing::info!("planning for a CUDA device without one: {error}");
+            Ok(None)
+        }
+        other => other.map(Some),
+    }
+}
+
+fn plan(args: &PlanArgs, config: &Gpt2Config, device: Option<&Device>) -> Result<Plan> {
+    let (batch_size, recompute) = (args.batch_size, args.activation_checkpointing);
+    let tokens = batch_size.saturating_mul(args.inputs());
+    let shape = StepShape {
+        tokens,
+        recompute,
+        on_cuda: device.is_none_or(Device::is_cuda),
+        precision: args.precision.into(),
+    };
+    // One document's operations: a batch may be too large to list.
+    let of_document = executed_flops(config, std::iter::once(args.inputs()), recompute) as f64;
+    let gflop_per_step = of_document * batch_size as f64 * args.grad_accum as f64 / 1e9;
+    let tokens_per_step = (tokens as u64).saturating_mul(args.grad_accum as u64);
+    let peak = match (args.gflops, device) {
+        (Some(given), _) => Some((given, false)),
+        (None, Some(device)) => Some((speed::peak(device)?.gflops, true)),
+        (None, None) => None,
+    };
+    let time = peak.map(|(peak, measured)| {
+        let at_most = tokens_per_step as f64 / (gflop_per_step / peak);
+        let tokens_per_s = at_most * args.share;
+        Time {
+            matmul_peak_gflops: peak,
+            measured,
+            assumed_share: args.share,
+            tokens_per_s,
+            tokens_per_s_at_most: at_most,
+            step_s: tokens_per_step as f64 / tokens_per_s,
+            tokens: args.tokens,
+            hours: args.tokens.map(|tokens| tokens as f64 / tokens_per_s / 3600.0),
+        }
+    });
+    Ok(Plan {
+        model: args.model.clone(),
+        parameters: config.parameter_count(),
+        device: device.map_or_else(|| "cuda".to_owned(), device_name),
+        precision: args.precision,
+        batch_size,
+        grad_accum: args.grad_accum,
+        max_length: args.max_length,
+        activation_checkpointing: recompute,
+        tokens_per_microbatch: tokens as u64,
+        tokens_per_step,
+        memory: step_memory(config, shape),
+        gflop_per_step,
+        time,
+    })
+}
+
+impl Plan {
+    fn text(&self) -> String {
+        let row = |name: &str, value: String| vec![name.to_owned(), value];
+        let mut rows = vec![
+            row("model", format!("{}, {} parameters", self.model, grouped(self.parameters))),
+            row(
+                "microbatch",
+                format!(
+                    "{} documents of {} tokens: {} go through the model",
+                    self.batch_size,
+                    self.max_length,
+                    grouped(self.tokens_per_microbatch)
+                ),
+            ),
+        ];
+        rows.extend(memory_rows(&self.memory, &self.device));
+        rows.push(row(
+            "step",
+            format!("{} tokens, {} GFLOP", grouped(self.tokens_per_step), rounded(self.gflop_per_step)),
+        ));
+        match &self.time {
+            None => rows.push(row("time", "not known: no such device here, and no --gflops".to_owned())),
+            Some(time) => rows.extend(time.rows()),
+        }
+        table(&rows, &[])
+    }
+}
+
+impl Time {
+    fn rows(&self) -> Vec<Vec<String>> {
+        let row = |name: &str, value: String| vec![name.to_owned(), value];
+        let from = if self.measured { "measured just now" } else { "as given" };
+        let mut rows = vec![
+            row("matmul peak", format!("{} GFLOP/s, {from}", rounded(self.matmul_peak_gflops))),
+            row(
+                "speed",
+                format!(
+                    "about {} tokens/s, {} s a step, if training reaches {:.0} % of the peak (an assumption; at most {} tokens/s)",
+                    rounded(self.tokens_per_s),
+                    rounded(self.step_s),
+                    100.0 * self.assumed_share,
+                    rounded(self.tokens_per_s_at_most)
+                ),
+            ),
+        ];
+        if let (Some(tokens), Some(hours)) = (self.tokens, self.hours) {
+            rows.push(row(
+                "training",
+                format!("about {} hours for {} tokens", rounded(hours), grouped(tokens)),
+            ));
+        }
+        rows
+    }
+}
+
+/// An estimate with no more digits than it deserves.
+fn rounded(rate: f64) -> String {
+    match rate {
+        ..1.0 => format!("{rate:.3}"),
+        ..100.0 => format!("{rate:.1}"),
+        _ => grouped(rate.round() as u64),
+    }
+}
+
+/// The rows that say where memory goes.
+pub(super) fn memory_rows(memory: &StepMemory, device: &str) -> Vec<Vec<String>> {
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let state = memory.parameters.saturating_add(memory.gradients).saturating_add(memory.moments);
+    vec![
+        row("memory", format!("about {} on {device}, f32", bytes(memory.peak))),
+        row("", format!("{} parameters, gradients and moments", bytes(state))),
+        row("", format!("{} activations kept for the backward pass", bytes(memory.activations))),
+        row(
+            "",
+            format!(
+                "{} while the loss is computed, or {} while the gradients of a block are",
+                bytes(memory.lm_head),
+                bytes(memory.block)
+            ),
+        ),
+    ]
+}

@@ -1,0 +1,77 @@
+//! Timing on a device, and what it reaches in a plain matrix product: the yardstick of every share.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use candle_core::{Device, Tensor};
+use mixce_kernels::rng::Stream;
+use serde::Serialize;
+
+/// Rows, inner size, columns: GPT-2 small's MLP at 2048 tokens, up and down, its LM head's gradient of a slice, and a square.
+const SHAPES: [[usize; 3]; 4] = [[2048, 768, 3072], [2048, 3072, 768], [768, 512, 8192], [2048, 2048, 2048]];
+/// Sides of squares that follow on devices which are through with a product in [`SHORT_S`]: small ones do not fill a GPU.
+const SIDES: [usize; 2] = [4096, 8192];
+const SHORT_S: f64 = 0.01;
+/// Products of each shape, as long as time is left; the best counts.
+const REPETITIONS: usize = 6;
+/// What the measurement may take, but for one product of each shape.
+const ENOUGH_S: f64 = 5.0;
+/// A device that takes so long for one product (an emulated one) is not asked for another.
+const SLOW_S: f64 = 0.5;
+
+/// Runs `f` until the device is done with it; its result and the seconds that it took.
+pub(crate) fn timed<T>(device: &Device, f: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
+    device.synchronize().context("cannot wait for the device")?;
+    let started_at = Instant::now();
+    let result = f()?;
+    device.synchronize().context("cannot wait for the device")?;
+    Ok((result, started_at.elapsed().as_secs_f64()))
+}
+
+/// The best rate of one shape.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Peak {
+    /// `[m, k, n]` of the product `[m, k] [k, n]`.
+    pub(crate) shape: [usize; 3],
+    /// 2 m k n operations a product, in 10^9 a second.
+    pub(crate) gflops: f64,
+}
+
+/// The fastest of several f32 matrix products through candle, on all threads.
+pub(crate) fn peak(device: &Device) -> Result<Peak> {
+    let (mut best, started_at) = (Peak { shape: SHAPES[0], gflops: 0.0 }, Instant::now());
+    let mut last_s = f64::INFINITY;
+    for (shape, always) in SHAPES.map(|s| (s, true)).into_iter().chain(SIDES.map(|n| ([n; 3], false))) {
+        if !always && last_s > SHORT_S {
+            break;
+        }
+        let [m, k, n] = shape;
+        let (a, b) = (random([m, k], device)?, random([k, n], device)?);
+        for repetition in 0..REPETITIONS {
+            if repetition > 0 && started_at.elapsed().as_secs_f64() > ENOUGH_S {
+                break;
+            }
+            let (_, seconds) =
+                timed(device, || a.matmul(&b).context("a matrix product of the peak measurement failed"))?;
+            let gflops = 2.0 * (m * k * n) as f64 / seconds / 1e9;
+            if gflops > best.gflops {
+                best = Peak { shape, gflops };
+            }
+            if seconds > SLOW_S {
+                return Ok(best);
+            }
+            last_s = seconds;
+        }
+    }
+    Ok(best)
+}
+
+/// Numbers in [-1, 1): some processors multiply zeros with less power, and then faster.
+fn random(shape: [usize; 2], device: &Device) -> Result<Tensor> {
+    let stream = Stream::new(0);
+    let words = shape[0] * shape[1] / 4;
+    let number = |word: u32| f64::from(word) / f64::from(1u32 << 31) - 1.0;
+    let values: Vec<f32> =
+        (0..words as u64).flat_map(|block| stream.u32s(block)).map(|word| number(word) as f32).collect();
+    Tensor::from_vec(values, &shape, device).context("cannot make the matrices of the peak measurement")
+}

@@ -1,0 +1,128 @@
+//! What the emulated driver counts: launches, waits and device memory of steps in a process of their own. A GPU counts nothing.
+
+use std::sync::Arc;
+
+use candle_core::Device;
+use mixce_core::objective::MixCe;
+use mixce_gpt2::{Gpt2Config, Parameters, Pass};
+use mixce_kernels::Precision;
+use mixce_kernels::rng::Stream;
+use mixce_train::data::Microbatch;
+use mixce_train::optim::AdamWConfig;
+use mixce_train::plan::{StepShape, step_memory};
+use mixce_train::trainer::TrainStep;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::common::tiny_config;
+
+/// The steps to count.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Work {
+    config: Gpt2Config,
+    /// Tokens of the documents of the one microbatch, which go through the model.
+    lengths: Vec<usize>,
+    recompute: bool,
+    bf16: bool,
+    steps: u64,
+}
+
+/// The variable that hands the work to the process.
+const WORK: &str = "MIXCE_COUNTED_WORK";
+
+/// Counts of the whole process, the making of the model included; `None` on a GPU.
+fn count(work: &Work) -> Option<Value> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("statistics.json");
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "counts::counted_work"])
+        .env(WORK, serde_json::to_string(work).unwrap())
+        .env("EMULATED_CUDA_STATISTICS", &file)
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    Some(serde_json::from_slice(&std::fs::read(file).ok()?).unwrap())
+}
+
+fn precision(bf16: bool) -> Precision {
+    if bf16 { Precision::Bf16 } else { Precision::F32 }
+}
+
+#[test]
+#[ignore = "what the other tests count"]
+fn counted_work() {
+    let Ok(work) = std::env::var(WORK) else { return };
+    let Work { config, lengths, recompute, bf16, steps } = serde_json::from_str(&work).unwrap();
+    let parameters = Parameters::random(&config, 3, &Device::new_cuda(0).unwrap()).unwrap();
+    let vocabulary = config.vocab_size;
+    let objective = Arc::new(MixCe::new(0.5).unwrap());
+    let mut step = TrainStep::new(config, parameters, objective, AdamWConfig::default(), 1.0)
+        .unwrap()
+        .with_pass(Pass { recompute, precision: precision(bf16), ..Pass::default() });
+    let document = |n: &usize| (0..=*n).map(|t| (t * t % vocabulary) as u32).collect();
+    for number in 0..steps {
+        let microbatch = Microbatch { examples: lengths.iter().map(document).collect() };
+        step.start(&[microbatch], Stream::new(number), 1e-3, &false.into()).unwrap();
+    }
+}
+
+/// Launches of a layer and outside of the layers, beside updates, after making sure that nothing waits; none on a GPU.
+fn launches(bf16: bool) -> Option<(u64, u64)> {
+    let number = |counts: &Value, path: &str| counts.pointer(path).unwrap().as_u64().unwrap();
+    // The first step also loads kernels and the like.
+    let of_a_step = |layers, path: &str| {
+        let config = Gpt2Config { n_layer: layers, ..tiny_config() };
+        let work = Work { config, lengths: vec![3, 11, 7], recompute: false, bf16, steps: 3 };
+        let (more, less) = (count(&work)?, count(&Work { steps: 2, ..work })?);
+        Some(number(&more, path) - number(&less, path))
+    };
+    let two_layers = of_a_step(2, "/launches")?;
+    assert_eq!(of_a_step(2, "/device_to_host/calls"), Some(0));
+    assert_eq!(of_a_step(2, "/synchronisations"), Some(0));
+    let (tensors_of_a_layer, other_tensors) = (12, 4);
+    // Four layers more have 48 tensors more, whose squares are summed in six launches.
+    let layer = (of_a_step(6, "/launches")? - two_layers - 6) / 4 - tensors_of_a_layer;
+    Some((layer, two_layers - 2 * (layer + tensors_of_a_layer) - other_tensors))
+}
+
+/// The table of docs/src/cuda.md: 12 outside of the layers, the judge, and four sums of squares of 28 tensors. In bf16 each of the
+/// six passes of a layer's three sublayers rounds its weights, and the LM head its operands.
+#[test]
+fn a_step_launches_little_and_waits_for_nothing() {
+    let Some(exact) = launches(false) else { return };
+    assert_eq!(exact, (34, 12 + 1 + 4));
+    assert_eq!(launches(true), Some((34 + 6, 12 + 1 + 1 + 4)));
+}
+
+/// The most device memory that training takes, the making of the model included, is within 10 % of the plan's.
+#[test]
+fn the_peak_is_the_planned_one() {
+    let config = |vocab_size, n_embd, n_layer| Gpt2Config {
+        vocab_size,
+        n_positions: 64,
+        n_embd,
+        n_layer,
+        n_head: 2,
+        ..Gpt2Config::gpt2_small()
+    };
+    // Many layers, many tokens of the vocabulary with ragged documents, and activations that outweigh both.
+    let cases = [
+        ("layers", config(200, 32, 6), vec![48; 4]),
+        ("vocabulary", config(6000, 16, 1), vec![48, 3, 31, 17]),
+        ("tokens", config(100, 32, 2), vec![64; 5]),
+    ];
+    for (name, config, lengths) in cases {
+        for (recompute, bf16) in [(false, false), (true, false), (false, true), (true, true)] {
+            let (tokens, precision) = (lengths.iter().sum(), precision(bf16));
+            let plan = step_memory(&config, StepShape { tokens, recompute, on_cuda: true, precision });
+            let work = Work { config: config.clone(), lengths: lengths.clone(), recompute, bf16, steps: 1 };
+            let Some(counts) = count(&work) else { return };
+            let peak = counts["peak_memory_bytes"].as_u64().unwrap();
+            let case = format!("{name}, recompute {recompute}, {precision:?}");
+            let ratio = peak as f64 / plan.peak as f64;
+            println!("{case}: {peak} bytes, {ratio:.3} of the plan");
+            assert!((ratio - 1.0).abs() < 0.1, "{case}: {peak} bytes, {plan:?}");
+        }
+    }
+}
