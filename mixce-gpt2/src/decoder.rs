@@ -34,11 +34,15 @@ impl Decoder {
     /// are rounded to bf16; sums, the residual stream, attention and the cache stay f32.
     ///
     /// # Errors
-    /// When bf16 does not work on this device ([`Precision::check`]) or a tensor operation fails.
+    /// When this CPU has no bf16 ([`Precision::check`]); [`Error::NotFused`] for bf16 elsewhere than on the CPU with weights in f32;
+    /// when a tensor operation fails.
     pub fn new(model: Gpt2, precision: Precision) -> Result<Self> {
         precision.check(model.device())?;
         let model = model.detached_parts();
         let packed = is_fused(&model.lm_head) && model.wte.device().is_cpu();
+        if precision == Precision::Bf16 && !packed {
+            return Err(Error::NotFused { what: "sampling in bf16" });
+        }
         let lm_head = if packed { packed::pack(&model.lm_head.t()?, precision)? } else { model.lm_head };
         // One block after another, so that each one's first copy can go.
         let pack = |block: Block| if packed { block.packed(precision) } else { Ok(block) };

@@ -153,7 +153,7 @@ pub enum Error {
     /// Something for which the device has no kernels.
     #[error("{what} needs kernels that this version does not have for the model's device and dtype")]
     NotFused {
-        /// Activation checkpointing or bf16.
+        /// Activation checkpointing, bf16 or sampling in bf16.
         what: &'static str,
     },
     /// A parameter took no part in a backward pass.

@@ -211,6 +211,7 @@ fn the_path_of_other_devices_gives_the_same_numbers() {
     for pass in [Pass { recompute: true, ..pass }, Pass { precision: Precision::Bf16, ..pass }] {
         assert!(plain.forward(&batch, pass).unwrap_err().to_string().contains("needs kernels"));
     }
+    assert!(Decoder::new(plain.clone(), Precision::Bf16).is_err(), "not in f64 without a word");
 
     let decoded = [&fused, &plain].map(|model| {
         let model = decoder(model);

@@ -83,6 +83,13 @@ fn sampling_gives_the_tokens_of_the_cpu() {
         };
         assert_eq!(of("cuda"), of("cpu"), "{flags}");
     }
+    let line = "generate --model model --prompts prompts.txt --device cuda --precision bf16";
+    let refused = run(&world, line, None);
+    assert!(
+        refused.status != Some(0) && refused.stderr.contains("sampling in bf16 needs"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[test]
