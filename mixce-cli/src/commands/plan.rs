@@ -40,7 +40,7 @@ pub(crate) struct PlanArgs {
     /// Recompute activations in the backward pass: less memory, more time
     #[arg(long)]
     activation_checkpointing: bool,
-    /// Number format of the operands of matrix products; with bf16, CUDA keeps less
+    /// Number format of the operands of matrix products; with bf16, CUDA keeps less. Time follows the rate of f32, or --gflops
     #[arg(long, default_value = "f32", value_parser = words::<Precision>(&["f32", "bf16"]))]
     precision: Precision,
     /// Target tokens of the whole training, all epochs together: adds how long it takes
