@@ -4,8 +4,6 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io::{self, Write as _};
 
-use mixce_gpt2::hub::HubError;
-
 use crate::cli::ColorWhen;
 
 /// A check or comparison did not hold.
@@ -81,7 +79,7 @@ fn status_of(failure: &anyhow::Error) -> u8 {
         }
         let stopped = matches!(cause.downcast_ref(), Some(mixce_train::Error::Interrupted))
             || matches!(cause.downcast_ref(), Some(mixce_data::Error::Stopped))
-            || matches!(cause.downcast_ref(), Some(HubError::Stopped { .. }));
+            || matches!(cause.downcast_ref(), Some(mixce_hub::Error::Stopped { .. }));
         stopped.then_some(INTERRUPTED)
     };
     failure.chain().find_map(of_cause).unwrap_or(FAILURE)
@@ -115,7 +113,7 @@ fn hints_of(failure: &anyhow::Error) -> Vec<String> {
             .or_else(|| cause.downcast_ref::<mixce_data::Error>().and_then(mixce_data::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_gpt2::Error>().and_then(mixce_gpt2::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_encoder::Error>().and_then(mixce_encoder::Error::hint))
-            .or_else(|| cause.downcast_ref::<HubError>().and_then(HubError::hint))
+            .or_else(|| cause.downcast_ref::<mixce_hub::Error>().and_then(mixce_hub::Error::hint))
             .or_else(|| {
                 cause.downcast_ref::<mixce_core::bigram::Error>().and_then(mixce_core::bigram::Error::hint)
             })
@@ -162,7 +160,7 @@ mod tests {
         assert_eq!(status_of(&anyhow::anyhow!("x")), 2);
         assert_eq!(status_of(&Problem::check_failed("x").into()), 1);
         assert_eq!(status_of(&anyhow::Error::new(mixce_train::Error::Interrupted).context("y")), 130);
-        assert_eq!(status_of(&HubError::Stopped { file: "f".into() }.into()), 130);
+        assert_eq!(status_of(&mixce_hub::Error::Stopped { file: "f".into() }.into()), 130);
     }
 
     #[test]

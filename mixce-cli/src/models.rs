@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use candle_core::Device;
-use mixce_gpt2::hub::{Hub, HubEnvironment, ModelSource};
 use mixce_gpt2::{Gpt2, Gpt2Config, Tokenizer, checkpoint};
+use mixce_hub::{Hub, HubEnvironment, ModelSource};
 use mixce_train::checkpoint::{STATE_FILE, latest};
 use mixce_train::config::TrainConfig;
 

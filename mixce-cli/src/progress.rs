@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use mixce_gpt2::hub::{FetchProgress, FileProgress, FileState};
+use mixce_hub::{FetchProgress, FileProgress, FileState};
 
 /// All bars of the program, so that log lines and results can be printed between them.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);

@@ -1,4 +1,4 @@
-//! GPT-2 on candle: configuration, checkpoints, tokenizer, packed forward pass, sampling, hub.
+//! GPT-2 on candle: configuration, checkpoints, tokenizer, packed forward pass, sampling.
 
 mod backward;
 pub mod batch;
@@ -14,7 +14,6 @@ mod files;
 mod fingerprint;
 pub mod flops;
 pub mod generate;
-pub mod hub;
 pub mod model;
 pub mod params;
 pub mod sampling;

@@ -10,12 +10,12 @@ mod program;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 mod support;
 
-#[path = "../../mixce-gpt2/tests/hub/http.rs"]
+#[path = "../../mixce-hub/tests/hub/http.rs"]
 mod http;
 
-#[path = "../../mixce-gpt2/tests/hub/server.rs"]
+#[path = "../../mixce-hub/tests/hub/server.rs"]
 #[expect(dead_code, reason = "the hub client's own tests use more of it")]
 mod server;
 
-#[path = "../../mixce-gpt2/tests/hub/uploads.rs"]
+#[path = "../../mixce-hub/tests/hub/uploads.rs"]
 mod uploads;

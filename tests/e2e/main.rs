@@ -29,14 +29,14 @@ mod support;
 mod token_cache;
 
 /// HTTP as the small hub speaks it.
-#[path = "../../mixce-gpt2/tests/hub/http.rs"]
+#[path = "../../mixce-hub/tests/hub/http.rs"]
 mod http;
 
 /// A small hub on loopback; the tests of the hub client use the same one.
-#[path = "../../mixce-gpt2/tests/hub/server.rs"]
+#[path = "../../mixce-hub/tests/hub/server.rs"]
 #[expect(dead_code, reason = "the hub client's own tests use more of it")]
 mod server;
 
 /// The other half of it.
-#[path = "../../mixce-gpt2/tests/hub/uploads.rs"]
+#[path = "../../mixce-hub/tests/hub/uploads.rs"]
 mod uploads;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use mixce_gpt2::hub::HubEnvironment;
+use mixce_hub::HubEnvironment;
 use mixce_kernels::{Gpu, gpu};
 use serde::Serialize;
 

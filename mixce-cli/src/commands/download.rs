@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use mixce_gpt2::hub::{Hub, HubEnvironment, ModelSource};
+use mixce_hub::{Hub, HubEnvironment, ModelSource};
 use serde_json::json;
 
 use crate::context::Context;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use mixce_gpt2::Gpt2Config;
 use mixce_gpt2::export::model_card;
-use mixce_gpt2::hub::{Hub, HubEnvironment, ModelId, PushRequest};
+use mixce_hub::{Hub, HubEnvironment, ModelId, PushRequest};
 use serde_json::json;
 
 use super::export::facts_of;

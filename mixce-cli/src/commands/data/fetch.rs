@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use mixce_data::prepare::{Collection, SplitSource, choose_files, of_files};
 use mixce_data::{Input, ReadSettings};
-use mixce_gpt2::hub::{DEFAULT_REVISION, Hub, HubEnvironment, HubError, RepositoryId};
+use mixce_hub::{DEFAULT_REVISION, Hub, HubEnvironment, RepositoryId};
 
 use crate::interrupt;
 use crate::progress::FetchBars;
@@ -34,7 +34,7 @@ pub(super) fn fetch(
     let choose = |names: &[String]| choose_files(names, config, split);
     let mut bars = FetchBars::default();
     let snapshot = match hub.fetch_files(&id, &wanted, &choose, &mut bars) {
-        Err(error @ HubError::NoSuchFiles { .. }) if id.revision() == DEFAULT_REVISION => {
+        Err(error @ mixce_hub::Error::NoSuchFiles { .. }) if id.revision() == DEFAULT_REVISION => {
             // The first error tells more than one about a branch that nobody asked for.
             hub.fetch_files(&id.at(CONVERTED)?, &wanted, &choose, &mut bars).map_err(|_| error)?
         }

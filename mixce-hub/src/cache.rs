@@ -17,8 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    error::{HubError, Result},
+use crate::{
+    error::{Error, Result},
     files::check_word,
     source::RepositoryId,
 };
@@ -28,14 +28,14 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The folder of one model in the cache.
 #[derive(Debug)]
-pub(super) struct RepositoryCache {
+pub(crate) struct RepositoryCache {
     root: PathBuf,
     locks: PathBuf,
     repository: String,
 }
 
 impl RepositoryCache {
-    pub(super) fn new(cache_dir: &Path, id: &RepositoryId) -> Self {
+    pub(crate) fn new(cache_dir: &Path, id: &RepositoryId) -> Self {
         let folder = format!("{}--{}", id.kind().plural(), id.repository().replace('/', "--"));
         Self {
             root: cache_dir.join(&folder),
@@ -44,24 +44,24 @@ impl RepositoryCache {
         }
     }
 
-    pub(super) fn blob(&self, etag: &str) -> PathBuf {
+    pub(crate) fn blob(&self, etag: &str) -> PathBuf {
         self.root.join("blobs").join(etag)
     }
 
-    pub(super) fn incomplete(&self, etag: &str) -> PathBuf {
+    pub(crate) fn incomplete(&self, etag: &str) -> PathBuf {
         self.root.join("blobs").join(format!("{etag}.incomplete"))
     }
 
-    pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
+    pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
         self.root.join("snapshots").join(commit)
     }
 
-    pub(super) fn reference(&self, revision: &str) -> PathBuf {
+    pub(crate) fn reference(&self, revision: &str) -> PathBuf {
         self.root.join("refs").join(revision)
     }
 
     /// The commit that `revision` means in the cache: itself if it is a full commit hash, else what `refs` says.
-    pub(super) fn commit(&self, revision: &str) -> Result<Option<String>> {
+    pub(crate) fn commit(&self, revision: &str) -> Result<Option<String>> {
         if is_commit(revision) {
             return Ok(Some(revision.to_ascii_lowercase()));
         }
@@ -70,26 +70,26 @@ impl RepositoryCache {
             Ok(text) => text.trim().to_owned(),
             // `refs/pr` is a folder where `refs/pr/1` is cached: no such reference either.
             Err(error) if error.kind() == io::ErrorKind::NotFound || path.is_dir() => return Ok(None),
-            Err(error) => return Err(HubError::io("read", path)(error)),
+            Err(error) => return Err(Error::io("read", path)(error)),
         };
         check_word("commit", &commit, &self.repository)?;
         Ok(Some(commit))
     }
 
     /// Notes which commit a branch or tag means. A full commit hash needs no note.
-    pub(super) fn write_reference(&self, revision: &str, commit: &str) -> Result<()> {
+    pub(crate) fn write_reference(&self, revision: &str, commit: &str) -> Result<()> {
         if is_commit(revision) || self.commit(revision)?.as_deref() == Some(commit) {
             return Ok(());
         }
         let path = self.reference(revision);
         create_parent(&path)?;
         let temporary = temporary_name(&path);
-        fs::write(&temporary, commit).map_err(HubError::io("write", &temporary))?;
-        fs::rename(&temporary, &path).map_err(HubError::io("write", &path))
+        fs::write(&temporary, commit).map_err(Error::io("write", &temporary))?;
+        fs::rename(&temporary, &path).map_err(Error::io("write", &path))
     }
 
     /// Makes `snapshots/COMMIT/FILE` a relative link to the blob, or a copy where links are not to be had.
-    pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<()> {
+    pub(crate) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<()> {
         let pointer = self.snapshot(commit).join(file);
         create_parent(&pointer)?;
         let mut target: PathBuf = file.split('/').map(|_| "..").collect();
@@ -100,21 +100,20 @@ impl RepositoryCache {
         // Renamed into place: another process may be reading through an older link.
         let temporary = temporary_name(&pointer);
         if symlink(&target, &temporary).is_err() {
-            fs::copy(self.blob(etag), &temporary).map_err(HubError::io("copy a blob to", &temporary))?;
+            fs::copy(self.blob(etag), &temporary).map_err(Error::io("copy a blob to", &temporary))?;
         }
-        fs::rename(&temporary, &pointer).map_err(HubError::io("write", &pointer))
+        fs::rename(&temporary, &pointer).map_err(Error::io("write", &pointer))
     }
 
     /// Waits for the right to write a blob. `None` on file systems that know no locks.
     ///
     /// As long as the other process makes progress there is no limit to the wait; a lock whose file does not grow for
     /// a minute is an error.
-    pub(super) fn lock(&self, etag: &str) -> Result<Option<File>> {
+    pub(crate) fn lock(&self, etag: &str) -> Result<Option<File>> {
         let path = self.locks.join(format!("{etag}.lock"));
         create_parent(&path)?;
         create_parent(&self.blob(etag))?;
-        let file =
-            File::options().create(true).append(true).open(&path).map_err(HubError::io("open", &path))?;
+        let file = File::options().create(true).append(true).open(&path).map_err(Error::io("open", &path))?;
         let length = || fs::metadata(self.incomplete(etag)).map(|data| data.len()).ok();
         let (mut last_length, mut last_progress) = (length(), Instant::now());
         let mut announced = false;
@@ -135,7 +134,7 @@ impl RepositoryCache {
                 (last_length, last_progress) = (length(), Instant::now());
             }
             if last_progress.elapsed() > LOCK_PATIENCE {
-                return Err(HubError::Locked { path, waited: LOCK_PATIENCE });
+                return Err(Error::Locked { path, waited: LOCK_PATIENCE });
             }
             thread::sleep(Duration::from_millis(100));
         }
@@ -150,13 +149,13 @@ fn temporary_name(path: &Path) -> PathBuf {
 }
 
 /// Whether a revision is a full commit hash.
-pub(super) fn is_commit(revision: &str) -> bool {
+pub(crate) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-pub(super) fn create_parent(path: &Path) -> Result<()> {
+pub(crate) fn create_parent(path: &Path) -> Result<()> {
     match path.parent() {
-        Some(parent) => fs::create_dir_all(parent).map_err(HubError::io("create the folder", parent)),
+        Some(parent) => fs::create_dir_all(parent).map_err(Error::io("create the folder", parent)),
         None => Ok(()),
     }
 }
@@ -210,7 +209,7 @@ mod tests {
         assert!(!cache.reference(hash).exists());
         assert_eq!(cache.commit(hash).unwrap().as_deref(), Some(hash));
         fs::write(cache.reference("main"), "../../etc").unwrap();
-        assert!(matches!(cache.commit("main"), Err(HubError::UnsafeName { .. })));
+        assert!(matches!(cache.commit("main"), Err(Error::UnsafeName { .. })));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A hub that says no, and a hub that means harm.
 
-use mixce_gpt2::hub::{Hub, HubError, NoProgress};
+use mixce_hub::{Error, Hub, NoProgress};
 
 use crate::{
     server::{Fault, Storage},
@@ -150,7 +150,7 @@ fn an_endpoint_that_is_none_is_refused() {
     let world = World::new();
     for endpoint in ["huggingface.co", "ftp://hub", "http://", "https://user:secret@hub"] {
         let error = Hub::new(world.environment(&[("HF_ENDPOINT", endpoint)])).unwrap_err();
-        assert!(matches!(error, HubError::InvalidEndpoint { .. }), "{endpoint}: {error}");
+        assert!(matches!(error, Error::InvalidEndpoint { .. }), "{endpoint}: {error}");
         assert!(!error.to_string().contains("secret"), "{error}");
         assert!(error.hint().unwrap().contains("HF_ENDPOINT"));
     }

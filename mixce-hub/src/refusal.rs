@@ -5,8 +5,8 @@ use std::{io::Read, time::Duration};
 use hf_hub::HFError;
 use reqwest::{blocking::Response, header::HeaderMap};
 
-use super::{
-    error::HubError,
+use crate::{
+    error::Error,
     source::{DEFAULT_REVISION, RepositoryId},
 };
 
@@ -17,19 +17,19 @@ const MAX_MESSAGE_CHARS: usize = 300;
 
 /// What was asked of which hub, for the message.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Question<'a> {
-    pub(super) endpoint: &'a str,
-    pub(super) token_sent: bool,
-    pub(super) id: &'a RepositoryId,
+pub(crate) struct Question<'a> {
+    pub(crate) endpoint: &'a str,
+    pub(crate) token_sent: bool,
+    pub(crate) id: &'a RepositoryId,
     /// What is to be done with the repository: `read`, `write to`.
-    pub(super) action: &'static str,
+    pub(crate) action: &'static str,
     /// The file, if the question was about one.
-    pub(super) file: Option<&'a str>,
+    pub(crate) file: Option<&'a str>,
 }
 
 /// A response that is no success.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     status: u16,
     url: String,
     code: Option<String>,
@@ -40,7 +40,7 @@ pub(super) struct Refusal {
 impl Refusal {
     /// Reads the headers and the beginning of the body. `url` is the address that was asked, not where it led: a signed
     /// address does not belong into a message.
-    pub(super) fn read(response: Response, url: &str) -> Self {
+    pub(crate) fn read(response: Response, url: &str) -> Self {
         let status = response.status().as_u16();
         let header = |name: &str| text_header(response.headers(), name);
         let (code, message) = (header("x-error-code"), header("x-error-message"));
@@ -56,7 +56,7 @@ impl Refusal {
     }
 
     /// The same from hf-hub's error, if that is the hub's refusal.
-    pub(super) fn from_hf(error: &HFError) -> Option<Self> {
+    pub(crate) fn from_hf(error: &HFError) -> Option<Self> {
         let (context, retry_after) = match error {
             HFError::RateLimited { context, retry_after } => (context, *retry_after),
             HFError::Http { context }
@@ -76,17 +76,17 @@ impl Refusal {
     }
 
     /// What the refusal of a storage server means, which knows nothing of repositories.
-    pub(super) fn plain(self, endpoint: &str) -> HubError {
+    pub(crate) fn plain(self, endpoint: &str) -> Error {
         let message = self.message.map(|text| tidy(&text)).filter(|text| !text.is_empty());
         match self.status {
-            429 => HubError::RateLimited { endpoint: endpoint.to_owned(), retry_after: self.retry_after },
-            status => HubError::Status { url: self.url, status, message },
+            429 => Error::RateLimited { endpoint: endpoint.to_owned(), retry_after: self.retry_after },
+            status => Error::Status { url: self.url, status, message },
         }
     }
 
     /// What the refusal means for the question. The hub's error code counts more than the status: it answers 401, not
     /// 404, to an anonymous question about a model that does not exist.
-    pub(super) fn explain(self, question: &Question<'_>) -> HubError {
+    pub(crate) fn explain(self, question: &Question<'_>) -> Error {
         let endpoint = question.endpoint.to_owned();
         let repository = question.id.repository().to_owned();
         let revision = question.id.revision().to_owned();
@@ -94,30 +94,30 @@ impl Refusal {
         let message = self.message.map(|text| tidy(&text)).filter(|text| !text.is_empty());
         let gated = self.code.as_deref() == Some("GatedRepo");
         match (self.code.as_deref(), self.status, question.file) {
-            (Some("RepoNotFound"), ..) => HubError::RepositoryNotFound { endpoint, kind, repository },
+            (Some("RepoNotFound"), ..) => Error::RepositoryNotFound { endpoint, kind, repository },
             (Some("RevisionNotFound"), ..) => {
-                HubError::RevisionNotFound { endpoint, kind, repository, revision }
+                Error::RevisionNotFound { endpoint, kind, repository, revision }
             }
             (_, 401, _) if !gated => {
-                HubError::Unauthorized { endpoint, action, repository, token_sent, message }
+                Error::Unauthorized { endpoint, action, repository, token_sent, message }
             }
             (_, 401 | 403, _) => {
-                HubError::Forbidden { endpoint, action, repository, token_sent, gated, message }
+                Error::Forbidden { endpoint, action, repository, token_sent, gated, message }
             }
             (_, 404, Some(file)) => {
-                HubError::FileNotFound { endpoint, kind, repository, revision, file: file.to_owned() }
+                Error::FileNotFound { endpoint, kind, repository, revision, file: file.to_owned() }
             }
             (_, 404, None) if revision == DEFAULT_REVISION => {
-                HubError::RepositoryNotFound { endpoint, kind, repository }
+                Error::RepositoryNotFound { endpoint, kind, repository }
             }
-            (_, 404, None) => HubError::RevisionNotFound { endpoint, kind, repository, revision },
-            (_, 429, _) => HubError::RateLimited { endpoint, retry_after: self.retry_after },
-            (_, status, _) => HubError::Status { url: self.url, status, message },
+            (_, 404, None) => Error::RevisionNotFound { endpoint, kind, repository, revision },
+            (_, 429, _) => Error::RateLimited { endpoint, retry_after: self.retry_after },
+            (_, status, _) => Error::Status { url: self.url, status, message },
         }
     }
 }
 
-pub(super) fn text_header(headers: &HeaderMap, name: &str) -> Option<String> {
+pub(crate) fn text_header(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
@@ -136,7 +136,7 @@ fn tidy(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn explain(status: u16, code: Option<&str>, id: &str, file: Option<&str>) -> HubError {
+    fn explain(status: u16, code: Option<&str>, id: &str, file: Option<&str>) -> Error {
         let refusal = Refusal {
             status,
             url: "http://hub/x".to_owned(),
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn statuses_and_codes_are_told_apart() {
-        let said = |error: HubError| error.to_string();
+        let said = |error: Error| error.to_string();
         assert_eq!(
             said(explain(401, Some("RepoNotFound"), "a/b", None)),
             "http://hub has no model `a/b`, or it is private"

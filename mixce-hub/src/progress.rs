@@ -29,7 +29,7 @@ pub trait FetchProgress {
     /// Called before the first byte of a file, about every quarter of a mebibyte, and when the file is complete.
     fn update(&mut self, file: &FileProgress<'_>);
 
-    /// Asked at each report of a transfer: `true` stops it with [`HubError::Stopped`](super::HubError::Stopped).
+    /// Asked at each report of a transfer: `true` stops it with [`Error::Stopped`](crate::Error::Stopped).
     fn stopped(&self) -> bool {
         false
     }

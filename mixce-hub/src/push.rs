@@ -10,9 +10,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
+use crate::{
     Hub,
-    error::{HubError, Result},
+    error::{Error, Result},
     files::check_name,
     progress::{FetchProgress, FileProgress, FileState},
     remote::Remote,
@@ -59,12 +59,12 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// [`HubError::NoNetwork`] when offline, [`HubError::NoToken`] without a token, [`HubError::NothingToPush`] for an empty folder, and what the hub
+    /// [`Error::NoNetwork`] when offline, [`Error::NoToken`] without a token, [`Error::NothingToPush`] for an empty folder, and what the hub
     /// refuses. Before the commit nothing is visible in the repository.
     pub fn push(&self, request: &PushRequest<'_>, progress: &mut dyn FetchProgress) -> Result<Pushed> {
-        let remote = self.remote.as_ref().ok_or(HubError::NoNetwork)?;
+        let remote = self.remote.as_ref().ok_or(Error::NoNetwork)?;
         if self.environment.token.is_none() {
-            return Err(HubError::NoToken { endpoint: self.environment.endpoint.clone() });
+            return Err(Error::NoToken { endpoint: self.environment.endpoint.clone() });
         }
         let files = local_files(request)?;
         let created = create(remote, request)?;
@@ -119,14 +119,14 @@ fn local_files(request: &PushRequest<'_>) -> Result<Vec<LocalFile>> {
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
     if files.is_empty() {
-        return Err(HubError::NothingToPush { folder: request.folder.to_owned() });
+        return Err(Error::NothingToPush { folder: request.folder.to_owned() });
     }
     Ok(files)
 }
 
 fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in std::fs::read_dir(folder).map_err(HubError::io("read", folder))? {
-        let entry = entry.map_err(HubError::io("read", folder))?;
+    for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let entry = entry.map_err(Error::io("read", folder))?;
         if entry.file_name().to_string_lossy().starts_with('.') {
             continue;
         }
@@ -151,7 +151,7 @@ fn create(remote: &Remote, request: &PushRequest<'_>) -> Result<bool> {
         remote.post(request.id, "api/repos/create", "application/json", question.to_string().as_bytes());
     match answer {
         Ok(_) => Ok(true),
-        Err(HubError::Status { status: 409, .. }) => Ok(false),
+        Err(Error::Status { status: 409, .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -9,8 +9,8 @@ use reqwest::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{
-    error::{HubError, Result},
+use crate::{
+    error::{Error, Result},
     refusal::{Question, Refusal, text_header},
     remote::{MAX_REDIRECTS, Remote, connection_error, malformed_redirect, redirect_target, with_retries},
     source::RepositoryId,
@@ -18,20 +18,20 @@ use super::{
 };
 
 /// The media type of the git LFS protocol.
-pub(super) const LFS_JSON: &str = "application/vnd.git-lfs+json";
+pub(crate) const LFS_JSON: &str = "application/vnd.git-lfs+json";
 
 impl Remote {
     /// An address below the hub's.
-    pub(super) fn url(&self, path: &str) -> Result<Url> {
+    pub(crate) fn url(&self, path: &str) -> Result<Url> {
         let text = format!("{}/{path}", self.environment.endpoint);
-        Url::parse(&text).map_err(|error| HubError::InvalidEndpoint {
+        Url::parse(&text).map_err(|error| Error::InvalidEndpoint {
             endpoint: self.environment.endpoint.clone(),
             reason: error.to_string(),
         })
     }
 
     /// Posts to the hub and gives the answer's body; repeated while it fails for reasons that may pass.
-    pub(super) fn post(&self, id: &RepositoryId, path: &str, media: &str, body: &[u8]) -> Result<Vec<u8>> {
+    pub(crate) fn post(&self, id: &RepositoryId, path: &str, media: &str, body: &[u8]) -> Result<Vec<u8>> {
         let url = self.url(path)?;
         let token_sent = self.environment.token.is_some();
         let endpoint = self.environment.endpoint.as_str();
@@ -47,7 +47,7 @@ impl Remote {
     }
 
     /// [`Self::post`], and what the answer says.
-    pub(super) fn post_for<T: DeserializeOwned>(
+    pub(crate) fn post_for<T: DeserializeOwned>(
         &self,
         id: &RepositoryId,
         path: &str,
@@ -82,7 +82,7 @@ impl Remote {
     }
 
     /// With the token where `target` is the hub's own.
-    pub(super) fn authorized(&self, request: RequestBuilder, target: &Url, hub: &Url) -> RequestBuilder {
+    pub(crate) fn authorized(&self, request: RequestBuilder, target: &Url, hub: &Url) -> RequestBuilder {
         match &self.environment.token {
             Some(token) if target.origin() == hub.origin() => {
                 request.header(AUTHORIZATION, format!("Bearer {}", token.secret()))
@@ -92,7 +92,7 @@ impl Remote {
     }
 
     /// Posts JSON to an address that the storage protocol has given; it gets the token only if it is the hub's own.
-    pub(super) fn post_action(
+    pub(crate) fn post_action(
         &self,
         href: &str,
         headers: &BTreeMap<String, String>,
@@ -106,7 +106,7 @@ impl Remote {
     }
 
     /// Puts some bytes of a file to an address that the storage protocol has given; gives the `ETag` of the answer.
-    pub(super) fn put(
+    pub(crate) fn put(
         &self,
         href: &str,
         headers: &BTreeMap<String, String>,
@@ -130,7 +130,7 @@ impl Remote {
         headers: &BTreeMap<String, String>,
     ) -> Result<RequestBuilder> {
         let url = Url::parse(href).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        let url = url.ok_or_else(|| HubError::Malformed {
+        let url = url.ok_or_else(|| Error::Malformed {
             url: without_query(href),
             reason: "the storage gave no http(s) address".to_owned(),
         })?;

@@ -8,9 +8,9 @@ use std::{
 
 use reqwest::{StatusCode, blocking::Response, header::CONTENT_RANGE};
 
-use super::{
+use crate::{
     checksum::Checksum,
-    error::{HubError, Result},
+    error::{Error, Result},
     progress::{FetchProgress, FileProgress, FileState},
     refusal::text_header,
     remote::{Remote, RemoteFile, connection_error, pause, reasons},
@@ -26,7 +26,7 @@ const PROGRESS_BYTES: u64 = 1 << 20;
 ///
 /// What `incomplete` holds already is kept and the rest asked for with a `Range` header. If a file that was put together
 /// in that way has the wrong checksum it is fetched once more from the beginning, since the old part may be to blame.
-pub(super) fn transfer(
+pub(crate) fn transfer(
     remote: &Remote,
     id: &RepositoryId,
     file: &RemoteFile,
@@ -40,22 +40,22 @@ pub(super) fn transfer(
         partial.receive_all(remote, progress)?;
         match partial.verify() {
             Ok(()) => break,
-            Err(error @ HubError::Checksum { .. }) if resumed => {
+            Err(error @ Error::Checksum { .. }) if resumed => {
                 tracing::warn!(%error, "the resumed file is damaged; fetching it from the beginning");
                 partial.restart()?;
                 resumed = false;
             }
             Err(error) => {
                 drop(partial);
-                fs::remove_file(incomplete).map_err(HubError::io("remove", incomplete))?;
+                fs::remove_file(incomplete).map_err(Error::io("remove", incomplete))?;
                 return Err(error);
             }
         }
     }
-    partial.bytes.sync_all().map_err(HubError::io("write", incomplete))?;
+    partial.bytes.sync_all().map_err(Error::io("write", incomplete))?;
     partial.report(FileState::Complete, progress);
     drop(partial);
-    fs::rename(incomplete, complete).map_err(HubError::io("write", complete))
+    fs::rename(incomplete, complete).map_err(Error::io("write", complete))
 }
 
 /// A file of which some bytes are there.
@@ -71,10 +71,10 @@ struct Partial<'a> {
 impl<'a> Partial<'a> {
     fn open(path: &Path, id: &'a RepositoryId, file: &'a RemoteFile) -> Result<Self> {
         let bytes = File::options().read(true).write(true).create(true).truncate(false).open(path);
-        let bytes = bytes.map_err(HubError::io("create", path))?;
+        let bytes = bytes.map_err(Error::io("create", path))?;
         let checksum = Checksum::for_etag(&file.etag, file.bytes_total);
         let mut partial = Self { id, file, path: path.to_owned(), bytes, length: 0, checksum };
-        let there = partial.bytes.metadata().map_err(HubError::io("read", path))?.len();
+        let there = partial.bytes.metadata().map_err(Error::io("read", path))?.len();
         if file.bytes_total.is_none_or(|total| there <= total) {
             partial.read_existing()?;
         } else {
@@ -87,7 +87,7 @@ impl<'a> Partial<'a> {
     fn read_existing(&mut self) -> Result<()> {
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
-            let count = self.bytes.read(&mut chunk).map_err(HubError::io("read", &self.path))?;
+            let count = self.bytes.read(&mut chunk).map_err(Error::io("read", &self.path))?;
             if count == 0 {
                 return Ok(());
             }
@@ -97,8 +97,8 @@ impl<'a> Partial<'a> {
     }
 
     fn restart(&mut self) -> Result<()> {
-        self.bytes.set_len(0).map_err(HubError::io("write", &self.path))?;
-        self.bytes.seek(SeekFrom::Start(0)).map_err(HubError::io("write", &self.path))?;
+        self.bytes.set_len(0).map_err(Error::io("write", &self.path))?;
+        self.bytes.seek(SeekFrom::Start(0)).map_err(Error::io("write", &self.path))?;
         self.length = 0;
         self.checksum = Checksum::for_etag(&self.file.etag, self.file.bytes_total);
         Ok(())
@@ -159,7 +159,7 @@ impl<'a> Partial<'a> {
             self.take(&chunk[..count])?;
             self.report(FileState::Transferring, progress);
             if progress.stopped() {
-                return Err(HubError::Stopped { file: self.file.name.clone() });
+                return Err(Error::Stopped { file: self.file.name.clone() });
             }
         }
         match self.file.bytes_total {
@@ -172,14 +172,14 @@ impl<'a> Partial<'a> {
         let length = self.length + chunk.len() as u64;
         if let Some(expected_bytes) = self.file.bytes_total.filter(|&total| length > total) {
             self.restart()?;
-            return Err(HubError::TooLong {
+            return Err(Error::TooLong {
                 repository: self.id.repository().to_owned(),
                 file: self.file.name.clone(),
                 expected_bytes,
                 got_bytes: length,
             });
         }
-        self.bytes.write_all(chunk).map_err(HubError::io("write", &self.path))?;
+        self.bytes.write_all(chunk).map_err(Error::io("write", &self.path))?;
         self.checksum.update(chunk);
         self.length = length;
         Ok(())
@@ -197,7 +197,7 @@ impl<'a> Partial<'a> {
         if got.eq_ignore_ascii_case(&self.file.etag) {
             return Ok(());
         }
-        Err(HubError::Checksum {
+        Err(Error::Checksum {
             repository: self.id.repository().to_owned(),
             file: self.file.name.clone(),
             algorithm,
@@ -211,11 +211,11 @@ impl<'a> Partial<'a> {
         progress.update(&FileProgress { name, bytes_done: self.length, bytes_total: *bytes_total, state });
     }
 
-    fn lost(&self, reason: &str) -> HubError {
-        HubError::Connection { url: self.file.url.to_string(), reason: reason.to_owned() }
+    fn lost(&self, reason: &str) -> Error {
+        Error::Connection { url: self.file.url.to_string(), reason: reason.to_owned() }
     }
 
-    fn broken(&self, error: std::io::Error) -> HubError {
+    fn broken(&self, error: std::io::Error) -> Error {
         let url = self.file.url.as_str();
         match error.downcast::<reqwest::Error>() {
             Ok(error) => connection_error(url, error),

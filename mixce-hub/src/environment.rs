@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::error::{HubError, Result};
+use crate::error::{Error, Result};
 
 /// The public hub.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
@@ -20,17 +20,17 @@ impl Token {
     ///
     /// # Errors
     ///
-    /// [`HubError::InvalidToken`] if it holds anything but visible ASCII characters.
+    /// [`Error::InvalidToken`] if it holds anything but visible ASCII characters.
     pub fn new(text: &str, origin: &str) -> Result<Self> {
         let text = text.trim();
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(HubError::InvalidToken { origin: origin.to_owned() });
+            return Err(Error::InvalidToken { origin: origin.to_owned() });
         }
         Ok(Self(text.to_owned()))
     }
 
     /// The token itself, to be sent.
-    pub(super) fn secret(&self) -> &str {
+    pub(crate) fn secret(&self) -> &str {
         &self.0
     }
 }
@@ -94,8 +94,8 @@ impl HubEnvironment {
     ///
     /// # Errors
     ///
-    /// [`HubError::NoCacheFolder`] if no variable leads to a cache folder, [`HubError::InvalidToken`] for a token that is no
-    /// token, and [`HubError::Io`] if a token file exists but cannot be read.
+    /// [`Error::NoCacheFolder`] if no variable leads to a cache folder, [`Error::InvalidToken`] for a token that is no
+    /// token, and [`Error::Io`] if a token file exists but cannot be read.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let get = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
         let user_home = get("HOME").or_else(|| get("USERPROFILE")).map(PathBuf::from);
@@ -106,7 +106,7 @@ impl HubEnvironment {
         let cache_dir = path("HF_HUB_CACHE")
             .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
             .or_else(|| hf_home.as_ref().map(|home| home.join("hub")))
-            .ok_or(HubError::NoCacheFolder)?;
+            .ok_or(Error::NoCacheFolder)?;
         let flag = |name: &str| get(name).is_some_and(|value| is_true(&value));
         let token_file = path("HF_TOKEN_PATH").or_else(|| hf_home.map(|home| home.join("token")));
         let token = if flag("HF_HUB_DISABLE_IMPLICIT_TOKEN") { None } else { find_token(get, token_file)? };
@@ -147,7 +147,7 @@ fn find_token(get: impl Fn(&str) -> Option<String>, file: Option<PathBuf>) -> Re
         Ok(text) if text.trim().is_empty() => Ok(None),
         Ok(text) => Token::new(&text, &format!("the file `{}`", file.display())).map(Some),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(HubError::io("read the token file", file)(error)),
+        Err(error) => Err(Error::io("read the token file", file)(error)),
     }
 }
 
@@ -196,7 +196,7 @@ mod tests {
             resolve(&[("HF_HOME", ""), ("HOME", "/u")]).cache_dir,
             Path::new("/u/.cache/huggingface/hub")
         );
-        assert!(matches!(try_resolve(&[]), Err(HubError::NoCacheFolder)));
+        assert!(matches!(try_resolve(&[]), Err(Error::NoCacheFolder)));
     }
 
     #[test]

@@ -2,17 +2,17 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use super::source::RepositoryKind;
+use crate::source::RepositoryKind;
 
 /// The result of a hub operation.
-pub type Result<T> = std::result::Result<T, HubError>;
+pub type Result<T> = std::result::Result<T, Error>;
 
-/// A failure of the hub client. The message says what, where, expected and got; [`HubError::hint`] says what to do.
+/// A failure of the hub client. The message says what, where, expected and got; [`Error::hint`] says what to do.
 ///
 /// No variant ever carries the access token.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum HubError {
+pub enum Error {
     /// The model argument is neither an existing folder nor a well-formed hub id.
     #[error("`{given}` is no model: {reason}")]
     InvalidSource {
@@ -197,7 +197,7 @@ pub enum HubError {
     },
     /// The model has no weights in a known format, or no configuration.
     #[error(
-        "`{repository}` at revision `{revision}` is no GPT-2 checkpoint: it has no {missing}; its files: {listing}"
+        "`{repository}` at revision `{revision}` is no checkpoint: it has no {missing}; its files: {listing}"
     )]
     Incomplete {
         /// The model's id.
@@ -293,7 +293,7 @@ fn words(message: &Option<String>) -> String {
     message.as_ref().map(|message| format!(": {message}")).unwrap_or_default()
 }
 
-impl HubError {
+impl Error {
     /// What the user can do about it, in one line, where there is something to say.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
@@ -355,7 +355,7 @@ impl HubError {
     }
 
     /// Whether the same request may well succeed a moment later.
-    pub(super) fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Connection { .. } | Self::RateLimited { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 500 | 502..=504),
@@ -364,14 +364,14 @@ impl HubError {
     }
 
     /// The wait that the server asked for.
-    pub(super) fn retry_after(&self) -> Option<Duration> {
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } => *retry_after,
             _ => None,
         }
     }
 
-    pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
     }

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
-use mixce_gpt2::hub::{Hub, HubEnvironment, HubError, ModelId, NoProgress, Snapshot};
+use mixce_hub::{Error, Hub, HubEnvironment, ModelId, NoProgress, Snapshot};
 use tempfile::TempDir;
 
 use crate::server::{HubServer, Storage};
@@ -64,7 +64,7 @@ impl World {
     }
 
     /// Fetches the model with the usual settings.
-    pub(crate) fn fetch(&self) -> Result<Snapshot, HubError> {
+    pub(crate) fn fetch(&self) -> Result<Snapshot, Error> {
         self.hub(&[]).fetch_model(&id(MODEL), &mut NoProgress)
     }
 

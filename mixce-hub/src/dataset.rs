@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::{
+use crate::{
     Fetch, Hub, Snapshot, abbreviate,
     cache::RepositoryCache,
     cached_commit,
-    error::{HubError, Result},
+    error::{Error, Result},
     not_cached,
     progress::FetchProgress,
     remote::Remote,
@@ -24,7 +24,7 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// [`HubError::NoSuchFiles`] when nothing is chosen; otherwise as [`Hub::fetch_model`].
+    /// [`Error::NoSuchFiles`] when nothing is chosen; otherwise as [`Hub::fetch_model`].
     pub fn fetch_files(
         &self,
         id: &RepositoryId,
@@ -91,8 +91,8 @@ impl Hub {
     }
 }
 
-fn no_files(id: &RepositoryId, wanted: &str, listing: &[String]) -> HubError {
-    HubError::NoSuchFiles {
+fn no_files(id: &RepositoryId, wanted: &str, listing: &[String]) -> Error {
+    Error::NoSuchFiles {
         kind: id.kind(),
         repository: id.repository().to_owned(),
         revision: id.revision().to_owned(),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use mixce_gpt2::hub::{HubError, NoProgress, PushRequest, Pushed};
+use mixce_hub::{Error, NoProgress, PushRequest, Pushed};
 
 use crate::{
     server::{Fault, Storage, etag},
@@ -23,7 +23,7 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-fn push(world: &World, folder: &Path, to: &str, variables: &[(&str, &str)]) -> Result<Pushed, HubError> {
+fn push(world: &World, folder: &Path, to: &str, variables: &[(&str, &str)]) -> Result<Pushed, Error> {
     let id = id(to);
     let extra = vec![("README.md".to_owned(), b"# Card".to_vec())];
     let request = PushRequest { folder, extra, id: &id, private: true, message: "words" };
@@ -95,9 +95,9 @@ fn passing_troubles_and_a_new_name_are_sat_out() {
 fn refusals_leave_nothing_and_show_no_secret() {
     let (world, folder) = (World::new(), folder());
     let error = push(&world, folder.path(), "me/model", &[]).unwrap_err();
-    assert!(matches!(error, HubError::NoToken { .. }) && error.hint().unwrap().contains("HF_TOKEN"));
+    assert!(matches!(error, Error::NoToken { .. }) && error.hint().unwrap().contains("HF_TOKEN"));
     let offline = [("HF_HUB_OFFLINE", "1"), TOKEN[0]];
-    assert!(matches!(push(&world, folder.path(), "me/model", &offline), Err(HubError::NoNetwork)));
+    assert!(matches!(push(&world, folder.path(), "me/model", &offline), Err(Error::NoNetwork)));
     assert_eq!(world.server.take_requests(), []);
 
     world.server.require_token("hf_right");
@@ -111,7 +111,7 @@ fn refusals_leave_nothing_and_show_no_secret() {
 
     world.server.fault("PUT", &etag(Storage::Large, &weights(3)), Fault::Status(403, ""), 9);
     let error = push(&world, folder.path(), "me/model", &TOKEN).unwrap_err();
-    assert!(matches!(error, HubError::Status { status: 403, .. }), "{error}");
+    assert!(matches!(error, Error::Status { status: 403, .. }), "{error}");
     assert!(!format!("{error}{error:?}").contains("secret"), "a signed address is a secret: {error}");
     assert!(world.server.commits().is_empty());
     let empty = tempfile::tempdir().unwrap();
@@ -119,5 +119,5 @@ fn refusals_leave_nothing_and_show_no_secret() {
     let request =
         PushRequest { folder: empty.path(), extra: Vec::new(), id: &id, private: true, message: "x" };
     let error = world.hub(&TOKEN).push(&request, &mut NoProgress).unwrap_err();
-    assert!(matches!(error, HubError::NothingToPush { .. }), "{error}");
+    assert!(matches!(error, Error::NothingToPush { .. }), "{error}");
 }

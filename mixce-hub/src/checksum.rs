@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 /// A running checksum of the kind that an etag asks for.
 #[derive(Clone)]
-pub(super) enum Checksum {
+pub(crate) enum Checksum {
     Sha256(Sha256),
     Git(Sha1),
     /// The etag is no checksum that we know; only the length can be verified.
@@ -18,7 +18,7 @@ pub(super) enum Checksum {
 
 impl Checksum {
     /// The checksum for `etag`; git's needs the length of the file beforehand.
-    pub(super) fn for_etag(etag: &str, bytes_total: Option<u64>) -> Self {
+    pub(crate) fn for_etag(etag: &str, bytes_total: Option<u64>) -> Self {
         if !etag.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Self::Unknown;
         }
@@ -29,7 +29,7 @@ impl Checksum {
         }
     }
 
-    pub(super) fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(hasher) => hasher.update(bytes),
             Self::Git(hasher) => hasher.update(bytes),
@@ -38,7 +38,7 @@ impl Checksum {
     }
 
     /// Name and value in lower-case hexadecimal digits; `None` if there is nothing to compare.
-    pub(super) fn finish(self) -> Option<(&'static str, String)> {
+    pub(crate) fn finish(self) -> Option<(&'static str, String)> {
         match self {
             Self::Sha256(hasher) => Some(("SHA-256", hexadecimal(&hasher.finalize()))),
             Self::Git(hasher) => Some(("git SHA-1", hexadecimal(&hasher.finalize()))),

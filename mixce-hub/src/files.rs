@@ -2,16 +2,16 @@
 
 use std::{collections::BTreeSet, fs, io::Read, path::Path};
 
-use super::error::{HubError, Result};
+use crate::error::{Error, Result};
 
 /// The model's configuration; a checkpoint cannot be without.
-pub(super) const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 /// All weights in one file.
-pub(super) const WEIGHTS: &str = "model.safetensors";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// The table from tensor names to shard files.
-pub(super) const SHARD_INDEX: &str = "model.safetensors.index.json";
+pub(crate) const SHARD_INDEX: &str = "model.safetensors.index.json";
 /// Weights as PyTorch pickles them; read only if there is nothing better.
-pub(super) const PYTORCH_WEIGHTS: &str = "pytorch_model.bin";
+pub(crate) const PYTORCH_WEIGHTS: &str = "pytorch_model.bin";
 /// Taken along where they exist.
 const OPTIONAL: [&str; 11] = [
     "generation_config.json",
@@ -27,7 +27,7 @@ const OPTIONAL: [&str; 11] = [
     "sentence_bert_config.json",
     "1_Pooling/config.json",
 ];
-/// No shard index is larger: GPT-2 has some hundred tensors.
+/// No shard index is larger: it has a line a tensor.
 const MAX_INDEX_BYTES: u64 = 16 << 20;
 
 /// The weights that were found, best first: one safetensors file, shards, a PyTorch file.
@@ -39,14 +39,14 @@ enum Weights {
 
 /// The files to fetch, before the shards are known.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     small: Vec<&'static str>,
     weights: Weights,
 }
 
 impl Plan {
     /// Chooses among the files that exist; `Err` says what is missing.
-    pub(super) fn choose(exists: impl Fn(&str) -> bool) -> std::result::Result<Self, &'static str> {
+    pub(crate) fn choose(exists: impl Fn(&str) -> bool) -> std::result::Result<Self, &'static str> {
         if !exists(CONFIG) {
             return Err("`config.json`");
         }
@@ -66,13 +66,13 @@ impl Plan {
     }
 
     /// The files that are known without reading another one.
-    pub(super) fn first(&self) -> impl Iterator<Item = &'static str> {
+    pub(crate) fn first(&self) -> impl Iterator<Item = &'static str> {
         let index = (self.weights == Weights::Sharded).then_some(SHARD_INDEX);
         self.small.iter().copied().chain(index)
     }
 
     /// The weight files, read from the shard index in `folder` if there is one.
-    pub(super) fn weights(&self, folder: &Path, repository: &str) -> Result<Vec<String>> {
+    pub(crate) fn weights(&self, folder: &Path, repository: &str) -> Result<Vec<String>> {
         match self.weights {
             Weights::Single(name) => Ok(vec![name.to_owned()]),
             Weights::Sharded => shards(&folder.join(SHARD_INDEX), repository),
@@ -86,10 +86,10 @@ fn shards(path: &Path, repository: &str) -> Result<Vec<String>> {
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,
     }
-    let bad = |reason: String| HubError::ShardIndex { path: path.to_owned(), reason };
+    let bad = |reason: String| Error::ShardIndex { path: path.to_owned(), reason };
     let mut text = Vec::new();
-    let file = fs::File::open(path).map_err(HubError::io("open", path))?;
-    file.take(MAX_INDEX_BYTES + 1).read_to_end(&mut text).map_err(HubError::io("read", path))?;
+    let file = fs::File::open(path).map_err(Error::io("open", path))?;
+    file.take(MAX_INDEX_BYTES + 1).read_to_end(&mut text).map_err(Error::io("read", path))?;
     if text.len() as u64 > MAX_INDEX_BYTES {
         return Err(bad(format!("it is larger than {MAX_INDEX_BYTES} bytes")));
     }
@@ -105,7 +105,7 @@ fn shards(path: &Path, repository: &str) -> Result<Vec<String>> {
 }
 
 /// Refuses a file name that, joined to a folder, could lead outside it on any system.
-pub(super) fn check_name(what: &'static str, name: &str, repository: &str) -> Result<()> {
+pub(crate) fn check_name(what: &'static str, name: &str, repository: &str) -> Result<()> {
     let harmless = |part: &str| {
         !part.is_empty()
             && part != "."
@@ -116,7 +116,7 @@ pub(super) fn check_name(what: &'static str, name: &str, repository: &str) -> Re
     if name.len() <= 1024 && name.split('/').all(harmless) {
         Ok(())
     } else {
-        Err(HubError::UnsafeName {
+        Err(Error::UnsafeName {
             what,
             name: name.chars().take(200).collect(),
             repository: repository.to_owned(),
@@ -125,12 +125,12 @@ pub(super) fn check_name(what: &'static str, name: &str, repository: &str) -> Re
 }
 
 /// Refuses an etag or commit that is not one plain word, since it becomes the name of a file or folder.
-pub(super) fn check_word(what: &'static str, word: &str, repository: &str) -> Result<()> {
+pub(crate) fn check_word(what: &'static str, word: &str, repository: &str) -> Result<()> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     if (1..=128).contains(&word.len()) && word.bytes().all(plain) {
         Ok(())
     } else {
-        Err(HubError::UnsafeName {
+        Err(Error::UnsafeName {
             what,
             name: word.chars().take(200).collect(),
             repository: repository.to_owned(),
@@ -175,9 +175,9 @@ mod tests {
         };
         assert_eq!(read(r#"{"weight_map":{"x":"2","y":"1","z":"2"},"metadata":{}}"#).unwrap(), ["1", "2"]);
         for bad in ["", "[]", r#"{"weight_map":{}}"#, r#"{"weight_map":{"x":1}}"#] {
-            assert!(matches!(read(bad), Err(HubError::ShardIndex { .. })), "{bad}");
+            assert!(matches!(read(bad), Err(Error::ShardIndex { .. })), "{bad}");
         }
-        assert!(matches!(read(r#"{"weight_map":{"x":"../../y"}}"#), Err(HubError::UnsafeName { .. })));
+        assert!(matches!(read(r#"{"weight_map":{"x":"../../y"}}"#), Err(Error::UnsafeName { .. })));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use mixce_gpt2::hub::{FetchProgress, FileProgress, Hub, HubError, NoProgress};
+use mixce_hub::{Error, FetchProgress, FileProgress, Hub, NoProgress};
 
 use crate::{
     http::Request,
@@ -36,7 +36,7 @@ fn a_later_fetch_resumes_what_an_earlier_one_left() {
     world.server.fault("GET", &weights_etag(), Fault::Drop(1_000_000), 1);
     world.server.fault("GET", &weights_etag(), Fault::Drop(0), 100);
     let error = world.fetch().unwrap_err();
-    assert!(matches!(error, HubError::Connection { .. }), "{error}");
+    assert!(matches!(error, Error::Connection { .. }), "{error}");
     assert!(error.hint().unwrap().contains("resumed"));
     assert_eq!(fs::read(world.cache().join("blobs").join(&incomplete)).unwrap(), weights(0)[..1_000_000]);
     assert!(!world.cache().join("refs/main").exists());
@@ -62,7 +62,7 @@ fn wrong_bytes_are_reported_and_not_kept() {
     let world = World::new();
     world.server.fault("GET", &weights_etag(), Fault::WrongBytes, 1);
     let error = world.fetch().unwrap_err();
-    let HubError::Checksum { algorithm, expected, got, .. } = &error else { panic!("{error}") };
+    let Error::Checksum { algorithm, expected, got, .. } = &error else { panic!("{error}") };
     assert_eq!((*algorithm, expected), ("SHA-256", &weights_etag()));
     assert_ne!(got, expected);
     assert!(error.to_string().contains("`model.safetensors` of `owner/tiny` arrived damaged"), "{error}");
@@ -76,7 +76,7 @@ fn wrong_bytes_of_a_small_file_are_noticed_too() {
     let world = World::new();
     world.server.fault("GET", "/config.json", Fault::WrongBytes, 1);
     let error = world.fetch().unwrap_err();
-    assert!(matches!(error, HubError::Checksum { algorithm: "git SHA-1", .. }), "{error}");
+    assert!(matches!(error, Error::Checksum { algorithm: "git SHA-1", .. }), "{error}");
     assert_eq!(world.blobs(), [] as [&str; 0]);
 }
 
@@ -102,7 +102,7 @@ fn more_bytes_than_announced_are_refused() {
     let world = World::new();
     world.server.fault("GET", &weights_etag(), Fault::TooLong, 1);
     let error = world.fetch().unwrap_err();
-    assert!(matches!(error, HubError::TooLong { expected_bytes: 3_000_000, .. }), "{error}");
+    assert!(matches!(error, Error::TooLong { expected_bytes: 3_000_000, .. }), "{error}");
     assert!(!world.blobs().contains(&weights_etag()));
 }
 
@@ -147,7 +147,7 @@ fn a_fetch_can_be_stopped_and_goes_on_later() {
     }
     let world = World::new();
     let error = world.hub(&[]).fetch_model(&id(MODEL), &mut StopAtWeights(false)).unwrap_err();
-    assert!(matches!(&error, HubError::Stopped { file } if file == "model.safetensors"), "{error}");
+    assert!(matches!(&error, Error::Stopped { file } if file == "model.safetensors"), "{error}");
     world.server.take_requests();
     world.fetch().unwrap();
     assert!(ranges(&world.server.take_requests())[0].is_some());

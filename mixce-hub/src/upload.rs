@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{
-    error::{HubError, Result},
+use crate::{
+    error::{Error, Result},
     progress::{FetchProgress, FileProgress, FileState},
     remote::Remote,
     send::LFS_JSON,
@@ -22,9 +22,9 @@ use super::{
 
 /// A file that is to be uploaded.
 #[derive(Debug)]
-pub(super) struct LocalFile {
-    pub(super) name: String,
-    pub(super) bytes: u64,
+pub(crate) struct LocalFile {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
     content: Content,
     sha256: OnceLock<String>,
 }
@@ -36,47 +36,47 @@ enum Content {
 }
 
 impl LocalFile {
-    pub(super) fn on_disk(name: String, path: PathBuf) -> Result<Self> {
-        let bytes = std::fs::metadata(&path).map_err(HubError::io("read", &path))?.len();
+    pub(crate) fn on_disk(name: String, path: PathBuf) -> Result<Self> {
+        let bytes = std::fs::metadata(&path).map_err(Error::io("read", &path))?.len();
         Ok(Self { name, bytes, content: Content::Disk(path), sha256: OnceLock::new() })
     }
 
-    pub(super) fn in_memory(name: String, content: Vec<u8>) -> Self {
+    pub(crate) fn in_memory(name: String, content: Vec<u8>) -> Self {
         let bytes = content.len() as u64;
         Self { name, bytes, content: Content::Memory(content), sha256: OnceLock::new() }
     }
 
     /// The bytes from `start` on, `length` at most.
-    pub(super) fn open(&self, start: u64, length: u64) -> Result<Box<dyn Read + Send>> {
+    pub(crate) fn open(&self, start: u64, length: u64) -> Result<Box<dyn Read + Send>> {
         match &self.content {
             Content::Memory(bytes) => {
                 let start = (start as usize).min(bytes.len());
                 Ok(Box::new(Cursor::new(bytes[start..].to_vec()).take(length)))
             }
             Content::Disk(path) => {
-                let mut file = File::open(path).map_err(HubError::io("open", path))?;
-                file.seek(SeekFrom::Start(start)).map_err(HubError::io("read", path))?;
+                let mut file = File::open(path).map_err(Error::io("open", path))?;
+                file.seek(SeekFrom::Start(start)).map_err(Error::io("read", path))?;
                 Ok(Box::new(file.take(length)))
             }
         }
     }
 
     /// The first bytes.
-    pub(super) fn head(&self, length: usize) -> Result<Vec<u8>> {
+    pub(crate) fn head(&self, length: usize) -> Result<Vec<u8>> {
         let mut head = Vec::new();
-        self.open(0, length as u64)?.read_to_end(&mut head).map_err(HubError::io("read", &self.name))?;
+        self.open(0, length as u64)?.read_to_end(&mut head).map_err(Error::io("read", &self.name))?;
         Ok(head)
     }
 
     /// All bytes; for small files.
-    pub(super) fn content(&self) -> Result<Vec<u8>> {
+    pub(crate) fn content(&self) -> Result<Vec<u8>> {
         let mut all = Vec::new();
-        self.open(0, self.bytes)?.read_to_end(&mut all).map_err(HubError::io("read", &self.name))?;
+        self.open(0, self.bytes)?.read_to_end(&mut all).map_err(Error::io("read", &self.name))?;
         Ok(all)
     }
 
     /// SHA-256 in hexadecimal, computed once.
-    pub(super) fn sha256(&self) -> Result<&str> {
+    pub(crate) fn sha256(&self) -> Result<&str> {
         if let Some(known) = self.sha256.get() {
             return Ok(known);
         }
@@ -84,7 +84,7 @@ impl LocalFile {
         let mut source = self.open(0, self.bytes)?;
         let mut chunk = vec![0; 256 << 10];
         loop {
-            match source.read(&mut chunk).map_err(HubError::io("read", &self.name))? {
+            match source.read(&mut chunk).map_err(Error::io("read", &self.name))? {
                 0 => break,
                 n => hash.update(&chunk[..n]),
             }
@@ -120,7 +120,7 @@ struct Action {
 }
 
 /// Puts files into the storage; gives the number of bytes sent.
-pub(super) fn upload(
+pub(crate) fn upload(
     remote: &Remote,
     id: &RepositoryId,
     files: &[&LocalFile],
@@ -146,7 +146,7 @@ pub(super) fn upload(
         };
         if let Some(error) = object.error {
             let message = format!("`{}`: {}", file.name, error.message);
-            return Err(HubError::Status {
+            return Err(Error::Status {
                 url: remote.url(&path)?.to_string(),
                 status: error.code,
                 message: Some(message),
@@ -179,7 +179,7 @@ fn send(remote: &Remote, file: &LocalFile, action: &Action, progress: &mut dyn F
         return remote.put(&action.href, &headers, file, 0..file.bytes).map(|_| ());
     };
     let malformed =
-        |what: &str| HubError::Malformed { url: without_query(&action.href), reason: what.to_owned() };
+        |what: &str| Error::Malformed { url: without_query(&action.href), reason: what.to_owned() };
     let part_bytes: u64 = part_bytes
         .as_u64()
         .or_else(|| part_bytes.as_str()?.parse().ok())
@@ -202,7 +202,7 @@ fn send(remote: &Remote, file: &LocalFile, action: &Action, progress: &mut dyn F
         let state = FileState::Transferring;
         progress.update(&FileProgress { name, bytes_done: end, bytes_total, state });
         if progress.stopped() {
-            return Err(HubError::Stopped { file: file.name.clone() });
+            return Err(Error::Stopped { file: file.name.clone() });
         }
     }
     let whole = json!({"oid": file.sha256()?, "parts": done}).to_string();
@@ -218,6 +218,6 @@ fn text_headers(action: &Action) -> BTreeMap<String, String> {
 }
 
 /// A signed address without its signature, for messages.
-pub(super) fn without_query(url: &str) -> String {
+pub(crate) fn without_query(url: &str) -> String {
     url.split('?').next().unwrap_or_default().to_owned()
 }

@@ -10,49 +10,49 @@ use reqwest::{
     redirect,
 };
 
-use super::{
+use crate::{
     environment::{HubEnvironment, Retries},
-    error::{HubError, Result},
+    error::{Error, Result},
     files::{check_name, check_word},
     refusal::{Question, Refusal, text_header},
     source::{RepositoryId, RepositoryKind},
 };
 
 /// A chain of redirects that is longer is a loop.
-pub(super) const MAX_REDIRECTS: usize = 10;
+pub(crate) const MAX_REDIRECTS: usize = 10;
 /// Given to hf-hub when there is no token. hf-hub would otherwise look for one in the process environment by itself; a
 /// line break cannot stand in a header, so it sends none.
 const NO_TOKEN: &str = "\n";
 
 /// A model at one commit, as the hub describes it.
 #[derive(Debug)]
-pub(super) struct Listing {
-    pub(super) commit: String,
-    pub(super) files: Vec<String>,
+pub(crate) struct Listing {
+    pub(crate) commit: String,
+    pub(crate) files: Vec<String>,
 }
 
 /// A file at one commit, as the hub describes it.
 #[derive(Debug)]
-pub(super) struct RemoteFile {
-    pub(super) name: String,
-    pub(super) url: Url,
+pub(crate) struct RemoteFile {
+    pub(crate) name: String,
+    pub(crate) url: Url,
     /// The file's name in the cache and, for the hub's own etags, its checksum.
-    pub(super) etag: String,
-    pub(super) bytes_total: Option<u64>,
+    pub(crate) etag: String,
+    pub(crate) bytes_total: Option<u64>,
 }
 
 /// A connection to one hub.
 #[derive(Debug)]
-pub(super) struct Remote {
+pub(crate) struct Remote {
     metadata: HFClientSync,
-    pub(super) questions: Client,
-    pub(super) transfers: Client,
-    pub(super) environment: HubEnvironment,
+    pub(crate) questions: Client,
+    pub(crate) transfers: Client,
+    pub(crate) environment: HubEnvironment,
 }
 
 impl Remote {
-    pub(super) fn new(environment: HubEnvironment) -> Result<Self> {
-        let invalid = |reason: &str| HubError::InvalidEndpoint {
+    pub(crate) fn new(environment: HubEnvironment) -> Result<Self> {
+        let invalid = |reason: &str| Error::InvalidEndpoint {
             endpoint: environment.endpoint.clone(),
             reason: reason.to_owned(),
         };
@@ -62,7 +62,7 @@ impl Remote {
         }
         if endpoint.password().is_some() || !endpoint.username().is_empty() {
             // An address ends up in messages, a password must not.
-            return Err(HubError::InvalidEndpoint {
+            return Err(Error::InvalidEndpoint {
                 endpoint: endpoint.host_str().unwrap_or_default().to_owned(),
                 reason: "it holds a user name or password; use `HF_TOKEN`".to_owned(),
             });
@@ -86,7 +86,7 @@ impl Remote {
     }
 
     /// The commit that the model's revision means now, and the files it has.
-    pub(super) fn listing(&self, id: &RepositoryId) -> Result<Listing> {
+    pub(crate) fn listing(&self, id: &RepositoryId) -> Result<Listing> {
         let url = format!("{}/api/{}/{}", self.environment.endpoint, id.kind().plural(), id.repository());
         let (owner, name) = id.owner_and_name();
         let (sha, siblings) = with_retries(&self.environment.retries, || {
@@ -102,7 +102,7 @@ impl Remote {
             };
             answer.map_err(|error| explain(error, &url, &self.question(id, None)))
         })?;
-        let missing = |what: &str| HubError::Malformed { url: url.clone(), reason: format!("no `{what}`") };
+        let missing = |what: &str| Error::Malformed { url: url.clone(), reason: format!("no `{what}`") };
         let commit = sha.ok_or_else(|| missing("sha"))?;
         check_word("commit", &commit, id.repository())?;
         let siblings = siblings.ok_or_else(|| missing("siblings"))?;
@@ -114,7 +114,7 @@ impl Remote {
     }
 
     /// What the hub says about a file, without its bytes.
-    pub(super) fn describe(&self, id: &RepositoryId, commit: &str, file: &str) -> Result<RemoteFile> {
+    pub(crate) fn describe(&self, id: &RepositoryId, commit: &str, file: &str) -> Result<RemoteFile> {
         let url = self.file_url(id, commit, file)?;
         with_retries(&self.environment.retries, || {
             let response = self.send(&self.questions, Method::HEAD, &url, None, has_etag)?;
@@ -123,7 +123,7 @@ impl Remote {
             }
             let header = |name: &str| text_header(response.headers(), name);
             let etag = header("x-linked-etag").or_else(|| header(ETAG.as_str())).ok_or_else(|| {
-                HubError::Malformed { url: url.to_string(), reason: "no `ETag` header".to_owned() }
+                Error::Malformed { url: url.to_string(), reason: "no `ETag` header".to_owned() }
             })?;
             let etag = etag.trim().trim_start_matches("W/").trim_matches('"').to_owned();
             check_word("etag", &etag, id.repository())?;
@@ -137,7 +137,7 @@ impl Remote {
     /// The file's bytes from `offset` on: a response with status 200 (all bytes), 206 (from `offset`) or 416 (none left).
     ///
     /// One attempt; the caller knows what it has got and repeats.
-    pub(super) fn open(&self, id: &RepositoryId, file: &RemoteFile, offset: u64) -> Result<Response> {
+    pub(crate) fn open(&self, id: &RepositoryId, file: &RemoteFile, offset: u64) -> Result<Response> {
         let range = (offset > 0).then(|| format!("bytes={offset}-"));
         let response = self.send(&self.transfers, Method::GET, &file.url, range.as_deref(), |_| false)?;
         match response.status() {
@@ -149,7 +149,7 @@ impl Remote {
         }
     }
 
-    pub(super) fn retries(&self) -> &Retries {
+    pub(crate) fn retries(&self) -> &Retries {
         &self.environment.retries
     }
 
@@ -184,11 +184,8 @@ impl Remote {
     }
 
     /// An answer of the hub that is not what its protocol says.
-    pub(super) fn malformed(&self, path: &str, reason: &str) -> HubError {
-        HubError::Malformed {
-            url: format!("{}/{path}", self.environment.endpoint),
-            reason: reason.to_owned(),
-        }
+    pub(crate) fn malformed(&self, path: &str, reason: &str) -> Error {
+        Error::Malformed { url: format!("{}/{path}", self.environment.endpoint), reason: reason.to_owned() }
     }
 
     fn question<'a>(&'a self, id: &'a RepositoryId, file: Option<&'a str>) -> Question<'a> {
@@ -197,10 +194,8 @@ impl Remote {
     }
 
     fn file_url(&self, id: &RepositoryId, commit: &str, file: &str) -> Result<Url> {
-        let invalid = |reason: String| HubError::InvalidEndpoint {
-            endpoint: self.environment.endpoint.clone(),
-            reason,
-        };
+        let invalid =
+            |reason: String| Error::InvalidEndpoint { endpoint: self.environment.endpoint.clone(), reason };
         let mut url = Url::parse(&self.environment.endpoint).map_err(|error| invalid(error.to_string()))?;
         url.path_segments_mut()
             .map_err(|()| invalid("it cannot hold a path".to_owned()))?
@@ -214,11 +209,11 @@ impl Remote {
 }
 
 /// hf-hub's error in our words.
-fn explain(error: HFError, url: &str, question: &Question<'_>) -> HubError {
+fn explain(error: HFError, url: &str, question: &Question<'_>) -> Error {
     match (Refusal::from_hf(&error), error) {
         (Some(refusal), _) => refusal.explain(question),
         (None, HFError::Request { source, .. }) => connection_error(url, source),
-        (None, other) => HubError::Malformed { url: url.to_owned(), reason: other.to_string() },
+        (None, other) => Error::Malformed { url: url.to_owned(), reason: other.to_string() },
     }
 }
 
@@ -238,33 +233,33 @@ fn metadata_client(environment: &HubEnvironment, loopback: bool) -> Result<HFCli
         // We repeat requests ourselves: hf-hub neither heeds `Retry-After` nor repeats after a loss within an answer.
         .retry_max_attempts(0)
         .build_sync()
-        .map_err(|error| HubError::Client { reason: error.to_string() })
+        .map_err(|error| Error::Client { reason: error.to_string() })
 }
 
 fn has_etag(response: &Response) -> bool {
     response.headers().contains_key("x-linked-etag") || response.headers().contains_key(ETAG)
 }
 
-fn client_error(error: reqwest::Error) -> HubError {
-    HubError::Client { reason: reasons(&error.without_url()) }
+fn client_error(error: reqwest::Error) -> Error {
+    Error::Client { reason: reasons(&error.without_url()) }
 }
 
 /// A lost, refused or silent connection; or an answer that is no JSON.
-pub(super) fn connection_error(url: &str, error: reqwest::Error) -> HubError {
+pub(crate) fn connection_error(url: &str, error: reqwest::Error) -> Error {
     let (timeout, error) = (error.is_timeout(), error.without_url());
     let mut source = error.source();
     while let Some(cause) = source {
         if cause.is::<serde_json::Error>() {
-            return HubError::Malformed { url: url.to_owned(), reason: cause.to_string() };
+            return Error::Malformed { url: url.to_owned(), reason: cause.to_string() };
         }
         source = cause.source();
     }
     let reason = if timeout { "no answer within the time limit".to_owned() } else { reasons(&error) };
-    HubError::Connection { url: url.to_owned(), reason }
+    Error::Connection { url: url.to_owned(), reason }
 }
 
 /// An error and its causes in one line, without repetition.
-pub(super) fn reasons(error: &dyn std::error::Error) -> String {
+pub(crate) fn reasons(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -278,7 +273,7 @@ pub(super) fn reasons(error: &dyn std::error::Error) -> String {
 }
 
 /// Repeats a request while it fails for reasons that may pass.
-pub(super) fn with_retries<T>(retries: &Retries, mut request: impl FnMut() -> Result<T>) -> Result<T> {
+pub(crate) fn with_retries<T>(retries: &Retries, mut request: impl FnMut() -> Result<T>) -> Result<T> {
     let mut failures = 0;
     loop {
         match request() {
@@ -292,7 +287,7 @@ pub(super) fn with_retries<T>(retries: &Retries, mut request: impl FnMut() -> Re
 }
 
 /// Waits after the `failures`-th failure in a row, or gives the error back if repeating is no use.
-pub(super) fn pause(retries: &Retries, failures: u32, error: HubError) -> Result<()> {
+pub(crate) fn pause(retries: &Retries, failures: u32, error: Error) -> Result<()> {
     let asked = error.retry_after().unwrap_or_default();
     if !error.is_transient() || failures >= retries.attempts || asked > retries.longest_wait {
         return Err(error);
@@ -305,7 +300,7 @@ pub(super) fn pause(retries: &Retries, failures: u32, error: HubError) -> Result
 }
 
 /// Where a redirect of a request to `url` leads, which has come as far as `at`.
-pub(super) fn redirect_target(response: &Response, url: &Url, at: &Url) -> Result<Url> {
+pub(crate) fn redirect_target(response: &Response, url: &Url, at: &Url) -> Result<Url> {
     let location = text_header(response.headers(), LOCATION.as_str());
     let location = location.ok_or_else(|| malformed_redirect(url, "a redirect without `Location`"))?;
     let target = at.join(&location).map_err(|_| malformed_redirect(url, "a redirect to no address"))?;
@@ -315,6 +310,6 @@ pub(super) fn redirect_target(response: &Response, url: &Url, at: &Url) -> Resul
     Ok(target)
 }
 
-pub(super) fn malformed_redirect(url: &Url, reason: &str) -> HubError {
-    HubError::Malformed { url: url.to_string(), reason: reason.to_owned() }
+pub(crate) fn malformed_redirect(url: &Url, reason: &str) -> Error {
+    Error::Malformed { url: url.to_string(), reason: reason.to_owned() }
 }

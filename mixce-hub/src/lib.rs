@@ -1,13 +1,13 @@
 //! Models and data sets from the Hugging Face hub, through a cache that is shared with the Python tools; and folders to it.
 //!
 //! ```no_run
-//! use mixce_gpt2::hub::{Hub, HubEnvironment, ModelSource, NoProgress};
+//! use mixce_hub::{Hub, HubEnvironment, ModelSource, NoProgress};
 //!
 //! if let ModelSource::Hub(id) = ModelSource::parse("openai-community/gpt2")? {
 //!     let snapshot = Hub::new(HubEnvironment::from_process()?)?.fetch_model(&id, &mut NoProgress)?;
 //!     println!("{} is commit {}", snapshot.path.display(), snapshot.commit);
 //! }
-//! # Ok::<(), mixce_gpt2::hub::HubError>(())
+//! # Ok::<(), mixce_hub::Error>(())
 //! ```
 //!
 //! # What hf-hub does, and what is done here
@@ -49,7 +49,7 @@ mod upload;
 use std::path::{Path, PathBuf};
 
 pub use environment::{DEFAULT_ENDPOINT, HubEnvironment, Retries, Token};
-pub use error::{HubError, Result};
+pub use error::{Error, Result};
 pub use progress::{FetchProgress, FileProgress, FileState, NoProgress};
 pub use push::{PushRequest, Pushed};
 pub use source::{DEFAULT_REVISION, ModelId, ModelSource, RepositoryId, RepositoryKind};
@@ -85,7 +85,7 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// [`HubError::InvalidEndpoint`], or [`HubError::Client`] if TLS cannot be set up.
+    /// [`Error::InvalidEndpoint`], or [`Error::Client`] if TLS cannot be set up.
     pub fn new(environment: HubEnvironment) -> Result<Self> {
         let remote = if environment.offline { None } else { Some(Remote::new(environment.clone())?) };
         Ok(Self { environment, remote })
@@ -96,7 +96,7 @@ impl Hub {
         &self.environment
     }
 
-    /// Brings a GPT-2 checkpoint into the cache, or finds it there.
+    /// Brings a checkpoint into the cache, or finds it there.
     ///
     /// Fetched are `config.json`, the generation configuration and the tokenizer's files where they exist, and the weights:
     /// `model.safetensors`, else `model.safetensors.index.json` with its shards, else `pytorch_model.bin`. Files that are
@@ -105,7 +105,7 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// [`HubError`], whose variants name each way this can fail. What has arrived is kept, unless it is damaged.
+    /// [`Error`], whose variants name each way this can fail. What has arrived is kept, unless it is damaged.
     pub fn fetch_model(&self, id: &RepositoryId, progress: &mut dyn FetchProgress) -> Result<Snapshot> {
         let Some(remote) = &self.remote else { return self.cached_model(id) };
         match self.download(remote, id, progress) {
@@ -124,7 +124,7 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// [`HubError::NotCached`] with the first thing that is missing, or [`HubError::ShardIndex`].
+    /// [`Error::NotCached`] with the first thing that is missing, or [`Error::ShardIndex`].
     pub fn cached_model(&self, id: &RepositoryId) -> Result<Snapshot> {
         let cache = RepositoryCache::new(&self.environment.cache_dir, id);
         let not_cached = |missing| not_cached(id, missing);
@@ -154,7 +154,7 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// [`HubError::FolderNotEmpty`] before anything is fetched, and as [`Hub::fetch_model`].
+    /// [`Error::FolderNotEmpty`] before anything is fetched, and as [`Hub::fetch_model`].
     pub fn download_to(
         &self,
         id: &RepositoryId,
@@ -175,7 +175,7 @@ impl Hub {
     ) -> Result<Snapshot> {
         let listing = remote.listing(id)?;
         let has = |file: &str| listing.files.iter().any(|name| name == file);
-        let incomplete = |missing: &str| HubError::Incomplete {
+        let incomplete = |missing: &str| Error::Incomplete {
             repository: id.repository().to_owned(),
             revision: id.revision().to_owned(),
             missing: missing.to_owned(),
@@ -257,12 +257,17 @@ fn abbreviate(names: &[String]) -> String {
 }
 
 /// The error that `missing` is not in the cache.
-fn not_cached(id: &RepositoryId, missing: PathBuf) -> HubError {
+fn not_cached(id: &RepositoryId, missing: PathBuf) -> Error {
     let (repository, revision) = (id.repository().to_owned(), id.revision().to_owned());
-    HubError::NotCached { repository, revision, missing }
+    Error::NotCached { repository, revision, missing }
 }
 
 /// The commit that the cache holds for the revision.
 fn cached_commit(cache: &RepositoryCache, id: &RepositoryId) -> Result<String> {
     cache.commit(id.revision())?.ok_or_else(|| not_cached(id, cache.reference(id.revision())))
 }
+
+/// The example of the README, compiled as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, fs, path::Path};
 
-use mixce_gpt2::hub::{FileProgress, FileState, HubError, NoProgress};
+use mixce_hub::{Error, FileProgress, FileState, NoProgress};
 
 use crate::{
     server::{Fault, HubServer, Storage, etag},
@@ -77,7 +77,7 @@ fn offline_says_what_is_missing() {
     let offline = |model: &str| {
         let error =
             world.hub(&[("HF_HUB_OFFLINE", "1")]).fetch_model(&id(model), &mut NoProgress).unwrap_err();
-        let HubError::NotCached { missing, .. } = &error else { panic!("{error}") };
+        let Error::NotCached { missing, .. } = &error else { panic!("{error}") };
         assert!(error.to_string().contains("HF_HUB_OFFLINE"), "{error}");
         assert!(error.hint().unwrap().contains("mixce download"), "{error}");
         missing.clone()
@@ -107,7 +107,7 @@ fn without_a_network_the_cache_is_used_and_an_empty_cache_is_an_error() {
     let hub = world.hub(&[("HF_ENDPOINT", gone.as_str())]);
     assert_eq!(hub.fetch_model(&id(MODEL), &mut NoProgress).unwrap(), first, "the hub is gone");
     let error = hub.fetch_model(&id("owner/other"), &mut NoProgress).unwrap_err();
-    assert!(matches!(error, HubError::Connection { .. }) && error.to_string().contains(&gone), "{error}");
+    assert!(matches!(error, Error::Connection { .. }) && error.to_string().contains(&gone), "{error}");
     assert!(world.server.take_requests().is_empty());
 }
 
@@ -166,7 +166,7 @@ fn shards_are_fetched_by_their_index() {
     let offline = world.hub(&[("HF_HUB_OFFLINE", "1")]);
     assert_eq!(offline.fetch_model(&id(MODEL), &mut NoProgress).unwrap(), snapshot);
     fs::remove_file(snapshot.path.join("deep/model-2.safetensors")).unwrap();
-    assert!(matches!(offline.fetch_model(&id(MODEL), &mut NoProgress), Err(HubError::NotCached { .. })));
+    assert!(matches!(offline.fetch_model(&id(MODEL), &mut NoProgress), Err(Error::NotCached { .. })));
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn a_model_is_copied_to_a_folder() {
     assert!(fs::symlink_metadata(folder.join("config.json")).unwrap().is_file(), "no link");
     world.server.take_requests();
     let error = world.hub(&[]).download_to(&id(MODEL), &folder, &mut NoProgress).unwrap_err();
-    assert!(matches!(&error, HubError::FolderNotEmpty { path } if *path == folder), "{error}");
+    assert!(matches!(&error, Error::FolderNotEmpty { path } if *path == folder), "{error}");
     assert!(world.server.take_requests().is_empty(), "refused before anything was asked");
     let empty = tempfile::tempdir().unwrap();
     world.hub(&[]).download_to(&id(MODEL), empty.path(), &mut NoProgress).unwrap();

@@ -6,7 +6,7 @@ use std::{
     str::FromStr,
 };
 
-use super::error::{HubError, Result};
+use crate::error::{Error, Result};
 
 /// The revision that is meant when none is given.
 pub const DEFAULT_REVISION: &str = "main";
@@ -25,7 +25,7 @@ pub enum RepositoryKind {
 
 impl RepositoryKind {
     /// The word in the hub's addresses and in the cache: `models`, `datasets`.
-    pub(super) fn plural(self) -> &'static str {
+    pub(crate) fn plural(self) -> &'static str {
         match self {
             Self::Model => "models",
             Self::Dataset => "datasets",
@@ -58,11 +58,11 @@ impl RepositoryId {
     ///
     /// # Errors
     ///
-    /// [`HubError::InvalidSource`] if either breaks the hub's rules for names: parts of letters, digits, `-`, `_` and `.`,
+    /// [`Error::InvalidSource`] if either breaks the hub's rules for names: parts of letters, digits, `-`, `_` and `.`,
     /// at most one `/` and 96 bytes, no `--` or `..`, no `-` or `.` at either end; for the revision git's rules.
     pub fn new(repository: &str, revision: &str) -> Result<Self> {
         let invalid = |given: &str, reason: &str| {
-            Err(HubError::InvalidSource { given: given.to_owned(), reason: reason.to_owned() })
+            Err(Error::InvalidSource { given: given.to_owned(), reason: reason.to_owned() })
         };
         if let Some(reason) = repository_fault(repository) {
             return invalid(repository, reason);
@@ -78,11 +78,11 @@ impl RepositoryId {
     ///
     /// # Errors
     ///
-    /// [`HubError::InvalidDataset`], by the rules of [`RepositoryId::new`].
+    /// [`Error::InvalidDataset`], by the rules of [`RepositoryId::new`].
     pub fn dataset(text: &str) -> Result<Self> {
         match text.parse() {
             Ok(id) => Ok(Self { kind: RepositoryKind::Dataset, ..id }),
-            Err(HubError::InvalidSource { given, reason }) => Err(HubError::InvalidDataset { given, reason }),
+            Err(Error::InvalidSource { given, reason }) => Err(Error::InvalidDataset { given, reason }),
             Err(error) => Err(error),
         }
     }
@@ -112,7 +112,7 @@ impl RepositoryId {
     }
 
     /// The owner, empty if there is none, and the name.
-    pub(super) fn owner_and_name(&self) -> (&str, &str) {
+    pub(crate) fn owner_and_name(&self) -> (&str, &str) {
         self.repository.split_once('/').unwrap_or(("", &self.repository))
     }
 }
@@ -125,7 +125,7 @@ impl fmt::Display for RepositoryId {
 }
 
 impl FromStr for RepositoryId {
-    type Err = HubError;
+    type Err = Error;
 
     /// Reads `owner/name`, `name`, or either with `@revision`.
     fn from_str(text: &str) -> Result<Self> {
@@ -152,20 +152,20 @@ impl ModelSource {
     ///
     /// # Errors
     ///
-    /// [`HubError::InvalidSource`] for a file, a path that does not exist, and an id that breaks the hub's rules.
+    /// [`Error::InvalidSource`] for a file, a path that does not exist, and an id that breaks the hub's rules.
     ///
     /// ```
-    /// use mixce_gpt2::hub::ModelSource;
+    /// use mixce_hub::ModelSource;
     ///
     /// let ModelSource::Hub(id) = ModelSource::parse("openai-community/gpt2@main")? else { unreachable!() };
     /// assert_eq!((id.repository(), id.revision()), ("openai-community/gpt2", "main"));
     /// assert!(ModelSource::parse("./no-such-folder").is_err());
-    /// # Ok::<(), mixce_gpt2::hub::HubError>(())
+    /// # Ok::<(), mixce_hub::Error>(())
     /// ```
     pub fn parse(text: &str) -> Result<Self> {
         let path = Path::new(text);
         let invalid =
-            |reason: &str| HubError::InvalidSource { given: text.to_owned(), reason: reason.to_owned() };
+            |reason: &str| Error::InvalidSource { given: text.to_owned(), reason: reason.to_owned() };
         if !text.is_empty() && path.is_dir() {
             return Ok(Self::Local(path.to_owned()));
         }
@@ -178,7 +178,7 @@ impl ModelSource {
             return Err(invalid("there is no such folder, and it cannot be a hub id (`owner/name`)"));
         }
         text.parse().map(Self::Hub).map_err(|error| match error {
-            HubError::InvalidSource { reason, .. } => {
+            Error::InvalidSource { reason, .. } => {
                 invalid(&format!("there is no such folder, and as a hub id: {reason}"))
             }
             other => other,

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use mixce_gpt2::hub::{HubError, NoProgress, RepositoryId, Snapshot};
+use mixce_hub::{Error, NoProgress, RepositoryId, Snapshot};
 
 use crate::{
     server::{Fault, Storage, etag},
@@ -24,7 +24,7 @@ fn world() -> World {
 }
 
 #[expect(clippy::unwrap_used, reason = "a helper of tests fails the test")]
-fn fetch(world: &World, variables: &[(&str, &str)], ending: &str) -> Result<Snapshot, HubError> {
+fn fetch(world: &World, variables: &[(&str, &str)], ending: &str) -> Result<Snapshot, Error> {
     let choose =
         |names: &[String]| names.iter().filter(|name| name.ends_with(ending)).cloned().collect::<Vec<_>>();
     let id = RepositoryId::dataset(DATASET).unwrap();

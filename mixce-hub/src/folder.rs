@@ -2,31 +2,31 @@
 
 use std::{fs, io, path::Path};
 
-use super::{
+use crate::{
     Snapshot,
     cache::create_parent,
-    error::{HubError, Result},
+    error::{Error, Result},
 };
 
 /// Refuses a folder that holds anything, and a path that is no folder.
-pub(super) fn check_empty(folder: &Path) -> Result<()> {
+pub(crate) fn check_empty(folder: &Path) -> Result<()> {
     match fs::read_dir(folder) {
         Ok(mut entries) => match entries.next() {
             None => Ok(()),
-            Some(_) => Err(HubError::FolderNotEmpty { path: folder.to_owned() }),
+            Some(_) => Err(Error::FolderNotEmpty { path: folder.to_owned() }),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(HubError::io("use as the output folder", folder)(error)),
+        Err(error) => Err(Error::io("use as the output folder", folder)(error)),
     }
 }
 
 /// Copies the snapshot's files to a hidden folder within `folder`, and moves them up when all are there.
 ///
 /// After a failure to copy, `folder` is as it was.
-pub(super) fn copy(snapshot: &Snapshot, folder: &Path) -> Result<()> {
+pub(crate) fn copy(snapshot: &Snapshot, folder: &Path) -> Result<()> {
     check_empty(folder)?;
     let existed = folder.is_dir();
-    fs::create_dir_all(folder).map_err(HubError::io("create the folder", folder))?;
+    fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
     let staging = folder.join(format!(".partial-{}", std::process::id()));
     if let Err(error) = copy_files(snapshot, &staging) {
         // The first error is the one to tell.
@@ -36,13 +36,13 @@ pub(super) fn copy(snapshot: &Snapshot, folder: &Path) -> Result<()> {
         }
         return Err(error);
     }
-    let entries = fs::read_dir(&staging).map_err(HubError::io("read", &staging))?;
+    let entries = fs::read_dir(&staging).map_err(Error::io("read", &staging))?;
     for entry in entries {
-        let entry = entry.map_err(HubError::io("read", &staging))?;
+        let entry = entry.map_err(Error::io("read", &staging))?;
         let target = folder.join(entry.file_name());
-        fs::rename(entry.path(), &target).map_err(HubError::io("write", &target))?;
+        fs::rename(entry.path(), &target).map_err(Error::io("write", &target))?;
     }
-    fs::remove_dir(&staging).map_err(HubError::io("remove", &staging))
+    fs::remove_dir(&staging).map_err(Error::io("remove", &staging))
 }
 
 fn copy_files(snapshot: &Snapshot, staging: &Path) -> Result<()> {
@@ -50,10 +50,10 @@ fn copy_files(snapshot: &Snapshot, staging: &Path) -> Result<()> {
         let target = staging.join(file);
         create_parent(&target)?;
         let source = snapshot.path.join(file);
-        let mut bytes = fs::File::open(&source).map_err(HubError::io("open", &source))?;
-        let mut copy = fs::File::create(&target).map_err(HubError::io("create", &target))?;
-        io::copy(&mut bytes, &mut copy).map_err(HubError::io("copy to", &target))?;
-        copy.sync_all().map_err(HubError::io("write", &target))?;
+        let mut bytes = fs::File::open(&source).map_err(Error::io("open", &source))?;
+        let mut copy = fs::File::create(&target).map_err(Error::io("create", &target))?;
+        io::copy(&mut bytes, &mut copy).map_err(Error::io("copy to", &target))?;
+        copy.sync_all().map_err(Error::io("write", &target))?;
     }
     Ok(())
 }
