@@ -111,7 +111,7 @@ fn hints_of(failure: &anyhow::Error) -> Vec<String> {
             .and_then(|e| e.hint.clone())
             .or_else(|| cause.downcast_ref::<mixce_train::Error>().and_then(mixce_train::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_data::Error>().and_then(mixce_data::Error::hint))
-            .or_else(|| cause.downcast_ref::<mixce_gpt2::Error>().and_then(mixce_gpt2::Error::hint))
+            .or_else(|| cause.downcast_ref::<mixce_lm::Error>().and_then(mixce_lm::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_encoder::Error>().and_then(mixce_encoder::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_hub::Error>().and_then(mixce_hub::Error::hint))
             .or_else(|| {
@@ -167,7 +167,7 @@ mod tests {
     fn hints_come_from_any_depth_and_once() {
         let error = anyhow::Error::new(Problem::new("a").hint("do this")).context("b");
         assert_eq!(hints_of(&error), ["do this"]);
-        let model = mixce_gpt2::Error::EmptyPrompt { prompt: 0 };
+        let model = mixce_lm::Error::EmptyPrompt { prompt: 0 };
         let hint = model.hint().unwrap();
         assert_eq!(hints_of(&mixce_train::Error::Model(model).into()), [hint]);
     }

@@ -1,11 +1,13 @@
 //! From a model argument to a folder, a configuration, weights and a tokenizer.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 use candle_core::Device;
-use mixce_gpt2::{Gpt2, Gpt2Config, Tokenizer, checkpoint};
+use mixce::FAMILIES;
 use mixce_hub::{Hub, HubEnvironment, ModelSource};
+use mixce_lm::{LanguageModel, ModelConfig, Tokenizer, checkpoint, config};
 use mixce_train::checkpoint::{STATE_FILE, latest};
 use mixce_train::config::TrainConfig;
 
@@ -58,13 +60,14 @@ pub(crate) fn locate(model: &str, network: Network) -> Result<ModelFolder> {
 
 /// The configuration of a model of which nothing but that is wanted: a published size by name, a `config.json`, or a folder with one
 /// (a run folder, too). Nothing is fetched; `flag` is the one that named it.
-pub(crate) fn known_config(flag: &str, named: &str) -> Result<Gpt2Config> {
-    if let Some(preset) = Gpt2Config::preset(named) {
+pub(crate) fn known_config(flag: &str, named: &str) -> Result<Arc<dyn ModelConfig>> {
+    if let Some(preset) = config::preset(named, FAMILIES) {
         return Ok(preset);
     }
     let path = Path::new(named);
     if !path.exists() {
-        let presets = Gpt2Config::PRESETS.map(|name| format!("`{name}`")).join(", ");
+        let presets = FAMILIES.iter().flat_map(|family| family.presets);
+        let presets = presets.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         let problem = Problem::new(format!("`{flag}`: expected {presets} or a path, got `{named}`"));
         return Err(problem.hint("a path is a config.json, or a folder with one").into());
     }
@@ -72,13 +75,13 @@ pub(crate) fn known_config(flag: &str, named: &str) -> Result<Gpt2Config> {
         Some(folder) => inside_run(folder)?.join("config.json"),
         None => path.to_owned(),
     };
-    Ok(Gpt2Config::from_file(&file)?)
+    Ok(config::from_file(&file, FAMILIES)?)
 }
 
 /// The folder that such a name means, if it is one.
 pub(crate) fn known_folder(named: &str) -> Option<PathBuf> {
     let path = PathBuf::from(named);
-    (Gpt2Config::preset(named).is_none() && path.is_dir()).then_some(path)
+    (config::preset(named, FAMILIES).is_none() && path.is_dir()).then_some(path)
 }
 
 fn inside_run(path: PathBuf) -> Result<PathBuf> {
@@ -109,7 +112,7 @@ pub(crate) fn run_of(folder: &Path) -> Option<PathBuf> {
 #[derive(Debug)]
 pub(crate) struct LoadedModel {
     /// The model.
-    pub(crate) model: Gpt2,
+    pub(crate) model: Box<dyn LanguageModel>,
     /// Its tokenizer.
     pub(crate) tokenizer: Tokenizer,
 }
@@ -118,10 +121,10 @@ pub(crate) struct LoadedModel {
 pub(crate) fn load(model: &str, tokenizer: Option<&str>, device: &Device) -> Result<LoadedModel> {
     let folder = locate(model, Network::Allowed)?;
     let spinner = progress::spinner(format!("loading {}", folder.path.display()));
-    let loaded = checkpoint::load(&folder.path, device)?;
+    let loaded = checkpoint::load(&folder.path, FAMILIES, device)?;
     let tokenizer = tokenizer_for(tokenizer, &folder.path, Network::Allowed)?;
-    tokenizer.check_vocabulary(&loaded.config)?;
-    let model = Gpt2::new(loaded.config, loaded.parameters)?;
+    tokenizer.check_vocabulary(loaded.config.spec().vocabulary)?;
+    let model = loaded.config.build(loaded.parameters)?;
     spinner.finish_and_clear();
     Ok(LoadedModel { model, tokenizer })
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use candle_core::{DType, Device, IndexOp as _, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
-use mixce_gpt2::Tokenizer;
+use mixce_lm::Tokenizer;
 use rayon::prelude::*;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -56,7 +56,7 @@ impl SentenceEncoder {
         let tokenizer = Tokenizer::from_dir(folder)?;
         if tokenizer.vocab_size() > config.vocab_size {
             let (tokenizer, model) = (tokenizer.vocab_size(), config.vocab_size);
-            return Err(mixce_gpt2::Error::VocabularyTooLarge { tokenizer, model }.into());
+            return Err(mixce_lm::Error::VocabularyTooLarge { tokenizer, model }.into());
         }
         let (tensors, digest) = weights::load(folder, device)?;
         let unfit = |problem: String| Error::Weights { path: folder.to_owned(), problem };
@@ -121,7 +121,7 @@ impl SentenceEncoder {
         let ids: Vec<Vec<u32>> = texts
             .par_iter()
             .map(|text| self.tokenizer.encode_in_template(text.as_ref(), self.max_tokens))
-            .collect::<mixce_gpt2::Result<_>>()?;
+            .collect::<mixce_lm::Result<_>>()?;
         let mut order: Vec<usize> = (0..ids.len()).collect();
         order.sort_by_key(|&text| ids[text].len());
         // candle's operations between the matrix products run on one thread: batches side by side use the others.

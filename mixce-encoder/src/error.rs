@@ -11,7 +11,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// A weight file or the tokenizer.
     #[error(transparent)]
-    Checkpoint(#[from] mixce_gpt2::Error),
+    Checkpoint(#[from] mixce_lm::Error),
     /// A file that cannot be read.
     #[error("cannot read `{}`: {cause}", path.display())]
     Io {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use mixce_gpt2::checkpoint;
+use mixce_lm::checkpoint;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Result;

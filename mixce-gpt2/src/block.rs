@@ -6,12 +6,10 @@ use candle_core::Tensor;
 use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{self, Mlp};
 use mixce_kernels::{Activation, Affine, CuSeqlens, Dropout, Precision};
-use mixce_kernels::{causal_attention, causal_attention_backward, layer_norm, linear, residual_dropout};
+use mixce_kernels::{causal_attention_backward, layer_norm, linear, residual_dropout};
+use mixce_lm::{Attention, Heads, LayerOptions, Parameters, Result};
 
-use crate::backward::Pass;
 use crate::config::Gpt2Config;
-use crate::error::Result;
-use crate::params::Parameters;
 
 /// The weight and bias called `name`.
 pub(crate) fn affine(parameters: &Parameters, name: &str) -> Result<Affine> {
@@ -36,7 +34,7 @@ impl Site {
 
 /// Pre-norm block: `x + attention(ln_1(x))`, then `x + mlp(ln_2(x))`.
 #[derive(Debug, Clone)]
-pub(crate) struct Block {
+pub struct Block {
     ln_1: Affine,
     c_attn: Affine,
     attn_c_proj: Affine,
@@ -45,28 +43,20 @@ pub(crate) struct Block {
     epsilon: f64,
     resid_pdrop: f64,
     attn_pdrop: f64,
-    heads: usize,
-    /// The factor of the attention scores.
-    pub(crate) scale: f64,
+    heads: Heads,
 }
 
-/// What the backward pass of a block needs of its forward pass.
+/// The activations that the backward pass of a block needs beside its input.
 #[derive(Debug)]
-pub(crate) struct Kept {
-    /// The block's input, `[N, C]`.
-    x: Tensor,
-    /// Everything else, unless it is to be computed again.
-    inside: Option<Inside>,
-}
-
-#[derive(Debug)]
-struct Inside {
+pub struct SavedActivations {
+    /// Queries, keys and values, `[N, 3 C]`.
     qkv: Tensor,
+    /// The attended values, `[N, C]`.
     attended: Tensor,
-    /// The residual stream between attention and MLP.
+    /// The residual stream between attention and MLP, `[N, C]`.
     middle: Tensor,
-    /// The input of the MLP's activation, `[N, I]`.
-    before: Option<Tensor>,
+    /// The input of the MLP's activation, `[N, I]`, if it was to be saved.
+    pre_activation: Option<Tensor>,
 }
 
 impl Block {
@@ -81,143 +71,29 @@ impl Block {
             epsilon: config.layer_norm_epsilon,
             resid_pdrop: config.resid_pdrop,
             attn_pdrop: config.attn_pdrop,
-            heads: config.n_head,
-            scale: config.attention_scale(layer),
+            heads: Heads { count: config.n_head, scale: config.attention_scale(layer) },
         })
     }
 
-    /// The same block outside of any gradient graph.
-    pub(crate) fn detach(&self) -> Self {
-        let Mlp { norm, c_fc, c_proj } = &self.mlp;
-        Self {
-            ln_1: self.ln_1.detach(),
-            c_attn: self.c_attn.detach(),
-            attn_c_proj: self.attn_c_proj.detach(),
-            mlp: Mlp { norm: norm.detach(), c_fc: c_fc.detach(), c_proj: c_proj.detach() },
-            ..*self
-        }
-    }
-
-    /// The same block with packed weights, for inference.
-    pub(crate) fn packed(self, precision: Precision) -> Result<Self> {
-        let Mlp { norm, c_fc, c_proj } = self.mlp;
-        Ok(Self {
-            c_attn: self.c_attn.packed(precision)?,
-            attn_c_proj: self.attn_c_proj.packed(precision)?,
-            mlp: Mlp { norm, c_fc: c_fc.packed(precision)?, c_proj: c_proj.packed(precision)? },
-            ..self
-        })
-    }
-
-    /// [`Block::forward`] without dropout.
-    pub(crate) fn infer(
+    /// The same from candle's differentiable operations, for tensors with a graph and devices without fused sublayers.
+    fn composed(
         &self,
         x: &Tensor,
-        rows: Option<&Tensor>,
-        attention: impl FnOnce(&Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        self.forward(x, None, rows, |qkv, _| attention(qkv))
-    }
-
-    /// `x` is `[N, C]`; `attention` maps queries, keys and values `[N, 3 C]` to `[N, C]`, given the dropout of its
-    /// probabilities; `dropout` is this layer's stream, or `None` for inference. With `rows` only these M rows of `x` are
-    /// wanted behind attention, which then gives `[M, C]`, as the block does.
-    ///
-    /// Fused where no gradient is asked of candle and the sublayers have kernels; candle operations with a graph otherwise.
-    pub(crate) fn forward(
-        &self,
-        x: &Tensor,
-        dropout: Option<Stream>,
-        rows: Option<&Tensor>,
-        attention: impl FnOnce(&Tensor, Dropout) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        let tracked = x.track_op() || self.c_attn.weight.track_op();
-        if !tracked && sublayer::is_fused(x) {
-            return Ok(self.fused(x, dropout, rows, attention, false, Precision::F32)?.0);
-        }
+        layer: Option<Stream>,
+        attention: &mut Attention<'_>,
+    ) -> Result<(Tensor, SavedActivations)> {
         let normed = layer_norm(x, &self.ln_1.weight, &self.ln_1.bias, self.epsilon)?;
         let qkv = linear(&normed, &self.c_attn.weight, Some(&self.c_attn.bias))?;
-        let attended = attention(&qkv, self.dropout(dropout, Site::Attention))?;
+        let attended = attention.attend(&qkv, self.heads, self.dropout(layer, Site::Attention))?;
         let branch = linear(&attended, &self.attn_c_proj.weight, Some(&self.attn_c_proj.bias))?;
-        let x = residual_dropout(&select(x, rows)?, &branch, self.dropout(dropout, Site::AttentionResidual))?;
+        let middle =
+            residual_dropout(&attention.rows(x)?, &branch, self.dropout(layer, Site::AttentionResidual))?;
         let Mlp { norm, c_fc, c_proj } = &self.mlp;
-        let normed = layer_norm(&x, &norm.weight, &norm.bias, self.epsilon)?;
+        let normed = layer_norm(&middle, &norm.weight, &norm.bias, self.epsilon)?;
         let inside = self.activation.forward(&linear(&normed, &c_fc.weight, Some(&c_fc.bias))?)?;
         let branch = linear(&inside, &c_proj.weight, Some(&c_proj.bias))?;
-        Ok(residual_dropout(&x, &branch, self.dropout(dropout, Site::MlpResidual))?)
-    }
-
-    /// The forward pass of training: also returns what [`Block::backward`] needs, only the block's input when it is to be
-    /// computed again. The stream of `pass` is this layer's.
-    pub(crate) fn forward_kept(
-        &self,
-        x: &Tensor,
-        cu_seqlens: &CuSeqlens,
-        pass: Pass,
-    ) -> Result<(Tensor, Kept)> {
-        let keep = !pass.recompute;
-        let (y, inside) =
-            self.fused(x, pass.dropout, None, self.attention(cu_seqlens), keep, pass.precision)?;
-        Ok((y, Kept { x: x.clone(), inside: keep.then_some(inside) }))
-    }
-
-    /// The backward pass: turns `dx`, which holds the gradient of the block's output, into that of its input in place, and adds
-    /// those of the parameters to `gradients`, a block of the same shape. `pass` is that of the forward pass.
-    pub(crate) fn backward(
-        &self,
-        kept: Kept,
-        cu_seqlens: &CuSeqlens,
-        dx: &Tensor,
-        gradients: &Self,
-        Pass { dropout, precision, .. }: Pass,
-    ) -> Result<()> {
-        let (x, epsilon) = (&kept.x, self.epsilon);
-        let Inside { qkv, attended, middle, before } = match kept.inside {
-            Some(inside) => inside,
-            None => self.fused(x, dropout, None, self.attention(cu_seqlens), true, precision)?.1,
-        };
-        let before =
-            before.ok_or_else(|| candle_core::Error::Msg("the activation's input was not kept".into()))?;
-        let site = self.dropout(dropout, Site::MlpResidual);
-        let (mlp, dmlp) = ((&self.mlp, epsilon), &gradients.mlp);
-        sublayer::mlp_residual_backward((&middle, &before), mlp, self.activation, site, dx, dmlp, precision)?;
-        drop((middle, before));
-        let site = self.dropout(dropout, Site::AttentionResidual);
-        let (projection, dprojection) = (&self.attn_c_proj, &gradients.attn_c_proj);
-        let dattended =
-            sublayer::linear_residual_backward(&attended, projection, site, dx, dprojection, precision)?;
-        let site = self.dropout(dropout, Site::Attention);
-        let dqkv = causal_attention_backward(&qkv, cu_seqlens, self.heads, self.scale, site, &dattended)?;
-        let (norm, sums) = ((&self.ln_1, epsilon), (&gradients.ln_1, &gradients.c_attn));
-        Ok(sublayer::norm_linear_backward(x, norm, &self.c_attn, &dqkv, dx, sums, precision)?)
-    }
-
-    fn fused(
-        &self,
-        x: &Tensor,
-        dropout: Option<Stream>,
-        rows: Option<&Tensor>,
-        attention: impl FnOnce(&Tensor, Dropout) -> Result<Tensor>,
-        keep: bool,
-        precision: Precision,
-    ) -> Result<(Tensor, Inside)> {
-        let qkv = sublayer::norm_linear(x, &self.ln_1, self.epsilon, &self.c_attn, precision)?;
-        let attended = attention(&qkv, self.dropout(dropout, Site::Attention))?;
-        let site = self.dropout(dropout, Site::AttentionResidual);
-        let residual = select(x, rows)?;
-        let middle = sublayer::linear_residual(&attended, &self.attn_c_proj, &residual, site, precision)?;
-        let site = self.dropout(dropout, Site::MlpResidual);
-        let (mlp, activation) = (&self.mlp, self.activation);
-        let (y, before) =
-            sublayer::mlp_residual(&middle, mlp, self.epsilon, activation, site, keep, precision)?;
-        Ok((y, Inside { qkv, attended, middle, before }))
-    }
-
-    fn attention<'a>(
-        &'a self,
-        cu_seqlens: &'a CuSeqlens,
-    ) -> impl FnOnce(&Tensor, Dropout) -> Result<Tensor> + 'a {
-        |qkv, dropout| Ok(causal_attention(qkv, cu_seqlens, self.heads, self.scale, dropout)?)
+        let y = residual_dropout(&middle, &branch, self.dropout(layer, Site::MlpResidual))?;
+        Ok((y, SavedActivations { qkv, attended, middle, pre_activation: None }))
     }
 
     /// Probability and stream of the dropout at a site.
@@ -227,9 +103,68 @@ impl Block {
     }
 }
 
-/// These rows of `x`, or all.
-fn select(x: &Tensor, rows: Option<&Tensor>) -> Result<Tensor> {
-    Ok(rows.map_or_else(|| Ok(x.clone()), |rows| x.index_select(rows, 0))?)
+impl mixce_lm::Block for Block {
+    type Saved = SavedActivations;
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        LayerOptions { dropout, precision }: LayerOptions,
+        attention: &mut Attention<'_>,
+        save: bool,
+    ) -> Result<(Tensor, SavedActivations)> {
+        if x.track_op() || self.c_attn.weight.track_op() || !sublayer::is_fused(x) {
+            return self.composed(x, dropout, attention);
+        }
+        let qkv = sublayer::norm_linear(x, &self.ln_1, self.epsilon, &self.c_attn, precision)?;
+        let attended = attention.attend(&qkv, self.heads, self.dropout(dropout, Site::Attention))?;
+        let site = self.dropout(dropout, Site::AttentionResidual);
+        let residual = attention.rows(x)?;
+        let middle = sublayer::linear_residual(&attended, &self.attn_c_proj, &residual, site, precision)?;
+        let site = self.dropout(dropout, Site::MlpResidual);
+        let (mlp, activation) = (&self.mlp, self.activation);
+        let (y, pre_activation) =
+            sublayer::mlp_residual(&middle, mlp, self.epsilon, activation, site, save, precision)?;
+        Ok((y, SavedActivations { qkv, attended, middle, pre_activation }))
+    }
+
+    fn backward(
+        &self,
+        x: &Tensor,
+        saved: SavedActivations,
+        LayerOptions { dropout, precision }: LayerOptions,
+        documents: &CuSeqlens,
+        dx: &Tensor,
+        gradients: &Self,
+    ) -> Result<()> {
+        let SavedActivations { qkv, attended, middle, pre_activation } = saved;
+        let pre_activation = pre_activation
+            .ok_or_else(|| candle_core::Error::Msg("the MLP's pre-activations were not saved".into()))?;
+        let site = self.dropout(dropout, Site::MlpResidual);
+        let (mlp, dmlp) = ((&self.mlp, self.epsilon), &gradients.mlp);
+        let inputs = (&middle, &pre_activation);
+        sublayer::mlp_residual_backward(inputs, mlp, self.activation, site, dx, dmlp, precision)?;
+        drop((middle, pre_activation));
+        let site = self.dropout(dropout, Site::AttentionResidual);
+        let (projection, dprojection) = (&self.attn_c_proj, &gradients.attn_c_proj);
+        let dattended =
+            sublayer::linear_residual_backward(&attended, projection, site, dx, dprojection, precision)?;
+        let site = self.dropout(dropout, Site::Attention);
+        let Heads { count, scale } = self.heads;
+        let dqkv = causal_attention_backward(&qkv, documents, count, scale, site, &dattended)?;
+        let (norm, sums) = ((&self.ln_1, self.epsilon), (&gradients.ln_1, &gradients.c_attn));
+        Ok(sublayer::norm_linear_backward(x, norm, &self.c_attn, &dqkv, dx, sums, precision)?)
+    }
+
+    fn packed(self, precision: Precision) -> Result<Self> {
+        let Mlp { norm, c_fc, c_proj } = self.mlp;
+        Ok(Self {
+            c_attn: self.c_attn.packed(precision)?,
+            attn_c_proj: self.attn_c_proj.packed(precision)?,
+            mlp: Mlp { norm, c_fc: c_fc.packed(precision)?, c_proj: c_proj.packed(precision)? },
+            ..self
+        })
+    }
 }
 
 #[cfg(test)]

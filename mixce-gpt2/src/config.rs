@@ -11,18 +11,14 @@ use mixce_kernels::Activation;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
-use crate::files;
+use mixce_lm::config::{MAX_PARAMETERS, json_object};
+use mixce_lm::{Error, Result, files};
 
 mod keys;
 mod preset;
 
 /// Largest `n_layer` that is accepted; keeps a lying configuration from filling memory with tensor names.
 pub const MAX_LAYERS: usize = 4096;
-
-/// Most parameters of a model that is accepted (2^34, 64 GiB in f32, eleven times GPT-2 XL): a lying configuration is an
-/// error before memory is asked for.
-pub const MAX_PARAMETERS: u64 = 1 << 34;
 
 /// Largest `config.json` that is read.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -126,11 +122,7 @@ impl Gpt2Config {
     /// When it is not a JSON object, a key has a value of the wrong kind or out of range, two names of one setting
     /// disagree, or a key asks for an unsupported computation.
     pub fn from_json(text: &str) -> Result<Self> {
-        let object: Map<String, Value> = serde_json::from_str(text).map_err(|cause| Error::ConfigValue {
-            key: "(whole file)".to_owned(),
-            expected: "a JSON object".to_owned(),
-            got: cause.to_string(),
-        })?;
+        let object = json_object(text)?;
         let config = keys::parse(object)?;
         config.validate()?;
         Ok(config)

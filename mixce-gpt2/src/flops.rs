@@ -2,47 +2,34 @@
 
 use crate::config::Gpt2Config;
 
-/// Floating-point operations of one forward pass over packed texts of `lengths` tokens, with logits for `logit_tokens` of them.
-///
-/// Only the matrix products are counted, 2 operations for each multiply-add. With N the sum of the lengths `t`, and C, V, L, I as in
-/// [`Gpt2Config`]:
+/// Floating-point operations of the matrix products of one forward pass over packed texts of `lengths` tokens, with logits for
+/// `logit_tokens` of them. With N the sum of the lengths `t`, and C, V, L, I as in [`Gpt2Config`]:
 ///
 /// ```text
 /// L * (2 N C * 3C  +  2 N C * C  +  2 * 2 N C I)      c_attn, attn.c_proj, mlp.c_fc and mlp.c_proj
 /// L * sum_t  2 * 2 C * t (t + 1) / 2                  scores and weighted values: the causal lower triangle alone
 /// 2 * logit_tokens * C * V                            LM head
 /// ```
-///
-/// Embeddings, layer norms, activations, softmax and dropout are left out: they are bound by memory, and together below 1 % of the sum.
-/// Texts that continue a cache need the same arithmetic as in one pass: give their final lengths.
-#[must_use]
-pub fn forward(config: &Gpt2Config, lengths: impl IntoIterator<Item = usize>, logit_tokens: usize) -> u128 {
+pub(crate) fn forward(
+    config: &Gpt2Config,
+    lengths: &mut dyn Iterator<Item = usize>,
+    logit_tokens: usize,
+) -> u128 {
     let [c, v, layers, inner] =
         [config.n_embd, config.vocab_size, config.n_layer, config.inner_size()].map(|n| n as u128);
     let (mut tokens, mut pairs) = (0, 0);
-    for length in lengths.into_iter().map(|t| t as u128) {
+    for length in lengths.map(|t| t as u128) {
         tokens += length;
         pairs += length * (length + 1) / 2;
     }
     layers * (8 * tokens * c * c + 4 * tokens * c * inner + 4 * c * pairs) + 2 * logit_tokens as u128 * c * v
 }
 
-/// Floating-point operations of a training step over packed texts: three times [`forward`] with logits for every token.
-///
-/// Each product of the forward pass has two in the backward pass, one for either factor's gradient. Work that an implementation does
-/// twice (recomputed activations or attention scores) does not count, nor do the loss and the optimizer.
-#[must_use]
-pub fn training(config: &Gpt2Config, lengths: impl IntoIterator<Item = usize>) -> u128 {
-    let mut tokens = 0;
-    // One closure counts while the other function reads.
-    let counted = lengths.into_iter().inspect(|length| tokens += length);
-    let body = forward(config, counted, 0);
-    3 * (body + 2 * tokens as u128 * config.n_embd as u128 * config.vocab_size as u128)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use mixce_lm::flops::{forward, training};
+
+    use crate::Gpt2Config;
 
     fn tiny() -> Gpt2Config {
         Gpt2Config {
@@ -73,7 +60,7 @@ mod tests {
     #[test]
     fn a_token_costs_two_operations_a_weight() {
         let config = Gpt2Config { n_inner: Some(24), ..tiny() };
-        let weights: usize = crate::params::parameter_specs(&config)
+        let weights: usize = mixce_lm::ModelConfig::parameter_specs(&config)
             .iter()
             .filter(|spec| spec.shape.len() == 2 && spec.name != "wpe.weight")
             .map(|spec| spec.shape.iter().product::<usize>())

@@ -1,33 +1,19 @@
-//! GPT-2 on candle: configuration, checkpoints, tokenizer, packed forward pass, sampling.
+//! GPT-2 on candle: its configuration, its block, and the names of its tensors. The rest of a language model is [`mixce_lm`]'s.
 
-mod backward;
-pub mod batch;
 mod block;
-pub mod cache;
-pub mod checkpoint;
 pub mod config;
-mod decoder;
-pub mod error;
-pub mod export;
-mod features;
-mod files;
-mod fingerprint;
-pub mod flops;
-pub mod generate;
-pub mod model;
-pub mod params;
-pub mod sampling;
-pub mod tokenizer;
+mod embedding;
+mod family;
+mod flops;
+mod memory;
+mod names;
+mod parameters;
 
-pub use backward::{Forward, Gradients, Pass};
-pub use batch::PackedBatch;
-pub use checkpoint::Checkpoint;
 pub use config::Gpt2Config;
-pub use decoder::Decoder;
-pub use error::{Error, Result};
-pub use model::Gpt2;
-pub use params::Parameters;
-pub use tokenizer::Tokenizer;
+pub use family::FAMILY;
+
+/// A GPT-2 (Radford et al., 2019) with its weights.
+pub type Gpt2 = mixce_lm::Transformer<Gpt2Config>;
 
 /// The example of the README, compiled and run as a test.
 #[cfg(doctest)]

@@ -9,9 +9,9 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use common::{assert_same, fixture, named, random, tiny, values, write_model};
-use mixce_gpt2::checkpoint::{self, WeightFormat, WeightType, load};
-use mixce_gpt2::params::parameter_specs;
-use mixce_gpt2::{Error, Gpt2Config};
+use mixce_gpt2::{FAMILY, Gpt2Config};
+use mixce_lm::Error;
+use mixce_lm::checkpoint::{self, WeightFormat, WeightType, load};
 use proptest::prelude::*;
 
 #[test]
@@ -27,9 +27,9 @@ fn every_published_format_gives_the_same_weights() {
         ("safetensors_f16", WeightFormat::Safetensors),
         ("sharded", WeightFormat::Safetensors),
     ] {
-        let loaded = load(&fixture(&format!("gpt2/formats/{name}")), &Device::Cpu).unwrap();
+        let loaded = load(&fixture(&format!("gpt2/formats/{name}")), &[&FAMILY], &Device::Cpu).unwrap();
         assert_eq!(loaded.format, format, "{name}");
-        assert_eq!(loaded.parameters.len(), parameter_specs(&loaded.config).len());
+        assert_eq!(loaded.parameters.len(), loaded.config.parameter_specs().len());
         for (parameter, tensor) in loaded.parameters.iter() {
             let want = &expected[&format!("parameters/{parameter}")];
             assert_eq!((tensor.dims(), tensor.dtype()), (want.dims(), DType::F32), "{name} {parameter}");
@@ -56,7 +56,7 @@ fn folder(config: &Gpt2Config, change: impl FnOnce(&mut BTreeMap<String, Tensor>
 }
 
 fn error_of(dir: &Path) -> String {
-    match load(dir, &Device::Cpu) {
+    match load(dir, &[&FAMILY], &Device::Cpu) {
         Ok(_) => "loaded without complaint".to_owned(),
         Err(error) => error.to_string(),
     }
@@ -80,7 +80,7 @@ fn all_tensors_that_do_not_fit_are_listed_at_once() {
 fn another_vocabulary_is_a_misshapen_embedding() {
     let dir = folder(&tiny(), |_| {});
     fs::write(dir.path().join("config.json"), Gpt2Config { vocab_size: 14, ..tiny() }.to_json()).unwrap();
-    let error = load(dir.path(), &Device::Cpu).unwrap_err();
+    let error = load(dir.path(), &[&FAMILY], &Device::Cpu).unwrap_err();
     assert!(error.to_string().contains("`wte.weight` expected [14, 8] got [13, 8]"), "{error}");
     assert!(error.hint().is_some());
 }
@@ -92,7 +92,7 @@ fn old_buffers_are_ignored() {
         tensors.insert("h.0.attn.bias".to_owned(), mask.clone());
         tensors.insert("transformer.h.1.attn.masked_bias".to_owned(), mask.clone());
     });
-    assert_same(&load(dir.path(), &Device::Cpu).unwrap().parameters, &random(&tiny()));
+    assert_same(&load(dir.path(), &[&FAMILY], &Device::Cpu).unwrap().parameters, &random(&tiny()));
 }
 
 #[test]
@@ -100,16 +100,16 @@ fn a_tied_head_may_be_stored_twice_or_alone_but_not_differ() {
     let twice = folder(&tiny(), |tensors| {
         tensors.insert("lm_head.weight".to_owned(), tensors["wte.weight"].clone());
     });
-    assert_same(&load(twice.path(), &Device::Cpu).unwrap().parameters, &random(&tiny()));
+    assert_same(&load(twice.path(), &[&FAMILY], &Device::Cpu).unwrap().parameters, &random(&tiny()));
     let alone = folder(&tiny(), |tensors| {
         let wte = tensors.remove("wte.weight").unwrap();
         tensors.insert("lm_head.weight".to_owned(), wte);
     });
-    assert_same(&load(alone.path(), &Device::Cpu).unwrap().parameters, &random(&tiny()));
+    assert_same(&load(alone.path(), &[&FAMILY], &Device::Cpu).unwrap().parameters, &random(&tiny()));
     let differs = folder(&tiny(), |tensors| {
         tensors.insert("lm_head.weight".to_owned(), (&tensors["wte.weight"] * 2.0).unwrap());
     });
-    let error = load(differs.path(), &Device::Cpu).unwrap_err();
+    let error = load(differs.path(), &[&FAMILY], &Device::Cpu).unwrap_err();
     assert!(matches!(error, Error::HeadNotTied { .. }), "{error}");
     assert!(error.hint().unwrap().contains("tie_word_embeddings"));
     let misshapen = folder(&tiny(), |tensors| {
@@ -122,11 +122,11 @@ fn a_tied_head_may_be_stored_twice_or_alone_but_not_differ() {
 fn an_untied_head_is_a_parameter() {
     let config = Gpt2Config { tie_word_embeddings: false, ..tiny() };
     let dir = folder(&config, |_| {});
-    assert_same(&load(dir.path(), &Device::Cpu).unwrap().parameters, &random(&config));
+    assert_same(&load(dir.path(), &[&FAMILY], &Device::Cpu).unwrap().parameters, &random(&config));
     let without = folder(&config, |tensors| {
         tensors.remove("lm_head.weight");
     });
-    let error = load(without.path(), &Device::Cpu).unwrap_err();
+    let error = load(without.path(), &[&FAMILY], &Device::Cpu).unwrap_err();
     assert!(error.to_string().contains("1 missing: `lm_head.weight` [13, 8]"), "{error}");
     assert!(error.hint().unwrap().contains("tie_word_embeddings"));
 }
@@ -263,8 +263,8 @@ fn survives(name: &str, file: &str, damage: &[(usize, u8)]) -> Result<(), TestCa
         bytes[at] = value;
     }
     fs::write(&path, bytes).unwrap();
-    if let Ok(loaded) = load(dir.path(), &Device::Cpu) {
-        for spec in parameter_specs(&loaded.config) {
+    if let Ok(loaded) = load(dir.path(), &[&FAMILY], &Device::Cpu) {
+        for spec in loaded.config.parameter_specs() {
             prop_assert_eq!(loaded.parameters.get(&spec.name).unwrap().dims(), spec.shape);
         }
     }

@@ -2,8 +2,10 @@
 
 mod common;
 
-use mixce_gpt2::{Error, Gpt2Config};
+use mixce_gpt2::Gpt2Config;
+
 use mixce_kernels::Activation;
+use mixce_lm::Error;
 use serde_json::{Value, json};
 
 fn error_of(config: Value) -> String {

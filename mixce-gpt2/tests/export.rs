@@ -8,9 +8,10 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 use common::{assert_same, fixture, random, tiny, values};
-use mixce_gpt2::export::{DataFacts, ExportRequest, NameStyle, TrainingFacts, export};
-use mixce_gpt2::params::Parameters;
-use mixce_gpt2::{Error, Gpt2Config, Tokenizer, checkpoint};
+use mixce_gpt2::{FAMILY, Gpt2Config};
+use mixce_lm::export::{DataFacts, ExportRequest, NameStyle, TrainingFacts, export};
+use mixce_lm::params::Parameters;
+use mixce_lm::{Error, ModelConfig, Tokenizer, checkpoint};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -32,7 +33,7 @@ fn facts() -> TrainingFacts {
 }
 
 fn request<'a>(
-    config: &'a Gpt2Config,
+    config: &'a dyn ModelConfig,
     parameters: &'a Parameters,
     facts: &'a TrainingFacts,
 ) -> ExportRequest<'a> {
@@ -69,7 +70,7 @@ fn a_tied_model_has_the_names_of_transformers() {
         let want: Vec<u8> = values(tensor).iter().flat_map(|x| x.to_le_bytes()).collect();
         assert_eq!(view.data(), want, "{name}");
     }
-    let loaded = checkpoint::load(&out, &Device::Cpu).unwrap();
+    let loaded = checkpoint::load(&out, &[&FAMILY], &Device::Cpu).unwrap();
     assert_same(&loaded.parameters, &parameters);
     let written = json(&out.join("config.json"));
     assert_eq!(written["architectures"], serde_json::json!(["GPT2LMHeadModel"]));
@@ -84,10 +85,10 @@ fn a_tied_model_has_the_names_of_transformers() {
 fn keys_equal_those_that_transformers_wrote() {
     for name in ["plain", "untied_relu"] {
         let source = fixture(&format!("gpt2/{name}"));
-        let loaded = checkpoint::load(&source, &Device::Cpu).unwrap();
+        let loaded = checkpoint::load(&source, &[&FAMILY], &Device::Cpu).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let facts = TrainingFacts::default();
-        export(&dir.path().join("out"), &request(&loaded.config, &loaded.parameters, &facts)).unwrap();
+        export(&dir.path().join("out"), &request(&*loaded.config, &loaded.parameters, &facts)).unwrap();
         let keys = |path: &Path| -> Vec<(String, Vec<usize>)> {
             checkpoint::list(path).unwrap().into_iter().map(|tensor| (tensor.name, tensor.shape)).collect()
         };
@@ -108,7 +109,7 @@ fn an_untied_head_is_written_without_prefix() {
         assert!(stored.contains(&"lm_head.weight".to_owned()));
         assert_eq!(stored.contains(&"transformer.wte.weight".to_owned()), names == NameStyle::HuggingFace);
         assert_eq!(stored.contains(&"wte.weight".to_owned()), names == NameStyle::Published);
-        assert_same(&checkpoint::load(dir.path(), &Device::Cpu).unwrap().parameters, &parameters);
+        assert_same(&checkpoint::load(dir.path(), &[&FAMILY], &Device::Cpu).unwrap().parameters, &parameters);
     }
 }
 
@@ -122,7 +123,7 @@ fn half_precision_is_rounded_once() {
         export(&out, &ExportRequest { dtype, ..request(&config, &parameters, &facts) }).unwrap();
         let rounded =
             parameters.try_map(|_, tensor| Ok(tensor.to_dtype(dtype)?.to_dtype(DType::F32)?)).unwrap();
-        assert_same(&checkpoint::load(&out, &Device::Cpu).unwrap().parameters, &rounded);
+        assert_same(&checkpoint::load(&out, &[&FAMILY], &Device::Cpu).unwrap().parameters, &rounded);
         assert_eq!(json(&out.join("config.json"))["dtype"], name);
     }
     let dir = tempfile::tempdir().unwrap();

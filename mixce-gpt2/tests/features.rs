@@ -4,14 +4,15 @@ mod common;
 
 use candle_core::Device;
 use common::fixture;
-use mixce_gpt2::{Error, Gpt2, checkpoint};
+use mixce_gpt2::FAMILY;
+use mixce_lm::{Error, checkpoint};
 use serde_json::Value;
 
 #[test]
 fn features_are_the_states_at_the_last_tokens_for_any_batch() {
     let folder = fixture("gpt2/plain");
-    let loaded = checkpoint::load(&folder, &Device::Cpu).unwrap();
-    let model = Gpt2::new(loaded.config, loaded.parameters).unwrap();
+    let loaded = checkpoint::load(&folder, &[&FAMILY], &Device::Cpu).unwrap();
+    let model = loaded.config.build(loaded.parameters).unwrap();
     let batch: Value = serde_json::from_slice(&std::fs::read(folder.join("batch.json")).unwrap()).unwrap();
     let ids = |value: &Value| {
         value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect::<Vec<_>>()
@@ -39,7 +40,7 @@ fn features_are_the_states_at_the_last_tokens_for_any_batch() {
             }
         }
     }
-    assert_eq!(model.last_hidden_states(&[], 10).unwrap().dims(), [0, model.config().n_embd]);
+    assert_eq!(model.last_hidden_states(&[], 10).unwrap().dims(), [0, model.spec().channels]);
     let empty = model.last_hidden_states(&[&[1], &[]], 10);
     assert!(matches!(empty, Err(Error::EmptyText { text: 1 })));
 }

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, Var};
-use mixce_gpt2::generate::{Finish, GenerateOptions, generate};
-use mixce_gpt2::sampling::Sampling;
-use mixce_gpt2::{Decoder, Gpt2, Gradients, Pass, checkpoint};
+use mixce_gpt2::{FAMILY, Gpt2, Gpt2Config};
 use mixce_kernels::Precision;
 use mixce_kernels::rng::Stream;
+use mixce_lm::generate::{Finish, GenerateOptions, generate};
+use mixce_lm::sampling::Sampling;
+use mixce_lm::{Decoder, Gradients, LanguageModel as _, PassOptions, TransformerDecoder, checkpoint};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -28,20 +29,22 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 fn model(name: &str) -> Gpt2 {
-    let checkpoint = checkpoint::load(&fixtures().join("gpt2").join(name), &Device::Cpu).unwrap();
-    Gpt2::new(checkpoint.config, checkpoint.parameters).unwrap()
+    let folder = fixtures().join("gpt2").join(name);
+    let checkpoint = checkpoint::load(&folder, &[&FAMILY], &Device::Cpu).unwrap();
+    let config = Gpt2Config::from_file(&folder.join("config.json")).unwrap();
+    Gpt2::new(config, checkpoint.parameters).unwrap()
 }
 
 /// A model with dropout, whose other numbers do not matter.
 fn small(dropout: f64) -> Gpt2 {
     let plain = model("plain");
-    let mut config = plain.config().clone();
+    let mut config = plain.architecture().clone();
     (config.resid_pdrop, config.embd_pdrop, config.attn_pdrop) = (dropout, dropout, dropout);
     Gpt2::new(config, plain.parameters().clone()).unwrap()
 }
 
-fn decoder(model: &Gpt2) -> Decoder {
-    Decoder::new(model.clone(), Precision::F32).unwrap()
+fn decoder(model: &Gpt2) -> TransformerDecoder<Gpt2Config> {
+    model.clone().decoder(Precision::F32).unwrap()
 }
 
 fn inputs(name: &str) -> Vec<Vec<u32>> {
@@ -103,7 +106,7 @@ fn a_packed_batch_equals_one_text_at_a_time() {
 fn every_parameter_gets_a_gradient_with_dropout_too() {
     let plain = small(0.1);
     let parameters = plain.parameters().try_map(|_, t| Ok(Var::from_tensor(t)?.into_inner())).unwrap();
-    let model = Gpt2::new(plain.config().clone(), parameters).unwrap();
+    let model = Gpt2::new(plain.architecture().clone(), parameters).unwrap();
     let texts = inputs("plain");
     let batch = model.pack(&slices(&texts)).unwrap();
     let hidden = model.hidden_states(&batch, Some(Stream::new(4))).unwrap();
@@ -124,7 +127,7 @@ fn every_parameter_gets_a_gradient_with_dropout_too() {
 fn the_explicit_backward_pass_equals_candles_graph_with_dropout() {
     let plain = small(0.2);
     let parameters = plain.parameters().try_map(|_, t| Ok(Var::from_tensor(t)?.into_inner())).unwrap();
-    let model = Gpt2::new(plain.config().clone(), parameters).unwrap();
+    let model = Gpt2::new(plain.architecture().clone(), parameters).unwrap();
     let texts: Vec<Vec<u32>> =
         [0usize, 1, 33, 2, 0, 64].iter().map(|n| (0..*n as u32).map(|i| i % 61).collect()).collect();
     let batch = model.pack(&slices(&texts)).unwrap();
@@ -139,10 +142,11 @@ fn the_explicit_backward_pass_equals_candles_graph_with_dropout() {
     let graph = (&hidden * &projection).unwrap().sum_all().unwrap().backward().unwrap();
     let mut bits = Vec::new();
     for recompute in [false, true] {
-        let gradients = Gradients::new(model.config(), model.parameters()).unwrap();
-        let forward = model.forward(&batch, Pass { dropout, recompute, ..Pass::default() }).unwrap();
+        let gradients = Gradients::zeros(model.parameters()).unwrap();
+        let forward =
+            model.forward(&batch, PassOptions { dropout, recompute, ..PassOptions::default() }).unwrap();
         assert_close("hidden", &forward.hidden(), &hidden, 1e-5);
-        model.backward(&batch, forward, projection.clone(), &gradients).unwrap();
+        forward.backward(projection.clone(), &gradients).unwrap();
         for (name, tensor) in model.parameters().iter() {
             assert_close(name, gradients.sums().get(name).unwrap(), graph.get(tensor).unwrap(), 2e-5);
         }
@@ -161,11 +165,11 @@ fn bf16_gives_the_gradients_of_f32_up_to_rounding() {
     let texts: Vec<Vec<u32>> = [1u32, 33, 2, 64].iter().map(|n| (0..*n).map(|i| i % 61).collect()).collect();
     let batch = model.pack(&slices(&texts)).unwrap();
     let of = |precision| {
-        let pass = Pass { dropout: Some(Stream::new(4)), precision, ..Pass::default() };
-        let gradients = Gradients::new(model.config(), model.parameters()).unwrap();
+        let pass = PassOptions { dropout: Some(Stream::new(4)), precision, ..PassOptions::default() };
+        let gradients = Gradients::zeros(model.parameters()).unwrap();
         let forward = model.forward(&batch, pass).unwrap();
         let hidden = forward.hidden();
-        model.backward(&batch, forward, hidden.clone(), &gradients).unwrap();
+        forward.backward(hidden.clone(), &gradients).unwrap();
         let mut all = vec![("hidden".to_owned(), values(&hidden))];
         all.extend(gradients.sums().iter().map(|(name, sum)| (name.to_owned(), values(sum))));
         all
@@ -185,19 +189,19 @@ fn the_path_of_other_devices_gives_the_same_numbers() {
     let fused = small(0.2);
     let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
     let parameters = fused.parameters().try_map(|_, t| Ok(Var::from_tensor(&wide(t))?.into_inner())).unwrap();
-    let plain = Gpt2::new(fused.config().clone(), parameters).unwrap();
+    let plain = Gpt2::new(fused.architecture().clone(), parameters).unwrap();
     let narrow = |t: &Tensor| t.to_dtype(DType::F32).unwrap();
     let texts: Vec<Vec<u32>> = [1u32, 9, 4].iter().map(|n| (0..*n).collect()).collect();
     let batch = fused.pack(&slices(&texts)).unwrap();
-    let pass = Pass { dropout: Some(Stream::new(4)), ..Pass::default() };
+    let pass = PassOptions { dropout: Some(Stream::new(4)), ..PassOptions::default() };
 
     let passes = [&fused, &plain].map(|model| {
-        let gradients = Gradients::new(model.config(), model.parameters()).unwrap();
+        let gradients = Gradients::zeros(model.parameters()).unwrap();
         // Twice: gradients add up.
         for _ in 0..2 {
             let forward = model.forward(&batch, pass).unwrap();
             let hidden = forward.hidden();
-            model.backward(&batch, forward, hidden.clone(), &gradients).unwrap();
+            forward.backward(hidden.clone(), &gradients).unwrap();
         }
         (narrow(&model.forward(&batch, pass).unwrap().hidden()), gradients)
     });
@@ -208,10 +212,11 @@ fn the_path_of_other_devices_gives_the_same_numbers() {
     }
     plain_sums.clear().unwrap();
     assert!(plain_sums.sums().iter().all(|(_, sum)| values(&narrow(sum)).iter().all(|g| *g == 0.0)));
-    for pass in [Pass { recompute: true, ..pass }, Pass { precision: Precision::Bf16, ..pass }] {
-        assert!(plain.forward(&batch, pass).unwrap_err().to_string().contains("needs kernels"));
+    for pass in [PassOptions { recompute: true, ..pass }, PassOptions { precision: Precision::Bf16, ..pass }]
+    {
+        assert!(plain.forward(&batch, pass).err().unwrap().to_string().contains("needs kernels"));
     }
-    assert!(Decoder::new(plain.clone(), Precision::Bf16).is_err(), "not in f64 without a word");
+    assert!(plain.clone().decoder(Precision::Bf16).is_err(), "not in f64 without a word");
 
     let decoded = [&fused, &plain].map(|model| {
         let model = decoder(model);
@@ -245,7 +250,7 @@ fn greedy_continuations_equal_transformers() {
         let (prompt, want) = (ids(&case["prompt"]), ids(&case["new_tokens"]));
         let sampling = Sampling { greedy: true, ..Sampling::default() };
         let options = GenerateOptions { eos, ..options(sampling, 12, 1) };
-        let got = generate(&model, &[(0, &prompt)], &options, &mut |_, _| ()).unwrap().remove(0);
+        let got = generate(&decoder(&model), &[(0, &prompt)], &options, &mut |_, _| ()).unwrap().remove(0);
         match eos {
             Some(eos) => {
                 assert_eq!(got.finish, Finish::Eos);
@@ -283,7 +288,7 @@ fn samples_follow_the_distribution() {
     let prompt = [3u32, 9, 4];
     let prompts: Vec<(u64, &[u32])> = (0..4000).map(|i| (i, prompt.as_slice())).collect();
     let options = options(Sampling { temperature: 1.5, ..Sampling::default() }, 1, 1000);
-    let samples = generate(&model, &prompts, &options, &mut |_, _| ()).unwrap();
+    let samples = generate(&decoder(&model), &prompts, &options, &mut |_, _| ()).unwrap();
     let hidden = model.hidden_states(&model.pack(&[&prompt]).unwrap(), None).unwrap();
     let logits = values(&hidden.narrow(0, 2, 1).unwrap().matmul(&model.lm_head().t().unwrap()).unwrap());
     let probabilities = options.sampling.probabilities(&logits);
@@ -310,11 +315,11 @@ proptest! {
         let together = GenerateOptions { eos: Some(5), seed, ..options(sampling, new_tokens, 4) };
         let prompts: Vec<(u64, &[u32])> = (10u64..).zip(prompts.iter().map(Vec::as_slice)).collect();
         let (mut ended, mut tokens) = (0, 0);
-        let batch = generate(&model, &prompts, &together, &mut |e, t| { ended += e; tokens += t; }).unwrap();
+        let batch = generate(&decoder(&model), &prompts, &together, &mut |e, t| { ended += e; tokens += t; }).unwrap();
         prop_assert_eq!(ended, prompts.len());
         prop_assert!(tokens >= batch.iter().map(|c| c.tokens.len()).sum::<usize>());
         for (prompt, want) in prompts.iter().zip(&batch) {
-            let single = generate(&model, &[*prompt], &together, &mut |_, _| ()).unwrap();
+            let single = generate(&decoder(&model), &[*prompt], &together, &mut |_, _| ()).unwrap();
             prop_assert_eq!(&single[0], want);
             // Cached decoding agrees with a full forward pass over prompt and continuation.
             prop_assert!(prompt.1.len() + want.tokens.len() <= 64);
@@ -355,12 +360,12 @@ fn cached_decoding_equals_the_full_forward_pass() {
 #[test]
 fn bf16_decoding_is_near_f32_and_does_not_depend_on_the_batch() {
     let model = model("plain");
-    let Ok(rounded) = Decoder::new(model.clone(), Precision::Bf16) else {
+    let Ok(rounded) = model.clone().decoder(Precision::Bf16) else {
         assert!(Precision::Bf16.check(&Device::Cpu).is_err());
         return;
     };
     let texts: Vec<Vec<u32>> = (0..11).map(|i| (0..=i).map(|j| (7 * i + j) % 61).collect()).collect();
-    let pass = |decoder: &Decoder, texts: &[Vec<u32>]| {
+    let pass = |decoder: &dyn Decoder, texts: &[Vec<u32>]| {
         let (_, mut cache) = decoder.prefill(&decoder.pack(&slices(texts)).unwrap(), 1).unwrap();
         decoder.decode(&vec![5; texts.len()], &mut cache).unwrap()
     };
@@ -377,10 +382,10 @@ fn a_broken_model_does_not_write() {
     let broken = model("plain");
     let nan = |_: &str, t: &Tensor| Ok(t.affine(f64::NAN, 0.0)?);
     let parameters = broken.parameters().try_map(nan).unwrap();
-    let broken = Gpt2::new(broken.config().clone(), parameters).unwrap();
+    let broken = Gpt2::new(broken.architecture().clone(), parameters).unwrap();
     for greedy in [false, true] {
         let options = options(Sampling { greedy, ..Sampling::default() }, 3, 1);
-        let error = generate(&broken, &[(4, &[1, 2])], &options, &mut |_, _| ()).unwrap_err();
+        let error = generate(&decoder(&broken), &[(4, &[1, 2])], &options, &mut |_, _| ()).unwrap_err();
         assert!(error.to_string().contains("sample 4 hold NaN"), "{error}");
     }
 }
@@ -403,7 +408,8 @@ fn decoding_stops_at_the_models_limits() {
 fn impossible_requests_are_refused() {
     let model = model("plain");
     let run = |prompt: &[u32], sampling: Sampling| {
-        generate(&model, &[(3, prompt)], &options(sampling, 5, 1), &mut |_, _| ()).map(|mut c| c.remove(0))
+        generate(&decoder(&model), &[(3, prompt)], &options(sampling, 5, 1), &mut |_, _| ())
+            .map(|mut c| c.remove(0))
     };
     assert!(run(&[], Sampling::default()).unwrap_err().to_string().contains("prompt 3 is empty"));
     assert!(run(&[99], Sampling::default()).is_err());

@@ -5,7 +5,7 @@ mod common;
 use candle_core::Device;
 use common::{random, tiny, values};
 use mixce_gpt2::Gpt2Config;
-use mixce_gpt2::params::{ParameterKind, Parameters, parameter_specs};
+use mixce_lm::{ModelConfig as _, ParameterKind, Parameters};
 
 #[test]
 fn counts_agree_with_the_configuration() {
@@ -13,17 +13,17 @@ fn counts_agree_with_the_configuration() {
     (untied.tie_word_embeddings, untied.n_inner) = (false, Some(5));
     for config in [tiny(), untied] {
         let listed: usize =
-            parameter_specs(&config).iter().map(|spec| spec.shape.iter().product::<usize>()).sum();
+            config.parameter_specs().iter().map(|spec| spec.shape.iter().product::<usize>()).sum();
         assert_eq!(listed as u64, config.parameter_count());
         assert_eq!(random(&config).element_count(), listed);
     }
-    assert_eq!(parameter_specs(&Gpt2Config::default()).len(), 148);
+    assert_eq!(Gpt2Config::default().parameter_specs().len(), 148);
 }
 
 #[test]
 fn only_matrices_and_embeddings_decay() {
     let decaying: Vec<String> =
-        parameter_specs(&tiny()).into_iter().filter(|s| s.kind.decays()).map(|s| s.name).collect();
+        tiny().parameter_specs().into_iter().filter(|s| s.kind.decays()).map(|s| s.name).collect();
     assert_eq!(decaying.len(), 2 + 2 * 4);
     assert!(decaying.iter().all(|name| name.ends_with(".weight") && !name.contains("ln_")));
 }
@@ -37,14 +37,14 @@ fn initial_weights_have_the_deviations_of_transformers() {
         let mean = values.iter().sum::<f32>() / values.len() as f32;
         let deviation = (values.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / values.len() as f32).sqrt();
         let want = match kind {
-            ParameterKind::Bias | ParameterKind::LayerNorm => 0.0,
+            ParameterKind::Bias | ParameterKind::Norm => 0.0,
             _ if name.ends_with("c_proj.weight") => 0.02 / 4.0,
             _ => 0.02,
         };
         // Relative deviation of an estimate from n samples is about 1 / sqrt(2 n).
         let tolerance = 5.0 * want / (2.0 * values.len() as f32).sqrt();
         assert!((deviation - want).abs() <= tolerance, "{name}: {deviation} against {want}");
-        let centre = if kind == ParameterKind::LayerNorm && name.ends_with(".weight") { 1.0 } else { 0.0 };
+        let centre = if kind == ParameterKind::Norm && name.ends_with(".weight") { 1.0 } else { 0.0 };
         assert!((mean - centre).abs() <= 5.0 * want / (values.len() as f32).sqrt(), "{name}: mean {mean}");
     }
 }

@@ -45,12 +45,13 @@ mod math;
 mod matmul;
 pub mod packed;
 mod residual;
-pub mod rng;
 mod simd;
 pub mod sublayer;
 #[cfg(test)]
 mod testing;
 pub mod threads;
+
+pub use mixce_base::rng;
 
 pub use activation::Activation;
 pub use adamw::{AdamWUpdate, adamw_step, clear, sum_of_squares};

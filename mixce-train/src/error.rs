@@ -195,7 +195,7 @@ pub enum Error {
 
     /// The model, its tokenizer or its files.
     #[error(transparent)]
-    Model(#[from] mixce_gpt2::Error),
+    Model(#[from] mixce_lm::Error),
 
     /// The objective or the loss.
     #[error(transparent)]

@@ -1,6 +1,6 @@
 //! Negative log-likelihood of a corpus under a model.
 use mixce_core::{Objective, lm_head_log_q};
-use mixce_gpt2::Gpt2;
+use mixce_lm::LanguageModel;
 use serde::Serialize;
 
 use crate::data::Examples;
@@ -47,7 +47,7 @@ pub struct Scored<'a> {
 /// # Errors
 /// [`Error::NothingToEvaluate`] without examples; [`Error::NonFiniteLikelihood`] when the model is broken; errors of the model, and of `on_example`.
 pub fn evaluate(
-    model: &Gpt2,
+    model: &dyn LanguageModel,
     examples: &Examples,
     objective: &dyn Objective,
     batch_tokens: usize,
@@ -64,7 +64,7 @@ pub fn evaluate(
         let is_last = index + 1 == examples.len();
         if is_last || tokens_in_batch + next_tokens > batch_tokens {
             let pieces: Vec<&[u32]> = batch.iter().map(|(_, tokens)| tokens.as_slice()).collect();
-            let log_q = score(&model, &pieces)?;
+            let log_q = score(&*model, &pieces)?;
             let mut rest = log_q.as_slice();
             for (document, tokens) in &batch {
                 let (own, others) = rest.split_at(tokens.len() - 1);
@@ -83,7 +83,7 @@ pub fn evaluate(
 }
 
 /// `log q` of every target of some examples, one after another.
-fn score(model: &Gpt2, batch: &[&[u32]]) -> Result<Vec<f32>> {
+fn score(model: &dyn LanguageModel, batch: &[&[u32]]) -> Result<Vec<f32>> {
     let packed = Packed::new(model, batch)?;
     let hidden = model.hidden_states(&packed.inputs, None)?;
     let log_q = lm_head_log_q(&hidden, model.lm_head(), &packed.targets)?;

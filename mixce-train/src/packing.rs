@@ -1,6 +1,6 @@
 //! Examples to the model's inputs and targets.
 use candle_core::Tensor;
-use mixce_gpt2::{Gpt2, PackedBatch};
+use mixce_lm::{LanguageModel, PackedBatch};
 
 use crate::error::{Error, Result};
 
@@ -17,7 +17,7 @@ pub(crate) struct Packed {
 
 impl Packed {
     /// Packs examples of at least two tokens each (shorter ones add nothing).
-    pub(crate) fn new(model: &Gpt2, examples: &[impl AsRef<[u32]>]) -> Result<Self> {
+    pub(crate) fn new(model: &dyn LanguageModel, examples: &[impl AsRef<[u32]>]) -> Result<Self> {
         let usable = || examples.iter().map(AsRef::as_ref).filter(|e| e.len() >= 2);
         let inputs: Vec<&[u32]> = usable().map(|e| &e[..e.len() - 1]).collect();
         let targets: Vec<u32> = usable().flat_map(|e| &e[1..]).copied().collect();

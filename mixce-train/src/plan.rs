@@ -2,22 +2,10 @@
 //!
 //! Legend: N tokens of a microbatch, C channels, I channels inside the MLP, L layers, V vocabulary, S tokens of a slice of logits.
 
-use mixce_gpt2::{Gpt2Config, flops};
-use mixce_kernels::{Precision, lm_head, sublayer};
+use mixce_kernels::{Precision, lm_head};
+use mixce_lm::memory::PassShape;
+use mixce_lm::{ModelConfig, flops};
 use serde::Serialize;
-
-/// The passes of a step, as far as memory depends on them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StepShape {
-    /// N, the tokens that go through the model together: the inputs of the longest microbatch.
-    pub tokens: usize,
-    /// Whether blocks are computed again in the backward pass (activation checkpointing).
-    pub recompute: bool,
-    /// Whether the kernels are those of CUDA, which handle all rows at once; on the CPU it is 1024 at a time.
-    pub on_cuda: bool,
-    /// In bf16 CUDA keeps what is inside a branch of a block in 2 bytes; on the CPU memory is that of f32.
-    pub precision: Precision,
-}
 
 /// The memory of a step in bytes: what is there all the time, and what comes and goes in each microbatch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -38,55 +26,36 @@ pub struct StepMemory {
     pub peak: u64,
 }
 
-/// The memory of a step of training.
+/// The memory of a step of training, from the blocks' ([`ModelConfig::block_memory`]):
 ///
 /// ```text
 /// parameters = gradients = moments / 2 = 4 P
-/// activations = N L (4 * 2 C + e (4 C + I)), or 4 N L C when blocks are computed again
+/// activations = L saved
 /// lm_head     = 4 (3 N C + S V)
-/// block       = the larger one of
-///               the MLP:    4 N C + e R (2 C + 2 I)
-///               attention:  4 N C + e (4 N C + R C) - N (4 C + e I)
-///               and N (4 C + e (4 C + I)) more when the block was computed again
+/// block       = working
 /// ```
 ///
-/// bytes, where R is N on CUDA and at most 1024 on the CPU, and e is 4, on CUDA in bf16 2; there the operands of products come on
-/// top, rounded: of the LM head 2 (S V + N C + V C), of the MLP 4 C I, of attention 6 C^2. Without dropout on the residual branches
-/// CUDA needs N C numbers less in the MLP in f32. A block keeps its input, queries, keys and values, what attention gave, the stream
-/// between attention and MLP (6 C) and the input of the activation (I).
+/// bytes. On CUDA in bf16 the rounded operands of the LM head come on top: 2 (S V + N C + V C).
 ///
 /// Not counted are the batch itself (under 50 bytes a token), the packed operands of matrix products on the CPU (some MB a thread), and
 /// what does not belong to the arithmetic: the program, its data, the allocator's unused pages, CUDA's context and libraries.
 #[must_use]
-pub fn step_memory(config: &Gpt2Config, shape: StepShape) -> StepMemory {
-    let [n, c, inner, layers, v] =
-        [shape.tokens, config.n_embd, config.inner_size(), config.n_layer, config.vocab_size]
-            .map(|size| size as u128);
+pub fn step_memory(config: &dyn ModelConfig, shape: PassShape) -> StepMemory {
+    let spec = config.spec();
+    let [n, c, layers, v] =
+        [shape.tokens, spec.channels, spec.layers, spec.vocabulary].map(|size| size as u128);
     let half = shape.on_cuda && shape.precision == Precision::Bf16;
-    let e: u128 = if half { 2 } else { 4 };
     let operands = |numbers: u128| if half { 2 * numbers } else { 0 };
-    let rows = if shape.on_cuda { n } else { n.min(sublayer::BLOCK_ROWS as u128) };
-    let inside = n * (4 * c + e * (4 * c + inner));
-    let kept_of_a_block = 4 * n * c + if shape.recompute { 0 } else { inside };
-
-    // The gradient of the stream; that of the branch, which is a copy only if something is dropped or rounded; normalised rows;
-    // the MLP's activation and its gradient.
-    let branch = if shape.on_cuda && !half && config.resid_pdrop == 0.0 { 0 } else { rows * c };
-    let mlp = 4 * n * c + e * (branch + rows * (c + 2 * inner)) + operands(2 * c * inner);
-    // The gradients of the stream, of what attention gave, and of queries, keys and values; normalised rows. What the MLP kept is gone.
-    let attention = 4 * n * c + e * (4 * n * c + rows * c) + operands(3 * c * c);
-    let attention = attention.saturating_sub(n * (4 * c + e * inner));
-    let again = if shape.recompute { inside } else { 0 };
-
-    let slice = lm_head::slice_tokens(shape.tokens, config.vocab_size, shape.on_cuda) as u128;
+    let block = config.block_memory(shape);
+    let slice = lm_head::slice_tokens(shape.tokens, spec.vocabulary, shape.on_cuda) as u128;
     let lm_head = 4 * (3 * n * c + slice * v) + operands(slice * v + n * c + v * c);
     // Saturating: a batch size is only what somebody typed.
     let [parameters, moments, activations, lm_head, block] = [
-        4 * u128::from(config.parameter_count()),
-        8 * u128::from(config.parameter_count()),
-        layers * kept_of_a_block,
+        4 * u128::from(spec.parameters),
+        8 * u128::from(spec.parameters),
+        layers * block.saved,
         lm_head,
-        mlp.max(attention) + again,
+        block.working,
     ]
     .map(|bytes| u64::try_from(bytes).unwrap_or(u64::MAX));
     StepMemory {
@@ -106,7 +75,7 @@ pub fn step_memory(config: &Gpt2Config, shape: StepShape) -> StepMemory {
 /// blocks' forward pass once more when it is computed again.
 #[must_use]
 pub fn executed_flops(
-    config: &Gpt2Config,
+    config: &dyn ModelConfig,
     lengths: impl Iterator<Item = usize> + Clone,
     recompute: bool,
 ) -> u128 {
@@ -116,6 +85,8 @@ pub fn executed_flops(
 
 #[cfg(test)]
 mod tests {
+    use mixce_gpt2::Gpt2Config;
+
     use super::*;
 
     /// GPT-2 small, 8 texts of 512 tokens, in numbers of 4 bytes.
@@ -125,7 +96,7 @@ mod tests {
         let of = |recompute, on_cuda| {
             let memory = step_memory(
                 &config,
-                StepShape { tokens: 4096, recompute, on_cuda, precision: Precision::F32 },
+                PassShape { tokens: 4096, recompute, on_cuda, precision: Precision::F32 },
             );
             [memory.parameters, memory.activations, memory.lm_head, memory.block].map(|bytes| bytes / 4)
         };
@@ -144,7 +115,7 @@ mod tests {
     fn bf16_halves_what_is_inside() {
         let config = Gpt2Config::gpt2_small();
         let of = |on_cuda, precision| {
-            step_memory(&config, StepShape { tokens: 4096, recompute: false, on_cuda, precision })
+            step_memory(&config, PassShape { tokens: 4096, recompute: false, on_cuda, precision })
         };
         let (exact, half) = (of(true, Precision::F32), of(true, Precision::Bf16));
         let stream = 4 * 4096 * 768;
@@ -157,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_peak_is_the_larger_of_the_two_moments() {
-        let shape = StepShape { tokens: 64, recompute: false, on_cuda: true, precision: Precision::F32 };
+        let shape = PassShape { tokens: 64, recompute: false, on_cuda: true, precision: Precision::F32 };
         let words = step_memory(&Gpt2Config::gpt2_small(), shape);
         assert!(words.lm_head > words.block);
         let few = Gpt2Config { vocab_size: 100, ..Gpt2Config::gpt2_small() };

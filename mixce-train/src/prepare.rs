@@ -1,10 +1,11 @@
 //! From a configuration and local folders to a run: load, encode, check; then create the run folder and train.
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Device;
 use mixce_data::input::STDIN;
-use mixce_gpt2::{Gpt2Config, Parameters, Tokenizer, checkpoint};
+use mixce_lm::{Family, ModelConfig, Parameters, Tokenizer, checkpoint, config as model_config};
 
 use crate::config::{DataFiles, TrainConfig};
 use crate::data::{EncodeSettings, Examples, Input, cache};
@@ -26,7 +27,7 @@ pub struct Sources {
 #[derive(Debug)]
 pub struct Prepared {
     /// The model's configuration.
-    pub model_config: Gpt2Config,
+    pub model: Arc<dyn ModelConfig>,
     /// Its initial parameters, f32, on the training device.
     pub parameters: Parameters,
     /// Its tokenizer.
@@ -37,7 +38,7 @@ pub struct Prepared {
     pub valid: Option<Examples>,
 }
 
-/// Loads everything that `config` names.
+/// Loads everything that `config` names; the model is of one of `families`.
 ///
 /// # Errors
 /// An invalid configuration, or one that the device cannot do; a model, tokenizer or data file that cannot be read; a tokenizer larger than the model's vocabulary;
@@ -45,19 +46,20 @@ pub struct Prepared {
 pub fn prepare(
     config: &TrainConfig,
     sources: &Sources,
+    families: &[&'static Family],
     device: &Device,
     stop: &AtomicBool,
 ) -> Result<Prepared> {
     config.validate()?;
     config.check_device(device)?;
     let tokenizer = Tokenizer::from_dir(&sources.tokenizer)?;
-    let model_config = match (&sources.model, &config.from_config) {
-        (Some(folder), _) => Gpt2Config::from_file(&folder.join("config.json"))?,
-        (None, Some(file)) => Gpt2Config::from_file(file)?,
+    let model = match (&sources.model, &config.from_config) {
+        (Some(folder), _) => model_config::from_file(&folder.join("config.json"), families)?,
+        (None, Some(file)) => model_config::from_file(file, families)?,
         (None, None) => return Err(Error::config("expected `--model` or `--from-config`")),
     };
-    tokenizer.check_vocabulary(&model_config)?;
-    require_positions(config, &model_config)?;
+    tokenizer.check_vocabulary(model.spec().vocabulary)?;
+    require_positions(config, model.spec().positions)?;
 
     // Data before weights: a bad line is found in seconds, a large checkpoint takes longer.
     let (train, valid) = inputs(config)?;
@@ -65,16 +67,16 @@ pub fn prepare(
     let train = examples(&train, &tokenizer, config, stop)?;
     let valid = valid.map(|valid| examples(&valid, &tokenizer, config, stop)).transpose()?;
     for examples in [Some(&train), valid.as_ref()].into_iter().flatten() {
-        examples.store().require_vocabulary(model_config.vocab_size)?;
+        examples.store().require_vocabulary(model.spec().vocabulary)?;
     }
     let parameters = match &sources.model {
-        Some(folder) => checkpoint::load_parameters(folder, &model_config, device)?,
-        None => Parameters::random(&model_config, config.seed, device)?,
+        Some(folder) => checkpoint::load_parameters(folder, &*model, device)?,
+        None => Parameters::random(&*model, config.seed, device)?,
     };
     if stop.load(Ordering::Relaxed) {
         return Err(Error::Interrupted);
     }
-    Ok(Prepared { model_config, parameters, tokenizer, train, valid })
+    Ok(Prepared { model, parameters, tokenizer, train, valid })
 }
 
 /// Finds the files of training and development documents.
@@ -157,15 +159,15 @@ pub fn launch(
     let mut run_toml = RunTomlWriter { run: &run, config: repeated, provenance };
     let mut all: Vec<&mut dyn TrainObserver> = vec![&mut run_toml];
     all.extend(observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver));
-    let Prepared { model_config, parameters, tokenizer, train: examples, valid } = prepared;
+    let Prepared { model, parameters, tokenizer, train: examples, valid } = prepared;
     let job = TrainJob {
-        config,
-        model_config: &model_config,
-        train: &examples,
         valid: valid.as_ref(),
         tokenizer: Some(&tokenizer),
+        run: Some(&run),
+        stop: Some(stop),
+        ..TrainJob::new(config, model, &examples)?
     };
-    train(&job, parameters, &run, &mut all, stop)
+    train(&job, parameters, &mut all)
 }
 
 /// Writes `run.toml` when the run starts: after a checkpoint to resume from has been found to fit, so that a refused one leaves no trace.
@@ -181,15 +183,15 @@ impl TrainObserver for RunTomlWriter<'_> {
     }
 }
 
-fn require_positions(config: &TrainConfig, model: &Gpt2Config) -> Result<()> {
+fn require_positions(config: &TrainConfig, positions: usize) -> Result<()> {
     let (flag, asked) = match config.block_size {
         0 => ("--max-length", config.max_length),
         block => ("--block-size", block),
     };
-    if asked > model.n_positions {
+    if asked > positions {
         return Err(Error::Config {
-            message: format!("`{flag} {asked}` is more than the model's {} positions", model.n_positions),
-            hint: Some(format!("use `{flag} {}`", model.n_positions)),
+            message: format!("`{flag} {asked}` is more than the model's {positions} positions"),
+            hint: Some(format!("use `{flag} {positions}`")),
         });
     }
     Ok(())

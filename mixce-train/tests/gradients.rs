@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor, Var};
 use mixce_core::objective::MixCe;
 use mixce_core::{lm_head_backward, lm_head_loss, total_loss};
-use mixce_gpt2::{Gpt2, Gradients, Pass, checkpoint};
+use mixce_gpt2::FAMILY;
 use mixce_kernels::Precision;
+use mixce_lm::{Gradients, LanguageModel, PassOptions, checkpoint};
 
 const CONFIGURATIONS: [&str; 5] = ["plain", "inverse_layer_inner", "untied_relu", "gelu_exact", "silu"];
 
@@ -24,10 +25,10 @@ fn folder(name: &str) -> PathBuf {
 }
 
 /// A model whose parameters are variables.
-fn model(name: &str) -> Gpt2 {
-    let checkpoint = checkpoint::load(&folder(name), &device()).unwrap();
+fn model(name: &str) -> Box<dyn LanguageModel> {
+    let checkpoint = checkpoint::load(&folder(name), &[&FAMILY], &device()).unwrap();
     let parameters = checkpoint.parameters.try_map(|_, t| Ok(Var::from_tensor(t)?.into_inner())).unwrap();
-    Gpt2::new(checkpoint.config, parameters).unwrap()
+    checkpoint.config.build(parameters).unwrap()
 }
 
 fn documents(name: &str) -> Vec<Vec<u32>> {
@@ -67,15 +68,15 @@ fn compare(name: &str, eta: &str, want: &HashMap<String, Tensor>) -> usize {
     let gradients = out.loss.backward().unwrap();
     // The explicit backward pass, keeping everything and computing blocks again; the second adds to the first.
     let batch = model.pack(&inputs).unwrap();
-    let sums = Gradients::new(model.config(), model.parameters()).unwrap();
+    let sums = Gradients::zeros(model.parameters()).unwrap();
     for recompute in [false, true] {
-        let forward = model.forward(&batch, Pass { recompute, ..Pass::default() }).unwrap();
-        let (head, dhead) = (model.lm_head(), sums.lm_head());
-        let dhead = (dhead, Precision::F32);
+        let forward = model.forward(&batch, PassOptions { recompute, ..PassOptions::default() }).unwrap();
+        let head = model.lm_head();
+        let dhead = (sums.sums().get(model.spec().head).unwrap(), Precision::F32);
         let out = lm_head_backward(&forward.hidden(), head, &targets, &objective, n as f64, dhead).unwrap();
         let loss = total_loss(&values(&out.log_q), &objective) / n as f64;
         assert!((loss as f32 - values(&want[&format!("eta{eta}/loss")])[0]).abs() < 1e-5);
-        model.backward(&batch, forward, out.dhidden, &sums).unwrap();
+        forward.backward(out.dhidden, &sums).unwrap();
     }
     let mut compared = 0;
     for (parameter, tensor) in model.parameters().iter() {

@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
 use mixce_core::objective::MixCe;
-use mixce_gpt2::{Gpt2Config, Parameters, Pass};
+use mixce_gpt2::Gpt2Config;
 use mixce_kernels::Precision;
 use mixce_kernels::rng::Stream;
+use mixce_lm::memory::PassShape;
+use mixce_lm::{Parameters, PassOptions};
 use mixce_train::data::Microbatch;
 use mixce_train::optim::AdamWConfig;
-use mixce_train::plan::{StepShape, step_memory};
+use mixce_train::plan::step_memory;
 use mixce_train::trainer::TrainStep;
 
 /// The system's allocator, counting the bytes that are in use and the most that ever were.
@@ -58,9 +60,9 @@ fn memory_is_flat_over_200_steps() {
     for precision in [Precision::F32, Precision::Bf16] {
         let parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
         let objective = Arc::new(MixCe::new(0.5).unwrap());
-        let mut step = TrainStep::new(config.clone(), parameters, objective, AdamWConfig::default(), 1.0)
+        let mut step = TrainStep::new(&config, parameters, objective, AdamWConfig::default(), 1.0)
             .unwrap()
-            .with_pass(Pass { precision, ..Pass::default() });
+            .with_pass(PassOptions { precision, ..PassOptions::default() });
         let mut run = |index: u64| {
             let lengths = [64, 2 + index % 63, 2 + index * 7 % 63, 64 - index % 10 * (index % 3)];
             let document =
@@ -111,9 +113,9 @@ fn the_peak_is_the_planned_one() {
         PEAK.store(before, Relaxed);
         let parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
         let objective = Arc::new(MixCe::new(0.5).unwrap());
-        let mut step = TrainStep::new(config.clone(), parameters, objective, AdamWConfig::default(), 1.0)
+        let mut step = TrainStep::new(&config, parameters, objective, AdamWConfig::default(), 1.0)
             .unwrap()
-            .with_pass(Pass { recompute, ..Pass::default() });
+            .with_pass(PassOptions { recompute, ..PassOptions::default() });
         for index in 0..2 {
             pool.install(|| {
                 step.run(&[microbatch()], Stream::new(index), 1e-4, &AtomicBool::new(false)).unwrap();
@@ -121,7 +123,7 @@ fn the_peak_is_the_planned_one() {
         }
         let (got, tokens) = ((PEAK.load(Relaxed) - before) as f64, lengths.iter().sum());
         let want =
-            step_memory(&config, StepShape { tokens, recompute, on_cuda: false, precision: Precision::F32 });
+            step_memory(&config, PassShape { tokens, recompute, on_cuda: false, precision: Precision::F32 });
         let ratio = got / want.peak as f64;
         assert!((ratio - 1.0).abs() < 0.1, "{ratio} of {want:?}, recompute {recompute}");
     }

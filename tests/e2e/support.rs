@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use candle_core::{DType, Device};
-use mixce_gpt2::export::{ExportRequest, NameStyle, TrainingFacts, export};
-use mixce_gpt2::{Gpt2Config, Parameters, Tokenizer};
+use mixce_gpt2::Gpt2Config;
+use mixce_lm::export::{ExportRequest, NameStyle, TrainingFacts, export};
+use mixce_lm::{Parameters, Tokenizer};
 use serde_json::Value;
 use tempfile::TempDir;
 

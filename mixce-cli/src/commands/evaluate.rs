@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use mixce_core::objective::Mle;
 use mixce_eval::perplexity::LikelihoodSums;
-use mixce_gpt2::Tokenizer;
+use mixce_lm::Tokenizer;
 use mixce_train::data::cache::{encode_input, open_or_build};
 use mixce_train::data::{EncodeSettings, Examples, Input};
 use mixce_train::evaluate::{DEFAULT_BATCH_TOKENS, Scored, evaluate};
@@ -104,7 +104,7 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
     let stop = interrupt::install("nothing is written");
     let examples = examples(args, &input, &loaded.tokenizer, stop)?;
-    require_context(&input.name(), &examples, loaded.model.config().n_positions)?;
+    require_context(&input.name(), &examples, loaded.model.spec().positions)?;
 
     let bar = progress::bar(examples.len() as u64, "documents");
     let claim = |path: &PathBuf| AtomicFile::claim(path, args.overwrite);
@@ -126,7 +126,7 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
         }
         if interrupt::is_requested() { Err(mixce_train::Error::Interrupted) } else { Ok(()) }
     };
-    let all = evaluate(&loaded.model, &examples, &Mle, args.batch_tokens.max(1), &mut on_example)?;
+    let all = evaluate(&*loaded.model, &examples, &Mle, args.batch_tokens.max(1), &mut on_example)?;
     bar.finish_and_clear();
     if let Some(failure) = failure {
         return Err(failure);

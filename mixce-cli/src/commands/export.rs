@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
-use mixce_gpt2::checkpoint;
-use mixce_gpt2::export::{self, ExportRequest, NameStyle, TrainingFacts};
+use mixce::FAMILIES;
+use mixce_lm::checkpoint;
+use mixce_lm::export::{self, ExportRequest, NameStyle, TrainingFacts};
 use mixce_train::checkpoint::{STATE_FILE, TrainState};
 use mixce_train::config::TrainConfig;
 use serde_json::json;
@@ -59,11 +60,11 @@ enum StoredType {
 pub(crate) fn run(args: &ExportArgs, context: &Context) -> Result<()> {
     export::refuse_occupied(&args.out)?;
     let folder = models::locate(&args.model, Network::Allowed)?;
-    let loaded = checkpoint::load(&folder.path, &Device::Cpu)?;
+    let loaded = checkpoint::load(&folder.path, FAMILIES, &Device::Cpu)?;
     let tokenizer = models::tokenizer_for(args.tokenizer.as_deref(), &folder.path, Network::Allowed)?;
     let facts = facts_of(&folder.path, &args.model)?;
     let request = ExportRequest {
-        config: &loaded.config,
+        config: &*loaded.config,
         parameters: &loaded.parameters,
         tokenizer: Some(&tokenizer),
         facts: &facts,

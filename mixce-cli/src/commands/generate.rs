@@ -11,9 +11,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use mixce_gpt2::generate::{Continuation, GenerateOptions};
-use mixce_gpt2::sampling::Sampling;
-use mixce_gpt2::{Decoder, Tokenizer};
+use mixce_lm::Tokenizer;
+use mixce_lm::generate::{Continuation, GenerateOptions, generate};
+use mixce_lm::sampling::Sampling;
 use mixce_train::config::Precision;
 
 use super::evaluate::Compat;
@@ -165,7 +165,9 @@ fn continue_prompts(args: &GenerateArgs, sampling: &Sampling, context: &Context)
     let device = context.start()?;
     let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
     let prompts = match texts {
-        Some(texts) => prompts::encode(&texts, &loaded.tokenizer, args.prompt_length, loaded.model.config())?,
+        Some(texts) => {
+            prompts::encode(&texts, &loaded.tokenizer, args.prompt_length, loaded.model.spec().positions)?
+        }
         None => vec![prompts::beginning(&loaded.tokenizer)?; args.source.unconditional.unwrap_or(1)],
     };
 
@@ -180,9 +182,9 @@ fn continue_prompts(args: &GenerateArgs, sampling: &Sampling, context: &Context)
         batch_size: args.batch_size,
         seed: context.seed(),
     };
-    let decoder = Decoder::new(loaded.model, args.precision.into())?;
+    let decoder = loaded.model.into_decoder(args.precision.into())?;
     let bar = progress::bar(numbered.len() as u64, "samples");
-    let samples = decoder.generate(&numbered, &options, &mut |ended, _| bar.inc(ended as u64))?;
+    let samples = generate(&*decoder, &numbered, &options, &mut |ended, _| bar.inc(ended as u64))?;
     bar.finish_and_clear();
 
     let as_json = context.output.is_json()

@@ -157,7 +157,7 @@ pub(crate) fn run(args: &NllHistogramArgs, context: &Context) -> Result<()> {
     let svg = args.svg.as_ref().map(|svg| AtomicFile::claim(svg, args.overwrite)).transpose()?;
     let device = context.start()?;
     let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
-    let positions = loaded.model.config().n_positions;
+    let positions = loaded.model.spec().positions;
     if args.max_length > positions {
         let problem =
             format!("`--max-length {}` is more than the model's {positions} positions", args.max_length);
@@ -216,7 +216,7 @@ fn likelihoods(
         bar.set_position(scored.index as u64 + 1);
         if interrupt::is_requested() { Err(mixce_train::Error::Interrupted) } else { Ok(()) }
     };
-    evaluate(&loaded.model, &examples, &Mle, args.batch_tokens.max(1), &mut on_example)?;
+    evaluate(&*loaded.model, &examples, &Mle, args.batch_tokens.max(1), &mut on_example)?;
     bar.finish_and_clear();
     Ok(likelihoods)
 }

@@ -3,9 +3,10 @@
 use anyhow::Result;
 use candle_core::Device;
 use clap::Args;
-use mixce_gpt2::Gpt2Config;
+use mixce_lm::ModelConfig;
+use mixce_lm::memory::PassShape;
 use mixce_train::config::Precision;
-use mixce_train::plan::{StepMemory, StepShape, executed_flops, step_memory};
+use mixce_train::plan::{StepMemory, executed_flops, step_memory};
 use serde::Serialize;
 
 use crate::commands::train::words;
@@ -22,7 +23,7 @@ use crate::speed;
     Memory is counted from the shapes, for documents that all have --max-length tokens; short documents need less. The\n\
     program itself, the allocator's unused pages and CUDA's context come on top. Time is the operations of the matrix products over\n\
     an assumed share of this device's matmul peak, which is measured now (some seconds) unless --gflops says it: a guess, where\n\
-    `mixce bench train` measures. With --device cuda and no such device here only memory is told, or what --gflops makes of it."
+    `mixce bench train` measures. With --device cuda and no such device here only memory is estimated, or what --gflops makes of it."
 )]
 pub(crate) struct PlanArgs {
     /// gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2; a config.json; or the folder of a model (its config.json)
@@ -55,11 +56,11 @@ pub(crate) struct PlanArgs {
 }
 
 impl PlanArgs {
-    fn check(&self, config: &Gpt2Config) -> Result<()> {
+    fn check(&self, config: &dyn ModelConfig) -> Result<()> {
         at_least("--batch-size", self.batch_size as u64, 1)?;
         at_least("--grad-accum", self.grad_accum as u64, 1)?;
         at_least("--max-length", self.max_length as u64, 2)?;
-        let positions = config.n_positions;
+        let positions = config.spec().positions;
         if self.max_length > positions {
             let problem = format!(
                 "`--max-length`: {} tokens, but the model has {positions} positions (`n_positions`)",
@@ -120,9 +121,9 @@ struct Time {
 
 pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
     let config = models::known_config("--model", &args.model)?;
-    args.check(&config)?;
+    args.check(&*config)?;
     let device = open(context)?;
-    let plan = plan(args, &config, device.as_ref())?;
+    let plan = plan(args, &*config, device.as_ref())?;
     context.output.either(&plan, || plan.text())
 }
 
@@ -137,10 +138,10 @@ fn open(context: &Context) -> Result<Option<Device>> {
     }
 }
 
-fn plan(args: &PlanArgs, config: &Gpt2Config, device: Option<&Device>) -> Result<Plan> {
+fn plan(args: &PlanArgs, config: &dyn ModelConfig, device: Option<&Device>) -> Result<Plan> {
     let (batch_size, recompute) = (args.batch_size, args.activation_checkpointing);
     let tokens = batch_size.saturating_mul(args.inputs());
-    let shape = StepShape {
+    let shape = PassShape {
         tokens,
         recompute,
         on_cuda: device.is_none_or(Device::is_cuda),
@@ -171,7 +172,7 @@ fn plan(args: &PlanArgs, config: &Gpt2Config, device: Option<&Device>) -> Result
     });
     Ok(Plan {
         model: args.model.clone(),
-        parameters: config.parameter_count(),
+        parameters: config.spec().parameters,
         device: device.map_or_else(|| "cuda".to_owned(), device_name),
         precision: args.precision,
         batch_size,

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use mixce_gpt2::Gpt2Config;
-use mixce_gpt2::export::model_card;
+use mixce::FAMILIES;
 use mixce_hub::{Hub, HubEnvironment, ModelId, PushRequest};
+use mixce_lm::config;
+use mixce_lm::export::model_card;
 use serde_json::json;
 
 use super::export::facts_of;
@@ -91,11 +92,11 @@ fn card(folder: &Path, named: &str) -> Result<Vec<(String, Vec<u8>)>> {
     if folder.join("README.md").is_file() {
         return Ok(Vec::new());
     }
-    let config = Gpt2Config::from_file(&folder.join("config.json"))?;
+    let config = config::from_file(&folder.join("config.json"), FAMILIES)?;
     let mut facts = facts_of(folder, named)?;
     // A folder on this machine is no base model that anybody else could find.
     if facts.base_model.as_deref() == Some(named) {
         facts.base_model = None;
     }
-    Ok(vec![("README.md".to_owned(), model_card(&config, &facts).into_bytes())])
+    Ok(vec![("README.md".to_owned(), model_card(&*config, &facts).into_bytes())])
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use mixce_core::grammar::{Grammar, NoisyCorpus};
-use mixce_gpt2::Tokenizer;
 use mixce_kernels::rng::{Stream, purpose};
+use mixce_lm::Tokenizer;
 use mixce_train::data::cache::encode_file;
 use mixce_train::data::{EncodeSettings, Examples};
 

@@ -6,9 +6,10 @@ use anyhow::{Context as _, Result};
 use mixce_core::grammar::{Grammar, SampleScore, SmoothedGrammar};
 use mixce_core::objective::Mle;
 use mixce_eval::diversity::pooled_diversity;
-use mixce_gpt2::Gpt2;
-use mixce_gpt2::generate::{Continuation, GenerateOptions, generate};
-use mixce_gpt2::sampling::Sampling;
+use mixce_kernels::Precision;
+use mixce_lm::LanguageModel;
+use mixce_lm::generate::{Continuation, GenerateOptions, generate};
+use mixce_lm::sampling::Sampling;
 use mixce_train::evaluate::{DEFAULT_BATCH_TOKENS, evaluate};
 
 use super::corpus::{Corpus, MAX_TOKENS, write_lines};
@@ -57,7 +58,7 @@ impl<'a> Sampler<'a> {
         progress: &mut dyn Progress,
     ) -> Result<System> {
         progress.begin(&format!("sampling {name}"), self.settings.samples);
-        let samples = self.sample(&model.model, temperature, progress)?;
+        let samples = self.sample(&*model.model, temperature, progress)?;
         progress.end();
         self.judge(name, model, temperature, &samples)
     }
@@ -76,7 +77,7 @@ impl<'a> Sampler<'a> {
         let (mut low, mut high) = TEMPERATURES;
         for round in 0..BISECTIONS {
             let middle = 0.5 * (low + high);
-            let samples = self.sample(&model.model, middle, &mut Quiet)?;
+            let samples = self.sample(&*model.model, middle, &mut Quiet)?;
             progress.update((round as u64 + 1) * self.settings.samples, &format!("temperature {middle:.3}"));
             let reached = diversity_of(&samples)?;
             if reached < diversity { low = middle } else { high = middle }
@@ -110,7 +111,7 @@ impl<'a> Sampler<'a> {
 
     fn sample(
         &self,
-        model: &Gpt2,
+        model: &dyn LanguageModel,
         temperature: f64,
         progress: &mut dyn Progress,
     ) -> Result<Vec<Continuation>> {
@@ -125,7 +126,8 @@ impl<'a> Sampler<'a> {
             seed: self.settings.seed,
         };
         let mut done = 0;
-        let samples = generate(model, &prompts, &options, &mut |ended, _| {
+        let decoder = model.detached()?.into_decoder(Precision::F32)?;
+        let samples = generate(&*decoder, &prompts, &options, &mut |ended, _| {
             done += ended as u64;
             progress.update(done, "");
         })?;
@@ -146,7 +148,7 @@ impl<'a> Sampler<'a> {
         write_lines(&self.dir.join(format!("{name}.jsonl")), &texts.iter().map(json).collect::<Vec<_>>())?;
         let score = SampleScore::of(&self.smoothed, &texts).context("no samples were asked for")?;
         let held_out = &self.corpus.held_out_examples;
-        let evaluation = evaluate(&trained.model, held_out, &Mle, DEFAULT_BATCH_TOKENS, &mut |_| Ok(()))?;
+        let evaluation = evaluate(&*trained.model, held_out, &Mle, DEFAULT_BATCH_TOKENS, &mut |_| Ok(()))?;
         Ok(System {
             perplexity: evaluation.perplexity,
             in_support: score.in_support,

@@ -1,11 +1,13 @@
 //! Training the three models of the experiment.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use candle_core::Device;
-use mixce_gpt2::{Gpt2, Gpt2Config, Parameters, checkpoint};
+use mixce::FAMILIES;
+use mixce_gpt2::Gpt2Config;
+use mixce_lm::{LanguageModel, ModelConfig, Parameters, checkpoint};
 use mixce_train::config::{Every, ObjectiveKind, TrainConfig};
 use mixce_train::observer::{StepReport, TrainObserver};
 use mixce_train::run_folder::{Provenance, RunFolder};
@@ -16,7 +18,7 @@ use super::{Progress, Settings};
 
 /// A trained model and where it was exported to.
 pub(super) struct Trained {
-    pub(super) model: Gpt2,
+    pub(super) model: Box<dyn LanguageModel>,
     pub(super) dir: PathBuf,
 }
 
@@ -60,7 +62,7 @@ impl Training<'_> {
             warmup_steps: self.settings.base_steps / 20,
             ..self.common()
         };
-        self.run("training the base model (MLE)", &config, &model_config, &parameters, dir)
+        self.run("training the base model (MLE)", &config, Arc::new(model_config), &parameters, dir)
     }
 
     /// Finetunes the base model: by MixCE with this `eta`, or by MLE.
@@ -69,7 +71,7 @@ impl Training<'_> {
         let steps = self.settings.finetune_steps;
         let config = TrainConfig { objective, eta, max_steps: Some(steps), lr: FINETUNE_LR, ..self.common() };
         let stage = if eta.is_some() { "finetuning with MixCE" } else { "finetuning with MLE" };
-        self.run(stage, &config, base.model.config(), base.model.parameters(), dir)
+        self.run(stage, &config, base.model.config().clone(), base.model.parameters(), dir)
     }
 
     fn common(&self) -> TrainConfig {
@@ -93,7 +95,7 @@ impl Training<'_> {
         &mut self,
         stage: &str,
         config: &TrainConfig,
-        model_config: &Gpt2Config,
+        model: Arc<dyn ModelConfig>,
         parameters: &Parameters,
         dir: &Path,
     ) -> Result<Trained> {
@@ -101,19 +103,16 @@ impl Training<'_> {
         let folder = RunFolder::create(dir)?;
         folder.write_run_toml(config, &Provenance::of(self.device))?;
         let job = TrainJob {
-            config,
-            model_config,
-            train: &self.corpus.train,
             valid: Some(&self.corpus.valid),
             tokenizer: Some(&self.corpus.tokenizer),
+            run: Some(&folder),
+            ..TrainJob::new(config, model, &self.corpus.train)?
         };
-        let never = AtomicBool::new(false);
-        let outcome =
-            train(&job, parameters.clone(), &folder, &mut [&mut Watch(&mut *self.progress)], &never)?;
+        let outcome = train(&job, parameters.clone(), &mut [&mut Watch(&mut *self.progress)])?;
         self.progress.end();
         let last = outcome.final_model.context("training ended without a model")?;
-        let trained = checkpoint::load(&last, self.device)?;
-        Ok(Trained { model: Gpt2::new(trained.config, trained.parameters)?, dir: last })
+        let trained = checkpoint::load(&last, FAMILIES, self.device)?;
+        Ok(Trained { model: trained.config.build(trained.parameters)?, dir: last })
     }
 }
 

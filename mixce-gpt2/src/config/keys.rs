@@ -4,7 +4,7 @@ use mixce_kernels::Activation;
 use serde_json::{Map, Value, json};
 
 use super::{Gpt2Config, wrong};
-use crate::error::{Error, Result};
+use mixce_lm::{Error, Result};
 
 /// Names under which transformers knows an activation. Those in one row compute the same function in f32 up to rounding
 /// (`ACT2CLS` in transformers' `activations.py`); the first is the one that is written.

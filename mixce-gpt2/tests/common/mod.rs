@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use mixce_gpt2::Gpt2Config;
-use mixce_gpt2::params::Parameters;
+use mixce_lm::params::Parameters;
 
 /// A file or folder under `tests/fixtures` at the root of the workspace.
 pub(crate) fn fixture(path: &str) -> PathBuf {
@@ -50,7 +50,7 @@ pub(crate) fn assert_same(got: &Parameters, want: &Parameters) {
 pub(crate) fn write_model(dir: &Path, config: &Gpt2Config, tensors: &BTreeMap<String, Tensor>) {
     std::fs::write(dir.join("config.json"), config.to_json()).unwrap();
     let borrowed = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
-    mixce_gpt2::export::write_safetensors(&dir.join("model.safetensors"), borrowed, candle_core::DType::F32)
+    mixce_lm::export::write_safetensors(&dir.join("model.safetensors"), borrowed, candle_core::DType::F32)
         .unwrap();
 }
 

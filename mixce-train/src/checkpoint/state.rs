@@ -1,7 +1,7 @@
 //! Everything of a run that is not a tensor.
 use std::path::Path;
 
-use mixce_gpt2::Gpt2Config;
+use mixce_lm::{ModelConfig, config};
 use serde::{Deserialize, Serialize};
 
 use crate::config::TrainConfig;
@@ -36,25 +36,6 @@ pub struct TrainState {
     /// The resolved configuration.
     pub config: TrainConfig,
 }
-
-/// Keys of the model's configuration that change the numbers of a run; the others are names and ids.
-const ARCHITECTURE: &[&str] = &[
-    "vocab_size",
-    "n_positions",
-    "n_embd",
-    "n_layer",
-    "n_head",
-    "n_inner",
-    "activation_function",
-    "resid_pdrop",
-    "embd_pdrop",
-    "attn_pdrop",
-    "layer_norm_epsilon",
-    "scale_attn_weights",
-    "scale_attn_by_inverse_layer_idx",
-    "reorder_and_upcast_attn",
-    "tie_word_embeddings",
-];
 
 /// Settings that change the numbers of a run. Epochs and steps change the schedule too, but are meant to be extended.
 const DECISIVE: &[&str] = &[
@@ -119,13 +100,13 @@ impl TrainState {
 ///
 /// # Errors
 /// [`Error::ResumeMismatch`] with every key that differs and both its values; a `config.json` that cannot be read.
-pub fn require_same_architecture(checkpoint: &Path, model: &Gpt2Config) -> Result<()> {
-    let old = Gpt2Config::from_file(&checkpoint.join("config.json"))?;
-    let as_json = |config: &Gpt2Config| {
-        let config = Gpt2Config { n_inner: Some(config.inner_size()), ..config.clone() };
-        serde_json::from_str(&config.to_json()).unwrap_or_default()
-    };
-    refuse(checkpoint, &differences(ARCHITECTURE, &as_json(&old), &as_json(model)))
+pub fn require_same_architecture(checkpoint: &Path, model: &dyn ModelConfig) -> Result<()> {
+    let old = config::from_file(&checkpoint.join("config.json"), &[model.family()])?.decisive_keys();
+    let new = model.decisive_keys();
+    let mut keys: Vec<&str> = new.keys().chain(old.keys()).map(String::as_str).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    refuse(checkpoint, &differences(&keys, &old.clone().into(), &new.clone().into()))
 }
 
 /// The keys whose values are not the same, with both values.

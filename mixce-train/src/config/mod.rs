@@ -9,10 +9,11 @@ mod validate;
 mod values;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use mixce_data::ReadSettings;
 use mixce_data::input::{Format, OneOrMany};
-use mixce_gpt2::{Gpt2Config, Pass};
+use mixce_lm::{ModelConfig, PassOptions};
 use serde::{Deserialize, Serialize};
 
 pub use files::DataFiles;
@@ -232,18 +233,18 @@ impl TrainConfig {
 
     /// The model's configuration with this run's dropout rates, if it has its own.
     #[must_use]
-    pub fn with_dropout(&self, model: &Gpt2Config) -> Gpt2Config {
-        let mut model = model.clone();
-        if let Some(p) = self.dropout {
-            (model.resid_pdrop, model.embd_pdrop, model.attn_pdrop) = (p, p, p);
-        }
-        model
+    pub fn with_dropout(&self, model: &Arc<dyn ModelConfig>) -> Arc<dyn ModelConfig> {
+        self.dropout.map_or_else(|| model.clone(), |p| model.with_dropout(p))
     }
 
     /// How forward and backward passes are computed.
     #[must_use]
-    pub fn pass(&self) -> Pass {
-        Pass { recompute: self.activation_checkpointing, precision: self.precision.into(), dropout: None }
+    pub fn pass(&self) -> PassOptions {
+        PassOptions {
+            recompute: self.activation_checkpointing,
+            precision: self.precision.into(),
+            dropout: None,
+        }
     }
 
     /// The optimizer's constants.

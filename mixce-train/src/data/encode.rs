@@ -1,5 +1,5 @@
 //! Texts to token ids: the first `max_length - 1` tokens of a document and EOS.
-use mixce_gpt2::Tokenizer;
+use mixce_lm::Tokenizer;
 
 use crate::error::{Error, Result};
 

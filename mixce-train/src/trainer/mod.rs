@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use mixce_gpt2::Parameters;
 use mixce_kernels::rng::{Stream, purpose};
+use mixce_lm::Parameters;
 
 use crate::checkpoint::{self, STATE_VERSION, TrainState};
 use crate::config::{Selection, TrainConfig};
@@ -28,12 +28,12 @@ pub use job::{End, TrainJob, TrainOutcome};
 pub use step::{StartedStep, StepResult, TrainStep};
 use sums::Speedometer;
 
-/// Trains, and writes metrics, checkpoints and models into `run`.
+/// Trains; in a run folder also writes metrics (`metrics.jsonl` and TensorBoard), checkpoints and models.
 ///
-/// Training begins with copies of `parameters`, which lie on the device to train on and are let go.
+/// Training begins with copies of `parameters`, which lie on the device to train on and are freed as they are copied.
 ///
-/// With `config.resume` set the run goes on from that checkpoint, exactly as if it had never stopped. When `stop` becomes true the step
-/// under way is given up, a checkpoint of the last whole step is written, and the outcome is [`End::Interrupted`].
+/// With `config.resume` set the run goes on from that checkpoint, exactly as if it had never stopped. When the job's `stop` becomes true
+/// the current step is abandoned, a checkpoint of the last whole step is written, and the outcome is [`End::Interrupted`].
 ///
 /// # Errors
 /// A run folder that another process uses; settings, data and checkpoints that do not fit; a parameter without a gradient, a loss or gradient that is not finite (the parameters
@@ -41,32 +41,39 @@ use sums::Speedometer;
 pub fn train(
     job: &TrainJob<'_>,
     parameters: Parameters,
-    run: &RunFolder,
     observers: &mut [&mut dyn TrainObserver],
-    stop: &AtomicBool,
 ) -> Result<TrainOutcome> {
+    let observers = observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver);
+    let Some(run) = job.run else {
+        if job.config.resume.is_some() {
+            return Err(Error::config("expected a run folder: `resume` goes on from its checkpoint"));
+        }
+        return Trainer::new(job, parameters, Fanout { observers: observers.collect() })?.run();
+    };
     let _lock = run.lock()?;
     let mut jsonl = JsonlWriter::new(run.metrics());
     let mut tensorboard = TensorBoardWriter::new(run.root());
     let mut all: Vec<&mut dyn TrainObserver> = vec![&mut jsonl, &mut tensorboard];
-    all.extend(observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver));
-    let mut trainer = Trainer::new((job, parameters), run, Fanout { observers: all }, stop)?;
+    all.extend(observers);
+    let mut trainer = Trainer::new(job, parameters, Fanout { observers: all })?;
     run.clean_up()?;
     checkpoint::clean_up(&run.checkpoints())?;
     if let Some(resume) = &trainer.config.resume {
         match checkpoint::resolve_resume(resume, run.root())? {
-            Some(path) => trainer.load_checkpoint(&path)?,
+            Some(path) => trainer.load_checkpoint(run, &path)?,
             None => tracing::info!("`--resume auto`: no checkpoint yet, starting from the beginning"),
         }
     }
     trainer.run()
 }
 
+/// The stop flag of a run that nobody can interrupt.
+static NEVER: AtomicBool = AtomicBool::new(false);
+
 /// Everything of a run in progress.
 struct Trainer<'a> {
     job: &'a TrainJob<'a>,
     config: TrainConfig,
-    run: &'a RunFolder,
     observers: Fanout<'a>,
     stop: &'a AtomicBool,
     schedule: Schedule,
@@ -76,12 +83,7 @@ struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    fn new(
-        (job, parameters): (&'a TrainJob<'a>, Parameters),
-        run: &'a RunFolder,
-        observers: Fanout<'a>,
-        stop: &'a AtomicBool,
-    ) -> Result<Self> {
+    fn new(job: &'a TrainJob<'a>, parameters: Parameters, observers: Fanout<'a>) -> Result<Self> {
         job.config.validate_settings()?;
         let config = job.config.resolved();
         let batcher = Batcher::new(job.train, config.batcher())?;
@@ -92,13 +94,13 @@ impl<'a> Trainer<'a> {
                 config.warmup_steps
             );
         }
-        let model_config = config.with_dropout(job.model_config);
+        let model = config.with_dropout(&job.model);
         for examples in [Some(job.train), job.valid].into_iter().flatten() {
-            examples.store().require_vocabulary(model_config.vocab_size)?;
+            examples.store().require_vocabulary(model.spec().vocabulary)?;
         }
-        let objective = config.objective_config().build()?;
         let (adamw, clip) = (config.adamw(), config.clip_grad_norm);
-        let step = TrainStep::new(model_config, parameters, objective, adamw, clip)?.with_pass(config.pass());
+        let step =
+            TrainStep::new(&*model, parameters, job.objective.clone(), adamw, clip)?.with_pass(config.pass());
         let schedule = Schedule {
             kind: config.scheduler,
             peak: config.lr,
@@ -117,7 +119,8 @@ impl<'a> Trainer<'a> {
             total_steps,
             config: config.clone(),
         };
-        Ok(Self { job, config, run, observers, stop, schedule, batcher, step, state })
+        let stop = job.stop.unwrap_or(&NEVER);
+        Ok(Self { job, config, observers, stop, schedule, batcher, step, state })
     }
 
     /// The loop, in reading order: data, optimizer step, report, evaluation, checkpoint.
@@ -166,7 +169,7 @@ impl<'a> Trainer<'a> {
                     speed = Speedometer::default();
                 }
             } else {
-                // The device goes on while the next batch is packed; a failure shows when somebody looks.
+                // The device goes on while the next batch is packed; a failure shows at the next logged step.
                 speed.add(work.targets(), started.elapsed());
             }
 
@@ -176,13 +179,13 @@ impl<'a> Trainer<'a> {
                 return self.interrupted(saved);
             }
             if self.config.save_every.is_due(step, epoch_ended) {
-                saved = Some((step, self.save_checkpoint()?));
+                saved = self.save_checkpoint()?.map(|path| (step, path));
             }
         }
         self.finish(saved)
     }
 
-    /// Evaluates on the development examples and exports the model if it is the best so far. False when interrupted.
+    /// Evaluates on the development examples; in a run folder, exports the model if it is the best so far. False when interrupted.
     fn evaluate(&mut self) -> Result<bool> {
         let Some(valid) = self.job.valid else {
             self.state.evaluation_due = false;
@@ -195,7 +198,7 @@ impl<'a> Trainer<'a> {
         };
         // No more than a microbatch: an evaluation then needs less memory than a step.
         let tokens = self.config.batch_size.saturating_mul(self.job.train.longest());
-        let (model, objective) = (&self.step.model, &*self.step.objective);
+        let (model, objective) = (&*self.step.model, &*self.step.objective);
         let tokens = tokens.min(DEFAULT_BATCH_TOKENS);
         let scores = match evaluate(model, valid, objective, tokens, &mut watch) {
             Err(Error::Interrupted) => return Ok(false),
@@ -208,11 +211,13 @@ impl<'a> Trainer<'a> {
             step: self.state.step,
             valid_nll: scores.nll,
             valid_loss: scores.loss,
-            path: self.run.best(),
+            path: self.job.run.map(RunFolder::best).unwrap_or_default(),
         };
         let best = is_better(self.config.select, &candidate, self.state.best.as_ref());
         if best {
-            self.export_model(&candidate.path, Some(&candidate))?;
+            if let Some(run) = self.job.run {
+                self.export_model(run, &candidate.path, Some(&candidate))?;
+            }
             self.state.best = Some(candidate);
             self.state.evaluations_without_improvement = 0;
         } else {
@@ -239,25 +244,29 @@ impl<'a> Trainer<'a> {
 
     fn finish(mut self, saved: Option<(u64, PathBuf)>) -> Result<TrainOutcome> {
         let checkpoint = self.saved_now(saved)?;
-        let last = self.run.last();
-        let scores = self.state.best.as_ref().filter(|b| b.step == self.state.step);
-        self.export_model(&last, scores)?;
+        let last = self.job.run.map(RunFolder::last);
+        if let (Some(run), Some(last)) = (self.job.run, &last) {
+            let scores = self.state.best.as_ref().filter(|b| b.step == self.state.step);
+            self.export_model(run, last, scores)?;
+        }
         let steps = self.state.step;
         self.observers.on_done(steps, self.state.best.as_ref())?;
         let end = if steps < self.state.total_steps { End::OutOfPatience } else { End::Finished };
-        Ok(TrainOutcome { end, steps, best: self.state.best, final_model: Some(last), checkpoint })
+        let (model, best) = (self.step.model.detached()?, self.state.best);
+        Ok(TrainOutcome { end, steps, model, best, final_model: last, checkpoint })
     }
 
     fn interrupted(mut self, saved: Option<(u64, PathBuf)>) -> Result<TrainOutcome> {
         let checkpoint = self.saved_now(saved)?;
+        let model = self.step.model.detached()?;
         let (steps, best) = (self.state.step, self.state.best);
-        Ok(TrainOutcome { end: End::Interrupted, steps, best, final_model: None, checkpoint })
+        Ok(TrainOutcome { end: End::Interrupted, steps, model, best, final_model: None, checkpoint })
     }
 
-    /// The checkpoint of the present step, written unless it just was.
-    fn saved_now(&mut self, saved: Option<(u64, PathBuf)>) -> Result<PathBuf> {
+    /// The checkpoint of the present step, written unless it just was; none without a run folder.
+    fn saved_now(&mut self, saved: Option<(u64, PathBuf)>) -> Result<Option<PathBuf>> {
         match saved {
-            Some((step, path)) if step == self.state.step => Ok(path),
+            Some((step, path)) if step == self.state.step => Ok(Some(path)),
             _ => self.save_checkpoint(),
         }
     }

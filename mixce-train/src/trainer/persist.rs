@@ -3,7 +3,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
-use mixce_gpt2::export::{self, DataFacts, ExportRequest, NameStyle, TrainingFacts};
+use mixce_lm::export::{self, DataFacts, ExportRequest, NameStyle, TrainingFacts};
 use serde::{Deserialize, Serialize};
 
 use super::Trainer;
@@ -13,6 +13,7 @@ use crate::data::Position;
 use crate::error::{Error, Result};
 use crate::fsio;
 use crate::observer::{BestModel, TrainObserver as _};
+use crate::run_folder::RunFolder;
 
 /// `selection.json` beside an exported model: of which step it is and how it scored. Hugging Face tools pass over it.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -41,24 +42,25 @@ impl Chosen {
 }
 
 impl Trainer<'_> {
-    /// Writes the checkpoint of the present state and removes those that `--keep-last` does not cover.
-    pub(super) fn save_checkpoint(&mut self) -> Result<PathBuf> {
+    /// In a run folder, writes the checkpoint of the present state and removes those that `--keep-last` does not cover.
+    pub(super) fn save_checkpoint(&mut self) -> Result<Option<PathBuf>> {
         self.step.check()?;
-        let checkpoints = self.run.checkpoints();
+        let Some(run) = self.job.run else { return Ok(None) };
+        let checkpoints = run.checkpoints();
         let config_json = self.step.model.config().to_json();
         let extra = [("config.json", config_json.as_bytes())];
         let (parameters, moments) = (self.step.variables.tensors(), self.step.optimizer.state());
         let path = checkpoint::save(&checkpoints, &self.state, parameters, moments, &extra)?;
         checkpoint::remove_old(&checkpoints, self.config.keep_last)?;
         self.observers.on_checkpoint(self.state.step, &path)?;
-        Ok(path)
+        Ok(Some(path))
     }
 
     /// Takes over a checkpoint, after checking that it belongs to this run.
-    pub(super) fn load_checkpoint(&mut self, path: &Path) -> Result<()> {
+    pub(super) fn load_checkpoint(&mut self, run: &RunFolder, path: &Path) -> Result<()> {
         let Loaded { state, parameters, optimizer } = checkpoint::load(path)?;
         state.require_same_run(path, &self.config, &self.state.train_fingerprint)?;
-        checkpoint::require_same_architecture(path, self.step.model.config())?;
+        checkpoint::require_same_architecture(path, &**self.step.model.config())?;
         let bad = |problem| Error::BadCheckpoint { path: path.into(), problem };
         // The same data in batches of the same size: the step says where they continue.
         let position = self.batcher.position_of(state.step);
@@ -83,15 +85,15 @@ impl Trainer<'_> {
         self.state.config = own.config;
         self.state.train_fingerprint = own.train_fingerprint;
         let valid = std::mem::replace(&mut self.state.valid_fingerprint, own.valid_fingerprint);
-        self.restore_best(valid.as_deref());
-        checkpoint::remove_above(&self.run.checkpoints(), self.state.step)
+        self.restore_best(run, valid.as_deref());
+        checkpoint::remove_above(&run.checkpoints(), self.state.step)
     }
 
     /// The best model counts on only if it was chosen on the same development tokens (`valid` is the digest of those before) and its folder,
     /// which may have moved with the run, holds it: a kill, or going on from an older checkpoint, leaves a model of a later step there.
-    fn restore_best(&mut self, valid: Option<&str>) {
+    fn restore_best(&mut self, run: &RunFolder, valid: Option<&str>) {
         let Some(best) = &mut self.state.best else { return };
-        best.path = self.run.best();
+        best.path = run.best();
         let folder = best.path.display();
         if valid != self.state.valid_fingerprint.as_deref() {
             tracing::warn!("the development tokens are not the same: the best model is chosen anew");
@@ -112,11 +114,16 @@ impl Trainer<'_> {
     }
 
     /// Exports the present parameters to `folder` in the Hugging Face layout, in place of what was there. `scores` are theirs, if known.
-    pub(super) fn export_model(&self, folder: &Path, scores: Option<&BestModel>) -> Result<()> {
+    pub(super) fn export_model(
+        &self,
+        run: &RunFolder,
+        folder: &Path,
+        scores: Option<&BestModel>,
+    ) -> Result<()> {
         let parameters = self.step.model.parameters().detached();
         let facts = self.facts(scores.map(|s| s.valid_nll));
         let request = ExportRequest {
-            config: self.step.model.config(),
+            config: &**self.step.model.config(),
             parameters: &parameters,
             tokenizer: self.job.tokenizer,
             facts: &facts,
@@ -133,7 +140,7 @@ impl Trainer<'_> {
             let _ = fs::remove_dir_all(&new);
         }
         outcome?;
-        fsio::sync_folder(self.run.root())
+        fsio::sync_folder(run.root())
     }
 
     /// For the model card.
@@ -155,7 +162,7 @@ impl Trainer<'_> {
         });
         TrainingFacts {
             base_model: self.config.model.clone(),
-            objective: Some(self.config.objective.to_string()),
+            objective: Some(self.step.objective.name().to_owned()),
             eta: self.config.eta,
             data: data.collect(),
             steps: Some(self.state.step),

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
 use mixce_core::{Objective, lm_head_backward, total_loss};
-use mixce_gpt2::{Gpt2, Gpt2Config, Gradients, Parameters, Pass};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{GradientFailure, GradientGuard};
+use mixce_lm::{Gradients, LanguageModel, ModelConfig, Parameters, PassOptions};
 
 use super::sums::StepSums;
 use super::variables::Variables;
@@ -20,7 +20,7 @@ use crate::packing::Packed;
 /// [`train`](super::train) and benchmarks run the same one.
 #[derive(Debug)]
 pub struct TrainStep {
-    pub(super) model: Gpt2,
+    pub(super) model: Box<dyn LanguageModel>,
     pub(super) variables: Variables,
     gradients: Gradients,
     /// Judges gradients where the host does not wait for the device.
@@ -28,17 +28,17 @@ pub struct TrainStep {
     pub(super) optimizer: AdamW,
     pub(super) objective: Arc<dyn Objective>,
     clip_grad_norm: f64,
-    pass: Pass,
+    pass: PassOptions,
 }
 
-/// A step that was started. On a CUDA device its work may still be going on, and its numbers have not been looked at.
+/// A step that was started. On a CUDA device its work may still be going on, and its numbers have not been read.
 #[derive(Debug)]
 pub struct StartedStep {
     step: u64,
     targets: u64,
     /// What is known already.
     sums: StepSums,
-    /// `log q` of the targets of microbatches that nobody has waited for.
+    /// `log q` of the targets of microbatches not yet read.
     log_q: Vec<Tensor>,
     grad_norm: Option<f64>,
 }
@@ -69,37 +69,37 @@ pub struct StepResult {
 impl TrainStep {
     /// A model with copies of `parameters` and a fresh optimizer. `clip_grad_norm` 0 switches clipping off.
     ///
-    /// Each parameter is let go as it is copied, so that no second set of them stays where nobody else holds it.
+    /// Each parameter is freed as it is copied, so that no second set of them stays where nobody else holds it.
     ///
     /// # Errors
     /// Parameters that do not fit the configuration, or that cannot be copied to f32.
     pub fn new(
-        config: Gpt2Config,
+        config: &dyn ModelConfig,
         parameters: Parameters,
         objective: Arc<dyn Objective>,
         adamw: AdamWConfig,
         clip_grad_norm: f64,
     ) -> Result<Self> {
         let variables = Variables::new(parameters)?;
-        let parameters = variables.parameters(&config)?;
-        let model = Gpt2::new(config, parameters)?;
-        let gradients = Gradients::new(model.config(), model.parameters())?;
-        let guard = GradientGuard::new(gradients.lm_head()).map_err(Error::tensor("gradient norm"))?;
+        let model = config.build(variables.parameters(config)?)?;
+        let gradients = Gradients::zeros(model.parameters())?;
+        let guard = GradientGuard::new(gradients.sums().get(model.spec().head)?)
+            .map_err(Error::tensor("gradient norm"))?;
         let optimizer = variables.optimizer(adamw)?;
-        let pass = Pass::default();
+        let pass = PassOptions::default();
         Ok(Self { model, variables, gradients, guard, optimizer, objective, clip_grad_norm, pass })
     }
 
     /// The same, but with the recomputation and the precision of `pass`; its dropout is not looked at.
     #[must_use]
-    pub fn with_pass(self, pass: Pass) -> Self {
+    pub fn with_pass(self, pass: PassOptions) -> Self {
         Self { pass, ..self }
     }
 
     /// The model, backed by the variables that steps update.
     #[must_use]
-    pub fn model(&self) -> &Gpt2 {
-        &self.model
+    pub fn model(&self) -> &dyn LanguageModel {
+        &*self.model
     }
 
     /// One step on `microbatches`, with `dropout` folded by the number of each and learning rate `lr`.
@@ -142,17 +142,18 @@ impl TrainStep {
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
-            let Packed { inputs, targets: next } = Packed::new(&self.model, &microbatch.examples)?;
-            let pass = Pass { dropout: Some(dropout.fold(index as u64)), ..self.pass };
+            let Packed { inputs, targets: next } = Packed::new(&*self.model, &microbatch.examples)?;
+            let pass = PassOptions { dropout: Some(dropout.fold(index as u64)), ..self.pass };
             let forward = self.model.forward(&inputs, pass)?;
-            let (head, dhead) = (self.model.lm_head(), (self.gradients.lm_head(), pass.precision));
+            let dhead = self.gradients.sums().get(self.model.spec().head)?;
+            let (head, dhead) = (self.model.lm_head(), (dhead, pass.precision));
             let objective = &*self.objective;
             let out = lm_head_backward(&forward.hidden(), head, &next, objective, targets as f64, dhead)?;
             match self.guard {
                 Some(_) => log_q.push(out.log_q),
                 None => self.add(&mut sums, &out.log_q, (step, index, targets))?,
             }
-            self.model.backward(&inputs, forward, out.dhidden, &self.gradients)?;
+            forward.backward(out.dhidden, &self.gradients)?;
         }
         let gradients: Vec<Tensor> = self.gradients.sums().iter().map(|(_, sum)| sum.clone()).collect();
         if let Some(guard) = &self.guard {

@@ -3,8 +3,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Tensor, Var};
 use indexmap::IndexMap;
-use mixce_gpt2::Gpt2Config;
-use mixce_gpt2::params::Parameters;
+use mixce_lm::{ModelConfig, Parameters};
 
 use crate::checkpoint::NamedTensors;
 use crate::error::{Error, Result};
@@ -18,7 +17,7 @@ pub(super) struct Variables {
 }
 
 impl Variables {
-    /// Fresh variables holding copies of `parameters`, each of which is let go once it is copied.
+    /// Fresh variables holding copies of `parameters`, each of which is freed once it is copied.
     pub(super) fn new(parameters: Parameters) -> Result<Self> {
         let mut variables = IndexMap::new();
         let mut decays = Vec::new();
@@ -32,7 +31,7 @@ impl Variables {
     }
 
     /// The model's parameters, backed by the variables: an update of the variables is an update of the model.
-    pub(super) fn parameters(&self, config: &Gpt2Config) -> Result<Parameters> {
+    pub(super) fn parameters(&self, config: &dyn ModelConfig) -> Result<Parameters> {
         let tensors = self.iter().map(|(name, variable)| (name.to_owned(), variable.as_tensor().clone()));
         Ok(Parameters::new(config, tensors)?)
     }
@@ -86,7 +85,7 @@ mod tests {
     fn variables() -> Variables {
         let json =
             r#"{"model_type":"gpt2","vocab_size":5,"n_positions":4,"n_embd":4,"n_layer":1,"n_head":1}"#;
-        let config = Gpt2Config::from_json(json).unwrap();
+        let config = mixce_gpt2::Gpt2Config::from_json(json).unwrap();
         Variables::new(Parameters::random(&config, 1, &Device::Cpu).unwrap()).unwrap()
     }
 

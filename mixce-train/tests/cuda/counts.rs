@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use mixce_core::objective::MixCe;
-use mixce_gpt2::{Gpt2Config, Parameters, Pass};
+use mixce_gpt2::Gpt2Config;
 use mixce_kernels::Precision;
 use mixce_kernels::rng::Stream;
+use mixce_lm::{Parameters, PassOptions};
 use mixce_train::data::Microbatch;
 use mixce_train::optim::AdamWConfig;
 use mixce_train::plan::{StepShape, step_memory};
@@ -59,7 +60,7 @@ fn counted_work() {
     let objective = Arc::new(MixCe::new(0.5).unwrap());
     let mut step = TrainStep::new(config, parameters, objective, AdamWConfig::default(), 1.0)
         .unwrap()
-        .with_pass(Pass { recompute, precision: precision(bf16), ..Pass::default() });
+        .with_pass(Pass { recompute, precision: precision(bf16), ..PassOptions::default() });
     let document = |n: &usize| (0..=*n).map(|t| (t * t % vocabulary) as u32).collect();
     for number in 0..steps {
         let microbatch = Microbatch { examples: lengths.iter().map(document).collect() };

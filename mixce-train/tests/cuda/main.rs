@@ -14,9 +14,10 @@ mod pytorch_steps;
 use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
-use mixce_gpt2::generate::{GenerateOptions, generate};
-use mixce_gpt2::sampling::Sampling;
-use mixce_gpt2::{Gpt2, Parameters};
+use mixce_gpt2::Gpt2;
+use mixce_lm::Parameters;
+use mixce_lm::generate::{GenerateOptions, generate};
+use mixce_lm::sampling::Sampling;
 use mixce_train::Error;
 use mixce_train::config::{Every, Precision, TrainConfig};
 use mixce_train::observer::StepReport;

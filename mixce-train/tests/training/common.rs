@@ -1,11 +1,13 @@
 //! What the training tests share: tiny models, documents, and a run in a temporary folder.
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{Device, Tensor};
-use mixce_gpt2::{Gpt2Config, Parameters};
+use mixce_gpt2::Gpt2Config;
 use mixce_kernels::rng::Stream;
+use mixce_lm::{ModelConfig, Parameters};
 use mixce_train::config::{ObjectiveKind, Precision, TrainConfig};
 use mixce_train::data::{Examples, TokenStore};
 use mixce_train::observer::{EvaluationReport, StepReport, TrainObserver};
@@ -90,7 +92,7 @@ impl TrainObserver for Watch<'_> {
 
 /// A run of a model with its data.
 pub(crate) struct Setup {
-    pub(crate) model: Gpt2Config,
+    pub(crate) model: Arc<dyn ModelConfig>,
     pub(crate) parameters: Parameters,
     pub(crate) train: Examples,
     pub(crate) valid: Option<Examples>,
@@ -102,7 +104,13 @@ impl Setup {
         let model = tiny_config();
         let parameters = Parameters::random(&model, 3, &Device::Cpu).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        Self { model, parameters, train: examples(train), valid: valid.map(examples), folder }
+        Self {
+            model: Arc::new(model),
+            parameters,
+            train: examples(train),
+            valid: valid.map(examples),
+            folder,
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -121,16 +129,15 @@ impl Setup {
             None => RunFolder::create(&self.path(name))?,
         };
         run.write_run_toml(config, &Provenance::of(&Device::Cpu))?;
-        let job = TrainJob {
-            config,
-            model_config: &self.model,
-            train: &self.train,
-            valid: self.valid.as_ref(),
-            tokenizer: None,
-        };
         let stop = AtomicBool::new(recorder.stop.load(Ordering::Relaxed));
+        let job = TrainJob {
+            valid: self.valid.as_ref(),
+            run: Some(&run),
+            stop: Some(&stop),
+            ..TrainJob::new(config, self.model.clone(), &self.train)?
+        };
         let mut watch = Watch(recorder, &stop);
-        train(&job, self.parameters.clone(), &run, &mut [&mut watch], &stop)
+        train(&job, self.parameters.clone(), &mut [&mut watch])
     }
 }
 

@@ -2,16 +2,16 @@
 use candle_core::Device;
 use mixce_core::Objective;
 use mixce_core::objective::{MixCe, Mle};
-use mixce_gpt2::{Gpt2, Parameters};
+use mixce_lm::{LanguageModel, ModelConfig as _, Parameters};
 use mixce_train::Error;
 use mixce_train::evaluate::{Evaluation, Scored, evaluate};
 
 use crate::common::{documents, examples, tiny_config};
 
-fn model() -> Gpt2 {
+fn model() -> Box<dyn LanguageModel> {
     let config = tiny_config();
     let parameters = Parameters::random(&config, 9, &Device::Cpu).unwrap();
-    Gpt2::new(config, parameters).unwrap()
+    config.build(parameters).unwrap()
 }
 
 fn score(
@@ -26,7 +26,7 @@ fn score(
         log_q.push(scored.log_q.to_vec());
         Ok(())
     };
-    let evaluation = evaluate(&model(), &examples(documents), objective, batch_tokens, &mut keep).unwrap();
+    let evaluation = evaluate(&*model(), &examples(documents), objective, batch_tokens, &mut keep).unwrap();
     (evaluation, log_q)
 }
 
@@ -65,7 +65,7 @@ fn the_numbers_are_token_means() {
 
 #[test]
 fn nothing_to_evaluate_is_an_error() {
-    let error = evaluate(&model(), &examples(&[vec![1]]), &Mle, 64, &mut |_| Ok(())).unwrap_err();
+    let error = evaluate(&*model(), &examples(&[vec![1]]), &Mle, 64, &mut |_| Ok(())).unwrap_err();
     assert!(matches!(error, Error::NothingToEvaluate), "{error}");
 }
 
@@ -80,8 +80,8 @@ fn a_model_that_gives_no_number_is_an_error() {
             (name.to_owned(), if name == "ln_f.bias" { (t * f64::NAN).unwrap() } else { t.clone() })
         })
         .collect::<Vec<_>>();
-    let model = Gpt2::new(config.clone(), Parameters::new(&config, spoilt).unwrap()).unwrap();
-    let error = evaluate(&model, &examples(&documents(3, 4)), &Mle, 64, &mut |_| Ok(())).unwrap_err();
+    let model = config.build(Parameters::new(&config, spoilt).unwrap()).unwrap();
+    let error = evaluate(&*model, &examples(&documents(3, 4)), &Mle, 64, &mut |_| Ok(())).unwrap_err();
     assert!(matches!(error, Error::NonFiniteLikelihood { document: 0, step: None, .. }), "{error}");
     assert!(error.to_string().starts_with("the model is broken"), "{error}");
 }

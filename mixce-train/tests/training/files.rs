@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use mixce_core::objective::Mle;
-use mixce_gpt2::{Gpt2, Tokenizer, checkpoint};
+use mixce_lm::{Tokenizer, checkpoint};
 use mixce_train::config::{DataFiles, Every, Pack, TrainConfig};
 use mixce_train::data::{Input, ReadSettings};
 use mixce_train::evaluate::evaluate;
@@ -54,7 +54,7 @@ impl Files {
     }
 
     fn prepare(&self, config: &TrainConfig) -> Result<Prepared> {
-        prepare(config, &self.sources, &Device::Cpu, &AtomicBool::new(false))
+        prepare(config, &self.sources, &[&mixce_gpt2::FAMILY], &Device::Cpu, &AtomicBool::new(false))
     }
 }
 
@@ -72,12 +72,12 @@ fn text_in_exported_model_out() {
 
     // The exported best model gives the development NLL that chose it, through its own tokenizer.
     let best = outcome.best.unwrap();
-    let loaded = checkpoint::load(&best.path, &Device::Cpu).unwrap();
+    let loaded = checkpoint::load(&best.path, &[&mixce_gpt2::FAMILY], &Device::Cpu).unwrap();
     let tokenizer = Tokenizer::from_dir(&best.path).unwrap();
-    let model = Gpt2::new(loaded.config, loaded.parameters).unwrap();
+    let model = loaded.config.build(loaded.parameters).unwrap();
     let valid = Input::open(&[files.path("valid.jsonl")], ReadSettings::default()).unwrap();
     let valid = examples(&valid, &tokenizer, &config, &AtomicBool::new(false)).unwrap();
-    let evaluation = evaluate(&model, &valid, &Mle, 4096, &mut |_| Ok(())).unwrap();
+    let evaluation = evaluate(&*model, &valid, &Mle, 4096, &mut |_| Ok(())).unwrap();
     assert!((evaluation.nll - best.valid_nll).abs() < 1e-9, "{evaluation:?} {best:?}");
 
     let run = files.path("run");

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use candle_core::{Device, Tensor, Var};
 use mixce_core::lm_head_loss;
 use mixce_core::objective::MixCe;
-use mixce_gpt2::{Gpt2, Gpt2Config, Parameters};
+use mixce_gpt2::Gpt2Config;
+use mixce_lm::{ModelConfig as _, Parameters};
 use mixce_train::config::TrainConfig;
 
 use crate::common::{
@@ -139,7 +140,7 @@ fn gradients(config: &Gpt2Config, parameters: &[(String, Tensor)]) -> HashMap<St
     let variables: Vec<(String, Var)> =
         parameters.iter().map(|(n, t)| (n.clone(), Var::from_tensor(t).unwrap())).collect();
     let tensors = variables.iter().map(|(n, v)| (n.clone(), v.as_tensor().clone()));
-    let model = Gpt2::new(config.clone(), Parameters::new(config, tensors).unwrap()).unwrap();
+    let model = config.build(Parameters::new(config, tensors).unwrap()).unwrap();
     let batch = model.pack(&[&[1, 2, 3], &[4, 5]]).unwrap();
     let targets = Tensor::new(&[2u32, 3, 22, 5, 22], &Device::Cpu).unwrap();
     let hidden = model.hidden_states(&batch, None).unwrap();

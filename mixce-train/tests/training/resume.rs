@@ -4,13 +4,16 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::Tensor;
+use std::sync::Arc;
+
+use mixce_gpt2::Gpt2Config;
 use mixce_train::checkpoint;
 use mixce_train::config::{Every, TrainConfig};
 use mixce_train::observer::StepReport;
 use mixce_train::trainer::{End, TrainOutcome};
 use mixce_train::{Error, Result};
 
-use crate::common::{Recorder, Setup, documents, largest_difference, settings, tensors};
+use crate::common::{Recorder, Setup, documents, largest_difference, settings, tensors, tiny_config};
 
 fn config() -> TrainConfig {
     TrainConfig {
@@ -130,8 +133,9 @@ fn rotation_keeps_the_newest_and_never_touches_the_best() {
     let left = checkpoint::complete(&setup.path("run").join("checkpoints")).unwrap();
     assert_eq!(left.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [7, 8]);
     assert!(best.step < 7, "the test wants a best model older than the checkpoints kept, got {}", best.step);
-    let loaded = mixce_gpt2::checkpoint::load(&best.path, &candle_core::Device::Cpu).unwrap();
-    assert_eq!(loaded.config.n_layer, 2);
+    let loaded =
+        mixce_lm::checkpoint::load(&best.path, &[&mixce_gpt2::FAMILY], &candle_core::Device::Cpu).unwrap();
+    assert_eq!(loaded.config.spec().layers, 2);
 }
 
 #[test]
@@ -163,7 +167,12 @@ fn auto_without_a_checkpoint_starts_and_a_path_without_one_is_an_error() {
 fn a_checkpoint_is_a_model_folder_too() {
     let setup = setup();
     let outcome = go(&setup, "run", &config(), None).1.unwrap();
-    let loaded = mixce_gpt2::checkpoint::load(&outcome.checkpoint, &candle_core::Device::Cpu).unwrap();
+    let loaded = mixce_lm::checkpoint::load(
+        &outcome.checkpoint.unwrap(),
+        &[&mixce_gpt2::FAMILY],
+        &candle_core::Device::Cpu,
+    )
+    .unwrap();
     let weights = weights(&outcome.final_model.unwrap());
     for (name, tensor) in loaded.parameters.iter() {
         assert_eq!(crate::common::values(tensor), crate::common::values(&weights[name]), "{name}");
@@ -190,7 +199,8 @@ fn going_on_from_an_older_checkpoint_leaves_the_old_branch() {
     let (recorder, outcome) = go(&setup, "run", &from_step(&setup, "run", 2, config()), Some(5));
     let outcome = outcome.unwrap();
     assert_eq!(recorder.checkpoints, [4, 5]);
-    assert!(outcome.checkpoint.ends_with(checkpoint::folder_name(5)) && outcome.checkpoint.is_dir());
+    let newest = outcome.checkpoint.unwrap();
+    assert!(newest.ends_with(checkpoint::folder_name(5)) && newest.is_dir());
     assert_eq!(steps_kept(&setup, "run"), [4, 5]);
     let (recorder, outcome) = go(&setup, "run", &auto(), None);
     outcome.unwrap();
@@ -238,8 +248,8 @@ fn other_development_data_choose_the_best_model_anew() {
 fn another_architecture_is_refused() {
     let mut setup = setup();
     go(&setup, "run", &config(), Some(2)).1.unwrap();
-    setup.model.n_head = 4;
-    setup.model.layer_norm_epsilon = 0.5;
+    let other = Gpt2Config { n_head: 4, layer_norm_epsilon: 0.5, ..tiny_config() };
+    setup.model = Arc::new(other);
     let error = go(&setup, "run", &auto(), None).1.unwrap_err().to_string();
     assert!(
         error.contains("`n_head` was 2 and is 4 now") && error.contains("`layer_norm_epsilon`"),

@@ -1,6 +1,6 @@
 //! Runs that end early, for good or bad reasons.
 use candle_core::Tensor;
-use mixce_gpt2::Parameters;
+use mixce_lm::Parameters;
 use mixce_train::Error;
 use mixce_train::config::{Every, TrainConfig};
 use mixce_train::trainer::End;
@@ -15,7 +15,7 @@ fn a_loss_that_is_not_a_number_stops_before_the_update() {
         (name.to_owned(), if spoilt { (tensor * f64::NAN).unwrap() } else { tensor.clone() })
     });
     let tensors: Vec<(String, Tensor)> = tensors.collect();
-    setup.parameters = Parameters::new(&setup.model, tensors).unwrap();
+    setup.parameters = Parameters::new(&*setup.model, tensors).unwrap();
     let mut recorder = Recorder::default();
     let error = setup.train("run", &settings(), &mut recorder).unwrap_err();
     assert!(matches!(error, Error::NonFiniteLoss { step: 1, microbatch: 0, .. }), "{error}");

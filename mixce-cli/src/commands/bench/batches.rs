@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use mixce_gpt2::Gpt2Config;
 use mixce_kernels::rng::{Stream, purpose};
+use mixce_lm::ModelConfig;
 use mixce_train::data::cache::encode_file;
 use mixce_train::data::{EncodeSettings, Examples, Microbatch};
 use serde::Serialize;
@@ -44,11 +44,12 @@ pub(super) enum Batches {
 }
 
 impl Batches {
-    pub(super) fn new(common: &Common, args: &TextArgs, config: &Gpt2Config, seed: u64) -> Result<Self> {
+    pub(super) fn new(common: &Common, args: &TextArgs, config: &dyn ModelConfig, seed: u64) -> Result<Self> {
         common.check(config, "--seq-len", args.seq_len)?;
         let batch_size = common.batch_size;
         let Some(data) = &args.data else {
-            let (stream, vocabulary) = (Stream::new(seed).fold(purpose::CORPUS), config.vocab_size as u64);
+            let (stream, vocabulary) =
+                (Stream::new(seed).fold(purpose::CORPUS), config.spec().vocabulary as u64);
             return Ok(Self::Random { stream, batch_size, length: args.seq_len + 1, vocabulary });
         };
         at_least("--seq-len", args.seq_len as u64, 2)?;
@@ -62,10 +63,10 @@ impl Batches {
                 return Err(problem.hint("or a folder with a tokenizer as `--model-config`").into());
             }
         };
-        tokenizer.check_vocabulary(config)?;
+        tokenizer.check_vocabulary(config.spec().vocabulary)?;
         let settings = EncodeSettings { max_length: Some(args.seq_len), add_bos: false };
         let store = encode_file(data, &tokenizer, settings)?;
-        store.require_vocabulary(config.vocab_size)?;
+        store.require_vocabulary(config.spec().vocabulary)?;
         if store.is_empty() {
             let problem = format!("`{}` holds no document of two tokens or more", data.display());
             return Err(Problem::new(problem).into());

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use mixce_core::objective::Mle;
-use mixce_gpt2::{Gpt2, Parameters, flops};
+use mixce_lm::{Parameters, flops};
 use mixce_train::data::{Examples, TokenStore};
 use mixce_train::evaluate::evaluate;
 use serde_json::json;
@@ -31,20 +31,20 @@ pub(super) struct ForwardBench {
 pub(super) fn run(args: &ForwardBench, context: &Context) -> Result<()> {
     let seed = context.seed();
     let config = args.common.model_config()?;
-    let batches = Batches::new(&args.common, &args.text, &config, seed)?;
+    let batches = Batches::new(&args.common, &args.text, &*config, seed)?;
 
     let device = context.start()?;
-    let parameters = Parameters::random(&config, seed, &device)?;
+    let parameters = Parameters::random(&*config, seed, &device)?;
     let count = parameters.element_count();
-    let model = Gpt2::new(config.clone(), parameters)?;
+    let model = config.build(parameters)?;
     let steps = steps(&args.common, |index| {
         let batch = batches.get(index);
         let lengths: Vec<usize> = input_lengths(&batch).collect();
         let tokens: usize = lengths.iter().sum();
         let examples = Examples::documents(TokenStore::from_documents(&batch.examples));
         let (_, seconds) =
-            timed(&device, || Ok(evaluate(&model, &examples, &Mle, tokens, &mut |_| Ok(()))?))?;
-        Ok(Step { tokens: tokens as u64, flops: flops::forward(&config, lengths, tokens), seconds })
+            timed(&device, || Ok(evaluate(&*model, &examples, &Mle, tokens, &mut |_| Ok(()))?))?;
+        Ok(Step { tokens: tokens as u64, flops: flops::forward(&*config, lengths, tokens), seconds })
     })?;
     let settings = vec![json!(args.common), json!(args.text), json!({"precision": "f32", "seed": seed})];
     let measured = Measured { bench: "forward", unit: "tokens", steps, parameters: count, settings };

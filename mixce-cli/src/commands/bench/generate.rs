@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use clap::Args;
-use mixce_gpt2::generate::GenerateOptions;
-use mixce_gpt2::sampling::Sampling;
-use mixce_gpt2::{Decoder, Gpt2, Parameters, flops};
 use mixce_kernels::rng::{Stream, purpose};
+use mixce_lm::generate::{GenerateOptions, generate};
+use mixce_lm::sampling::Sampling;
+use mixce_lm::{Parameters, flops};
 use mixce_train::config::Precision;
 use serde_json::json;
 
@@ -65,12 +65,13 @@ pub(super) fn run(args: &GenerateBench, context: &Context) -> Result<()> {
     at_least("--prompt-len", prompt_len as u64, 1)?;
     at_least("--new-tokens", new_tokens as u64, 1)?;
     let whole = prompt_len.saturating_add(new_tokens);
-    args.common.check(&config, "--prompt-len plus --new-tokens", whole)?;
+    args.common.check(&*config, "--prompt-len plus --new-tokens", whole)?;
 
     let device = context.start()?;
-    let parameters = Parameters::random(&config, seed, &device)?;
+    let parameters = Parameters::random(&*config, seed, &device)?;
     let count = parameters.element_count();
-    let decoder = Decoder::new(Gpt2::new(config.clone(), parameters)?, args.precision.into())?;
+    let decoder = config.build(parameters)?.into_decoder(args.precision.into())?;
+    let vocabulary = config.spec().vocabulary as u64;
     let options = GenerateOptions {
         sampling: Sampling::default(),
         max_new_tokens: new_tokens,
@@ -80,17 +81,17 @@ pub(super) fn run(args: &GenerateBench, context: &Context) -> Result<()> {
     };
     let stream = Stream::new(seed).fold(purpose::CORPUS);
     let steps = steps(&args.common, |index| {
-        let token = |row: u64, i| stream.fold(index).fold(row).below(i, config.vocab_size as u64) as u32;
+        let token = |row: u64, i| stream.fold(index).fold(row).below(i, vocabulary) as u32;
         let prompt = |row: u64| (0..prompt_len as u64).map(|i| token(row, i)).collect();
         let prompts: Vec<Vec<u32>> = (0..batch_size as u64).map(prompt).collect();
         let first = index.wrapping_mul(batch_size as u64);
         let numbered = (0u64..).zip(&prompts).map(|(i, prompt)| (first.wrapping_add(i), prompt.as_slice()));
         let numbered: Vec<(u64, &[u32])> = numbered.collect();
         let (texts, seconds) =
-            timed(&device, || Ok(decoder.generate(&numbered, &options, &mut |_, _| ())?))?;
+            timed(&device, || Ok(generate(&*decoder, &numbered, &options, &mut |_, _| ())?))?;
         let tokens: usize = texts.iter().map(|text| text.tokens.len()).sum();
         // The last new token is not read again.
-        let flops = flops::forward(&config, vec![whole - 1; batch_size], tokens);
+        let flops = flops::forward(&*config, vec![whole - 1; batch_size], tokens);
         Ok(Step { tokens: tokens as u64, flops, seconds })
     })?;
     let own = json!({

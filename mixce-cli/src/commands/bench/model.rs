@@ -1,10 +1,11 @@
 //! Which model is measured.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
-use mixce_gpt2::Gpt2Config;
+use mixce_lm::ModelConfig;
 use serde::Serialize;
 
 use crate::error::{Problem, at_least};
@@ -32,7 +33,7 @@ pub(super) struct Common {
 
 impl Common {
     /// The configuration that `--model-config` means.
-    pub(super) fn model_config(&self) -> Result<Gpt2Config> {
+    pub(super) fn model_config(&self) -> Result<Arc<dyn ModelConfig>> {
         models::known_config("--model-config", &self.model_config)
     }
 
@@ -42,11 +43,11 @@ impl Common {
     }
 
     /// Refuses sizes that cannot be measured: `tokens` of each sequence, as `flag` gave them.
-    pub(super) fn check(&self, config: &Gpt2Config, flag: &str, tokens: usize) -> Result<()> {
+    pub(super) fn check(&self, config: &dyn ModelConfig, flag: &str, tokens: usize) -> Result<()> {
         at_least("--batch-size", self.batch_size as u64, 1)?;
         at_least("--steps", self.steps, 1)?;
         at_least(flag, tokens as u64, 1)?;
-        let positions = config.n_positions;
+        let positions = config.spec().positions;
         if tokens > positions {
             let problem =
                 format!("`{flag}`: {tokens} tokens, but the model has {positions} positions (`n_positions`)");

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use mixce_gpt2::Tokenizer;
+use mixce_lm::Tokenizer;
 use mixce_train::data::EncodeSettings;
 use mixce_train::data::cache::{count_tokens, open_or_build};
 use serde::Serialize;

@@ -4,8 +4,8 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use clap::Args;
-use mixce_gpt2::{Parameters, flops};
 use mixce_kernels::rng::{Stream, purpose};
+use mixce_lm::{Parameters, flops};
 use mixce_train::config::{ObjectiveKind, Precision, TrainConfig};
 use mixce_train::trainer::TrainStep;
 use serde_json::json;
@@ -60,15 +60,15 @@ pub(super) fn run(args: &TrainBench, context: &Context) -> Result<()> {
     .resolved();
     config.validate_settings()?;
     let model_config = config.with_dropout(&args.common.model_config()?);
-    let batches = Batches::new(&args.common, &args.text, &model_config, config.seed)?;
+    let batches = Batches::new(&args.common, &args.text, &*model_config, config.seed)?;
 
     let device = context.start()?;
     config.check_device(&device)?;
-    let parameters = Parameters::random(&model_config, config.seed, &device)?;
+    let parameters = Parameters::random(&*model_config, config.seed, &device)?;
     let count = parameters.element_count();
     let objective = config.objective_config().build()?;
     let mut train =
-        TrainStep::new(model_config.clone(), parameters, objective, config.adamw(), config.clip_grad_norm)?
+        TrainStep::new(&*model_config, parameters, objective, config.adamw(), config.clip_grad_norm)?
             .with_pass(config.pass());
     let (dropout, stop) = (Stream::new(config.seed).fold(purpose::DROPOUT), AtomicBool::new(false));
 
@@ -78,11 +78,11 @@ pub(super) fn run(args: &TrainBench, context: &Context) -> Result<()> {
         let microbatches = [batch];
         let (done, seconds) =
             timed(&device, || Ok(train.run(&microbatches, dropout.fold(index), config.lr, &stop)?))?;
-        Ok(Step { tokens: done.targets, flops: flops::training(&model_config, lengths), seconds })
+        Ok(Step { tokens: done.targets, flops: flops::training(&*model_config, lengths), seconds })
     })?;
     let own = json!({
         "objective": config.objective_config(),
-        "dropout": [model_config.embd_pdrop, model_config.attn_pdrop, model_config.resid_pdrop],
+        "dropout": model_config.dropout(),
         "lr": config.lr,
         "precision": config.precision,
         "activation_checkpointing": args.activation_checkpointing,

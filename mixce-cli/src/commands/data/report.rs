@@ -6,7 +6,7 @@ use anyhow::Result;
 use mixce_data::prepare::{Collection, Prepared, SplitReport};
 use mixce_data::quantiles::{LengthSummary, Lengths};
 use mixce_data::{Input, ReadSettings};
-use mixce_gpt2::Tokenizer;
+use mixce_lm::Tokenizer;
 use mixce_train::data::EncodeSettings;
 use mixce_train::data::cache::count_tokens;
 use serde_json::{Value, json};

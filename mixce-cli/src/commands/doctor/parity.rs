@@ -8,14 +8,15 @@ use anyhow::Result;
 use candle_core::{Device, Tensor, Var};
 use mixce_core::lm_head_loss;
 use mixce_core::objective::{MixCe, Objective};
-use mixce_gpt2::generate::{GenerateOptions, generate};
-use mixce_gpt2::sampling::Sampling;
-use mixce_gpt2::{Gpt2, Gpt2Config, Parameters, Pass, flops};
+use mixce_gpt2::{Gpt2, Gpt2Config};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{
     Activation, CuSeqlens, Embedded, Precision, causal_attention, dropout, embedding_sum, layer_norm, linear,
     residual_dropout,
 };
+use mixce_lm::generate::{GenerateOptions, generate};
+use mixce_lm::sampling::Sampling;
+use mixce_lm::{Parameters, PassOptions, flops};
 use mixce_train::config::TrainConfig;
 use mixce_train::data::Microbatch;
 use mixce_train::trainer::{StepResult, TrainStep};
@@ -153,8 +154,8 @@ fn documents(number: usize, length: usize, vocabulary: usize) -> Microbatch {
 fn train_step(config: &Gpt2Config, device: &Device, precision: Precision) -> Result<TrainStep> {
     let parameters = Parameters::random(config, 3, device)?;
     let objective: Arc<dyn Objective> = Arc::new(MixCe::new(0.1)?);
-    let step = TrainStep::new(config.clone(), parameters, objective, TrainConfig::default().adamw(), 1.0)?;
-    Ok(step.with_pass(Pass { precision, ..Pass::default() }))
+    let step = TrainStep::new(config, parameters, objective, TrainConfig::default().adamw(), 1.0)?;
+    Ok(step.with_pass(PassOptions { precision, ..PassOptions::default() }))
 }
 
 /// On the GPU in some precision, on the CPU in f32.
@@ -180,7 +181,9 @@ fn sampling(gpu: &Device) -> Result<Check> {
     let config = small_config()?;
     let run = |device: &Device| -> Result<Vec<Vec<u32>>> {
         // The same weights: random numbers do not depend on the device.
-        let model = Gpt2::new(config.clone(), Parameters::random(&config, 3, device)?)?.detached()?;
+        let model = Gpt2::new(config.clone(), Parameters::random(&config, 3, device)?)?
+            .detached()?
+            .decoder(Precision::F32)?;
         let prompts: [(u64, &[u32]); 3] = [(0, &[1, 2, 3]), (1, &[4]), (2, &[7, 8, 9, 10])];
         let sampling = Sampling::default();
         let options = GenerateOptions { sampling, max_new_tokens: 20, eos: None, batch_size: 3, seed: 4 };

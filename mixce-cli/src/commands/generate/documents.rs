@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use mixce_gpt2::Decoder;
-use mixce_gpt2::generate::Finish;
-use mixce_gpt2::sampling::Sampling;
+use mixce_lm::generate::Finish;
+use mixce_lm::sampling::Sampling;
 use mixce_train::data::cache::encode_input;
 use mixce_train::data::{EncodeSettings, Input, TokenStore};
 use serde::Serialize;
@@ -84,7 +83,7 @@ pub(super) fn run(args: &GenerateArgs, input: &Input, grid: &[Sampling], context
     let device = context.start()?;
     let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
     let stop = interrupt::install("the batch under way is finished, `--resume` goes on after it");
-    let lengths = lengths(args, loaded.model.config().n_positions)?;
+    let lengths = lengths(args, loaded.model.spec().positions)?;
     let encoding = EncodeSettings { max_length: Some(lengths.max_length), add_bos: false };
     let store = encode_input(input, &loaded.tokenizer, encoding, stop)?;
     let (documents, skipped) = documents(&store, lengths);
@@ -125,12 +124,12 @@ pub(super) fn run(args: &GenerateArgs, input: &Input, grid: &[Sampling], context
             seed: context.seed().wrapping_add(run as u64),
         })
         .collect();
-    let decoder = Decoder::new(loaded.model, args.precision.into())?;
+    let decoder = loaded.model.into_decoder(args.precision.into())?;
     let sampler = Sampler {
         documents: &documents,
         prompt_tokens: longer,
         batch_size: args.batch_size,
-        decoder: &decoder,
+        decoder: &*decoder,
         tokenizer: &loaded.tokenizer,
     };
     let bar = progress::bar((jobs.len() * documents.len()) as u64, "samples");

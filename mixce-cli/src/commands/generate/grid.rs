@@ -1,7 +1,7 @@
 //! The ways of sampling that one run tries, and what their files are called.
 
 use anyhow::Result;
-use mixce_gpt2::sampling::Sampling;
+use mixce_lm::sampling::Sampling;
 
 /// Every temperature with every top-p, in the order in which they were given.
 pub(super) fn grid(

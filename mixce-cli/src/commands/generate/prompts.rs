@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use mixce_data::{Document, Input, ReadSettings};
-use mixce_gpt2::{Gpt2Config, Tokenizer};
+use mixce_lm::Tokenizer;
 
 use crate::error::Problem;
 use crate::reading::ReadingArgs;
@@ -38,7 +38,7 @@ pub(super) fn encode(
     texts: &[(String, String)],
     tokenizer: &Tokenizer,
     length: Option<usize>,
-    config: &Gpt2Config,
+    positions: usize,
 ) -> Result<Vec<Prompt>> {
     let mut prompts = Vec::with_capacity(texts.len());
     for (place, text) in texts {
@@ -50,8 +50,8 @@ pub(super) fn encode(
                 Problem::new(format!("{place}: the prompt is empty, sampling needs a token to continue"));
             return Err(problem.hint("`--unconditional N` samples from the beginning of a text").into());
         }
-        if tokens.len() >= config.n_positions {
-            let (got, positions) = (tokens.len(), config.n_positions);
+        if tokens.len() >= positions {
+            let got = tokens.len();
             let problem = Problem::new(format!(
                 "{place}: the prompt has {got} tokens, which leaves no room in the model's {positions} positions (config key `n_positions`)"
             ));

@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use mixce_gpt2::generate::Finish;
+use mixce_lm::generate::Finish;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;

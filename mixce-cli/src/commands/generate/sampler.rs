@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use indicatif::ProgressBar;
-use mixce_gpt2::generate::GenerateOptions;
-use mixce_gpt2::sampling::Sampling;
-use mixce_gpt2::{Decoder, Tokenizer};
+use mixce_lm::generate::{GenerateOptions, generate};
+use mixce_lm::sampling::Sampling;
+use mixce_lm::{Decoder, Tokenizer};
 
 use super::documents::Document;
 use super::sample_file::{Sample, SampleFile};
@@ -38,7 +38,7 @@ pub(super) struct Sampler<'a> {
     pub(super) documents: &'a [Document],
     pub(super) prompt_tokens: usize,
     pub(super) batch_size: usize,
-    pub(super) decoder: &'a Decoder,
+    pub(super) decoder: &'a dyn Decoder,
     pub(super) tokenizer: &'a Tokenizer,
 }
 
@@ -84,7 +84,7 @@ impl Sampler<'_> {
                 batch_size: self.batch_size,
                 seed: job.seed,
             };
-            let drawn = self.decoder.generate(&prompts, &options, &mut |ended, _| bar.inc(ended as u64))?;
+            let drawn = generate(self.decoder, &prompts, &options, &mut |ended, _| bar.inc(ended as u64))?;
             for (continuation, (index, prompt)) in drawn.into_iter().zip(prompts) {
                 samples.push(Sample {
                     index,

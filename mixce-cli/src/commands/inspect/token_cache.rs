@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use mixce_data::quantiles::Lengths;
-use mixce_gpt2::Tokenizer;
+use mixce_lm::Tokenizer;
 use mixce_train::data::cache;
 use serde_json::json;
 

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
-use mixce_gpt2::checkpoint::{TensorInfo, WeightType, list};
-use mixce_gpt2::{Gpt2Config, Tokenizer};
+use mixce::FAMILIES;
+use mixce_lm::checkpoint::{TensorInfo, WeightType, list};
+use mixce_lm::{Tokenizer, config};
 use mixce_train::checkpoint::{STATE_FILE, TrainState};
 use serde_json::{Value, json};
 
@@ -17,10 +18,10 @@ use crate::output::{bytes, grouped, table};
 pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
     let tensors = list(path)?;
     let config_path = path.join("config.json");
-    let config = if config_path.is_file() { Some(Gpt2Config::from_file(&config_path)?) } else { None };
+    let config = if config_path.is_file() { Some(config::from_file(&config_path, FAMILIES)?) } else { None };
     let tokenizer = match Tokenizer::from_dir(path) {
         Ok(tokenizer) => Some(tokenizer),
-        Err(mixce_gpt2::Error::NoTokenizer { .. }) => None,
+        Err(mixce_lm::Error::NoTokenizer { .. }) => None,
         Err(error) => return Err(error.into()),
     };
     let state_path = path.join(STATE_FILE);
@@ -34,8 +35,8 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         "path": path,
         "numbers": numbers,
         "bytes": stored,
-        "parameters": config.as_ref().map(Gpt2Config::parameter_count),
-        "config": config,
+        "parameters": config.as_ref().map(|config| config.spec().parameters),
+        "config": config.as_ref().map(|config| config::json_object(&config.to_json())).transpose()?,
         "vocabulary": tokenizer.as_ref().map(Tokenizer::vocab_size),
         "run": run,
         "provenance": provenance,
@@ -59,15 +60,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
             text += &format!(", {count} {dtype}");
         }
         if let Some(config) = &config {
-            text += &format!(
-                "\nGPT-2: {} layers, {} heads, {} channels, {} positions, vocabulary {}, {} parameters",
-                config.n_layer,
-                config.n_head,
-                config.n_embd,
-                config.n_positions,
-                config.vocab_size,
-                grouped(config.parameter_count())
-            );
+            text += &format!("\n{}, {} parameters", config.describe(), grouped(config.spec().parameters));
         }
         if let Some(tokenizer) = &tokenizer {
             text += &format!("\ntokenizer: {} tokens", tokenizer.vocab_size());

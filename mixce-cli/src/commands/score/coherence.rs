@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use mixce_eval::windows::words_for_tokens;
-use mixce_gpt2::Tokenizer;
+use mixce_lm::Tokenizer;
 use serde_json::{Value, json};
 
 use super::embed::Embedder;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use candle_core::Device;
 use mixce_eval::features::Features;
-use mixce_gpt2::{Gpt2, Tokenizer};
+use mixce_lm::{LanguageModel, Tokenizer};
 use sha2::{Digest as _, Sha256};
 
 use super::cache::{self, Cache};
@@ -13,7 +13,7 @@ use crate::models::{self, LoadedModel};
 
 /// A model that turns texts into features.
 pub(super) struct Featurizer {
-    model: Gpt2,
+    model: Box<dyn LanguageModel>,
     tokenizer: Tokenizer,
     /// SHA-256 of configuration and weights, in hex.
     pub(super) fingerprint: String,
@@ -34,7 +34,7 @@ impl Featurizer {
     ) -> Result<Self> {
         let LoadedModel { model, tokenizer } = models::load(name, None, device)?;
         let fingerprint = model.fingerprint()?;
-        let max_tokens = max_tokens.min(model.config().n_positions);
+        let max_tokens = max_tokens.min(model.spec().positions);
         Ok(Self { model: model.detached()?, tokenizer, fingerprint, max_tokens, batch_tokens, cache })
     }
 
@@ -48,7 +48,7 @@ impl Featurizer {
         let mut ids = self.tokenizer.encode_batch(texts)?;
         ids.retain(|ids| !ids.is_empty());
         ids.iter_mut().for_each(|ids| ids.truncate(self.max_tokens));
-        let columns = self.model.config().n_embd;
+        let columns = self.model.spec().channels;
         let values = cache::rows(
             self.cache.as_ref(),
             &ids,

@@ -17,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 use anyhow::Result;
 use candle_core::Device;
 use mixce_eval::mauve::MauveSettings;
-use mixce_gpt2::Tokenizer;
+use mixce_lm::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::commands::evaluate::Compat;

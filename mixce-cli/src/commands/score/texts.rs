@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use mixce_data::input::Format;
 use mixce_data::{Document, Input};
-use mixce_gpt2::Tokenizer;
+use mixce_lm::Tokenizer;
 use serde_json::Value;
 
 use crate::error::Problem;

@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use candle_core::Device;
+use mixce_lm::memory::PassShape;
 use mixce_train::config::TrainConfig;
 use mixce_train::data::{Batcher, Examples};
-use mixce_train::plan::{StepShape, step_memory};
+use mixce_train::plan::step_memory;
 use mixce_train::prepare::Prepared;
 use serde_json::{Value, json};
 
@@ -24,13 +25,13 @@ pub(super) fn print(
     let parameters = prepared.parameters.element_count() as u64;
     // The last token of a document is a target only.
     let microbatch_tokens = config.batch_size.saturating_mul(prepared.train.longest().saturating_sub(1));
-    let shape = StepShape {
+    let shape = PassShape {
         tokens: microbatch_tokens,
         recompute: config.activation_checkpointing,
         on_cuda: device.is_cuda(),
         precision: config.precision.into(),
     };
-    let memory = step_memory(&config.with_dropout(&prepared.model_config), shape);
+    let memory = step_memory(&*config.with_dropout(&prepared.model), shape);
     let report = json!({
         "dry_run": true,
         "device": device_name(device),

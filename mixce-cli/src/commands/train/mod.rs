@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
+use mixce::FAMILIES;
 use mixce_train::config::TrainConfig;
 use mixce_train::observer::BestModel;
 use mixce_train::prepare::{launch, prepare};
@@ -56,7 +57,7 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     let stop = interrupt::install("nothing is written");
     // Where tokens are cached is no setting of the run; a dry run writes none.
     let cache_dir = if args.dry_run { None } else { sources::cache_folder(&config) };
-    let prepared = prepare(&TrainConfig { cache_dir, ..config.clone() }, &sources, &device, stop)?;
+    let prepared = prepare(&TrainConfig { cache_dir, ..config.clone() }, &sources, FAMILIES, &device, stop)?;
     spinner.finish_and_clear();
     if args.dry_run {
         return dry_run::print(&config, &prepared, &device, context);
@@ -117,7 +118,8 @@ fn conclude(outcome: &TrainOutcome, config: &TrainConfig, context: &Context) -> 
                 json!({"event": "interrupted", "step": outcome.steps, "checkpoint": outcome.checkpoint});
             context.output.json(&event)?;
         }
-        let (steps, checkpoint) = (outcome.steps, outcome.checkpoint.display());
+        let steps = outcome.steps;
+        let checkpoint = outcome.checkpoint.as_deref().unwrap_or(Path::new("(none)")).display();
         return Err(Problem::interrupted(format!(
             "interrupted after step {steps}; checkpoint `{checkpoint}`"
         ))

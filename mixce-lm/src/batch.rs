@@ -3,7 +3,7 @@
 use candle_core::Device;
 use mixce_kernels::{CuSeqlens, Embedded};
 
-use crate::config::Gpt2Config;
+use crate::config::ModelSpec;
 use crate::error::{Error, Result};
 
 /// Token ids of several texts in one `[N]` axis.
@@ -19,17 +19,17 @@ pub struct PackedBatch {
 }
 
 impl PackedBatch {
-    /// Packs texts (any may be empty) for a model of this configuration.
+    /// Packs texts (any may be empty) for a model of these sizes.
     ///
     /// # Errors
     /// When a token id is outside the vocabulary or a text is longer than the model's positions.
-    pub fn new(texts: &[&[u32]], config: &Gpt2Config, device: &Device) -> Result<Self> {
+    pub fn new(texts: &[&[u32]], spec: &ModelSpec, device: &Device) -> Result<Self> {
         for (text, ids) in texts.iter().enumerate() {
-            if ids.len() > config.n_positions {
-                return Err(Error::TextTooLong { text, tokens: ids.len(), positions: config.n_positions });
+            if ids.len() > spec.positions {
+                return Err(Error::TextTooLong { text, tokens: ids.len(), positions: spec.positions });
             }
-            if let Some(position) = ids.iter().position(|id| *id as usize >= config.vocab_size) {
-                let (id, vocabulary) = (ids[position], config.vocab_size);
+            if let Some(position) = ids.iter().position(|id| *id as usize >= spec.vocabulary) {
+                let (id, vocabulary) = (ids[position], spec.vocabulary);
                 return Err(Error::TokenOutOfRange { id, position, text, vocabulary });
             }
         }

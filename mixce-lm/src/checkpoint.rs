@@ -1,14 +1,15 @@
 //! Loading a model from a folder as the hub serves it.
 //!
 //! Weights may lie in `model.safetensors`, in shards under `model.safetensors.index.json`, or in PyTorch's
-//! `pytorch_model.bin` (zip or pre-2020 format, sharded or not). Names may carry the prefixes `transformer.` or
-//! `lm.transformer.`. Everything is converted to f32 tensor by tensor: peak memory is one copy of the weights.
+//! `pytorch_model.bin` (zip or pre-2020 format, sharded or not). Names may carry the prefixes that the architecture
+//! knows. Everything is converted to f32 tensor by tensor: peak memory is one copy of the weights.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use crate::config::Gpt2Config;
+use crate::config::{self, Family, ModelConfig};
 use crate::error::{Error, Result};
 use crate::params::Parameters;
 
@@ -34,7 +35,7 @@ pub enum WeightFormat {
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     /// The content of `config.json`.
-    pub config: Gpt2Config,
+    pub config: Arc<dyn ModelConfig>,
     /// All weights in f32.
     pub parameters: Parameters,
     /// The kind of file they came from.
@@ -53,16 +54,16 @@ const CANDIDATES: [(&str, WeightFormat, bool); 4] = [
 
 /// Loads `config.json` and the weights of a folder onto a device, in f32.
 ///
-/// f16, bf16 and f64 weights are converted. The buffers `attn.bias` and `attn.masked_bias` of old checkpoints are
-/// ignored. Where the head is tied, a stored `lm_head.weight` must equal `wte.weight` (or stand in for it).
+/// The architecture is that of `families` which the configuration names. f16, bf16 and f64 weights are converted. Where the head is
+/// tied, a stored head must equal the embedding (or stand in for it).
 ///
 /// # Errors
 /// When a file is missing, damaged or lies about its sizes, when the configuration is not supported, and when tensors
 /// are missing, unexpected or of another shape than the configuration asks for (all are listed).
-pub fn load(dir: &Path, device: &Device) -> Result<Checkpoint> {
-    let config = Gpt2Config::from_file(&dir.join("config.json"))?;
+pub fn load(dir: &Path, families: &[&'static Family], device: &Device) -> Result<Checkpoint> {
+    let config = config::from_file(&dir.join("config.json"), families)?;
     let (weights_path, format, tensors) = open(dir)?;
-    let parameters = parameters_of(&weights_path, &tensors, &config, device)?;
+    let parameters = parameters_of(&weights_path, &tensors, &*config, device)?;
     Ok(Checkpoint { config, parameters, format, weights_path })
 }
 
@@ -70,7 +71,7 @@ pub fn load(dir: &Path, device: &Device) -> Result<Checkpoint> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_parameters(dir: &Path, config: &Gpt2Config, device: &Device) -> Result<Parameters> {
+pub fn load_parameters(dir: &Path, config: &dyn ModelConfig, device: &Device) -> Result<Parameters> {
     let (weights_path, _, tensors) = open(dir)?;
     parameters_of(&weights_path, &tensors, config, device)
 }
@@ -111,7 +112,7 @@ fn open(dir: &Path) -> Result<(PathBuf, WeightFormat, Vec<TensorInfo>)> {
 fn parameters_of(
     path: &Path,
     tensors: &[TensorInfo],
-    config: &Gpt2Config,
+    config: &dyn ModelConfig,
     device: &Device,
 ) -> Result<Parameters> {
     config.validate()?;

@@ -1,15 +1,14 @@
 //! Sampling continuations of prompts, many sequences at once.
 
 use candle_core::Tensor;
+use mixce_kernels::all_finite;
 use mixce_kernels::rng::{Stream, purpose};
-use mixce_kernels::{Precision, all_finite};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::KvCache;
-use crate::decoder::Decoder;
 use crate::error::{Error, Result};
-use crate::model::Gpt2;
+use crate::model::Decoder;
 use crate::sampling::Sampling;
 
 /// What to sample and when to stop.
@@ -85,40 +84,25 @@ impl Sequence {
 /// When a prompt is empty, too long or holds an unknown token, a sampling parameter is out of range, the model's logits are not
 /// finite, or a tensor operation fails.
 pub fn generate(
-    model: &Gpt2,
+    model: &dyn Decoder,
     prompts: &[(u64, &[u32])],
     options: &GenerateOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Continuation>> {
-    Decoder::new(model.clone(), Precision::F32)?.generate(prompts, options, progress)
-}
-
-impl Decoder {
-    /// [`generate`] with this model, as often as is wanted: making the decoder takes about as long as reading its weights.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn generate(
-        &self,
-        prompts: &[(u64, &[u32])],
-        options: &GenerateOptions,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Vec<Continuation>> {
-        options.sampling.validate()?;
-        if let Some((prompt, _)) = prompts.iter().find(|(_, ids)| ids.is_empty()) {
-            return Err(Error::EmptyPrompt { prompt: *prompt });
-        }
-        let mut results = vec![None; prompts.len()];
-        let batch_size = options.batch_size.max(1);
-        for (chunk, results) in prompts.chunks(batch_size).zip(results.chunks_mut(batch_size)) {
-            generate_batch(self, chunk, options, results, progress)?;
-        }
-        Ok(results.into_iter().flatten().collect())
+    options.sampling.validate()?;
+    if let Some((prompt, _)) = prompts.iter().find(|(_, ids)| ids.is_empty()) {
+        return Err(Error::EmptyPrompt { prompt: *prompt });
     }
+    let mut results = vec![None; prompts.len()];
+    let batch_size = options.batch_size.max(1);
+    for (chunk, results) in prompts.chunks(batch_size).zip(results.chunks_mut(batch_size)) {
+        generate_batch(model, chunk, options, results, progress)?;
+    }
+    Ok(results.into_iter().flatten().collect())
 }
 
 fn generate_batch(
-    model: &Decoder,
+    model: &dyn Decoder,
     prompts: &[(u64, &[u32])],
     options: &GenerateOptions,
     results: &mut [Option<Continuation>],
@@ -127,7 +111,7 @@ fn generate_batch(
     let texts: Vec<&[u32]> = prompts.iter().map(|(_, ids)| *ids).collect();
     let batch = model.pack(&texts)?;
     let root = Stream::new(options.seed).fold(purpose::SAMPLING);
-    let positions = model.config().n_positions;
+    let positions = model.spec().positions;
     let start = |(slot, (index, ids)): (usize, &(u64, &[u32]))| Sequence {
         slot,
         index: *index,
@@ -160,14 +144,14 @@ fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
 }
 
 fn choose_tokens(
-    model: &Decoder,
+    model: &dyn Decoder,
     hidden: &Tensor,
     logits: &mut Vec<f32>,
     sequences: &mut [Sequence],
     options: &GenerateOptions,
 ) -> Result<Vec<Option<Finish>>> {
     model.logits(hidden, logits)?;
-    let rows = logits.par_chunks(model.config().vocab_size);
+    let rows = logits.par_chunks(model.spec().vocabulary);
     sequences.par_iter_mut().zip(rows).map(|(sequence, row)| sequence.step(row, options)).collect()
 }
 

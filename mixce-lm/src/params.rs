@@ -1,4 +1,4 @@
-//! The weights of a GPT-2 by their published names, in a fixed order.
+//! The weights of a model by their published names, in a fixed order.
 
 use std::path::PathBuf;
 
@@ -7,21 +7,20 @@ use indexmap::IndexMap;
 use mixce_kernels::rng::{Stream, purpose};
 use rayon::prelude::*;
 
-use crate::config::Gpt2Config;
+use crate::config::ModelConfig;
 use crate::error::{Error, Result, TensorMismatch};
 
 /// What kind of weight a parameter is; decides its initial values and whether weight decay applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ParameterKind {
-    /// `wte.weight` `[V, C]` and `wpe.weight` `[T, C]`.
+    /// A table of embeddings: of tokens `[V, C]`, of positions `[T, C]`.
     Embedding,
-    /// The weight of a projection: `[in, out]` inside the blocks (transformers' `Conv1D`), `[V, C]` for an untied
-    /// `lm_head.weight`.
+    /// The matrix of a projection in the layout of its architecture, or an untied LM head `[V, C]`.
     Matrix,
     /// The bias of a projection.
     Bias,
-    /// Weight or bias of a layer norm, `[C]`.
-    LayerNorm,
+    /// Weight or bias of a norm, `[C]`.
+    Norm,
 }
 
 impl ParameterKind {
@@ -32,8 +31,19 @@ impl ParameterKind {
     }
 }
 
-/// Name, shape and kind of one parameter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How a parameter begins when a model is trained from nothing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// All 0.
+    Zeros,
+    /// All 1.
+    Ones,
+    /// Normal with mean 0 and this standard deviation.
+    Normal(f64),
+}
+
+/// Name, shape, kind and beginning of one parameter.
+#[derive(Debug, Clone, PartialEq)]
 pub struct ParameterSpec {
     /// The published name without prefix, such as `h.0.attn.c_attn.weight`.
     pub name: String,
@@ -41,49 +51,11 @@ pub struct ParameterSpec {
     pub shape: Vec<usize>,
     /// Its kind.
     pub kind: ParameterKind,
+    /// Its initial values.
+    pub init: Init,
 }
 
-/// All parameters of a model in the order of its forward pass. The tied LM head is not listed.
-///
-/// The configuration is taken as valid ([`Gpt2Config::validate`]).
-#[must_use]
-pub fn parameter_specs(config: &Gpt2Config) -> Vec<ParameterSpec> {
-    use ParameterKind::{Bias, Embedding, LayerNorm, Matrix};
-    let (c, inner) = (config.n_embd, config.inner_size());
-    let mut specs = Vec::new();
-    let mut add = |name: String, shape: &[usize], kind| {
-        specs.push(ParameterSpec { name, shape: shape.to_vec(), kind });
-    };
-    add("wte.weight".to_owned(), &[config.vocab_size, c], Embedding);
-    add("wpe.weight".to_owned(), &[config.n_positions, c], Embedding);
-    for layer in 0..config.n_layer {
-        let blocks: [(&str, &[usize], ParameterKind); 12] = [
-            ("ln_1.weight", &[c], LayerNorm),
-            ("ln_1.bias", &[c], LayerNorm),
-            ("attn.c_attn.weight", &[c, 3 * c], Matrix),
-            ("attn.c_attn.bias", &[3 * c], Bias),
-            ("attn.c_proj.weight", &[c, c], Matrix),
-            ("attn.c_proj.bias", &[c], Bias),
-            ("ln_2.weight", &[c], LayerNorm),
-            ("ln_2.bias", &[c], LayerNorm),
-            ("mlp.c_fc.weight", &[c, inner], Matrix),
-            ("mlp.c_fc.bias", &[inner], Bias),
-            ("mlp.c_proj.weight", &[inner, c], Matrix),
-            ("mlp.c_proj.bias", &[c], Bias),
-        ];
-        for (name, shape, kind) in blocks {
-            add(format!("h.{layer}.{name}"), shape, kind);
-        }
-    }
-    add("ln_f.weight".to_owned(), &[c], LayerNorm);
-    add("ln_f.bias".to_owned(), &[c], LayerNorm);
-    if !config.tie_word_embeddings {
-        add("lm_head.weight".to_owned(), &[config.vocab_size, c], Matrix);
-    }
-    specs
-}
-
-/// The weights of one model: every tensor that [`parameter_specs`] lists, in that order.
+/// The weights of one model: every tensor that [`ModelConfig::parameter_specs`] lists, in that order.
 ///
 /// Cloning is cheap (the tensors are shared).
 #[derive(Debug, Clone)]
@@ -97,12 +69,15 @@ impl Parameters {
     ///
     /// # Errors
     /// When names or shapes are not those of the configuration; all differences are listed.
-    pub fn new(config: &Gpt2Config, tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<Self> {
+    pub fn new(
+        config: &dyn ModelConfig,
+        tensors: impl IntoIterator<Item = (String, Tensor)>,
+    ) -> Result<Self> {
         let mut given: IndexMap<String, Tensor> = tensors.into_iter().collect();
         let mut mismatch = TensorMismatch::default();
         let mut ordered = IndexMap::new();
         let mut kinds = Vec::new();
-        for spec in parameter_specs(config) {
+        for spec in config.parameter_specs() {
             match given.swap_remove(&spec.name) {
                 None => mismatch.missing.push((spec.name, spec.shape)),
                 Some(tensor) if tensor.dims() != spec.shape => {
@@ -123,33 +98,20 @@ impl Parameters {
         Ok(Self { tensors: ordered, kinds })
     }
 
-    /// Initial weights as transformers draws them, in f32, from the seed alone (not from the device or thread count).
-    ///
-    /// Matrices and embeddings are normal with deviation `initializer_range`; the projections that end a residual branch
-    /// (`c_proj`) with `initializer_range / sqrt(2 n_layer)`; biases are 0; layer norms are 1 and 0.
-    /// Source: `_init_weights` in transformers 5.23 `models/gpt2/modeling_gpt2.py`; GPT-2 report, section 2.3.
+    /// Initial weights as the configuration describes them, in f32, from the seed alone (not from the device or thread count).
     ///
     /// # Errors
     /// When the configuration is not valid or the device has no room.
-    pub fn random(config: &Gpt2Config, seed: u64, device: &Device) -> Result<Self> {
+    pub fn random(config: &dyn ModelConfig, seed: u64, device: &Device) -> Result<Self> {
         config.validate()?;
         let stream = Stream::new(seed).fold(purpose::INIT);
-        let residual = config.initializer_range / (2.0 * config.n_layer as f64).sqrt();
         let mut tensors = Vec::new();
-        for (index, spec) in (0u64..).zip(parameter_specs(config)) {
+        for (index, spec) in (0u64..).zip(config.parameter_specs()) {
             let count: usize = spec.shape.iter().product();
-            let values = match spec.kind {
-                ParameterKind::Bias => vec![0f32; count],
-                ParameterKind::LayerNorm if spec.name.ends_with(".weight") => vec![1f32; count],
-                ParameterKind::LayerNorm => vec![0f32; count],
-                ParameterKind::Embedding | ParameterKind::Matrix => {
-                    let deviation = if spec.name.ends_with("c_proj.weight") {
-                        residual
-                    } else {
-                        config.initializer_range
-                    };
-                    normals(stream.fold(index), count, deviation)
-                }
+            let values = match spec.init {
+                Init::Zeros => vec![0f32; count],
+                Init::Ones => vec![1f32; count],
+                Init::Normal(deviation) => normals(stream.fold(index), count, deviation),
             };
             tensors.push((spec.name, Tensor::from_vec(values, spec.shape, device)?));
         }

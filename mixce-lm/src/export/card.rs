@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Gpt2Config;
+use crate::config::ModelConfig;
 
 /// What a model card tells about the training. Everything unknown is left out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -40,13 +40,20 @@ pub struct DataFacts {
     pub tokens: Option<u64>,
 }
 
-pub(super) fn render(config: &Gpt2Config, facts: &TrainingFacts) -> String {
+pub(super) fn render(config: &dyn ModelConfig, facts: &TrainingFacts) -> String {
     let hub_id = facts.base_model.as_deref().and_then(hub_id);
     let mut card = String::from("---\nlibrary_name: transformers\npipeline_tag: text-generation\n");
     if let Some(id) = hub_id {
         line(&mut card, format_args!("base_model: {id}"));
     }
-    card.push_str("tags:\n- gpt2\n- mixce\n---\n\n# A GPT-2 language model\n\n");
+    let family = config.family();
+    line(
+        &mut card,
+        format_args!(
+            "tags:\n- {}\n- mixce\n---\n\n# A {} language model\n",
+            family.model_types[0], family.name
+        ),
+    );
     line(&mut card, format_args!("Written by mixce {}.", env!("CARGO_PKG_VERSION")));
     card.push_str("\n| fact | value |\n| --- | --- |\n");
     let mut row = |fact: &str, value: Option<String>| {
@@ -54,8 +61,8 @@ pub(super) fn render(config: &Gpt2Config, facts: &TrainingFacts) -> String {
             line(&mut card, format_args!("| {fact} | {} |", cell(&value)));
         }
     };
-    row("architecture", Some(architecture(config)));
-    row("parameters", Some(config.parameter_count().to_string()));
+    row("architecture", Some(config.describe()));
+    row("parameters", Some(config.spec().parameters.to_string()));
     row("base model", facts.base_model.clone());
     row("objective", facts.objective.clone());
     row("eta", facts.eta.map(|eta| eta.to_string()));
@@ -80,13 +87,6 @@ pub(super) fn render(config: &Gpt2Config, facts: &TrainingFacts) -> String {
     }
     card.push_str("\n## Licence\n\nTo be stated by whoever publishes this model; the base model and the data have theirs.\n");
     card
-}
-
-fn architecture(config: &Gpt2Config) -> String {
-    format!(
-        "GPT-2: {} layers, {} channels, {} heads, {} positions, {} tokens",
-        config.n_layer, config.n_embd, config.n_head, config.n_positions, config.vocab_size
-    )
 }
 
 /// The id in `owner/name` or `owner/name@revision`; the hub refuses cards whose `base_model` is anything else.

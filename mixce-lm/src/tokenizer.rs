@@ -5,7 +5,6 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use tokenizers::{Tokenizer as Engine, TruncationDirection};
 
-use crate::config::Gpt2Config;
 use crate::error::{Error, Result};
 
 mod bpe;
@@ -215,16 +214,16 @@ impl Tokenizer {
         hash.update(rules.as_bytes());
         let plain = self.engine.get_encode_special_tokens();
         hash.update(format!("\0{plain}\0{:?}\0{:?}", self.bos, self.eos).as_bytes());
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(mixce_base::hex(&hash.finalize()))
     }
 
     /// Checks that the model has an embedding for every token.
     ///
     /// # Errors
-    /// When the largest token id is not below the model's `vocab_size`. (A model may have more rows than tokens.)
-    pub fn check_vocabulary(&self, config: &Gpt2Config) -> Result<()> {
-        if self.size > config.vocab_size {
-            return Err(Error::VocabularyTooLarge { tokenizer: self.size, model: config.vocab_size });
+    /// When the largest token id is not below `vocabulary`, the model's number of tokens. (A model may have more rows than tokens.)
+    pub fn check_vocabulary(&self, vocabulary: usize) -> Result<()> {
+        if self.size > vocabulary {
+            return Err(Error::VocabularyTooLarge { tokenizer: self.size, model: vocabulary });
         }
         Ok(())
     }

@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::DType;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::config::Gpt2Config;
+use crate::config::{ExportedKeys, ModelConfig, json_object};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::params::Parameters;
@@ -37,7 +38,7 @@ pub enum NameStyle {
 #[derive(Debug, Clone)]
 pub struct ExportRequest<'a> {
     /// The configuration.
-    pub config: &'a Gpt2Config,
+    pub config: &'a dyn ModelConfig,
     /// The weights.
     pub parameters: &'a Parameters,
     /// The tokenizer; without one the folder holds the model only.
@@ -60,7 +61,7 @@ pub struct ExportRequest<'a> {
 pub fn export(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
     request.config.validate()?;
     if let Some(tokenizer) = request.tokenizer {
-        tokenizer.check_vocabulary(request.config)?;
+        tokenizer.check_vocabulary(request.config.spec().vocabulary)?;
     }
     refuse_occupied(dir)?;
     let partial = PartialFolder::create(dir)?;
@@ -70,7 +71,7 @@ pub fn export(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
 
 /// The model card, `README.md`: what was trained how, as far as is known.
 #[must_use]
-pub fn model_card(config: &Gpt2Config, facts: &TrainingFacts) -> String {
+pub fn model_card(config: &dyn ModelConfig, facts: &TrainingFacts) -> String {
     card::render(config, facts)
 }
 
@@ -92,11 +93,7 @@ pub fn refuse_occupied(dir: &Path) -> Result<()> {
 fn write_folder(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
     let config = exported_config(request)?;
     files::write_atomic(&dir.join("config.json"), config.to_json().as_bytes())?;
-    files::write_atomic(&dir.join("generation_config.json"), &generation_config(&config))?;
-    let prefix = match request.names {
-        NameStyle::HuggingFace => "transformer.",
-        NameStyle::Published => "",
-    };
+    files::write_atomic(&dir.join("generation_config.json"), &generation_config(&*config)?)?;
     // Refuses parameters of another model before anything is written in their name.
     let checked = Parameters::new(
         request.config,
@@ -104,9 +101,9 @@ fn write_folder(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
     )?;
     let tensors: BTreeMap<String, &candle_core::Tensor> = checked
         .iter()
-        .map(|(name, tensor)| match name {
-            "lm_head.weight" => (name.to_owned(), tensor),
-            _ => (format!("{prefix}{name}"), tensor),
+        .map(|(name, tensor)| match request.names {
+            NameStyle::HuggingFace => (request.config.transformers_name(name), tensor),
+            NameStyle::Published => (name.to_owned(), tensor),
         })
         .collect();
     write_safetensors(&dir.join("model.safetensors"), tensors, request.dtype)?;
@@ -117,7 +114,7 @@ fn write_folder(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
 }
 
 /// The configuration with the keys that say how and as what it is stored.
-fn exported_config(request: &ExportRequest<'_>) -> Result<Gpt2Config> {
+fn exported_config(request: &ExportRequest<'_>) -> Result<Arc<dyn ModelConfig>> {
     let dtype = match request.dtype {
         DType::F32 => "float32",
         DType::F16 => "float16",
@@ -128,31 +125,24 @@ fn exported_config(request: &ExportRequest<'_>) -> Result<Gpt2Config> {
             );
         }
     };
-    let mut config = request.config.clone();
-    // The defaults (50256) lie outside a small vocabulary; the tokenizer knows better.
-    config.bos_token_id = config.bos_id().or_else(|| request.tokenizer.and_then(Tokenizer::bos_id));
-    config.eos_token_id = config.eos_id().or_else(|| request.tokenizer.and_then(Tokenizer::eos_id));
-    for key in ["_name_or_path", "auto_map", "torch_dtype"] {
-        config.extra.remove(key);
-    }
-    config.extra.insert("architectures".to_owned(), json!(["GPT2LMHeadModel"]));
-    config.extra.insert("dtype".to_owned(), json!(dtype));
-    Ok(config)
+    let (bos, eos) =
+        (request.tokenizer.and_then(Tokenizer::bos_id), request.tokenizer.and_then(Tokenizer::eos_id));
+    Ok(request.config.exported(&ExportedKeys { dtype, bos, eos }))
 }
 
-fn generation_config(config: &Gpt2Config) -> Vec<u8> {
-    let mut keys: BTreeMap<&str, Value> = BTreeMap::new();
-    keys.insert("_from_model_config", json!(true));
-    let tokens = [
-        ("bos_token_id", config.bos_token_id),
-        ("eos_token_id", config.eos_token_id),
-        ("pad_token_id", config.pad_token_id),
-    ];
-    keys.extend(tokens.into_iter().filter_map(|(key, id)| id.map(|id| (key, json!(id)))));
+/// `generation_config.json`: the special tokens of `config.json`.
+fn generation_config(config: &dyn ModelConfig) -> Result<Vec<u8>> {
+    let model = json_object(&config.to_json())?;
+    let mut keys = BTreeMap::from([("_from_model_config", json!(true))]);
+    for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+        if let Some(id) = model.get(key).filter(|id| !id.is_null()) {
+            keys.insert(key, id.clone());
+        }
+    }
     // A map of JSON values always has a textual form.
     let mut text = serde_json::to_string_pretty(&keys).unwrap_or_default();
     text.push('\n');
-    text.into_bytes()
+    Ok(text.into_bytes())
 }
 
 /// A folder beside the final one, removed again unless it gets its name.

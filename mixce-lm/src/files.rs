@@ -1,4 +1,4 @@
-//! Reading small files with a limit on their size.
+//! Small files: read with a limit on their size, written whole or not at all.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -7,7 +7,10 @@ use std::path::Path;
 use crate::error::{Error, Result};
 
 /// The bytes of a file that may have at most `limit_bytes`.
-pub(crate) fn read_bytes(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// When it cannot be read or is larger.
+pub fn read_bytes(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(Error::io("read", path))?;
     let mut bytes = Vec::new();
     file.take(limit_bytes + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
@@ -21,12 +24,18 @@ pub(crate) fn read_bytes(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
 }
 
 /// The text of a UTF-8 file that may have at most `limit_bytes`.
-pub(crate) fn read_text(path: &Path, limit_bytes: u64) -> Result<String> {
+///
+/// # Errors
+/// When it cannot be read, is larger, or is not UTF-8.
+pub fn read_text(path: &Path, limit_bytes: u64) -> Result<String> {
     String::from_utf8(read_bytes(path, limit_bytes)?).map_err(|cause| Error::malformed(path, cause))
 }
 
 /// Writes a file under a temporary name in the same folder, waits until it is on disk, then gives it its name.
-pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// When it cannot be written; what was there before stays.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".partial-{}", std::process::id()));
     let partial = path.with_file_name(name);

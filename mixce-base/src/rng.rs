@@ -49,7 +49,7 @@ pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 /// An indexable stream of random numbers: a seed and the path of labels folded into it.
 ///
 /// ```
-/// use mixce_kernels::rng::{Stream, purpose};
+/// use mixce_base::rng::{Stream, purpose};
 /// let masks = Stream::new(42).fold(purpose::DROPOUT).fold(/* step */ 7).fold(/* layer */ 0);
 /// assert_eq!(masks.uniform(1_000_000), masks.uniform(1_000_000));
 /// assert_ne!(masks.uniform(0), masks.fold(1).uniform(0));
@@ -79,8 +79,8 @@ impl Stream {
     }
 
     /// The key, and the half of the counter that names the stream: what a device needs to draw the same numbers.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn key_and_label(&self) -> (u64, u64) {
+    #[must_use]
+    pub fn key_and_label(&self) -> (u64, u64) {
         (u64::from(self.key[0]) | u64::from(self.key[1]) << 32, self.label)
     }
 
@@ -97,7 +97,7 @@ impl Stream {
     /// The 64 words of the blocks `first..first + 16`, in order: [`Stream::u32s`] of 16 blocks side by side, as vector code.
     #[inline(always)]
     #[must_use]
-    pub(crate) fn words64(&self, first: u64) -> [u32; 64] {
+    pub fn words64(&self, first: u64) -> [u32; 64] {
         const BLOCKS: usize = 16;
         let block = |i: usize| first.wrapping_add(i as u64);
         let mut counter: [[u32; BLOCKS]; 4] = [

@@ -1,4 +1,4 @@
-//! The one error type of this crate.
+//! The error type of this crate and of the architectures.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -54,6 +54,14 @@ pub enum Error {
         value: String,
         /// Why it is refused.
         reason: &'static str,
+    },
+    /// A `config.json` of an architecture that the program does not have.
+    #[error("config key `model_type` = `{model_type}` is not supported: known architectures are {known}")]
+    UnknownArchitecture {
+        /// Its value, or `(missing)`.
+        model_type: String,
+        /// The values that are read.
+        known: String,
     },
     /// A folder holds none of the weight files that can be read.
     #[error("no weights in `{}`: expected one of {expected}", path.display())]
@@ -236,16 +244,22 @@ impl Error {
         }
     }
 
-    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+    /// An operation of the file system on `path` that failed.
+    #[must_use]
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |cause| Self::Io { action, path, cause }
     }
 
-    pub(crate) fn malformed(path: &Path, problem: impl ToString) -> Self {
+    /// A file that is not what its name promises.
+    #[must_use]
+    pub fn malformed(path: &Path, problem: impl ToString) -> Self {
         Self::Malformed { path: path.to_owned(), problem: problem.to_string() }
     }
 
-    pub(crate) fn in_file(self, path: &Path) -> Self {
+    /// The same error with the file in which it was met, unless it names one already.
+    #[must_use]
+    pub fn in_file(self, path: &Path) -> Self {
         match self {
             // These name their file already.
             Self::Io { .. } | Self::Malformed { .. } | Self::InFile { .. } => self,

@@ -1,0 +1,200 @@
+//! What the rest of the program knows of a model's configuration.
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::memory::{BlockMemory, PassShape};
+use crate::model::LanguageModel;
+use crate::params::{ParameterSpec, Parameters};
+
+/// Most parameters of a model that is accepted (2^34, 64 GiB in f32): a lying configuration is an error before memory is
+/// asked for.
+pub const MAX_PARAMETERS: u64 = 1 << 34;
+
+/// Largest `config.json` that is read.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+/// Sizes and special tokens of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelSpec {
+    /// V, the number of token ids.
+    pub vocabulary: usize,
+    /// The longest text in tokens.
+    pub positions: usize,
+    /// C, the channels of the hidden states.
+    pub channels: usize,
+    /// The number of blocks.
+    pub layers: usize,
+    /// The attention heads of a block.
+    pub heads: usize,
+    /// The number of weights; a tied LM head is counted once.
+    pub parameters: u64,
+    /// The name of the token embedding `[V, C]`.
+    pub embedding: &'static str,
+    /// The name of the LM head `[V, C]`: that of the embedding when they are tied.
+    pub head: &'static str,
+    /// The token that begins a text, if the vocabulary has it.
+    pub bos: Option<u32>,
+    /// The token that ends a text, if the vocabulary has it.
+    pub eos: Option<u32>,
+}
+
+impl ModelSpec {
+    /// Whether the LM head is the token embedding.
+    #[must_use]
+    pub fn is_tied(&self) -> bool {
+        self.head == self.embedding
+    }
+}
+
+/// The configuration of a model: the content of its `config.json`, and what follows from it.
+pub trait ModelConfig: Debug + Send + Sync {
+    /// The family that reads such configurations.
+    fn family(&self) -> &'static Family;
+
+    /// Sizes and special tokens.
+    fn spec(&self) -> ModelSpec;
+
+    /// Checks that the values describe a model that can exist.
+    ///
+    /// # Errors
+    /// The first key that does not hold.
+    fn validate(&self) -> Result<()>;
+
+    /// The text of a `config.json` that transformers loads: keys sorted, two spaces of indentation, a final newline.
+    fn to_json(&self) -> String;
+
+    /// The parameters in the order of the forward pass. A tied LM head is not listed. The configuration is taken as valid.
+    fn parameter_specs(&self) -> Vec<ParameterSpec>;
+
+    /// A model with these weights.
+    ///
+    /// # Errors
+    /// When the configuration is invalid or a parameter is missing.
+    fn build(&self, parameters: Parameters) -> Result<Box<dyn LanguageModel>>;
+
+    /// The dropout probabilities: of the embeddings, of attention, of what a block adds to the residual stream.
+    fn dropout(&self) -> Vec<f64>;
+
+    /// The same with every dropout probability at `p`.
+    fn with_dropout(&self, p: f64) -> Arc<dyn ModelConfig>;
+
+    /// The keys that change the numbers of a run, with their values as they act (defaults filled in).
+    fn decisive_keys(&self) -> Map<String, Value>;
+
+    /// Keys of the file that the architecture does not know and that do not belong to transformers' common part: typing
+    /// errors, most likely.
+    fn unknown_keys(&self) -> Vec<String>;
+
+    /// The sizes in one line, such as `GPT-2: 12 layers, 768 channels, ...`.
+    fn describe(&self) -> String;
+
+    /// The published name of a tensor that a checkpoint stores under `stored`: without the prefixes of wrappers.
+    fn published_name<'a>(&self, stored: &'a str) -> &'a str;
+
+    /// Whether a published name is that of a buffer that old checkpoints store and no model needs.
+    fn is_buffer(&self, name: &str) -> bool;
+
+    /// The name under which transformers' language model stores a parameter.
+    fn transformers_name(&self, name: &str) -> String;
+
+    /// The configuration as it is exported: with what `keys` says about the stored weights and the tokenizer.
+    fn exported(&self, keys: &ExportedKeys<'_>) -> Arc<dyn ModelConfig>;
+
+    /// Multiply-adds times two of the matrix products of one forward pass over packed texts of `lengths` tokens, with logits
+    /// for `logit_tokens` of them.
+    fn forward_flops(&self, lengths: &mut dyn Iterator<Item = usize>, logit_tokens: usize) -> u128;
+
+    /// The memory of one block in a pass of training.
+    fn block_memory(&self, shape: PassShape) -> BlockMemory;
+}
+
+/// What an export says in `config.json` beside the model's own keys.
+#[derive(Debug, Clone, Copy)]
+pub struct ExportedKeys<'a> {
+    /// The element type of the stored weights as transformers writes it: `float32`, ...
+    pub dtype: &'a str,
+    /// The tokenizer's token that begins a text, for a configuration whose own lies outside the vocabulary.
+    pub bos: Option<u32>,
+    /// The tokenizer's token that ends a text, likewise.
+    pub eos: Option<u32>,
+}
+
+/// A model architecture that the program can read: one entry of its list of architectures.
+#[derive(Debug)]
+pub struct Family {
+    /// What it is called in messages: `GPT-2`.
+    pub name: &'static str,
+    /// The values of `model_type` that it reads. The first is also the tag of a model card.
+    pub model_types: &'static [&'static str],
+    /// Whether a `config.json` without `model_type` is its own.
+    pub reads_untyped: bool,
+    /// Parses and validates the keys of a `config.json`.
+    pub parse: fn(Map<String, Value>) -> Result<Arc<dyn ModelConfig>>,
+    /// The names of published sizes that are known without a file.
+    pub presets: &'static [&'static str],
+    /// A published size by name, with or without its owner on the hub.
+    pub preset: fn(&str) -> Option<Arc<dyn ModelConfig>>,
+}
+
+/// The architectures among which a `config.json` chooses.
+pub type Families = &'static [&'static Family];
+
+/// Reads and validates a `config.json` of one of these families.
+///
+/// # Errors
+/// When the file cannot be read or is larger than 16 MiB; as [`from_json`].
+pub fn from_file(path: &Path, families: &[&'static Family]) -> Result<Arc<dyn ModelConfig>> {
+    let text = files::read_text(path, MAX_CONFIG_BYTES)?;
+    from_json(&text, families).map_err(|error| error.in_file(path))
+}
+
+/// Parses and validates the text of a `config.json` of one of these families.
+///
+/// # Errors
+/// [`Error::ConfigValue`] when it is not a JSON object; [`Error::UnknownArchitecture`] when `model_type` is of no family; what the
+/// family refuses.
+pub fn from_json(text: &str, families: &[&'static Family]) -> Result<Arc<dyn ModelConfig>> {
+    let keys = json_object(text)?;
+    let found = match keys.get("model_type").and_then(Value::as_str) {
+        Some(model_type) => families.iter().find(|family| family.model_types.contains(&model_type)),
+        None => families.iter().find(|family| family.reads_untyped),
+    };
+    match found {
+        Some(family) => (family.parse)(keys),
+        None => {
+            let known: Vec<&str> = families.iter().flat_map(|family| family.model_types).copied().collect();
+            Err(Error::UnknownArchitecture {
+                model_type: keys.get("model_type").map_or_else(|| "(missing)".to_owned(), shown),
+                known: known.join(", "),
+            })
+        }
+    }
+}
+
+/// A published size by name.
+#[must_use]
+pub fn preset(name: &str, families: &[&'static Family]) -> Option<Arc<dyn ModelConfig>> {
+    families.iter().find_map(|family| (family.preset)(name))
+}
+
+/// The keys of a `config.json`.
+///
+/// # Errors
+/// [`Error::ConfigValue`] when it is not a JSON object.
+pub fn json_object(text: &str) -> Result<Map<String, Value>> {
+    serde_json::from_str(text).map_err(|cause| Error::ConfigValue {
+        key: "(whole file)".to_owned(),
+        expected: "a JSON object".to_owned(),
+        got: cause.to_string(),
+    })
+}
+
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}

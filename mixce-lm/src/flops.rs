@@ -1,0 +1,28 @@
+//! How much arithmetic a model needs, counted from its shape.
+
+use crate::config::ModelConfig;
+
+/// Floating-point operations of the matrix products of one forward pass over packed texts of `lengths` tokens, with logits for
+/// `logit_tokens` of them: two for each multiply-add.
+///
+/// Embeddings, norms, activations, softmax and dropout are left out: they are bound by memory, and together below 1 % of the sum.
+/// Texts that continue a cache need the same arithmetic as in one pass: give their final lengths.
+#[must_use]
+pub fn forward(
+    config: &dyn ModelConfig,
+    lengths: impl IntoIterator<Item = usize>,
+    logit_tokens: usize,
+) -> u128 {
+    config.forward_flops(&mut lengths.into_iter(), logit_tokens)
+}
+
+/// Floating-point operations of a training step over packed texts: three times [`forward`] with logits for every token.
+///
+/// Each product of the forward pass has two in the backward pass, one for either factor's gradient. Work that an implementation does
+/// twice (recomputed activations or attention scores) does not count, nor do the loss and the optimizer.
+#[must_use]
+pub fn training(config: &dyn ModelConfig, lengths: impl IntoIterator<Item = usize>) -> u128 {
+    let mut tokens = 0;
+    let blocks = forward(config, lengths.into_iter().inspect(|length| tokens += length), 0);
+    3 * (blocks + forward(config, [], tokens))
+}

@@ -1,0 +1,43 @@
+//! What decoder-only language models share.
+//!
+//! - [`LanguageModel`]: what trainer, evaluation and sampling see of a model; [`ModelConfig`] and [`Family`]: how one comes from a
+//!   `config.json`;
+//! - [`Architecture`], [`Block`], [`Embedding`]: what an architecture writes; [`Transformer`] has every loop over them once;
+//! - [`Parameters`], [`Gradients`]: tensors by their published names;
+//! - [`checkpoint`], [`export`]: weights in and out; [`Tokenizer`]; [`PackedBatch`];
+//! - [`generate()`](generate::generate): sampling, through a [`Decoder`].
+
+mod architecture;
+pub mod batch;
+pub mod cache;
+pub mod checkpoint;
+pub mod config;
+mod decoder;
+pub mod error;
+pub mod export;
+mod features;
+pub mod files;
+mod fingerprint;
+pub mod flops;
+pub mod generate;
+mod gradients;
+pub mod memory;
+mod model;
+pub mod params;
+pub mod sampling;
+pub mod tokenizer;
+mod training;
+mod transformer;
+
+pub use architecture::{Architecture, Attention, Block, Embedding, Heads, LayerOptions};
+pub use batch::PackedBatch;
+pub use cache::KvCache;
+pub use checkpoint::Checkpoint;
+pub use config::{Family, ModelConfig, ModelSpec};
+pub use decoder::TransformerDecoder;
+pub use error::{Error, Result};
+pub use gradients::Gradients;
+pub use model::{Decoder, Forward, LanguageModel, PassOptions};
+pub use params::{Init, ParameterKind, ParameterSpec, Parameters};
+pub use tokenizer::Tokenizer;
+pub use transformer::Transformer;

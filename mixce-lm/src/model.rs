@@ -1,0 +1,165 @@
+//! What trainer, evaluation, sampling and the program see of a model.
+//!
+//! Legend: N packed tokens, B sequences, C channels, V vocabulary.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use mixce_kernels::Precision;
+use mixce_kernels::rng::Stream;
+
+use crate::batch::PackedBatch;
+use crate::cache::KvCache;
+use crate::config::{ModelConfig, ModelSpec};
+use crate::error::Result;
+use crate::gradients::Gradients;
+use crate::params::Parameters;
+use crate::{features, fingerprint};
+
+/// How a pass of training is computed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PassOptions {
+    /// The stream of this microbatch's dropout masks; without one there is no dropout.
+    pub dropout: Option<Stream>,
+    /// Activation checkpointing: of each block only the input is saved, and the block is computed once more in the backward
+    /// pass. About a third more time for a fraction of the memory; the result and all gradients are the same bits.
+    pub recompute: bool,
+    /// Number format of the operands of the linear layers' products, forward and backward, and on CUDA of the activations saved
+    /// inside the branches of a block. The residual stream, attention, norms, sums and gradients of parameters are computed in
+    /// f32.
+    pub precision: Precision,
+}
+
+/// A decoder-only language model with its weights: token ids in, final hidden states out.
+///
+/// The logits are `hidden lm_head^T`. They are left to the caller, because training and scoring only want them for a slice of
+/// tokens, and sampling only for the last token of each sequence.
+///
+/// Whether a gradient reaches the weights depends on the tensors that a model was made from: variables for training, plain
+/// tensors otherwise ([`LanguageModel::detached`]).
+pub trait LanguageModel: Debug + Send + Sync {
+    /// The configuration.
+    fn config(&self) -> &Arc<dyn ModelConfig>;
+
+    /// Sizes and special tokens.
+    fn spec(&self) -> &ModelSpec;
+
+    /// The weights, by published name.
+    fn parameters(&self) -> &Parameters;
+
+    /// The matrix of the LM head, `[V, C]`: the token embedding when tied.
+    fn lm_head(&self) -> &Tensor;
+
+    /// Final hidden states `[N, C]`, after the last norm. On variables they carry candle's graph. With a stream, dropout acts, each
+    /// layer and site with its own numbers; without one nothing is random.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    fn hidden_states(&self, batch: &PackedBatch, dropout: Option<Stream>) -> Result<Tensor>;
+
+    /// The forward pass of training, whose result holds what its backward pass needs.
+    ///
+    /// # Errors
+    /// [`Error::NotFused`](crate::Error::NotFused) on devices without fused kernels for what `options` ask; when a tensor
+    /// operation fails.
+    fn forward<'a>(&'a self, batch: &'a PackedBatch, options: PassOptions) -> Result<Box<dyn Forward + 'a>>;
+
+    /// The model made ready for sampling. It holds its own copy of every weight matrix; to have the memory once only, hand over
+    /// the last owner of the weights.
+    ///
+    /// # Errors
+    /// When this device has no products in `precision`; when a tensor operation fails.
+    fn into_decoder(self: Box<Self>, precision: Precision) -> Result<Box<dyn Decoder>>;
+
+    /// The same model outside of any gradient graph; it shares the weights, so it sees later updates of variables.
+    ///
+    /// # Errors
+    /// Never for a model that was built with its own parameters.
+    fn detached(&self) -> Result<Box<dyn LanguageModel>> {
+        self.config().build(self.parameters().detached())
+    }
+
+    /// The device of the weights.
+    fn device(&self) -> &Device {
+        self.lm_head().device()
+    }
+
+    /// Packs texts for this model (see [`PackedBatch::new`]).
+    ///
+    /// # Errors
+    /// When a token id is outside the vocabulary or a text is longer than the model's positions.
+    fn pack(&self, texts: &[&[u32]]) -> Result<PackedBatch> {
+        PackedBatch::new(texts, self.spec(), self.device())
+    }
+
+    /// The final hidden state at the last token of each text, `[B, C]` on the CPU, in f32: what MAUVE compares.
+    ///
+    /// The texts go through the model packed, about `batch_tokens` tokens at a time; that is a matter of memory, the numbers do not
+    /// depend on it but for rounding. Cheapest on a detached model.
+    ///
+    /// # Errors
+    /// When a text is empty, longer than the model's positions or has a token outside the vocabulary, and when a tensor operation
+    /// fails.
+    fn last_hidden_states(&self, texts: &[&[u32]], batch_tokens: usize) -> Result<Tensor> {
+        features::last_hidden_states(self, texts, batch_tokens)
+    }
+
+    /// SHA-256, in hex, of the configuration and all weights in f32: two models with one fingerprint compute the same numbers, wherever
+    /// and in which format they were stored.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    fn fingerprint(&self) -> Result<String> {
+        fingerprint::fingerprint(&**self.config(), self.parameters())
+    }
+}
+
+/// A forward pass of training. It borrows its batch and its model, so that a backward pass on another batch cannot be written.
+pub trait Forward {
+    /// Final hidden states `[N, C]` after the last norm, outside of any graph.
+    fn hidden(&self) -> Tensor;
+
+    /// The backward pass: `dhidden` `[N, C]` is the gradient of the hidden states; the gradient of every parameter is added to
+    /// `gradients`. Saved activations are freed on the way, and `dhidden` too. The LM head's own gradient is the caller's to add.
+    ///
+    /// # Errors
+    /// When a tensor operation fails, or on devices without fused kernels when a parameter has no gradient.
+    fn backward(self: Box<Self>, dhidden: Tensor, gradients: &Gradients) -> Result<()>;
+}
+
+/// A model made ready for sampling ([`LanguageModel::into_decoder`]).
+pub trait Decoder: Debug + Send + Sync {
+    /// Sizes and special tokens.
+    fn spec(&self) -> &ModelSpec;
+
+    /// The device of the weights.
+    fn device(&self) -> &Device;
+
+    /// Final hidden states `[B, C]` at the last token of each prompt, and a cache with room for `new_tokens` more tokens a sequence.
+    ///
+    /// # Errors
+    /// When a prompt is empty or a tensor operation fails.
+    fn prefill(&self, batch: &PackedBatch, new_tokens: usize) -> Result<(Tensor, KvCache)>;
+
+    /// Final hidden states `[B, C]` of one more token for each sequence of the cache, which they join.
+    ///
+    /// # Errors
+    /// When the cache is full, a token id is outside the vocabulary, a sequence has used up the model's positions, or a tensor
+    /// operation fails.
+    fn decode(&self, ids: &[u32], cache: &mut KvCache) -> Result<Tensor>;
+
+    /// Replaces `logits` by those of hidden states `[B, C]`, row after row: `[B, V]`.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    fn logits(&self, hidden: &Tensor, logits: &mut Vec<f32>) -> Result<()>;
+
+    /// Packs prompts for this model (see [`PackedBatch::new`]).
+    ///
+    /// # Errors
+    /// When a token id is outside the vocabulary or a text is longer than the model's positions.
+    fn pack(&self, texts: &[&[u32]]) -> Result<PackedBatch> {
+        PackedBatch::new(texts, self.spec(), self.device())
+    }
+}

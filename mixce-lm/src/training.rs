@@ -1,0 +1,121 @@
+//! Passes of training: forward that saves activations, backward that adds gradients up in place.
+//!
+//! Legend: N packed tokens, C channels.
+//!
+//! candle's graph is not used where the kernels have their own backward pass: for every gradient that reaches a tensor
+//! `Tensor::backward` allocates zeros, adds on one thread, and allocates the sum. Elsewhere the pass is
+//! [`LanguageModel::hidden_states`] with candle's graph behind the same interface.
+
+use candle_core::Tensor;
+use mixce_kernels::Precision;
+use mixce_kernels::sublayer::{is_fused, layer_norm_backward};
+
+use crate::architecture::{Architecture, Attention, Block, Embedding as _, LayerOptions};
+use crate::batch::PackedBatch;
+use crate::error::{Error, Result};
+use crate::gradients::Gradients;
+use crate::model::{Forward, LanguageModel, PassOptions};
+use crate::transformer::{Transformer, embedding_stream, layer_stream};
+
+/// The forward pass of training.
+pub(crate) fn forward<'a, A: Architecture>(
+    model: &'a Transformer<A>,
+    batch: &'a PackedBatch,
+    options: PassOptions,
+) -> Result<Box<dyn Forward + 'a>> {
+    if is_fused(&model.lm_head) {
+        return Ok(Box::new(FusedForward::new(model.detached()?, batch, options)?));
+    }
+    if options.precision == Precision::Bf16 {
+        return Err(Error::NotFused { what: "bf16" });
+    }
+    if options.recompute {
+        return Err(Error::NotFused { what: "activation checkpointing" });
+    }
+    Ok(Box::new(GraphForward { hidden: model.hidden_states(batch, options.dropout)?, model }))
+}
+
+/// A pass by the kernels' own forward and backward passes.
+struct FusedForward<'a, A: Architecture> {
+    /// Outside of any graph.
+    model: Transformer<A>,
+    batch: &'a PackedBatch,
+    options: PassOptions,
+    hidden: Tensor,
+    /// Of each block its input, and its saved activations unless they are computed again.
+    layers: Vec<(Tensor, Option<<A::Block as Block>::Saved>)>,
+    /// The input of the last norm.
+    last: Tensor,
+}
+
+impl<'a, A: Architecture> FusedForward<'a, A> {
+    fn new(model: Transformer<A>, batch: &'a PackedBatch, options: PassOptions) -> Result<Self> {
+        let save = !options.recompute;
+        let mut layers = Vec::with_capacity(model.body.blocks.len());
+        let last = model.body.run(&batch.embedded, options.dropout, |layer, block, x| {
+            let mut attention = Attention::Documents(&batch.cu_seqlens);
+            let (y, saved) = block.forward(&x, layer_options(options, layer), &mut attention, save)?;
+            layers.push((x, save.then_some(saved)));
+            Ok(y)
+        })?;
+        let hidden = model.body.finish(&last)?;
+        Ok(Self { model, batch, options, hidden, layers, last })
+    }
+}
+
+fn layer_options(options: PassOptions, layer: usize) -> LayerOptions {
+    LayerOptions { dropout: layer_stream(options.dropout, layer), precision: options.precision }
+}
+
+impl<A: Architecture> Forward for FusedForward<'_, A> {
+    fn hidden(&self) -> Tensor {
+        self.hidden.clone()
+    }
+
+    fn backward(self: Box<Self>, dhidden: Tensor, gradients: &Gradients) -> Result<()> {
+        let Self { model, batch, options, hidden, layers, last } = *self;
+        drop(hidden);
+        let Transformer { body, architecture, .. } = model;
+        let sums = Transformer::new(architecture, gradients.sums().clone())?.body;
+        let dx = dhidden.zeros_like()?;
+        layer_norm_backward(&last, (&body.norm, body.epsilon), &dhidden, &dx, &sums.norm)?;
+        drop((last, dhidden));
+        let documents = &batch.cu_seqlens;
+        let blocks = body.blocks.iter().zip(&sums.blocks);
+        for (layer, ((x, saved), (block, sums))) in layers.into_iter().zip(blocks).enumerate().rev() {
+            let options = layer_options(options, layer);
+            let saved = match saved {
+                Some(saved) => saved,
+                None => block.forward(&x, options, &mut Attention::Documents(documents), true)?.1,
+            };
+            block.backward(&x, saved, options, documents, &dx, sums)?;
+        }
+        let stream = embedding_stream(options.dropout);
+        body.embedding.backward(&batch.embedded, stream, &dx, &sums.embedding)
+    }
+}
+
+/// A pass by candle's graph.
+struct GraphForward<'a, A: Architecture> {
+    model: &'a Transformer<A>,
+    hidden: Tensor,
+}
+
+impl<A: Architecture> Forward for GraphForward<'_, A> {
+    fn hidden(&self) -> Tensor {
+        self.hidden.detach()
+    }
+
+    fn backward(self: Box<Self>, dhidden: Tensor, gradients: &Gradients) -> Result<()> {
+        let store = (&self.hidden * &dhidden)?.sum_all()?.backward()?;
+        for (index, (name, tensor)) in self.model.parameters().iter().enumerate() {
+            match store.get(tensor) {
+                Some(gradient) => gradients.add(index, gradient)?,
+                // The LM head's own gradient does not come through the hidden states.
+                None if name == self.model.spec.head && !self.model.spec.is_tied() => {}
+                None => return Err(Error::MissingGradient { name: name.to_owned() }),
+            }
+        }
+        Ok(())
+    }
+}

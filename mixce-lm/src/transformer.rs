@@ -1,0 +1,156 @@
+//! A decoder-only transformer: the loop over its blocks.
+//!
+//! Legend: N packed tokens, C channels, V vocabulary.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use mixce_kernels::rng::Stream;
+use mixce_kernels::{Affine, Embedded, Precision, layer_norm};
+
+use crate::architecture::{Architecture, Attention, Block as _, Embedding as _, LayerOptions};
+use crate::batch::PackedBatch;
+use crate::config::{ModelConfig, ModelSpec};
+use crate::decoder::TransformerDecoder;
+use crate::error::Result;
+use crate::model::{Decoder, Forward, LanguageModel, PassOptions};
+use crate::params::Parameters;
+use crate::training;
+
+/// A transformer of some architecture, with its weights. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Transformer<A: Architecture> {
+    pub(crate) architecture: A,
+    config: Arc<dyn ModelConfig>,
+    pub(crate) spec: ModelSpec,
+    parameters: Parameters,
+    pub(crate) body: Body<A>,
+    pub(crate) lm_head: Tensor,
+}
+
+/// The embedding, the blocks and the last norm.
+#[derive(Debug, Clone)]
+pub(crate) struct Body<A: Architecture> {
+    pub(crate) embedding: A::Embedding,
+    pub(crate) blocks: Vec<A::Block>,
+    pub(crate) norm: Affine,
+    pub(crate) epsilon: f64,
+}
+
+impl<A: Architecture> Body<A> {
+    fn new(architecture: &A, parameters: &Parameters) -> Result<Self> {
+        let blocks = (0..architecture.spec().layers).map(|layer| architecture.block(parameters, layer));
+        let (norm, epsilon) = architecture.final_norm(parameters)?;
+        Ok(Self {
+            embedding: architecture.embedding(parameters)?,
+            blocks: blocks.collect::<Result<_>>()?,
+            norm,
+            epsilon,
+        })
+    }
+
+    /// The residual stream behind the last block: `layer` is called with each block and its input and returns its output.
+    pub(crate) fn run(
+        &self,
+        tokens: &Embedded,
+        dropout: Option<Stream>,
+        mut layer: impl FnMut(usize, &A::Block, Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let mut x = self.embedding.forward(tokens, embedding_stream(dropout))?;
+        for (index, block) in self.blocks.iter().enumerate() {
+            x = layer(index, block, x)?;
+        }
+        Ok(x)
+    }
+
+    /// The last norm.
+    pub(crate) fn finish(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(layer_norm(x, &self.norm.weight, &self.norm.bias, self.epsilon)?)
+    }
+}
+
+/// The stream of the embedding's dropout; the layers have those from 1.
+pub(crate) fn embedding_stream(pass: Option<Stream>) -> Option<Stream> {
+    pass.map(|stream| stream.fold(0))
+}
+
+/// The stream of a layer, from 0.
+pub(crate) fn layer_stream(pass: Option<Stream>, layer: usize) -> Option<Stream> {
+    pass.map(|stream| stream.fold(layer as u64 + 1))
+}
+
+impl<A: Architecture> Transformer<A> {
+    /// A model of this architecture with these weights.
+    ///
+    /// # Errors
+    /// When the configuration is invalid or a parameter is missing.
+    pub fn new(architecture: A, parameters: Parameters) -> Result<Self> {
+        architecture.validate()?;
+        let spec = architecture.spec();
+        Ok(Self {
+            config: Arc::new(architecture.clone()),
+            body: Body::new(&architecture, &parameters)?,
+            lm_head: parameters.get(spec.head)?.clone(),
+            spec,
+            architecture,
+            parameters,
+        })
+    }
+
+    /// The architecture's own configuration.
+    #[must_use]
+    pub fn architecture(&self) -> &A {
+        &self.architecture
+    }
+
+    /// The same model outside of any gradient graph; it shares the weights, so it sees later updates of variables.
+    ///
+    /// # Errors
+    /// Never for a model that was made by [`Transformer::new`].
+    pub fn detached(&self) -> Result<Self> {
+        Self::new(self.architecture.clone(), self.parameters.detached())
+    }
+
+    /// The model made ready for sampling (see [`LanguageModel::into_decoder`]).
+    ///
+    /// # Errors
+    /// As [`LanguageModel::into_decoder`].
+    pub fn decoder(self, precision: Precision) -> Result<TransformerDecoder<A>> {
+        TransformerDecoder::new(self, precision)
+    }
+}
+
+impl<A: Architecture> LanguageModel for Transformer<A> {
+    fn config(&self) -> &Arc<dyn ModelConfig> {
+        &self.config
+    }
+
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn lm_head(&self) -> &Tensor {
+        &self.lm_head
+    }
+
+    fn hidden_states(&self, batch: &PackedBatch, dropout: Option<Stream>) -> Result<Tensor> {
+        let x = self.body.run(&batch.embedded, dropout, |layer, block, x| {
+            let options = LayerOptions { dropout: layer_stream(dropout, layer), ..LayerOptions::default() };
+            let (y, _) = block.forward(&x, options, &mut Attention::Documents(&batch.cu_seqlens), false)?;
+            Ok(y)
+        })?;
+        self.body.finish(&x)
+    }
+
+    fn forward<'a>(&'a self, batch: &'a PackedBatch, options: PassOptions) -> Result<Box<dyn Forward + 'a>> {
+        training::forward(self, batch, options)
+    }
+
+    fn into_decoder(self: Box<Self>, precision: Precision) -> Result<Box<dyn Decoder>> {
+        Ok(Box::new((*self).decoder(precision)?))
+    }
+}
