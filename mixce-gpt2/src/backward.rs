@@ -8,11 +8,12 @@
 
 use candle_core::{Tensor, Var};
 use mixce_kernels::rng::Stream;
-use mixce_kernels::sublayer::{is_fused, layer_norm_backward};
-use mixce_kernels::{Precision, clear, embedding_backward, embedding_sum, layer_norm};
+use mixce_kernels::{
+    AffineGradients, Precision, clear, embedding_backward, embedding_sum, has_backward_kernels,
+};
 
 use crate::batch::PackedBatch;
-use crate::block::Kept;
+use crate::block::{BlockGradients, Saved, gradients};
 use crate::config::Gpt2Config;
 use crate::error::{Error, Result};
 use crate::model::Gpt2;
@@ -21,8 +22,12 @@ use crate::params::Parameters;
 /// Sums of gradients, one for each parameter of a model, in the model's own order and shapes.
 #[derive(Debug)]
 pub struct Gradients {
-    /// A model whose weights are the sums.
-    sums: Gpt2,
+    sums: Parameters,
+    /// Views of the same tensors, as the backward pass takes them.
+    embeddings: [Tensor; 2],
+    blocks: Vec<BlockGradients>,
+    ln_f: AffineGradients,
+    lm_head: Tensor,
     /// The same tensors, as variables.
     variables: Vec<Var>,
 }
@@ -40,19 +45,27 @@ impl Gradients {
             // Detached: nothing is ever differentiated with respect to a gradient.
             Ok(variable.as_detached_tensor())
         })?;
-        Ok(Self { sums: Gpt2::new(config.clone(), sums)?, variables })
+        let blocks = (0..config.n_layer).map(|layer| BlockGradients::load(&sums, layer));
+        Ok(Self {
+            embeddings: [sums.get("wte.weight")?.clone(), sums.get("wpe.weight")?.clone()],
+            blocks: blocks.collect::<Result<_>>()?,
+            ln_f: gradients(&sums, "ln_f")?,
+            lm_head: sums.get(config.lm_head_name())?.clone(),
+            sums,
+            variables,
+        })
     }
 
     /// The sums by parameter name, in the model's order. They change with every backward pass.
     #[must_use]
     pub fn sums(&self) -> &Parameters {
-        self.sums.parameters()
+        &self.sums
     }
 
     /// The sum of the LM head's gradient, `[V, C]`: that of the token embedding when tied.
     #[must_use]
     pub fn lm_head(&self) -> &Tensor {
-        self.sums.lm_head()
+        &self.lm_head
     }
 
     /// Back to zero.
@@ -61,11 +74,7 @@ impl Gradients {
     /// When a tensor operation fails.
     pub fn clear(&self) -> Result<()> {
         for variable in &self.variables {
-            if is_fused(variable) {
-                clear(variable)?;
-            } else {
-                variable.set(&variable.zeros_like()?)?;
-            }
+            clear(variable)?;
         }
         Ok(())
     }
@@ -86,7 +95,7 @@ pub struct Pass {
 
 impl Pass {
     /// The same with the stream of a layer (from 1).
-    fn of_layer(self, layer: u64) -> Self {
+    pub(crate) fn of_layer(self, layer: u64) -> Self {
         Self { dropout: self.dropout.map(|stream| stream.fold(layer)), ..self }
     }
 }
@@ -96,7 +105,8 @@ impl Pass {
 pub struct Forward {
     hidden: Tensor,
     pass: Pass,
-    kept: Option<Vec<Kept>>,
+    /// What each block saved; nothing where the pass is candle's.
+    saved: Option<Vec<Saved>>,
     /// The input of the last layer norm.
     last: Tensor,
 }
@@ -117,7 +127,7 @@ impl Gpt2 {
     /// fails.
     pub fn forward(&self, batch: &PackedBatch, pass: Pass) -> Result<Forward> {
         let dropout = pass.dropout;
-        if !is_fused(self.lm_head()) {
+        if !has_backward_kernels(self.lm_head()) {
             if pass.precision == Precision::Bf16 {
                 return Err(Error::NotFused { what: "bf16" });
             }
@@ -125,19 +135,18 @@ impl Gpt2 {
                 return Err(Error::NotFused { what: "activation checkpointing" });
             }
             let hidden = self.hidden_states(batch, dropout)?;
-            return Ok(Forward { last: hidden.clone(), hidden, pass, kept: None });
+            return Ok(Forward { last: hidden.clone(), hidden, pass, saved: None });
         }
         let [tokens, positions] = self.embeddings().map(Tensor::detach);
         let mut x = embedding_sum(&tokens, &positions, &batch.embedded, self.embedding_dropout(dropout))?;
         let mut all = Vec::with_capacity(self.blocks.len());
         for (layer, block) in (1u64..).zip(&self.blocks) {
-            let (y, kept) = block.forward_kept(&x, &batch.cu_seqlens, pass.of_layer(layer))?;
-            all.push(kept);
+            let (y, saved) = block.forward_saving(&x, &batch.cu_seqlens, pass.of_layer(layer))?;
+            all.push(saved);
             x = y;
         }
-        let ln_f = self.ln_f.detach();
-        let hidden = layer_norm(&x, &ln_f.weight, &ln_f.bias, self.config().layer_norm_epsilon)?;
-        Ok(Forward { hidden, pass, kept: Some(all), last: x })
+        let hidden = self.ln_f.detach().forward(&x)?;
+        Ok(Forward { hidden, pass, saved: Some(all), last: x })
     }
 
     /// The backward pass of [`Gpt2::forward`] on the same batch: `dhidden` `[N, C]` is the gradient of its hidden states; the
@@ -152,19 +161,17 @@ impl Gpt2 {
         dhidden: Tensor,
         gradients: &Gradients,
     ) -> Result<()> {
-        let Forward { hidden, pass, kept, last } = forward;
-        let Some(kept) = kept else { return self.backward_graph(&hidden, &dhidden, gradients) };
+        let Forward { hidden, pass, saved, last } = forward;
+        let Some(saved) = saved else { return self.backward_graph(&hidden, &dhidden, gradients) };
         drop(hidden);
-        let sums = &gradients.sums;
         let dx = dhidden.zeros_like()?;
-        let norm = (&self.ln_f, self.config().layer_norm_epsilon);
-        layer_norm_backward(&last, norm, &dhidden, &dx, &sums.ln_f)?;
+        self.ln_f.backward(&last, &dhidden, &dx, &gradients.ln_f)?;
         drop((last, dhidden));
-        let layers = (1u64..).zip(self.blocks.iter().zip(&sums.blocks).zip(kept));
-        for (layer, ((block, sums), kept)) in layers.collect::<Vec<_>>().into_iter().rev() {
-            block.backward(kept, &batch.cu_seqlens, &dx, sums, pass.of_layer(layer))?;
+        let layers = (1u64..).zip(self.blocks.iter().zip(&gradients.blocks).zip(saved));
+        for (layer, ((block, sums), saved)) in layers.collect::<Vec<_>>().into_iter().rev() {
+            block.backward(saved, &batch.cu_seqlens, &dx, sums, pass.of_layer(layer))?;
         }
-        let [dtokens, dpositions] = sums.embeddings();
+        let [dtokens, dpositions] = &gradients.embeddings;
         Ok(embedding_backward(
             &batch.embedded,
             &dx,

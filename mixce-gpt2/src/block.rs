@@ -4,9 +4,9 @@
 
 use candle_core::Tensor;
 use mixce_kernels::rng::Stream;
-use mixce_kernels::sublayer::{self, Mlp};
-use mixce_kernels::{Activation, Affine, CuSeqlens, Dropout, Precision};
-use mixce_kernels::{causal_attention, causal_attention_backward, layer_norm, linear, residual_dropout};
+use mixce_kernels::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
+use mixce_kernels::{Affine, AffineGradients, CuSeqlens, Dropout, Norm, Precision};
+use mixce_kernels::{causal_attention, causal_attention_backward};
 
 use crate::backward::Pass;
 use crate::config::Gpt2Config;
@@ -14,9 +14,21 @@ use crate::error::Result;
 use crate::params::Parameters;
 
 /// The weight and bias called `name`.
-pub(crate) fn affine(parameters: &Parameters, name: &str) -> Result<Affine> {
+fn pair(parameters: &Parameters, name: &str) -> Result<[Tensor; 2]> {
     let get = |part: &str| parameters.get(&format!("{name}.{part}")).cloned();
-    Ok(Affine { weight: get("weight")?, bias: get("bias")? })
+    Ok([get("weight")?, get("bias")?])
+}
+
+/// The layer norm called `name`.
+pub(crate) fn norm(parameters: &Parameters, name: &str, epsilon: f64) -> Result<Norm> {
+    let [weight, bias] = pair(parameters, name)?;
+    Ok(Norm { weight, bias, epsilon })
+}
+
+/// The sums for the gradients of the weight and bias called `name`.
+pub(crate) fn gradients(sums: &Parameters, name: &str) -> Result<AffineGradients> {
+    let [weight, bias] = pair(sums, name)?;
+    Ok(AffineGradients { weight, bias })
 }
 
 /// Where dropout acts inside a block; folded into the layer's stream.
@@ -37,12 +49,12 @@ impl Site {
 /// Pre-norm block: `x + attention(ln_1(x))`, then `x + mlp(ln_2(x))`.
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
-    ln_1: Affine,
-    c_attn: Affine,
-    attn_c_proj: Affine,
+    /// `ln_1` and `c_attn`.
+    attention_in: NormLinear,
+    /// `attn.c_proj`.
+    attention_out: LinearResidual,
+    /// `ln_2`, `c_fc` and `mlp.c_proj`.
     mlp: Mlp,
-    activation: Activation,
-    epsilon: f64,
     resid_pdrop: f64,
     attn_pdrop: f64,
     heads: usize,
@@ -50,35 +62,60 @@ pub(crate) struct Block {
     pub(crate) scale: f64,
 }
 
+/// Sums of the gradients of a block.
+#[derive(Debug)]
+pub(crate) struct BlockGradients {
+    attention_in: NormLinearGradients,
+    attention_out: AffineGradients,
+    mlp: MlpGradients,
+}
+
 /// What the backward pass of a block needs of its forward pass.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct Saved {
     /// The block's input, `[N, C]`.
     x: Tensor,
     /// Everything else, unless it is to be computed again.
-    inside: Option<Inside>,
+    activations: Option<Activations>,
 }
 
 #[derive(Debug)]
-struct Inside {
+struct Activations {
     qkv: Tensor,
     attended: Tensor,
     /// The residual stream between attention and MLP.
     middle: Tensor,
     /// The input of the MLP's activation, `[N, I]`.
-    before: Option<Tensor>,
+    pre_activation: Tensor,
+}
+
+impl BlockGradients {
+    pub(crate) fn load(sums: &Parameters, layer: usize) -> Result<Self> {
+        let of = |name: &str| gradients(sums, &format!("h.{layer}.{name}"));
+        Ok(Self {
+            attention_in: NormLinearGradients { norm: of("ln_1")?, map: of("attn.c_attn")? },
+            attention_out: of("attn.c_proj")?,
+            mlp: MlpGradients { norm: of("ln_2")?, up: of("mlp.c_fc")?, down: of("mlp.c_proj")? },
+        })
+    }
 }
 
 impl Block {
     pub(crate) fn load(config: &Gpt2Config, parameters: &Parameters, layer: usize) -> Result<Self> {
-        let affine = |name: &str| affine(parameters, &format!("h.{layer}.{name}"));
+        let norm = |name: &str| norm(parameters, &format!("h.{layer}.{name}"), config.layer_norm_epsilon);
+        let map = |name: &str| -> Result<Affine> {
+            let [weight, bias] = pair(parameters, &format!("h.{layer}.{name}"))?;
+            Ok(Affine::new(weight, bias))
+        };
         Ok(Self {
-            ln_1: affine("ln_1")?,
-            c_attn: affine("attn.c_attn")?,
-            attn_c_proj: affine("attn.c_proj")?,
-            mlp: Mlp { norm: affine("ln_2")?, c_fc: affine("mlp.c_fc")?, c_proj: affine("mlp.c_proj")? },
-            activation: config.activation_function,
-            epsilon: config.layer_norm_epsilon,
+            attention_in: NormLinear { norm: norm("ln_1")?, map: map("attn.c_attn")? },
+            attention_out: LinearResidual { map: map("attn.c_proj")? },
+            mlp: Mlp {
+                norm: norm("ln_2")?,
+                up: map("mlp.c_fc")?,
+                activation: config.activation_function,
+                down: map("mlp.c_proj")?,
+            },
             resid_pdrop: config.resid_pdrop,
             attn_pdrop: config.attn_pdrop,
             heads: config.n_head,
@@ -88,129 +125,101 @@ impl Block {
 
     /// The same block outside of any gradient graph.
     pub(crate) fn detach(&self) -> Self {
-        let Mlp { norm, c_fc, c_proj } = &self.mlp;
         Self {
-            ln_1: self.ln_1.detach(),
-            c_attn: self.c_attn.detach(),
-            attn_c_proj: self.attn_c_proj.detach(),
-            mlp: Mlp { norm: norm.detach(), c_fc: c_fc.detach(), c_proj: c_proj.detach() },
+            attention_in: self.attention_in.detach(),
+            attention_out: self.attention_out.detach(),
+            mlp: self.mlp.detach(),
             ..*self
         }
     }
 
     /// The same block with packed weights, for inference.
-    pub(crate) fn packed(self, precision: Precision) -> Result<Self> {
-        let Mlp { norm, c_fc, c_proj } = self.mlp;
+    pub(crate) fn pack(self, precision: Precision) -> Result<Self> {
         Ok(Self {
-            c_attn: self.c_attn.packed(precision)?,
-            attn_c_proj: self.attn_c_proj.packed(precision)?,
-            mlp: Mlp { norm, c_fc: c_fc.packed(precision)?, c_proj: c_proj.packed(precision)? },
+            attention_in: self.attention_in.pack(precision)?,
+            attention_out: self.attention_out.pack(precision)?,
+            mlp: self.mlp.pack(precision)?,
             ..self
         })
     }
 
-    /// [`Block::forward`] without dropout.
-    pub(crate) fn infer(
-        &self,
-        x: &Tensor,
-        rows: Option<&Tensor>,
-        attention: impl FnOnce(&Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        self.forward(x, None, rows, |qkv, _| attention(qkv))
-    }
-
     /// `x` is `[N, C]`; `attention` maps queries, keys and values `[N, 3 C]` to `[N, C]`, given the dropout of its
-    /// probabilities; `dropout` is this layer's stream, or `None` for inference. With `rows` only these M rows of `x` are
+    /// probabilities; the stream of `pass` is this layer's. With `rows` only these M rows of `x` are
     /// wanted behind attention, which then gives `[M, C]`, as the block does.
-    ///
-    /// Fused where no gradient is asked of candle and the sublayers have kernels; candle operations with a graph otherwise.
     pub(crate) fn forward(
         &self,
         x: &Tensor,
-        dropout: Option<Stream>,
+        Pass { dropout, precision, .. }: Pass,
         rows: Option<&Tensor>,
         attention: impl FnOnce(&Tensor, Dropout) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let tracked = x.track_op() || self.c_attn.weight.track_op();
-        if !tracked && sublayer::is_fused(x) {
-            return Ok(self.fused(x, dropout, rows, attention, false, Precision::F32)?.0);
-        }
-        let normed = layer_norm(x, &self.ln_1.weight, &self.ln_1.bias, self.epsilon)?;
-        let qkv = linear(&normed, &self.c_attn.weight, Some(&self.c_attn.bias))?;
+        let qkv = self.attention_in.forward(x, precision)?;
         let attended = attention(&qkv, self.dropout(dropout, Site::Attention))?;
-        let branch = linear(&attended, &self.attn_c_proj.weight, Some(&self.attn_c_proj.bias))?;
-        let x = residual_dropout(&select(x, rows)?, &branch, self.dropout(dropout, Site::AttentionResidual))?;
-        let Mlp { norm, c_fc, c_proj } = &self.mlp;
-        let normed = layer_norm(&x, &norm.weight, &norm.bias, self.epsilon)?;
-        let inside = self.activation.forward(&linear(&normed, &c_fc.weight, Some(&c_fc.bias))?)?;
-        let branch = linear(&inside, &c_proj.weight, Some(&c_proj.bias))?;
-        Ok(residual_dropout(&x, &branch, self.dropout(dropout, Site::MlpResidual))?)
+        let residual = rows.map_or_else(|| Ok(x.clone()), |rows| x.index_select(rows, 0))?;
+        let site = self.dropout(dropout, Site::AttentionResidual);
+        let middle = self.attention_out.forward(&attended, &residual, site, precision)?;
+        Ok(self.mlp.forward(&middle, self.dropout(dropout, Site::MlpResidual), precision)?)
     }
 
     /// The forward pass of training: also returns what [`Block::backward`] needs, only the block's input when it is to be
     /// computed again. The stream of `pass` is this layer's.
-    pub(crate) fn forward_kept(
+    pub(crate) fn forward_saving(
         &self,
         x: &Tensor,
         cu_seqlens: &CuSeqlens,
         pass: Pass,
-    ) -> Result<(Tensor, Kept)> {
-        let keep = !pass.recompute;
-        let (y, inside) =
-            self.fused(x, pass.dropout, None, self.attention(cu_seqlens), keep, pass.precision)?;
-        Ok((y, Kept { x: x.clone(), inside: keep.then_some(inside) }))
+    ) -> Result<(Tensor, Saved)> {
+        // Outside of any graph: the parameters are variables.
+        let block = self.detach();
+        let (y, activations) = match pass.recompute {
+            true => (block.forward(x, pass, None, block.attention(cu_seqlens))?, None),
+            false => {
+                let (y, activations) = block.forward_with_activations(x, cu_seqlens, pass)?;
+                (y, Some(activations))
+            }
+        };
+        Ok((y, Saved { x: x.clone(), activations }))
+    }
+
+    fn forward_with_activations(
+        &self,
+        x: &Tensor,
+        cu_seqlens: &CuSeqlens,
+        Pass { dropout, precision, .. }: Pass,
+    ) -> Result<(Tensor, Activations)> {
+        let qkv = self.attention_in.forward(x, precision)?;
+        let attended = self.attention(cu_seqlens)(&qkv, self.dropout(dropout, Site::Attention))?;
+        let site = self.dropout(dropout, Site::AttentionResidual);
+        let middle = self.attention_out.forward(&attended, x, site, precision)?;
+        let site = self.dropout(dropout, Site::MlpResidual);
+        let (y, pre_activation) = self.mlp.forward_saving(&middle, site, precision)?;
+        Ok((y, Activations { qkv, attended, middle, pre_activation }))
     }
 
     /// The backward pass: turns `dx`, which holds the gradient of the block's output, into that of its input in place, and adds
-    /// those of the parameters to `gradients`, a block of the same shape. `pass` is that of the forward pass.
+    /// those of the parameters to `gradients`. `pass` is that of the forward pass.
     pub(crate) fn backward(
         &self,
-        kept: Kept,
+        saved: Saved,
         cu_seqlens: &CuSeqlens,
         dx: &Tensor,
-        gradients: &Self,
-        Pass { dropout, precision, .. }: Pass,
+        gradients: &BlockGradients,
+        pass: Pass,
     ) -> Result<()> {
-        let (x, epsilon) = (&kept.x, self.epsilon);
-        let Inside { qkv, attended, middle, before } = match kept.inside {
-            Some(inside) => inside,
-            None => self.fused(x, dropout, None, self.attention(cu_seqlens), true, precision)?.1,
+        let (x, Pass { dropout, precision, .. }) = (&saved.x, pass);
+        let Activations { qkv, attended, middle, pre_activation } = match saved.activations {
+            Some(activations) => activations,
+            None => self.detach().forward_with_activations(x, cu_seqlens, pass)?.1,
         };
-        let before =
-            before.ok_or_else(|| candle_core::Error::Msg("the activation's input was not kept".into()))?;
         let site = self.dropout(dropout, Site::MlpResidual);
-        let (mlp, dmlp) = ((&self.mlp, epsilon), &gradients.mlp);
-        sublayer::mlp_residual_backward((&middle, &before), mlp, self.activation, site, dx, dmlp, precision)?;
-        drop((middle, before));
+        self.mlp.backward(&middle, &pre_activation, site, dx, &gradients.mlp, precision)?;
+        drop((middle, pre_activation));
         let site = self.dropout(dropout, Site::AttentionResidual);
-        let (projection, dprojection) = (&self.attn_c_proj, &gradients.attn_c_proj);
         let dattended =
-            sublayer::linear_residual_backward(&attended, projection, site, dx, dprojection, precision)?;
+            self.attention_out.backward(&attended, dx, site, &gradients.attention_out, precision)?;
         let site = self.dropout(dropout, Site::Attention);
         let dqkv = causal_attention_backward(&qkv, cu_seqlens, self.heads, self.scale, site, &dattended)?;
-        let (norm, sums) = ((&self.ln_1, epsilon), (&gradients.ln_1, &gradients.c_attn));
-        Ok(sublayer::norm_linear_backward(x, norm, &self.c_attn, &dqkv, dx, sums, precision)?)
-    }
-
-    fn fused(
-        &self,
-        x: &Tensor,
-        dropout: Option<Stream>,
-        rows: Option<&Tensor>,
-        attention: impl FnOnce(&Tensor, Dropout) -> Result<Tensor>,
-        keep: bool,
-        precision: Precision,
-    ) -> Result<(Tensor, Inside)> {
-        let qkv = sublayer::norm_linear(x, &self.ln_1, self.epsilon, &self.c_attn, precision)?;
-        let attended = attention(&qkv, self.dropout(dropout, Site::Attention))?;
-        let site = self.dropout(dropout, Site::AttentionResidual);
-        let residual = select(x, rows)?;
-        let middle = sublayer::linear_residual(&attended, &self.attn_c_proj, &residual, site, precision)?;
-        let site = self.dropout(dropout, Site::MlpResidual);
-        let (mlp, activation) = (&self.mlp, self.activation);
-        let (y, before) =
-            sublayer::mlp_residual(&middle, mlp, self.epsilon, activation, site, keep, precision)?;
-        Ok((y, Inside { qkv, attended, middle, before }))
+        Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
     }
 
     fn attention<'a>(
@@ -225,11 +234,6 @@ impl Block {
         let p = if matches!(site, Site::Attention) { self.attn_pdrop } else { self.resid_pdrop };
         layer.map(|stream| (p, site.stream(stream)))
     }
-}
-
-/// These rows of `x`, or all.
-fn select(x: &Tensor, rows: Option<&Tensor>) -> Result<Tensor> {
-    Ok(rows.map_or_else(|| Ok(x.clone()), |rows| x.index_select(rows, 0))?)
 }
 
 #[cfg(test)]

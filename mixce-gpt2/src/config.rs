@@ -234,6 +234,11 @@ impl Gpt2Config {
         self.eos_token_id.filter(|&id| (id as usize) < self.vocab_size)
     }
 
+    /// The name of the LM head's matrix among the parameters.
+    pub(crate) fn lm_head_name(&self) -> &'static str {
+        if self.tie_word_embeddings { "wte.weight" } else { "lm_head.weight" }
+    }
+
     /// The keys of the file that neither GPT-2 nor transformers' common part knows: typing errors, most likely.
     #[must_use]
     pub fn unknown_keys(&self) -> Vec<&str> {

@@ -2,10 +2,12 @@
 //!
 //! Legend: N packed tokens, B sequences, C channels, V vocabulary.
 
-use candle_core::{DType, Device, Tensor};
-use mixce_kernels::sublayer::is_fused;
-use mixce_kernels::{Affine, Embedded, Precision, causal_attention, embedding_sum, layer_norm, packed};
+use candle_core::{Device, Tensor};
+use mixce_kernels::{
+    Embedded, Norm, Precision, Weight, causal_attention, embedding_sum, has_backward_kernels,
+};
 
+use crate::backward::Pass;
 use crate::batch::PackedBatch;
 use crate::block::Block;
 use crate::cache::KvCache;
@@ -13,7 +15,7 @@ use crate::config::Gpt2Config;
 use crate::error::{Error, Result};
 use crate::model::Gpt2;
 
-/// A GPT-2 whose weights lie in the order in which sampling reads them (on the CPU, in f32: [`mixce_kernels::packed`]).
+/// A GPT-2 whose weights lie in the order in which sampling reads them (on the CPU, in f32: [`Weight::Packed`]).
 ///
 /// It holds its own copy of every weight matrix, the LM head apart from the embedding, as they were when it was made. To have
 /// the memory once only, hand over the model's last clone.
@@ -23,10 +25,10 @@ pub struct Decoder {
     wte: Tensor,
     wpe: Tensor,
     blocks: Vec<Block>,
-    ln_f: Affine,
-    /// `[V, C]`, or packed.
-    lm_head: Tensor,
-    packed: bool,
+    ln_f: Norm,
+    /// `[C, V]`.
+    lm_head: Weight,
+    precision: Precision,
 }
 
 impl Decoder {
@@ -39,16 +41,15 @@ impl Decoder {
     pub fn new(model: Gpt2, precision: Precision) -> Result<Self> {
         precision.check(model.device())?;
         let model = model.detached_parts();
-        let packed = is_fused(&model.lm_head) && model.wte.device().is_cpu();
-        if precision == Precision::Bf16 && !packed {
+        let packs = has_backward_kernels(&model.lm_head) && model.wte.device().is_cpu();
+        if precision == Precision::Bf16 && !packs {
             return Err(Error::NotFused { what: "sampling in bf16" });
         }
-        let lm_head = if packed { packed::pack(&model.lm_head.t()?, precision)? } else { model.lm_head };
+        let lm_head = Weight::from(model.lm_head.t()?).pack(precision)?;
         // One block after another, so that each one's first copy can go.
-        let pack = |block: Block| if packed { block.packed(precision) } else { Ok(block) };
-        let blocks = model.blocks.into_iter().map(pack).collect::<Result<_>>()?;
+        let blocks = model.blocks.into_iter().map(|block| block.pack(precision)).collect::<Result<_>>()?;
         let (wte, wpe, ln_f, config) = (model.wte, model.wpe, model.ln_f, model.config);
-        Ok(Self { config, wte, wpe, blocks, ln_f, lm_head, packed })
+        Ok(Self { config, wte, wpe, blocks, ln_f, lm_head, precision })
     }
 
     /// The configuration.
@@ -77,7 +78,7 @@ impl Decoder {
     /// # Errors
     /// When a prompt is empty or a tensor operation fails.
     pub fn prefill(&self, batch: &PackedBatch, new_tokens: usize) -> Result<(Tensor, KvCache)> {
-        let mut cache = KvCache::new(&batch.cu_seqlens, self.config.n_head, new_tokens, self.device())?;
+        let mut cache = KvCache::new(&batch.cu_seqlens, self.config.n_head, new_tokens, self.device());
         if let Some(text) = cache.lengths().iter().position(|length| *length == 0) {
             return Err(Error::EmptyText { text });
         }
@@ -87,7 +88,7 @@ impl Decoder {
         let ends = self.blocks.len().saturating_sub(1);
         for (layer, block) in self.blocks.iter().enumerate() {
             let rows = (layer == ends).then_some(&last);
-            x = block.infer(&x, rows, |qkv| {
+            x = block.forward(&x, self.pass(), rows, |qkv, _| {
                 cache.push_prompt(qkv, &batch.cu_seqlens)?;
                 match rows {
                     Some(rows) => cache.attend_again(layer, &qkv.index_select(rows, 0)?, block.scale),
@@ -97,7 +98,7 @@ impl Decoder {
                 }
             })?;
         }
-        Ok((self.norm(&x)?, cache))
+        Ok((self.ln_f.forward(&x)?, cache))
     }
 
     /// Final hidden states `[B, C]` of one more token for each sequence of the cache, which they join.
@@ -119,10 +120,10 @@ impl Decoder {
         let at = Embedded::new(ids, cache.lengths(), self.device())?;
         let mut x = embedding_sum(&self.wte, &self.wpe, &at, None)?;
         for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.infer(&x, None, |qkv| cache.attend(layer, qkv, block.scale))?;
+            x = block.forward(&x, self.pass(), None, |qkv, _| cache.attend(layer, qkv, block.scale))?;
         }
         cache.advance();
-        self.norm(&x)
+        Ok(self.ln_f.forward(&x)?)
     }
 
     /// The logits `[B, V]` of hidden states `[B, C]`: `logits` becomes them, row after row.
@@ -130,14 +131,11 @@ impl Decoder {
     /// # Errors
     /// When a tensor operation fails.
     pub fn logits(&self, hidden: &Tensor, logits: &mut Vec<f32>) -> Result<()> {
-        if self.packed {
-            return Ok(packed::product(hidden, &self.lm_head, self.config.vocab_size, logits)?);
-        }
-        *logits = hidden.matmul(&self.lm_head.t()?)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-        Ok(())
+        Ok(self.lm_head.product(hidden, logits)?)
     }
 
-    fn norm(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(layer_norm(x, &self.ln_f.weight, &self.ln_f.bias, self.config.layer_norm_epsilon)?)
+    /// The pass of the blocks: no dropout, products in the precision of the weights.
+    fn pass(&self) -> Pass {
+        Pass { precision: self.precision, ..Pass::default() }
     }
 }

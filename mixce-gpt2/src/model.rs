@@ -7,10 +7,11 @@
 
 use candle_core::{Device, Tensor};
 use mixce_kernels::rng::Stream;
-use mixce_kernels::{Affine, Dropout, Embedded, causal_attention, embedding_sum, layer_norm};
+use mixce_kernels::{Dropout, Embedded, Norm, causal_attention, embedding_sum};
 
+use crate::backward::Pass;
 use crate::batch::PackedBatch;
-use crate::block::{Block, affine};
+use crate::block::{Block, norm};
 use crate::config::Gpt2Config;
 use crate::error::Result;
 use crate::params::Parameters;
@@ -26,7 +27,7 @@ pub struct Gpt2 {
     wte: Tensor,
     wpe: Tensor,
     pub(crate) blocks: Vec<Block>,
-    pub(crate) ln_f: Affine,
+    pub(crate) ln_f: Norm,
     lm_head: Tensor,
 }
 
@@ -36,7 +37,7 @@ pub(crate) struct Detached {
     pub(crate) wte: Tensor,
     pub(crate) wpe: Tensor,
     pub(crate) blocks: Vec<Block>,
-    pub(crate) ln_f: Affine,
+    pub(crate) ln_f: Norm,
     pub(crate) lm_head: Tensor,
 }
 
@@ -48,13 +49,12 @@ impl Gpt2 {
     pub fn new(config: Gpt2Config, parameters: Parameters) -> Result<Self> {
         config.validate()?;
         let wte = parameters.get("wte.weight")?.clone();
-        let head = if config.tie_word_embeddings { "wte.weight" } else { "lm_head.weight" };
         let blocks = (0..config.n_layer).map(|layer| Block::load(&config, &parameters, layer));
         Ok(Self {
             wpe: parameters.get("wpe.weight")?.clone(),
             blocks: blocks.collect::<Result<_>>()?,
-            ln_f: affine(&parameters, "ln_f")?,
-            lm_head: parameters.get(head)?.clone(),
+            ln_f: norm(&parameters, "ln_f", config.layer_norm_epsilon)?,
+            lm_head: parameters.get(config.lm_head_name())?.clone(),
             wte,
             parameters,
             config,
@@ -120,12 +120,12 @@ impl Gpt2 {
     pub fn hidden_states(&self, batch: &PackedBatch, dropout: Option<Stream>) -> Result<Tensor> {
         let mut x = self.embed(&batch.embedded, dropout)?;
         for (layer, block) in (1u64..).zip(&self.blocks) {
-            let dropout = dropout.map(|stream| stream.fold(layer));
-            x = block.forward(&x, dropout, None, |qkv, dropout| {
+            let pass = Pass { dropout, ..Pass::default() }.of_layer(layer);
+            x = block.forward(&x, pass, None, |qkv, dropout| {
                 Ok(causal_attention(qkv, &batch.cu_seqlens, self.config.n_head, block.scale, dropout)?)
             })?;
         }
-        self.norm(&x)
+        Ok(self.ln_f.forward(&x)?)
     }
 
     /// The embeddings of tokens and positions.
@@ -140,9 +140,5 @@ impl Gpt2 {
 
     fn embed(&self, at: &Embedded, stream: Option<Stream>) -> Result<Tensor> {
         Ok(embedding_sum(&self.wte, &self.wpe, at, self.embedding_dropout(stream))?)
-    }
-
-    fn norm(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(layer_norm(x, &self.ln_f.weight, &self.ln_f.bias, self.config.layer_norm_epsilon)?)
     }
 }
