@@ -1,17 +1,15 @@
 //! The LM head and the loss as one operation, so that the full matrix of logits never exists.
 //!
-//! Legend: N tokens, C channels, V vocabulary, S tokens of one slice.
+//! Legend: N tokens, C channels, V vocabulary.
 
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
+use candle_core::backend::{BackendDevice, BackendStorage};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Shape, Tensor};
 use mixce_kernels::Precision;
-use mixce_kernels::cross_entropy::{logits_gradient, target_log_probs};
-use mixce_kernels::lm_head::{self, CrossEntropy};
-use mixce_kernels::sublayer::is_fused;
+use mixce_kernels::lm_head::{
+    CrossEntropy, TokenWeights, Weighting, target_log_probs, weighted_cross_entropy,
+};
 
 use crate::{Error, Objective, Result};
-
-/// Logits of one slice take at most about this much memory on the plain path.
-const SLICE_BYTES: usize = 64 << 20;
 
 /// Result of [`lm_head_loss`].
 #[derive(Debug)]
@@ -64,11 +62,10 @@ pub fn total_loss(log_q: &[f32], objective: &dyn Objective) -> f64 {
 }
 
 /// [`lm_head_loss`] and its backward pass at once, without a graph: the gradient of `head` is added to `dhead` `[V, C]` f32 in
-/// place. `precision` is that of the matrix products where the kernels have both; elsewhere they are in the dtype of the tensors. Nothing
-/// waits for a device.
+/// place. `precision` is that of the matrix products. Nothing waits for a device.
 ///
 /// # Errors
-/// As [`lm_head_loss`], and when `dhead` does not fit.
+/// As [`lm_head_loss`]; when `dhead` does not fit; in bf16 when tensors are not f32 on the CPU or CUDA.
 pub fn lm_head_backward(
     hidden: &Tensor,
     head: &Tensor,
@@ -82,50 +79,23 @@ pub fn lm_head_backward(
         let (operation, expected) = ("the LM head's loss", "a positive denominator".into());
         return Err(Error::Mismatch { operation, expected, got: denominator.to_string() });
     }
-    if !(is_fused(hidden) && is_fused(head)) {
-        let tokens = slice_tokens(head.dim(0)?);
-        return gradients_by_slices(hidden, head, targets, objective, denominator, tokens, dhead);
-    }
-    let CrossEntropy { log_q, dhidden } = if hidden.device().is_cpu() {
-        let weight = |log_q: f64| objective.weight(log_q) / denominator;
-        lm_head::weighted_cross_entropy(hidden, head, targets, &weight, dhead, precision)?
-    } else {
-        let weights = |log_q: &Tensor| objective.weights(log_q);
-        let scaled: (lm_head::TokenWeights<'_>, f64) = (&weights, 1.0 / denominator);
-        lm_head::weighted_cross_entropy_on_device(hidden, head, targets, scaled, dhead, precision)?
-    };
+    let weighting = Weighting { weights: &Weights(objective), denominator };
+    let CrossEntropy { log_q, dhidden } =
+        weighted_cross_entropy(hidden, head, targets, weighting, dhead, precision)?;
     Ok(LmHeadBackward { log_q, dhidden })
 }
 
-/// The plain path of [`lm_head_backward`], with so many tokens a slice: candle operations on any device.
-fn gradients_by_slices(
-    hidden: &Tensor,
-    head: &Tensor,
-    targets: &Tensor,
-    objective: &dyn Objective,
-    denominator: f64,
-    slice_tokens: usize,
-    dhead: &Tensor,
-) -> Result<LmHeadBackward> {
-    let (hidden, head) = (hidden.detach(), head.detach());
-    let mut sum = dhead.detach();
-    let (mut dhidden, mut log_qs) = (Vec::new(), Vec::new());
-    for (start, len) in slices(hidden.dim(0)?, slice_tokens) {
-        let (h, y) = (hidden.narrow(0, start, len)?, targets.narrow(0, start, len)?);
-        let logits = h.matmul(&head.t()?)?;
-        let log_q = target_log_probs(&logits, &y)?;
-        let weights = objective.weights(&log_q)?.affine(1.0 / denominator, 0.0)?;
-        let dlogits = logits_gradient(&logits, &y, &weights)?;
-        dhidden.push(dlogits.matmul(&head)?);
-        sum = (sum + dlogits.t()?.matmul(&h)?.to_dtype(DType::F32)?)?;
-        log_qs.push(log_q);
+/// The weights of an objective, as the kernels ask for them.
+struct Weights<'a>(&'a dyn Objective);
+
+impl TokenWeights for Weights<'_> {
+    fn weight(&self, log_q: f64) -> f64 {
+        self.0.weight(log_q)
     }
-    if dhidden.is_empty() {
-        let log_q = Tensor::zeros(0, DType::F32, hidden.device())?;
-        return Ok(LmHeadBackward { log_q, dhidden: hidden.zeros_like()? });
+
+    fn weights(&self, log_q: &Tensor) -> candle_core::Result<Tensor> {
+        self.0.weights(log_q)
     }
-    dhead.slice_set(&sum, 0, 0)?;
-    Ok(LmHeadBackward { log_q: Tensor::cat(&log_qs, 0)?, dhidden: Tensor::cat(&dhidden, 0)? })
 }
 
 /// `log q` of each target under the logits `hidden head^T`: `[N]` f32 (nats), without gradient; shapes as in
@@ -135,29 +105,7 @@ fn gradients_by_slices(
 /// When shapes or dtypes do not fit or a target is outside the vocabulary.
 pub fn lm_head_log_q(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor> {
     check("lm_head_log_q", hidden, head, targets)?;
-    if is_fused(hidden) && is_fused(head) {
-        return Ok(lm_head::target_log_probs(hidden, head, targets)?);
-    }
-    let (hidden, head) = (hidden.detach(), head.detach());
-    let mut log_qs = Vec::new();
-    for (start, len) in slices(hidden.dim(0)?, slice_tokens(head.dim(0)?)) {
-        let logits = hidden.narrow(0, start, len)?.matmul(&head.t()?)?;
-        log_qs.push(target_log_probs(&logits, &targets.narrow(0, start, len)?)?);
-    }
-    match log_qs.is_empty() {
-        true => Ok(Tensor::zeros(0, DType::F32, hidden.device())?),
-        false => Ok(Tensor::cat(&log_qs, 0)?),
-    }
-}
-
-/// How many tokens have logits that fit [`SLICE_BYTES`].
-fn slice_tokens(vocabulary: usize) -> usize {
-    (SLICE_BYTES / 4 / vocabulary.max(1)).max(1)
-}
-
-/// `(start, len)` of the slices of `n` tokens.
-fn slices(n: usize, size: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..n).step_by(size).map(move |start| (start, size.min(n - start)))
+    Ok(target_log_probs(hidden, head, targets)?)
 }
 
 fn check(operation: &'static str, hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<()> {
@@ -204,15 +152,13 @@ impl CustomOp2 for Precomputed {
         Ok((CpuStorage::F32(vec![self.loss]), ().into()))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        hidden: &candle_core::CudaStorage,
+        hidden: &CudaStorage,
         _: &Layout,
-        _: &candle_core::CudaStorage,
+        _: &CudaStorage,
         _: &Layout,
-    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
-        use candle_core::backend::{BackendDevice, BackendStorage};
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
         let value = CpuStorage::F32(vec![self.loss]);
         Ok((hidden.device().storage_from_cpu_storage_owned(value)?, ().into()))
     }

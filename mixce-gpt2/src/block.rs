@@ -1,20 +1,33 @@
 //! One transformer block.
 //!
-//! Legend: N tokens, C channels, H heads, D = C / H head size, I channels inside the MLP.
+//! Legend: N tokens, C channels, I channels inside the MLP.
 
 use candle_core::Tensor;
 use mixce_kernels::rng::Stream;
-use mixce_kernels::sublayer::{self, Mlp};
-use mixce_kernels::{Activation, Affine, CuSeqlens, Dropout, Precision};
-use mixce_kernels::{causal_attention_backward, layer_norm, linear, residual_dropout};
+use mixce_kernels::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
+use mixce_kernels::{
+    Affine, AffineGradients, CuSeqlens, Dropout, Norm, Precision, causal_attention_backward,
+};
 use mixce_lm::{Attention, Heads, LayerOptions, Parameters, Result};
 
 use crate::config::Gpt2Config;
 
 /// The weight and bias called `name`.
-pub(crate) fn affine(parameters: &Parameters, name: &str) -> Result<Affine> {
+fn pair(parameters: &Parameters, name: &str) -> Result<[Tensor; 2]> {
     let get = |part: &str| parameters.get(&format!("{name}.{part}")).cloned();
-    Ok(Affine { weight: get("weight")?, bias: get("bias")? })
+    Ok([get("weight")?, get("bias")?])
+}
+
+/// The layer norm called `name`.
+pub(crate) fn norm(parameters: &Parameters, name: &str, epsilon: f64) -> Result<Norm> {
+    let [weight, bias] = pair(parameters, name)?;
+    Ok(Norm { weight, bias, epsilon })
+}
+
+/// The sums for the gradients of the weight and bias called `name`.
+pub(crate) fn gradients(sums: &Parameters, name: &str) -> Result<AffineGradients> {
+    let [weight, bias] = pair(sums, name)?;
+    Ok(AffineGradients { weight, bias })
 }
 
 /// Where dropout acts inside a block; folded into the layer's stream.
@@ -35,15 +48,23 @@ impl Site {
 /// Pre-norm block: `x + attention(ln_1(x))`, then `x + mlp(ln_2(x))`.
 #[derive(Debug, Clone)]
 pub struct Block {
-    ln_1: Affine,
-    c_attn: Affine,
-    attn_c_proj: Affine,
+    /// `ln_1` and `c_attn`.
+    attention_in: NormLinear,
+    /// `attn.c_proj`.
+    attention_out: LinearResidual,
+    /// `ln_2`, `c_fc` and `mlp.c_proj`.
     mlp: Mlp,
-    activation: Activation,
-    epsilon: f64,
     resid_pdrop: f64,
     attn_pdrop: f64,
     heads: Heads,
+}
+
+/// Sums of the gradients of a block.
+#[derive(Debug)]
+pub struct BlockGradients {
+    attention_in: NormLinearGradients,
+    attention_out: AffineGradients,
+    mlp: MlpGradients,
 }
 
 /// The activations that the backward pass of a block needs beside its input.
@@ -55,45 +76,41 @@ pub struct SavedActivations {
     attended: Tensor,
     /// The residual stream between attention and MLP, `[N, C]`.
     middle: Tensor,
-    /// The input of the MLP's activation, `[N, I]`, if it was to be saved.
-    pre_activation: Option<Tensor>,
+    /// The input of the MLP's activation, `[N, I]`.
+    pre_activation: Tensor,
+}
+
+impl BlockGradients {
+    pub(crate) fn load(sums: &Parameters, layer: usize) -> Result<Self> {
+        let of = |name: &str| gradients(sums, &format!("h.{layer}.{name}"));
+        Ok(Self {
+            attention_in: NormLinearGradients { norm: of("ln_1")?, map: of("attn.c_attn")? },
+            attention_out: of("attn.c_proj")?,
+            mlp: MlpGradients { norm: of("ln_2")?, up: of("mlp.c_fc")?, down: of("mlp.c_proj")? },
+        })
+    }
 }
 
 impl Block {
     pub(crate) fn load(config: &Gpt2Config, parameters: &Parameters, layer: usize) -> Result<Self> {
-        let affine = |name: &str| affine(parameters, &format!("h.{layer}.{name}"));
+        let norm = |name: &str| norm(parameters, &format!("h.{layer}.{name}"), config.layer_norm_epsilon);
+        let map = |name: &str| -> Result<Affine> {
+            let [weight, bias] = pair(parameters, &format!("h.{layer}.{name}"))?;
+            Ok(Affine::new(weight, bias))
+        };
         Ok(Self {
-            ln_1: affine("ln_1")?,
-            c_attn: affine("attn.c_attn")?,
-            attn_c_proj: affine("attn.c_proj")?,
-            mlp: Mlp { norm: affine("ln_2")?, c_fc: affine("mlp.c_fc")?, c_proj: affine("mlp.c_proj")? },
-            activation: config.activation_function,
-            epsilon: config.layer_norm_epsilon,
+            attention_in: NormLinear { norm: norm("ln_1")?, map: map("attn.c_attn")? },
+            attention_out: LinearResidual { map: map("attn.c_proj")? },
+            mlp: Mlp {
+                norm: norm("ln_2")?,
+                up: map("mlp.c_fc")?,
+                activation: config.activation_function,
+                down: map("mlp.c_proj")?,
+            },
             resid_pdrop: config.resid_pdrop,
             attn_pdrop: config.attn_pdrop,
             heads: Heads { count: config.n_head, scale: config.attention_scale(layer) },
         })
-    }
-
-    /// The same from candle's differentiable operations, for tensors with a graph and devices without fused sublayers.
-    fn composed(
-        &self,
-        x: &Tensor,
-        layer: Option<Stream>,
-        attention: &mut Attention<'_>,
-    ) -> Result<(Tensor, SavedActivations)> {
-        let normed = layer_norm(x, &self.ln_1.weight, &self.ln_1.bias, self.epsilon)?;
-        let qkv = linear(&normed, &self.c_attn.weight, Some(&self.c_attn.bias))?;
-        let attended = attention.attend(&qkv, self.heads, self.dropout(layer, Site::Attention))?;
-        let branch = linear(&attended, &self.attn_c_proj.weight, Some(&self.attn_c_proj.bias))?;
-        let middle =
-            residual_dropout(&attention.rows(x)?, &branch, self.dropout(layer, Site::AttentionResidual))?;
-        let Mlp { norm, c_fc, c_proj } = &self.mlp;
-        let normed = layer_norm(&middle, &norm.weight, &norm.bias, self.epsilon)?;
-        let inside = self.activation.forward(&linear(&normed, &c_fc.weight, Some(&c_fc.bias))?)?;
-        let branch = linear(&inside, &c_proj.weight, Some(&c_proj.bias))?;
-        let y = residual_dropout(&middle, &branch, self.dropout(layer, Site::MlpResidual))?;
-        Ok((y, SavedActivations { qkv, attended, middle, pre_activation: None }))
     }
 
     /// Probability and stream of the dropout at a site.
@@ -105,6 +122,7 @@ impl Block {
 
 impl mixce_lm::Block for Block {
     type Saved = SavedActivations;
+    type Gradients = BlockGradients;
 
     fn forward(
         &self,
@@ -112,20 +130,17 @@ impl mixce_lm::Block for Block {
         LayerOptions { dropout, precision }: LayerOptions,
         attention: &mut Attention<'_>,
         save: bool,
-    ) -> Result<(Tensor, SavedActivations)> {
-        if x.track_op() || self.c_attn.weight.track_op() || !sublayer::is_fused(x) {
-            return self.composed(x, dropout, attention);
-        }
-        let qkv = sublayer::norm_linear(x, &self.ln_1, self.epsilon, &self.c_attn, precision)?;
+    ) -> Result<(Tensor, Option<SavedActivations>)> {
+        let qkv = self.attention_in.forward(x, precision)?;
         let attended = attention.attend(&qkv, self.heads, self.dropout(dropout, Site::Attention))?;
         let site = self.dropout(dropout, Site::AttentionResidual);
-        let residual = attention.rows(x)?;
-        let middle = sublayer::linear_residual(&attended, &self.attn_c_proj, &residual, site, precision)?;
+        let middle = self.attention_out.forward(&attended, &attention.rows(x)?, site, precision)?;
         let site = self.dropout(dropout, Site::MlpResidual);
-        let (mlp, activation) = (&self.mlp, self.activation);
-        let (y, pre_activation) =
-            sublayer::mlp_residual(&middle, mlp, self.epsilon, activation, site, save, precision)?;
-        Ok((y, SavedActivations { qkv, attended, middle, pre_activation }))
+        if !save {
+            return Ok((self.mlp.forward(&middle, site, precision)?, None));
+        }
+        let (y, pre_activation) = self.mlp.forward_saving(&middle, site, precision)?;
+        Ok((y, Some(SavedActivations { qkv, attended, middle, pre_activation })))
     }
 
     fn backward(
@@ -135,33 +150,26 @@ impl mixce_lm::Block for Block {
         LayerOptions { dropout, precision }: LayerOptions,
         documents: &CuSeqlens,
         dx: &Tensor,
-        gradients: &Self,
+        gradients: &BlockGradients,
     ) -> Result<()> {
         let SavedActivations { qkv, attended, middle, pre_activation } = saved;
-        let pre_activation = pre_activation
-            .ok_or_else(|| candle_core::Error::Msg("the MLP's pre-activations were not saved".into()))?;
         let site = self.dropout(dropout, Site::MlpResidual);
-        let (mlp, dmlp) = ((&self.mlp, self.epsilon), &gradients.mlp);
-        let inputs = (&middle, &pre_activation);
-        sublayer::mlp_residual_backward(inputs, mlp, self.activation, site, dx, dmlp, precision)?;
+        self.mlp.backward(&middle, &pre_activation, site, dx, &gradients.mlp, precision)?;
         drop((middle, pre_activation));
         let site = self.dropout(dropout, Site::AttentionResidual);
-        let (projection, dprojection) = (&self.attn_c_proj, &gradients.attn_c_proj);
         let dattended =
-            sublayer::linear_residual_backward(&attended, projection, site, dx, dprojection, precision)?;
+            self.attention_out.backward(&attended, dx, site, &gradients.attention_out, precision)?;
         let site = self.dropout(dropout, Site::Attention);
         let Heads { count, scale } = self.heads;
         let dqkv = causal_attention_backward(&qkv, documents, count, scale, site, &dattended)?;
-        let (norm, sums) = ((&self.ln_1, self.epsilon), (&gradients.ln_1, &gradients.c_attn));
-        Ok(sublayer::norm_linear_backward(x, norm, &self.c_attn, &dqkv, dx, sums, precision)?)
+        Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
     }
 
-    fn packed(self, precision: Precision) -> Result<Self> {
-        let Mlp { norm, c_fc, c_proj } = self.mlp;
+    fn pack(self, precision: Precision) -> Result<Self> {
         Ok(Self {
-            c_attn: self.c_attn.packed(precision)?,
-            attn_c_proj: self.attn_c_proj.packed(precision)?,
-            mlp: Mlp { norm, c_fc: c_fc.packed(precision)?, c_proj: c_proj.packed(precision)? },
+            attention_in: self.attention_in.pack(precision)?,
+            attention_out: self.attention_out.pack(precision)?,
+            mlp: self.mlp.pack(precision)?,
             ..self
         })
     }

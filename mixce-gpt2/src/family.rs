@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use mixce_kernels::Affine;
+use mixce_kernels::{AffineGradients, Norm};
 use mixce_lm::config::ExportedKeys;
 use mixce_lm::memory::{BlockMemory, PassShape};
 use mixce_lm::{
@@ -11,7 +11,7 @@ use mixce_lm::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::block::{Block, affine};
+use crate::block::{Block, BlockGradients, gradients, norm};
 use crate::config::Gpt2Config;
 use crate::embedding::Embedding;
 use crate::{Gpt2, flops, memory, names, parameters};
@@ -156,7 +156,15 @@ impl Architecture for Gpt2Config {
         Block::load(self, parameters, layer)
     }
 
-    fn final_norm(&self, parameters: &Parameters) -> Result<(Affine, f64)> {
-        Ok((affine(parameters, "ln_f")?, self.layer_norm_epsilon))
+    fn block_gradients(&self, sums: &Parameters, layer: usize) -> Result<BlockGradients> {
+        BlockGradients::load(sums, layer)
+    }
+
+    fn final_norm(&self, parameters: &Parameters) -> Result<Norm> {
+        norm(parameters, "ln_f", self.layer_norm_epsilon)
+    }
+
+    fn final_norm_gradients(&self, sums: &Parameters) -> Result<AffineGradients> {
+        gradients(sums, "ln_f")
     }
 }

@@ -5,12 +5,13 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use mixce_kernels::lm_head::{TokenWeights, Weighting, target_log_probs, weighted_cross_entropy};
 use mixce_kernels::rng::Stream;
-use mixce_kernels::sublayer::{self, Mlp};
+use mixce_kernels::sublayer::{Mlp, MlpGradients, NormLinear};
 use mixce_kernels::{
-    Activation, AdamWUpdate, Affine, Columns, CuSeqlens, Embedded, Precision, adamw_step, causal_attention,
-    causal_attention_backward, decode_attention, dropout, embedding_backward, embedding_sum, layer_norm,
-    linear, lm_head, packed, residual_dropout, softmax_quantile,
+    Activation, AdamWState, AdamWUpdate, Affine, AffineGradients, Columns, CuSeqlens, Embedded, KeyValues,
+    Norm, Precision, Weight, adamw_step, causal_attention, causal_attention_backward, decode_attention,
+    dropout, embedding_backward, embedding_sum, residual_dropout, softmax_quantile,
 };
 
 const TOKENS: usize = 1024;
@@ -29,8 +30,17 @@ fn random(shape: &[usize]) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
-fn affine(shape: &[usize]) -> Affine {
-    Affine { weight: random(shape), bias: random(&shape[shape.len() - 1..]) }
+fn norm() -> Norm {
+    Norm { weight: random(&[CHANNELS]), bias: random(&[CHANNELS]), epsilon: 1e-5 }
+}
+
+fn map(n_in: usize, n_out: usize) -> Affine {
+    Affine::new(random(&[n_in, n_out]), random(&[n_out]))
+}
+
+fn zeros(shape: &[usize]) -> AffineGradients {
+    let tensor = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    AffineGradients { weight: tensor(shape), bias: tensor(&shape[shape.len() - 1..]) }
 }
 
 fn drops() -> Option<(f64, Stream)> {
@@ -48,14 +58,14 @@ fn with_graph(c: &mut Criterion, name: &str, x: &Tensor, f: impl Fn(&Tensor) -> 
 
 fn operations(c: &mut Criterion) {
     let x = random(&[TOKENS, CHANNELS]);
-    let (norm, wide) = (affine(&[CHANNELS]), affine(&[CHANNELS, 4 * CHANNELS]));
-    with_graph(c, "layer_norm", &x, |x| layer_norm(x, &norm.weight, &norm.bias, 1e-5).unwrap());
-    with_graph(c, "linear", &x, |x| linear(x, &wide.weight, Some(&wide.bias)).unwrap());
+    let (norm, wide) = (norm(), map(CHANNELS, 4 * CHANNELS));
+    with_graph(c, "layer_norm", &x, |x| norm.forward(x).unwrap());
+    with_graph(c, "linear", &x, |x| wide.forward(x).unwrap());
     with_graph(c, "dropout", &x, |x| dropout(x, 0.1, Stream::new(1)).unwrap());
     with_graph(c, "residual_dropout", &x, |x| residual_dropout(x, x, drops()).unwrap());
-    let inside = random(&[TOKENS, 4 * CHANNELS]);
-    with_graph(c, "gelu_new", &inside, |x| Activation::GeluNew.forward(x).unwrap());
-    with_graph(c, "gelu", &inside, |x| Activation::Gelu.forward(x).unwrap());
+    let pre_activation = random(&[TOKENS, 4 * CHANNELS]);
+    with_graph(c, "gelu_new", &pre_activation, |x| Activation::GeluNew.forward(x).unwrap());
+    with_graph(c, "gelu", &pre_activation, |x| Activation::Gelu.forward(x).unwrap());
 }
 
 fn attention(c: &mut Criterion) {
@@ -69,40 +79,54 @@ fn attention(c: &mut Criterion) {
             b.iter(|| causal_attention_backward(&qkv, &cu_seqlens, HEADS, 0.125, drop, &dout).unwrap());
         });
     }
-    let cache =
-        || Tensor::zeros((SEQUENCES, HEADS, 128, CHANNELS / HEADS), DType::F32, &Device::Cpu).unwrap();
-    let (keys, values, qkv) = (cache(), cache(), random(&[SEQUENCES, 3 * CHANNELS]));
+    let shape = [SEQUENCES, HEADS, 128, CHANNELS / HEADS];
+    let cache = KeyValues::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let qkv = random(&[SEQUENCES, 3 * CHANNELS]);
     let columns = Columns { first: &[0; SEQUENCES], new: 127 };
     c.bench_function("decode attention, 32 sequences, 128 columns", |b| {
-        b.iter(|| decode_attention(&qkv, (&keys, &values), columns, 0.125).unwrap());
+        b.iter(|| decode_attention(&qkv, &cache, columns, 0.125).unwrap());
     });
 }
 
 fn sublayers(c: &mut Criterion) {
-    let (x, before) = (random(&[TOKENS, CHANNELS]), random(&[TOKENS, 4 * CHANNELS]));
+    let (x, pre_activation) = (random(&[TOKENS, CHANNELS]), random(&[TOKENS, 4 * CHANNELS]));
     let mlp = Mlp {
-        norm: affine(&[CHANNELS]),
-        c_fc: affine(&[CHANNELS, 4 * CHANNELS]),
-        c_proj: affine(&[4 * CHANNELS, CHANNELS]),
+        norm: norm(),
+        up: map(CHANNELS, 4 * CHANNELS),
+        activation: Activation::GeluNew,
+        down: map(4 * CHANNELS, CHANNELS),
     };
-    let zeros = |a: &Affine| a.zeros_like().unwrap();
-    let sums = Mlp { norm: zeros(&mlp.norm), c_fc: zeros(&mlp.c_fc), c_proj: zeros(&mlp.c_proj) };
-    let gelu = Activation::GeluNew;
-    let qkv = affine(&[CHANNELS, 3 * CHANNELS]);
+    let sums = MlpGradients {
+        norm: zeros(&[CHANNELS]),
+        up: zeros(&[CHANNELS, 4 * CHANNELS]),
+        down: zeros(&[4 * CHANNELS, CHANNELS]),
+    };
+    let attention_in = NormLinear { norm: norm(), map: map(CHANNELS, 3 * CHANNELS) };
     for (name, precision) in PRECISIONS {
         c.bench_function(&format!("MLP sublayer forward, {name}"), |b| {
-            b.iter(|| sublayer::mlp_residual(&x, &mlp, 1e-5, gelu, drops(), true, precision).unwrap());
+            b.iter(|| mlp.forward_saving(&x, drops(), precision).unwrap());
         });
         c.bench_function(&format!("MLP sublayer backward, {name}"), |b| {
-            let pass = |dx: Tensor| {
-                let (kept, map) = ((&x, &before), (&mlp, 1e-5));
-                sublayer::mlp_residual_backward(kept, map, gelu, drops(), &dx, &sums, precision).unwrap();
-            };
-            b.iter_batched(|| x.copy().unwrap(), pass, BatchSize::LargeInput);
+            let backward =
+                |dx: Tensor| mlp.backward(&x, &pre_activation, drops(), &dx, &sums, precision).unwrap();
+            b.iter_batched(|| x.copy().unwrap(), backward, BatchSize::LargeInput);
         });
         c.bench_function(&format!("layer norm and projection forward, {name}"), |b| {
-            b.iter(|| sublayer::norm_linear(&x, &mlp.norm, 1e-5, &qkv, precision).unwrap());
+            b.iter(|| attention_in.forward(&x, precision).unwrap());
         });
+    }
+}
+
+/// The weights of MixCE at eta 0.1.
+struct MixCe;
+
+impl TokenWeights for MixCe {
+    fn weight(&self, log_q: f64) -> f64 {
+        0.1 + 0.9 * log_q.exp()
+    }
+
+    fn weights(&self, log_q: &Tensor) -> candle_core::Result<Tensor> {
+        log_q.exp()?.affine(0.9, 0.1)
     }
 }
 
@@ -111,15 +135,13 @@ fn ends(c: &mut Criterion) {
     let ids: Vec<u32> = (0..TOKENS as u32).map(|i| i * 31 % VOCABULARY as u32).collect();
     let ids = Tensor::from_vec(ids, TOKENS, &Device::Cpu).unwrap();
     c.bench_function("LM head, log q", |b| {
-        b.iter(|| lm_head::target_log_probs(&hidden, &head, &ids).unwrap());
+        b.iter(|| target_log_probs(&hidden, &head, &ids).unwrap());
     });
     let dhead = head.zeros_like().unwrap();
-    let weight = |log_q: f64| 0.1 + 0.9 * log_q.exp();
+    let weighting = Weighting { weights: &MixCe, denominator: 1.0 };
     for (name, precision) in PRECISIONS {
         c.bench_function(&format!("LM head and MixCE, forward and backward, {name}"), |b| {
-            b.iter(|| {
-                lm_head::weighted_cross_entropy(&hidden, &head, &ids, &weight, &dhead, precision).unwrap()
-            });
+            b.iter(|| weighted_cross_entropy(&hidden, &head, &ids, weighting, &dhead, precision).unwrap());
         });
     }
     let positions: Vec<u32> = (0..TOKENS as u32).collect();
@@ -140,10 +162,10 @@ fn sampling(c: &mut Criterion) {
     {
         for (n_in, n_out) in [(CHANNELS, 4 * CHANNELS), (4 * CHANNELS, CHANNELS), (CHANNELS, VOCABULARY)] {
             let x = x.narrow(1, 0, n_in).unwrap().contiguous().unwrap();
-            let weight = packed::pack(&random(&[n_in, n_out]), precision).unwrap();
+            let weight = Weight::from(random(&[n_in, n_out])).pack(precision).unwrap();
             let mut y = Vec::new();
             c.bench_function(&format!("packed product {SEQUENCES} x {n_in} x {n_out}, {name}"), |b| {
-                b.iter(|| packed::product(&x, &weight, n_out, &mut y).unwrap());
+                b.iter(|| weight.product(&x, &mut y).unwrap());
             });
         }
     }
@@ -165,7 +187,8 @@ fn optimizer(c: &mut Criterion) {
         epsilon: 1e-8,
     };
     c.bench_function("AdamW of the token embedding", |b| {
-        b.iter(|| adamw_step((&p, &m, &v), &g, &update).unwrap());
+        let state = AdamWState { parameter: &p, first_moment: &m, second_moment: &v };
+        b.iter(|| adamw_step(state, &g, &update).unwrap());
     });
 }
 

@@ -29,14 +29,14 @@ static __device__ __forceinline__ float derivative(int kind, float x) {
   }
 }
 
-// y = f(x + bias); x + bias goes to `before` unless that is null. No bias when null. y may be x.
+// y = f(x + bias); x + bias goes to `pre_activation` unless that is null. No bias when null. y may be x.
 template <class T>
-static __device__ __forceinline__ void forward(const T* x, const float* bias, T* before, T* y, size_t rows, unsigned c, int kind) {
+static __device__ __forceinline__ void forward(const T* x, const float* bias, T* pre_activation, T* y, size_t rows, unsigned c, int kind) {
   for (size_t row = blockIdx.x; row < rows; row += gridDim.x)
     for (unsigned i = threadIdx.x; i < c; i += blockDim.x) {
       const size_t at = row * c + i;
       const float in = bias ? load(x + at) + bias[i] : load(x + at);
-      if (before) store(before + at, in);
+      if (pre_activation) store(pre_activation + at, in);
       store(y + at, value(kind, in));
     }
 }
@@ -54,9 +54,9 @@ static __device__ __forceinline__ void backward(const T* x, const T* dy, T* y, T
 }
 
 #define KERNELS(T, SUFFIX)                                                                                                   \
-  extern "C" __global__ void mixce_activation_##SUFFIX(const T* x, const float* bias, T* before, T* y, size_t rows,          \
+  extern "C" __global__ void mixce_activation_##SUFFIX(const T* x, const float* bias, T* pre_activation, T* y, size_t rows,          \
                                                        unsigned c, int kind) {                                               \
-    forward(x, bias, before, y, rows, c, kind);                                                                              \
+    forward(x, bias, pre_activation, y, rows, c, kind);                                                                              \
   }                                                                                                                          \
   extern "C" __global__ void mixce_activation_backward_##SUFFIX(const T* x, const T* dy, T* y, T* dx, size_t rows,           \
                                                                 unsigned c, int kind) {                                      \

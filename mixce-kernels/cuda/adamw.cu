@@ -1,4 +1,4 @@
-// The update of AdamW in place, and the gradient norm that it is clipped by, without a word to the host.
+// The update of AdamW in place, and the gradient norm that it is clipped by, without reading anything back.
 #include "common.cuh"
 
 constexpr int SQUARES_BLOCKS = 64, SQUARES_THREADS = 256;
@@ -25,7 +25,7 @@ extern "C" __global__ void mixce_sums_of_squares(const float* x0, const float* x
   if (threadIdx.x == 0) partial[blockIdx.y * SQUARES_BLOCKS + blockIdx.x] = sums[0];
 }
 
-// What the updates of a step need to know, and what the host reads when it reports.
+// Read by the updates of a step, and by the host when it reports.
 enum Verdict { NORM = 0, SCALE = 1, FAILED_TENSOR = 2, FAILED_SQUARES = 3, FAILED_STEP = 4 };
 
 // From the shares [tensors, SQUARES_BLOCKS] of all gradients: their norm and the factor of clipping. When one is not finite the

@@ -1,13 +1,10 @@
 //! Elementwise activation functions.
 
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-#[cfg(feature = "cuda")]
 use crate::cuda;
-use crate::device::is_fused;
+use crate::device::has_backward_kernels;
 use crate::{cpu, math, simd::vectorised};
 
 /// The activation functions that GPT-2 checkpoints name.
@@ -33,7 +30,7 @@ impl Activation {
     /// # Errors
     /// When candle cannot allocate the result.
     pub fn forward(self, x: &Tensor) -> Result<Tensor> {
-        if is_fused(x) { x.contiguous()?.apply_op1(Forward(self)) } else { self.forward_slow(x) }
+        if has_backward_kernels(x) { x.contiguous()?.apply_op1(Forward(self)) } else { self.forward_slow(x) }
     }
 
     /// [`Activation::forward`] in plain candle operations.
@@ -123,25 +120,25 @@ macro_rules! monomorphise {
     };
 }
 
-/// `x = f(x + bias)` in place, rows of the bias's length on all threads; `x + bias` goes to `before` unless that is empty.
-pub(crate) fn forward_into(activation: Activation, x: &mut [f32], bias: &[f32], before: &mut [f32]) {
-    monomorphise!(activation, value, bias_map(x, bias, before));
+/// `x = f(x + bias)` in place, rows of the bias's length on all threads; `x + bias` goes to `pre_activation` unless that is empty.
+pub(crate) fn forward_into(activation: Activation, x: &mut [f32], bias: &[f32], pre_activation: &mut [f32]) {
+    monomorphise!(activation, value, bias_map(x, bias, pre_activation));
 }
 
-fn bias_map(x: &mut [f32], bias: &[f32], before: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
+fn bias_map(x: &mut [f32], bias: &[f32], pre_activation: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
     let c = bias.len();
-    let row = |x: &mut [f32], before: Option<&mut [f32]>| {
+    let row = |x: &mut [f32], pre_activation: Option<&mut [f32]>| {
         x.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
-        if let Some(before) = before {
-            before.copy_from_slice(x);
+        if let Some(pre_activation) = pre_activation {
+            pre_activation.copy_from_slice(x);
         }
         x.iter_mut().for_each(|x| *x = f(*x));
     };
-    if before.is_empty() {
+    if pre_activation.is_empty() {
         x.par_chunks_mut(c.max(1)).for_each(|x| vectorised(|| row(x, None)));
     } else {
-        let rows = x.par_chunks_mut(c.max(1)).zip(before.par_chunks_mut(c.max(1)));
-        rows.for_each(|(x, before)| vectorised(|| row(x, Some(before))));
+        let rows = x.par_chunks_mut(c.max(1)).zip(pre_activation.par_chunks_mut(c.max(1)));
+        rows.for_each(|(x, pre_activation)| vectorised(|| row(x, Some(pre_activation))));
     }
 }
 
@@ -174,7 +171,6 @@ impl CustomOp1 for Forward {
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let shape = layout.shape().clone();
         cuda::operation(self.name(), [(x, layout)], shape, |gpu, [x], y| gpu.activation(self.0, x, y))
@@ -205,7 +201,6 @@ impl CustomOp2 for Backward {
         Ok((CpuStorage::F32(dx), x_layout.shape().clone()))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
         x: &CudaStorage,

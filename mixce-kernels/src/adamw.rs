@@ -3,12 +3,11 @@
 //! Every entry is updated on its own, and sums are taken over chunks of fixed size in order: neither depends on the number
 //! of threads.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{with_slices, with_slices_mut};
-#[cfg(feature = "cuda")]
-use crate::cuda;
+use crate::cpu::{is_cpu_f32, with_slices, with_slices_mut};
+use crate::device::gpu_of;
 use crate::simd::{self, vectorised};
 
 /// Entries a thread takes at once: large enough to hide the cost of handing them out, small enough to stay in a core's cache.
@@ -35,6 +34,17 @@ pub struct AdamWUpdate {
     pub epsilon: f32,
 }
 
+/// A parameter and its moments: contiguous f32 tensors of one size, which do not share memory.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamWState<'a> {
+    /// `p`.
+    pub parameter: &'a Tensor,
+    /// `m`.
+    pub first_moment: &'a Tensor,
+    /// `v`.
+    pub second_moment: &'a Tensor,
+}
+
 /// One update of a parameter and its moments in place, in one pass over memory. With `g = gradient_scale * gradient`:
 ///
 /// ```text
@@ -43,25 +53,19 @@ pub struct AdamWUpdate {
 /// p <- decay_factor p - step_size m / (sqrt(v) / root_correction + epsilon)
 /// ```
 ///
-/// The four tensors must not share memory.
-///
 /// # Errors
-/// When the sizes differ or a tensor is not contiguous or has no fused kernel.
-pub fn adamw_step(
-    (parameter, first, second): (&Tensor, &Tensor, &Tensor),
-    gradient: &Tensor,
-    update: &AdamWUpdate,
-) -> Result<()> {
+/// When the sizes differ, a tensor is not contiguous or has no kernels ([`crate::has_backward_kernels`]).
+pub fn adamw_step(state: AdamWState<'_>, gradient: &Tensor, update: &AdamWUpdate) -> Result<()> {
+    let tensors = [state.parameter, state.first_moment, state.second_moment];
     let n = gradient.elem_count();
-    if [parameter, first, second].iter().any(|t| t.elem_count() != n) {
-        bail!("adamw: expected {n} entries in parameter and moments");
+    if let Some(other) = tensors.iter().find(|tensor| tensor.elem_count() != n) {
+        bail!("adamw: expected {n} entries in parameter and moments, got {}", other.elem_count());
     }
-    #[cfg(feature = "cuda")]
-    if cuda::is_cuda_f32(gradient) {
-        return cuda::adamw::adamw_step((parameter, first, second), gradient, update, None);
+    if let Some(gpu) = gpu_of(gradient) {
+        return gpu.adamw_step(state, gradient, update, None);
     }
     with_slices("adamw", [gradient], |[g]| {
-        with_slices_mut("adamw", [parameter, first, second], |[p, m, v]| {
+        with_slices_mut("adamw", tensors, |[p, m, v]| {
             let chunks = p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)));
             let tasks = chunks.zip(g.par_chunks(CHUNK));
             tasks.for_each(|((p, (m, v)), g)| vectorised(|| apply((p, m, v), g, update)));
@@ -80,17 +84,21 @@ fn apply((p, m, v): (&mut [f32], &mut [f32], &mut [f32]), g: &[f32], update: &Ad
     }
 }
 
-/// `sum_i x_i^2`; infinite when a square overflows f32. On the CPU the sums are f32 within a chunk of 16 384 entries and f64 over
-/// them; on CUDA f32 within a thread and f64 over them, and the call waits for the device.
+/// `sum_i x_i^2` in f32 or better; infinite when a square overflows f32. On the CPU the sums are f32 within a chunk of 16 384 entries and
+/// f64 over them; on CUDA f32 within a thread and f64 over them; on other devices f32, along rows first. The call waits for the device.
 ///
 /// # Errors
-/// When the tensor has no fused kernel.
+/// When a tensor operation fails.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    #[cfg(feature = "cuda")]
-    if cuda::is_cuda_f32(x) {
-        return cuda::adamw::sum_of_squares(x);
+    let x = x.to_dtype(DType::F32)?;
+    if let Some(gpu) = gpu_of(&x) {
+        return gpu.sum_of_squares(&x);
     }
-    with_slices("sum of squares", [x], |[x]| {
+    if !is_cpu_f32(&x) {
+        // Rows first, so that no sum runs over more terms than a tensor has rows or columns.
+        return x.sqr()?.sum(D::Minus1)?.sum_all()?.to_scalar::<f32>().map(f64::from);
+    }
+    with_slices("sum of squares", [&x], |[x]| {
         let chunk = |x: &[f32]| f64::from(vectorised(|| simd::sum(x, |x| x * x)));
         let sums: Vec<f64> = x.par_chunks(CHUNK).map(chunk).collect();
         sums.iter().sum()
@@ -100,11 +108,13 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
 /// Sets every entry to 0.
 ///
 /// # Errors
-/// When the tensor is not contiguous or has no fused kernel.
+/// When the tensor is f32 and not contiguous, or a tensor operation fails.
 pub fn clear(x: &Tensor) -> Result<()> {
-    #[cfg(feature = "cuda")]
-    if cuda::is_cuda_f32(x) {
-        return cuda::adamw::clear(x);
+    if let Some(gpu) = gpu_of(x) {
+        return gpu.clear(x);
+    }
+    if !is_cpu_f32(x) {
+        return x.zero_set();
     }
     with_slices_mut("clear", [x], |[x]| x.par_chunks_mut(CHUNK).for_each(|x| x.fill(0.0)))
 }
@@ -135,15 +145,15 @@ mod tests {
             let want_v = ((&v * 0.999)? + (scaled.sqr()? * 0.001)?)?;
             let step = ((&want_m / ((want_v.sqrt()? / 0.3)? + 1e-8)?)? * 0.02)?;
             let want_p = ((&p * 0.99)? - step)?;
-            adamw_step((&p, &m, &v), &g, &update)?;
+            let state = AdamWState { parameter: &p, first_moment: &m, second_moment: &v };
+            adamw_step(state, &g, &update)?;
             for (name, got, want) in [("p", p, want_p), ("m", m, want_m), ("v", v, want_v)] {
                 assert_close(name, &got, &want, 1e-6, 1e-5);
             }
         }
-        assert!(
-            adamw_step((&random(&[2], 1)?, &random(&[2], 1)?, &random(&[3], 1)?), &random(&[2], 1)?, &update)
-                .is_err()
-        );
+        let (two, three) = (random(&[2], 1)?, random(&[3], 1)?);
+        let state = AdamWState { parameter: &two, first_moment: &two, second_moment: &three };
+        assert!(adamw_step(state, &two, &update).is_err());
         Ok(())
     }
 
@@ -155,6 +165,10 @@ mod tests {
         assert!(!sum_of_squares(&Tensor::new(&[0f32, 1e30], &Device::Cpu)?)?.is_finite());
         clear(&x)?;
         assert_eq!(sum_of_squares(&x)?, 0.0);
+        let x = Tensor::new(&[[3f64, 4.0], [0.0, 12.0]], &Device::Cpu)?;
+        assert_eq!(sum_of_squares(&x)?, 169.0);
+        clear(&x)?;
+        assert_eq!(x.to_vec2::<f64>()?, [[0.0; 2]; 2]);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Drawing from a softmax without writing down its probabilities.
+//! Drawing from a softmax without storing its probabilities.
 
 use crate::math;
 use crate::simd::{self, vectorised};
@@ -37,18 +37,18 @@ pub fn softmax_quantile(logits: &[f32], temperature: f64, uniform: f64) -> Optio
     }
     let block = last?;
     let start = block * BLOCK;
-    let mut found = None;
+    let mut index = None;
     for (i, z) in logits[start..].iter().take(BLOCK).enumerate() {
         let weight = f64::from(weight(*z, max, scale));
         if weight > 0.0 {
-            found = Some(start + i);
+            index = Some(start + i);
         }
         if rest < weight {
             break;
         }
         rest -= weight;
     }
-    found
+    index
 }
 
 /// Whether all numbers are finite.

@@ -2,9 +2,8 @@
 //!
 //! For a row of logits `z` with target `y` and softmax `q`, `log q_y = z_y - log sum_j exp(z_j)`. For a loss
 //! `w * (-log q_y)` with a weight `w` that is a constant, the gradient is `dz_j = w (q_j - [j = y])`. The two halves are
-//! apart because the weight may depend on `log q_y`: ask for the log-probabilities, choose the weights, turn the logits
+//! separate functions because the weight may depend on `log q_y`: compute the log-probabilities, choose the weights, turn the logits
 //! into their gradient.
-
 //!
 //! In plain candle operations, for any device: the path where [`crate::lm_head`], which never holds all logits, has no kernel.
 

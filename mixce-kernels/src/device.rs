@@ -1,25 +1,28 @@
-//! Which tensors have fused kernels, what a GPU is, and how much of its memory was used.
+//! Which tensors have fused kernels, and what is known of a GPU.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use crate::cpu::is_cpu_f32;
+use crate::cuda;
 
-/// Whether the fused kernels work on such a tensor: f32 on the CPU, or on a CUDA device with the feature `cuda`.
+/// Whether operations on such a tensor are fused and have backward passes without a graph: f32 on the CPU, or on a CUDA device with
+/// the feature `cuda`.
 #[must_use]
-pub fn is_fused(tensor: &Tensor) -> bool {
-    #[cfg(feature = "cuda")]
-    if crate::cuda::is_cuda_f32(tensor) {
-        return true;
-    }
-    is_cpu_f32(tensor)
+pub fn has_backward_kernels(tensor: &Tensor) -> bool {
+    is_cpu_f32(tensor) || gpu_of(tensor).is_some()
 }
 
-/// What a GPU is.
+/// The GPU whose kernels take this tensor: f32 on a CUDA device.
+pub(crate) fn gpu_of(tensor: &Tensor) -> Option<cuda::Gpu<'_>> {
+    cuda::Gpu::of(tensor.device()).filter(|_| tensor.dtype() == DType::F32)
+}
+
+/// A GPU as its driver describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpu {
-    /// The name that its maker gave it.
+    /// As `NVIDIA H100 80GB HBM3`.
     pub name: String,
-    /// All of its memory.
+    /// Its whole memory.
     pub memory_bytes: u64,
     /// Compute capability, as `8.0`.
     pub compute_capability: String,
@@ -27,16 +30,12 @@ pub struct Gpu {
     pub cuda_version: String,
 }
 
-/// What a CUDA device is; `None` for others.
+/// The description of a CUDA device; `None` for others.
 ///
 /// # Errors
 /// When the driver fails.
 pub fn gpu(device: &Device) -> Result<Option<Gpu>> {
-    match device {
-        #[cfg(feature = "cuda")]
-        Device::Cuda(gpu) => crate::cuda::device::describe(gpu).map(Some),
-        _ => Ok(None),
-    }
+    cuda::Gpu::of(device).map(|gpu| gpu.describe()).transpose()
 }
 
 /// The most bytes of a device's memory that this process had in use at any time, as the driver counts them: tensors, not the driver's
@@ -45,9 +44,5 @@ pub fn gpu(device: &Device) -> Result<Option<Gpu>> {
 /// # Errors
 /// When the driver fails.
 pub fn peak_device_bytes(device: &Device) -> Result<Option<u64>> {
-    match device {
-        #[cfg(feature = "cuda")]
-        Device::Cuda(gpu) => crate::cuda::device::peak_bytes(gpu),
-        _ => Ok(None),
-    }
+    cuda::Gpu::of(device).map_or(Ok(None), |gpu| gpu.peak_bytes())
 }

@@ -1,13 +1,10 @@
 //! Inverted dropout with a mask that is drawn in the forward pass and drawn again in the backward pass.
 
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-#[cfg(feature = "cuda")]
 use crate::cuda;
-use crate::{cpu, device::is_fused, rng::Stream, simd::vectorised};
+use crate::{cpu, device::has_backward_kernels, rng::Stream, simd::vectorised};
 
 /// Drops elements of `x` with probability `p` and scales the rest by `1 / (1 - p)`.
 ///
@@ -23,7 +20,10 @@ pub fn dropout(x: &Tensor, p: f64, stream: Stream) -> Result<Tensor> {
     if p == 0.0 {
         return Ok(x.clone());
     }
-    if is_fused(x) { x.contiguous()?.apply_op1(Dropout { p, stream }) } else { dropout_slow(x, p, stream) }
+    match has_backward_kernels(x) {
+        true => x.contiguous()?.apply_op1(Dropout { p, stream }),
+        false => dropout_slow(x, p, stream),
+    }
 }
 
 /// [`dropout`] in plain candle operations: the mask is made on the host and multiplied in.
@@ -121,7 +121,6 @@ impl CustomOp1 for Dropout {
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let (shape, dropout) = (layout.shape().clone(), Some((self.p, self.stream)));
         cuda::operation(self.name(), [(x, layout)], shape, |gpu, [x], y| gpu.dropout(x, dropout, y))

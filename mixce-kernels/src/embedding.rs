@@ -1,14 +1,13 @@
 //! Token and position embeddings: gather forward, scatter-add backward.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
 
 use crate::cpu::{self, with_slices_mut};
-#[cfg(feature = "cuda")]
 use crate::cuda;
+use crate::device::gpu_of;
 use crate::dropout::{dropout, dropout_slow};
 use crate::residual::{Dropout, active};
 
@@ -22,8 +21,7 @@ use crate::residual::{Dropout, active};
 /// When shapes do not fit, an id is outside its table, or the dropout probability is outside `[0, 1)`.
 pub fn embedding_sum(tokens: &Tensor, positions: &Tensor, at: &Embedded, drop: Dropout) -> Result<Tensor> {
     let drop = active(drop)?;
-    #[cfg(feature = "cuda")]
-    if [tokens, positions].into_iter().all(cuda::is_cuda_f32) {
+    if [tokens, positions].into_iter().all(|table| gpu_of(table).is_some()) {
         let op = EmbeddingSum { at: at.clone(), dropout: drop };
         return tokens.contiguous()?.apply_op2(&positions.contiguous()?, op);
     }
@@ -75,13 +73,17 @@ pub fn embedding_backward(
     }
     at.check(dtokens.dim(0)?, dpositions.dim(0)?)?;
     let op = "embedding backward";
-    #[cfg(feature = "cuda")]
-    if cuda::is_cuda_f32(dx) {
-        return at.with_groups(|groups| {
-            cuda::with_arrays(op, [dx], [dtokens, dpositions], |gpu, [dx], sums| {
-                gpu.embedding_backward(dx, groups, c, drop, sums)
-            })
-        });
+    if let Some(gpu) = gpu_of(dx) {
+        let [tokens, positions] = at.groups()?;
+        let groups = [
+            &at.input_ids,
+            &tokens.order,
+            &tokens.offsets,
+            &at.position_ids,
+            &positions.order,
+            &positions.offsets,
+        ];
+        return gpu.embedding_backward(dx, groups, drop, [dtokens, dpositions]);
     }
     let dx = match drop {
         Some((p, stream)) => dropout(dx, p, stream)?,
@@ -102,9 +104,40 @@ pub struct Embedded {
     /// The same, `[N]` u32 each, on the device.
     input_ids: Tensor,
     position_ids: Tensor,
-    /// The rows by token and by position, made when a backward pass wants them.
-    #[cfg(feature = "cuda")]
-    groups: Arc<std::sync::OnceLock<[cuda::embedding::Groups; 2]>>,
+    /// The rows by token and by position, made by the first backward pass on CUDA.
+    groups: Arc<OnceLock<[RowGroups; 2]>>,
+}
+
+/// The rows of a batch in the order of the table's rows that they take, so that one block of threads adds up all gradients of one row of
+/// the table: group `g` is `order[offsets[g]..offsets[g + 1]]`, in ascending order.
+#[derive(Debug)]
+struct RowGroups {
+    order: Tensor,
+    offsets: Tensor,
+}
+
+impl RowGroups {
+    /// Groups the rows `0..` by their id.
+    fn new(ids: impl Iterator<Item = u32>, device: &Device) -> Result<Self> {
+        let mut group_of = HashMap::new();
+        let mut groups: Vec<Vec<u32>> = Vec::new();
+        for (row, id) in (0u32..).zip(ids) {
+            let group = *group_of.entry(id).or_insert(groups.len());
+            if group == groups.len() {
+                groups.push(Vec::new());
+            }
+            groups[group].push(row);
+        }
+        let mut offsets = vec![0u32];
+        for group in &groups {
+            offsets.push(offsets[offsets.len() - 1] + group.len() as u32);
+        }
+        let order = groups.concat();
+        Ok(Self {
+            order: Tensor::from_slice(&order, order.len(), device)?,
+            offsets: Tensor::from_slice(&offsets, offsets.len(), device)?,
+        })
+    }
 }
 
 impl Embedded {
@@ -121,7 +154,6 @@ impl Embedded {
             rows: input_ids.iter().copied().zip(position_ids.iter().copied()).collect(),
             input_ids: Tensor::from_slice(input_ids, n, device)?,
             position_ids: Tensor::from_slice(position_ids, n, device)?,
-            #[cfg(feature = "cuda")]
             groups: Arc::default(),
         })
     }
@@ -147,33 +179,15 @@ impl Embedded {
         }
     }
 
-    /// Runs `f` on the rows grouped by token and by position.
-    #[cfg(feature = "cuda")]
-    fn with_groups(&self, f: impl FnOnce([cuda::embedding::Grouped<'_>; 2]) -> Result<()>) -> Result<()> {
-        use cuda::embedding::{Grouped, Groups};
-        let groups = match self.groups.get() {
-            Some(groups) => groups,
-            None => {
-                let device = self.input_ids.device();
-                let of_tokens = Groups::new(self.rows.iter().map(|(token, _)| *token), device)?;
-                let of_positions = Groups::new(self.rows.iter().map(|(_, position)| *position), device)?;
-                self.groups.get_or_init(|| [of_tokens, of_positions])
-            }
-        };
-        let [tokens, positions] = groups;
-        let tensors = [
-            &self.input_ids,
-            &tokens.order,
-            &tokens.offsets,
-            &self.position_ids,
-            &positions.order,
-            &positions.offsets,
-        ];
-        cuda::with_arrays("embedding backward", tensors, [], |_, arrays, []| {
-            let [ids, order, offsets, position_ids, position_order, position_offsets] = arrays;
-            let positions = Grouped { ids: position_ids, order: position_order, offsets: position_offsets };
-            f([Grouped { ids, order, offsets }, positions])
-        })
+    /// The rows grouped by token and by position, on the device.
+    fn groups(&self) -> Result<&[RowGroups; 2]> {
+        if let Some(groups) = self.groups.get() {
+            return Ok(groups);
+        }
+        let device = self.input_ids.device();
+        let by_token = RowGroups::new(self.rows.iter().map(|(token, _)| *token), device)?;
+        let by_position = RowGroups::new(self.rows.iter().map(|(_, position)| *position), device)?;
+        Ok(self.groups.get_or_init(|| [by_token, by_position]))
     }
 }
 
@@ -216,7 +230,6 @@ impl CustomOp2 for EmbeddingSum {
         Ok((CpuStorage::F32(x), (self.at.rows.len(), c).into()))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
         tokens: &CudaStorage,
@@ -226,12 +239,10 @@ impl CustomOp2 for EmbeddingSum {
     ) -> Result<(CudaStorage, Shape)> {
         let c = self.at.channels(tokens_layout.dims(), positions_layout.dims())?;
         self.at.check(tokens_layout.dims()[0], positions_layout.dims()[0])?;
-        let (op, shape) = (self.name(), (self.at.rows.len(), c).into());
-        let inputs = [(tokens, tokens_layout), (positions, positions_layout)];
-        cuda::operation(op, inputs, shape, |gpu, tables, x| {
-            cuda::with_arrays(op, [&self.at.input_ids, &self.at.position_ids], [], |_, ids, []| {
-                gpu.embedding(tables, ids, c, self.dropout, x)
-            })
+        let (inputs, shape) =
+            ([(tokens, tokens_layout), (positions, positions_layout)], (self.at.rows.len(), c).into());
+        cuda::operation(self.name(), inputs, shape, |gpu, tables, x| {
+            gpu.embedding(tables, [&self.at.input_ids, &self.at.position_ids], c, self.dropout, x)
         })
     }
 

@@ -1,25 +1,25 @@
-//! Clipping by the norm of all gradients, without the host: for devices that should not be waited for.
+//! Clipping by the norm of all gradients on the device, so that the host need not wait for it.
 
-#[cfg(feature = "cuda")]
-use candle_core::DType;
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
-use crate::adamw::AdamWUpdate;
-#[cfg(feature = "cuda")]
-use crate::cuda;
+use crate::adamw::{AdamWState, AdamWUpdate};
+use crate::cuda::Gpu;
+use crate::device::gpu_of;
+
+/// Numbers of a verdict.
+pub(crate) const VERDICT: usize = 5;
 
 /// Keeps the norm of the gradients, the factor of clipping and the first failure on the device.
 ///
-/// The factor is `min(1, max_norm / (norm + 1e-6))`, or 1 when `max_norm` is 0. From the step whose gradients are not all finite
-/// on, no update changes anything: the host may look at the verdict later and finds the parameters as they were before
-/// that step.
+/// The factor is `min(1, max_norm / (norm + 1e-6))`, or 1 when `max_norm` is 0. Once the gradients of a step are not all finite,
+/// neither its update nor any later one changes a parameter, so the host may read the verdict some steps later.
 #[derive(Debug)]
 pub struct GradientGuard {
     /// See `Verdict` in `cuda/adamw.cu`.
     verdict: Tensor,
 }
 
-/// What a [`GradientGuard`] found.
+/// The judgement of a [`GradientGuard`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GradientVerdict {
     /// Norm of all gradients of the last step that was finite, or of the first that was not.
@@ -40,18 +40,13 @@ pub struct GradientFailure {
 }
 
 impl GradientGuard {
-    /// A guard for gradients like this one, or `None` where the host sees every norm at once: everywhere but on CUDA.
+    /// A guard for gradients like this one, or `None` where norms are read at every step: everywhere but on CUDA.
     ///
     /// # Errors
     /// When the device has no room.
     pub fn new(like: &Tensor) -> Result<Option<Self>> {
-        #[cfg(feature = "cuda")]
-        if cuda::is_cuda_f32(like) {
-            let verdict = Tensor::zeros(cuda::adamw::VERDICT, DType::F64, like.device())?;
-            return Ok(Some(Self { verdict }));
-        }
-        let _ = like;
-        Ok(None)
+        let guard = |_| Ok(Self { verdict: Tensor::zeros(VERDICT, DType::F64, like.device())? });
+        gpu_of(like).map(guard).transpose()
     }
 
     /// Judges the gradients of step number `step`, before the updates of that step.
@@ -59,28 +54,28 @@ impl GradientGuard {
     /// # Errors
     /// When a gradient is not contiguous f32 on the device.
     pub fn judge(&self, gradients: &[Tensor], max_norm: f64, step: u64) -> Result<()> {
-        #[cfg(feature = "cuda")]
-        if self.verdict.device().is_cuda() {
-            return cuda::adamw::judge(gradients, max_norm, step, &self.verdict);
+        match Gpu::of(self.verdict.device()) {
+            Some(gpu) => gpu.judge(gradients, max_norm, step, &self.verdict),
+            None => {
+                bail!("gradient guard: expected a CUDA device, got {:?}", self.verdict.device().location())
+            }
         }
-        bail!("gradient guard: no kernel for step {step} of {} gradients up to {max_norm}", gradients.len())
     }
 
     /// [`crate::adamw_step`] with the factor of the verdict for the update's `gradient_scale`, or without effect after a failure.
     ///
     /// # Errors
     /// As [`crate::adamw_step`].
-    pub fn adamw_step(
-        &self,
-        state: (&Tensor, &Tensor, &Tensor),
-        gradient: &Tensor,
-        update: &AdamWUpdate,
-    ) -> Result<()> {
-        #[cfg(feature = "cuda")]
-        if cuda::is_cuda_f32(gradient) {
-            return cuda::adamw::adamw_step(state, gradient, update, Some(&self.verdict));
+    pub fn adamw_step(&self, state: AdamWState<'_>, gradient: &Tensor, update: &AdamWUpdate) -> Result<()> {
+        match gpu_of(gradient) {
+            Some(gpu) => gpu.adamw_step(state, gradient, update, Some(&self.verdict)),
+            None => {
+                let (dtype, device) = (gradient.dtype(), gradient.device().location());
+                bail!(
+                    "gradient guard: expected an f32 gradient on a CUDA device, got {dtype:?} on {device:?}"
+                )
+            }
         }
-        bail!("gradient guard: no kernel for {update:?} of {:?} by {:?}", state.0.shape(), gradient.shape())
     }
 
     /// The verdict; waits for the device.

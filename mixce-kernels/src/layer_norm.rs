@@ -1,27 +1,24 @@
 //! Layer normalisation over the last dimension.
 
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::Affine;
+use crate::affine::AffineGradients;
 use crate::cpu::{self, ROWS_PER_TASK};
-#[cfg(feature = "cuda")]
 use crate::cuda;
-use crate::device::is_fused;
+use crate::device::{gpu_of, has_backward_kernels};
 use crate::simd::{self, vectorised};
 
 /// Layer normalisation (Ba et al., 2016): `y = (x - mean) / sqrt(var + eps) * weight + bias` over the last dimension.
 ///
 /// `x` is `[.., C]`, `weight` and `bias` are `[C]`; the variance is the biased one (divided by `C`). Fused for f32 on the
-/// CPU with a real backward pass; other dtypes and devices take [`layer_norm_slow`].
+/// CPU and CUDA with a real backward pass; other dtypes and devices take [`layer_norm_slow`].
 ///
 /// # Errors
 /// When the shapes do not fit.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     check(x, weight, bias)?;
-    if [x, weight, bias].into_iter().all(is_fused) {
+    if [x, weight, bias].into_iter().all(has_backward_kernels) {
         let op = LayerNorm { eps: eps as f32 };
         x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
     } else {
@@ -44,7 +41,7 @@ pub fn layer_norm_slow(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> 
 }
 
 /// Refuses parameters that do not fit `x`.
-pub(crate) fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
+fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
     let c = x.dim(D::Minus1)?;
     if weight.dims() != [c] || bias.dims() != [c] {
         bail!(
@@ -56,34 +53,65 @@ pub(crate) fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// The backward pass of [`layer_norm`] by itself: adds the gradient of `x` to `dx` in place, and those of the parameters to
-/// `dnorm`.
-///
-/// # Errors
-/// When shapes do not fit or a tensor is not f32 on the CPU or a CUDA device.
-pub fn layer_norm_backward(
-    x: &Tensor,
-    (norm, eps): (&Affine, f64),
-    dy: &Tensor,
-    dx: &Tensor,
-    dnorm: &Affine,
-) -> Result<()> {
-    check(x, &norm.weight, &norm.bias)?;
-    for (gradient, of) in [(dy, x), (dx, x), (&dnorm.weight, &norm.weight), (&dnorm.bias, &norm.bias)] {
-        if gradient.dims() != of.dims() {
-            bail!("layer_norm backward: a gradient {:?} of a tensor {:?}", gradient.dims(), of.dims());
+/// The parameters of a layer norm.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    /// `[C]`.
+    pub weight: Tensor,
+    /// `[C]`.
+    pub bias: Tensor,
+    /// Added to the variance.
+    pub epsilon: f64,
+}
+
+impl Norm {
+    /// The same values outside of any gradient graph.
+    #[must_use]
+    pub fn detach(&self) -> Self {
+        Self { weight: self.weight.detach(), bias: self.bias.detach(), epsilon: self.epsilon }
+    }
+
+    /// [`layer_norm`] of `x` `[.., C]`: differentiable, on any device.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        layer_norm(x, &self.weight, &self.bias, self.epsilon)
+    }
+
+    /// The backward pass of [`Norm::forward`] without a graph: given the gradient `dy` of the result, adds that of `x` to `dx` and
+    /// those of the parameters to `gradients`, in place.
+    ///
+    /// # Errors
+    /// When shapes do not fit or a tensor has no kernels ([`has_backward_kernels`]).
+    pub fn backward(&self, x: &Tensor, dy: &Tensor, dx: &Tensor, gradients: &AffineGradients) -> Result<()> {
+        check(x, &self.weight, &self.bias)?;
+        gradients.check("layer_norm", &self.weight, &self.bias)?;
+        for gradient in [dy, dx] {
+            if gradient.dims() != x.dims() {
+                bail!("layer_norm backward: a gradient {:?} of a tensor {:?}", gradient.dims(), x.dims());
+            }
         }
+        if let Some(gpu) = gpu_of(x) {
+            return gpu.layer_norm_backward(self, x, dy, dx, gradients);
+        }
+        let (op, eps) = ("layer_norm backward", self.epsilon as f32);
+        cpu::with_slices(op, [x, &self.weight, dy], |[x, weight, dy]| {
+            cpu::with_slices_mut(op, [dx, &gradients.weight, &gradients.bias], |[dx, dweight, dbias]| {
+                backward((x, weight, eps), dy, dx, dweight, dbias);
+            })
+        })?
     }
-    #[cfg(feature = "cuda")]
-    if cuda::is_cuda_f32(x) {
-        return cuda::sublayer::layer_norm_backward(x, (norm, eps), dy, dx, dnorm);
+
+    /// Whether candle's graph tracks a parameter.
+    pub(crate) fn is_tracked(&self) -> bool {
+        self.weight.track_op() || self.bias.track_op()
     }
-    let op = "layer_norm backward";
-    cpu::with_slices(op, [x, &norm.weight, dy], |[x, gain, dy]| {
-        cpu::with_slices_mut(op, [dx, &dnorm.weight, &dnorm.bias], |[dx, dgain, dshift]| {
-            backward((x, gain, eps as f32), dy, dx, dgain, dshift);
-        })
-    })?
+
+    /// Refuses rows that do not fit.
+    pub(crate) fn check(&self, x: &Tensor) -> Result<()> {
+        check(x, &self.weight, &self.bias)
+    }
 }
 
 struct LayerNorm {
@@ -184,7 +212,6 @@ impl CustomOp3 for LayerNorm {
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
         x: &CudaStorage,
@@ -208,10 +235,11 @@ impl CustomOp3 for LayerNorm {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let norm = Affine { weight: weight.clone(), bias: bias.clone() };
-        let (dx, dnorm) = (x.zeros_like()?, norm.zeros_like()?);
-        layer_norm_backward(x, (&norm, f64::from(self.eps)), dy, &dx, &dnorm)?;
-        Ok((Some(dx), Some(dnorm.weight), Some(dnorm.bias)))
+        let norm = Norm { weight: weight.clone(), bias: bias.clone(), epsilon: f64::from(self.eps) };
+        let gradients = AffineGradients { weight: weight.zeros_like()?, bias: bias.zeros_like()? };
+        let dx = x.zeros_like()?;
+        norm.backward(x, dy, &dx, &gradients)?;
+        Ok((Some(dx), Some(gradients.weight), Some(gradients.bias)))
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Every operation here has a real backward pass. Each file holds the operation's documentation, a *slow twin* made of
 //! plain candle operations (the reference in tests, and the path on devices without a fused kernel), the fused version
-//! where there is one, and the dispatch between them. Errors are candle's own: these are tensor operations.
+//! where there is one, and the dispatch between them: callers never ask which path is taken. Errors are candle's own: these are
+//! tensor operations.
 //!
 //! | operation | what it is |
 //! | --- | --- |
@@ -14,14 +15,14 @@
 //! | [`residual_dropout`] | dropout of a branch and the residual sum in one pass |
 //! | [`embedding_sum`] | token and position embeddings: gather forward, scatter-add backward |
 //! | [`causal_attention`] | multi-head causal self-attention over packed documents |
-//! | [`decode_attention`] | attention of one new token a sequence over cached keys and values |
+//! | [`decode_attention`], [`fill_cache`] | attention of one new token a sequence over cached keys and values |
 //! | [`cross_entropy`] | per-token log-probabilities and their gradient, rows of logits at a time |
-//! | [`sublayer`] | whole sublayers of a transformer block, forward and backward, without a graph |
+//! | [`sublayer`] | whole sublayers of a transformer block: differentiable, or without a graph and with a backward pass |
 //! | [`lm_head`] | LM head and token-weighted cross-entropy, forward and backward at once, without the matrix of logits |
-//! | [`packed`] | products with weights that were packed beforehand, for sampling |
+//! | [`Weight`], [`PackedWeight`] | weights as matrices, or packed beforehand for the products of sampling |
 //! | [`softmax_quantile`] | drawing from a softmax |
 //! | [`adamw_step`] | the update of AdamW in place |
-//! | [`GradientGuard`] | clipping and the check for finite gradients where the host does not wait for the device |
+//! | [`GradientGuard`] | clipping and the check for finite gradients on the device, without waiting for it |
 //! | [`matmul`] | matrix products of slices in any layout, in f32 or with operands in bf16 |
 
 mod activation;
@@ -32,7 +33,7 @@ mod bf16;
 mod categorical;
 mod cpu;
 pub mod cross_entropy;
-#[cfg(feature = "cuda")]
+#[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
 mod cuda;
 mod device;
 mod dropout;
@@ -43,32 +44,35 @@ mod linear;
 pub mod lm_head;
 mod math;
 mod matmul;
-pub mod packed;
+mod packed;
 mod residual;
 mod simd;
 pub mod sublayer;
 #[cfg(test)]
 mod testing;
 pub mod threads;
+mod weight;
 
 pub use mixce_base::rng;
 
 pub use activation::Activation;
-pub use adamw::{AdamWUpdate, adamw_step, clear, sum_of_squares};
-pub use affine::Affine;
+pub use adamw::{AdamWState, AdamWUpdate, adamw_step, clear, sum_of_squares};
+pub use affine::{Affine, AffineGradients};
 pub use attention::{
-    Columns, CuSeqlens, causal_attention, causal_attention_backward, causal_attention_slow, decode_attention,
-    fill_cache,
+    Columns, CuSeqlens, KeyValues, causal_attention, causal_attention_backward, causal_attention_slow,
+    decode_attention, fill_cache,
 };
 pub use categorical::{all_finite, softmax_quantile};
-pub use device::{Gpu, gpu, peak_device_bytes};
+pub use device::{Gpu, gpu, has_backward_kernels, peak_device_bytes};
 pub use dropout::{dropout, dropout_slow};
 pub use embedding::{Embedded, embedding_backward, embedding_sum, embedding_sum_slow};
 pub use guard::{GradientFailure, GradientGuard, GradientVerdict};
-pub use layer_norm::{layer_norm, layer_norm_slow};
+pub use layer_norm::{Norm, layer_norm, layer_norm_slow};
 pub use linear::{linear, linear_slow};
 pub use matmul::{Matrix, Precision, matmul};
+pub use packed::PackedWeight;
 pub use residual::{Dropout, residual_dropout, residual_dropout_slow};
+pub use weight::Weight;
 
 /// Tensor errors are candle's.
 pub type Result<T> = candle_core::Result<T>;

@@ -1,16 +1,14 @@
 //! Affine map with the weight in GPT-2's Conv1D layout.
 
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::affine::AffineGradients;
 use crate::cpu::{self, ROWS_PER_TASK};
-use crate::device::is_fused;
-use crate::packed::{self, Weight};
+use crate::cuda;
+use crate::device::{gpu_of, has_backward_kernels};
 use crate::simd::{self, vectorised};
-#[cfg(feature = "cuda")]
-use crate::{Affine, cuda};
+use crate::weight::Elements;
 use crate::{Matrix, Precision, matmul};
 
 /// `y = x W + b` with `x` `[N, in]`, `W` `[in, out]` (as GPT-2's checkpoints store it) and `b` `[out]`.
@@ -21,7 +19,7 @@ use crate::{Matrix, Precision, matmul};
 /// When the shapes do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
-        Some(bias) if weight.rank() == 2 && [x, weight, bias].into_iter().all(is_fused) => {
+        Some(bias) if weight.rank() == 2 && [x, weight, bias].into_iter().all(has_backward_kernels) => {
             check(x, weight, bias)?;
             x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)
         }
@@ -41,12 +39,9 @@ pub fn linear_slow(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result
     }
 }
 
-/// Refuses an affine map, packed or not, that does not fit `x`.
-pub(crate) fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
+/// Refuses an affine map that does not fit `x`.
+fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
     let (_, n_in) = x.dims2()?;
-    if packed::is_packed(weight) {
-        return packed::check(weight, n_in, bias.dims1()?);
-    }
     let (weight_in, n_out) = weight.dims2()?;
     if weight_in != n_in || bias.dims() != [n_out] {
         bail!(
@@ -59,20 +54,20 @@ pub(crate) fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
 }
 
 /// `y = x W + b` for row-major slices; the number of outputs is the length of `b`.
-pub(crate) fn forward(precision: Precision, x: &[f32], weight: Weight<'_>, bias: &[f32], y: &mut [f32]) {
+pub(crate) fn forward(precision: Precision, x: &[f32], weight: Elements<'_>, bias: &[f32], y: &mut [f32]) {
     product(precision, x, weight, bias.len(), y);
     for_rows(y, bias.len(), |_, y| y.chunks_mut(bias.len()).for_each(|y| simd::add_to(y, bias)));
 }
 
-/// `y = x W`, with `W` `[in, out]`. A packed weight was rounded when it was packed: `precision` is for the others.
-pub(crate) fn product(precision: Precision, x: &[f32], weight: Weight<'_>, n_out: usize, y: &mut [f32]) {
+/// `y = x W`, with `W` `[in, out]`; that `precision` is the one of a packed weight is checked by [`crate::Affine::check`].
+pub(crate) fn product(precision: Precision, x: &[f32], weight: Elements<'_>, n_out: usize, y: &mut [f32]) {
     let rows = y.len().checked_div(n_out).unwrap_or(0);
     let Some(n_in) = x.len().checked_div(rows) else { return };
     match weight {
-        Weight::InOut(weight) => {
+        Elements::Dense(weight) => {
             matmul(precision, y, n_out, false, Matrix::new(x, n_in), Matrix::new(weight, n_out));
         }
-        Weight::Packed(_) | Weight::PackedBf16(_) => packed::multiply(x, weight, (rows, n_out, n_in), y),
+        Elements::Packed(weight) => weight.multiply(x, rows, y),
     }
 }
 
@@ -150,11 +145,10 @@ impl CustomOp3 for Linear {
         let bias = cpu::slice(self.name(), bias, bias_layout)?;
         let shape = (x_layout.dim(0)?, bias.len());
         let mut y = vec![0f32; shape.0 * shape.1];
-        forward(Precision::F32, x, Weight::InOut(weight), bias, &mut y);
+        forward(Precision::F32, x, Elements::Dense(weight), bias, &mut y);
         Ok((CpuStorage::F32(y), shape.into()))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
         x: &CudaStorage,
@@ -179,12 +173,10 @@ impl CustomOp3 for Linear {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        #[cfg(feature = "cuda")]
-        if cuda::is_cuda_f32(x) {
-            let affine = Affine { weight: weight.clone(), bias: bias.clone() };
-            let daffine = affine.zeros_like()?;
-            let dx = cuda::sublayer::linear_backward::<f32>(x, &affine, dy, &daffine)?;
-            return Ok((Some(dx), Some(daffine.weight), Some(daffine.bias)));
+        if let Some(gpu) = gpu_of(x) {
+            let gradients = AffineGradients { weight: weight.zeros_like()?, bias: bias.zeros_like()? };
+            let dx = gpu.linear_backward(x, weight, dy, &gradients)?;
+            return Ok((Some(dx), Some(gradients.weight), Some(gradients.bias)));
         }
         let name = self.name();
         let mut dx = vec![0f32; x.elem_count()];

@@ -7,6 +7,7 @@ use gemm::Parallelism;
 use candle_core::{Device, Result, bail};
 
 use crate::bf16;
+use crate::cuda::Gpu;
 
 /// Number format of the operands of a matrix product. Sums are f32 in any case. On the CPU matrices are f32 in memory, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,19 +25,18 @@ impl Precision {
     /// AVX512-BF16, a GPU compute capability 8.0.
     ///
     /// # Errors
-    /// As said.
+    /// When the device lacks them.
     pub fn check(self, device: &Device) -> Result<()> {
         match (self, device) {
             (Self::F32, _) => Ok(()),
-            (Self::Bf16, Device::Cpu) if !bf16::is_available() => {
+            (Self::Bf16, Device::Cpu) if bf16::is_available() => Ok(()),
+            (Self::Bf16, Device::Cpu) => {
                 bail!("expected a CPU with AVX512-BF16 (AMD since Zen 4, Intel since Sapphire Rapids)")
             }
-            (Self::Bf16, Device::Cpu) => Ok(()),
-            #[cfg(feature = "cuda")]
-            (Self::Bf16, Device::Cuda(device)) => crate::cuda::check_bf16(device),
-            (Self::Bf16, _) => {
-                bail!("expected a CPU or, in a build with CUDA, a GPU; got {:?}", device.location())
-            }
+            (Self::Bf16, _) => match Gpu::of(device) {
+                Some(gpu) => gpu.check_bf16(),
+                None => bail!("expected a CPU or, in a build with CUDA, a GPU; got {:?}", device.location()),
+            },
         }
     }
 }

@@ -7,8 +7,8 @@
 //!
 //! Legend: M rows, K inputs, N outputs; a *panel* is 48 outputs, P = ceil(N / 48) of them.
 //!
-//! A packed weight is a tensor: `[P, K, 48]` in f32, or `[P, ceil(K / 2), 48]` of pairs of bf16 numbers in u32 (the first of a pair
-//! in the low half). What lies beyond N or K is zero. Every element of a product is summed in the order of K, however many rows
+//! A packed weight is `[P, K, 48]` in f32, or `[P, ceil(K / 2), 48]` of pairs of bf16 numbers in u32 (the first of a pair in the low
+//! half). What lies beyond N or K is zero. Every element of a product is summed in the order of K, however many rows
 //! there are and on however many threads, so rows do not depend on their neighbours.
 
 #![expect(
@@ -16,12 +16,14 @@
     reason = "tasks write to columns of one matrix; the inner loop does without bounds checks"
 )]
 
-use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
+use std::fmt;
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, Result, Storage, Tensor, bail};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::bf16;
-use crate::cpu::{slice, with_slices};
 use crate::matmul::{Matrix, Precision};
 use crate::simd::{LINE, prefetch};
 
@@ -32,35 +34,115 @@ const BLOCK: usize = 768;
 /// Most rows of a task; a multiple of 8.
 const TASK_ROWS: usize = 128;
 
-/// Packs a weight `[K, N]` of f32 in any layout; on a device other than the CPU it stays as it is.
-///
-/// # Errors
-/// When the weight is not a matrix of f32, or bf16 does not work here ([`Precision::check`]).
-pub fn pack(weight: &Tensor, precision: Precision) -> Result<Tensor> {
-    precision.check(weight.device())?;
-    let (k, n) = weight.dims2()?;
-    if !weight.device().is_cpu() {
-        return Ok(weight.clone());
+/// A weight `[K, N]` in the order in which products with a few rows read it. Clones share the memory.
+#[derive(Clone)]
+pub struct PackedWeight {
+    n_in: usize,
+    n_out: usize,
+    panels: Panels,
+}
+
+#[derive(Clone)]
+enum Panels {
+    F32(Arc<Vec<f32>>),
+    Bf16(Arc<Vec<u32>>),
+}
+
+impl fmt::Debug for PackedWeight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PackedWeight[{}, {}; {:?}]", self.n_in, self.n_out, self.precision())
     }
-    let (storage, layout) = weight.storage_and_layout();
-    let data = match &*storage {
-        Storage::Cpu(CpuStorage::F32(data)) => &data[layout.start_offset().min(data.len())..],
-        _ => bail!("pack: expected a weight of f32, got {:?}", weight.dtype()),
-    };
-    let (row_stride, column_stride) = (layout.stride()[0], layout.stride()[1]);
-    let weight_kn = Matrix { data, rows: k, columns: n, row_stride, column_stride };
-    let panels = n.div_ceil(PANEL);
-    match precision {
-        Precision::F32 => {
-            let mut packed = vec![0f32; panels * k * PANEL];
-            let tasks = packed.par_chunks_mut((k * PANEL).max(1)).enumerate();
-            tasks.for_each(|(panel, packed)| pack_panel(weight_kn, panel * PANEL, packed));
-            Tensor::from_vec(packed, (panels, k, PANEL), weight.device())
+}
+
+impl PackedWeight {
+    /// Packs a matrix `[K, N]` of f32 on the CPU, in any layout.
+    ///
+    /// # Errors
+    /// When the weight is not such a matrix, or the CPU has no bf16 and it is asked for ([`Precision::check`]).
+    pub fn new(weight: &Tensor, precision: Precision) -> Result<Self> {
+        precision.check(weight.device())?;
+        let (k, n) = weight.dims2()?;
+        let (storage, layout) = weight.storage_and_layout();
+        let data = match &*storage {
+            Storage::Cpu(CpuStorage::F32(data)) => &data[layout.start_offset().min(data.len())..],
+            _ => bail!(
+                "packed weight: expected f32 on the CPU, got {:?} on {:?}",
+                weight.dtype(),
+                weight.device().location()
+            ),
+        };
+        let (row_stride, column_stride) = (layout.stride()[0], layout.stride()[1]);
+        let weight_kn = Matrix { data, rows: k, columns: n, row_stride, column_stride };
+        let panels = match precision {
+            Precision::F32 => {
+                let mut packed = vec![0f32; n.div_ceil(PANEL) * k * PANEL];
+                let tasks = packed.par_chunks_mut((k * PANEL).max(1)).enumerate();
+                tasks.for_each(|(panel, packed)| pack_panel(weight_kn, panel * PANEL, packed));
+                Panels::F32(packed.into())
+            }
+            Precision::Bf16 => Panels::Bf16(bf16::pack_right(weight_kn).into()),
+        };
+        Ok(Self { n_in: k, n_out: n, panels })
+    }
+
+    /// `(K, N)`.
+    #[must_use]
+    pub fn dims2(&self) -> (usize, usize) {
+        (self.n_in, self.n_out)
+    }
+
+    /// The precision of its products.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        match self.panels {
+            Panels::F32(_) => Precision::F32,
+            Panels::Bf16(_) => Precision::Bf16,
         }
-        Precision::Bf16 => {
-            let packed = bf16::pack_right(weight_kn);
-            Tensor::from_vec(packed, (panels, k.div_ceil(2), PANEL), weight.device())
+    }
+
+    /// Refuses any other precision than that of this weight's products.
+    pub(crate) fn check_precision(&self, precision: Precision) -> Result<()> {
+        let packed = self.precision();
+        match packed == precision {
+            true => Ok(()),
+            false => bail!("expected {packed:?}, in which the weight was packed, got {precision:?}"),
         }
+    }
+
+    /// `y = x W` for `m` rows, on all threads of the current rayon pool. The shapes are the caller's arithmetic.
+    pub(crate) fn multiply(&self, x: &[f32], m: usize, y: &mut [f32]) {
+        let (k, n) = (self.n_in, self.n_out);
+        assert!(x.len() == m * k && y.len() == m * n, "packed product: shapes");
+        let blocks = m.div_ceil(TASK_ROWS);
+        let target = Target(y.as_mut_ptr());
+        let (pairs, left) = match self.panels {
+            Panels::Bf16(_) => (k.div_ceil(2), bf16::pack_left(Matrix { rows: m, ..Matrix::new(x, k) })),
+            Panels::F32(_) => (0, Vec::new()),
+        };
+        let task = |task: usize| {
+            let (panel, first_row) = (task / blocks, task % blocks * TASK_ROWS);
+            let rows = TASK_ROWS.min(m - first_row);
+            let mut out = [0f32; TASK_ROWS * PANEL];
+            let out = &mut out[..rows * PANEL];
+            match &self.panels {
+                Panels::F32(weight) => {
+                    let (x, weight) = (&x[first_row * k..][..rows * k], &weight[panel * k * PANEL..]);
+                    Arch::new().dispatch(Task { x, weight, k, out });
+                }
+                Panels::Bf16(weight) => {
+                    let weight = &weight[panel * pairs * PANEL..][..pairs * PANEL];
+                    bf16::multiply_panel(&left[first_row * pairs..], weight, out);
+                }
+            }
+            let columns = PANEL.min(n - panel * PANEL);
+            for (row, out) in out.chunks(PANEL).enumerate() {
+                let at = (first_row + row) * n + panel * PANEL;
+                // SAFETY: `y` has `m` rows of `n` columns, these columns of these rows are in it, no other task writes to them,
+                // and `y` is borrowed mutably until all tasks have ended.
+                unsafe { target.write(at, &out[..columns]) };
+            }
+        };
+        (0..n.div_ceil(PANEL) * blocks).into_par_iter().with_min_len(2).for_each(task);
     }
 }
 
@@ -81,98 +163,6 @@ fn pack_panel(weight: Matrix<'_>, first: usize, packed: &mut [f32]) {
             }
         }
     }
-}
-
-/// `y = x W`: `x` `[M, K]` f32, `weight` packed by [`pack`] from `[K, N]`, with N given as `n_out`; `y` becomes `[M, N]`, row after
-/// row, whatever it was.
-///
-/// # Errors
-/// When the shapes do not fit or a tensor is not on the CPU.
-pub fn product(x: &Tensor, weight: &Tensor, n_out: usize, y: &mut Vec<f32>) -> Result<()> {
-    let (m, k) = x.dims2()?;
-    check(weight, k, n_out)?;
-    y.resize(m * n_out, 0.0);
-    with_slices("packed product", [x], |[x]| {
-        with_weight("packed product", weight, |weight| multiply(x, weight, (m, n_out, k), y))
-    })?
-}
-
-/// Whether a weight was packed: those of affine maps are matrices otherwise.
-pub(crate) fn is_packed(weight: &Tensor) -> bool {
-    weight.rank() == 3
-}
-
-/// Refuses a packed weight that is not one of `[k, n]`.
-pub(crate) fn check(weight: &Tensor, k: usize, n: usize) -> Result<()> {
-    let inner = if weight.dtype() == DType::U32 { k.div_ceil(2) } else { k };
-    let expected = [n.div_ceil(PANEL), inner, PANEL];
-    match weight.dims() == expected {
-        true => Ok(()),
-        false => bail!("expected a packed weight {expected:?} of [{k}, {n}], got {:?}", weight.dims()),
-    }
-}
-
-/// The weight of an affine map `[K, N]` as products read it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Weight<'a> {
-    /// Row-major.
-    InOut(&'a [f32]),
-    /// `[P, K, 48]`.
-    Packed(&'a [f32]),
-    /// `[P, ceil(K / 2), 48]`.
-    PackedBf16(&'a [u32]),
-}
-
-/// Runs `f` on a weight on the CPU, packed or not.
-pub(crate) fn with_weight<T>(
-    op: &'static str,
-    weight: &Tensor,
-    f: impl FnOnce(Weight<'_>) -> T,
-) -> Result<T> {
-    let weight = weight.contiguous()?;
-    let (storage, layout) = weight.storage_and_layout();
-    let weight = match (&*storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(CpuStorage::U32(data)), Some((start, end))) => Weight::PackedBf16(&data[start..end]),
-        (Storage::Cpu(data), _) if layout.dims().len() == 3 => Weight::Packed(slice(op, data, layout)?),
-        (Storage::Cpu(data), _) => Weight::InOut(slice(op, data, layout)?),
-        _ => bail!("{op}: expected a CPU tensor"),
-    };
-    Ok(f(weight))
-}
-
-/// `y = x W` for a packed weight, on all threads of the current rayon pool. The shapes are the caller's arithmetic.
-pub(crate) fn multiply(x: &[f32], weight: Weight<'_>, (m, n, k): (usize, usize, usize), y: &mut [f32]) {
-    assert!(x.len() == m * k && y.len() == m * n, "packed product: shapes");
-    let (blocks, target) = (m.div_ceil(TASK_ROWS), Target(y.as_mut_ptr()));
-    let (pairs, left) = match weight {
-        Weight::PackedBf16(_) => (k.div_ceil(2), bf16::pack_left(Matrix { rows: m, ..Matrix::new(x, k) })),
-        _ => (0, Vec::new()),
-    };
-    let task = |task: usize| {
-        let (panel, first_row) = (task / blocks, task % blocks * TASK_ROWS);
-        let rows = TASK_ROWS.min(m - first_row);
-        let mut out = [0f32; TASK_ROWS * PANEL];
-        let out = &mut out[..rows * PANEL];
-        match weight {
-            Weight::Packed(weight) => {
-                let (x, weight) = (&x[first_row * k..][..rows * k], &weight[panel * k * PANEL..]);
-                Arch::new().dispatch(Task { x, weight, k, out });
-            }
-            Weight::PackedBf16(weight) => {
-                let weight = &weight[panel * pairs * PANEL..][..pairs * PANEL];
-                bf16::multiply_panel(&left[first_row * pairs..], weight, out);
-            }
-            Weight::InOut(_) => unreachable!("the caller has packed it"),
-        }
-        let columns = PANEL.min(n - panel * PANEL);
-        for (row, out) in out.chunks(PANEL).enumerate() {
-            let at = (first_row + row) * n + panel * PANEL;
-            // SAFETY: `y` has `m` rows of `n` columns, these columns of these rows are in it, no other task writes to them, and
-            // `y` is borrowed mutably until all tasks have ended.
-            unsafe { target.write(at, &out[..columns]) };
-        }
-    };
-    (0..n.div_ceil(PANEL) * blocks).into_par_iter().with_min_len(2).for_each(task);
 }
 
 /// A matrix to whose parts several tasks write.
@@ -287,7 +277,9 @@ impl Task<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Weight;
     use crate::testing::{assert_close, random};
+    use candle_core::DType;
 
     /// Whole tiles and rests in each direction, one block of inputs and several, one task's rows and several.
     const SIZES: [(usize, usize, usize); 10] = [
@@ -303,9 +295,13 @@ mod tests {
         (261, 47, 20),
     ];
 
-    fn times(x: &Tensor, weight: &Tensor, n_out: usize) -> Result<Vec<f32>> {
+    fn pack(weight: &Tensor, precision: Precision) -> Result<Weight> {
+        Ok(Weight::Packed(PackedWeight::new(weight, precision)?))
+    }
+
+    fn times(x: &Tensor, weight: &Weight) -> Result<Vec<f32>> {
         let mut y = vec![f32::NAN; 5];
-        product(x, weight, n_out, &mut y)?;
+        weight.product(x, &mut y)?;
         Ok(y)
     }
 
@@ -319,7 +315,7 @@ mod tests {
             let (x, w) = (random(&[m, k], 1)?, random(&[k, n], 2)?);
             let transposed = if n * k == 0 { w.clone() } else { w.t()?.contiguous()?.t()? };
             for weight in [&w, &transposed] {
-                let y = times(&x, &pack(weight, Precision::F32)?, n)?;
+                let y = times(&x, &pack(weight, Precision::F32)?)?;
                 assert_eq!(y.len(), m * n);
                 if m * n * k == 0 {
                     assert!(y.iter().all(|y| *y == 0.0));
@@ -332,7 +328,7 @@ mod tests {
                 };
                 close("f32", y, &x, &w)?;
                 if Precision::Bf16.check(x.device()).is_ok() {
-                    let y = times(&x, &pack(weight, Precision::Bf16)?, n)?;
+                    let y = times(&x, &pack(weight, Precision::Bf16)?)?;
                     close("bf16", y, &rounded(&x)?, &rounded(&w)?)?;
                 }
             }
@@ -352,7 +348,7 @@ mod tests {
             let weight = pack(&random(&[k, n], 2)?, precision)?;
             let run = |threads: usize, x: &Tensor| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                pool.install(|| times(x, &weight, n))
+                pool.install(|| times(x, &weight))
             };
             let all = run(1, &x)?;
             assert_eq!(all, run(3, &x)?);
@@ -366,12 +362,29 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() -> Result<()> {
         let packed = pack(&random(&[5, 50], 1)?, Precision::F32)?;
-        assert!(times(&random(&[2, 5], 1)?, &packed, 50).is_ok());
-        assert!(times(&random(&[2, 6], 1)?, &packed, 50).is_err());
-        assert!(times(&random(&[2, 5], 1)?, &packed, 97).is_err());
-        assert!(times(&random(&[2, 5], 1)?, &random(&[5, 50], 1)?, 50).is_err());
+        assert_eq!(packed.dims2()?, (5, 50));
+        assert!(times(&random(&[2, 5], 1)?, &packed).is_ok());
+        assert!(times(&random(&[2, 6], 1)?, &packed).is_err());
+        assert!(times(&random(&[2, 5], 1)?.to_dtype(DType::F64)?, &packed).is_err());
         assert!(pack(&random(&[5], 1)?, Precision::F32).is_err());
         assert!(pack(&random(&[5, 5], 1)?.to_dtype(DType::F64)?, Precision::F32).is_err());
+        assert!(packed.dense().unwrap_err().to_string().contains("packed for inference"));
+        assert!(packed.pack(Precision::F32).is_ok());
+        let error = packed.pack(Precision::Bf16).unwrap_err().to_string();
+        assert!(error.contains("expected F32, in which the weight was packed, got Bf16"), "{error}");
+        Ok(())
+    }
+
+    /// What cannot be packed stays a matrix in f32, and is refused in bf16.
+    #[test]
+    fn other_types_are_not_packed() -> Result<()> {
+        let (x, weight) =
+            (random(&[2, 5], 1)?.to_dtype(DType::F64)?, random(&[5, 3], 2)?.to_dtype(DType::F64)?);
+        let dense = Weight::from(weight.clone()).pack(Precision::F32)?;
+        let want = x.matmul(&weight)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        assert_eq!(times(&x, &dense)?, want);
+        let error = Weight::from(weight).pack(Precision::Bf16).unwrap_err().to_string();
+        assert!(error.contains("expected f32 on the CPU, got F64"), "{error}");
         Ok(())
     }
 }

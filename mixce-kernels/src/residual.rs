@@ -1,13 +1,10 @@
 //! The end of a residual branch: bias, dropout and sum in one pass.
 
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-#[cfg(feature = "cuda")]
 use crate::cuda;
-use crate::device::is_fused;
+use crate::device::has_backward_kernels;
 use crate::dropout::{Keep, check, dropout, dropout_slow};
 use crate::rng::Stream;
 use crate::simd::vectorised;
@@ -31,7 +28,7 @@ pub fn residual_dropout(x: &Tensor, branch: &Tensor, dropout: Dropout) -> Result
             branch.dims()
         );
     }
-    if [x, branch].into_iter().all(is_fused) {
+    if [x, branch].into_iter().all(has_backward_kernels) {
         x.contiguous()?.apply_op2(&branch.contiguous()?, ResidualDropout { p, stream })
     } else {
         residual_dropout_slow(x, branch, dropout)
@@ -120,7 +117,6 @@ impl CustomOp2 for ResidualDropout {
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
         x: &CudaStorage,

@@ -1,4 +1,4 @@
-//! Thread pools: one is enough.
+//! One thread pool instead of two.
 
 #![expect(unsafe_code, reason = "changing the environment is unsafe once other threads run")]
 

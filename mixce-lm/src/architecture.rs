@@ -6,7 +6,7 @@ use std::fmt::Debug;
 
 use candle_core::Tensor;
 use mixce_kernels::rng::Stream;
-use mixce_kernels::{Affine, CuSeqlens, Dropout, Embedded, Precision, causal_attention};
+use mixce_kernels::{AffineGradients, CuSeqlens, Dropout, Embedded, Norm, Precision, causal_attention};
 
 use crate::cache::KvCache;
 use crate::config::ModelConfig;
@@ -32,11 +32,23 @@ pub trait Architecture: ModelConfig + Clone + 'static {
     /// When one is missing.
     fn block(&self, parameters: &Parameters, layer: usize) -> Result<Self::Block>;
 
-    /// Weight and bias of the last layer norm, and its epsilon.
+    /// The sums of gradients of block `layer`, from 0.
     ///
     /// # Errors
     /// When one is missing.
-    fn final_norm(&self, parameters: &Parameters) -> Result<(Affine, f64)>;
+    fn block_gradients(&self, sums: &Parameters, layer: usize) -> Result<<Self::Block as Block>::Gradients>;
+
+    /// The last norm.
+    ///
+    /// # Errors
+    /// When a tensor is missing.
+    fn final_norm(&self, parameters: &Parameters) -> Result<Norm>;
+
+    /// The sums of gradients of the last norm.
+    ///
+    /// # Errors
+    /// When one is missing.
+    fn final_norm_gradients(&self, sums: &Parameters) -> Result<AffineGradients>;
 }
 
 /// What turns token ids into the first residual stream.
@@ -64,8 +76,10 @@ pub trait Embedding: Debug + Clone + Send + Sync + 'static {
 pub trait Block: Debug + Clone + Send + Sync + 'static {
     /// The activations that [`Block::backward`] needs, beside the block's input.
     type Saved: Debug + Send;
+    /// Sums of the gradients of its parameters.
+    type Gradients: Debug;
 
-    /// The block's output, given its input `x` `[N, C]`, and the saved activations, complete if `save` is set.
+    /// The block's output, given its input `x` `[N, C]`, and, if `save` is set, the activations to save.
     ///
     /// Where `attention` asks for some rows alone ([`Attention::rows`]) the output has these.
     ///
@@ -77,10 +91,10 @@ pub trait Block: Debug + Clone + Send + Sync + 'static {
         options: LayerOptions,
         attention: &mut Attention<'_>,
         save: bool,
-    ) -> Result<(Tensor, Self::Saved)>;
+    ) -> Result<(Tensor, Option<Self::Saved>)>;
 
     /// Turns `dx`, which holds the gradient of the output, into that of the input `x` in place, and adds the gradients of the
-    /// parameters to `gradients`, a block of the same shape. `options` and `documents` are those of the forward pass.
+    /// parameters to `gradients`. `options` and `documents` are those of the forward pass.
     ///
     /// # Errors
     /// When a tensor operation fails.
@@ -91,14 +105,14 @@ pub trait Block: Debug + Clone + Send + Sync + 'static {
         options: LayerOptions,
         documents: &CuSeqlens,
         dx: &Tensor,
-        gradients: &Self,
+        gradients: &Self::Gradients,
     ) -> Result<()>;
 
-    /// The same block with its matrices packed for the products of sampling.
+    /// The same block with its matrices packed for the products of sampling, where there are such.
     ///
     /// # Errors
     /// When this CPU has no products in `precision`.
-    fn packed(self, precision: Precision) -> Result<Self>;
+    fn pack(self, precision: Precision) -> Result<Self>;
 }
 
 /// How a layer is computed in one pass.

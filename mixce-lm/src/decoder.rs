@@ -2,9 +2,8 @@
 //!
 //! Legend: N packed tokens, B sequences, C channels, V vocabulary.
 
-use candle_core::{DType, Device, Tensor};
-use mixce_kernels::sublayer::is_fused;
-use mixce_kernels::{Embedded, Precision, packed};
+use candle_core::{Device, Tensor};
+use mixce_kernels::{Embedded, Precision, Weight, has_backward_kernels};
 
 use crate::architecture::{Architecture, Attention, Block as _, LayerOptions};
 use crate::batch::PackedBatch;
@@ -14,17 +13,17 @@ use crate::error::{Error, Result};
 use crate::model::{Decoder, LanguageModel as _};
 use crate::transformer::{Body, Transformer};
 
-/// A transformer whose weights lie in the order in which sampling reads them (on the CPU, in f32: [`mixce_kernels::packed`]).
+/// A transformer whose weights lie in the order in which sampling reads them (on the CPU, in f32: [`Weight::Packed`]).
 ///
 /// It holds its own copy of every weight matrix, the LM head apart from the embedding, as they were when it was made.
 #[derive(Debug)]
 pub struct TransformerDecoder<A: Architecture> {
     spec: ModelSpec,
     body: Body<A>,
-    /// `[V, C]`, or packed.
-    lm_head: Tensor,
+    /// `[C, V]`.
+    lm_head: Weight,
     device: Device,
-    packed: bool,
+    precision: Precision,
 }
 
 impl<A: Architecture> TransformerDecoder<A> {
@@ -37,18 +36,22 @@ impl<A: Architecture> TransformerDecoder<A> {
     pub(crate) fn new(model: Transformer<A>, precision: Precision) -> Result<Self> {
         let device = model.device().clone();
         precision.check(&device)?;
-        let packed = is_fused(&model.lm_head) && device.is_cpu();
-        if precision == Precision::Bf16 && !packed {
+        let packs = has_backward_kernels(&model.lm_head) && device.is_cpu();
+        if precision == Precision::Bf16 && !packs {
             return Err(Error::NotFused { what: "sampling in bf16" });
         }
         // The parameters by name go with the model: each matrix is freed once it is packed, unless somebody else holds it.
         let Transformer { spec, mut body, lm_head, .. } = { model }.detached()?;
-        let lm_head = if packed { packed::pack(&lm_head.t()?, precision)? } else { lm_head };
-        if packed {
-            body.blocks =
-                body.blocks.into_iter().map(|block| block.packed(precision)).collect::<Result<_>>()?;
-        }
-        Ok(Self { spec, body, lm_head, device, packed })
+        let lm_head = Weight::from(lm_head.t()?).pack(precision)?;
+        body.blocks = body.blocks.into_iter().map(|block| block.pack(precision)).collect::<Result<_>>()?;
+        Ok(Self { spec, body, lm_head, device, precision })
+    }
+}
+
+impl<A: Architecture> TransformerDecoder<A> {
+    /// No dropout, products in the precision of the weights.
+    fn options(&self) -> LayerOptions {
+        LayerOptions { dropout: None, precision: self.precision }
     }
 }
 
@@ -63,7 +66,7 @@ impl<A: Architecture> Decoder for TransformerDecoder<A> {
 
     fn prefill(&self, batch: &PackedBatch, new_tokens: usize) -> Result<(Tensor, KvCache)> {
         let documents = &batch.cu_seqlens;
-        let mut cache = KvCache::new(documents, self.spec.heads, new_tokens, &self.device)?;
+        let mut cache = KvCache::new(documents, self.spec.heads, new_tokens, &self.device);
         if let Some(text) = cache.lengths().iter().position(|length| *length == 0) {
             return Err(Error::EmptyText { text });
         }
@@ -73,9 +76,9 @@ impl<A: Architecture> Decoder for TransformerDecoder<A> {
         let x = self.body.run(&batch.embedded, None, |layer, block, x| {
             let rows = (layer + 1 == self.spec.layers).then_some(&last);
             let mut attention = Attention::Prompts { documents, cache: &mut cache, layer, rows };
-            Ok(block.forward(&x, LayerOptions::default(), &mut attention, false)?.0)
+            Ok(block.forward(&x, self.options(), &mut attention, false)?.0)
         })?;
-        Ok((self.body.finish(&x)?, cache))
+        Ok((self.body.norm.forward(&x)?, cache))
     }
 
     fn decode(&self, ids: &[u32], cache: &mut KvCache) -> Result<Tensor> {
@@ -92,17 +95,13 @@ impl<A: Architecture> Decoder for TransformerDecoder<A> {
         let tokens = Embedded::new(ids, cache.lengths(), &self.device)?;
         let x = self.body.run(&tokens, None, |layer, block, x| {
             let mut attention = Attention::Cached { cache, layer };
-            Ok(block.forward(&x, LayerOptions::default(), &mut attention, false)?.0)
+            Ok(block.forward(&x, self.options(), &mut attention, false)?.0)
         })?;
         cache.advance();
-        self.body.finish(&x)
+        Ok(self.body.norm.forward(&x)?)
     }
 
     fn logits(&self, hidden: &Tensor, logits: &mut Vec<f32>) -> Result<()> {
-        if self.packed {
-            return Ok(packed::product(hidden, &self.lm_head, self.spec.vocabulary, logits)?);
-        }
-        *logits = hidden.matmul(&self.lm_head.t()?)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-        Ok(())
+        Ok(self.lm_head.product(hidden, logits)?)
     }
 }

@@ -164,6 +164,12 @@ pub enum Error {
         /// Activation checkpointing, bf16 or sampling in bf16.
         what: &'static str,
     },
+    /// A block that was asked to save activations returned none.
+    #[error("block {layer} saved no activations for its backward pass")]
+    NothingSaved {
+        /// The layer, from 0.
+        layer: usize,
+    },
     /// A parameter took no part in a backward pass.
     #[error("parameter `{name}` has no gradient after a backward pass")]
     MissingGradient {

@@ -2,7 +2,6 @@
 
 use candle_core::{Tensor, Var};
 use mixce_kernels::clear;
-use mixce_kernels::sublayer::is_fused;
 
 use crate::error::Result;
 use crate::params::Parameters;
@@ -52,11 +51,7 @@ impl Gradients {
     /// When a tensor operation fails.
     pub fn clear(&self) -> Result<()> {
         for variable in &self.variables {
-            if is_fused(variable) {
-                clear(variable)?;
-            } else {
-                variable.set(&variable.zeros_like()?)?;
-            }
+            clear(variable)?;
         }
         Ok(())
     }

@@ -7,8 +7,7 @@
 //! [`LanguageModel::hidden_states`] with candle's graph behind the same interface.
 
 use candle_core::Tensor;
-use mixce_kernels::Precision;
-use mixce_kernels::sublayer::{is_fused, layer_norm_backward};
+use mixce_kernels::{Precision, has_backward_kernels};
 
 use crate::architecture::{Architecture, Attention, Block, Embedding as _, LayerOptions};
 use crate::batch::PackedBatch;
@@ -23,7 +22,7 @@ pub(crate) fn forward<'a, A: Architecture>(
     batch: &'a PackedBatch,
     options: PassOptions,
 ) -> Result<Box<dyn Forward + 'a>> {
-    if is_fused(&model.lm_head) {
+    if has_backward_kernels(&model.lm_head) {
         return Ok(Box::new(FusedForward::new(model.detached()?, batch, options)?));
     }
     if options.precision == Precision::Bf16 {
@@ -55,10 +54,10 @@ impl<'a, A: Architecture> FusedForward<'a, A> {
         let last = model.body.run(&batch.embedded, options.dropout, |layer, block, x| {
             let mut attention = Attention::Documents(&batch.cu_seqlens);
             let (y, saved) = block.forward(&x, layer_options(options, layer), &mut attention, save)?;
-            layers.push((x, save.then_some(saved)));
+            layers.push((x, saved));
             Ok(y)
         })?;
-        let hidden = model.body.finish(&last)?;
+        let hidden = model.body.norm.forward(&last)?;
         Ok(Self { model, batch, options, hidden, layers, last })
     }
 }
@@ -76,22 +75,23 @@ impl<A: Architecture> Forward for FusedForward<'_, A> {
         let Self { model, batch, options, hidden, layers, last } = *self;
         drop(hidden);
         let Transformer { body, architecture, .. } = model;
-        let sums = Transformer::new(architecture, gradients.sums().clone())?.body;
+        let sums = gradients.sums();
         let dx = dhidden.zeros_like()?;
-        layer_norm_backward(&last, (&body.norm, body.epsilon), &dhidden, &dx, &sums.norm)?;
+        body.norm.backward(&last, &dhidden, &dx, &architecture.final_norm_gradients(sums)?)?;
         drop((last, dhidden));
         let documents = &batch.cu_seqlens;
-        let blocks = body.blocks.iter().zip(&sums.blocks);
-        for (layer, ((x, saved), (block, sums))) in layers.into_iter().zip(blocks).enumerate().rev() {
+        for (layer, ((x, saved), block)) in layers.into_iter().zip(&body.blocks).enumerate().rev() {
             let options = layer_options(options, layer);
             let saved = match saved {
-                Some(saved) => saved,
+                Some(saved) => Some(saved),
                 None => block.forward(&x, options, &mut Attention::Documents(documents), true)?.1,
             };
-            block.backward(&x, saved, options, documents, &dx, sums)?;
+            let saved = saved.ok_or(Error::NothingSaved { layer })?;
+            let sums = architecture.block_gradients(sums, layer)?;
+            block.backward(&x, saved, options, documents, &dx, &sums)?;
         }
         let stream = embedding_stream(options.dropout);
-        body.embedding.backward(&batch.embedded, stream, &dx, &sums.embedding)
+        body.embedding.backward(&batch.embedded, stream, &dx, &architecture.embedding(sums)?)
     }
 }
 

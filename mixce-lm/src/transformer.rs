@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use mixce_kernels::rng::Stream;
-use mixce_kernels::{Affine, Embedded, Precision, layer_norm};
+use mixce_kernels::{Embedded, Norm, Precision};
 
 use crate::architecture::{Architecture, Attention, Block as _, Embedding as _, LayerOptions};
 use crate::batch::PackedBatch;
@@ -33,19 +33,16 @@ pub struct Transformer<A: Architecture> {
 pub(crate) struct Body<A: Architecture> {
     pub(crate) embedding: A::Embedding,
     pub(crate) blocks: Vec<A::Block>,
-    pub(crate) norm: Affine,
-    pub(crate) epsilon: f64,
+    pub(crate) norm: Norm,
 }
 
 impl<A: Architecture> Body<A> {
     fn new(architecture: &A, parameters: &Parameters) -> Result<Self> {
         let blocks = (0..architecture.spec().layers).map(|layer| architecture.block(parameters, layer));
-        let (norm, epsilon) = architecture.final_norm(parameters)?;
         Ok(Self {
             embedding: architecture.embedding(parameters)?,
             blocks: blocks.collect::<Result<_>>()?,
-            norm,
-            epsilon,
+            norm: architecture.final_norm(parameters)?,
         })
     }
 
@@ -61,11 +58,6 @@ impl<A: Architecture> Body<A> {
             x = layer(index, block, x)?;
         }
         Ok(x)
-    }
-
-    /// The last norm.
-    pub(crate) fn finish(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(layer_norm(x, &self.norm.weight, &self.norm.bias, self.epsilon)?)
     }
 }
 
@@ -143,7 +135,7 @@ impl<A: Architecture> LanguageModel for Transformer<A> {
             let (y, _) = block.forward(&x, options, &mut Attention::Documents(&batch.cu_seqlens), false)?;
             Ok(y)
         })?;
-        self.body.finish(&x)
+        Ok(self.body.norm.forward(&x)?)
     }
 
     fn forward<'a>(&'a self, batch: &'a PackedBatch, options: PassOptions) -> Result<Box<dyn Forward + 'a>> {

@@ -1,12 +1,14 @@
-//! Attention of one new token a sequence over cached keys and values, in f32.
+//! Attention of one new token a sequence over cached keys and values.
 //!
 //! Legend: B sequences, H heads, D head size, C = H D channels, S columns of the cache.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
+use candle_nn::ops::softmax;
 use rayon::prelude::*;
 
 use super::CuSeqlens;
-use crate::cpu::{with_slices, with_slices_mut};
+use crate::cpu::{is_cpu_f32, with_slices, with_slices_mut};
+use crate::device::gpu_of;
 use crate::math;
 use crate::simd::{self, LINE, prefetch, vectorised};
 
@@ -22,20 +24,47 @@ pub struct Columns<'a> {
     pub new: usize,
 }
 
+/// The keys and values of a layer for some sequences, `[B, H, S, D]` each; they change in place.
+#[derive(Clone, Debug)]
+pub struct KeyValues {
+    /// `k_j`.
+    pub keys: Tensor,
+    /// `v_j`.
+    pub values: Tensor,
+}
+
+impl KeyValues {
+    /// A cache of zeros, of the shape `[B, H, S, D]`.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn zeros(shape: [usize; 4], dtype: DType, device: &Device) -> Result<Self> {
+        Ok(Self {
+            keys: Tensor::zeros(&shape, dtype, device)?,
+            values: Tensor::zeros(&shape, dtype, device)?,
+        })
+    }
+
+    /// The sequences with these indices `[..]` u32, in this order, in memory of their own.
+    ///
+    /// # Errors
+    /// When an index is outside, or a tensor operation fails.
+    pub fn select(&self, sequences: &Tensor) -> Result<Self> {
+        let select = |cache: &Tensor| cache.index_select(sequences, 0);
+        Ok(Self { keys: select(&self.keys)?, values: select(&self.values)? })
+    }
+}
+
 /// Writes the new token's keys and values into the cache and attends over the columns `first[b]..=new` of each sequence.
 ///
-/// `qkv` is `[B, 3 C]`, `keys` and `values` are `[B, H, S, D]` and change in place; the result is `[B, C]`:
-/// `out = sum_j softmax_j(scale q . k_j) v_j` for every sequence and head.
+/// `qkv` is `[B, 3 C]`, the result is `[B, C]`: `out = sum_j softmax_j(scale q . k_j) v_j` for every sequence and head. Fused for
+/// f32; other types and devices take plain candle operations, scores and softmax in f32.
 ///
 /// # Errors
-/// When shapes or columns do not fit or a tensor has no fused kernel.
-pub fn decode_attention(
-    qkv: &Tensor,
-    (keys, values): (&Tensor, &Tensor),
-    columns: Columns<'_>,
-    scale: f64,
-) -> Result<Tensor> {
+/// When shapes or columns do not fit.
+pub fn decode_attention(qkv: &Tensor, cache: &KeyValues, columns: Columns<'_>, scale: f64) -> Result<Tensor> {
     let (batch, c3) = qkv.dims2()?;
+    let KeyValues { keys, values } = cache;
     let (b, h, capacity, d) = keys.dims4()?;
     let c = h * d;
     if d == 0 || b != batch || c3 != 3 * c || values.dims() != keys.dims() || columns.first.len() != b {
@@ -54,9 +83,11 @@ pub fn decode_attention(
             columns.first
         );
     }
-    #[cfg(feature = "cuda")]
-    if crate::cuda::is_cuda_f32(qkv) {
-        return on_cuda(qkv, (keys, values), columns, scale);
+    if let Some(gpu) = gpu_of(qkv) {
+        return gpu.decode_attention(qkv, cache, columns, scale);
+    }
+    if !is_cpu_f32(qkv) {
+        return decode_attention_slow(qkv, cache, columns, scale);
     }
     let mut out = vec![0f32; b * c];
     with_slices("decode_attention", [qkv], |[qkv]| {
@@ -75,30 +106,56 @@ pub fn decode_attention(
     Tensor::from_vec(out, (b, c), qkv.device())
 }
 
-/// Copies the keys and values of packed prompts, parts of `qkv` `[N, 3 C]`, into a cache: `keys` and `values` `[B, H, S, D]` change
-/// in place. The last token of every prompt gets column `columns - 1`.
+/// [`decode_attention`] in plain candle operations, of operands that fit.
+fn decode_attention_slow(
+    qkv: &Tensor,
+    KeyValues { keys, values }: &KeyValues,
+    columns: Columns<'_>,
+    scale: f64,
+) -> Result<Tensor> {
+    let (b, h, _, d) = keys.dims4()?;
+    let (c, seen) = (h * d, columns.new + 1);
+    let part = |i: usize| qkv.narrow(1, i * c, c)?.reshape((b, h, 1, d))?.contiguous();
+    keys.slice_set(&part(1)?, 2, columns.new)?;
+    values.slice_set(&part(2)?, 2, columns.new)?;
+    let masked = |first: &usize| {
+        let first = *first;
+        (0..seen).map(move |column| if column < first { f32::NEG_INFINITY } else { 0.0 })
+    };
+    let mask: Vec<f32> = columns.first.iter().flat_map(masked).collect();
+    let mask = Tensor::from_vec(mask, (b, 1, 1, seen), qkv.device())?;
+    let scores = part(0)?.matmul(&keys.narrow(2, 0, seen)?.t()?)?.to_dtype(DType::F32)?;
+    let scores = (scores * scale)?.broadcast_add(&mask)?;
+    let probabilities = softmax(&scores, D::Minus1)?.to_dtype(qkv.dtype())?;
+    probabilities.matmul(&values.narrow(2, 0, seen)?)?.reshape((b, c))
+}
+
+/// Copies the keys and values of packed prompts, parts of `qkv` `[N, 3 C]`, into a cache of zeros, which changes in place. The last token
+/// of every prompt gets column `columns - 1`.
 ///
 /// # Errors
-/// When shapes do not fit, a prompt is longer than `columns`, or a tensor is not f32 on the CPU.
-pub fn fill_cache(
-    qkv: &Tensor,
-    prompts: &CuSeqlens,
-    columns: usize,
-    (keys, values): (&Tensor, &Tensor),
-) -> Result<()> {
+/// When shapes do not fit or a prompt is longer than `columns`.
+pub fn fill_cache(qkv: &Tensor, prompts: &CuSeqlens, columns: usize, cache: &KeyValues) -> Result<()> {
+    let KeyValues { keys, values } = cache;
     let ((n, c3), (b, h, capacity, d)) = (qkv.dims2()?, keys.dims4()?);
-    let spans: Vec<(usize, usize)> = prompts.spans().collect();
-    let fit =
-        d > 0 && c3 == 3 * h * d && n == prompts.tokens() && b == spans.len() && values.dims() == keys.dims();
-    if !fit || columns > capacity || spans.iter().any(|(_, t)| *t > columns) {
+    let fit = d > 0
+        && c3 == 3 * h * d
+        && n == prompts.tokens()
+        && b == prompts.documents()
+        && values.dims() == keys.dims();
+    if !fit || columns > capacity || prompts.longest() > columns {
         bail!(
             "fill_cache: {:?} of {} prompts, {columns} columns, do not fit keys {:?} and values {:?}",
             qkv.dims(),
-            spans.len(),
+            prompts.documents(),
             keys.dims(),
             values.dims()
         );
     }
+    if !is_cpu_f32(qkv) {
+        return fill_cache_slow(qkv, prompts, columns, cache);
+    }
+    let spans: Vec<(usize, usize)> = prompts.spans().collect();
     with_slices("fill_cache", [qkv], |[qkv]| {
         with_slices_mut("fill_cache", [keys, values], |[keys, values]| {
             let caches = keys.par_chunks_mut(capacity * d).zip(values.par_chunks_mut(capacity * d));
@@ -115,26 +172,26 @@ pub fn fill_cache(
     })?
 }
 
-/// [`decode_attention`] on CUDA, of operands that fit.
-#[cfg(feature = "cuda")]
-fn on_cuda(
+/// [`fill_cache`] in plain candle operations, of operands that fit: the path of CUDA, too.
+fn fill_cache_slow(
     qkv: &Tensor,
-    (keys, values): (&Tensor, &Tensor),
-    columns: Columns<'_>,
-    scale: f64,
-) -> Result<Tensor> {
-    use crate::cuda::{decode::CacheSizes, uninitialised, with_arrays};
-    let (op, (sequences, heads, capacity, d)) = ("decode_attention", keys.dims4()?);
-    let out = uninitialised((sequences, heads * d), qkv.dtype(), qkv)?;
-    let first: Vec<u32> = columns.first.iter().map(|first| *first as u32).collect();
-    let first = Tensor::from_vec(first, sequences, qkv.device())?;
-    let sizes = CacheSizes { sequences, heads, capacity, d };
-    with_arrays(op, [&first], [], |_, [first], []| {
-        with_arrays(op, [qkv], [keys, values, &out], |gpu, [qkv], [keys, values, out]| {
-            gpu.decode_attention(qkv, (keys, values), (first, columns.new), sizes, scale as f32, out)
-        })
-    })?;
-    Ok(out)
+    prompts: &CuSeqlens,
+    columns: usize,
+    KeyValues { keys, values }: &KeyValues,
+) -> Result<()> {
+    let (b, h, _, d) = keys.dims4()?;
+    let (c, longest) = (h * d, prompts.longest());
+    if b * longest == 0 {
+        return Ok(());
+    }
+    let (rows, zeros) =
+        (prompts.aligned_rows_on(qkv.device())?, Tensor::zeros((1, c), qkv.dtype(), qkv.device())?);
+    for (part, cache) in [(1, keys), (2, values)] {
+        let tokens = Tensor::cat(&[&qkv.narrow(1, part * c, c)?, &zeros], 0)?.index_select(&rows, 0)?;
+        let aligned = tokens.reshape((b, longest, h, d))?.transpose(1, 2)?.contiguous()?;
+        cache.slice_set(&aligned, 2, columns - longest)?;
+    }
+    Ok(())
 }
 
 /// `out = sum_j softmax_j(scale q . k_j) v_j`; `out` is zero before.
@@ -143,7 +200,7 @@ fn attend(out: &mut [f32], q: &[f32], keys: &[f32], values: &[f32], scale: f32) 
     let d = q.len();
     let mut weights = vec![0f32; keys.len() / d];
     for (i, (weight, key)) in weights.iter_mut().zip(keys.chunks(d)).enumerate() {
-        // The keys a little ahead and the values of this column are on their way meanwhile.
+        // Fetch the keys some columns ahead, and the values of this one, while the scores are computed.
         for at in (i * d..(i + 1) * d).step_by(LINE) {
             prefetch(keys, at + AHEAD);
             prefetch(values, at);
@@ -172,14 +229,16 @@ mod tests {
         for (h, d, t) in [(1, 1, 1), (2, 5, 4), (3, 64, 19)] {
             let c = h * d;
             let texts = [random(&[t, 3 * c], 1)?, random(&[t, 3 * c], 2)?];
-            let cache = || Tensor::zeros((2, h, t + 2, d), DType::F32, &Device::Cpu);
-            let (keys, values) = (cache()?, cache()?);
+            let cache = || KeyValues::zeros([2, h, t + 2, d], DType::F32, &Device::Cpu);
+            let (fused, slow) = (cache()?, cache()?);
             for column in 0..t {
                 // The second text begins two columns later.
                 let rows = [texts[0].narrow(0, column, 1)?, texts[1].narrow(0, column.saturating_sub(2), 1)?];
                 let first = [0, 2.min(column)];
                 let columns = Columns { first: &first, new: column };
-                let out = decode_attention(&Tensor::cat(&rows, 0)?, (&keys, &values), columns, 0.3)?;
+                let qkv = Tensor::cat(&rows, 0)?;
+                let out = decode_attention(&qkv, &fused, columns, 0.3)?;
+                assert_close("slow", &decode_attention_slow(&qkv, &slow, columns, 0.3)?, &out, 1e-5, 1e-5);
                 for (row, length) in [(0, column + 1), (1, (column + 1).saturating_sub(2))] {
                     if length == 0 {
                         continue;
@@ -199,11 +258,14 @@ mod tests {
         let (h, d, columns, capacity) = (2, 3, 4, 6);
         let prompts = CuSeqlens::from_lengths([4, 0, 2]);
         let qkv = random(&[6, 3 * h * d], 1)?;
-        let cache = || Tensor::zeros((3, h, capacity, d), DType::F32, &Device::Cpu);
-        let (keys, values) = (cache()?, cache()?);
-        fill_cache(&qkv, &prompts, columns, (&keys, &values))?;
+        let zeros = || KeyValues::zeros([3, h, capacity, d], DType::F32, &Device::Cpu);
+        let (cache, slow) = (zeros()?, zeros()?);
+        fill_cache(&qkv, &prompts, columns, &cache)?;
+        fill_cache_slow(&qkv, &prompts, columns, &slow)?;
+        assert_close("slow keys", &slow.keys, &cache.keys, 0.0, 0.0);
+        assert_close("slow values", &slow.values, &cache.values, 0.0, 0.0);
         let qkv = qkv.reshape((6, 3, h, d))?;
-        for (part, cache) in [(1, &keys), (2, &values)] {
+        for (part, cache) in [(1, &cache.keys), (2, &cache.values)] {
             for (sequence, (start, t)) in prompts.spans().enumerate() {
                 let sums = cache.get(sequence)?.abs()?.sum((0, 2))?.to_vec1::<f32>()?;
                 let filled: Vec<bool> = sums.iter().map(|sum| *sum > 0.0).collect();
@@ -219,19 +281,37 @@ mod tests {
             }
         }
         let qkv = qkv.reshape((6, 3 * h * d))?;
-        assert!(fill_cache(&qkv, &prompts, 3, (&keys, &values)).is_err());
-        assert!(fill_cache(&qkv, &prompts, 7, (&keys, &values)).is_err());
-        assert!(fill_cache(&qkv, &CuSeqlens::from_lengths([4, 2]), 4, (&keys, &values)).is_err());
-        assert!(fill_cache(&qkv.narrow(0, 0, 5)?, &prompts, 4, (&keys, &values)).is_err());
+        assert!(fill_cache(&qkv, &prompts, 3, &cache).is_err());
+        assert!(fill_cache(&qkv, &prompts, 7, &cache).is_err());
+        assert!(fill_cache(&qkv, &CuSeqlens::from_lengths([4, 2]), 4, &cache).is_err());
+        assert!(fill_cache(&qkv.narrow(0, 0, 5)?, &prompts, 4, &cache).is_err());
+        Ok(())
+    }
+
+    /// Types without a kernel take plain operations.
+    #[test]
+    fn f64_gives_the_numbers_of_f32() -> Result<()> {
+        let (h, d, prompts) = (2, 3, CuSeqlens::from_lengths([2, 1]));
+        let (prompt, next) = (random(&[3, 3 * h * d], 1)?, random(&[2, 3 * h * d], 2)?);
+        let run = |dtype: DType| -> Result<[Tensor; 3]> {
+            let cache = KeyValues::zeros([2, h, 5, d], dtype, &Device::Cpu)?;
+            fill_cache(&prompt.to_dtype(dtype)?, &prompts, 3, &cache)?;
+            let columns = Columns { first: &[1, 2], new: 3 };
+            let out = decode_attention(&next.to_dtype(dtype)?, &cache, columns, 0.4)?;
+            let kept = cache.select(&Tensor::new(&[1u32], &Device::Cpu)?)?;
+            Ok([out, kept.keys, kept.values].map(|t| t.to_dtype(DType::F32).unwrap()))
+        };
+        for (got, want) in run(DType::F64)?.iter().zip(&run(DType::F32)?) {
+            assert_close("f64", got, want, 1e-6, 1e-6);
+        }
         Ok(())
     }
 
     #[test]
     fn what_does_not_fit_is_refused() -> Result<()> {
-        let cache = Tensor::zeros((1, 2, 3, 4), DType::F32, &Device::Cpu)?;
-        let decode = |qkv: &Tensor, first: &[usize], new| {
-            decode_attention(qkv, (&cache, &cache.copy()?), Columns { first, new }, 1.0)
-        };
+        let cache = KeyValues::zeros([1, 2, 3, 4], DType::F32, &Device::Cpu)?;
+        let decode =
+            |qkv: &Tensor, first: &[usize], new| decode_attention(qkv, &cache, Columns { first, new }, 1.0);
         assert!(decode(&random(&[1, 24], 1)?, &[0], 2).is_ok());
         assert!(decode(&random(&[1, 24], 1)?, &[0], 3).is_err());
         assert!(decode(&random(&[1, 24], 1)?, &[2], 1).is_err());

@@ -5,14 +5,11 @@
     reason = "strided matrix products write disjoint columns of one buffer from several threads"
 )]
 
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::CuSeqlens;
-#[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::dropout::Keep;
 use crate::residual::Dropout;
@@ -25,6 +22,8 @@ const BLOCK: usize = 64;
 /// The operation with everything but its tensors.
 pub(crate) struct CausalAttention {
     pub(crate) cu_seqlens: CuSeqlens,
+    /// [`CuSeqlens::spans_on`] a GPU.
+    pub(crate) spans: Option<Tensor>,
     pub(crate) heads: usize,
     pub(crate) scale: f32,
     pub(crate) dropout: Dropout,
@@ -320,6 +319,13 @@ impl Task<'_> {
 }
 
 impl CausalAttention {
+    fn spans(&self) -> Result<&Tensor> {
+        match &self.spans {
+            Some(spans) => Ok(spans),
+            None => bail!("causal_attention: expected the device that the operation was made for, got CUDA"),
+        }
+    }
+
     /// The gradient of `qkv`.
     pub(super) fn gradient(&self, qkv: &Tensor, dout: &Tensor) -> Result<Tensor> {
         qkv.apply_op2_no_bwd(&dout.contiguous()?, &Backward(self))
@@ -355,9 +361,8 @@ impl CustomOp1 for CausalAttention {
         Ok((CpuStorage::F32(out), (n, c).into()))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, qkv: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        cuda::attention::forward(self, (qkv, layout))
+        cuda::causal_attention(self, self.spans()?, (qkv, layout))
     }
 
     fn bwd(&self, qkv: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
@@ -386,7 +391,6 @@ impl CustomOp2 for Backward<'_> {
         Ok((CpuStorage::F32(dqkv), qkv_layout.shape().clone()))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
         qkv: &CudaStorage,
@@ -394,6 +398,6 @@ impl CustomOp2 for Backward<'_> {
         dout: &CudaStorage,
         dout_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        cuda::attention::backward(self.0, (qkv, qkv_layout), (dout, dout_layout))
+        cuda::causal_attention_backward(self.0, self.0.spans()?, (qkv, qkv_layout), (dout, dout_layout))
     }
 }

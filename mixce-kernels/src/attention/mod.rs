@@ -5,19 +5,17 @@
 mod decode;
 mod fused;
 
-pub use decode::{Columns, decode_attention, fill_cache};
-#[cfg(feature = "cuda")]
+pub use decode::{Columns, KeyValues, decode_attention, fill_cache};
 pub(crate) use fused::CausalAttention;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use candle_core::{D, DType, Result, Tensor, bail};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 
-#[cfg(feature = "cuda")]
-use crate::cuda;
+use crate::cuda::Gpu;
 use crate::residual::Dropout;
-use crate::{device::is_fused, dropout::Keep, rng::Stream};
+use crate::{cpu::is_cpu_f32, dropout::Keep, rng::Stream};
 
 /// Where the documents of a packed batch begin: `[0, n_1, n_1 + n_2, .., N]`, one more entry than documents.
 ///
@@ -25,9 +23,32 @@ use crate::{device::is_fused, dropout::Keep, rng::Stream};
 #[derive(Clone, Debug)]
 pub struct CuSeqlens {
     offsets: Arc<[usize]>,
-    /// `[N, 2]`: begin and end of each token's document, on the device that asked first.
-    #[cfg(feature = "cuda")]
-    spans: Arc<std::sync::OnceLock<Tensor>>,
+    on_device: Arc<OnDevice>,
+}
+
+/// What kernels read of the offsets, on the first device that it is asked for.
+#[derive(Debug, Default)]
+struct OnDevice {
+    /// See [`CuSeqlens::spans_on`].
+    spans: OnceLock<Tensor>,
+    /// See [`CuSeqlens::aligned_rows_on`].
+    aligned_rows: OnceLock<Tensor>,
+}
+
+impl OnDevice {
+    fn get(
+        cell: &OnceLock<Tensor>,
+        device: &Device,
+        make: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        if let Some(tensor) = cell.get().filter(|tensor| tensor.device().same_device(device)) {
+            return Ok(tensor.clone());
+        }
+        let tensor = make()?;
+        // That of another device stays where it is.
+        let _ = cell.set(tensor.clone());
+        Ok(tensor)
+    }
 }
 
 impl PartialEq for CuSeqlens {
@@ -48,11 +69,7 @@ impl CuSeqlens {
             total += length;
             offsets.push(total);
         }
-        Self {
-            offsets: offsets.into(),
-            #[cfg(feature = "cuda")]
-            spans: Arc::default(),
-        }
+        Self { offsets: offsets.into(), on_device: Arc::default() }
     }
 
     /// The offsets: `documents() + 1` of them, ascending, beginning with 0.
@@ -78,18 +95,33 @@ impl CuSeqlens {
         self.offsets.windows(2).map(|w| (w[0], w[1] - w[0]))
     }
 
+    /// The longest document (tokens).
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        self.spans().map(|(_, t)| t).max().unwrap_or(0)
+    }
+
     /// Begin and end of each token's document, `[N, 2]` u32: copied to the device once a batch.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn spans_on(&self, device: &candle_core::Device) -> Result<Tensor> {
-        if let Some(spans) = self.spans.get().filter(|spans| spans.device().same_device(device)) {
-            return Ok(spans.clone());
-        }
-        let of_document = |(start, t)| std::iter::repeat_n([start as u32, (start + t) as u32], t);
-        let spans: Vec<u32> = self.spans().flat_map(of_document).flatten().collect();
-        let spans = Tensor::from_vec(spans, (self.tokens(), 2), device)?;
-        // Another device's spans stay where they are.
-        let _ = self.spans.set(spans.clone());
-        Ok(spans)
+    fn spans_on(&self, device: &Device) -> Result<Tensor> {
+        OnDevice::get(&self.on_device.spans, device, || {
+            let of_document = |(start, t)| std::iter::repeat_n([start as u32, (start + t) as u32], t);
+            let spans: Vec<u32> = self.spans().flat_map(of_document).flatten().collect();
+            Tensor::from_vec(spans, (self.tokens(), 2), device)
+        })
+    }
+
+    /// The rows of the documents, aligned at their ends: `[B P]` u32 for B documents of which the longest has P tokens. What lies before a
+    /// shorter one is row N, one past the end.
+    fn aligned_rows_on(&self, device: &Device) -> Result<Tensor> {
+        OnDevice::get(&self.on_device.aligned_rows, device, || {
+            let (longest, past) = (self.longest(), self.tokens() as u32);
+            let of_document = |(start, t): (usize, usize)| {
+                std::iter::repeat_n(past, longest - t).chain(start as u32..(start + t) as u32)
+            };
+            let rows: Vec<u32> = self.spans().flat_map(of_document).collect();
+            let n = rows.len();
+            Tensor::from_vec(rows, n, device)
+        })
     }
 }
 
@@ -113,10 +145,10 @@ pub fn causal_attention(
     dropout: Dropout,
 ) -> Result<Tensor> {
     check(qkv, cu_seqlens, heads, dropout)?;
-    if !has_kernels(qkv) {
+    let Some(op) = fused(qkv, cu_seqlens, heads, scale, dropout)? else {
         return causal_attention_slow(qkv, cu_seqlens, heads, scale, dropout);
-    }
-    qkv.contiguous()?.apply_op1(fused(cu_seqlens, heads, scale, dropout))
+    };
+    qkv.contiguous()?.apply_op1(op)
 }
 
 /// The backward pass of [`causal_attention`] by itself: the gradient `[N, 3 C]` of `qkv`, given that of the result, `[N, C]`.
@@ -136,21 +168,30 @@ pub fn causal_attention_backward(
     if dout.dims() != [n, c3 / 3] {
         bail!("causal_attention: expected a gradient [{n}, {}], got {:?}", c3 / 3, dout.dims());
     }
-    fused(cu_seqlens, heads, scale, dropout).gradient(&qkv.contiguous()?, dout)
-}
-
-/// Whether attention is fused for such a tensor.
-fn has_kernels(qkv: &Tensor) -> bool {
-    #[cfg(feature = "cuda")]
-    if cuda::is_cuda_bf16(qkv) {
-        return true;
+    match fused(qkv, cu_seqlens, heads, scale, dropout)? {
+        Some(op) => op.gradient(&qkv.contiguous()?, dout),
+        None => {
+            let (dtype, device) = (qkv.dtype(), qkv.device().location());
+            bail!("causal_attention backward: no kernel for {dtype:?} on {device:?}")
+        }
     }
-    is_fused(qkv)
 }
 
-fn fused(cu_seqlens: &CuSeqlens, heads: usize, scale: f64, dropout: Dropout) -> fused::CausalAttention {
-    let dropout = dropout.filter(|(p, _)| *p > 0.0);
-    fused::CausalAttention { cu_seqlens: cu_seqlens.clone(), heads, scale: scale as f32, dropout }
+/// The fused operation, for f32 on the CPU and for f32 and bf16 on CUDA.
+fn fused(
+    qkv: &Tensor,
+    cu_seqlens: &CuSeqlens,
+    heads: usize,
+    scale: f64,
+    dropout: Dropout,
+) -> Result<Option<CausalAttention>> {
+    let on_gpu = Gpu::of(qkv.device()).is_some() && matches!(qkv.dtype(), DType::F32 | DType::BF16);
+    if !on_gpu && !is_cpu_f32(qkv) {
+        return Ok(None);
+    }
+    let spans = on_gpu.then(|| cu_seqlens.spans_on(qkv.device())).transpose()?;
+    let (cu_seqlens, dropout) = (cu_seqlens.clone(), dropout.filter(|(p, _)| *p > 0.0));
+    Ok(Some(CausalAttention { cu_seqlens, spans, heads, scale: scale as f32, dropout }))
 }
 
 fn check(qkv: &Tensor, cu_seqlens: &CuSeqlens, heads: usize, dropout: Dropout) -> Result<()> {

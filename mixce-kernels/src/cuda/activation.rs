@@ -15,7 +15,7 @@ fn kind(activation: Activation) -> i32 {
     }
 }
 
-/// Rows and columns to cut `n` elements into where the rows of a tensor do not matter.
+/// Rows and columns that `n` elements are split into where a tensor's own rows do not matter.
 fn any_rows(n: usize) -> (usize, usize) {
     const COLUMNS: usize = 1024;
     if n.is_multiple_of(COLUMNS) { (n / COLUMNS, COLUMNS) } else { (1, n) }
@@ -28,19 +28,19 @@ impl Gpu<'_> {
         self.launch_activation(f, x, (None, None), y, any_rows(x.len))
     }
 
-    /// `x = f(x + bias)` in place, rows of the bias's length; `x + bias` goes to `before` unless there is none.
+    /// `x = f(x + bias)` in place, rows of the bias's length; `x + bias` goes to `pre_activation` if it is wanted.
     pub(super) fn bias_activation<T: Element>(
         &self,
         f: Activation,
         x: Array<'_, T>,
         bias: Array<'_, f32>,
-        before: Option<Array<'_, T>>,
+        pre_activation: Option<Array<'_, T>>,
     ) -> Result<()> {
         let n = rows("activation", x, bias.len)?;
-        if let Some(before) = before {
-            expect_len("activation", "its input", before, x.len)?;
+        if let Some(pre_activation) = pre_activation {
+            expect_len("activation", "its input", pre_activation, x.len)?;
         }
-        self.launch_activation(f, x, (Some(bias), before), x, (n, bias.len))
+        self.launch_activation(f, x, (Some(bias), pre_activation), x, (n, bias.len))
     }
 
     /// Sizes are checked by the callers.
@@ -48,14 +48,14 @@ impl Gpu<'_> {
         &self,
         f: Activation,
         x: Array<'_, T>,
-        (bias, before): (Option<Array<'_, f32>>, Option<Array<'_, T>>),
+        (bias, pre_activation): (Option<Array<'_, f32>>, Option<Array<'_, T>>),
         y: Array<'_, T>,
         (rows, columns): (usize, usize),
     ) -> Result<()> {
         let (n, c, grid) = (rows as u64, unsigned("activation", columns)?, Grid::rows(rows));
         let name = name_of!("mixce_activation", T);
-        // SAFETY: the arguments are those of the kernel; rows * columns elements lie inside x, before and y, columns inside bias.
-        unsafe { launch!(self, "activation", name, grid, x, bias, before, y, n, c, kind(f)) }
+        // SAFETY: the arguments are those of the kernel; rows * columns elements lie inside x, pre_activation and y, columns inside bias.
+        unsafe { launch!(self, "activation", name, grid, x, bias, pre_activation, y, n, c, kind(f)) }
     }
 
     /// `dx = dy f'(x)`, and `y = f(x)` where it is wanted. `dx` may be `dy`.

@@ -2,21 +2,19 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::{
-    Arg, Array, Gpu, Grid, expect_len, is_cuda_f32, kernel, launch, uninitialised, unsigned, with_arrays,
-};
-use crate::adamw::AdamWUpdate;
+use super::{Arg, Array, Gpu, Grid, expect_len, kernel, launch, uninitialised, unsigned, with_arrays};
+use crate::adamw::{AdamWState, AdamWUpdate};
+use crate::device::gpu_of;
+use crate::guard::VERDICT;
 
 /// Blocks of the sum of squares, and of their threads, as in `cuda/adamw.cu`.
 const SQUARES_BLOCKS: usize = 64;
 const SQUARES_THREADS: u32 = 256;
-/// Numbers of a verdict there.
-pub(crate) const VERDICT: usize = 5;
 
 /// Tensors whose sums of squares are taken in one launch.
 const TENSORS: usize = 8;
 
-/// `sum_i x_i^2` of each tensor, shared out to 64 numbers each: `[tensors, 64]`.
+/// 64 partial sums of `sum_i x_i^2` for each tensor: `[tensors, 64]`.
 fn sums_of_squares(tensors: &[Tensor], like: &Tensor) -> Result<Tensor> {
     let op = "sum of squares";
     let partial = uninitialised((tensors.len(), SQUARES_BLOCKS), DType::F64, like)?;
@@ -39,16 +37,9 @@ fn sums_of_squares(tensors: &[Tensor], like: &Tensor) -> Result<Tensor> {
     Ok(partial)
 }
 
-/// `sum_i x_i^2`, read back.
-pub(crate) fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    let partial = sums_of_squares(std::slice::from_ref(x), x)?;
-    Ok(partial.flatten_all()?.to_vec1::<f64>()?.iter().sum())
-}
-
-/// Judges the gradients of a step: see `mixce_judge_gradients` in `cuda/adamw.cu`.
-pub(crate) fn judge(gradients: &[Tensor], max_norm: f64, step: u64, verdict: &Tensor) -> Result<()> {
+fn judge(gradients: &[Tensor], max_norm: f64, step: u64, verdict: &Tensor) -> Result<()> {
     let op = "gradient norm";
-    if !gradients.iter().all(is_cuda_f32) {
+    if !gradients.iter().all(|gradient| gpu_of(gradient).is_some()) {
         bail!("{op}: expected f32 gradients on one CUDA device");
     }
     let partial = sums_of_squares(gradients, verdict)?;
@@ -63,16 +54,16 @@ pub(crate) fn judge(gradients: &[Tensor], max_norm: f64, step: u64, verdict: &Te
     })
 }
 
-/// One update in place; with a verdict, its factor instead of the update's, and none when the gradients were not finite.
-pub(crate) fn adamw_step(
-    (parameter, first, second): (&Tensor, &Tensor, &Tensor),
+fn adamw_step(
+    state: AdamWState<'_>,
     gradient: &Tensor,
     update: &AdamWUpdate,
     verdict: Option<&Tensor>,
 ) -> Result<()> {
     let op = "adamw";
     let apply = |verdict: Option<Array<'_, f64>>| {
-        with_arrays::<f32, _, 1, 3>(op, [gradient], [parameter, first, second], |gpu, [g], [p, m, v]| {
+        let changed = [state.parameter, state.first_moment, state.second_moment];
+        with_arrays::<f32, _, 1, 3>(op, [gradient], changed, |gpu, [g], [p, m, v]| {
             for array in [p, m, v] {
                 expect_len(op, "the parameter or a moment", array, g.len)?;
             }
@@ -112,8 +103,40 @@ pub(crate) fn adamw_step(
 }
 
 impl Gpu<'_> {
+    /// `sum_i x_i^2`, read back.
+    pub(crate) fn sum_of_squares(&self, x: &Tensor) -> Result<f64> {
+        let partial = sums_of_squares(std::slice::from_ref(x), x)?;
+        Ok(partial.flatten_all()?.to_vec1::<f64>()?.iter().sum())
+    }
+
+    /// Judges the gradients of a step: see `mixce_judge_gradients` in `cuda/adamw.cu`.
+    pub(crate) fn judge(
+        &self,
+        gradients: &[Tensor],
+        max_norm: f64,
+        step: u64,
+        verdict: &Tensor,
+    ) -> Result<()> {
+        judge(gradients, max_norm, step, verdict)
+    }
+
+    /// One update in place; with a verdict, its factor instead of the update's, and none when the gradients were not finite.
+    pub(crate) fn adamw_step(
+        &self,
+        state: AdamWState<'_>,
+        gradient: &Tensor,
+        update: &AdamWUpdate,
+        verdict: Option<&Tensor>,
+    ) -> Result<()> {
+        adamw_step(state, gradient, update, verdict)
+    }
+
     /// Sets every element to 0.
-    fn clear(&self, x: Array<'_, f32>) -> Result<()> {
+    pub(crate) fn clear(&self, x: &Tensor) -> Result<()> {
+        with_arrays::<f32, _, 0, 1>("clear", [], [x], |gpu, [], [x]| gpu.clear_array(x))
+    }
+
+    fn clear_array(&self, x: Array<'_, f32>) -> Result<()> {
         use candle_core::cuda::WrapErr;
         use candle_core::cuda::cudarc::driver::result::memset_d8_async;
         if x.len == 0 {
@@ -124,9 +147,4 @@ impl Gpu<'_> {
         // SAFETY: the elements lie inside a borrowed storage; bytes of 0 are the number 0.
         unsafe { memset_d8_async(x.address, 0, x.len * 4, stream.cu_stream()) }.w()
     }
-}
-
-/// Sets every entry to 0.
-pub(crate) fn clear(x: &Tensor) -> Result<()> {
-    with_arrays::<f32, _, 0, 1>("clear", [], [x], |gpu, [], [x]| gpu.clear(x))
 }

@@ -3,7 +3,7 @@
 //! Legend: N packed tokens, H heads, D head size, C = H D channels.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CudaStorage, DType, Device, Layout, Result, Shape, bail};
+use candle_core::{CudaStorage, DType, Layout, Result, Shape, Tensor, bail};
 use half::bf16;
 
 use super::dropout::arguments;
@@ -13,48 +13,55 @@ use super::{
 use crate::attention::CausalAttention;
 use crate::residual::Dropout;
 
-/// The attended values `[N, C]` of a storage `[N, 3 C]`, f32 or bf16.
-pub(crate) fn forward(
+/// A storage and how its elements lie in it.
+type Operand<'a> = (&'a CudaStorage, &'a Layout);
+
+/// The attended values `[N, C]` of `qkv` `[N, 3 C]`, f32 or bf16; `spans` are those of [`crate::CuSeqlens`].
+pub(crate) fn causal_attention(
     op: &CausalAttention,
-    (qkv, layout): (&CudaStorage, &Layout),
+    spans: &Tensor,
+    qkv: Operand<'_>,
 ) -> Result<(CudaStorage, Shape)> {
-    match qkv.dtype() {
-        DType::BF16 => forward_of::<bf16>(op, (qkv, layout)),
-        _ => forward_of::<f32>(op, (qkv, layout)),
+    match qkv.0.dtype() {
+        DType::BF16 => forward::<bf16>(op, spans, qkv),
+        _ => forward::<f32>(op, spans, qkv),
     }
 }
 
-fn forward_of<T: Element>(
+fn forward<T: Element>(
     op: &CausalAttention,
-    (qkv, layout): (&CudaStorage, &Layout),
+    spans: &Tensor,
+    (qkv, layout): Operand<'_>,
 ) -> Result<(CudaStorage, Shape)> {
     let (n, c3) = layout.shape().dims2()?;
     operation::<T, 1>("causal_attention", [(qkv, layout)], (n, c3 / 3).into(), |gpu, [qkv], out| {
-        with_problem(op, qkv, gpu, |attention| gpu.causal_attention(attention, out))
+        with_problem(op, spans, qkv, |attention| gpu.causal_attention(attention, out))
     })
 }
 
 /// The gradient `[N, 3 C]` of `qkv`, given that of the attended values in the same type.
-pub(crate) fn backward(
+pub(crate) fn causal_attention_backward(
     op: &CausalAttention,
-    qkv: (&CudaStorage, &Layout),
-    dout: (&CudaStorage, &Layout),
+    spans: &Tensor,
+    qkv: Operand<'_>,
+    dout: Operand<'_>,
 ) -> Result<(CudaStorage, Shape)> {
     match qkv.0.dtype() {
-        DType::BF16 => backward_of::<bf16>(op, qkv, dout),
-        _ => backward_of::<f32>(op, qkv, dout),
+        DType::BF16 => backward::<bf16>(op, spans, qkv, dout),
+        _ => backward::<f32>(op, spans, qkv, dout),
     }
 }
 
-fn backward_of<T: Element>(
+fn backward<T: Element>(
     op: &CausalAttention,
-    qkv: (&CudaStorage, &Layout),
-    dout: (&CudaStorage, &Layout),
+    spans: &Tensor,
+    qkv: Operand<'_>,
+    dout: Operand<'_>,
 ) -> Result<(CudaStorage, Shape)> {
     let (name, n, shape) = ("causal_attention backward", qkv.1.dim(0)?, qkv.1.shape().clone());
     operation::<T, 2>(name, [qkv, dout], shape, |gpu, [qkv, dout], dqkv| {
         let saved = gpu.buffer(2 * op.heads * n)?;
-        with_problem(op, qkv, gpu, |attention| {
+        with_problem(op, spans, qkv, |attention| {
             with_arrays(name, [], [&saved], |gpu, [], [saved]| {
                 gpu.causal_attention_backward(attention, dout, dqkv, saved)
             })
@@ -62,15 +69,14 @@ fn backward_of<T: Element>(
     })
 }
 
-/// Runs `f` with the problem as the kernels know it.
+/// Runs `f` with the operands of the kernels.
 fn with_problem<T, R>(
     op: &CausalAttention,
+    spans: &Tensor,
     qkv: Array<'_, T>,
-    gpu: &Gpu<'_>,
     f: impl FnOnce(Attention<'_, T>) -> Result<R>,
 ) -> Result<R> {
-    let spans = op.cu_seqlens.spans_on(&Device::Cuda(gpu.0.clone()))?;
-    with_arrays("causal_attention", [&spans], [], |_, [spans], []| {
+    with_arrays("causal_attention", [spans], [], |_, [spans], []| {
         f(Attention { qkv, spans, heads: op.heads, scale: op.scale, dropout: op.dropout })
     })
 }
@@ -81,7 +87,7 @@ const WARP_ROWS: usize = 4;
 /// Shared memory that every GPU has for a block, in floats.
 const SHARED_FLOATS: usize = 48 * 1024 / 4;
 
-/// What the kernels need to know of a problem.
+/// The operands of the kernels.
 struct Attention<'a, T> {
     /// `[N, 3 C]`.
     qkv: Array<'a, T>,

@@ -6,8 +6,12 @@ use candle_core::{DType, Result, Tensor};
 
 use super::cast::operands;
 use super::matmul::Matrix;
-use super::{Array, Element, Gpu, Grid, expect_len, launch, name_of, uninitialised, unsigned, with_arrays};
-use crate::lm_head::{TokenWeights, slice_tokens};
+use super::{
+    Array, Element, Gpu, Grid, expect_len, in_precision, launch, name_of, uninitialised, unsigned,
+    with_arrays,
+};
+use crate::Precision;
+use crate::lm_head::{CrossEntropy, Weighting, slice_tokens};
 
 /// `(first token, tokens)` of the slices of `n` tokens.
 fn slices(n: usize, v: usize) -> impl Iterator<Item = (usize, usize)> {
@@ -15,8 +19,32 @@ fn slices(n: usize, v: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..n).step_by(slice).map(move |start| (start, slice.min(n - start)))
 }
 
-/// `log q` of each target, `[N]`; NaN for a target that is not below V.
-pub(crate) fn target_log_probs(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor> {
+impl Gpu<'_> {
+    /// `log q` of each target, `[N]`; NaN for a target that is not below V.
+    pub(crate) fn target_log_probs(
+        &self,
+        hidden: &Tensor,
+        head: &Tensor,
+        targets: &Tensor,
+    ) -> Result<Tensor> {
+        target_log_probs(hidden, head, targets)
+    }
+
+    /// See [`crate::lm_head::weighted_cross_entropy`].
+    pub(crate) fn weighted_cross_entropy(
+        &self,
+        hidden: &Tensor,
+        head: &Tensor,
+        targets: &Tensor,
+        weighting: Weighting<'_>,
+        dhead: &Tensor,
+        precision: Precision,
+    ) -> Result<CrossEntropy> {
+        in_precision!(precision, weighted_cross_entropy(hidden, head, targets, weighting, dhead))
+    }
+}
+
+fn target_log_probs(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let ((n, c), v, op) = (hidden.dims2()?, head.dim(0)?, "lm_head");
     let log_q = uninitialised(n, DType::F32, hidden)?;
     let (log_z, logits) = (
@@ -34,7 +62,7 @@ pub(crate) fn target_log_probs(hidden: &Tensor, head: &Tensor, targets: &Tensor)
                     let hidden = Matrix::new(hidden.range(start * c, len * c), c);
                     gpu.matmul(logits, false, hidden, Matrix::new(head, c).t())?;
                     let [log_q, log_z] = [log_q, log_z].map(|array| array.range(start, len));
-                    gpu.target_log_probs(logits, targets.range(start, len), log_q, log_z)?;
+                    gpu.log_probs_of_logits(logits, targets.range(start, len), log_q, log_z)?;
                 }
                 Ok(())
             },
@@ -43,19 +71,17 @@ pub(crate) fn target_log_probs(hidden: &Tensor, head: &Tensor, targets: &Tensor)
     Ok(log_q)
 }
 
-/// `log q` of each target `[N]` and the gradient of the hidden states `[N, C]`; that of the head is added to `dhead`. The weights
-/// of tokens are `scale * weights(log q)`.
-///
 /// The products take T: hidden states and head are rounded to it once, and the logits' gradient as it is made. Logits and results
 /// are f32.
-pub(crate) fn weighted_cross_entropy<T: Element>(
+fn weighted_cross_entropy<T: Element>(
     hidden: &Tensor,
     head: &Tensor,
     targets: &Tensor,
-    (weights, scale): (TokenWeights<'_>, f64),
+    Weighting { weights, denominator }: Weighting<'_>,
     dhead: &Tensor,
-) -> Result<(Tensor, Tensor)> {
+) -> Result<CrossEntropy> {
     let ((n, c), v, op) = (hidden.dims2()?, head.dim(0)?, "lm_head");
+    let scale = 1.0 / denominator;
     let slice = slice_tokens(n, v, true);
     let (log_q, log_z) = (uninitialised(n, DType::F32, hidden)?, uninitialised(n, DType::F32, hidden)?);
     let (dhidden, logits) =
@@ -76,10 +102,10 @@ pub(crate) fn weighted_cross_entropy<T: Element>(
                 with_arrays::<T, _, 2, 0>(op, [&hidden, &head], [], |_, [hidden, head], []| {
                     gpu.matmul(logits, false, Matrix::new(hidden, c), Matrix::new(head, c).t())
                 })?;
-                gpu.target_log_probs(logits, targets, log_q, log_z)
+                gpu.log_probs_of_logits(logits, targets, log_q, log_z)
             })
         })?;
-        let weights = weights(&log_q)?;
+        let weights = weights.weights(&log_q)?;
         with_arrays(op, [&targets], [], |_, [targets], []| {
             let inputs = [&logits, &log_z, &weights];
             with_arrays(op, inputs, [&dhidden, dhead], |gpu, [logits, log_z, weights], [dhidden, dhead]| {
@@ -93,12 +119,12 @@ pub(crate) fn weighted_cross_entropy<T: Element>(
             })
         })?;
     }
-    Ok((log_q, dhidden))
+    Ok(CrossEntropy { log_q, dhidden })
 }
 
 impl Gpu<'_> {
     /// `log q` of the targets and `log sum exp` of rows of logits.
-    fn target_log_probs(
+    fn log_probs_of_logits(
         &self,
         logits: Array<'_, f32>,
         targets: Array<'_, u32>,

@@ -1,8 +1,9 @@
 //! Attention of one new token a sequence over cached keys and values.
 
-use candle_core::{Result, bail};
+use candle_core::{Result, Tensor, bail};
 
-use super::{Array, Gpu, Grid, expect_len, launch, unsigned};
+use super::{Array, Gpu, Grid, expect_len, launch, uninitialised, unsigned, with_arrays};
+use crate::attention::{Columns, KeyValues};
 
 /// Threads of a block.
 const THREADS: u32 = 128;
@@ -11,17 +12,38 @@ const MAX_COLUMNS: usize = 11 * 1024;
 
 /// The sizes of a cache `[B, H, S, D]`.
 #[derive(Clone, Copy)]
-pub(crate) struct CacheSizes {
-    pub(crate) sequences: usize,
-    pub(crate) heads: usize,
-    pub(crate) capacity: usize,
-    pub(crate) d: usize,
+struct CacheSizes {
+    sequences: usize,
+    heads: usize,
+    capacity: usize,
+    d: usize,
 }
 
 impl Gpu<'_> {
+    /// See [`crate::decode_attention`], whose checks the operands have passed.
+    pub(crate) fn decode_attention(
+        &self,
+        qkv: &Tensor,
+        KeyValues { keys, values }: &KeyValues,
+        columns: Columns<'_>,
+        scale: f64,
+    ) -> Result<Tensor> {
+        let (op, (sequences, heads, capacity, d)) = ("decode_attention", keys.dims4()?);
+        let out = uninitialised((sequences, heads * d), qkv.dtype(), qkv)?;
+        let first: Vec<u32> = columns.first.iter().map(|first| *first as u32).collect();
+        let first = Tensor::from_vec(first, sequences, qkv.device())?;
+        let sizes = CacheSizes { sequences, heads, capacity, d };
+        with_arrays(op, [&first], [], |_, [first], []| {
+            with_arrays(op, [qkv], [keys, values, &out], |gpu, [qkv], [keys, values, out]| {
+                gpu.attend_to_cache(qkv, (keys, values), (first, columns.new), sizes, scale as f32, out)
+            })
+        })?;
+        Ok(out)
+    }
+
     /// Writes the new keys and values into column `new` of the caches, and attends over the columns `first[b]..=new`. The columns
     /// must be inside the cache.
-    pub(crate) fn decode_attention(
+    fn attend_to_cache(
         &self,
         qkv: Array<'_, f32>,
         (keys, values): (Array<'_, f32>, Array<'_, f32>),

@@ -6,7 +6,7 @@ use super::{Arg, Array, Element, Gpu, Grid, expect_len, launch, name_of, rows, u
 use crate::dropout::Keep;
 use crate::residual::Dropout;
 
-/// The four arguments that tell a kernel of its dropout.
+/// The four parameters of a kernel's dropout.
 pub(super) fn arguments(dropout: Dropout) -> [Arg; 4] {
     match dropout {
         Some((p, stream)) => {

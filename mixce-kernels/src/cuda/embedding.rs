@@ -1,51 +1,17 @@
 //! Token and position embeddings.
 
-use std::collections::HashMap;
-
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::dropout::arguments;
-use super::{Array, Gpu, Grid, MAX_BLOCKS, THREADS, expect_len, launch, rows, unsigned};
+use super::{Array, Gpu, Grid, MAX_BLOCKS, THREADS, expect_len, launch, rows, unsigned, with_arrays};
 use crate::residual::Dropout;
 
-/// The rows of a batch in the order of the table's rows that they take, so that one block adds up all gradients of one row of the
-/// table: group `g` is `order[offsets[g]..offsets[g + 1]]`, in ascending order.
-#[derive(Clone, Debug)]
-pub(crate) struct Groups {
-    pub(crate) order: Tensor,
-    pub(crate) offsets: Tensor,
-}
-
-impl Groups {
-    /// Groups the rows `0..` by their id.
-    pub(crate) fn new(ids: impl Iterator<Item = u32>, device: &Device) -> Result<Self> {
-        let mut group_of = HashMap::new();
-        let mut groups: Vec<Vec<u32>> = Vec::new();
-        for (row, id) in (0u32..).zip(ids) {
-            let group = *group_of.entry(id).or_insert(groups.len());
-            if group == groups.len() {
-                groups.push(Vec::new());
-            }
-            groups[group].push(row);
-        }
-        let mut offsets = vec![0u32];
-        for group in &groups {
-            offsets.push(offsets[offsets.len() - 1] + group.len() as u32);
-        }
-        let order = groups.concat();
-        Ok(Self {
-            order: Tensor::from_slice(&order, order.len(), device)?,
-            offsets: Tensor::from_slice(&offsets, offsets.len(), device)?,
-        })
-    }
-}
-
-/// [`Groups`] on the device, with the ids of the rows.
+/// Rows of a batch grouped by the row of a table that they take: see `RowGroups` in `crate::embedding`.
 #[derive(Clone, Copy)]
-pub(crate) struct Grouped<'a> {
-    pub(crate) ids: Array<'a, u32>,
-    pub(crate) order: Array<'a, u32>,
-    pub(crate) offsets: Array<'a, u32>,
+struct Grouped<'a> {
+    ids: Array<'a, u32>,
+    order: Array<'a, u32>,
+    offsets: Array<'a, u32>,
 }
 
 impl Gpu<'_> {
@@ -53,7 +19,17 @@ impl Gpu<'_> {
     pub(crate) fn embedding(
         &self,
         [tokens, positions]: [Array<'_, f32>; 2],
-        [ids, position_ids]: [Array<'_, u32>; 2],
+        ids: [&Tensor; 2],
+        c: usize,
+        dropout: Dropout,
+        x: Array<'_, f32>,
+    ) -> Result<()> {
+        with_arrays("embedding", ids, [], |_, ids, []| self.gather(([tokens, positions], ids), c, dropout, x))
+    }
+
+    fn gather(
+        &self,
+        ([tokens, positions], [ids, position_ids]): ([Array<'_, f32>; 2], [Array<'_, u32>; 2]),
         c: usize,
         dropout: Dropout,
         x: Array<'_, f32>,
@@ -89,8 +65,32 @@ impl Gpu<'_> {
         }
     }
 
-    /// Adds the rows of `dropout(dx)` to the rows of the tables that they came from. Ids must be inside the tables.
+    /// Adds the rows of `dropout(dx)` to the rows of the tables that they came from. Ids must be inside the tables; `groups` are ids,
+    /// order and offsets for the tokens, then for the positions.
     pub(crate) fn embedding_backward(
+        &self,
+        dx: &Tensor,
+        groups: [&Tensor; 6],
+        dropout: Dropout,
+        sums: [&Tensor; 2],
+    ) -> Result<()> {
+        let (op, c) = ("embedding backward", dx.dim(1)?);
+        with_arrays(
+            op,
+            groups,
+            [],
+            |_, [ids, order, offsets, position_ids, position_order, position_offsets], []| {
+                let tokens = Grouped { ids, order, offsets };
+                let positions =
+                    Grouped { ids: position_ids, order: position_order, offsets: position_offsets };
+                with_arrays(op, [dx], sums, |gpu, [dx], sums| {
+                    gpu.add_embedding_gradients(dx, [tokens, positions], c, dropout, sums)
+                })
+            },
+        )
+    }
+
+    fn add_embedding_gradients(
         &self,
         dx: Array<'_, f32>,
         [tokens, positions]: [Grouped<'_>; 2],

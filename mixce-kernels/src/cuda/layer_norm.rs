@@ -44,7 +44,7 @@ impl Gpu<'_> {
     }
 
     /// Adds the gradients of input, weight and bias to `dx`, `dgain` and `dshift`. `moments` has room for two numbers a row.
-    pub(crate) fn layer_norm_backward<T: Element>(
+    pub(super) fn add_layer_norm_gradients<T: Element>(
         &self,
         (x, gain, eps): (Array<'_, f32>, Array<'_, f32>, f32),
         dy: Array<'_, T>,

@@ -1,4 +1,4 @@
-//! Affine maps: matrix products and what goes with them.
+//! Affine maps: matrix products, biases and the sums of their gradients.
 
 use candle_core::Result;
 
@@ -33,7 +33,7 @@ impl Gpu<'_> {
     }
 
     /// Gradients of `y = x W + b`: `dx = dy W^T`, and `dW += x^T dy`, `db += sum_rows dy`.
-    pub(crate) fn linear_backward<T: Element>(
+    pub(super) fn add_linear_gradients<T: Element>(
         &self,
         (x, weight): (Array<'_, T>, Array<'_, T>),
         dy: Array<'_, T>,

@@ -1,4 +1,4 @@
-//! Matrix products by cuBLAS, into memory that is there already.
+//! Matrix products by cuBLAS, into existing memory.
 
 pub(crate) use candle_core::cuda::cudarc::cublas::sys::cudaDataType_t as DataType;
 use candle_core::cuda::cudarc::cublas::{result, sys};
@@ -55,7 +55,7 @@ impl Gpu<'_> {
             return Ok(());
         }
         let (Ok(m), Ok(n), Ok(k)) = (i32::try_from(m), i32::try_from(n), i32::try_from(k)) else {
-            bail!("matmul: [{m}, {k}] times [{k}, {n}] is more than cuBLAS counts")
+            bail!("matmul: [{m}, {k}] times [{k}, {n}] is more than cuBLAS can count")
         };
         let operation = |matrix: Matrix<'_, T>| match matrix.transposed {
             true => sys::cublasOperation_t::CUBLAS_OP_T,

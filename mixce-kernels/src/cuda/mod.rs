@@ -11,19 +11,21 @@
 
 #![expect(unsafe_code, reason = "kernels are launched through pointers; sizes are checked here")]
 
-pub(crate) mod activation;
-pub(crate) mod adamw;
-pub(crate) mod attention;
+mod activation;
+mod adamw;
+mod attention;
 mod cast;
-pub(crate) mod cross_entropy;
-pub(crate) mod decode;
-pub(crate) mod device;
-pub(crate) mod dropout;
-pub(crate) mod embedding;
-pub(crate) mod layer_norm;
-pub(crate) mod linear;
+mod cross_entropy;
+mod decode;
+mod device;
+mod dropout;
+mod embedding;
+mod layer_norm;
+mod linear;
 mod matmul;
-pub(crate) mod sublayer;
+mod sublayer;
+
+pub(crate) use attention::{causal_attention, causal_attention_backward};
 
 use std::marker::PhantomData;
 
@@ -36,33 +38,10 @@ use half::bf16;
 
 /// Threads of a block that handles rows or elements.
 const THREADS: u32 = 256;
-/// Most blocks of such a kernel; its loops go round for the rest.
+/// Most blocks of such a kernel; its loops cover the rest.
 const MAX_BLOCKS: usize = 65_536;
 /// Threads of a warp.
 const WARP: u32 = 32;
-
-/// Whether the fused f32 CUDA kernels apply to this tensor.
-pub(crate) fn is_cuda_f32(tensor: &Tensor) -> bool {
-    tensor.device().is_cuda() && tensor.dtype() == DType::F32
-}
-
-/// Whether the fused bf16 CUDA kernels apply to this tensor, where an operation has them.
-pub(crate) fn is_cuda_bf16(tensor: &Tensor) -> bool {
-    tensor.device().is_cuda() && tensor.dtype() == DType::BF16
-}
-
-/// Whether matrix products of bf16 can be had on this device: it took NVIDIA until Ampere.
-///
-/// # Errors
-/// When not, with what was expected, or when the device does not tell.
-pub(crate) fn check_bf16(device: &CudaDevice) -> Result<()> {
-    match device.cuda_stream().context().compute_capability().w()? {
-        (8.., _) => Ok(()),
-        (major, minor) => {
-            bail!("expected a GPU of compute capability 8.0 or more, got {major}.{minor}")
-        }
-    }
-}
 
 /// What matrix products take: f32 or bf16. Kernels that read or write such numbers exist for both.
 pub(crate) trait Element: CudaDType + DeviceRepr + WithDType {
@@ -106,7 +85,7 @@ macro_rules! in_precision {
         }
     };
 }
-pub(crate) use in_precision;
+use in_precision;
 
 /// Contiguous elements on the device, as long as their storage is borrowed.
 pub(crate) struct Array<'a, T> {
@@ -235,7 +214,28 @@ impl Grid {
 /// A CUDA device that kernels are launched on.
 pub(crate) struct Gpu<'a>(pub(crate) &'a CudaDevice);
 
-impl Gpu<'_> {
+impl<'a> Gpu<'a> {
+    /// The GPU that a device is.
+    pub(crate) fn of(device: &'a Device) -> Option<Self> {
+        match device {
+            Device::Cuda(device) => Some(Self(device)),
+            _ => None,
+        }
+    }
+
+    /// Refuses a GPU without matrix products of bf16: they need compute capability 8.0 (Ampere).
+    ///
+    /// # Errors
+    /// When the capability is lower, or the driver fails.
+    pub(crate) fn check_bf16(&self) -> Result<()> {
+        match self.0.cuda_stream().context().compute_capability().w()? {
+            (8.., _) => Ok(()),
+            (major, minor) => {
+                bail!("expected a GPU of compute capability 8.0 or more, got {major}.{minor}")
+            }
+        }
+    }
+
     /// Uninitialised f32 memory for what one kernel leaves to the next.
     ///
     /// # Errors
@@ -287,7 +287,7 @@ use launch;
 fn unsigned(op: &'static str, value: usize) -> Result<u32> {
     match u32::try_from(value) {
         Ok(value) => Ok(value),
-        Err(_) => bail!("{op}: {value} is more than a kernel counts"),
+        Err(_) => bail!("{op}: {value} elements are more than a kernel can count"),
     }
 }
 
@@ -319,8 +319,8 @@ pub(crate) fn uninitialised(shape: impl Into<Shape>, dtype: DType, like: &Tensor
 
 /// Runs `f` on the elements of `inputs` (of contiguous copies where they are strided), and of `changed`, which it may write to.
 ///
-/// All are of one type and on one CUDA device. Launches are ordered and the device's memory is nothing that Rust code looks at,
-/// so shared access is enough to write to it.
+/// All are of one type and on one CUDA device. Launches are ordered, and Rust code never reads the device's memory, so shared access
+/// is enough to write to it.
 ///
 /// # Errors
 /// When a changed tensor is not contiguous, or one is of another type or not on a CUDA device.

@@ -10,102 +10,176 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::cast::{operand, operands};
-use super::{Element, uninitialised, with_arrays};
-use crate::Affine;
-use crate::activation::Activation;
+use super::{Element, Gpu, in_precision, uninitialised, with_arrays};
 use crate::residual::Dropout;
-use crate::sublayer::Mlp;
+use crate::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
+use crate::{AffineGradients, Norm, Precision};
+
+impl Gpu<'_> {
+    pub(crate) fn norm_linear(
+        &self,
+        sublayer: &NormLinear,
+        x: &Tensor,
+        precision: Precision,
+    ) -> Result<Tensor> {
+        in_precision!(precision, norm_linear(sublayer, x))
+    }
+
+    pub(crate) fn norm_linear_backward(
+        &self,
+        sublayer: &NormLinear,
+        x: &Tensor,
+        dy: &Tensor,
+        dx: &Tensor,
+        gradients: &NormLinearGradients,
+        precision: Precision,
+    ) -> Result<()> {
+        in_precision!(precision, norm_linear_backward(sublayer, x, dy, dx, gradients))
+    }
+
+    pub(crate) fn linear_residual(
+        &self,
+        sublayer: &LinearResidual,
+        x: &Tensor,
+        residual: &Tensor,
+        dropout: Dropout,
+        precision: Precision,
+    ) -> Result<Tensor> {
+        in_precision!(precision, linear_residual(sublayer, x, residual, dropout))
+    }
+
+    pub(crate) fn linear_residual_backward(
+        &self,
+        sublayer: &LinearResidual,
+        x: &Tensor,
+        dy: &Tensor,
+        dropout: Dropout,
+        gradients: &AffineGradients,
+        precision: Precision,
+    ) -> Result<Tensor> {
+        in_precision!(precision, linear_residual_backward(sublayer, x, dy, dropout, gradients))
+    }
+
+    pub(crate) fn mlp(
+        &self,
+        mlp: &Mlp,
+        x: &Tensor,
+        dropout: Dropout,
+        precision: Precision,
+        save: bool,
+    ) -> Result<(Tensor, Tensor)> {
+        in_precision!(precision, mlp_forward(mlp, x, dropout, save))
+    }
+
+    pub(crate) fn mlp_backward(
+        &self,
+        mlp: &Mlp,
+        saved: [&Tensor; 2],
+        dropout: Dropout,
+        dx: &Tensor,
+        gradients: &MlpGradients,
+        precision: Precision,
+    ) -> Result<()> {
+        in_precision!(precision, mlp_backward(mlp, saved, dropout, dx, gradients))
+    }
+
+    pub(crate) fn layer_norm_backward(
+        &self,
+        norm: &Norm,
+        x: &Tensor,
+        dy: &Tensor,
+        dx: &Tensor,
+        gradients: &AffineGradients,
+    ) -> Result<()> {
+        let (op, rows) = ("layer_norm backward", x.elem_count() / norm.weight.elem_count().max(1));
+        let (moments, eps) = (buffer::<f32>(x, rows, 2)?, norm.epsilon as f32);
+        let changed = [&moments, dx, &gradients.weight, &gradients.bias];
+        with_arrays(op, [x, &norm.weight, dy], changed, |gpu, [x, gain, dy], [moments, dx, dgain, dshift]| {
+            gpu.add_layer_norm_gradients::<f32>((x, gain, eps), dy, dx, (dgain, dshift), moments)
+        })
+    }
+
+    /// The gradient of `x` in f32; those of the parameters are added to `gradients`.
+    pub(crate) fn linear_backward(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        dy: &Tensor,
+        gradients: &AffineGradients,
+    ) -> Result<Tensor> {
+        linear_backward::<f32>(x, weight, dy, gradients)
+    }
+}
 
 /// A buffer of rows for a result.
 fn buffer<T: Element>(like: &Tensor, n: usize, c: usize) -> Result<Tensor> {
     uninitialised((n, c), T::DTYPE, like)
 }
 
-pub(crate) fn norm_linear<T: Element>(
-    x: &Tensor,
-    norm: &Affine,
-    eps: f64,
-    affine: &Affine,
-) -> Result<Tensor> {
-    let ((n, c), n_out, op) = (x.dims2()?, affine.bias.elem_count(), "norm_linear");
+fn norm_linear<T: Element>(NormLinear { norm, map }: &NormLinear, x: &Tensor) -> Result<Tensor> {
+    let ((n, c), n_out, op) = (x.dims2()?, map.bias.elem_count(), "norm_linear");
     let (normed, y) = (buffer::<T>(x, n, c)?, buffer::<T>(x, n, n_out)?);
-    let weight = operand::<T>(&affine.weight)?;
-    let inputs = [x, &norm.weight, &norm.bias, &affine.bias];
+    let (weight, eps) = (operand::<T>(map.weight.dense()?)?, norm.epsilon as f32);
+    let inputs = [x, &norm.weight, &norm.bias, &map.bias];
     with_arrays(op, inputs, [], |_, [x, gain, shift, bias], []| {
         with_arrays::<T, _, 1, 2>(op, [&weight], [&normed, &y], |gpu, [weight], [normed, y]| {
-            gpu.layer_norm(x, (gain, shift), eps as f32, normed)?;
+            gpu.layer_norm(x, (gain, shift), eps, normed)?;
             gpu.linear(normed, (weight, bias), y)
         })
     })?;
     Ok(y)
 }
 
-pub(crate) fn norm_linear_backward<T: Element>(
+fn norm_linear_backward<T: Element>(
+    NormLinear { norm, map }: &NormLinear,
     x: &Tensor,
-    (norm, eps): (&Affine, f64),
-    affine: &Affine,
     dy: &Tensor,
     dx: &Tensor,
-    (dnorm, daffine): (&Affine, &Affine),
+    NormLinearGradients { norm: dnorm, map: dmap }: &NormLinearGradients,
 ) -> Result<()> {
-    let (op, (n, c), eps) = ("norm_linear backward", x.dims2()?, eps as f32);
+    let (op, (n, c), eps) = ("norm_linear backward", x.dims2()?, norm.epsilon as f32);
     let (normed, moments) = (buffer::<T>(x, n, c)?, buffer::<f32>(x, n, 2)?);
-    let weight = operand::<T>(&affine.weight)?;
+    let weight = operand::<T>(map.weight.dense()?)?;
     let inputs = [x, &norm.weight, &norm.bias];
-    let changed = [&moments, dx, &dnorm.weight, &dnorm.bias, &daffine.weight, &daffine.bias];
+    let changed = [&moments, dx, &dnorm.weight, &dnorm.bias, &dmap.weight, &dmap.bias];
     with_arrays(op, inputs, changed, |_, [x, gain, shift], changed| {
         let [moments, dx, dgain, dshift, dweight, dbias] = changed;
         with_arrays::<T, _, 2, 1>(op, [&weight, dy], [&normed], |gpu, [weight, dy], [normed]| {
             gpu.layer_norm(x, (gain, shift), eps, normed)?;
             gpu.parameter_gradients(normed, dy, (dweight, dbias))?;
-            // The normalised rows are done with: their memory takes their gradient.
+            // The normalised rows have served: their memory takes their gradient.
             gpu.input_gradient(weight, dy, dbias.len, normed)?;
-            gpu.layer_norm_backward((x, gain, eps), normed, dx, (dgain, dshift), moments)
+            gpu.add_layer_norm_gradients((x, gain, eps), normed, dx, (dgain, dshift), moments)
         })
     })
 }
 
-pub(crate) fn layer_norm_backward(
-    x: &Tensor,
-    (norm, eps): (&Affine, f64),
-    dy: &Tensor,
-    dx: &Tensor,
-    dnorm: &Affine,
-) -> Result<()> {
-    let (op, rows) = ("layer_norm backward", x.elem_count() / norm.weight.elem_count().max(1));
-    let moments = buffer::<f32>(x, rows, 2)?;
-    let changed = [&moments, dx, &dnorm.weight, &dnorm.bias];
-    with_arrays(op, [x, &norm.weight, dy], changed, |gpu, [x, gain, dy], [moments, dx, dgain, dshift]| {
-        gpu.layer_norm_backward::<f32>((x, gain, eps as f32), dy, dx, (dgain, dshift), moments)
-    })
-}
-
 /// `dy` and the result are T.
-pub(crate) fn linear_backward<T: Element>(
+fn linear_backward<T: Element>(
     x: &Tensor,
-    affine: &Affine,
+    weight: &Tensor,
     dy: &Tensor,
-    daffine: &Affine,
+    gradients: &AffineGradients,
 ) -> Result<Tensor> {
     let ((n, n_in), op) = (x.dims2()?, "linear backward");
-    let (weight, dx) = (operand::<T>(&affine.weight)?, buffer::<T>(x, n, n_in)?);
-    with_arrays(op, [], [&daffine.weight, &daffine.bias], |_, [], [dweight, dbias]| {
+    let (weight, dx) = (operand::<T>(weight)?, buffer::<T>(x, n, n_in)?);
+    with_arrays(op, [], [&gradients.weight, &gradients.bias], |_, [], [dweight, dbias]| {
         with_arrays::<T, _, 3, 1>(op, [x, &weight, dy], [&dx], |gpu, [x, weight, dy], [dx]| {
-            gpu.linear_backward((x, weight), dy, dx, (dweight, dbias))
+            gpu.add_linear_gradients((x, weight), dy, dx, (dweight, dbias))
         })
     })?;
     Ok(dx)
 }
 
-pub(crate) fn linear_residual<T: Element>(
+fn linear_residual<T: Element>(
+    LinearResidual { map }: &LinearResidual,
     x: &Tensor,
-    affine: &Affine,
     residual: &Tensor,
     dropout: Dropout,
 ) -> Result<Tensor> {
     let ((n, c), op) = (residual.dims2()?, "linear_residual");
-    let (weight, y) = (operand::<T>(&affine.weight)?, buffer::<f32>(x, n, c)?);
-    with_arrays(op, [&affine.bias, residual], [&y], |_, [bias, residual], [y]| {
+    let (weight, y) = (operand::<T>(map.weight.dense()?)?, buffer::<f32>(x, n, c)?);
+    with_arrays(op, [&map.bias, residual], [&y], |_, [bias, residual], [y]| {
         with_arrays::<T, _, 2, 0>(op, [x, &weight], [], |gpu, [x, weight], []| {
             gpu.product(x, weight, c, y)?;
             gpu.residual(residual, (y, Some(bias)), c, dropout, y)
@@ -114,14 +188,14 @@ pub(crate) fn linear_residual<T: Element>(
     Ok(y)
 }
 
-pub(crate) fn linear_residual_backward<T: Element>(
+fn linear_residual_backward<T: Element>(
+    LinearResidual { map }: &LinearResidual,
     x: &Tensor,
-    affine: &Affine,
-    dropout: Dropout,
     dy: &Tensor,
-    daffine: &Affine,
+    dropout: Dropout,
+    gradients: &AffineGradients,
 ) -> Result<Tensor> {
-    linear_backward::<T>(x, affine, &dropped::<T>(dy, dropout)?, daffine)
+    linear_backward::<T>(x, map.weight.dense()?, &dropped::<T>(dy, dropout)?, gradients)
 }
 
 /// `dropout(dy)` as T: the gradient of a dropped branch.
@@ -138,64 +212,54 @@ fn dropped<T: Element>(dy: &Tensor, dropout: Dropout) -> Result<Tensor> {
     Ok(dbranch)
 }
 
-pub(crate) fn mlp_residual<T: Element>(
-    x: &Tensor,
-    mlp: &Mlp,
-    eps: f64,
-    activation: Activation,
-    dropout: Dropout,
-    keep: bool,
-) -> Result<(Tensor, Option<Tensor>)> {
-    let ((n, c), inner, op) = (x.dims2()?, mlp.c_fc.bias.elem_count(), "mlp");
+fn mlp_forward<T: Element>(mlp: &Mlp, x: &Tensor, dropout: Dropout, save: bool) -> Result<(Tensor, Tensor)> {
+    let ((n, c), inner, op) = (x.dims2()?, mlp.up.bias.elem_count(), "mlp");
     let (normed, active) = (buffer::<T>(x, n, c)?, buffer::<T>(x, n, inner)?);
-    let (before, y) = (buffer::<T>(x, if keep { n } else { 0 }, inner)?, buffer::<f32>(x, n, c)?);
-    let (norm, fc, proj) = (&mlp.norm, &mlp.c_fc, &mlp.c_proj);
-    let [w_fc, w_proj] = operands::<T>(&fc.weight, &proj.weight)?;
-    let inputs = [x, &norm.weight, &norm.bias, &fc.bias, &proj.bias];
-    with_arrays(op, inputs, [&y], |_, [x, gain, shift, b_fc, b_proj], [y]| {
-        let buffers = [&normed, &active, &before];
-        with_arrays::<T, _, 2, 3>(op, [&w_fc, &w_proj], buffers, |gpu, [w_fc, w_proj], buffers| {
-            let [normed, active, before] = buffers;
-            gpu.layer_norm(x, (gain, shift), eps as f32, normed)?;
-            gpu.product(normed, w_fc, inner, active)?;
-            gpu.bias_activation(activation, active, b_fc, keep.then_some(before))?;
-            gpu.product(active, w_proj, c, y)?;
-            gpu.residual(x, (y, Some(b_proj)), c, dropout, y)
+    let (saved, y) = (buffer::<T>(x, if save { n } else { 0 }, inner)?, buffer::<f32>(x, n, c)?);
+    let (norm, eps) = (&mlp.norm, mlp.norm.epsilon as f32);
+    let [up, down] = operands::<T>(mlp.up.weight.dense()?, mlp.down.weight.dense()?)?;
+    let inputs = [x, &norm.weight, &norm.bias, &mlp.up.bias, &mlp.down.bias];
+    with_arrays(op, inputs, [&y], |_, [x, gain, shift, b_up, b_down], [y]| {
+        let buffers = [&normed, &active, &saved];
+        with_arrays::<T, _, 2, 3>(op, [&up, &down], buffers, |gpu, [up, down], [normed, active, saved]| {
+            gpu.layer_norm(x, (gain, shift), eps, normed)?;
+            gpu.product(normed, up, inner, active)?;
+            gpu.bias_activation(mlp.activation, active, b_up, save.then_some(saved))?;
+            gpu.product(active, down, c, y)?;
+            gpu.residual(x, (y, Some(b_down)), c, dropout, y)
         })
     })?;
-    Ok((y, keep.then_some(before)))
+    Ok((y, saved))
 }
 
-pub(crate) fn mlp_residual_backward<T: Element>(
-    (x, before): (&Tensor, &Tensor),
-    (mlp, eps): (&Mlp, f64),
-    activation: Activation,
+fn mlp_backward<T: Element>(
+    mlp: &Mlp,
+    [x, pre_activation]: [&Tensor; 2],
     dropout: Dropout,
     dx: &Tensor,
-    gradients: &Mlp,
+    MlpGradients { norm: dnorm, up: dup, down: ddown }: &MlpGradients,
 ) -> Result<()> {
-    let ((n, c), inner, eps) = (x.dims2()?, mlp.c_fc.bias.elem_count(), eps as f32);
+    let ((n, c), inner, norm) = (x.dims2()?, mlp.up.bias.elem_count(), &mlp.norm);
     let dbranch = dropped::<T>(dx, dropout)?;
     let (normed, moments) = (buffer::<T>(x, n, c)?, buffer::<f32>(x, n, 2)?);
     let (active, dactive) = (buffer::<T>(x, n, inner)?, buffer::<T>(x, n, inner)?);
-    let [w_fc, w_proj] = operands::<T>(&mlp.c_fc.weight, &mlp.c_proj.weight)?;
-    let Mlp { norm: dnorm, c_fc, c_proj } = gradients;
-    let (op, norm) = ("mlp backward", &mlp.norm);
+    let [up, down] = operands::<T>(mlp.up.weight.dense()?, mlp.down.weight.dense()?)?;
+    let (op, eps) = ("mlp backward", norm.epsilon as f32);
     let changed =
-        [&moments, dx, &dnorm.weight, &dnorm.bias, &c_fc.weight, &c_fc.bias, &c_proj.weight, &c_proj.bias];
+        [&moments, dx, &dnorm.weight, &dnorm.bias, &dup.weight, &dup.bias, &ddown.weight, &ddown.bias];
     with_arrays(op, [x, &norm.weight, &norm.bias], changed, |_, [x, gain, shift], changed| {
-        let [moments, dx, dgain, dshift, dw_fc, db_fc, dw_proj, db_proj] = changed;
-        let (inputs, buffers) = ([before, &w_fc, &w_proj, &dbranch], [&normed, &active, &dactive]);
+        let [moments, dx, dgain, dshift, dup, db_up, ddown, db_down] = changed;
+        let (inputs, buffers) = ([pre_activation, &up, &down, &dbranch], [&normed, &active, &dactive]);
         with_arrays::<T, _, 4, 3>(op, inputs, buffers, |gpu, inputs, [normed, active, dactive]| {
-            let [before, w_fc, w_proj, dbranch] = inputs;
-            gpu.input_gradient(w_proj, dbranch, c, dactive)?;
-            gpu.activation_backward(activation, (before, dactive), Some(active), dactive)?;
-            gpu.parameter_gradients(active, dbranch, (dw_proj, db_proj))?;
+            let [pre_activation, up, down, dbranch] = inputs;
+            gpu.input_gradient(down, dbranch, c, dactive)?;
+            gpu.activation_backward(mlp.activation, (pre_activation, dactive), Some(active), dactive)?;
+            gpu.parameter_gradients(active, dbranch, (ddown, db_down))?;
             gpu.layer_norm(x, (gain, shift), eps, normed)?;
-            gpu.parameter_gradients(normed, dactive, (dw_fc, db_fc))?;
-            // The normalised rows are done with: their memory takes their gradient.
-            gpu.input_gradient(w_fc, dactive, inner, normed)?;
-            gpu.layer_norm_backward((x, gain, eps), normed, dx, (dgain, dshift), moments)
+            gpu.parameter_gradients(normed, dactive, (dup, db_up))?;
+            // The normalised rows have served: their memory takes their gradient.
+            gpu.input_gradient(up, dactive, inner, normed)?;
+            gpu.add_layer_norm_gradients((x, gain, eps), normed, dx, (dgain, dshift), moments)
         })
     })
 }

@@ -2,85 +2,106 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{block_buffer, blocks, check, check_gradients};
+use super::{block_buffer, blocks, check, check_composed};
 use crate::cpu::{with_slices, with_slices_mut};
-#[cfg(feature = "cuda")]
-use crate::cuda;
-use crate::packed::with_weight;
-use crate::residual::{self, Dropout, active};
-use crate::{Affine, Precision, linear};
+use crate::device::{gpu_of, has_backward_kernels};
+use crate::residual::{self, Dropout, active, residual_dropout};
+use crate::weight::with_weight;
+use crate::{Affine, AffineGradients, Precision, linear};
 
-/// `y = residual + dropout(x W + b)`: `x` `[N, in]`, `residual` and the result `[N, C]`; the mask is that of
-/// [`crate::dropout`].
-///
-/// # Errors
-/// When shapes do not fit, the dropout probability is outside `[0, 1)`, or a tensor is not fused ([`super::is_fused`]).
-pub fn linear_residual(
-    x: &Tensor,
-    affine: &Affine,
-    residual: &Tensor,
-    dropout: Dropout,
-    precision: Precision,
-) -> Result<Tensor> {
-    let (n, n_in) = x.dims2()?;
-    linear::check(x, &affine.weight, &affine.bias)?;
-    let (c, dropout) = (affine.bias.elem_count(), active(dropout)?);
-    check("residual of linear_residual", residual, &[n, c])?;
-    #[cfg(feature = "cuda")]
-    if cuda::is_cuda_f32(residual) {
-        return cuda::in_precision!(precision, cuda::sublayer::linear_residual(x, affine, residual, dropout));
-    }
-    let mut y = vec![0f32; n * c];
-    let op = "linear_residual";
-    with_slices(op, [x, &affine.bias, residual], |[x, bias, residual]| {
-        with_weight(op, &affine.weight, |weight| {
-            for (start, rows) in blocks(n) {
-                let y = &mut y[start * c..][..rows * c];
-                linear::product(precision, &x[start * n_in..][..rows * n_in], weight, c, y);
-                residual::forward(y, &residual[start * c..][..rows * c], bias, dropout, start);
-            }
-        })
-    })??;
-    Tensor::from_vec(y, (n, c), x.device())
+/// `y = residual + dropout(x W + b)`, with the mask of [`crate::dropout`].
+#[derive(Clone, Debug)]
+pub struct LinearResidual {
+    /// `[in, C]`.
+    pub map: Affine,
 }
 
-/// The backward pass of [`linear_residual`]: returns the gradient of `x`, and adds those of the parameters to `daffine`. The
-/// gradient of the residual is `dy` itself.
-///
-/// # Errors
-/// When shapes do not fit or a tensor is not fused ([`super::is_fused`]).
-pub fn linear_residual_backward(
-    x: &Tensor,
-    affine: &Affine,
-    dropout: Dropout,
-    dy: &Tensor,
-    daffine: &Affine,
-    precision: Precision,
-) -> Result<Tensor> {
-    let op = "linear_residual backward";
-    let (n, n_in) = x.dims2()?;
-    let (c, dropout) = (affine.bias.elem_count(), active(dropout)?);
-    linear::check(x, &affine.weight, &affine.bias)?;
-    check("gradient of linear_residual", dy, &[n, c])?;
-    check_gradients("gradient of linear_residual's map", affine, daffine)?;
-    #[cfg(feature = "cuda")]
-    if cuda::is_cuda_f32(dy) {
-        return cuda::in_precision!(
-            precision,
-            cuda::sublayer::linear_residual_backward(x, affine, dropout, dy, daffine)
-        );
+impl LinearResidual {
+    /// The same values outside of any gradient graph.
+    #[must_use]
+    pub fn detach(&self) -> Self {
+        Self { map: self.map.detach() }
     }
-    let mut dx = vec![0f32; n * n_in];
-    with_slices(op, [x, &affine.weight, dy], |[x, weight, dy]| {
-        with_slices_mut(op, [&daffine.weight, &daffine.bias], |[dweight, dbias]| {
-            let mut dbranch = block_buffer(n, c);
-            for (start, rows) in blocks(n) {
-                let dbranch = &mut dbranch[..rows * c];
-                residual::backward(&dy[start * c..][..rows * c], dropout, c, start, dbranch);
-                let (x, dx) = (&x[start * n_in..][..rows * n_in], &mut dx[start * n_in..][..rows * n_in]);
-                linear::backward(precision, (x, weight), dbranch, dx, dweight, dbias);
-            }
-        })
-    })??;
-    Tensor::from_vec(dx, (n, n_in), x.device())
+
+    /// The same with its weight packed for inference.
+    ///
+    /// # Errors
+    /// As [`crate::Weight::pack`].
+    pub fn pack(&self, precision: Precision) -> Result<Self> {
+        Ok(Self { map: self.map.pack(precision)? })
+    }
+
+    /// `x` is `[N, in]`; `residual` and the result are `[N, C]`.
+    ///
+    /// # Errors
+    /// When shapes do not fit, the dropout probability is outside `[0, 1)`, or `precision` is not to be had (see the
+    /// [module](super)).
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        residual: &Tensor,
+        dropout: Dropout,
+        precision: Precision,
+    ) -> Result<Tensor> {
+        let tracked = x.track_op() || residual.track_op() || self.map.is_tracked();
+        if !has_backward_kernels(residual) || tracked {
+            check_composed("linear_residual", residual, precision)?;
+            return residual_dropout(residual, &self.map.forward(x)?, dropout);
+        }
+        let (n, n_in) = x.dims2()?;
+        let (c, dropout) = (self.map.check("linear_residual", n_in, precision)?, active(dropout)?);
+        check("residual of linear_residual", residual, &[n, c])?;
+        if let Some(gpu) = gpu_of(residual) {
+            return gpu.linear_residual(self, x, residual, dropout, precision);
+        }
+        let mut y = vec![0f32; n * c];
+        let op = "linear_residual";
+        with_slices(op, [x, &self.map.bias, residual], |[x, bias, residual]| {
+            with_weight(op, &self.map.weight, |weight| {
+                for (start, rows) in blocks(n) {
+                    let y = &mut y[start * c..][..rows * c];
+                    linear::product(precision, &x[start * n_in..][..rows * n_in], weight, c, y);
+                    residual::forward(y, &residual[start * c..][..rows * c], bias, dropout, start);
+                }
+            })
+        })??;
+        Tensor::from_vec(y, (n, c), x.device())
+    }
+
+    /// Given the gradient `dy` `[N, C]` of the result: returns that of the input `x`, and adds those of the parameters to `gradients`
+    /// in place. The gradient of the residual is `dy` itself.
+    ///
+    /// # Errors
+    /// When shapes do not fit, a tensor has no kernels ([`has_backward_kernels`]) or the weight is packed.
+    pub fn backward(
+        &self,
+        x: &Tensor,
+        dy: &Tensor,
+        dropout: Dropout,
+        gradients: &AffineGradients,
+        precision: Precision,
+    ) -> Result<Tensor> {
+        let op = "linear_residual backward";
+        let (n, n_in) = x.dims2()?;
+        let (c, dropout) = (self.map.check("linear_residual", n_in, precision)?, active(dropout)?);
+        let weight = self.map.weight.dense()?;
+        check("gradient of linear_residual", dy, &[n, c])?;
+        gradients.check("linear_residual's map", weight, &self.map.bias)?;
+        if let Some(gpu) = gpu_of(dy) {
+            return gpu.linear_residual_backward(self, x, dy, dropout, gradients, precision);
+        }
+        let mut dx = vec![0f32; n * n_in];
+        with_slices(op, [x, weight, dy], |[x, weight, dy]| {
+            with_slices_mut(op, [&gradients.weight, &gradients.bias], |[dweight, dbias]| {
+                let mut dbranch = block_buffer(n, c);
+                for (start, rows) in blocks(n) {
+                    let dbranch = &mut dbranch[..rows * c];
+                    residual::backward(&dy[start * c..][..rows * c], dropout, c, start, dbranch);
+                    let (x, dx) = (&x[start * n_in..][..rows * n_in], &mut dx[start * n_in..][..rows * n_in]);
+                    linear::backward(precision, (x, weight), dbranch, dx, dweight, dbias);
+                }
+            })
+        })??;
+        Tensor::from_vec(dx, (n, n_in), x.device())
+    }
 }

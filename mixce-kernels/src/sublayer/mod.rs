@@ -1,18 +1,20 @@
-//! The sublayers of a pre-norm transformer block, each as one forward and one backward pass.
+//! The sublayers of a pre-norm transformer block, each with a forward and a backward pass.
 //!
-//! Unlike the operations at the top of this crate these are not candle operations: they own no graph. A training loop that
-//! knows its model calls them in order and in reverse; gradients of parameters are *added* in place to buffers of the caller
-//! (so that microbatches and tied weights cost nothing), and the gradient of the residual stream is updated in place. A
-//! buffer must not share memory with an input.
+//! A forward pass is fused where tensors are f32 on the CPU or a CUDA device and none of them is part of candle's graph. Everywhere
+//! else (a variable among input and parameters, another type or device) it is composed of the differentiable operations of this
+//! crate, in the dtype of its tensors. So a block is written once, for training, for inference and for candle's graph.
+//!
+//! A backward pass owns no graph: a training loop calls the sublayers in order and then in reverse. Gradients of parameters are
+//! *added* in place to buffers of the caller (so that microbatches and tied weights cost nothing), and the gradient of the residual
+//! stream is updated in place. A buffer must not share memory with an input. Parameters may be variables there.
 //!
 //! On the CPU rows are handled 1024 at a time: what a sublayer computes between its matrix products (normalised rows,
 //! activations, dropped branches) is short-lived, stays in the cache, and is computed again in the backward pass instead of
-//! kept; on CUDA all rows go together and the same is computed again. Matrix products are in the
-//! [`Precision`](crate::Precision) asked for, everything else is computed in f32.
+//! saved; on CUDA all rows are handled together and the same is computed again. Matrix products are in the [`Precision`] asked for,
+//! everything else is computed in f32.
 //!
-//! Tensors are f32, and [`is_fused`]; elsewhere use the candle operations. On CUDA with bf16 the tensors inside a branch are bf16:
-//! queries, keys and values, attended values, the MLP's activations that are kept, and the gradients of these. The residual
-//! stream, its gradient, parameters and their gradients stay f32.
+//! On CUDA with bf16 the tensors inside a branch are bf16: the result of [`NormLinear`], the input of [`LinearResidual`], the
+//! pre-activation of [`Mlp`], and the gradients of these. The residual stream, its gradient, parameters and their gradients stay f32.
 //!
 //! Legend: N tokens, C channels, I channels inside the MLP.
 
@@ -20,16 +22,14 @@ mod linear_residual;
 mod mlp;
 mod norm_linear;
 
-pub use linear_residual::{linear_residual, linear_residual_backward};
-pub use mlp::{Mlp, mlp_residual, mlp_residual_backward};
-pub use norm_linear::{norm_linear, norm_linear_backward};
-
-pub use crate::device::is_fused;
-pub use crate::layer_norm::layer_norm_backward;
+pub use linear_residual::LinearResidual;
+pub use mlp::{Mlp, MlpGradients};
+pub use norm_linear::{NormLinear, NormLinearGradients};
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::{Affine, packed};
+use crate::Precision;
+use crate::device::has_backward_kernels;
 
 /// Rows that go through a sublayer together on the CPU: enough for matrix products at full speed, few enough that their intermediate
 /// results (12 MB for GPT-2 small's MLP) stay in the last-level cache.
@@ -43,13 +43,18 @@ fn check(name: &str, tensor: &Tensor, dims: &[usize]) -> Result<()> {
     }
 }
 
-/// Refuses gradients that have not the shapes of their parameters, and any of a packed weight.
-fn check_gradients(name: &str, parameters: &Affine, gradients: &Affine) -> Result<()> {
-    if packed::is_packed(&parameters.weight) {
-        bail!("{name}: packed weights have no gradient");
+/// Refuses bf16 where a sublayer of `x` is composed of candle operations: their products are in the dtype of the tensors.
+fn check_composed(op: &str, x: &Tensor, precision: Precision) -> Result<()> {
+    match (precision, has_backward_kernels(x)) {
+        (Precision::F32, _) => Ok(()),
+        (_, true) => bail!("{op}: expected f32 products inside candle's graph, got {precision:?}"),
+        (_, false) => {
+            let (dtype, device) = (x.dtype(), x.device().location());
+            bail!(
+                "{op}: products in {precision:?} want f32 tensors on the CPU or CUDA, got {dtype:?} on {device:?}"
+            )
+        }
     }
-    check(name, &gradients.weight, parameters.weight.dims())?;
-    check(name, &gradients.bias, parameters.bias.dims())
 }
 
 /// `(first row, rows)` of the blocks of `n` rows.

@@ -1,12 +1,23 @@
 //! The LM head with its loss, and attention over a cache.
 
 use candle_core::{Device, Result, Tensor};
-use mixce_kernels::lm_head::{
-    TokenWeights, target_log_probs, weighted_cross_entropy, weighted_cross_entropy_on_device,
-};
-use mixce_kernels::{Columns, Precision, decode_attention};
+use mixce_kernels::lm_head::{TokenWeights, Weighting, target_log_probs, weighted_cross_entropy};
+use mixce_kernels::{Columns, CuSeqlens, KeyValues, Precision, decode_attention, fill_cache};
 
 use crate::{assert_close, cuda, on, random, values};
+
+/// The weights of MixCE at eta 0.1.
+struct MixCe;
+
+impl TokenWeights for MixCe {
+    fn weight(&self, log_q: f64) -> f64 {
+        0.1 + 0.9 * log_q.exp()
+    }
+
+    fn weights(&self, log_q: &Tensor) -> Result<Tensor> {
+        log_q.exp()?.affine(0.9, 0.1)
+    }
+}
 
 /// In bf16 both devices round the same numbers to it: only where these differ by their own rounding may the results.
 #[test]
@@ -20,15 +31,12 @@ fn lm_head_with_mixce_weights() -> Result<()> {
         let targets = Tensor::from_vec(targets, n, &Device::Cpu)?;
         let dhead = random(&[v, c], 3)?;
         let dhead_cuda = on(&cuda()?, &dhead)?;
-        let weight = |log_q: f64| (0.1 + 0.9 * log_q.exp()) / 8.0;
-        let want = weighted_cross_entropy(&hidden, &head, &targets, &weight, &dhead, precision)?;
+        let weighting = Weighting { weights: &MixCe, denominator: 8.0 };
+        let want = weighted_cross_entropy(&hidden, &head, &targets, weighting, &dhead, precision)?;
         let [hidden, head, targets] =
             [&random(&[n + 1, c], 1)?, &head, &targets].map(|t| on(&cuda().unwrap(), t).unwrap());
         let hidden = hidden.narrow(0, 1, n)?;
-        let weights = |log_q: &Tensor| log_q.exp()?.affine(0.9, 0.1);
-        let (scaled, sum): (TokenWeights<'_>, _) = (&weights, &dhead_cuda);
-        let scaled = (scaled, 1.0 / 8.0);
-        let got = weighted_cross_entropy_on_device(&hidden, &head, &targets, scaled, sum, precision)?;
+        let got = weighted_cross_entropy(&hidden, &head, &targets, weighting, &dhead_cuda, precision)?;
         assert_close("log q", &got.log_q, &want.log_q, 1e-5)?;
         assert_close("dhidden", &got.dhidden, &want.dhidden, tolerance)?;
         assert_close("dhead", &dhead_cuda, &dhead, tolerance)?;
@@ -66,13 +74,29 @@ fn decoding_fills_the_cache_and_attends() -> Result<()> {
             // The CPU's are shared and changed in place: work on copies.
             let (keys, values) =
                 if device.is_cpu() { (keys.copy()?, values.copy()?) } else { (keys, values) };
-            let columns = Columns { first: &first, new };
-            let out = decode_attention(&on(device, &qkv)?, (&keys, &values), columns, 0.4)?;
-            Ok([out, keys, values])
+            let (cache, columns) = (KeyValues { keys, values }, Columns { first: &first, new });
+            let out = decode_attention(&on(device, &qkv)?, &cache, columns, 0.4)?;
+            Ok([out, cache.keys, cache.values])
         };
         for (got, want) in on(&cuda()?)?.iter().zip(&on(&Device::Cpu)?) {
             assert_close("decode", got, want, 1e-5)?;
         }
+    }
+    Ok(())
+}
+
+/// Prompts of different lengths, one of them empty, end in the same column.
+#[test]
+fn prompts_fill_the_cache() -> Result<()> {
+    let (h, d, prompts) = (2, 5, CuSeqlens::from_lengths([4, 0, 2]));
+    let qkv = random(&[6, 3 * h * d], 1)?;
+    let fill = |device: &Device| -> Result<[Tensor; 2]> {
+        let cache = KeyValues::zeros([3, h, 9, d], qkv.dtype(), device)?;
+        fill_cache(&on(device, &qkv)?, &prompts, 7, &cache)?;
+        Ok([cache.keys, cache.values])
+    };
+    for (got, want) in fill(&cuda()?)?.iter().zip(&fill(&Device::Cpu)?) {
+        assert_close("cache", got, want, 0.0)?;
     }
     Ok(())
 }

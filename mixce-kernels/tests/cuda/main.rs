@@ -44,7 +44,7 @@ enum Placed {
     Strided,
 }
 
-/// The same tensor on a device, lying as said; gradients flow back through it.
+/// The same tensor, placed; gradients flow back through it.
 fn place(tensor: &Tensor, placed: Placed) -> Result<Tensor> {
     match placed {
         // An empty tensor lies nowhere.

@@ -5,21 +5,35 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use mixce_kernels::rng::Stream;
-use mixce_kernels::sublayer::{
-    Mlp, layer_norm_backward, linear_residual, linear_residual_backward, mlp_residual, mlp_residual_backward,
-    norm_linear, norm_linear_backward,
-};
-use mixce_kernels::{Activation, Affine, Precision};
+use mixce_kernels::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
+use mixce_kernels::{Activation, Affine, AffineGradients, Norm, Precision};
 
 use crate::{assert_close, cuda, on, random, rounded, values};
 
-fn affine(weight: &[usize], device: &Device, seed: u64) -> Result<Affine> {
+/// A weight and a bias.
+fn pair(weight: &[usize], device: &Device, seed: u64) -> Result<[Tensor; 2]> {
     let c = weight[weight.len() - 1];
     let tensor = |shape: &[usize], seed| on(device, &random(shape, seed)?);
-    Ok(Affine { weight: tensor(weight, seed)?, bias: tensor(&[c], seed + 1)? })
+    Ok([tensor(weight, seed)?, tensor(&[c], seed + 1)?])
 }
 
-/// What sublayers hand to each other inside a branch: bf16 on CUDA in bf16.
+fn norm(c: usize, device: &Device, seed: u64) -> Result<Norm> {
+    let [weight, bias] = pair(&[c], device, seed)?;
+    Ok(Norm { weight, bias, epsilon: 1e-5 })
+}
+
+fn map(n_in: usize, n_out: usize, device: &Device, seed: u64) -> Result<Affine> {
+    let [weight, bias] = pair(&[n_in, n_out], device, seed)?;
+    Ok(Affine::new(weight, bias))
+}
+
+/// Sums that hold something already: gradients are added to it.
+fn sums(weight: &[usize], device: &Device, seed: u64) -> Result<AffineGradients> {
+    let [weight, bias] = pair(weight, device, seed)?;
+    Ok(AffineGradients { weight, bias })
+}
+
+/// A tensor inside a branch: bf16 on CUDA in bf16.
 fn inside(shape: &[usize], device: &Device, precision: Precision, seed: u64) -> Result<Tensor> {
     match precision {
         Precision::F32 => on(device, &random(shape, seed)?),
@@ -53,16 +67,17 @@ fn problems() -> impl Iterator<Item = (usize, usize, Precision)> {
 fn norm_and_linear() -> Result<()> {
     for (n, c, precision) in problems() {
         assert_same(&format!("norm_linear [{n}, {c}]"), (precision, 1e-5), |device| {
-            let (norm, map) = (affine(&[c], device, 1)?, affine(&[c, 3 * c], device, 3)?);
+            let sublayer = NormLinear { norm: norm(c, device, 1)?, map: map(c, 3 * c, device, 3)? };
             let (x, dy) = (on(device, &random(&[n, c], 5)?)?, inside(&[n, 3 * c], device, precision, 6)?);
-            // Gradients are added to what is there.
-            let (dnorm, dmap) = (affine(&[c], device, 7)?, affine(&[c, 3 * c], device, 9)?);
+            let gradients =
+                NormLinearGradients { norm: sums(&[c], device, 7)?, map: sums(&[c, 3 * c], device, 9)? };
             let (dx, dz) = (on(device, &random(&[n, c], 11)?)?, on(device, &random(&[n, c], 12)?)?);
-            let y = norm_linear(&x, &norm, 1e-5, &map, precision)?;
+            let y = sublayer.forward(&x, precision)?;
             assert_eq!(y.dtype(), dy.dtype());
-            norm_linear_backward(&x, (&norm, 1e-5), &map, &dy, &dx, (&dnorm, &dmap), precision)?;
-            layer_norm_backward(&x, (&norm, 1e-5), &dz, &dx, &dnorm)?;
-            Ok(vec![y, dx, dnorm.weight, dnorm.bias, dmap.weight, dmap.bias])
+            sublayer.backward(&x, &dy, &dx, &gradients, precision)?;
+            sublayer.norm.backward(&x, &dz, &dx, &gradients.norm)?;
+            let NormLinearGradients { norm, map } = gradients;
+            Ok(vec![y, dx, norm.weight, norm.bias, map.weight, map.bias])
         })?;
     }
     Ok(())
@@ -73,14 +88,15 @@ fn linear_and_residual() -> Result<()> {
     for (n, c, precision) in problems() {
         for drop in [None, Some((0.3, Stream::new(4)))] {
             assert_same(&format!("linear_residual [{n}, {c}]"), (precision, 1e-5), |device| {
-                let (map, dmap) = (affine(&[c + 2, c], device, 1)?, affine(&[c + 2, c], device, 3)?);
+                let sublayer = LinearResidual { map: map(c + 2, c, device, 1)? };
+                let gradients = sums(&[c + 2, c], device, 3)?;
                 let x = inside(&[n, c + 2], device, precision, 5)?;
                 let tensor = |seed| on(device, &random(&[n, c], seed)?);
                 let (residual, dy) = (tensor(6)?, tensor(7)?);
-                let y = linear_residual(&x, &map, &residual, drop, precision)?;
-                let dx = linear_residual_backward(&x, &map, drop, &dy, &dmap, precision)?;
+                let y = sublayer.forward(&x, &residual, drop, precision)?;
+                let dx = sublayer.backward(&x, &dy, drop, &gradients, precision)?;
                 assert_eq!((y.dtype(), dx.dtype()), (DType::F32, x.dtype()));
-                Ok(vec![y, dx, dmap.weight, dmap.bias])
+                Ok(vec![y, dx, gradients.weight, gradients.bias])
             })?;
         }
     }
@@ -89,13 +105,6 @@ fn linear_and_residual() -> Result<()> {
 
 #[test]
 fn mlps() -> Result<()> {
-    let mlp = |c: usize, device: &Device, seed: u64| -> Result<Mlp> {
-        Ok(Mlp {
-            norm: affine(&[c], device, seed)?,
-            c_fc: affine(&[c, 4 * c], device, seed + 2)?,
-            c_proj: affine(&[4 * c, c], device, seed + 4)?,
-        })
-    };
     let dropout = Some((0.2, Stream::new(6)));
     let functions = [
         (Activation::GeluNew, dropout),
@@ -105,18 +114,25 @@ fn mlps() -> Result<()> {
     ];
     for ((n, c, precision), (f, drop)) in problems().flat_map(|p| functions.map(|f| (p, f))) {
         assert_same(&format!("mlp [{n}, {c}] with {f:?}"), (precision, 2e-5), |device| {
-            let (parameters, sums) = (mlp(c, device, 1)?, mlp(c, device, 11)?);
+            let mlp = Mlp {
+                norm: norm(c, device, 1)?,
+                up: map(c, 4 * c, device, 3)?,
+                activation: f,
+                down: map(4 * c, c, device, 5)?,
+            };
+            let gradients = MlpGradients {
+                norm: sums(&[c], device, 11)?,
+                up: sums(&[c, 4 * c], device, 13)?,
+                down: sums(&[4 * c, c], device, 15)?,
+            };
             let x = on(device, &random(&[n, c], 21)?)?;
             let dx = on(device, &random(&[n, c], 22)?)?;
-            let (y, before) = mlp_residual(&x, &parameters, 1e-5, f, drop, true, precision)?;
-            let before = before.expect("kept");
-            let (again, nothing) = mlp_residual(&x, &parameters, 1e-5, f, drop, false, precision)?;
-            assert!(nothing.is_none());
-            let (kept, map) = ((&x, &before), (&parameters, 1e-5));
-            mlp_residual_backward(kept, map, f, drop, &dx, &sums, precision)?;
-            let Mlp { norm, c_fc, c_proj } = sums;
-            let sums = [norm.weight, norm.bias, c_fc.weight, c_fc.bias, c_proj.weight, c_proj.bias];
-            let results = [y, before, again].into_iter();
+            let (y, pre_activation) = mlp.forward_saving(&x, drop, precision)?;
+            let again = mlp.forward(&x, drop, precision)?;
+            mlp.backward(&x, &pre_activation, drop, &dx, &gradients, precision)?;
+            let MlpGradients { norm, up, down } = gradients;
+            let sums = [norm.weight, norm.bias, up.weight, up.bias, down.weight, down.bias];
+            let results = [y, pre_activation, again].into_iter();
             // Where rounding takes the input of ReLU over its bend, the gradient is another.
             let bends = precision == Precision::Bf16 && f == Activation::Relu;
             Ok(results.chain(std::iter::once(dx).chain(sums).filter(|_| !bends)).collect())

@@ -5,8 +5,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Tensor, Var};
 use indexmap::IndexMap;
-use mixce_kernels::sublayer::is_fused;
-use mixce_kernels::{AdamWUpdate, GradientGuard, adamw_step};
+use mixce_kernels::{AdamWState, AdamWUpdate, GradientGuard, adamw_step, has_backward_kernels};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -211,7 +210,7 @@ impl Slot {
         update: &Update,
         guard: Option<&GradientGuard>,
     ) -> candle_core::Result<()> {
-        match is_fused(&self.parameter) {
+        match has_backward_kernels(&self.parameter) {
             true => self.apply_in_place(gradient, update, guard),
             false => self.apply_plain(gradient, update),
         }
@@ -234,7 +233,8 @@ impl Slot {
             root_correction: update.root_correction as f32,
             epsilon: update.config.epsilon as f32,
         };
-        let state = (self.parameter.as_tensor(), &self.first, &self.second);
+        let state =
+            AdamWState { parameter: &self.parameter, first_moment: &self.first, second_moment: &self.second };
         let gradient = gradient.to_dtype(DType::F32)?;
         match guard {
             Some(guard) => guard.adamw_step(state, &gradient, &update),

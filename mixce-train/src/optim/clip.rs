@@ -1,6 +1,5 @@
 //! One gradient norm over all parameters, and clipping by it.
-use candle_core::{D, DType, Tensor};
-use mixce_kernels::sublayer::is_fused;
+use candle_core::Tensor;
 use mixce_kernels::sum_of_squares;
 
 use crate::error::{Error, Result};
@@ -12,15 +11,12 @@ pub struct GradientNorms {
 }
 
 impl GradientNorms {
-    /// Squared norms of `gradients`, in their order.
-    ///
-    /// Where there are fused kernels they are those of [`sum_of_squares`]: on the CPU within 16 384 entries the sums are f32, over them f64. Elsewhere they are f32 within a tensor, first along rows, then
-    /// over them.
+    /// Squared norms of `gradients`, in their order: see [`sum_of_squares`].
     ///
     /// # Errors
     /// [`Error::Tensor`] when a tensor operation fails.
     pub fn of<'a>(gradients: impl IntoIterator<Item = &'a Tensor>) -> Result<Self> {
-        let squared = gradients.into_iter().map(squared_norm).collect::<candle_core::Result<_>>();
+        let squared = gradients.into_iter().map(sum_of_squares).collect::<candle_core::Result<_>>();
         Ok(Self { squared: squared.map_err(Error::tensor("gradient norm"))? })
     }
 
@@ -35,15 +31,6 @@ impl GradientNorms {
     pub fn first_non_finite(&self) -> Option<(usize, f64)> {
         self.squared.iter().copied().enumerate().find(|(_, s)| !s.is_finite())
     }
-}
-
-fn squared_norm(gradient: &Tensor) -> candle_core::Result<f64> {
-    let gradient = gradient.to_dtype(DType::F32)?;
-    if is_fused(&gradient) {
-        return sum_of_squares(&gradient);
-    }
-    // Rows first, so that no f32 sum runs over more terms than a tensor has rows or columns.
-    gradient.sqr()?.sum(D::Minus1)?.sum_all()?.to_scalar::<f32>().map(f64::from)
 }
 
 /// What gradients of norm `norm` are multiplied by so that the norm does not exceed `max_norm`: `min(1, max_norm / (norm + 1e-6))`, as

@@ -4,13 +4,10 @@
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use mixce_kernels::rng::Stream;
-use mixce_kernels::sublayer::{
-    Mlp, linear_residual, linear_residual_backward, mlp_residual, mlp_residual_backward, norm_linear,
-    norm_linear_backward,
-};
+use mixce_kernels::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
 use mixce_kernels::{
-    Activation, AdamWUpdate, Affine, Columns, Dropout, Precision, adamw_step, decode_attention,
-    sum_of_squares,
+    Activation, AdamWState, AdamWUpdate, Affine, AffineGradients, Columns, Dropout, KeyValues, Norm,
+    Precision, adamw_step, decode_attention, sum_of_squares,
 };
 
 use super::checks::{Check, normal};
@@ -34,57 +31,76 @@ pub(super) fn passes(gpu: &Device, (n, c, heads): (usize, usize, usize)) -> Resu
     ])
 }
 
-/// Weights small enough that results stay around 1.
-fn affine(weight: &[usize], seed: u64, device: &Device) -> Result<Affine> {
+/// Weight and bias, small enough that results stay around 1.
+fn pair(weight: &[usize], seed: u64, device: &Device) -> Result<[Tensor; 2]> {
     let (rows, columns) = (weight[0], weight[weight.len() - 1]);
     let weight = (normal(seed, weight, device)? * (1.0 / (rows as f64).sqrt()))?;
-    Ok(Affine { weight, bias: normal(seed + 1, &[columns], device)? })
+    Ok([weight, normal(seed + 1, &[columns], device)?])
+}
+
+fn norm(c: usize, seed: u64, device: &Device) -> Result<Norm> {
+    let [weight, bias] = pair(&[c], seed, device)?;
+    Ok(Norm { weight, bias, epsilon: EPSILON })
+}
+
+fn map(n_in: usize, n_out: usize, seed: u64, device: &Device) -> Result<Affine> {
+    let [weight, bias] = pair(&[n_in, n_out], seed, device)?;
+    Ok(Affine::new(weight, bias))
+}
+
+fn gradients(weight: &[usize], seed: u64, device: &Device) -> Result<AffineGradients> {
+    let [weight, bias] = pair(weight, seed, device)?;
+    Ok(AffineGradients { weight, bias })
 }
 
 fn norm_and_linear(n: usize, c: usize, device: &Device) -> Result<Vec<Tensor>> {
-    let (norm, map) = (affine(&[c], 1, device)?, affine(&[c, 3 * c], 3, device)?);
-    let (dnorm, dmap) = (affine(&[c], 5, device)?, affine(&[c, 3 * c], 7, device)?);
+    let sublayer = NormLinear { norm: norm(c, 1, device)?, map: map(c, 3 * c, 3, device)? };
+    let sums =
+        NormLinearGradients { norm: gradients(&[c], 5, device)?, map: gradients(&[c, 3 * c], 7, device)? };
     let (x, dx) = (normal(9, &[n, c], device)?, normal(10, &[n, c], device)?);
     let dy = normal(11, &[n, 3 * c], device)?;
-    let y = norm_linear(&x, &norm, EPSILON, &map, Precision::F32)?;
-    norm_linear_backward(&x, (&norm, EPSILON), &map, &dy, &dx, (&dnorm, &dmap), Precision::F32)?;
-    Ok(vec![y, dx, dnorm.weight, dnorm.bias, dmap.weight, dmap.bias])
+    let y = sublayer.forward(&x, Precision::F32)?;
+    sublayer.backward(&x, &dy, &dx, &sums, Precision::F32)?;
+    let NormLinearGradients { norm, map } = sums;
+    Ok(vec![y, dx, norm.weight, norm.bias, map.weight, map.bias])
 }
 
 fn linear_and_residual(n: usize, c: usize, drop: Dropout, device: &Device) -> Result<Vec<Tensor>> {
-    let (map, dmap) = (affine(&[c, c], 1, device)?, affine(&[c, c], 3, device)?);
+    let (sublayer, sums) = (LinearResidual { map: map(c, c, 1, device)? }, gradients(&[c, c], 3, device)?);
     let (x, residual, dy) =
         (normal(5, &[n, c], device)?, normal(6, &[n, c], device)?, normal(7, &[n, c], device)?);
-    let y = linear_residual(&x, &map, &residual, drop, Precision::F32)?;
-    let dx = linear_residual_backward(&x, &map, drop, &dy, &dmap, Precision::F32)?;
-    Ok(vec![y, dx, dmap.weight, dmap.bias])
+    let y = sublayer.forward(&x, &residual, drop, Precision::F32)?;
+    let dx = sublayer.backward(&x, &dy, drop, &sums, Precision::F32)?;
+    Ok(vec![y, dx, sums.weight, sums.bias])
 }
 
 fn mlp(n: usize, c: usize, drop: Dropout, device: &Device) -> Result<Vec<Tensor>> {
-    let parameters = |seed| -> Result<Mlp> {
-        Ok(Mlp {
-            norm: affine(&[c], seed, device)?,
-            c_fc: affine(&[c, 4 * c], seed + 2, device)?,
-            c_proj: affine(&[4 * c, c], seed + 4, device)?,
-        })
+    let mlp = Mlp {
+        norm: norm(c, 1, device)?,
+        up: map(c, 4 * c, 3, device)?,
+        activation: Activation::GeluNew,
+        down: map(4 * c, c, 5, device)?,
     };
-    let (mlp, sums, f) = (parameters(1)?, parameters(11)?, Activation::GeluNew);
+    let sums = MlpGradients {
+        norm: gradients(&[c], 11, device)?,
+        up: gradients(&[c, 4 * c], 13, device)?,
+        down: gradients(&[4 * c, c], 15, device)?,
+    };
     let (x, dx) = (normal(21, &[n, c], device)?, normal(22, &[n, c], device)?);
-    let (y, before) = mlp_residual(&x, &mlp, EPSILON, f, drop, true, Precision::F32)?;
-    let Some(before) = before else { anyhow::bail!("the input of the activation was not kept") };
-    mlp_residual_backward((&x, &before), (&mlp, EPSILON), f, drop, &dx, &sums, Precision::F32)?;
-    let Mlp { norm, c_fc, c_proj } = sums;
-    Ok(vec![y, dx, norm.weight, norm.bias, c_fc.weight, c_fc.bias, c_proj.weight, c_proj.bias])
+    let (y, pre_activation) = mlp.forward_saving(&x, drop, Precision::F32)?;
+    mlp.backward(&x, &pre_activation, drop, &dx, &sums, Precision::F32)?;
+    let MlpGradients { norm, up, down } = sums;
+    Ok(vec![y, dx, norm.weight, norm.bias, up.weight, up.bias, down.weight, down.bias])
 }
 
 /// Three sequences of which two begin later, at the 41st column of a cache for 64.
 fn cached_attention(c: usize, heads: usize, device: &Device) -> Result<Vec<Tensor>> {
     let shape = [3, heads, 64, c / heads];
     let cache = |seed| normal(seed, &shape, device);
-    let (qkv, keys, values) = (normal(1, &[3, 3 * c], device)?, cache(2)?, cache(3)?);
+    let (qkv, cache) = (normal(1, &[3, 3 * c], device)?, KeyValues { keys: cache(2)?, values: cache(3)? });
     let columns = Columns { first: &[0, 7, 39], new: 40 };
-    let out = decode_attention(&qkv, (&keys, &values), columns, 0.2)?;
-    Ok(vec![out, keys, values])
+    let out = decode_attention(&qkv, &cache, columns, 0.2)?;
+    Ok(vec![out, cache.keys, cache.values])
 }
 
 fn update(n: usize, device: &Device) -> Result<Vec<Tensor>> {
@@ -100,6 +116,7 @@ fn update(n: usize, device: &Device) -> Result<Vec<Tensor>> {
         root_correction: 0.03,
         epsilon: 1e-8,
     };
-    adamw_step((&parameter, &first, &second), &gradient, &update)?;
+    let state = AdamWState { parameter: &parameter, first_moment: &first, second_moment: &second };
+    adamw_step(state, &gradient, &update)?;
     Ok(vec![parameter, first, second])
 }

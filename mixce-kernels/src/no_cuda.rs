@@ -1,0 +1,99 @@
+//! The module `cuda` of a build without the feature: no device is a GPU, and what a GPU does cannot be called, because there is none.
+//!
+//! [`Gpu::of`] gives `None`, so the dispatch in this crate is the same code in every build and is compiled in every build.
+
+use std::convert::Infallible;
+use std::marker::PhantomData;
+
+use candle_core::{CudaStorage, Device, Error, Layout, Result, Shape, Tensor};
+
+use crate::adamw::{AdamWState, AdamWUpdate};
+use crate::attention::{CausalAttention, Columns, KeyValues};
+use crate::lm_head::{CrossEntropy, Weighting};
+use crate::residual::Dropout;
+use crate::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
+use crate::{Activation, AffineGradients, Norm, Precision, device};
+
+/// A GPU: no value of this type exists.
+pub(crate) struct Gpu<'a> {
+    never: Infallible,
+    device: PhantomData<&'a Device>,
+}
+
+/// Elements on a GPU.
+pub(crate) type Array<'a, T> = PhantomData<&'a T>;
+
+impl Gpu<'_> {
+    pub(crate) fn of(_: &Device) -> Option<Self> {
+        None
+    }
+}
+
+/// Methods of [`Gpu`] with these parameters and results, in the order of the files of `cuda`.
+macro_rules! never_called {
+    ($($name:ident($($parameter:ty),* $(,)?) -> $result:ty;)*) => {
+        impl Gpu<'_> {
+            $(pub(crate) fn $name(&self, $(_: $parameter),*) -> Result<$result> {
+                match self.never {}
+            })*
+        }
+    };
+}
+
+never_called! {
+    activation(Activation, Array<'_, f32>, Array<'_, f32>) -> ();
+    activation_backward(Activation, (Array<'_, f32>, Array<'_, f32>), Option<Array<'_, f32>>, Array<'_, f32>) -> ();
+    sum_of_squares(&Tensor) -> f64;
+    judge(&[Tensor], f64, u64, &Tensor) -> ();
+    adamw_step(AdamWState<'_>, &Tensor, &AdamWUpdate, Option<&Tensor>) -> ();
+    clear(&Tensor) -> ();
+    target_log_probs(&Tensor, &Tensor, &Tensor) -> Tensor;
+    weighted_cross_entropy(&Tensor, &Tensor, &Tensor, Weighting<'_>, &Tensor, Precision) -> CrossEntropy;
+    decode_attention(&Tensor, &KeyValues, Columns<'_>, f64) -> Tensor;
+    describe() -> device::Gpu;
+    peak_bytes() -> Option<u64>;
+    check_bf16() -> ();
+    dropout(Array<'_, f32>, Dropout, Array<'_, f32>) -> ();
+    residual(Array<'_, f32>, (Array<'_, f32>, Option<Array<'_, f32>>), usize, Dropout, Array<'_, f32>) -> ();
+    embedding([Array<'_, f32>; 2], [&Tensor; 2], usize, Dropout, Array<'_, f32>) -> ();
+    embedding_backward(&Tensor, [&Tensor; 6], Dropout, [&Tensor; 2]) -> ();
+    layer_norm(Array<'_, f32>, (Array<'_, f32>, Array<'_, f32>), f32, Array<'_, f32>) -> ();
+    layer_norm_backward(&Norm, &Tensor, &Tensor, &Tensor, &AffineGradients) -> ();
+    linear(Array<'_, f32>, (Array<'_, f32>, Array<'_, f32>), Array<'_, f32>) -> ();
+    linear_backward(&Tensor, &Tensor, &Tensor, &AffineGradients) -> Tensor;
+    norm_linear(&NormLinear, &Tensor, Precision) -> Tensor;
+    norm_linear_backward(&NormLinear, &Tensor, &Tensor, &Tensor, &NormLinearGradients, Precision) -> ();
+    linear_residual(&LinearResidual, &Tensor, &Tensor, Dropout, Precision) -> Tensor;
+    linear_residual_backward(&LinearResidual, &Tensor, &Tensor, Dropout, &AffineGradients, Precision) -> Tensor;
+    mlp(&Mlp, &Tensor, Dropout, Precision, bool) -> (Tensor, Tensor);
+    mlp_backward(&Mlp, [&Tensor; 2], Dropout, &Tensor, &MlpGradients, Precision) -> ();
+}
+
+/// A storage and how its elements lie in it.
+type Operand<'a> = (&'a CudaStorage, &'a Layout);
+
+pub(crate) fn causal_attention(
+    _: &CausalAttention,
+    _: &Tensor,
+    _: Operand<'_>,
+) -> Result<(CudaStorage, Shape)> {
+    Err(Error::NotCompiledWithCudaSupport)
+}
+
+pub(crate) fn causal_attention_backward(
+    _: &CausalAttention,
+    _: &Tensor,
+    _: Operand<'_>,
+    _: Operand<'_>,
+) -> Result<(CudaStorage, Shape)> {
+    Err(Error::NotCompiledWithCudaSupport)
+}
+
+pub(crate) fn operation<T, const N: usize>(
+    _: &'static str,
+    _: [Operand<'_>; N],
+    _: Shape,
+    _: impl FnOnce(&Gpu<'_>, [Array<'_, T>; N], Array<'_, T>) -> Result<()>,
+) -> Result<(CudaStorage, Shape)> {
+    Err(Error::NotCompiledWithCudaSupport)
+}
