@@ -17,6 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hf_hub::{Cache, CacheRepo};
+
 use crate::{
     error::{Error, Result},
     files::check_word,
@@ -29,6 +31,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 /// The folder of one model in the cache.
 #[derive(Debug)]
 pub(crate) struct RepositoryCache {
+    layout: CacheRepo,
     root: PathBuf,
     locks: PathBuf,
     repository: String,
@@ -36,8 +39,10 @@ pub(crate) struct RepositoryCache {
 
 impl RepositoryCache {
     pub(crate) fn new(cache_dir: &Path, id: &RepositoryId) -> Self {
-        let folder = format!("{}--{}", id.kind().plural(), id.repository().replace('/', "--"));
+        let repo = id.repo();
+        let folder = repo.folder_name();
         Self {
+            layout: Cache::new(cache_dir.to_owned()).repo(repo),
             root: cache_dir.join(&folder),
             locks: cache_dir.join(".locks").join(&folder),
             repository: id.repository().to_owned(),
@@ -45,15 +50,15 @@ impl RepositoryCache {
     }
 
     pub(crate) fn blob(&self, etag: &str) -> PathBuf {
-        self.root.join("blobs").join(etag)
+        self.layout.blob_path(etag)
     }
 
     pub(crate) fn incomplete(&self, etag: &str) -> PathBuf {
-        self.root.join("blobs").join(format!("{etag}.incomplete"))
+        self.layout.blob_path(&format!("{etag}.incomplete"))
     }
 
     pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
-        self.root.join("snapshots").join(commit)
+        self.layout.pointer_path(commit)
     }
 
     pub(crate) fn reference(&self, revision: &str) -> PathBuf {

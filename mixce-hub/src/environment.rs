@@ -58,7 +58,7 @@ impl Default for Retries {
     }
 }
 
-/// Everything the hub client takes from its surroundings. Nothing else is read from the process environment.
+/// Everything the hub client takes from its surroundings but the proxy. Nothing else is read from the process environment.
 ///
 /// | variable | meaning |
 /// | --- | --- |
@@ -81,7 +81,7 @@ pub struct HubEnvironment {
     pub token: Option<Token>,
     /// Whether the network must not be touched.
     pub offline: bool,
-    /// How long a question about a model or file may take, and how long connecting may take.
+    /// How long connecting may take, and how long the hub may be silent before it answers a question.
     pub metadata_timeout: Duration,
     /// How long a transfer may be silent.
     pub transfer_timeout: Duration,

@@ -12,24 +12,28 @@
 //!
 //! # What hf-hub does, and what is done here
 //!
-//! hf-hub 1.0.0 answers the question what a model is made of: which commit a revision means and which files it has
-//! (`info`), with its types and its parsing of the hub's errors. The rest is done here, because of what hf-hub 1.0.0 does:
+//! hf-hub 0.5 asks which commit a revision means and which files it has (`info`), spells repositories in addresses and in
+//! the cache (`Repo`) and knows where blobs and snapshots lie (`Cache`). The rest is done here, because of what hf-hub does:
 //!
-//! - *Transfers.* It writes each file from the beginning, over the remains of an interrupted transfer, and compares no
-//!   checksum, length or status before it gives the file its final name; its questions about files (`HEAD`) and the reads
-//!   of a transfer have no time limit, and its blocking client cannot stream a range. Here: `Range`, SHA-256 or git's
-//!   SHA-1 from the etag, lengths, limits on silence, retries that heed `Retry-After`, and the token sent to the hub alone.
-//! - *Offline.* It does not know `HF_HUB_OFFLINE`, and its cache-only look-up accepts a snapshot folder whatever it holds.
-//!   Here: without network nothing is even set up to connect, and the snapshot must be complete.
-//! - *Environment.* It reads `HF_*` by itself wherever it is told nothing, the token included. Here everything comes from a
-//!   [`HubEnvironment`], so that a program decides and a test needs no process environment.
-//! - *Cache layout.* Its functions for it are private. The layout (`models--owner--name/{blobs,refs,snapshots}`, locks) is
-//!   the Python tools' and is written down in [huggingface_hub's guide](https://huggingface.co/docs/huggingface_hub/guides/manage-cache).
-//! - *Uploads.* It would send large files through xet; here they go over plain HTTP, by the git LFS protocol, to addresses that get no token.
+//! - *Transfers.* It compares no checksum, and appends to a partial file whatever comes, also the whole file from a server
+//!   that ignores `Range`. Here: SHA-256 or git's SHA-1 from the etag, lengths, `Content-Range`.
+//! - *Time.* Its requests have no time limit, and of a refusal only the status is left. Here: limits on silence, retries that
+//!   heed `Retry-After`, the hub's error codes and words; `info` is sent with these settings too.
+//! - *Token.* `Debug` of its client shows it. Here it is added to each request to the hub's own scheme, host and port, and
+//!   to no other.
+//! - *Offline.* It does not know `HF_HUB_OFFLINE`, and asks of a snapshot no more than the one file. Here: without network
+//!   nothing is even set up to connect, and the snapshot must be complete.
+//! - *Environment.* Where it is told nothing it reads `HF_*` and the home folder by itself. Here everything but the proxy comes
+//!   from a [`HubEnvironment`], so that a program decides and a test needs no process environment.
+//! - *References.* It writes `refs/REVISION` in place. Here it is written under another name and renamed.
+//! - *Uploads.* It has none. Here they go over plain HTTP, by the git LFS protocol, to addresses that get no token.
 //!
-//! hf-hub's other transport, xet, is not used: the hub serves every xet file over plain HTTP too, where it can be resumed
-//! and verified. Requests go through reqwest with rustls; no OpenSSL is needed.
+//! The hub's other transport, xet, is not used: the hub serves every xet file over plain HTTP too, where it can be resumed
+//! and verified. Requests go through ureq, the client that hf-hub brings: blocking, with rustls and ring, trusting the certificates
+//! that the system trusts, through the proxy of `ALL_PROXY`, `HTTPS_PROXY` or `HTTP_PROXY` (the first that is set, for every
+//! address but those in `NO_PROXY` and a hub on this machine).
 
+mod address;
 mod cache;
 mod checksum;
 mod dataset;
@@ -37,10 +41,12 @@ mod environment;
 mod error;
 mod files;
 mod folder;
+mod http;
 mod progress;
 mod push;
 mod refusal;
 mod remote;
+mod retry;
 mod send;
 mod source;
 mod transfer;

@@ -2,11 +2,9 @@
 
 use std::{io::Read, time::Duration};
 
-use hf_hub::HFError;
-use reqwest::{blocking::Response, header::HeaderMap};
-
 use crate::{
     error::Error,
+    http::{Answer, text_header},
     source::{DEFAULT_REVISION, RepositoryId},
 };
 
@@ -40,39 +38,19 @@ pub(crate) struct Refusal {
 impl Refusal {
     /// Reads the headers and the beginning of the body. `url` is the address that was asked, not where it led: a signed
     /// address does not belong into a message.
-    pub(crate) fn read(response: Response, url: &str) -> Self {
-        let status = response.status().as_u16();
-        let header = |name: &str| text_header(response.headers(), name);
+    pub(crate) fn read(answer: Answer, url: &str) -> Self {
+        let status = answer.status().as_u16();
+        let header = |name: &str| text_header(answer.headers(), name);
         let (code, message) = (header("x-error-code"), header("x-error-message"));
         let retry_after =
             header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
         let message = message.or_else(|| {
             let mut body = Vec::new();
-            response.take(MAX_BODY_BYTES).read_to_end(&mut body).ok()?;
+            answer.into_body().into_reader().take(MAX_BODY_BYTES).read_to_end(&mut body).ok()?;
             let value: serde_json::Value = serde_json::from_slice(&body).ok()?;
             Some(value.get("error")?.as_str()?.to_owned())
         });
         Self { status, url: url.to_owned(), code, message, retry_after }
-    }
-
-    /// The same from hf-hub's error, if that is the hub's refusal.
-    pub(crate) fn from_hf(error: &HFError) -> Option<Self> {
-        let (context, retry_after) = match error {
-            HFError::RateLimited { context, retry_after } => (context, *retry_after),
-            HFError::Http { context }
-            | HFError::AuthRequired { context }
-            | HFError::Forbidden { context }
-            | HFError::RepoNotFound { context: Some(context), .. }
-            | HFError::RevisionNotFound { context: Some(context), .. } => (context, None),
-            _ => return None,
-        };
-        Some(Self {
-            status: context.status.as_u16(),
-            url: context.url.clone(),
-            code: context.error_code.clone(),
-            message: context.server_message.clone(),
-            retry_after,
-        })
     }
 
     /// What the refusal of a storage server means, which knows nothing of repositories.
@@ -115,10 +93,6 @@ impl Refusal {
             (_, status, _) => Error::Status { url: self.url, status, message },
         }
     }
-}
-
-pub(crate) fn text_header(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
 /// One line without control characters, of bounded length: a server's words end up on a terminal.

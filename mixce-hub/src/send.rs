@@ -2,17 +2,23 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use reqwest::{
-    Method, Url,
-    blocking::{Body, Client, RequestBuilder, Response},
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG},
-};
 use serde::de::DeserializeOwned;
+use ureq::{
+    RequestBuilder, SendBody,
+    http::{
+        Uri,
+        header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG},
+    },
+    typestate::WithBody,
+};
 
 use crate::{
+    address::Address,
     error::{Error, Result},
-    refusal::{Question, Refusal, text_header},
-    remote::{MAX_REDIRECTS, Remote, connection_error, malformed_redirect, redirect_target, with_retries},
+    http::{Answer, connection_error, follow, malformed, read_all, text_header},
+    refusal::{Question, Refusal},
+    remote::Remote,
+    retry::with_retries,
     source::RepositoryId,
     upload::{LocalFile, without_query},
 };
@@ -21,28 +27,30 @@ use crate::{
 pub(crate) const LFS_JSON: &str = "application/vnd.git-lfs+json";
 
 impl Remote {
-    /// An address below the hub's.
-    pub(crate) fn url(&self, path: &str) -> Result<Url> {
-        let text = format!("{}/{path}", self.environment.endpoint);
-        Url::parse(&text).map_err(|error| Error::InvalidEndpoint {
-            endpoint: self.environment.endpoint.clone(),
-            reason: error.to_string(),
-        })
-    }
-
     /// Posts to the hub and gives the answer's body; repeated while it fails for reasons that may pass.
+    ///
+    /// A repository that has moved answers with its new address, to which the same is posted if it is the hub's own.
     pub(crate) fn post(&self, id: &RepositoryId, path: &str, media: &str, body: &[u8]) -> Result<Vec<u8>> {
         let url = self.url(path)?;
         let token_sent = self.environment.token.is_some();
         let endpoint = self.environment.endpoint.as_str();
         let question = Question { endpoint, token_sent, id, action: "write to", file: None };
-        with_retries(&self.environment.retries, || {
-            let response = self.post_following(&url, media, body)?;
-            if response.status().is_success() {
-                let body = response.bytes().map_err(|error| connection_error(url.as_str(), error))?;
-                return Ok(body.to_vec());
+        let ask = |target: &Address| {
+            if !target.same_origin(&self.endpoint) {
+                return Err(malformed(&url, "a redirect of an upload to another server"));
             }
-            Err(Refusal::read(response, url.as_str()).explain(&question))
+            let request = self.questions.post(target.uri());
+            let request = request.header(CONTENT_TYPE, media).header(ACCEPT, accepted(media));
+            self.authorized(request, target).send(body).map_err(|error| connection_error(&url, error))
+        };
+        // After 303 and the like another method would be meant; the hub does not use them here.
+        let is_answer = |answer: &Answer| !matches!(answer.status().as_u16(), 307 | 308);
+        with_retries(&self.environment.retries, || {
+            let answer = follow(&url, ask, is_answer)?;
+            if answer.status().is_success() {
+                return read_all(answer, &url);
+            }
+            Err(Refusal::read(answer, &url.to_string()).explain(&question))
         })
     }
 
@@ -58,37 +66,9 @@ impl Remote {
         serde_json::from_slice(&bytes).map_err(|error| self.malformed(path, &error.to_string()))
     }
 
-    /// A repository that has moved answers with its new address, to which the same is posted. The token stays with the hub's own origin.
-    fn post_following(&self, url: &Url, media: &str, body: &[u8]) -> Result<Response> {
-        let mut target = url.clone();
-        for _ in 0..=MAX_REDIRECTS {
-            let request = self
-                .questions
-                .post(target.clone())
-                .header(CONTENT_TYPE, media)
-                .header(ACCEPT, accepted(media));
-            let response = self.authorized(request, &target, url).body(body.to_vec()).send();
-            let response = response.map_err(|error| connection_error(url.as_str(), error))?;
-            // After 303 and the like another method would be meant; the hub does not use them here.
-            if !matches!(response.status().as_u16(), 307 | 308) {
-                return Ok(response);
-            }
-            target = redirect_target(&response, url, &target)?;
-            if target.origin() != url.origin() {
-                return Err(malformed_redirect(url, "a redirect of an upload to another server"));
-            }
-        }
-        Err(malformed_redirect(url, &format!("more than {MAX_REDIRECTS} redirects")))
-    }
-
-    /// With the token where `target` is the hub's own.
-    pub(crate) fn authorized(&self, request: RequestBuilder, target: &Url, hub: &Url) -> RequestBuilder {
-        match &self.environment.token {
-            Some(token) if target.origin() == hub.origin() => {
-                request.header(AUTHORIZATION, format!("Bearer {}", token.secret()))
-            }
-            _ => request,
-        }
+    /// An answer of the hub that is not what its protocol says.
+    pub(crate) fn malformed(&self, path: &str, reason: &str) -> Error {
+        Error::Malformed { url: format!("{}/{path}", self.environment.endpoint), reason: reason.to_owned() }
     }
 
     /// Posts JSON to an address that the storage protocol has given; it gets the token only if it is the hub's own.
@@ -99,9 +79,9 @@ impl Remote {
         body: &[u8],
     ) -> Result<()> {
         with_retries(&self.environment.retries, || {
-            let request = self.action(&self.questions, Method::POST, href, headers)?;
+            let request = self.action(href, headers, |uri| self.questions.post(uri))?;
             let request = request.header(CONTENT_TYPE, LFS_JSON).header(ACCEPT, LFS_JSON);
-            self.finish(request.body(body.to_vec()), href).map(|_| ())
+            self.finish(request.send(body), href).map(|_| ())
         })
     }
 
@@ -115,42 +95,41 @@ impl Remote {
     ) -> Result<Option<String>> {
         let length = range.end - range.start;
         with_retries(&self.environment.retries, || {
-            let body = Body::sized(file.open(range.start, length)?, length);
-            let request = self.action(&self.transfers, Method::PUT, href, headers)?;
-            let response = self.finish(request.body(body), href)?;
-            Ok(text_header(response.headers(), ETAG.as_str()))
+            let request = self.action(href, headers, |uri| self.transfers.put(uri))?;
+            // With its length: storage takes no chunks.
+            let request = request.header(CONTENT_LENGTH, length);
+            let body = SendBody::from_owned_reader(file.open(range.start, length)?);
+            let answer = self.finish(request.send(body), href)?;
+            Ok(text_header(answer.headers(), ETAG.as_str()))
         })
     }
 
     fn action(
         &self,
-        client: &Client,
-        method: Method,
         href: &str,
         headers: &BTreeMap<String, String>,
-    ) -> Result<RequestBuilder> {
-        let url = Url::parse(href).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        let url = url.ok_or_else(|| Error::Malformed {
+        method: impl Fn(&Uri) -> RequestBuilder<WithBody>,
+    ) -> Result<RequestBuilder<WithBody>> {
+        let target = Address::parse(href).ok_or_else(|| Error::Malformed {
             url: without_query(href),
             reason: "the storage gave no http(s) address".to_owned(),
         })?;
-        let hub = self.url("")?;
-        let mut request = client.request(method, url.clone());
+        let mut request = method(target.uri());
         for (name, value) in headers {
             request = request.header(name, value);
         }
         // What the protocol gives as `Authorization` goes before our own.
         let own = headers.keys().any(|name| name.eq_ignore_ascii_case(AUTHORIZATION.as_str()));
-        Ok(if own { request } else { self.authorized(request, &url, &hub) })
+        Ok(if own { request } else { self.authorized(request, &target) })
     }
 
-    fn finish(&self, request: RequestBuilder, href: &str) -> Result<Response> {
+    fn finish(&self, sent: std::result::Result<Answer, ureq::Error>, href: &str) -> Result<Answer> {
         let shown = without_query(href);
-        let response = request.send().map_err(|error| connection_error(&shown, error))?;
-        if response.status().is_success() {
-            Ok(response)
+        let answer = sent.map_err(|error| connection_error(&shown, error))?;
+        if answer.status().is_success() {
+            Ok(answer)
         } else {
-            Err(Refusal::read(response, &shown).plain(&self.environment.endpoint))
+            Err(Refusal::read(answer, &shown).plain(&self.environment.endpoint))
         }
     }
 }

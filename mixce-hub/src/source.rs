@@ -6,6 +6,8 @@ use std::{
     str::FromStr,
 };
 
+use hf_hub::{Repo, RepoType};
+
 use crate::error::{Error, Result};
 
 /// The revision that is meant when none is given.
@@ -21,16 +23,6 @@ pub enum RepositoryKind {
     Model,
     /// A data set.
     Dataset,
-}
-
-impl RepositoryKind {
-    /// The word in the hub's addresses and in the cache: `models`, `datasets`.
-    pub(crate) fn plural(self) -> &'static str {
-        match self {
-            Self::Model => "models",
-            Self::Dataset => "datasets",
-        }
-    }
 }
 
 impl fmt::Display for RepositoryKind {
@@ -109,6 +101,15 @@ impl RepositoryId {
     /// The branch, tag or commit; [`DEFAULT_REVISION`] if none was given.
     pub fn revision(&self) -> &str {
         &self.revision
+    }
+
+    /// The same in hf-hub's terms, which knows the addresses and the names in the cache.
+    pub(crate) fn repo(&self) -> Repo {
+        let kind = match self.kind {
+            RepositoryKind::Model => RepoType::Model,
+            RepositoryKind::Dataset => RepoType::Dataset,
+        };
+        Repo::with_revision(self.repository.clone(), kind, self.revision.clone())
     }
 
     /// The owner, empty if there is none, and the name.

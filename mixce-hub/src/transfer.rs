@@ -6,14 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use reqwest::{StatusCode, blocking::Response, header::CONTENT_RANGE};
+use ureq::http::{StatusCode, header::CONTENT_RANGE};
 
 use crate::{
     checksum::Checksum,
     error::{Error, Result},
+    http::{Answer, connection_error, text_header},
     progress::{FetchProgress, FileProgress, FileState},
-    refusal::text_header,
-    remote::{Remote, RemoteFile, connection_error, pause, reasons},
+    remote::{Remote, RemoteFile},
+    retry::pause,
     source::RepositoryId,
 };
 
@@ -124,18 +125,18 @@ impl<'a> Partial<'a> {
 
     /// One connection.
     fn receive(&mut self, remote: &Remote, progress: &mut dyn FetchProgress) -> Result<()> {
-        let mut response = remote.open(self.id, self.file, self.length)?;
-        match response.status() {
+        let answer = remote.open(self.id, self.file, self.length)?;
+        match answer.status() {
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 // What lies here is no beginning of what the hub has now; or its length was unknown and it is whole.
-                let whole = self.file.bytes_total.is_none() && total_of(&response) == Some(self.length);
+                let whole = self.file.bytes_total.is_none() && total_of(&answer) == Some(self.length);
                 if whole {
                     return Ok(());
                 };
                 self.restart()?;
                 return Err(self.lost("the hub does not have the rest of the file"));
             }
-            StatusCode::PARTIAL_CONTENT if start_of(&response) == Some(self.length) => {
+            StatusCode::PARTIAL_CONTENT if start_of(&answer) == Some(self.length) => {
                 tracing::debug!(file = self.file.name, from = self.length, "resuming");
             }
             // The whole file, or another part than asked for.
@@ -149,12 +150,13 @@ impl<'a> Partial<'a> {
             }
             _ => {}
         }
+        let mut body = answer.into_body().into_reader();
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
-            let count = match response.read(&mut chunk) {
+            let count = match body.read(&mut chunk) {
                 Ok(0) => break,
                 Ok(count) => count,
-                Err(error) => return Err(self.broken(error)),
+                Err(error) => return Err(connection_error(&self.file.url, error.into())),
             };
             self.take(&chunk[..count])?;
             self.report(FileState::Transferring, progress);
@@ -214,23 +216,15 @@ impl<'a> Partial<'a> {
     fn lost(&self, reason: &str) -> Error {
         Error::Connection { url: self.file.url.to_string(), reason: reason.to_owned() }
     }
-
-    fn broken(&self, error: std::io::Error) -> Error {
-        let url = self.file.url.as_str();
-        match error.downcast::<reqwest::Error>() {
-            Ok(error) => connection_error(url, error),
-            Err(error) => self.lost(&reasons(&error)),
-        }
-    }
 }
 
 /// The first byte of a partial answer, from `Content-Range: bytes START-END/TOTAL`.
-fn start_of(response: &Response) -> Option<u64> {
-    let text = text_header(response.headers(), CONTENT_RANGE.as_str())?;
+fn start_of(answer: &Answer) -> Option<u64> {
+    let text = text_header(answer.headers(), CONTENT_RANGE.as_str())?;
     text.trim().strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok()
 }
 
 /// The length of the whole file, from `Content-Range: bytes */TOTAL`.
-fn total_of(response: &Response) -> Option<u64> {
-    text_header(response.headers(), CONTENT_RANGE.as_str())?.rsplit_once('/')?.1.trim().parse().ok()
+fn total_of(answer: &Answer) -> Option<u64> {
+    text_header(answer.headers(), CONTENT_RANGE.as_str())?.rsplit_once('/')?.1.trim().parse().ok()
 }

@@ -1,6 +1,9 @@
 //! Models of the hub, served from loopback.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::thread;
 
 use crate::server::{Fault, HubServer, Storage, etag};
 use crate::support::{SMALL, World};
@@ -130,4 +133,21 @@ fn troubles_are_told_in_words() {
     wrong.refused(&["refuses the access token"]);
     assert!(!wrong.stderr.contains("hf_wrong"));
     world.run_at(&server, "download owner/tiny", &[("HF_TOKEN", "hf_right")]).success();
+}
+
+#[test]
+fn the_proxy_of_the_environment_is_asked_for_a_tunnel() {
+    let (world, server) = (World::new(), HubServer::start());
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", proxy.local_addr().unwrap());
+    let asked = thread::spawn(move || {
+        let mut line = String::new();
+        BufReader::new(proxy.accept().unwrap().0).read_line(&mut line).unwrap();
+        line
+    });
+    let beyond = [("HF_ENDPOINT", "https://hub.invalid"), ("HTTPS_PROXY", address.as_str())];
+    let refused = world.run_at(&server, "download owner/tiny", &beyond);
+    refused.refused(&["no complete answer from https://hub.invalid/api/models/owner/tiny"]);
+    assert_eq!(asked.join().unwrap().trim(), "CONNECT hub.invalid:443 HTTP/1.1");
+    assert_eq!(server.take_requests(), []);
 }
