@@ -114,9 +114,7 @@ fn hints_of(failure: &anyhow::Error) -> Vec<String> {
             .or_else(|| cause.downcast_ref::<mixce_lm::Error>().and_then(mixce_lm::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_encoder::Error>().and_then(mixce_encoder::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_hub::Error>().and_then(mixce_hub::Error::hint))
-            .or_else(|| {
-                cause.downcast_ref::<mixce_core::bigram::Error>().and_then(mixce_core::bigram::Error::hint)
-            })
+            .or_else(|| cause.downcast_ref::<mixce_synthetic::Error>().and_then(mixce_synthetic::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_eval::Error>().and_then(mixce_eval::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_core::Error>().and_then(mixce_core::Error::hint));
         if let Some(hint) = hint.map(|hint| one_line(&hint))

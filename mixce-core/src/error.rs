@@ -16,14 +16,6 @@ pub enum Error {
         /// The value given.
         value: f64,
     },
-    /// A number that should be a probability and is not.
-    #[error("the {name} must be a number from 0 to 1, got `{got}`")]
-    NotAProbability {
-        /// What the number is.
-        name: &'static str,
-        /// Its value.
-        got: f64,
-    },
     /// Tensors whose shapes or dtypes do not belong together.
     #[error("{operation}: expected {expected}, got {got}")]
     Mismatch {

@@ -1,11 +1,9 @@
-//! What is optimised: training objectives, the LM-head loss, and small worlds where the data distribution is known.
+//! What is optimised: training objectives and the LM-head loss.
 //!
 //! An [`Objective`] maps the log-probability that the model gives the token that occurred to the weight of that token's
 //! cross-entropy; [`lm_head_loss`] applies it to hidden states without ever holding the full matrix of logits.
 
-pub mod bigram;
 mod error;
-pub mod grammar;
 mod lm_head;
 pub mod objective;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
-use mixce_core::grammar::Noise;
+use mixce_synthetic::grammar::Noise;
 
 use crate::context::Context;
 use crate::progress;

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
-use mixce_core::bigram::{
+use mixce_synthetic::bigram::{
     Cell, Estimator, Finished, Grid, ModelKind, ObjectiveName, ReverseGradient, Runner, SEEDS, Selection,
     Source, charges, write_atomic,
 };

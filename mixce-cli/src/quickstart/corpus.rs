@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use mixce_core::grammar::{Grammar, NoisyCorpus};
 use mixce_kernels::rng::{Stream, purpose};
 use mixce_lm::Tokenizer;
+use mixce_synthetic::grammar::{Grammar, NoisyCorpus};
 use mixce_train::data::cache::encode_file;
 use mixce_train::data::{EncodeSettings, Examples};
 
@@ -35,7 +35,7 @@ impl Corpus {
         let noisy = NoisyCorpus::new(grammar, settings.noise, settings.noise_rate, stream.fold(0))?;
         let train: Vec<String> = noisy.texts(0..settings.texts).collect();
         let valid: Vec<String> = noisy.texts(settings.texts..settings.texts + settings.held_out).collect();
-        let clean = |i| mixce_core::grammar::render(&grammar.sample(stream.fold(1), i));
+        let clean = |i| mixce_synthetic::grammar::render(&grammar.sample(stream.fold(1), i));
         let held_out: Vec<String> = (0..settings.held_out).map(clean).collect();
 
         let tokenizer = Tokenizer::train(train.iter().map(String::as_str), VOCABULARY)?;

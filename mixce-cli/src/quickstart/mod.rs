@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use candle_core::Device;
-use mixce_core::grammar::Grammar;
+use mixce_synthetic::grammar::Grammar;
 
 pub(crate) use report::Report;
 pub(crate) use settings::Settings;

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use mixce_core::grammar::{Grammar, SampleScore, SmoothedGrammar};
 use mixce_core::objective::Mle;
 use mixce_eval::diversity::pooled_diversity;
 use mixce_kernels::Precision;
 use mixce_lm::LanguageModel;
 use mixce_lm::generate::{Continuation, GenerateOptions, generate};
 use mixce_lm::sampling::Sampling;
+use mixce_synthetic::grammar::{Grammar, SampleScore, SmoothedGrammar};
 use mixce_train::evaluate::{DEFAULT_BATCH_TOKENS, evaluate};
 
 use super::corpus::{Corpus, MAX_TOKENS, write_lines};
@@ -95,7 +95,7 @@ impl<'a> Sampler<'a> {
             .fold(mixce_kernels::rng::purpose::CORPUS)
             .fold(2);
         let texts: Vec<String> = (0..self.settings.samples)
-            .map(|i| mixce_core::grammar::render(&self.grammar.sample(stream, i)))
+            .map(|i| mixce_synthetic::grammar::render(&self.grammar.sample(stream, i)))
             .collect();
         let score = SampleScore::of(&self.smoothed, &texts).context("no samples were asked for")?;
         let ids = self.corpus.tokenizer.encode_batch(&texts)?;

@@ -1,7 +1,7 @@
 //! What the experiment does; the defaults are what `mixce quickstart` runs.
 
-use mixce_core::grammar::Noise;
 use mixce_core::objective::MixCe;
+use mixce_synthetic::grammar::Noise;
 use serde::Serialize;
 
 /// The settings of one run of the experiment.

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anyhow::Result;
-use mixce_core::bigram::table::{Row, Spread, rows};
-use mixce_core::bigram::{
+use mixce_core::objective::MixCe;
+use mixce_synthetic::bigram::table::{Row, Spread, rows};
+use mixce_synthetic::bigram::{
     Cell, ChargePoint, Finished, ObjectiveName, Runner, population_distance, write_atomic,
 };
-use mixce_core::objective::MixCe;
 use plotters::prelude::*;
 
 use super::report::worlds;

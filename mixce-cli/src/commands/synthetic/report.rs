@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use mixce_core::bigram::table::{self, Reference, Spread};
-use mixce_core::bigram::{Cell, CellKey, Estimator, Finished, Runner};
+use mixce_synthetic::bigram::table::{self, Reference, Spread};
+use mixce_synthetic::bigram::{Cell, CellKey, Estimator, Finished, Runner};
 
 /// The Markdown table: gold, the empirical matrix (where data were sampled), the best eta of every objective.
 pub(super) fn table(runner: &Runner<'_>, done: &[Finished]) -> Result<String> {

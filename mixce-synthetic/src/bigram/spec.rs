@@ -3,11 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use mixce_core::ObjectiveConfig;
 use serde::{Deserialize, Serialize};
 
 use super::estimators::rollouts::Reward;
 use super::{Error, Loss, Result, TokenWeight};
-use crate::ObjectiveConfig;
 
 /// An objective of the synthetic experiments. Its one parameter is called eta here whatever its own name is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ pub fn is_mark(token: &str) -> bool {
 /// Writes tokens as text: one space before each word but the first token, none before a mark.
 ///
 /// ```
-/// use mixce_core::grammar::render;
+/// use mixce_synthetic::grammar::render;
 /// assert_eq!(render(&["Anna", ",", "who", "sings", ",", "waits", "."]), "Anna, who sings, waits.");
 /// ```
 #[must_use]
@@ -36,7 +36,7 @@ pub fn render(tokens: &[&str]) -> String {
 /// [`Grammar::log_prob_text`](super::Grammar::log_prob_text).
 ///
 /// ```
-/// use mixce_core::grammar::words;
+/// use mixce_synthetic::grammar::words;
 /// assert_eq!(words("Anna, who sings, waits."), ["Anna", ",", "who", "sings", ",", "waits", "."]);
 /// ```
 #[must_use]

@@ -1,8 +1,9 @@
-//! What can go wrong in the bigram world.
+//! The error type of this crate.
 use std::path::{Path, PathBuf};
 
-/// An error of the bigram experiments.
+/// What can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A number is outside of its range.
     #[error("`{name}`: expected {expected}, got {got}")]
@@ -13,6 +14,14 @@ pub enum Error {
         expected: String,
         /// What was given.
         got: String,
+    },
+    /// A number that should be a probability and is not.
+    #[error("the {name} must be a number from 0 to 1, got `{got}`")]
+    NotAProbability {
+        /// What the number is.
+        name: &'static str,
+        /// Its value.
+        got: f64,
     },
     /// A file could not be read or written.
     #[error("`{path}`: {source}")]
@@ -70,7 +79,7 @@ pub enum Error {
     },
 }
 
-/// The result of the bigram experiments.
+/// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {

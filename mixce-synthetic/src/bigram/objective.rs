@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
+use mixce_core::Objective;
 use pulp::Arch;
 
 use super::estimators::rollouts::Reward;
-use crate::Objective;
 
 /// How the cross-entropy of a data token is weighted, as a function of the model's probability q of that token.
 #[derive(Clone, Debug)]
 pub enum TokenWeight {
-    /// `w = 1`: maximum likelihood. The same as [`crate::objective::Mle`], without a call per cell.
+    /// `w = 1`: maximum likelihood. The same as [`mixce_core::objective::Mle`], without a call per cell.
     One,
-    /// `w = eta + (1 - eta) q`: MixCE. The same as [`crate::objective::MixCe`].
+    /// `w = eta + (1 - eta) q`: MixCE. The same as [`mixce_core::objective::MixCe`].
     Mixce(f64),
     /// Any token-weighted objective.
     Other(Arc<dyn Objective>),
@@ -89,8 +89,9 @@ pub enum Loss {
 
 #[cfg(test)]
 mod tests {
+    use mixce_core::objective::{MixCe, Mle};
+
     use super::*;
-    use crate::objective::{MixCe, Mle};
 
     #[test]
     fn the_fast_forms_are_the_objectives() {

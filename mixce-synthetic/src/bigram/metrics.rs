@@ -20,7 +20,7 @@ pub struct Distance {
 /// rounding. A vector without mass gives NaN.
 ///
 /// ```
-/// let js = mixce_core::bigram::jensen_shannon(&[0.5, 0.5, 0.0], &[1.0, 0.0, 0.0]);
+/// let js = mixce_synthetic::bigram::jensen_shannon(&[0.5, 0.5, 0.0], &[1.0, 0.0, 0.0]);
 /// assert!((js - 0.215_761_554_338_835_65).abs() < 1e-15);
 /// ```
 #[must_use]

@@ -1,7 +1,8 @@
 //! What an objective converges to with unlimited data and capacity, and figure 3 of the paper.
 
+use mixce_core::Objective;
+
 use super::{Distance, Result, World, compare};
-use crate::Objective;
 
 /// The population optimum of a token-weighted objective in a world, `[V, V + 1]`: its fixed point in every context.
 ///
@@ -57,8 +58,9 @@ pub fn charges(outcomes: usize, steps: usize) -> Vec<ChargePoint> {
 
 #[cfg(test)]
 mod tests {
+    use mixce_core::objective::{MixCe, Mle};
+
     use super::*;
-    use crate::objective::{MixCe, Mle};
 
     #[test]
     fn mixce_is_a_sharpening_with_the_golden_distance() {

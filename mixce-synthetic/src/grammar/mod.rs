@@ -26,7 +26,7 @@
 //! text a finite probability, [`SampleScore`] measures the samples of a model against the truth.
 //!
 //! ```
-//! use mixce_core::grammar::{Grammar, words};
+//! use mixce_synthetic::grammar::{Grammar, words};
 //! let grammar = Grammar::stories();
 //! assert!(grammar.log_prob_text("The foxes behind the old barn sleep in the garden.").is_some());
 //! assert!(grammar.log_prob_text("The foxes behind the old barn sleeps in the garden.").is_none());
