@@ -12,6 +12,9 @@ use std::collections::HashSet;
 
 use rayon::prelude::*;
 
+use crate::error::Result;
+use crate::metric::{Inputs, Metric, MetricSpec, Need, Score, ScoreSpec, Scores};
+
 /// Longest n-gram of the paper's definition.
 pub const MAX_N: usize = 4;
 
@@ -82,6 +85,27 @@ pub fn distinct_n<T: AsRef<[u32]>>(texts: &[T], n: usize) -> Option<f64> {
     let total: usize = texts.iter().map(|text| (text.as_ref().len() + 1).saturating_sub(n)).sum();
     let distinct: HashSet<&[u32]> = texts.iter().flat_map(|text| text.as_ref().windows(n)).collect();
     (total > 0).then(|| distinct.len() as f64 / total as f64)
+}
+
+pub(crate) const METRIC: MetricSpec = MetricSpec {
+    name: "diversity",
+    title: "diversity",
+    summary: "Distinct n-grams within each text, as in the paper",
+    needs: &[Need::TokenIds],
+    scores_human: true,
+    scores: &[ScoreSpec::as_human("diversity")],
+    settings: &[],
+    new: |_| Ok(Box::new(Diversity)),
+};
+
+#[derive(Debug)]
+struct Diversity;
+
+impl Metric for Diversity {
+    fn score(&self, inputs: &Inputs<'_>) -> Result<Scores> {
+        let documents = inputs.token_ids()?.par_iter().map(|text| text_diversity(text)).collect();
+        Ok(vec![Score::mean_of("diversity", documents)].into())
+    }
 }
 
 #[cfg(test)]

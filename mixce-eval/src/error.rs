@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::metric::Need;
+
 /// What goes wrong with features and what is computed from them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -69,7 +71,7 @@ pub enum Error {
         buckets: usize,
     },
     /// A setting outside its range.
-    #[error("MAUVE setting `{name}` must be {expected}, got {got}")]
+    #[error("setting `{name}` must be {expected}, got `{got}`")]
     Setting {
         /// The setting.
         name: &'static str,
@@ -77,6 +79,32 @@ pub enum Error {
         expected: &'static str,
         /// What it is.
         got: String,
+    },
+    /// Embeddings that are not those of the texts.
+    #[error(
+        "{texts} texts with prompt and continuation need embeddings of as many rows and one width, got {} x {} of prompts and {} x {} of continuations",
+        prompts[0], prompts[1], continuations[0], continuations[1]
+    )]
+    Pairs {
+        /// Texts with both parts.
+        texts: usize,
+        /// Rows and columns of the prompts' embeddings.
+        prompts: [usize; 2],
+        /// Rows and columns of the continuations' embeddings.
+        continuations: [usize; 2],
+    },
+    /// Something that a metric needs was not given.
+    #[error("the input `{}` is missing", .0.describe())]
+    MissingInput(Need),
+    /// A metric of a set of texts could not be computed.
+    #[error("{title} of `{set}`")]
+    Metric {
+        /// The metric.
+        title: &'static str,
+        /// The set of texts.
+        set: String,
+        /// Why.
+        source: Box<Error>,
     },
     /// The eigenvalues of the covariance could not be found.
     #[error(
@@ -94,6 +122,7 @@ impl Error {
                 Some("score more texts; published values use 5000 or more a side".to_owned())
             }
             Self::Columns { .. } => Some("extract both with the same model and layer".to_owned()),
+            Self::Metric { source, .. } => source.hint(),
             _ => None,
         }
     }

@@ -1,24 +1,21 @@
 //! How good is the text: metrics over token ids, texts and features, for any generator.
 //!
-//! | function | what it measures |
+//! [`METRICS`] lists what `mixce score` offers, each a file of this crate. Its functions can be called without it, too. Beside them:
+//!
+//! | what | for |
 //! | --- | --- |
-//! | [`diversity::text_diversity`], [`diversity::mean_diversity`] | distinct n-grams within each text, as the MixCE paper reports |
-//! | [`repetition::repetition`] | spans that follow themselves three times or more, as the MixCE paper reports |
-//! | [`diversity::pooled_diversity`], [`diversity::distinct_n`] | distinct n-grams over all texts together |
-//! | [`rep_n::rep_n`] | repeated n-grams and the product of their complements |
-//! | [`self_bleu::self_bleu`] | how much each text resembles the others |
-//! | [`zipf::zipf_coefficient`] | how steeply token frequencies fall |
-//! | [`distinct::distinct_share`] | how many of the texts are different from each other |
-//! | [`lengths::Lengths`] | how long the texts are |
+//! | [`metric`] | several metrics at once: what they need, their settings, results with intervals and tests |
 //! | [`perplexity::LikelihoodSums`] | how likely a model finds a text, over tokens or as the MixCE authors average it |
-//! | [`mauve::mauve`] | how close two sets of texts are, by features of a language model |
 //! | [`histogram::Bins`], [`histogram::Summary`] | how numbers are distributed, several sets over common bins |
 //! | [`windows::draw_windows`] | windows of equal length, for the controlled metrics |
 //! | [`resample::bootstrap_mean`], [`resample::paired_test`] | how sure a mean or a difference is |
 //!
-//! Nothing here knows a model or a trainer: texts come as token ids, or as [`features::Features`]. Functions return `None` where a
+//! Nothing here knows a model or a trainer: texts come as they are, as token ids, as [`features::Features`] or as embeddings. Functions return `None` where a
 //! mean has nothing to average over.
 
+mod coherence;
+mod controlled_coherence;
+mod controlled_mauve;
 pub mod distinct;
 pub mod diversity;
 pub mod error;
@@ -26,6 +23,7 @@ pub mod features;
 pub mod histogram;
 pub mod lengths;
 pub mod mauve;
+pub mod metric;
 pub mod perplexity;
 pub mod rep_n;
 pub mod repetition;
@@ -35,6 +33,21 @@ pub mod windows;
 pub mod zipf;
 
 pub use error::{Error, Result};
+
+/// All metrics, in the order of their results. A new one has its line here.
+pub static METRICS: &[metric::MetricSpec] = &[
+    diversity::METRIC,
+    repetition::METRIC,
+    lengths::METRIC,
+    distinct::METRIC,
+    rep_n::METRIC,
+    self_bleu::METRIC,
+    zipf::METRIC,
+    mauve::METRIC,
+    coherence::METRIC,
+    controlled_mauve::METRIC,
+    controlled_coherence::METRIC,
+];
 
 /// The example of the README, compiled and run as a test.
 #[cfg(doctest)]

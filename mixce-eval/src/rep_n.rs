@@ -12,6 +12,9 @@ use std::collections::HashSet;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::error::Result;
+use crate::metric::{Inputs, Metric, MetricSpec, Need, Score, ScoreSpec, ScoreValue, Scores};
+
 /// Shares in `[0, 1]`; `None` where no text is long enough.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct RepN {
@@ -49,6 +52,29 @@ pub fn rep_n<T: AsRef<[u32]> + Sync>(texts: &[T]) -> RepN {
     let product =
         [rep_2, rep_3, rep_4].into_iter().try_fold(1.0, |product, rep| Some(product * (1.0 - rep?)));
     RepN { rep_2, rep_3, rep_4, product }
+}
+
+pub(crate) const METRIC: MetricSpec = MetricSpec {
+    name: "rep-n",
+    title: "rep-n",
+    summary: "Repeated n-grams, n = 2 to 4, and the product of their complements",
+    needs: &[Need::TokenIds],
+    scores_human: true,
+    scores: &[ScoreSpec::as_human("rep_n")],
+    settings: &[],
+    new: |_| Ok(Box::new(RepNMetric)),
+};
+
+#[derive(Debug)]
+struct RepNMetric;
+
+impl Metric for RepNMetric {
+    fn score(&self, inputs: &Inputs<'_>) -> Result<Scores> {
+        let RepN { rep_2, rep_3, rep_4, product } = rep_n(inputs.token_ids()?);
+        let parts = [("rep_2", rep_2), ("rep_3", rep_3), ("rep_4", rep_4), ("product", product)];
+        let parts = parts.map(|(name, value)| (name.to_owned(), ScoreValue::Number(value)));
+        Ok(vec![Score::of_set("rep_n", ScoreValue::Parts(parts.into()))].into())
+    }
 }
 
 #[cfg(test)]

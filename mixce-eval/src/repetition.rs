@@ -17,6 +17,11 @@
 
 use std::collections::HashMap;
 
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::metric::{Inputs, Metric, MetricSpec, Need, Score, ScoreSpec, Scores};
+
 /// How often a span must follow itself to count.
 pub const MIN_TIMES: usize = 3;
 
@@ -126,6 +131,42 @@ fn keep(text: &[u32], run: Run, kept: &mut HashMap<Vec<u32>, Run>) {
             }
         })
         .or_insert(run);
+}
+
+pub(crate) const METRIC: MetricSpec = MetricSpec {
+    name: "repetition",
+    title: "repetition",
+    summary: "Spans repeated three times or more, as in the paper",
+    needs: &[Need::TokenIds],
+    scores_human: true,
+    scores: &[
+        ScoreSpec::as_human("repetition_rate"),
+        ScoreSpec::as_human("repeated_phrase_length"),
+        ScoreSpec::as_human("repeating_texts"),
+    ],
+    settings: &[],
+    new: |_| Ok(Box::new(RepetitionMetric)),
+};
+
+#[derive(Debug)]
+struct RepetitionMetric;
+
+impl Metric for RepetitionMetric {
+    fn score(&self, inputs: &Inputs<'_>) -> Result<Scores> {
+        let found: Vec<Option<Repetition>> =
+            inputs.token_ids()?.par_iter().map(|text| repetition(text)).collect();
+        let of_each =
+            |value: fn(Repetition) -> Option<f64>| found.iter().map(|r| r.and_then(value)).collect();
+        Ok(vec![
+            Score::mean_of("repetition_rate", of_each(|r| Some(r.rate))),
+            Score::mean_of("repeated_phrase_length", of_each(|r| r.longest_span.map(|tokens| tokens as f64))),
+            Score::mean_of(
+                "repeating_texts",
+                of_each(|r| Some(f64::from(u8::from(r.longest_span.is_some())))),
+            ),
+        ]
+        .into())
+    }
 }
 
 #[cfg(test)]

@@ -6,13 +6,20 @@ use mixce_kernels::rng::{Stream, purpose};
 use rayon::prelude::*;
 use serde::Serialize;
 
-/// An interval of confidence.
+/// An interval of confidence; `[low, high]` when serialized.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(into = "[f64; 2]")]
 pub struct Interval {
     /// Lower end.
     pub low: f64,
     /// Upper end.
     pub high: f64,
+}
+
+impl From<Interval> for [f64; 2] {
+    fn from(interval: Interval) -> Self {
+        [interval.low, interval.high]
+    }
 }
 
 /// The percentile bootstrap interval of a mean (Efron, 1979): `resamples` times, draw as many values with replacement and take

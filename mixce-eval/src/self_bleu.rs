@@ -12,6 +12,9 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
+use crate::error::Result;
+use crate::metric::{Fact, Inputs, Metric, MetricSpec, Need, Score, ScoreSpec, ScoreValue, Scores, Setting};
+
 /// Longest n-gram.
 pub const MAX_N: usize = 4;
 /// What stands in for a count of zero.
@@ -108,6 +111,45 @@ fn bleu(matches: &[u64; MAX_N], length: usize, reference: usize) -> f64 {
     let mean = (1..).zip(matches).map(log_precision).sum::<f64>() / MAX_N as f64;
     let brevity = if length > reference { 0.0 } else { 1.0 - reference as f64 / length as f64 };
     (mean + brevity).exp()
+}
+
+const TEXTS: Setting<usize> = Setting {
+    name: "self-bleu-texts",
+    value_name: "N",
+    help: "Self-BLEU compares this many texts, the first of a file that are not empty",
+    default: 1000,
+    expected: "a whole number",
+    parse: |text| text.parse().ok(),
+};
+
+pub(crate) const METRIC: MetricSpec = MetricSpec {
+    name: "self-bleu",
+    title: "self-BLEU",
+    summary: "How much the texts resemble each other",
+    needs: &[Need::TokenIds],
+    scores_human: true,
+    scores: &[ScoreSpec::as_human("self_bleu")],
+    settings: &[&TEXTS],
+    new: |values| Ok(Box::new(SelfBleu { texts: values.get(&TEXTS)? })),
+};
+
+#[derive(Debug)]
+struct SelfBleu {
+    texts: usize,
+}
+
+impl Metric for SelfBleu {
+    fn score(&self, inputs: &Inputs<'_>) -> Result<Scores> {
+        let texts: Vec<&Vec<u32>> =
+            inputs.token_ids()?.iter().filter(|text| !text.is_empty()).take(self.texts).collect();
+        // Without the empty texts these are not aligned with other systems': a mean, and no paired test.
+        let mean = self_bleu(&texts).map(|values| values.iter().sum::<f64>() / values.len() as f64);
+        Ok(vec![Score::of_set("self_bleu", ScoreValue::Number(mean))].into())
+    }
+
+    fn settings(&self) -> Vec<(&'static str, Fact)> {
+        vec![("self_bleu_texts", self.texts.into())]
+    }
 }
 
 #[cfg(test)]

@@ -56,6 +56,44 @@ pub fn draw_windows(
     Ok(draw_without_replacement(found, count, stream).into_iter().map(place).collect())
 }
 
+/// Texts as whitespace words, to draw windows from.
+#[derive(Clone, Debug)]
+pub struct WindowSource<'t> {
+    texts: Vec<Vec<&'t str>>,
+    words: Vec<usize>,
+}
+
+impl<'t> WindowSource<'t> {
+    /// The words of these texts.
+    #[must_use]
+    pub fn new(texts: &'t [String]) -> Self {
+        let texts: Vec<Vec<&str>> = texts.iter().map(|text| text.split_whitespace().collect()).collect();
+        let words = texts.iter().map(Vec::len).collect();
+        Self { texts, words }
+    }
+
+    /// How many windows of `tokens` tokens there are.
+    #[must_use]
+    pub fn count(&self, tokens: usize) -> usize {
+        count_windows(&self.words, words_for_tokens(tokens))
+    }
+
+    /// `count` windows of `tokens` tokens, drawn by [`draw_windows`], as their words.
+    ///
+    /// # Errors
+    /// [`Shortage`] when there are less.
+    pub fn draw(&self, tokens: usize, count: usize, seed: u64) -> Result<Vec<&[&'t str]>, Shortage> {
+        let length = words_for_tokens(tokens);
+        let places = draw_windows(&self.words, length, count, seed)?;
+        Ok(places.into_iter().map(|(text, first)| &self.texts[text][first..first + length]).collect())
+    }
+}
+
+/// How many places texts of so many words have for windows of `length` words.
+fn count_windows(words: &[usize], length: usize) -> usize {
+    words.iter().map(|words| words.saturating_sub(length)).fold(0, usize::saturating_add)
+}
+
 /// The first `count` of a random permutation of `0..n` (Fisher-Yates on a table of what was swapped).
 fn draw_without_replacement(n: usize, count: usize, stream: Stream) -> Vec<usize> {
     let mut swapped = std::collections::HashMap::new();
@@ -82,6 +120,18 @@ mod tests {
         let mut all = draw_windows(&[5, 3, 9], 4, 6, 1).unwrap();
         all.sort_unstable();
         assert_eq!(all, [(0, 0), (2, 0), (2, 1), (2, 2), (2, 3), (2, 4)]);
+    }
+
+    #[test]
+    fn windows_are_words_of_the_texts() {
+        let texts = ["a b  c d".to_owned(), "e".to_owned()];
+        let source = WindowSource::new(&texts);
+        // 3 tokens stand for 2 words; the last place of a text is not taken.
+        let mut drawn = source.draw(3, 2, 1).unwrap();
+        drawn.sort_unstable();
+        assert_eq!(drawn, [["a", "b"], ["b", "c"]]);
+        assert_eq!((source.count(3), source.count(9)), (2, 0));
+        assert_eq!(source.draw(3, 3, 1), Err(Shortage { found: 2, needed: 3 }));
     }
 
     #[test]

@@ -6,6 +6,9 @@
 
 use std::collections::HashMap;
 
+use crate::error::Result;
+use crate::metric::{Inputs, Metric, MetricSpec, Need, Score, ScoreSpec, ScoreValue, Scores};
+
 /// Ranks that take part.
 pub const MAX_RANK: usize = 5000;
 
@@ -36,4 +39,25 @@ pub fn zipf_coefficient<T: AsRef<[u32]>>(texts: &[T]) -> Option<f64> {
     let covariance = mean(&|p| (p.0 - x) * (p.1 - y));
     let variance = mean(&|p| (p.0 - x).powi(2));
     Some(-covariance / variance)
+}
+
+pub(crate) const METRIC: MetricSpec = MetricSpec {
+    name: "zipf",
+    title: "Zipf coefficient",
+    summary: "Slope of token frequencies over ranks",
+    needs: &[Need::TokenIds],
+    scores_human: true,
+    scores: &[ScoreSpec::as_human("zipf")],
+    settings: &[],
+    new: |_| Ok(Box::new(Zipf)),
+};
+
+#[derive(Debug)]
+struct Zipf;
+
+impl Metric for Zipf {
+    fn score(&self, inputs: &Inputs<'_>) -> Result<Scores> {
+        let coefficient = zipf_coefficient(inputs.token_ids()?);
+        Ok(vec![Score::of_set("zipf", ScoreValue::Number(coefficient))].into())
+    }
 }

@@ -25,6 +25,7 @@ mod quickstart;
 mod resume;
 mod sample;
 mod score;
+mod score_contract;
 mod support;
 mod token_cache;
 

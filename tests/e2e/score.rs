@@ -265,6 +265,66 @@ fn controlled_metrics_look_through_windows_of_one_length() {
     assert_eq!(world.run(&line).row(), row);
 }
 
+/// The names of the rows of a table in the output of `score`, head excluded.
+fn row_names(text: &str, table: usize) -> Vec<&str> {
+    let rows = text.split("\n\n").nth(table).unwrap().lines().skip(1);
+    rows.map(|row| row.split_whitespace().next().unwrap()).collect()
+}
+
+#[test]
+fn the_table_of_results_holds_results_only() {
+    let world = World::new();
+    texts(&world);
+    world.write("p.npy", npy(40, 6, |i, j| noise(i, j, 1)));
+    world.write("q.npy", npy(40, 6, |i, j| noise(i, j, 2)));
+    let line = "score --human human.txt --model-text good.txt --human-features p.npy --model-features q.npy --metrics mauve,rep-n,length \
+                --mauve-seeds 2";
+    let text = world.run(line).success().stdout;
+    let lengths = |name: &str| ["mean", "std", "min", "median", "max"].map(|part| format!("{name}.{part}"));
+    let rep_n = ["rep_2", "rep_3", "rep_4", "product"].map(|part| format!("rep_n.{part}"));
+    let mauve = ["mauve", "mauve_star", "frontier_integral"].map(str::to_owned);
+    let results = [lengths("tokens").as_slice(), &lengths("words"), &rep_n, &mauve].concat();
+    assert_eq!(row_names(&text, 0), results, "{text}");
+    let facts = ["buckets", "components", "explained_variance", "human_samples", "model_samples"];
+    let facts = facts.map(|fact| format!("mauve_facts.{fact}"));
+    let details = [["texts", "empty_texts"].map(str::to_owned).as_slice(), &facts].concat();
+    assert_eq!(row_names(&text, 1), details, "{text}");
+    let head = text.lines().next().unwrap();
+    assert_eq!(head.split_whitespace().collect::<Vec<_>>(), ["human", "good"]);
+    let mauve = text.lines().find(|line| line.starts_with("mauve ")).unwrap();
+    assert_eq!(mauve.split_whitespace().nth(1), Some("-"), "the human texts have no MAUVE: {text}");
+    let settings = text.lines().find_map(|line| line.strip_prefix("settings  ")).unwrap();
+    let settings: Value = serde_json::from_str(settings).unwrap();
+    assert_eq!(settings, world.run(&format!("{line} --json")).row()["settings"]);
+}
+
+#[test]
+fn metrics_are_listed_and_a_slip_is_named() {
+    let world = World::new();
+    texts(&world);
+    let help = world.run("score --help").success().stdout;
+    for words in [
+        "- diversity:",
+        "- controlled-coherence:",
+        "How much the texts resemble each other",
+        "--self-bleu-texts <N>",
+        "--mauve-buckets <K>",
+    ] {
+        assert!(help.contains(words), "{words}: {help}");
+    }
+    let line = "score --human human.txt --model-text good.txt";
+    world.run(&format!("{line} --metrics zipf,divrsity")).refused(&[
+        "divrsity",
+        "possible values: diversity, repetition, length",
+        "similar value exists: 'diversity'",
+    ]);
+    world.run(&format!("{line} --self-bleu-texts many")).refused(&["`--self-bleu-texts`", "got `many`"]);
+    world
+        .run(&format!("{line} --mauve-scaling 0"))
+        .refused(&["`--mauve-scaling`: expected a number above 0, got `0`"]);
+    world.run(&format!("{line} --mauve-buckets 0")).refused(&["`--mauve-buckets`", "at least 1", "got `0`"]);
+}
+
 #[test]
 fn features_may_come_from_files() {
     let world = World::new();
@@ -279,6 +339,12 @@ fn features_may_come_from_files() {
     assert_eq!(row["systems"][2]["name"], "far");
     assert!(number(&row["systems"][2]["frontier_integral"], "mean") > 0.5);
     assert_eq!(world.run(&format!("{line} --threads 1")).row()["systems"], row["systems"]);
+    // Texts beside the features are those of the systems.
+    world.write("a.txt", "one\n\n");
+    let line = "score --human-features p.npy --model-features q.npy --model-text a.txt --json";
+    let row = world.run(line).row();
+    assert!(row["human"].is_null() && row["systems"][0]["name"] == "a", "{row}");
+    assert_eq!((&row["systems"][0]["texts"], &row["systems"][0]["empty_texts"]), (&json!(2), &json!(1)));
 }
 
 #[test]

@@ -14,19 +14,22 @@
 
 pub mod curve;
 pub mod kmeans;
+mod metric;
 pub mod pca;
 
 use mixce_kernels::rng::{Stream, purpose};
-use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::features::Features;
+use crate::metric::Spread;
+
+pub(crate) use metric::{METRIC, MauveMetric, SETTINGS};
 
 /// Below this number of samples a side, MAUVE says little.
 pub const FEW_SAMPLES: usize = 1000;
 
 /// How MAUVE is computed; the defaults are those of mauve-text.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MauveSettings {
     /// Clusters; `None`: a tenth of the smaller set, at least 2.
     pub buckets: Option<usize>,
@@ -58,28 +61,8 @@ impl Default for MauveSettings {
     }
 }
 
-/// A number that was computed with several seeds.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Spread {
-    /// Mean of the values.
-    pub mean: f64,
-    /// Their standard deviation, divisor `n - 1`; 0 for a single value.
-    pub std: f64,
-    /// One for each seed.
-    pub values: Vec<f64>,
-}
-
-impl Spread {
-    fn of(values: Vec<f64>) -> Self {
-        let n = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / n.max(1.0);
-        let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-        Self { mean, std: (squares / (n - 1.0).max(1.0)).sqrt(), values }
-    }
-}
-
 /// MAUVE and its relatives for two sets of features.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mauve {
     /// Area under the divergence curve, in `[0, 1]`; 1 for equal histograms.
     pub mauve: Spread,
@@ -110,17 +93,12 @@ pub fn default_buckets(human: usize, model: usize) -> usize {
     ((human.min(model) as f64 / 10.0).round_ties_even() as usize).max(2)
 }
 
-/// MAUVE of `model` against `human`; `on_seed` is called after each seed.
+/// MAUVE of `model` against `human`.
 ///
 /// # Errors
 /// [`Error::Columns`] when the features differ in width, [`Error::NotFinite`], [`Error::TooFew`] with less than two samples on a side or
 /// less samples than buckets, [`Error::Setting`] for settings out of range, [`Error::Eigen`].
-pub fn mauve(
-    human: &Features,
-    model: &Features,
-    settings: &MauveSettings,
-    on_seed: &mut dyn FnMut(),
-) -> Result<Mauve> {
+pub fn mauve(human: &Features, model: &Features, settings: &MauveSettings) -> Result<Mauve> {
     let (p_rows, q_rows) = (human.rows(), model.rows());
     let buckets = settings.buckets.unwrap_or_else(|| default_buckets(p_rows, q_rows));
     check(human, model, buckets, settings)?;
@@ -136,7 +114,6 @@ pub fn mauve(
         let (p, q) = found.assignments.split_at(p_rows);
         let scores = scores(&histogram(p, buckets), &histogram(q, buckets), settings);
         values.iter_mut().zip(scores).for_each(|(values, score)| values.push(score));
-        on_seed();
     }
     let [mauve, mauve_star, frontier_integral] = values.map(Spread::of);
     Ok(Mauve {

@@ -16,7 +16,7 @@ fn quick() -> MauveSettings {
 }
 
 fn score(p: &Features, q: &Features) -> Mauve {
-    mauve(p, q, &quick(), &mut || ()).unwrap()
+    mauve(p, q, &quick()).unwrap()
 }
 
 #[test]
@@ -61,9 +61,8 @@ fn odd_sets_are_scored_or_refused() {
     assert!(score(&zeros, &equal).mauve.mean < 0.1);
     let few = Features::new(2, 3, vec![1.0, 0.0, 0.0, 0.0, 1.0, 0.0]).unwrap();
     assert!(score(&few, &few).mauve.mean > 0.99);
-    let refused = |p: &Features, q: &Features, settings: &MauveSettings| {
-        mauve(p, q, settings, &mut || ()).unwrap_err().to_string()
-    };
+    let refused =
+        |p: &Features, q: &Features, settings: &MauveSettings| mauve(p, q, settings).unwrap_err().to_string();
     let one = Features::new(1, 3, vec![1.0; 3]).unwrap();
     assert!(refused(&one, &few, &quick()).contains("got 1 human and 2 model"));
     let wide = Features::new(2, 4, vec![1.0; 8]).unwrap();

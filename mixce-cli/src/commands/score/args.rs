@@ -1,14 +1,15 @@
 //! The flags of `mixce score`.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::Args;
+use mixce_eval::METRICS;
+use mixce_eval::metric::{MetricSpec, Need};
 
 use super::cache::Cache;
-use super::controlled::WindowFlags;
-use super::distances::MauveFlags;
+use super::metric_flags::{SettingFlags, metric_parser};
+use super::windows::WindowFlags;
 use crate::authors;
 use crate::commands::evaluate::Compat;
 use crate::error::Problem;
@@ -33,8 +34,8 @@ pub(crate) struct ScoreArgs {
     #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "human_features")]
     pub(super) model_text: Vec<PathBuf>,
     /// What to compute [default: all that needs no further model, MAUVE with features or a featurizer, coherence with an embedder]
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "METRICS")]
-    pub(super) metrics: Vec<Metric>,
+    #[arg(long, value_parser = metric_parser(), value_delimiter = ',', value_name = "METRICS")]
+    pub(super) metrics: Vec<&'static MetricSpec>,
     /// Folder or hub id of the tokenizer of n-grams and lengths [default: the featurizer's, else whitespace words]
     #[arg(long, value_name = "MODEL")]
     pub(super) tokenizer: Option<String>,
@@ -61,7 +62,7 @@ pub(crate) struct ScoreArgs {
     #[command(flatten)]
     pub(super) reading: ReadingArgs,
     #[command(flatten)]
-    pub(super) mauve: MauveFlags,
+    pub(super) settings: SettingFlags,
     /// Tokens of a text that MAUVE's features see
     #[arg(long, default_value_t = 512, value_name = "TOKENS")]
     pub(super) max_length: usize,
@@ -74,9 +75,6 @@ pub(crate) struct ScoreArgs {
     /// Neither read nor keep features on disk
     #[arg(long, conflicts_with = "cache_dir")]
     pub(super) no_cache: bool,
-    /// Self-BLEU compares this many texts, the first of a file
-    #[arg(long, default_value_t = 1000, value_name = "N")]
-    pub(super) self_bleu_texts: usize,
     /// Resamples of an interval and sign patterns of a paired test; 0: neither
     #[arg(long, default_value_t = 2000, value_name = "N")]
     pub(super) resamples: usize,
@@ -85,76 +83,42 @@ pub(crate) struct ScoreArgs {
     pub(super) confidence: f64,
 }
 
-/// What can be computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
-pub(super) enum Metric {
-    /// Distinct n-grams within each text, as in the paper
-    Diversity,
-    /// Spans repeated three times or more, as in the paper
-    Repetition,
-    /// Tokens and words of the texts
-    Length,
-    /// distinct-n, pooled diversity, share of distinct texts
-    Distinct,
-    /// Repeated n-grams, n = 2 to 4, and the product of their complements
-    RepN,
-    /// How much the texts resemble each other
-    SelfBleu,
-    /// Slope of token frequencies over ranks
-    Zipf,
-    /// MAUVE, MAUVE* and the frontier integral
-    Mauve,
-    /// How close continuations are to their prompts
-    Coherence,
-    /// MAUVE over windows of equal length
-    ControlledMauve,
-    /// Coherence over windows of equal length
-    ControlledCoherence,
-}
-
-impl Metric {
-    /// The word on the command line and in the output.
-    pub(super) fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-    }
-
-    /// Whether it needs nothing but the words.
-    pub(super) fn is_of_surface(self) -> bool {
-        !matches!(self, Self::Mauve | Self::Coherence | Self::ControlledMauve | Self::ControlledCoherence)
-    }
-}
-
 /// More resamples than anyone waits for; above it a number is a slip.
 const MAX_RESAMPLES: usize = 10_000_000;
 
 impl ScoreArgs {
-    /// The metrics that were asked for, or those that can be had without another download.
-    pub(super) fn wanted(&self) -> Result<HashSet<Metric>> {
-        let has_texts = self.human.is_some() && !self.model_text.is_empty();
-        let default = |metric: &Metric| match metric {
-            Metric::Mauve => self.featurizer.is_some() || self.human_features.is_some(),
-            Metric::Coherence => has_texts && self.embedder.is_some(),
-            Metric::ControlledMauve | Metric::ControlledCoherence => false,
-            _ => has_texts,
+    /// The metrics that were asked for, or those that can be had without another download; in the order of their results.
+    pub(super) fn wanted(&self) -> Result<Vec<&'static MetricSpec>> {
+        let is_wanted = |metric: &&MetricSpec| match self.metrics.as_slice() {
+            [] => metric.needs.iter().all(|need| self.is_at_hand(*need)),
+            asked => asked.iter().any(|asked| asked.name == metric.name),
         };
-        let wanted: HashSet<Metric> = if self.metrics.is_empty() {
-            Metric::value_variants().iter().copied().filter(default).collect()
-        } else {
-            self.metrics.iter().copied().collect()
-        };
-        match wanted.iter().filter(|metric| **metric != Metric::Mauve).min() {
-            Some(metric) if !has_texts => Err(Problem::new(format!(
-                "metric `{}` needs texts: `--human` and `--model-text`",
-                metric.name()
-            ))
-            .into()),
-            _ => {
-                if wanted.contains(&Metric::ControlledMauve) || wanted.contains(&Metric::ControlledCoherence)
-                {
-                    self.windows.check(self.prompt_length)?;
-                }
-                Ok(wanted)
-            }
+        let wanted: Vec<&MetricSpec> = METRICS.iter().filter(is_wanted).collect();
+        let needs_texts = |metric: &&&MetricSpec| metric.needs != [Need::Features];
+        if let Some(metric) = wanted.iter().find(needs_texts).filter(|_| !self.has_texts()) {
+            let name = metric.name;
+            return Err(
+                Problem::new(format!("metric `{name}` needs texts: `--human` and `--model-text`")).into()
+            );
+        }
+        let of_windows = [Need::WindowFeatures, Need::WindowEmbeddings];
+        if wanted.iter().any(|metric| metric.needs.iter().any(|need| of_windows.contains(need))) {
+            self.windows.check(self.prompt_length)?;
+        }
+        Ok(wanted)
+    }
+
+    fn has_texts(&self) -> bool {
+        self.human.is_some() && !self.model_text.is_empty()
+    }
+
+    /// Whether an input can be had from what the flags name.
+    fn is_at_hand(&self, need: Need) -> bool {
+        match need {
+            Need::Texts | Need::TokenIds => self.has_texts(),
+            Need::Features => self.featurizer.is_some() || self.human_features.is_some(),
+            Need::Embeddings => self.has_texts() && self.embedder.is_some(),
+            Need::WindowFeatures | Need::WindowEmbeddings => false,
         }
     }
 

@@ -2,12 +2,15 @@
 
 use anyhow::Result;
 use candle_core::Device;
-use mixce_encoder::SentenceEncoder;
-use serde_json::{Value, json};
+use mixce_encoder::{Pooling, SentenceEncoder};
+use mixce_eval::features::Features;
+use mixce_eval::metric::EmbeddedPairs;
+use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::cache::{self, Cache};
 use super::featurize::hex;
+use super::prompts::Pairs;
 use crate::models::{self, Network};
 use crate::progress;
 
@@ -44,22 +47,22 @@ impl Embedder {
     }
 
     /// What is reported of it.
-    pub(super) fn settings(&self) -> Value {
-        json!({
-            "model": self.name,
-            "fingerprint": self.encoder.fingerprint(),
-            "pooling": self.encoder.pooling(),
-            "max_length": self.encoder.max_tokens(),
-        })
+    pub(super) fn record(&self) -> EmbedderRecord {
+        EmbedderRecord {
+            model: self.name.clone(),
+            fingerprint: self.encoder.fingerprint().to_owned(),
+            pooling: self.encoder.pooling(),
+            max_length: self.encoder.max_tokens(),
+        }
     }
 
-    /// The cosine of each text with its partner.
-    pub(super) fn cosines(&self, pairs: &[[String; 2]]) -> Result<Vec<f64>> {
-        let side = |side: usize| pairs.iter().map(|pair| pair[side].as_str()).collect::<Vec<_>>();
-        let (first, second) = (self.vectors(&side(0))?, self.vectors(&side(1))?);
-        let width = self.encoder.width();
-        let rows = first.chunks_exact(width).zip(second.chunks_exact(width));
-        Ok(rows.map(|(a, b)| mixce_encoder::cosine(a, b)).collect())
+    /// The embeddings of prompts and continuations.
+    pub(super) fn pairs(&self, Pairs { present, parts }: Pairs) -> Result<EmbeddedPairs> {
+        let side = |side: usize| {
+            let texts: Vec<&str> = parts.iter().map(|pair| pair[side].as_str()).collect();
+            Ok::<_, anyhow::Error>(Features::new(texts.len(), self.encoder.width(), self.vectors(&texts)?)?)
+        };
+        Ok(EmbeddedPairs::new(present, side(0)?, side(1)?)?)
     }
 
     fn vectors(&self, texts: &[&str]) -> Result<Vec<f32>> {
@@ -83,4 +86,13 @@ impl Embedder {
         }
         hex(&hash.finalize())
     }
+}
+
+/// An embedder as it is reported.
+#[derive(Debug, Serialize)]
+pub(super) struct EmbedderRecord {
+    model: String,
+    fingerprint: String,
+    pooling: Pooling,
+    max_length: usize,
 }

@@ -1,12 +1,10 @@
-//! Coherence: how close a continuation is to its prompt, in the eyes of a sentence encoder.
+//! Prompts and continuations, for coherence.
 
 use anyhow::Result;
 use mixce_eval::windows::words_for_tokens;
 use mixce_lm::Tokenizer;
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::embed::Embedder;
-use super::surface::Scores;
 use super::texts::{Text, TextSet};
 use crate::error::Problem;
 
@@ -30,12 +28,53 @@ impl<'a> Split<'a> {
     }
 
     /// What is reported of it.
-    pub(super) fn settings(&self) -> Value {
-        match self {
-            Self::Tokens(_, tokens) => json!({"unit": "tokens", "length": tokens}),
-            Self::Words(words) => json!({"unit": "words", "length": words}),
-            Self::CommonPrefix => json!({"unit": "words", "length": "common prefix"}),
+    pub(super) fn record(&self) -> PromptRecord {
+        let (unit, length) = match self {
+            Self::Tokens(_, tokens) => ("tokens", PromptLength::Count(*tokens)),
+            Self::Words(words) => ("words", PromptLength::Count(*words)),
+            Self::CommonPrefix => ("words", PromptLength::Rule("common prefix")),
+        };
+        PromptRecord { unit, length }
+    }
+
+    /// Checks that every system's texts have partners, where the split takes them.
+    pub(super) fn check(&self, sets: &[&TextSet]) -> Result<()> {
+        let Some((human, systems)) = sets.split_first().filter(|_| matches!(self, Self::CommonPrefix)) else {
+            return Ok(());
+        };
+        match systems.iter().find(|set| set.texts.len() != human.texts.len()) {
+            None => Ok(()),
+            Some(other) => {
+                let (expected, got) = (human.texts.len(), other.texts.len());
+                let problem = format!(
+                    "`--compat authors` pairs human and model texts: expected {expected} texts in `{}`, got {got}",
+                    other.name
+                );
+                Err(Problem::new(problem).into())
+            }
         }
+    }
+
+    /// Prompt and continuation of each text; `partner` holds the texts of the other side.
+    ///
+    /// Where either is empty there is nothing to embed, but with [`Split::CommonPrefix`] both are embedded as they are, as the authors do.
+    pub(super) fn pairs(&self, set: &TextSet, partner: &TextSet) -> Result<Pairs> {
+        let other = |text: usize| partner.wholes.get(text).map_or("", String::as_str);
+        let all = set.texts.iter().enumerate().map(|(i, text)| self.pair(text, other(i)));
+        let all: Vec<[String; 2]> = all.collect::<Result<_>>()?;
+        let is_whole = |pair: &[String; 2]| pair.iter().all(|part| !part.trim().is_empty());
+        let present: Vec<bool> =
+            all.iter().map(|pair| matches!(self, Self::CommonPrefix) || is_whole(pair)).collect();
+        let parts: Vec<[String; 2]> =
+            all.into_iter().zip(&present).filter_map(|(pair, present)| present.then_some(pair)).collect();
+        if parts.len() < present.len() {
+            let (without, texts) = (present.len() - parts.len(), present.len());
+            tracing::warn!(
+                "{}: {without} of {texts} texts have no prompt or no continuation, so no coherence",
+                set.name
+            );
+        }
+        Ok(Pairs { present, parts })
     }
 
     /// Prompt and continuation of a text; `other` is the text of the same document on the other side.
@@ -56,52 +95,33 @@ impl<'a> Split<'a> {
     }
 }
 
-/// Adds the coherence of every set, the human one first.
-///
-/// A text whose prompt or continuation is empty has none, but with [`Split::CommonPrefix`] both are embedded as they are, as the
-/// authors do. There the human texts are split by the first system's.
-pub(super) fn add(
-    scores: &mut [Scores],
-    sets: &[&TextSet],
-    split: &Split<'_>,
-    embedder: &Embedder,
-) -> Result<()> {
-    let as_they_are = matches!(split, Split::CommonPrefix);
-    let human = sets[0];
-    if let Some(other) = sets.iter().find(|set| as_they_are && set.texts.len() != human.texts.len()) {
-        let (expected, got) = (human.texts.len(), other.texts.len());
-        let problem = format!(
-            "`--compat authors` pairs human and model texts: expected {expected} texts in `{}`, got {got}",
-            other.name
-        );
-        return Err(Problem::new(problem).into());
+/// The texts that have a prompt and a continuation.
+pub(super) struct Pairs {
+    /// Which of the set's texts these are.
+    pub(super) present: Vec<bool>,
+    /// Their prompts and continuations.
+    pub(super) parts: Vec<[String; 2]>,
+}
+
+impl Pairs {
+    /// Of texts that all have both.
+    pub(super) fn all(parts: Vec<[String; 2]>) -> Self {
+        Self { present: vec![true; parts.len()], parts }
     }
-    for (index, (scores, set)) in scores.iter_mut().zip(sets).enumerate() {
-        let partner = if index == 0 { sets.get(1).unwrap_or(&human) } else { &human };
-        let other = |text: usize| partner.wholes.get(text).map_or("", String::as_str);
-        let pairs: Vec<[String; 2]> = set
-            .texts
-            .iter()
-            .enumerate()
-            .map(|(i, text)| split.pair(text, other(i)))
-            .collect::<Result<_>>()?;
-        let is_scored = |pair: &[String; 2]| as_they_are || pair.iter().all(|part| !part.trim().is_empty());
-        let scored: Vec<[String; 2]> = pairs.iter().filter(|pair| is_scored(pair)).cloned().collect();
-        if scored.len() < pairs.len() {
-            let without = pairs.len() - scored.len();
-            tracing::warn!(
-                "{}: {without} of {} texts have no prompt or no continuation, so no coherence",
-                set.name,
-                pairs.len()
-            );
-        }
-        let mut cosines = embedder.cosines(&scored)?.into_iter();
-        let documents =
-            pairs.iter().map(|pair| if is_scored(pair) { cosines.next() } else { None }).collect();
-        scores.add_mean("coherence", documents);
-        scores.values.insert("coherence_texts".to_owned(), json!(scored.len()));
-    }
-    Ok(())
+}
+
+/// A [`Split`] as it is reported.
+#[derive(Debug, Serialize)]
+pub(super) struct PromptRecord {
+    unit: &'static str,
+    length: PromptLength,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum PromptLength {
+    Count(usize),
+    Rule(&'static str),
 }
 
 /// The words that a text shares with another at its beginning, and the rest of them.
@@ -161,6 +181,6 @@ mod tests {
         // One token a byte: the third is the first half of the letter.
         assert_eq!(split.pair(&text(None, "abédef"), "").unwrap(), ["ab", "édef"]);
         assert_eq!(split.pair(&text(None, "é"), "").unwrap(), ["é", ""]);
-        assert_eq!(Split::known(None, 50).settings()["length"], 37);
+        assert!(matches!(Split::known(None, 50).record().length, PromptLength::Count(37)));
     }
 }

@@ -1,0 +1,110 @@
+//! What every metric has in common: what it needs, how it is set, what it gives.
+//!
+//! A metric is one file of this crate with a `METRIC`, its entry in [`METRICS`](crate::METRICS). It sees texts, token ids, features or
+//! embeddings as [`Inputs`], never a model; who calls it computes what [`MetricSpec::needs`] names. A [`Scorer`] applies several metrics to
+//! one set of texts after another, and a [`ScoreTable`] holds the results with their intervals and tests.
+//!
+//! ```
+//! use mixce_eval::metric::{Inputs, Resampling, ScoreTable, Scorer, SettingValues, SetScores};
+//! use mixce_eval::{METRICS, metric};
+//!
+//! let human = [vec![1u32, 2, 3, 4], vec![5, 6, 7]];
+//! let model = [vec![1u32, 2, 1, 2], vec![5, 5, 5]];
+//! let diversity = metric::find("diversity").into_iter().collect::<Vec<_>>();
+//! let scorer = Scorer::new(&diversity, &SettingValues::new(42))?;
+//! let human = scorer.score_human(&Inputs { token_ids: Some(&human), ..Inputs::default() })?;
+//! let model = scorer.score_system("mle", &Inputs { token_ids: Some(&model), ..Inputs::default() })?;
+//! let resampling = Resampling { resamples: 100, level: 0.95, seed: 42 };
+//! let systems = vec![SetScores { name: "mle".to_owned(), texts: None, scores: model }];
+//! let human = SetScores { name: "human".to_owned(), texts: None, scores: human };
+//! let table = ScoreTable::new(Some(human), systems, &resampling);
+//! assert_eq!(serde_json::to_value(&table)?["human"]["diversity"], 1.0);
+//! assert_eq!(serde_json::to_value(&table)?["systems"][0]["diversity"], (7.0 / 10.0 + 2.0 / 5.0) / 2.0);
+//! assert!(METRICS.iter().all(|metric| !metric.summary.is_empty()));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod inputs;
+mod score;
+mod scorer;
+mod settings;
+mod table;
+
+use std::fmt::Debug;
+
+pub use inputs::{EmbeddedPairs, FeaturePair, Inputs, Need, OfWindows};
+pub use score::{Fact, Score, ScoreValue, Scores, Spread};
+pub use scorer::Scorer;
+pub use settings::{Setting, SettingSpec, SettingValue, SettingValues};
+pub use table::{Comparison, Resampling, ScoreTable, SetScores, TextCounts};
+
+use crate::error::Result;
+
+/// A metric whose settings are chosen.
+pub trait Metric: Debug + Send + Sync {
+    /// The scores of one set of texts, in the order of [`MetricSpec::scores`].
+    ///
+    /// # Errors
+    /// [`Error::MissingInput`](crate::Error::MissingInput) without an input that the metric needs, or what goes wrong in computing it.
+    fn score(&self, inputs: &Inputs<'_>) -> Result<Scores>;
+
+    /// How it computes, by the keys that records of a run hold it under; most metrics have nothing to choose.
+    fn settings(&self) -> Vec<(&'static str, Fact)> {
+        Vec::new()
+    }
+}
+
+/// A metric as it is offered.
+#[derive(Clone, Copy, Debug)]
+pub struct MetricSpec {
+    /// The name that users type.
+    pub name: &'static str,
+    /// The name in sentences and headings.
+    pub title: &'static str,
+    /// What it measures, in a few words.
+    pub summary: &'static str,
+    /// What its [`Inputs`] must hold.
+    pub needs: &'static [Need],
+    /// Whether the human texts are scored too. They are not by what compares a set with them.
+    pub scores_human: bool,
+    /// The numbers that it gives.
+    pub scores: &'static [ScoreSpec],
+    /// What may be chosen.
+    pub settings: &'static [&'static dyn SettingSpec],
+    /// The metric with these settings. Fails with [`Error::Setting`](crate::Error::Setting).
+    pub new: fn(&SettingValues) -> Result<Box<dyn Metric>>,
+}
+
+/// A number that a metric gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScoreSpec {
+    /// Its key in JSON.
+    pub key: &'static str,
+    /// Which value is best.
+    pub best: Best,
+}
+
+impl ScoreSpec {
+    /// A score that is best where it equals that of human texts.
+    #[must_use]
+    pub const fn as_human(key: &'static str) -> Self {
+        Self { key, best: Best::AsHuman }
+    }
+}
+
+/// Which value of a score is best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Best {
+    /// That of human texts.
+    AsHuman,
+    /// The highest.
+    Highest,
+    /// The lowest.
+    Lowest,
+}
+
+/// The metric of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static MetricSpec> {
+    crate::METRICS.iter().find(|metric| metric.name == name)
+}
