@@ -17,6 +17,7 @@ mod coherence;
 mod controlled_coherence;
 mod controlled_mauve;
 pub mod distinct;
+pub mod distinct_bigrams;
 pub mod diversity;
 pub mod error;
 pub mod features;
@@ -40,6 +41,7 @@ pub static METRICS: &[metric::MetricSpec] = &[
     repetition::METRIC,
     lengths::METRIC,
     distinct::METRIC,
+    distinct_bigrams::METRIC,
     rep_n::METRIC,
     self_bleu::METRIC,
     zipf::METRIC,
