@@ -14,6 +14,7 @@ mod interrupt;
 mod logging;
 mod memory;
 mod models;
+mod objective;
 mod output;
 mod progress;
 mod quickstart;

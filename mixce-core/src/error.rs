@@ -1,18 +1,50 @@
 //! The error type of this crate.
 
+use crate::objective::{OBJECTIVES, ParameterSpec, short};
+
 /// What can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A parameter lies outside the range in which its formula makes sense.
-    #[error("`{parameter}` of objective `{objective}` must be in {range}, got {value}")]
-    OutOfRange {
+    /// No objective of this name is registered.
+    #[error("unknown objective `{name}`: expected one of {}", listed(OBJECTIVES.iter().map(|spec| spec.name)))]
+    UnknownObjective {
+        /// The name given.
+        name: String,
+    },
+    /// The objective has no such parameter.
+    #[error("objective `{objective}` has no parameter `{parameter}`: {}", having(known))]
+    UnknownParameter {
+        /// Name of the objective.
+        objective: &'static str,
+        /// The name given.
+        parameter: String,
+        /// The parameters it has.
+        known: &'static [ParameterSpec],
+    },
+    /// Something else than `parameter=number` follows the objective's name.
+    #[error("objective `{objective}`: expected `parameter=number`, got `{got}`")]
+    BadAssignment {
+        /// Name of the objective.
+        objective: &'static str,
+        /// The text between two commas.
+        got: String,
+    },
+    /// Two values for one parameter.
+    #[error("`{parameter}` of objective `{objective}` is given twice")]
+    GivenTwice {
         /// Name of the objective.
         objective: &'static str,
         /// Name of the parameter.
         parameter: &'static str,
-        /// The admissible values, in words.
-        range: &'static str,
+    },
+    /// A parameter lies outside the range in which its formula makes sense.
+    #[error("`{}` of objective `{objective}` must be in {}, got {}", parameter.name, parameter.range, short(*value))]
+    OutOfRange {
+        /// Name of the objective.
+        objective: &'static str,
+        /// The parameter.
+        parameter: ParameterSpec,
         /// The value given.
         value: f64,
     },
@@ -36,12 +68,29 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::OutOfRange { objective: "mixce", .. } => Some(
-                "eta is the share of the forward cross-entropy: 1 is MLE, the paper uses 0.1 to 0.7".into(),
-            ),
+            Self::OutOfRange { parameter, .. } => {
+                Some(format!("`{}` is the {}", parameter.name, parameter.help))
+            }
+            Self::BadAssignment { objective, .. } => {
+                let spec = OBJECTIVES.iter().find(|spec| spec.name == *objective)?;
+                let example = spec.parameters.first().map(|p| format!(":{}={}", p.name, short(p.default)));
+                Some(format!("write `{objective}{}`", example.unwrap_or_default()))
+            }
             _ => None,
         }
     }
+}
+
+/// Which parameters there are, in words.
+fn having(known: &[ParameterSpec]) -> String {
+    match known {
+        [] => "it has none".to_owned(),
+        _ => format!("it has {}", listed(known.iter().map(|parameter| parameter.name))),
+    }
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// Result of this crate.

@@ -9,7 +9,7 @@ pub mod objective;
 
 pub use error::{Error, Result};
 pub use lm_head::{LmHeadBackward, LmHeadLoss, lm_head_backward, lm_head_log_q, lm_head_loss, total_loss};
-pub use objective::{Objective, ObjectiveConfig};
+pub use objective::{OBJECTIVES, Objective, ObjectiveConfig};
 
 /// The example of the README, compiled and run as a test.
 #[cfg(doctest)]

@@ -70,10 +70,13 @@ pub enum Error {
         cell: String,
     },
     /// An objective refused its settings.
-    #[error("objective `{name}`: {message}")]
-    Objective {
-        /// The objective.
-        name: String,
+    #[error(transparent)]
+    Objective(#[from] mixce_core::Error),
+    /// The data of a world could not be sampled for any of its cells.
+    #[error("the data of world `{world}`: {message}")]
+    Data {
+        /// The world: vocabulary, zeros and seed.
+        world: String,
         /// The cause.
         message: String,
     },
@@ -93,6 +96,7 @@ impl Error {
                     .to_owned(),
             ),
             Self::SmallText { .. } => Some("pass a longer text or a smaller `--vocab`".to_owned()),
+            Self::Objective(error) => error.hint(),
             Self::Diverged { .. } => Some("lower `--lr`".to_owned()),
             _ => None,
         }

@@ -26,6 +26,31 @@ fn flags_override_the_file_and_the_file_the_defaults() {
 }
 
 #[test]
+fn an_objective_is_written_with_its_parameters_or_as_keys() {
+    let world = World::new();
+    let file = |objective: &str| {
+        format!("model = \"model\"\ntrain = \"train.txt\"\nmax_length = 60\nbatch_size = 4\n{objective}\n")
+    };
+    let config = |objective: &str, flags: &str| {
+        world.write("run.toml", file(objective));
+        world.run(&format!("train --config run.toml --out run --dry-run --json {flags}")).row()["config"]
+            .clone()
+    };
+    let keys = config("objective = \"tailr\"\ngamma = 0.25", "");
+    assert_eq!(
+        (&keys["objective"], &keys["gamma"], &keys["min_weight"]),
+        (&"tailr".into(), &0.25.into(), &0.2.into())
+    );
+    assert_eq!(config("objective = \"tailr:gamma=0.25\"", ""), keys);
+    assert_eq!(config("[objective]\nname = \"tailr\"\ngamma = 0.25", ""), keys);
+    assert_eq!(config("eta = 0.5", "--objective mixce:eta=0.25"), config("", "--eta 0.25"));
+    world.write("run.toml", file("[objective]\nname = \"tailr\"\neta = 0.25"));
+    world.run("train --config run.toml --out run").refused(&[
+        "`run.toml`: line 5: `objective`: objective `tailr` has no parameter `eta`: it has `gamma`, `min_weight`",
+    ]);
+}
+
+#[test]
 fn the_run_toml_of_a_run_repeats_it() {
     let world = World::new();
     world
@@ -69,6 +94,10 @@ fn settings_that_make_no_sense_are_refused_before_anything_is_read() {
         ("--eta nan", "eta"),
         ("--objective tailr --gamma 2", "gamma"),
         ("--objective mle --eta 0.5", "`--eta 0.5` has no meaning with `--objective mle`"),
+        ("--objective mixce:gamma=1", "objective `mixce` has no parameter `gamma`: it has `eta`"),
+        ("--objective mixce:eta=2", "`eta` of objective `mixce` must be in [0, 1], got 2"),
+        ("--objective mixce:0.5", "expected `parameter=number`, got `0.5`"),
+        ("--objective mixce:eta=0.3 --eta 0.5", "say the same: give one of them"),
         ("--lr 0", "`--lr`"),
         ("--dropout 1", "`--dropout`"),
         ("--patience 2", "`--patience` needs `--valid`"),

@@ -32,10 +32,9 @@ pub(crate) struct SyntheticArgs {
     /// Start from the paper's settings: `table1` (50 % zeros) or `appendix` (10 % and 90 %); other flags override
     #[arg(long, value_name = "NAME", value_parser = ["table1", "appendix"])]
     preset: Option<String>,
-    /// Objectives, comma separated: mle, reverse-kl, two-kls, js, mixce-star, mixce, tailr, dft, alpha, trsft, tvd [default: mle,mixce]
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', help = objectives_help())]
     objectives: Option<Vec<ObjectiveName>>,
-    /// Values of eta (gamma for tailr, alpha for alpha and trsft, the ratio for tvd) [default: 0,0.01,0.1,0.5,0.9,0.99,1]
+    /// Values of eta, or of the first parameter of an objective that has another [default: 0,0.01,0.1,0.5,0.9,0.99,1]
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',')]
     etas: Option<Vec<f64>>,
     /// Vocabularies, EOS included [default: 20]
@@ -138,6 +137,11 @@ enum Ended {
     Interrupted,
 }
 
+fn objectives_help() -> String {
+    let names: Vec<&str> = ObjectiveName::all().map(ObjectiveName::as_str).collect();
+    format!("Objectives, comma separated: {} [default: mle,mixce]", names.join(", "))
+}
+
 /// Reads one of the names of an enumeration.
 fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|e| e.to_string())
@@ -206,7 +210,7 @@ fn grid(args: &SyntheticArgs, seed: Option<u64>) -> Grid {
         Some("appendix") => Grid::appendix(),
         Some(_) => Grid::table1(),
         None => Grid {
-            objectives: vec![ObjectiveName::Mle, ObjectiveName::Mixce],
+            objectives: vec![ObjectiveName::MLE, ObjectiveName::MIXCE],
             vocabs: vec![20],
             seeds: seed.map_or_else(|| SEEDS.to_vec(), |seed| vec![seed]),
             ..Grid::table1()

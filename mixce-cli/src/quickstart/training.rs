@@ -6,9 +6,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use candle_core::Device;
 use mixce::FAMILIES;
+use mixce_core::ObjectiveConfig;
 use mixce_gpt2::Gpt2Config;
 use mixce_lm::{LanguageModel, ModelConfig, Parameters, checkpoint};
-use mixce_train::config::{Every, ObjectiveKind, TrainConfig};
+use mixce_train::config::{Every, TrainConfig};
 use mixce_train::observer::{StepReport, TrainObserver};
 use mixce_train::run_folder::{Provenance, RunFolder};
 use mixce_train::trainer::{TrainJob, train};
@@ -56,7 +57,7 @@ impl Training<'_> {
         };
         let parameters = Parameters::random(&model_config, self.settings.seed, self.device)?;
         let config = TrainConfig {
-            objective: ObjectiveKind::Mle,
+            objective: ObjectiveConfig::named("mle")?,
             max_steps: Some(self.settings.base_steps),
             lr: BASE_LR,
             warmup_steps: self.settings.base_steps / 20,
@@ -67,7 +68,7 @@ impl Training<'_> {
 
     /// Finetunes the base model: by MixCE with this `eta`, or by MLE.
     pub(super) fn finetune(&mut self, base: &Trained, eta: Option<f64>, dir: &Path) -> Result<Trained> {
-        let objective = if eta.is_some() { ObjectiveKind::Mixce } else { ObjectiveKind::Mle };
+        let objective = ObjectiveConfig::named(if eta.is_some() { "mixce" } else { "mle" })?;
         let steps = self.settings.finetune_steps;
         let config = TrainConfig { objective, eta, max_steps: Some(steps), lr: FINETUNE_LR, ..self.common() };
         let stage = if eta.is_some() { "finetuning with MixCE" } else { "finetuning with MLE" };

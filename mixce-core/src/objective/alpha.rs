@@ -1,8 +1,23 @@
 //! The alpha family between maximum likelihood and probability.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 
-use super::{Objective, check_range};
+use super::{Objective, ObjectiveSpec, ParameterSpec, Range};
+
+pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
+    name: "alpha",
+    weight: "q^alpha",
+    summary: "what a temperature of 1 - `alpha` does, trained in; `alpha` 0: MLE, 1: DFT",
+    parameters: &[ParameterSpec {
+        name: "alpha",
+        range: Range::closed(0.0, 1.0),
+        default: 0.2,
+        help: "exponent",
+    }],
+    build: |config| Ok(Arc::new(Alpha::new(config.get("alpha")?)?)),
+};
 
 /// The alpha family (*Beyond log-likelihood*, arXiv 2510.00526): `w = q^alpha`.
 ///
@@ -27,14 +42,13 @@ impl Alpha {
     /// # Errors
     /// When `alpha` is outside `[0, 1]`.
     pub fn new(alpha: f64) -> crate::Result<Self> {
-        let alpha = check_range("alpha", "alpha", alpha, "[0, 1]", (0.0..=1.0).contains(&alpha))?;
-        Ok(Self { alpha })
+        Ok(Self { alpha: SPEC.check("alpha", alpha)? })
     }
 }
 
 impl Objective for Alpha {
     fn name(&self) -> &'static str {
-        "alpha"
+        SPEC.name
     }
 
     fn weight(&self, log_q: f64) -> f64 {

@@ -1,8 +1,18 @@
 //! Dynamic fine-tuning.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 
-use super::Objective;
+use super::{Objective, ObjectiveSpec};
+
+pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
+    name: "dft",
+    weight: "q",
+    summary: "dynamic fine-tuning; MixCE at `eta` 0",
+    parameters: &[],
+    build: |_| Ok(Arc::new(Dft)),
+};
 
 /// Dynamic fine-tuning (DFT, 2025): `w = q`. The same objective as MixCE with `eta = 0`.
 ///
@@ -18,7 +28,7 @@ pub struct Dft;
 
 impl Objective for Dft {
     fn name(&self) -> &'static str {
-        "dft"
+        SPEC.name
     }
 
     fn weight(&self, log_q: f64) -> f64 {
@@ -31,9 +41,5 @@ impl Objective for Dft {
 
     fn potential(&self, log_q: f64) -> f64 {
         -log_q.exp()
-    }
-
-    fn fixed_point(&self, _p: &[f64]) -> Option<Vec<f64>> {
-        None
     }
 }

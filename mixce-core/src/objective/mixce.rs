@@ -1,8 +1,23 @@
 //! MixCE: forward cross-entropy mixed with the tractable reverse cross-entropy.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 
-use super::{Objective, bisect, check_range};
+use super::{Objective, ObjectiveSpec, ParameterSpec, Range, bisect};
+
+pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
+    name: "mixce",
+    weight: "eta + (1 - eta) q",
+    summary: "forward and reverse cross-entropy mixed; `eta` 1: MLE, 0: DFT",
+    parameters: &[ParameterSpec {
+        name: "eta",
+        range: Range::closed(0.0, 1.0),
+        default: 0.1,
+        help: "share of the forward cross-entropy: 1 is MLE, the paper uses 0.1 to 0.7",
+    }],
+    build: |config| Ok(Arc::new(MixCe::new(config.get("eta")?)?)),
+};
 
 /// MixCE (Zhang et al., *MixCE: Training autoregressive language models by mixing forward and reverse cross-entropies*,
 /// ACL 2023): `w = eta + (1 - eta) q`.
@@ -33,8 +48,7 @@ impl MixCe {
     /// # Errors
     /// When `eta` is outside `[0, 1]`.
     pub fn new(eta: f64) -> crate::Result<Self> {
-        let eta = check_range("mixce", "eta", eta, "[0, 1]", (0.0..=1.0).contains(&eta))?;
-        Ok(Self { eta })
+        Ok(Self { eta: SPEC.check("eta", eta)? })
     }
 
     /// The mixing ratio.
@@ -46,7 +60,7 @@ impl MixCe {
 
 impl Objective for MixCe {
     fn name(&self) -> &'static str {
-        "mixce"
+        SPEC.name
     }
 
     fn weight(&self, log_q: f64) -> f64 {

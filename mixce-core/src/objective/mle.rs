@@ -1,8 +1,18 @@
 //! Maximum likelihood.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 
-use super::Objective;
+use super::{Objective, ObjectiveSpec};
+
+pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
+    name: "mle",
+    weight: "1",
+    summary: "maximum likelihood",
+    parameters: &[],
+    build: |_| Ok(Arc::new(Mle)),
+};
 
 /// Maximum likelihood, the forward cross-entropy: `w = 1`. Potential `-log q`; the fixed point is `p` itself.
 ///
@@ -15,7 +25,7 @@ pub struct Mle;
 
 impl Objective for Mle {
     fn name(&self) -> &'static str {
-        "mle"
+        SPEC.name
     }
 
     fn weight(&self, _log_q: f64) -> f64 {

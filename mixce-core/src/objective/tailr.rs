@@ -1,8 +1,31 @@
 //! TaiLr: a tractable surrogate of total variation distance.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 
-use super::{Objective, bisect, check_range};
+use super::{Objective, ObjectiveSpec, ParameterSpec, Range, bisect};
+
+pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
+    name: "tailr",
+    weight: "max(q / (gamma + (1 - gamma) q), min_weight)",
+    summary: "total variation distance with a proxy; `gamma` 0: MLE, `gamma` 1 and `min_weight` 0: DFT",
+    parameters: &[
+        ParameterSpec {
+            name: "gamma",
+            range: Range::closed(0.0, 1.0),
+            default: 1e-7,
+            help: "share of the token that occurred in the proxy of the true distribution",
+        },
+        ParameterSpec {
+            name: "min_weight",
+            range: Range::closed(0.0, 1.0),
+            default: 0.2,
+            help: "lower bound of the weight",
+        },
+    ],
+    build: |config| Ok(Arc::new(TaiLr::new(config.get("gamma")?, config.get("min_weight")?)?)),
+};
 
 /// TaiLr (Ji et al., *Tailoring language generation models under total variation distance*, ICLR 2023):
 /// `w = max(q / (gamma + (1 - gamma) q), min_weight)`.
@@ -30,10 +53,7 @@ impl TaiLr {
     /// # Errors
     /// When a parameter is out of range.
     pub fn new(gamma: f64, min_weight: f64) -> crate::Result<Self> {
-        let gamma = check_range("tailr", "gamma", gamma, "[0, 1]", (0.0..=1.0).contains(&gamma))?;
-        let inside = (0.0..=1.0).contains(&min_weight);
-        let min_weight = check_range("tailr", "min_weight", min_weight, "[0, 1]", inside)?;
-        Ok(Self { gamma, min_weight })
+        Ok(Self { gamma: SPEC.check("gamma", gamma)?, min_weight: SPEC.check("min_weight", min_weight)? })
     }
 
     /// The probability below which the clamp is active, `m gamma / (1 - m (1 - gamma))`.
@@ -52,7 +72,7 @@ impl TaiLr {
 
 impl Objective for TaiLr {
     fn name(&self) -> &'static str {
-        "tailr"
+        SPEC.name
     }
 
     fn weight(&self, log_q: f64) -> f64 {

@@ -1,21 +1,29 @@
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::*;
 
-const P: [f64; 4] = [0.5, 0.3, 0.15, 0.05];
+pub(super) const P: [f64; 4] = [0.5, 0.3, 0.15, 0.05];
 
-/// Every objective with a spread of parameters, the ends of their ranges included.
-fn all() -> Vec<Box<dyn Objective>> {
-    let mut objectives: Vec<Box<dyn Objective>> = vec![Box::new(Mle), Box::new(Dft)];
-    for x in [0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0] {
-        objectives.push(Box::new(MixCe::new(x).unwrap()));
-        objectives.push(Box::new(Alpha::new(x).unwrap()));
-        objectives.push(Box::new(TaiLr::new(x, 0.0).unwrap()));
-        objectives.push(Box::new(TaiLr::new(x, 0.2).unwrap()));
-        objectives.push(Box::new(Tvd::new(x).unwrap()));
-        if x > 0.0 {
-            objectives.push(Box::new(TrSft::new(x).unwrap()));
+/// Every registered objective with its defaults and with a spread of parameters, the ends of their ranges included.
+fn all() -> Vec<Arc<dyn Objective>> {
+    let mut objectives = Vec::new();
+    for spec in OBJECTIVES {
+        let mut configs = vec![ObjectiveConfig::new(spec)];
+        for parameter in spec.parameters {
+            let values = [0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0, 2.0].into_iter();
+            let values: Vec<f64> = values.filter(|value| parameter.range.contains(*value)).collect();
+            let spread = |config: &ObjectiveConfig| {
+                let config = config.clone();
+                let with = move |value| {
+                    config.map(|known, given| if known == parameter { Some(value) } else { given })
+                };
+                values.clone().into_iter().map(with)
+            };
+            configs = configs.iter().flat_map(|config| spread(config).chain([config.clone()])).collect();
         }
+        objectives.extend(configs.iter().map(|config| config.build().unwrap()));
     }
     objectives
 }
@@ -25,7 +33,7 @@ fn grid() -> impl Iterator<Item = f64> {
 }
 
 /// Gradient descent on the logits of one context under the expected gradient `sum_j p_j w(q_j) (q - onehot_j)`.
-fn descend(objective: &dyn Objective, p: &[f64], steps: usize) -> Vec<f64> {
+pub(super) fn descend(objective: &dyn Objective, p: &[f64], steps: usize) -> Vec<f64> {
     let mut logits: Vec<f64> = vec![0.0; p.len()];
     let softmax = |z: &[f64]| {
         let sum: f64 = z.iter().map(|z| z.exp()).sum();
@@ -42,7 +50,7 @@ fn descend(objective: &dyn Objective, p: &[f64], steps: usize) -> Vec<f64> {
     softmax(&logits)
 }
 
-fn assert_near(name: &str, got: &[f64], want: &[f64], tolerance: f64) {
+pub(super) fn assert_near(name: &str, got: &[f64], want: &[f64], tolerance: f64) {
     for (got, want) in got.iter().zip(want) {
         assert!((got - want).abs() < tolerance, "{name}: got {got}, want {want}");
     }
@@ -151,15 +159,137 @@ fn nothing_is_nan_at_the_ends() {
 #[test]
 fn parameters_out_of_range_are_refused() {
     for value in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
-        assert!(
-            MixCe::new(value)
-                .unwrap_err()
-                .to_string()
-                .contains("`eta` of objective `mixce` must be in [0, 1]")
-        );
-        assert!(Alpha::new(value).is_err() && TrSft::new(value).is_err() && Tvd::new(value).is_err());
+        assert!(MixCe::new(value).is_err() && Alpha::new(value).is_err());
+        assert!(TrSft::new(value).is_err() && Tvd::new(value).is_err());
         assert!(TaiLr::new(value, 0.0).is_err() && TaiLr::new(0.5, value).is_err());
     }
     assert!(TrSft::new(0.0).is_err());
-    assert!(serde_json::from_str::<ObjectiveConfig>(r#"{"name": "mixce", "eta": 0.1, "gamma": 1}"#).is_err());
+    let error = MixCe::new(1.1).unwrap_err();
+    assert_eq!(error.to_string(), "`eta` of objective `mixce` must be in [0, 1], got 1.1");
+    assert!(error.hint().unwrap().starts_with("`eta` is the share of the forward cross-entropy"));
+}
+
+#[test]
+fn registered_names_and_defaults_build() {
+    let mut names: Vec<&str> = OBJECTIVES.iter().map(|spec| spec.name).collect();
+    for spec in OBJECTIVES {
+        let config: ObjectiveConfig = spec.name.parse().unwrap();
+        assert_eq!(config.build().unwrap().name(), spec.name);
+        for parameter in spec.parameters {
+            assert!(parameter.range.contains(parameter.default), "{} of {}", parameter.name, spec.name);
+            assert!(config.map(|_, _| Some(f64::NAN)).build().is_err(), "{}", spec.name);
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), OBJECTIVES.len(), "a name is used twice");
+    assert_eq!(ObjectiveConfig::default(), "mixce".parse().unwrap());
+    assert_eq!(ObjectiveConfig::default().get("eta").unwrap(), 0.1);
+}
+
+#[test]
+fn objectives_are_read_from_text_and_written_back() {
+    for text in ["mle", "mixce", "mixce:eta=0.3", "tailr:gamma=1e-9,min_weight=0.25", "tailr:min_weight=0"] {
+        assert_eq!(text.parse::<ObjectiveConfig>().unwrap().to_string(), text);
+    }
+    let config: ObjectiveConfig = "tailr:min_weight=0.3,gamma=0.1".parse().unwrap();
+    assert_eq!(config.to_string(), "tailr:gamma=0.1,min_weight=0.3");
+    assert_eq!(config.build().unwrap().weight(f64::NEG_INFINITY), 0.3);
+
+    for (text, message) in [
+        ("mixe", "unknown objective `mixe`: expected one of `mle`, `mixce`, `tailr`"),
+        ("mle:eta=1", "objective `mle` has no parameter `eta`: it has none"),
+        ("tailr:eta=1", "objective `tailr` has no parameter `eta`: it has `gamma`, `min_weight`"),
+        ("mixce:eta", "objective `mixce`: expected `parameter=number`, got `eta`"),
+        ("mixce:eta=half", "objective `mixce`: expected `parameter=number`, got `eta=half`"),
+        ("mixce:", "objective `mixce`: expected `parameter=number`, got ``"),
+        ("mixce:eta=1,eta=0.5", "`eta` of objective `mixce` is given twice"),
+    ] {
+        let error = text.parse::<ObjectiveConfig>().unwrap_err();
+        assert!(error.to_string().starts_with(message), "{error}");
+    }
+    let hint = |text: &str| text.parse::<ObjectiveConfig>().unwrap_err().hint();
+    assert_eq!(hint("mixce:0.5").as_deref(), Some("write `mixce:eta=0.1`"));
+    assert_eq!(hint("mle:").as_deref(), Some("write `mle`"));
+}
+
+#[test]
+fn objectives_are_read_from_tables_too() {
+    let read = |json: &str| serde_json::from_str::<ObjectiveConfig>(json);
+    let want: ObjectiveConfig = "mixce:eta=0.5".parse().unwrap();
+    assert_eq!(read(r#"{"eta": 0.5, "name": "mixce"}"#).unwrap(), want);
+    assert_eq!(read(r#""mixce:eta=0.5""#).unwrap(), want);
+    assert_eq!(read(r#"{"name": "tvd", "eta": 1}"#).unwrap(), "tvd:eta=1".parse().unwrap());
+    assert_eq!(serde_json::to_string(&want).unwrap(), r#""mixce:eta=0.5""#);
+    for (json, words) in [
+        (r#"{"name": "mixce", "eta": 0.1, "gamma": 1}"#, "no parameter `gamma`: it has `eta`"),
+        (r#"{"name": "mixe"}"#, "unknown objective `mixe`"),
+        (r#"{"eta": 0.1}"#, "a table of `name` and numbers"),
+        (r#"{"name": "mixce", "eta": "much"}"#, "a table of `name` and numbers"),
+        ("3", "expected an objective"),
+    ] {
+        let error = read(json).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn ranges_contain_what_they_show() {
+    let cases = [
+        (Range::closed(0.0, 1.0), "[0, 1]", [true, true, false]),
+        (Range::left_open(0.0, 1.0), "(0, 1]", [false, true, false]),
+        (Range::right_open(0.0, 1.0), "[0, 1)", [true, false, false]),
+        (Range::at_least(0.5), "[0.5, inf)", [false, true, true]),
+    ];
+    for (range, shown, inside) in cases {
+        assert_eq!(range.to_string(), shown);
+        assert_eq!([0.0, 1.0, 7.0].map(|value| range.contains(value)), inside, "{range}");
+        assert!(!range.contains(f64::NAN) && !range.contains(f64::INFINITY) && !range.contains(-1e-9));
+    }
+}
+
+/// An objective as a library's user writes it, with nothing but its formulas.
+#[derive(Debug)]
+struct Own;
+
+impl Objective for Own {
+    fn name(&self) -> &'static str {
+        "own"
+    }
+
+    fn weight(&self, log_q: f64) -> f64 {
+        log_q.exp()
+    }
+
+    fn potential(&self, log_q: f64) -> f64 {
+        -log_q.exp()
+    }
+}
+
+#[test]
+fn weights_on_tensors_have_a_default() {
+    let log_q = Tensor::new(&[[-0.5f32, -2.0, 0.0]], &Device::Cpu).unwrap();
+    let got = Own.weights(&log_q).unwrap();
+    assert_eq!((got.dims(), got.dtype()), ([1, 3].as_slice(), DType::F32));
+    let (got, want) = (got.to_vec2::<f32>().unwrap(), Dft.weights(&log_q).unwrap().to_vec2::<f32>().unwrap());
+    assert!(got[0].iter().zip(&want[0]).all(|(got, want)| (got - want).abs() < 1e-7));
+    assert_eq!(Own.fixed_point(&P), None);
+}
+
+/// The rows that the page on related objectives must have.
+fn table_of_the_page() -> String {
+    let mut table = String::from("| `--objective` | `w(q)` | parameters | |\n| --- | --- | --- | --- |\n");
+    for ObjectiveSpec { name, weight, summary, parameters, .. } in OBJECTIVES {
+        let parameters: Vec<String> = parameters.iter().map(ToString::to_string).collect();
+        table += &format!("| `{name}` | `{weight}` | {} | {summary} |\n", parameters.join("; "));
+    }
+    table.replace("|  |", "| |")
+}
+
+#[test]
+fn the_page_on_objectives_lists_them_as_they_are_registered() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/src/method/peers.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let table = table_of_the_page();
+    assert!(page.contains(&table), "docs/src/method/peers.md should have this table:\n{table}");
 }

@@ -1,8 +1,23 @@
 //! Trust-region supervised fine-tuning.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 
-use super::{Objective, check_range};
+use super::{Objective, ObjectiveSpec, ParameterSpec, Range};
+
+pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
+    name: "trsft",
+    weight: "q / max(q, alpha)",
+    summary: "trust-region fine-tuning; `alpha` towards 0: MLE, 1: DFT",
+    parameters: &[ParameterSpec {
+        name: "alpha",
+        range: Range::left_open(0.0, 1.0),
+        default: 0.05,
+        help: "probability below which the weight shrinks",
+    }],
+    build: |config| Ok(Arc::new(TrSft::new(config.get("alpha")?)?)),
+};
 
 /// TrSFT (arXiv 2512.17636): `w = q / max(q, alpha)`, full weight above the threshold and proportional to `q` below it.
 ///
@@ -27,14 +42,13 @@ impl TrSft {
     /// # Errors
     /// When `alpha` is outside `(0, 1]`.
     pub fn new(alpha: f64) -> crate::Result<Self> {
-        let alpha = check_range("trsft", "alpha", alpha, "(0, 1]", alpha > 0.0 && alpha <= 1.0)?;
-        Ok(Self { alpha })
+        Ok(Self { alpha: SPEC.check("alpha", alpha)? })
     }
 }
 
 impl Objective for TrSft {
     fn name(&self) -> &'static str {
-        "trsft"
+        SPEC.name
     }
 
     fn weight(&self, log_q: f64) -> f64 {
@@ -47,9 +61,5 @@ impl Objective for TrSft {
 
     fn potential(&self, log_q: f64) -> f64 {
         if log_q >= self.alpha.ln() { -log_q } else { 1.0 - self.alpha.ln() - log_q.exp() / self.alpha }
-    }
-
-    fn fixed_point(&self, _p: &[f64]) -> Option<Vec<f64>> {
-        None
     }
 }

@@ -1,8 +1,23 @@
 //! The total-variation baseline of EMO.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 
-use super::{Objective, check_range};
+use super::{Objective, ObjectiveSpec, ParameterSpec, Range};
+
+pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
+    name: "tvd",
+    weight: "eta + (1 - eta) max(q / ((1 - eta) + eta q), 0.2)",
+    summary: "EMO's total-variation baseline; `eta` 1: MLE",
+    parameters: &[ParameterSpec {
+        name: "eta",
+        range: Range::closed(0.0, 1.0),
+        default: 0.5,
+        help: "share of maximum likelihood in the weight",
+    }],
+    build: |config| Ok(Arc::new(Tvd::new(config.get("eta")?)?)),
+};
 
 /// The objective called `tvd` in EMO's experiments (Ren et al., *EMO: Earth mover distance optimization for autoregressive
 /// language modeling*, ICLR 2024): `w = r + (1 - r) max(q / ((1 - r) + r q), 0.2)`.
@@ -24,19 +39,19 @@ pub struct Tvd {
 const MIN_WEIGHT: f64 = 0.2;
 
 impl Tvd {
-    /// The objective with mixing ratio `ratio` in `[0, 1]` (EMO's default is 0.5).
+    /// The objective with mixing ratio `ratio` in `[0, 1]` (EMO's default is 0.5), which the registry calls `eta`.
     ///
     /// # Errors
     /// When `ratio` is outside `[0, 1]`.
     pub fn new(ratio: f64) -> crate::Result<Self> {
-        let ratio = check_range("tvd", "ratio", ratio, "[0, 1]", (0.0..=1.0).contains(&ratio))?;
+        let ratio = SPEC.check("eta", ratio)?;
         Ok(Self { ratio, inner: super::TaiLr::new(1.0 - ratio, MIN_WEIGHT)? })
     }
 }
 
 impl Objective for Tvd {
     fn name(&self) -> &'static str {
-        "tvd"
+        SPEC.name
     }
 
     fn weight(&self, log_q: f64) -> f64 {
@@ -51,9 +66,5 @@ impl Objective for Tvd {
         // A term with factor zero is absent even where it is infinite.
         let term = |factor: f64, value: f64| if factor == 0.0 { 0.0 } else { factor * value };
         term(self.ratio, -log_q) + term(1.0 - self.ratio, self.inner.potential(log_q))
-    }
-
-    fn fixed_point(&self, _p: &[f64]) -> Option<Vec<f64>> {
-        None
     }
 }

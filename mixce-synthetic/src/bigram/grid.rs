@@ -55,12 +55,12 @@ impl Grid {
     pub fn table1() -> Self {
         Self {
             objectives: vec![
-                ObjectiveName::Mle,
-                ObjectiveName::ReverseKl,
-                ObjectiveName::TwoKls,
-                ObjectiveName::Js,
-                ObjectiveName::MixceStar,
-                ObjectiveName::Mixce,
+                ObjectiveName::MLE,
+                ObjectiveName::REVERSE_KL,
+                ObjectiveName::TWO_KLS,
+                ObjectiveName::JS,
+                ObjectiveName::MIXCE_STAR,
+                ObjectiveName::MIXCE,
             ],
             etas: ETAS.to_vec(),
             vocabs: VOCABS.to_vec(),
@@ -333,7 +333,7 @@ impl<'a> Runner<'a> {
                 .map(Arc::new)
                 .map_err(|e| e.to_string()),
         });
-        made.clone().map_err(|message| Error::Objective { name: "data".to_owned(), message })
+        made.clone().map_err(|message| Error::Data { world: Self::world_name(key), message })
     }
 
     /// Forgets the data of a world after its last cell.

@@ -3,7 +3,7 @@ use std::sync::atomic::AtomicUsize;
 
 fn tiny() -> Grid {
     Grid {
-        objectives: vec![ObjectiveName::Mle, ObjectiveName::Mixce, ObjectiveName::TwoKls],
+        objectives: vec![ObjectiveName::MLE, ObjectiveName::MIXCE, ObjectiveName::TWO_KLS],
         etas: vec![0.5, 1.0],
         vocabs: vec![6],
         zeros: vec![0.5],
@@ -66,7 +66,7 @@ fn a_killed_run_continues_and_gives_the_same_cells() {
 
 #[test]
 fn json_of_a_cell_has_the_documented_keys() {
-    let grid = Grid { objectives: vec![ObjectiveName::Mixce], etas: vec![0.5], seeds: vec![7], ..tiny() };
+    let grid = Grid { objectives: vec![ObjectiveName::MIXCE], etas: vec![0.5], seeds: vec![7], ..tiny() };
     let done = Runner::new(&grid, None).run(&AtomicBool::new(false), &|_| ()).unwrap();
     let json = serde_json::to_value(&done[0].cell).unwrap();
     let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();

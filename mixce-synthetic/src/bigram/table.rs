@@ -157,14 +157,14 @@ mod tests {
 
     #[test]
     fn the_best_eta_is_chosen_by_the_mean_over_seeds() {
-        use ObjectiveName::{Mixce, Mle};
+        let (mle, mixce) = (ObjectiveName::MLE, ObjectiveName::MIXCE);
         let cells = [
-            cell(Mle, 1.0, 1, 0.2),
-            cell(Mle, 1.0, 2, 0.4),
-            cell(Mixce, 0.5, 1, 0.01),
-            cell(Mixce, 0.5, 2, 0.9),
-            cell(Mixce, 0.9, 1, 0.1),
-            cell(Mixce, 0.9, 2, 0.2),
+            cell(mle, 1.0, 1, 0.2),
+            cell(mle, 1.0, 2, 0.4),
+            cell(mixce, 0.5, 1, 0.01),
+            cell(mixce, 0.5, 2, 0.9),
+            cell(mixce, 0.9, 1, 0.1),
+            cell(mixce, 0.9, 2, 0.2),
         ];
         let best = best(&rows(&cells));
         assert_eq!(best.len(), 2);

@@ -77,7 +77,8 @@ impl TrainConfig {
                 return Err(error(format!("{place}`{key}`: {}", one_line(e.message())), None));
             }
         }
-        Self::deserialize(table.clone()).map_err(|e| toml_error(e, Some(&table)))
+        let config = Self::deserialize(table.clone()).map_err(|e| toml_error(e, Some(&table)))?;
+        Ok(config.with_objective_as_keys())
     }
 
     /// The configuration as TOML text.
@@ -155,7 +156,7 @@ impl<'de> de::Deserializer<'de> for KeyCollector<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Every, ObjectiveKind};
+    use super::super::Every;
     use super::*;
 
     fn parse(text: &str) -> Result<TrainConfig> {
@@ -171,7 +172,7 @@ mod tests {
     fn absent_keys_keep_their_defaults() {
         let config = parse("objective = \"mle\"\nlr = 1e-3\neval_every = 20\n").unwrap();
         let want = TrainConfig {
-            objective: ObjectiveKind::Mle,
+            objective: "mle".parse().unwrap(),
             lr: 1e-3,
             eval_every: Every::Steps(20),
             ..TrainConfig::default()
@@ -208,6 +209,18 @@ mod tests {
     fn wrong_values_name_key_and_line() {
         for (text, words) in [
             ("lr = 1\nepochs = \"five\"\n", "line 2: `epochs`: invalid type: string \"five\""),
+            (
+                "lr = 1\nobjective = \"mixe\"\n",
+                "line 2: `objective`: unknown objective `mixe`: expected one of `mle`,",
+            ),
+            (
+                "objective = \"mle:eta=1\"\n",
+                "line 1: `objective`: objective `mle` has no parameter `eta`: it has none",
+            ),
+            (
+                "lr = 1\n[objective]\nname = \"mle\"\neta = 1\n",
+                "line 2: `objective`: objective `mle` has no parameter",
+            ),
             ("scheduler = \"square\"\n", "line 1: `scheduler`: unknown variant `square`"),
             ("eval_every = 0\n", "expected `epoch`, `never` or a number of steps above 0, got `0`"),
             ("lr = = 2\n", "line 1: "),

@@ -7,10 +7,13 @@ mod load;
 mod objective;
 mod validate;
 mod values;
+#[cfg(test)]
+mod written_before_tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use mixce_core::ObjectiveConfig;
 use mixce_data::ReadSettings;
 use mixce_data::input::{Format, OneOrMany};
 use mixce_lm::{ModelConfig, PassOptions};
@@ -18,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use files::DataFiles;
 pub(crate) use load::PROVENANCE;
-pub use values::{Every, ObjectiveKind, Pack, Precision, Selection};
+pub use values::{Every, Pack, Precision, Selection};
 
 use crate::data::BatcherConfig;
 use crate::optim::{AdamWConfig, ScheduleKind};
@@ -61,17 +64,17 @@ pub struct TrainConfig {
     pub cache_dir: Option<PathBuf>,
 
     /// What is optimised.
-    pub objective: ObjectiveKind,
-    /// MixCE's weight of the forward cross-entropy, in `[0, 1]`; also the mixing ratio of EMO's `tvd`.
+    pub objective: ObjectiveConfig,
+    /// Parameter `eta` of the objective; parameters that have no key are given with its name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta: Option<f64>,
-    /// TaiLr's `gamma`, in `[0, 1]`.
+    /// Parameter `gamma` of the objective.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gamma: Option<f64>,
-    /// TaiLr's lower bound of a token's weight, in `[0, 1]`.
+    /// Parameter `min_weight` of the objective.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_weight: Option<f64>,
-    /// Exponent of the alpha family, threshold of TrSFT.
+    /// Parameter `alpha` of the objective.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
 
@@ -162,7 +165,7 @@ impl Default for TrainConfig {
             data_format: None,
             out: None,
             cache_dir: None,
-            objective: ObjectiveKind::Mixce,
+            objective: ObjectiveConfig::default(),
             eta: None,
             gamma: None,
             min_weight: None,

@@ -1,7 +1,7 @@
 //! Checks of a configuration, single values first, then combinations; the messages name the flags.
 use candle_core::Device;
 
-use super::{Every, ObjectiveKind, Pack, Selection, TrainConfig};
+use super::{Every, Pack, Selection, TrainConfig};
 use crate::error::{Error, Result};
 
 impl TrainConfig {
@@ -147,27 +147,6 @@ impl TrainConfig {
                 self.warmup_steps
             )));
         }
-        Ok(())
-    }
-
-    fn validate_objective(&self) -> Result<()> {
-        use ObjectiveKind::{Alpha, Mixce, Tailr, Trsft, Tvd};
-        let kind = self.objective;
-        for (flag, value, owners) in [
-            ("--eta", self.eta, &[Mixce, Tvd][..]),
-            ("--gamma", self.gamma, &[Tailr]),
-            ("--min-weight", self.min_weight, &[Tailr]),
-            ("--alpha", self.alpha, &[Alpha, Trsft]),
-        ] {
-            if let Some(value) = value.filter(|_| !owners.contains(&kind)) {
-                let owners: Vec<_> = owners.iter().map(|o| format!("`--objective {o}`")).collect();
-                return Err(Error::Config {
-                    message: format!("`{flag} {value}` has no meaning with `--objective {kind}`"),
-                    hint: Some(format!("it belongs to {}", owners.join(" and "))),
-                });
-            }
-        }
-        self.objective_config().build()?;
         Ok(())
     }
 

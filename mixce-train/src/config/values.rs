@@ -4,40 +4,6 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Objectives that can be trained with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ObjectiveKind {
-    /// Maximum likelihood.
-    Mle,
-    /// MixCE with `eta`.
-    Mixce,
-    /// TaiLr with `gamma` and `min_weight`.
-    Tailr,
-    /// DFT, which is MixCE with `eta` 0.
-    Dft,
-    /// The alpha family with `alpha`.
-    Alpha,
-    /// TrSFT with the threshold `alpha`.
-    Trsft,
-    /// EMO's total variation baseline with the ratio `eta`.
-    Tvd,
-}
-
-impl fmt::Display for ObjectiveKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Mle => "mle",
-            Self::Mixce => "mixce",
-            Self::Tailr => "tailr",
-            Self::Dft => "dft",
-            Self::Alpha => "alpha",
-            Self::Trsft => "trsft",
-            Self::Tvd => "tvd",
-        })
-    }
-}
-
 /// How often something happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Every {

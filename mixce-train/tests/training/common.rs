@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use mixce_gpt2::Gpt2Config;
 use mixce_kernels::rng::Stream;
 use mixce_lm::{ModelConfig, Parameters};
-use mixce_train::config::{ObjectiveKind, Precision, TrainConfig};
+use mixce_train::config::{Precision, TrainConfig};
 use mixce_train::data::{Examples, TokenStore};
 use mixce_train::observer::{EvaluationReport, StepReport, TrainObserver};
 use mixce_train::run_folder::{Provenance, RunFolder};
@@ -40,7 +40,7 @@ pub(crate) fn examples(documents: &[Vec<u32>]) -> Examples {
 /// Settings for a short run on the CPU.
 pub(crate) fn settings() -> TrainConfig {
     TrainConfig {
-        objective: ObjectiveKind::Mixce,
+        objective: "mixce".parse().unwrap(),
         eta: Some(0.5),
         epochs: 2,
         batch_size: 3,

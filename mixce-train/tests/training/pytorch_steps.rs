@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::common::{Recorder, Setup, examples, tensors, values};
 use candle_core::Device;
 use mixce_lm::checkpoint;
-use mixce_train::config::{ObjectiveKind, TrainConfig};
+use mixce_train::config::TrainConfig;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -55,7 +55,7 @@ fn ten_steps_in_microbatches(name: &str, batch_size: usize, device: &Device) {
     let per_step = documents.len() / fixture.batches.len();
     assert!(fixture.batches.iter().all(|step| step.concat().len() == per_step));
     let config = TrainConfig {
-        objective: ObjectiveKind::Mixce,
+        objective: "mixce".parse().unwrap(),
         eta: Some(settings.eta),
         epochs: 1,
         batch_size,

@@ -4,9 +4,10 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use clap::Args;
+use mixce_core::ObjectiveConfig;
 use mixce_kernels::rng::{Stream, purpose};
 use mixce_lm::{Parameters, flops};
-use mixce_train::config::{ObjectiveKind, Precision, TrainConfig};
+use mixce_train::config::{Precision, TrainConfig};
 use mixce_train::trainer::TrainStep;
 use serde_json::json;
 
@@ -16,6 +17,7 @@ use super::model::Common;
 use super::report::{Measured, print};
 use crate::commands::train::words;
 use crate::context::Context;
+use crate::objective::{ObjectiveParser, short_form_help};
 use crate::speed::timed;
 
 /// Measure training steps: forward, loss, backward, gradient check and AdamW, as `mixce train` does them
@@ -33,11 +35,10 @@ pub(super) struct TrainBench {
     /// All three dropout rates, in [0, 1) [default: the configuration's]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     dropout: Option<f64>,
-    /// What is optimised
-    #[arg(long, default_value = "mixce", value_parser = words::<ObjectiveKind>(&["mle", "mixce", "tailr", "dft", "alpha", "trsft", "tvd"]))]
-    objective: ObjectiveKind,
-    /// MixCE's weight of the forward cross-entropy, in [0, 1]; 1 is MLE [default: 0.1; for tvd 0.5]
-    #[arg(long, value_name = "ETA", allow_negative_numbers = true)]
+    /// What is optimised: the weight w of a token's cross-entropy as a function of its probability q
+    #[arg(long, default_value = "mixce", value_name = "NAME[:PARAMETER=VALUE,..]", value_parser = ObjectiveParser)]
+    objective: ObjectiveConfig,
+    #[arg(long, value_name = "ETA", help = short_form_help("eta"), allow_negative_numbers = true)]
     eta: Option<f64>,
     /// Number format of the operands of matrix products; bf16 needs a CPU with AVX512-BF16 or a GPU of compute capability 8.0
     #[arg(long, default_value = "f32", value_parser = words::<Precision>(&["f32", "bf16"]))]
@@ -49,7 +50,7 @@ pub(super) struct TrainBench {
 
 pub(super) fn run(args: &TrainBench, context: &Context) -> Result<()> {
     let config = TrainConfig {
-        objective: args.objective,
+        objective: args.objective.clone(),
         eta: args.eta,
         dropout: args.dropout,
         precision: args.precision,
@@ -80,8 +81,11 @@ pub(super) fn run(args: &TrainBench, context: &Context) -> Result<()> {
             timed(&device, || Ok(train.run(&microbatches, dropout.fold(index), config.lr, &stop)?))?;
         Ok(Step { tokens: done.targets, flops: flops::training(&*model_config, lengths), seconds })
     })?;
+    let chosen = config.objective_config();
+    let mut objective = serde_json::Map::from_iter([("name".to_owned(), json!(chosen.spec().name))]);
+    objective.extend(chosen.parameters().map(|(parameter, value)| (parameter.name.to_owned(), json!(value))));
     let own = json!({
-        "objective": config.objective_config(),
+        "objective": objective,
         "dropout": model_config.dropout(),
         "lr": config.lr,
         "precision": config.precision,

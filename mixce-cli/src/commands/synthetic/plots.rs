@@ -58,18 +58,11 @@ pub(super) fn write_all(runner: &Runner<'_>, done: &[Finished], folder: &Path) -
 /// One line per objective; objectives without eta give a level line.
 fn lines(rows: &[&Row], etas: &[f64], value: impl Fn(&Row) -> Spread) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
-    for objective in ObjectiveName::ALL {
+    for objective in ObjectiveName::all() {
         let mine: Vec<&&Row> = rows.iter().filter(|r| r.objective == objective).collect();
         let points: Vec<(f64, f64)> = match mine.as_slice() {
             [] => continue,
-            [only]
-                if matches!(
-                    objective,
-                    ObjectiveName::Mle | ObjectiveName::ReverseKl | ObjectiveName::Dft
-                ) =>
-            {
-                (0..etas.len()).map(|x| (x as f64, value(only).mean)).collect()
-            }
+            [only] if !objective.has_eta() => (0..etas.len()).map(|x| (x as f64, value(only).mean)).collect(),
             many => many
                 .iter()
                 .filter_map(|r| etas.iter().position(|eta| *eta == r.eta).map(|x| (x as f64, value(r).mean)))
@@ -125,7 +118,7 @@ fn against_eta(title: &str, label: &str, etas: &[f64], lines: &[Line]) -> Result
 
 /// P beside what MLE and the best MixCE learned, for the first seed.
 fn heatmaps(runner: &Runner<'_>, done: &[Finished], rows: &[&Row], folder: &Path, name: &str) -> Result<()> {
-    for objective in [ObjectiveName::Mle, ObjectiveName::Mixce] {
+    for objective in [ObjectiveName::MLE, ObjectiveName::MIXCE] {
         let best = rows.iter().filter(|r| r.objective == objective);
         let Some(best) = best.min_by(|a, b| a.avg_js.mean.total_cmp(&b.avg_js.mean)) else { continue };
         let found = done.iter().find(|f| {

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use mixce_train::config::{DataFiles, Every, ObjectiveKind, Pack, Precision, Selection, TrainConfig};
+use mixce_core::ObjectiveConfig;
+use mixce_train::config::{DataFiles, Every, Pack, Precision, Selection, TrainConfig};
 use mixce_train::optim::ScheduleKind;
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as WordError, StrDeserializer};
 
 use crate::authors;
+use crate::objective::{ObjectiveParser, short_form_help};
 use crate::reading::ReadingArgs;
 
 /// One flag for each key of a TOML file.
@@ -59,20 +61,16 @@ pub(crate) struct Settings {
     #[arg(long, help_heading = "Model and data")]
     pub(crate) no_shuffle: bool,
 
-    /// What is optimised [default: mixce]
-    #[arg(long, value_parser = words::<ObjectiveKind>(&["mle", "mixce", "tailr", "dft", "alpha", "trsft", "tvd"]), help_heading = "Objective")]
-    pub(crate) objective: Option<ObjectiveKind>,
-    /// MixCE's weight of the forward cross-entropy, in [0, 1]; 1 is MLE [default: 0.1; for tvd 0.5]
-    #[arg(long, aliases = [authors::ETA, "mixing-ratio"], value_name = "ETA", help_heading = "Objective", allow_negative_numbers = true)]
+    /// What is optimised: the weight w of a token's cross-entropy as a function of its probability q [default: mixce]
+    #[arg(long, value_name = "NAME[:PARAMETER=VALUE,..]", value_parser = ObjectiveParser, help_heading = "Objective")]
+    pub(crate) objective: Option<ObjectiveConfig>,
+    #[arg(long, aliases = [authors::ETA, "mixing-ratio"], value_name = "ETA", help = short_form_help("eta"), help_heading = "Objective", allow_negative_numbers = true)]
     pub(crate) eta: Option<f64>,
-    /// TaiLr's gamma, in [0, 1] [default: 1e-7]
-    #[arg(long, value_name = "GAMMA", help_heading = "Objective", allow_negative_numbers = true)]
+    #[arg(long, value_name = "GAMMA", help = short_form_help("gamma"), help_heading = "Objective", allow_negative_numbers = true)]
     pub(crate) gamma: Option<f64>,
-    /// TaiLr's lower bound of a token's weight, in [0, 1] [default: 0.2]
-    #[arg(long, value_name = "W", help_heading = "Objective", allow_negative_numbers = true)]
+    #[arg(long, value_name = "W", help = short_form_help("min_weight"), help_heading = "Objective", allow_negative_numbers = true)]
     pub(crate) min_weight: Option<f64>,
-    /// Exponent of the alpha family [default: 0.2], threshold of TrSFT [default: 0.05]
-    #[arg(long, value_name = "ALPHA", help_heading = "Objective", allow_negative_numbers = true)]
+    #[arg(long, value_name = "ALPHA", help = short_form_help("alpha"), help_heading = "Objective", allow_negative_numbers = true)]
     pub(crate) alpha: Option<f64>,
 
     /// Passes over the training documents [default: 5]
@@ -169,7 +167,10 @@ impl Settings {
         macro_rules! set_optional {
             ($($field:ident)*) => { $(if self.$field.is_some() { config.$field.clone_from(&self.$field); })* };
         }
-        set!(objective epochs batch_size grad_accum max_length block_size lr scheduler warmup_steps weight_decay);
+        if let Some(objective) = &self.objective {
+            config.set_objective(objective.clone());
+        }
+        set!(epochs batch_size grad_accum max_length block_size lr scheduler warmup_steps weight_decay);
         set!(clip_grad_norm betas adam_epsilon precision eval_every save_every keep_last select log_every);
         set_optional!(tokenizer pack out cache_dir eta gamma min_weight alpha max_steps dropout patience resume);
         for (files, field) in [(&self.train, &mut config.train), (&self.valid, &mut config.valid)] {
@@ -232,8 +233,17 @@ mod tests {
             "--objective tailr --eval-every 20 --save-every epoch --scheduler cosine --no-shuffle",
             file,
         );
-        assert_eq!((got.objective, got.eval_every), (ObjectiveKind::Tailr, Every::Steps(20)));
+        assert_eq!((got.objective.to_string().as_str(), got.eval_every), ("tailr", Every::Steps(20)));
         assert!(got.no_shuffle && got.scheduler == ScheduleKind::Cosine && got.model.is_some());
+    }
+
+    #[test]
+    fn parameters_with_the_name_override_the_file_and_its_keys() {
+        let file = TrainConfig { eta: Some(0.5), ..TrainConfig::default() };
+        assert_eq!(over("--objective mixce:eta=0.3", file.clone()).resolved().eta, Some(0.3));
+        assert_eq!(over("--objective mixce", file.clone()).resolved().eta, Some(0.5));
+        let twice = over("--objective mixce:eta=0.3 --eta 0.4", file);
+        assert!(twice.validate_settings().unwrap_err().to_string().contains("say the same"));
     }
 
     #[test]
@@ -248,7 +258,13 @@ mod tests {
 
     #[test]
     fn unknown_words_are_refused() {
-        for line in ["--objective mixe", "--scheduler square", "--eval-every 0", "--betas 0.9"] {
+        for line in [
+            "--objective mixe",
+            "--objective mixce:gamma=1",
+            "--scheduler square",
+            "--eval-every 0",
+            "--betas 0.9",
+        ] {
             assert!(Line::try_parse_from(std::iter::once("x").chain(line.split(' '))).is_err(), "{line}");
         }
     }
