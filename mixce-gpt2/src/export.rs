@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::config::Gpt2Config;
 use crate::error::{Error, Result};
@@ -55,12 +55,12 @@ pub struct ExportRequest<'a> {
 /// All is written into a temporary folder beside `dir` and renamed at the end: `dir` is complete or does not exist.
 ///
 /// # Errors
-/// When `dir` exists and is not empty, the tokenizer has more tokens than the model, parameters do not belong to the
-/// configuration, or a file cannot be written. Nothing is left behind.
+/// When `dir` exists and is not empty, parameters do not belong to the configuration, or a file cannot be written. Nothing is
+/// left behind.
 pub fn export(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
     request.config.validate()?;
     if let Some(tokenizer) = request.tokenizer {
-        tokenizer.check_vocabulary(request.config)?;
+        tokenizer.check_vocabulary(request.config);
     }
     refuse_occupied(dir)?;
     let partial = PartialFolder::create(dir)?;
@@ -131,7 +131,11 @@ fn exported_config(request: &ExportRequest<'_>) -> Result<Gpt2Config> {
     let mut config = request.config.clone();
     // The defaults (50256) lie outside a small vocabulary; the tokenizer knows better.
     config.bos_token_id = config.bos_id().or_else(|| request.tokenizer.and_then(Tokenizer::bos_id));
-    config.eos_token_id = config.eos_id().or_else(|| request.tokenizer.and_then(Tokenizer::eos_id));
+    // The tokenizer's EOS, which training appends, first; what the configuration names ends a sample as before.
+    let appended = request.tokenizer.and_then(Tokenizer::eos_id).filter(|&id| (id as usize) < config.vocab_size);
+    let mut ends: indexmap::IndexSet<u32> = appended.into_iter().chain(config.eos_ids()).collect();
+    config.eos_token_id = ends.shift_remove_index(0);
+    config.more_eos_token_ids = ends.into_iter().collect();
     for key in ["_name_or_path", "auto_map", "torch_dtype"] {
         config.extra.remove(key);
     }
@@ -143,12 +147,13 @@ fn exported_config(request: &ExportRequest<'_>) -> Result<Gpt2Config> {
 fn generation_config(config: &Gpt2Config) -> Vec<u8> {
     let mut keys: BTreeMap<&str, Value> = BTreeMap::new();
     keys.insert("_from_model_config", json!(true));
-    let tokens = [
-        ("bos_token_id", config.bos_token_id),
-        ("eos_token_id", config.eos_token_id),
-        ("pad_token_id", config.pad_token_id),
-    ];
-    keys.extend(tokens.into_iter().filter_map(|(key, id)| id.map(|id| (key, json!(id)))));
+    // The same values as in `config.json`, lists included.
+    let written = Map::from(config.clone());
+    for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+        if let Some(id) = written.get(key).filter(|id| !id.is_null()) {
+            keys.insert(key, id.clone());
+        }
+    }
     // A map of JSON values always has a textual form.
     let mut text = serde_json::to_string_pretty(&keys).unwrap_or_default();
     text.push('\n');

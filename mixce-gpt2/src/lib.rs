@@ -18,6 +18,7 @@ pub mod hub;
 pub mod model;
 pub mod params;
 pub mod sampling;
+mod special_ids;
 pub mod tokenizer;
 
 pub use backward::{Forward, Gradients, Pass};
@@ -28,6 +29,7 @@ pub use decoder::Decoder;
 pub use error::{Error, Result};
 pub use model::Gpt2;
 pub use params::Parameters;
+pub use special_ids::stop_ids;
 pub use tokenizer::Tokenizer;
 
 /// The example of the README, compiled and run as a test.

@@ -40,7 +40,7 @@ pub struct Prepared {
 /// Loads everything that `config` names.
 ///
 /// # Errors
-/// An invalid configuration, or one that the device cannot do; a model, tokenizer or data file that cannot be read; a tokenizer larger than the model's vocabulary;
+/// An invalid configuration, or one that the device cannot do; a model, tokenizer or data file that cannot be read; a document with a token that the model has no embedding for;
 /// `--max-length` or `--block-size` beyond the model's positions; [`Error::Interrupted`] when `stop` has become true meanwhile.
 pub fn prepare(
     config: &TrainConfig,
@@ -56,7 +56,7 @@ pub fn prepare(
         (None, Some(file)) => Gpt2Config::from_file(file)?,
         (None, None) => return Err(Error::config("expected `--model` or `--from-config`")),
     };
-    tokenizer.check_vocabulary(&model_config)?;
+    tokenizer.check_vocabulary(&model_config);
     require_positions(config, &model_config)?;
 
     // Data before weights: a bad line is found in seconds, a large checkpoint takes longer.

@@ -1,5 +1,7 @@
 //! Which stored tensor is which parameter.
 
+use std::collections::BTreeSet;
+
 use indexmap::IndexMap;
 
 use super::tensor::TensorInfo;
@@ -7,22 +9,43 @@ use crate::config::Gpt2Config;
 use crate::error::TensorMismatch;
 use crate::params::{ParameterSpec, parameter_specs};
 
-/// For each parameter the index of its tensor.
+/// For each parameter its tensor, and what became of the others.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) sources: Vec<(ParameterSpec, usize)>,
+    pub(super) sources: Vec<(ParameterSpec, TensorInfo)>,
     /// Embedding and stored head of a tied model.
-    pub(super) must_be_equal: Option<(usize, usize)>,
+    pub(super) must_be_equal: Option<(TensorInfo, TensorInfo)>,
+    /// Tensors that are no part of the language model: heads of other tasks, extras of trainers.
+    pub(super) left_out: Vec<TensorInfo>,
+    /// The number of stored masks.
+    pub(super) buffers: usize,
+    /// Prefixes that wrappers had put before (or into) the names.
+    pub(super) wrappers: BTreeSet<String>,
+    /// Whether the matrices are stored as those of `torch.nn.Linear`, `[out, in]`.
+    pub(super) transposed: bool,
 }
 
-/// The published name of a stored tensor: without `transformer.` (transformers' language model) and
-/// `lm.` (the MixCE authors' wrapper around it).
-fn published(name: &str) -> &str {
-    let inner = match name.strip_prefix("lm.") {
-        Some(rest) if rest.starts_with("transformer.") || rest.starts_with("lm_head.") => rest,
-        _ => name,
-    };
-    inner.strip_prefix("transformer.").unwrap_or(inner)
+/// Segments that wrappers put anywhere into a name: `torch.compile`, data parallelism, sharding, activation checkpointing, Opacus.
+const WRAPPERS: [&str; 5] =
+    ["_orig_mod", "module", "_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+
+/// First segments of models that hold the language model: transformers' (`transformer`), the MixCE authors' (`lm`), and others'.
+const OWNERS: [&str; 4] = ["transformer", "lm", "model", "base_model"];
+
+/// What begins the names of a GPT-2's body.
+const BODY: [&str; 4] = ["wte", "wpe", "h", "ln_f"];
+
+/// The published name of a stored tensor, and the segments that were taken away for it.
+fn published(name: &str) -> (String, Vec<&str>) {
+    let (wrappers, mut kept): (Vec<&str>, Vec<&str>) =
+        name.split('.').partition(|segment| WRAPPERS.contains(segment));
+    let owners = kept.iter().take_while(|segment| OWNERS.contains(segment)).count();
+    let of_model = kept.get(owners).is_some_and(|first| BODY.contains(first) || *first == "lm_head");
+    if !of_model {
+        return (name.to_owned(), Vec::new());
+    }
+    let removed = wrappers.into_iter().chain(kept.drain(..owners)).collect();
+    (kept.join("."), removed)
 }
 
 /// Buffers that old versions of transformers stored: the causal mask and the value of masked scores.
@@ -32,57 +55,92 @@ fn is_buffer(name: &str) -> bool {
     })
 }
 
+/// Whether a published name belongs to the body, so that leaving it out would change the model.
+fn is_body(name: &str) -> bool {
+    name.split('.').next().is_some_and(|first| BODY.contains(&first))
+}
+
+/// Whether a stored tensor is one of a GPT-2's body, whatever stands before its name.
+pub(super) fn is_of_body(name: &str) -> bool {
+    is_body(&published(name).0)
+}
+
+/// Whether a model can do without a tensor that an index lists and no shard holds.
+pub(super) fn can_be_absent(name: &str, config: &Gpt2Config) -> bool {
+    let (name, _) = published(name);
+    is_buffer(&name) || (config.tie_word_embeddings && name == "lm_head.weight")
+}
+
+/// Finds the parameters of a configuration among the tensors of one dictionary.
 pub(super) fn resolve(tensors: &[TensorInfo], config: &Gpt2Config) -> Result<Plan, TensorMismatch> {
     let mut mismatch = TensorMismatch::default();
-    let mut stored: IndexMap<&str, usize> = IndexMap::new();
-    for (index, tensor) in tensors.iter().enumerate() {
-        let name = published(&tensor.name);
-        if is_buffer(name) {
-            continue;
-        }
-        if stored.insert(name, index).is_some() {
+    let mut plan = Plan {
+        sources: Vec::new(),
+        must_be_equal: None,
+        left_out: Vec::new(),
+        buffers: 0,
+        wrappers: BTreeSet::new(),
+        transposed: false,
+    };
+    let mut stored: IndexMap<String, TensorInfo> = IndexMap::new();
+    for tensor in tensors {
+        let (name, removed) = published(&tensor.name);
+        plan.wrappers.extend(removed.into_iter().map(str::to_owned));
+        if is_buffer(&name) {
+            plan.buffers += 1;
+        } else if let Some(other) = stored.get(&name) {
             // The same parameter under two prefixes: neither can be preferred.
-            mismatch.unexpected.push((tensor.name.clone(), tensor.shape.clone()));
+            mismatch.ambiguous.push((name, other.name.clone(), tensor.name.clone()));
+        } else {
+            stored.insert(name, tensor.clone());
         }
     }
-    let mut must_be_equal = None;
+    plan.transposed = is_linear(&stored, config);
     if config.tie_word_embeddings
         && let Some(head) = stored.swap_remove("lm_head.weight")
     {
         match stored.get("wte.weight") {
-            Some(&embedding) if tensors[embedding].shape == tensors[head].shape => {
-                must_be_equal = Some((embedding, head));
+            Some(embedding) if embedding.shape == head.shape => {
+                plan.must_be_equal = Some((embedding.clone(), head));
             }
-            Some(&embedding) => {
-                let head = &tensors[head];
-                mismatch.misshapen.push((
-                    head.name.clone(),
-                    tensors[embedding].shape.clone(),
-                    head.shape.clone(),
-                ));
+            Some(embedding) => {
+                mismatch.misshapen.push((head.name, embedding.shape.clone(), head.shape));
             }
             // Tools that store shared tensors once may keep the head's name.
-            None => {
-                stored.insert("wte.weight", head);
-            }
+            None => drop(stored.insert("wte.weight".to_owned(), head)),
         }
     }
-    let mut sources = Vec::new();
     for spec in parameter_specs(config) {
-        match stored.swap_remove(spec.name.as_str()) {
-            None => mismatch.missing.push((spec.name, spec.shape)),
-            Some(index) if tensors[index].shape != spec.shape => {
-                let stored = &tensors[index];
-                mismatch.misshapen.push((stored.name.clone(), spec.shape, stored.shape.clone()));
-            }
-            Some(index) => sources.push((spec, index)),
+        let Some(tensor) = stored.swap_remove(spec.name.as_str()) else {
+            mismatch.missing.push((spec.name, spec.shape));
+            continue;
+        };
+        let flip = plan.transposed && spec.name.starts_with("h.") && spec.shape.len() == 2;
+        let tensor = if flip { tensor.transposed() } else { tensor };
+        if tensor.shape == spec.shape {
+            plan.sources.push((spec, tensor));
+        } else {
+            mismatch.misshapen.push((tensor.name, spec.shape, tensor.shape));
         }
     }
-    mismatch.unexpected.extend(
-        stored.into_values().map(|index| (tensors[index].name.clone(), tensors[index].shape.clone())),
-    );
+    for (name, tensor) in stored {
+        if is_body(&name) {
+            mismatch.unexpected.push((tensor.name, tensor.shape));
+        } else {
+            plan.left_out.push(tensor);
+        }
+    }
     mismatch.unexpected.sort();
-    if mismatch.is_empty() { Ok(Plan { sources, must_be_equal }) } else { Err(mismatch) }
+    plan.left_out.sort_by(|a, b| a.name.cmp(&b.name));
+    if mismatch.is_empty() { Ok(plan) } else { Err(mismatch) }
+}
+
+/// Whether every query, key and value matrix is stored as `[3 C, C]`: that of a `torch.nn.Linear`, as nanoGPT's, where
+/// transformers' `Conv1D` has `[C, 3 C]`. All matrices of the blocks are transposed then, the square ones too.
+fn is_linear(stored: &IndexMap<String, TensorInfo>, config: &Gpt2Config) -> bool {
+    let mut matrices = stored.iter().filter(|(name, _)| name.ends_with(".attn.c_attn.weight")).peekable();
+    matrices.peek().is_some()
+        && matrices.all(|(_, tensor)| tensor.shape == [3 * config.n_embd, config.n_embd])
 }
 
 #[cfg(test)]
@@ -90,12 +148,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_are_stripped() {
-        for stored in ["wte.weight", "transformer.wte.weight", "lm.transformer.wte.weight"] {
-            assert_eq!(published(stored), "wte.weight");
+    fn prefixes_are_stripped_in_any_nesting() {
+        for stored in [
+            "wte.weight",
+            "transformer.wte.weight",
+            "lm.transformer.wte.weight",
+            "_orig_mod.transformer.wte.weight",
+            "module._orig_mod.transformer.wte.weight",
+            "_orig_mod.module.wte.weight",
+            "_module.module.lm.transformer.wte.weight",
+            "model.transformer.wte.weight",
+            "base_model.model.transformer.wte.weight",
+            "module.base_model.model.transformer._orig_mod.wte.weight",
+        ] {
+            assert_eq!(published(stored).0, "wte.weight", "{stored}");
         }
-        assert_eq!(published("lm.lm_head.weight"), "lm_head.weight");
-        assert_eq!(published("lm.other"), "lm.other");
+        assert_eq!(published("lm.lm_head.weight").0, "lm_head.weight");
+        assert_eq!(
+            published("module.transformer.h.0._orig_mod.ln_1.bias"),
+            ("h.0.ln_1.bias".to_owned(), vec!["module", "_orig_mod", "transformer"])
+        );
+    }
+
+    #[test]
+    fn other_names_stay() {
+        for name in ["lm.other", "score.weight", "module.v_head.weight", "model.classifier.bias", "module", ""] {
+            assert_eq!(published(name), (name.to_owned(), vec![]));
+        }
     }
 
     #[test]

@@ -32,6 +32,13 @@ pub(super) enum Object {
     Opaque,
 }
 
+impl Object {
+    /// Whether it holds other objects.
+    pub(super) fn is_container(&self) -> bool {
+        matches!(self, Self::Dict(_) | Self::List(_) | Self::Tuple(_))
+    }
+}
+
 /// A block of numbers that tensors view.
 #[derive(Debug, Clone)]
 pub(super) struct Storage {
@@ -134,6 +141,29 @@ impl Pickle {
 
     pub(super) fn root(&self) -> &Object {
         &self.objects[self.root]
+    }
+
+    /// Position of the root.
+    pub(super) fn root_id(&self) -> Id {
+        self.root
+    }
+
+    /// What a dictionary or list holds, by key or by number. Keys that are neither text nor integer are left out.
+    pub(super) fn entries(&self, container: Id) -> Vec<(String, Id)> {
+        match &self.objects[container] {
+            Object::Dict(pairs) => {
+                let name = |&(key, value): &(Id, Id)| match &self.objects[key] {
+                    Object::Text(text) => Some((text.clone(), value)),
+                    Object::Int(number) => Some((number.to_string(), value)),
+                    _ => None,
+                };
+                pairs.iter().filter_map(name).collect()
+            }
+            Object::List(items) | Object::Tuple(items) => {
+                items.iter().enumerate().map(|(index, &item)| (index.to_string(), item)).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Every storage that was named, whatever uses it.

@@ -62,7 +62,7 @@ impl Batches {
                 return Err(problem.hint("or a folder with a tokenizer as `--model-config`").into());
             }
         };
-        tokenizer.check_vocabulary(config)?;
+        tokenizer.check_vocabulary(config);
         let settings = EncodeSettings { max_length: Some(args.seq_len), add_bos: false };
         let store = encode_file(data, &tokenizer, settings)?;
         store.require_vocabulary(config.vocab_size)?;

@@ -26,7 +26,7 @@ impl Machine {
         match (module.as_str(), name.as_str()) {
             ("collections", "OrderedDict" | "defaultdict") => Ok(Object::Dict(Vec::new())),
             ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => self.tensor(items),
-            ("torch._utils", "_rebuild_parameter") => match self.argument(items, 0)? {
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => match self.argument(items, 0)? {
                 Object::Tensor(tensor) => Ok(Object::Tensor(tensor.clone())),
                 _ => Ok(Object::Opaque),
             },
