@@ -128,7 +128,7 @@ fn open_file(path: &Path, format: WeightFormat) -> Result<Vec<TensorInfo>> {
 
 fn open(dir: &Path) -> Result<Weights> {
     let named: Vec<_> = CANDIDATES.iter().filter(|(name, ..)| dir.join(name).is_file()).collect();
-    if let [&(name, format, sharded), others @ ..] = named.as_slice() {
+    if let Some((&&(name, format, sharded), others)) = named.split_first() {
         let path = dir.join(name);
         let open_one = match format {
             WeightFormat::Safetensors => safetensors::open,
@@ -150,7 +150,8 @@ fn open(dir: &Path) -> Result<Weights> {
         several => {
             let found = several.iter().filter_map(|path| path.file_name());
             let found: Vec<String> = found.map(|name| format!("`{}`", name.to_string_lossy())).collect();
-            let expected = format!("{expected}, or a single weight file of another name; found {}", found.join(", "));
+            let expected =
+                format!("{expected}, or a single weight file of another name; found {}", found.join(", "));
             Err(Error::NoWeights { path: dir.to_owned(), expected })
         }
     }
@@ -162,7 +163,8 @@ fn other_files(dir: &Path) -> Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(dir).map_err(Error::io("read folder", dir))? {
         let path = entry.map_err(Error::io("read folder", dir))?.path();
         let known = ["safetensors", "bin", "pt", "pth", "ckpt"];
-        let is_weights = path.extension().is_some_and(|extension| known.iter().any(|known| extension == *known));
+        let is_weights =
+            path.extension().is_some_and(|extension| known.iter().any(|known| extension == *known));
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         if is_weights && path.is_file() && !NO_WEIGHTS.iter().any(|other| stem.starts_with(other)) {
             found.push(path);

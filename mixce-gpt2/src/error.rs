@@ -311,7 +311,8 @@ impl TensorMismatch {
 }
 
 fn quoted(names: &[String]) -> String {
-    let quote = |name: &String| if name.is_empty() { "the outermost one".to_owned() } else { format!("`{name}`") };
+    let quote =
+        |name: &String| if name.is_empty() { "the outermost one".to_owned() } else { format!("`{name}`") };
     names.iter().map(quote).collect::<Vec<_>>().join(", ")
 }
 

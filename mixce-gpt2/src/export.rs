@@ -132,7 +132,8 @@ fn exported_config(request: &ExportRequest<'_>) -> Result<Gpt2Config> {
     // The defaults (50256) lie outside a small vocabulary; the tokenizer knows better.
     config.bos_token_id = config.bos_id().or_else(|| request.tokenizer.and_then(Tokenizer::bos_id));
     // The tokenizer's EOS, which training appends, first; what the configuration names ends a sample as before.
-    let appended = request.tokenizer.and_then(Tokenizer::eos_id).filter(|&id| (id as usize) < config.vocab_size);
+    let appended =
+        request.tokenizer.and_then(Tokenizer::eos_id).filter(|&id| (id as usize) < config.vocab_size);
     let mut ends: indexmap::IndexSet<u32> = appended.into_iter().chain(config.eos_ids()).collect();
     config.eos_token_id = ends.shift_remove_index(0);
     config.more_eos_token_ids = ends.into_iter().collect();

@@ -23,7 +23,10 @@ pub(crate) fn named_ids(dir: &Path, key: &str) -> Result<Vec<u32>> {
             serde_json::from_str(&text).map_err(|cause| Error::malformed(&path, cause))?;
         let Some(value) = object.get(key) else { continue };
         let ids = id_list(value).ok_or_else(|| {
-            Error::malformed(&path, format!("`{key}` must be a token id, a list of them or null, got `{value}`"))
+            Error::malformed(
+                &path,
+                format!("`{key}` must be a token id, a list of them or null, got `{value}`"),
+            )
         })?;
         if !ids.is_empty() {
             return Ok(ids);
@@ -88,6 +91,9 @@ mod tests {
         assert_eq!(ids(), [2]);
         write("generation_config.json", r#"{"eos_token_id": "2"}"#);
         let error = named_ids(dir.path(), "eos_token_id").unwrap_err().to_string();
-        assert!(error.contains("generation_config.json") && error.contains("`eos_token_id` must be"), "{error}");
+        assert!(
+            error.contains("generation_config.json") && error.contains("`eos_token_id` must be"),
+            "{error}"
+        );
     }
 }

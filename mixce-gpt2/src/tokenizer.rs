@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use indexmap::IndexMap;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokenizers::{Tokenizer as Engine, TruncationDirection};
 
@@ -24,7 +24,7 @@ mod word_piece;
 pub use class::TokenizerClass;
 
 use settings::{NamedToken, Settings};
-use source::{SourceFiles, model_object};
+use source::{Object, SourceFiles, model_object};
 
 /// The token that GPT-2 puts between texts; both BOS and EOS.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -83,7 +83,7 @@ impl Tokenizer {
     }
 
     /// The tokenizer of some files; `model` is the content of the `config.json` beside them.
-    fn from_source(dir: &Path, source: SourceFiles, model: &Map<String, Value>) -> Result<Self> {
+    fn from_source(dir: &Path, source: SourceFiles, model: &Object) -> Result<Self> {
         let path = dir.join("tokenizer.json");
         let json: Option<Value> = source
             .get("tokenizer.json")
@@ -310,16 +310,13 @@ fn pipeline(
 ) -> Result<Engine> {
     let path = dir.join("tokenizer.json");
     let space = settings.add_prefix_space;
-    match (json, source.get("tokenizer.json")) {
-        (Some(json), Some(bytes)) => {
-            return match settings.class {
-                TokenizerClass::Gpt2 | TokenizerClass::Roberta => {
-                    bpe::engine_of_json(&path, json, space, &mut settings.notes)
-                }
-                TokenizerClass::Bert | TokenizerClass::Generic => bpe::engine_from_json(&path, bytes, json),
-            };
-        }
-        _ => {}
+    if let (Some(json), Some(bytes)) = (json, source.get("tokenizer.json")) {
+        return match settings.class {
+            TokenizerClass::Gpt2 | TokenizerClass::Roberta => {
+                bpe::engine_of_json(&path, json, space, &mut settings.notes)
+            }
+            TokenizerClass::Bert | TokenizerClass::Generic => bpe::engine_from_json(&path, bytes, json),
+        };
     }
     match (source.get("vocab.json"), source.get("merges.txt"), source.get("vocab.txt")) {
         (Some(vocab), Some(merges), _) => {

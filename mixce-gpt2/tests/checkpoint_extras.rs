@@ -50,9 +50,10 @@ fn wrappers_are_taken_off_in_any_nesting() {
         ("base_model.model.", vec!["base_model", "model"]),
         ("_orig_mod.transformer.", vec!["_orig_mod", "transformer"]),
         ("module._orig_mod.lm.transformer.", vec!["_orig_mod", "lm", "module", "transformer"]),
-        ("_orig_mod.module.base_model.model.transformer.", vec![
-            "_orig_mod", "base_model", "model", "module", "transformer",
-        ]),
+        (
+            "_orig_mod.module.base_model.model.transformer.",
+            vec!["_orig_mod", "base_model", "model", "module", "transformer"],
+        ),
     ] {
         let dir = folder(&tiny(), |name| format!("{prefix}{name}"), |_| {});
         assert_same(&load(dir.path(), &Device::Cpu).unwrap().parameters, &random(&tiny()));
@@ -77,19 +78,29 @@ fn heads_of_other_tasks_are_left_out_and_named() {
         "v_head.summary.weight",
         "module.step",
     ];
-    let dir = folder(&tiny(), |name| format!("transformer.{name}"), |tensors| {
-        for name in heads {
-            tensors.insert(name.to_owned(), zeros(&[2, 8]));
-        }
-        tensors.insert("transformer.h.0.attn.bias".to_owned(), zeros(&[1, 1, 8, 8]));
-    });
+    let dir = folder(
+        &tiny(),
+        |name| format!("transformer.{name}"),
+        |tensors| {
+            for name in heads {
+                tensors.insert(name.to_owned(), zeros(&[2, 8]));
+            }
+            tensors.insert("transformer.h.0.attn.bias".to_owned(), zeros(&[1, 1, 8, 8]));
+        },
+    );
     assert_same(&load(dir.path(), &Device::Cpu).unwrap().parameters, &random(&tiny()));
     let reading = reading_of(dir.path());
     let mut expected = heads.to_vec();
     expected.sort_unstable();
-    assert_eq!((reading.left_out.iter().map(String::as_str).collect::<Vec<_>>(), reading.buffers), (expected, 1));
+    assert_eq!(
+        (reading.left_out.iter().map(String::as_str).collect::<Vec<_>>(), reading.buffers),
+        (expected, 1)
+    );
     let notes = reading.notes();
-    assert!(notes[0].starts_with("6 tensors are no part of the language model and are left out: `classifier.bias`"));
+    assert!(
+        notes[0]
+            .starts_with("6 tensors are no part of the language model and are left out: `classifier.bias`")
+    );
 }
 
 #[test]
@@ -108,9 +119,13 @@ fn the_body_must_be_whole_whatever_else_is_there() {
 
 #[test]
 fn one_parameter_under_two_names_is_refused_with_both() {
-    let dir = folder(&tiny(), |name| format!("transformer.{name}"), |tensors| {
-        tensors.insert("module.ln_f.bias".to_owned(), tensors["transformer.ln_f.bias"].clone());
-    });
+    let dir = folder(
+        &tiny(),
+        |name| format!("transformer.{name}"),
+        |tensors| {
+            tensors.insert("module.ln_f.bias".to_owned(), tensors["transformer.ln_f.bias"].clone());
+        },
+    );
     let error = error_of(dir.path()).to_string();
     let both = "1 ambiguous: `ln_f.bias` stored as `module.ln_f.bias` and as `transformer.ln_f.bias`";
     assert!(error.contains(both), "{error}");
@@ -127,23 +142,37 @@ fn the_dictionary_that_fits_is_found() {
         (
             "pt_nanogpt",
             vec!["_orig_mod", "transformer"],
-            vec!["best_val_loss", "optimizer.state.0.exp_avg", "optimizer.state.0.exp_avg_sq", "optimizer.state.0.step"],
+            vec![
+                "best_val_loss",
+                "optimizer.state.0.exp_avg",
+                "optimizer.state.0.exp_avg_sq",
+                "optimizer.state.0.step",
+            ],
             true,
         ),
     ] {
         let dir = fixture(&format!("gpt2/formats/{name}"));
         let loaded = load(&dir, &Device::Cpu).unwrap();
         for (parameter, tensor) in loaded.parameters.iter() {
-            assert_eq!(values(tensor), values(&expected()[&format!("parameters/{parameter}")]), "{name} {parameter}");
+            assert_eq!(
+                values(tensor),
+                values(&expected()[&format!("parameters/{parameter}")]),
+                "{name} {parameter}"
+            );
         }
         let reading = reading_of(&dir);
         assert_eq!((reading.dictionary.as_str(), reading.transposed), ("model", transposed), "{name}");
-        assert_eq!((reading.prefixes, reading.left_out), (
-            prefixes.into_iter().map(str::to_owned).collect(),
-            left_out.into_iter().map(str::to_owned).collect(),
-        ));
+        assert_eq!(
+            (reading.prefixes, reading.left_out),
+            (
+                prefixes.into_iter().map(str::to_owned).collect(),
+                left_out.into_iter().map(str::to_owned).collect(),
+            )
+        );
         let listed = checkpoint::list(&dir).unwrap();
-        assert!(listed.iter().any(|tensor| tensor.dictionary == "model" && tensor.name.ends_with("wte.weight")));
+        assert!(
+            listed.iter().any(|tensor| tensor.dictionary == "model" && tensor.name.ends_with("wte.weight"))
+        );
         assert!(listed.iter().any(|tensor| tensor.dictionary.is_empty()), "{name}");
     }
 }
@@ -151,7 +180,10 @@ fn the_dictionary_that_fits_is_found() {
 #[test]
 fn two_dictionaries_that_fit_are_refused_by_name() {
     let error = error_of(&fixture("gpt2/formats/pt_two_models"));
-    assert!(matches!(&error, Error::TwoModels { candidates, .. } if candidates == &["ema.shadow", "model"]), "{error}");
+    assert!(
+        matches!(&error, Error::TwoModels { candidates, .. } if candidates == &["ema.shadow", "model"]),
+        "{error}"
+    );
     assert!(error.to_string().ends_with("holds 2 models that fit the configuration: `ema.shadow`, `model`"));
     assert!(error.hint().is_some());
 }
@@ -170,11 +202,18 @@ fn the_only_weight_file_is_taken_and_two_are_refused() {
     assert_eq!(load(dir.path(), &Device::Cpu).unwrap().weights_path, dir.path().join("last.pt"));
     fs::copy(source.join("last.pt"), dir.path().join("first.pt")).unwrap();
     let error = error_of(dir.path()).to_string();
-    assert!(error.starts_with("no weights in `") && error.ends_with("found `first.pt`, `last.pt`"), "{error}");
+    assert!(
+        error.starts_with("no weights in `") && error.ends_with("found `first.pt`, `last.pt`"),
+        "{error}"
+    );
     // A file of a known name comes first; the other known ones are named.
     fs::copy(source.join("last.pt"), dir.path().join("pytorch_model.bin")).unwrap();
     assert_eq!(load(dir.path(), &Device::Cpu).unwrap().weights_path, dir.path().join("pytorch_model.bin"));
-    fs::copy(fixture("gpt2/formats/safetensors_bare/model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    fs::copy(
+        fixture("gpt2/formats/safetensors_bare/model.safetensors"),
+        dir.path().join("model.safetensors"),
+    )
+    .unwrap();
     assert_eq!(reading_of(dir.path()).unused_files, ["pytorch_model.bin"]);
 }
 
@@ -192,7 +231,11 @@ fn an_index_may_list_a_tied_head_that_was_dropped() {
     fs::write(&path, index.to_string()).unwrap();
     let reading = reading_of(dir.path());
     assert_eq!(reading.absent, ["lm_head.weight"]);
-    assert!(reading.notes()[0].contains("the index lists 1 tensors that no shard holds"), "{:?}", reading.notes());
+    assert!(
+        reading.notes()[0].contains("the index lists 1 tensors that no shard holds"),
+        "{:?}",
+        reading.notes()
+    );
     // A tensor that the model needs, or that nobody knows, must be there.
     index["weight_map"]["score.weight"] = shard;
     fs::write(&path, index.to_string()).unwrap();

@@ -11,7 +11,6 @@ use std::path::Path;
 use common::fixture;
 use mixce_gpt2::Tokenizer;
 use serde::Deserialize;
-use serde_json::Value;
 
 #[derive(Deserialize)]
 struct Fixture {
@@ -24,7 +23,7 @@ struct Fixture {
 #[derive(Deserialize)]
 struct Layout {
     name: String,
-    files: BTreeMap<String, Value>,
+    files: BTreeMap<String, String>,
     /// The error of transformers, if it refuses the layout; there are no ids then.
     refused: Option<String>,
     table: Option<usize>,
@@ -44,10 +43,7 @@ fn fixture_of_layouts() -> Fixture {
 fn write(layout: &Layout, vocabularies: &BTreeMap<String, String>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, content) in &layout.files {
-        let text = match content.as_str() {
-            Some(vocabulary) => vocabularies[&vocabulary[1..]].clone(),
-            None => content.to_string(),
-        };
+        let text = content.strip_prefix('@').map_or(content, |vocabulary| &vocabularies[vocabulary]);
         fs::write(dir.path().join(name), text).unwrap();
     }
     dir

@@ -178,7 +178,10 @@ fn what_is_done_otherwise_than_the_files_ask_is_noted() {
     assert_eq!(notes(&[]), [""; 0]);
     for (text, note) in [
         (r#"{"add_bos_token": true}"#, "`add_bos_token` of tokenizer_config.json is not applied"),
-        (r#"{"clean_up_tokenization_spaces": true}"#, "`clean_up_tokenization_spaces` of tokenizer_config.json is not applied"),
+        (
+            r#"{"clean_up_tokenization_spaces": true}"#,
+            "`clean_up_tokenization_spaces` of tokenizer_config.json is not applied",
+        ),
         (r#"{"tokenizer_class": "CodeGenTokenizer"}"#, "tokenizer class `CodeGenTokenizer` is not known"),
         (
             r#"{"added_tokens_decoder": {"900": {"content": "[PAD]"}}}"#,
@@ -204,7 +207,9 @@ fn a_token_that_nobody_names_is_noted() {
     assert_eq!(tokenizer.vocab_size(), 377);
     assert_eq!(
         tokenizer.notes(),
-        ["no file names `<|endoftext|>`, which the vocabulary lacks: it is added, as GPT2Tokenizer of transformers does"]
+        [
+            "no file names `<|endoftext|>`, which the vocabulary lacks: it is added, as GPT2Tokenizer of transformers does"
+        ]
     );
     // ruGPT-3: another token is named, and none is added.
     let map = r#"{"bos_token": "a", "eos_token": "b", "unk_token": "c"}"#;
@@ -218,10 +223,18 @@ fn a_token_that_nobody_names_is_noted() {
 fn damaged_settings_are_named() {
     for (name, text, problem) in [
         ("added_tokens.json", r#"{"[PAD]": "377"}"#, "token `[PAD]` has no id"),
-        ("tokenizer_config.json", r#"{"added_tokens_decoder": {"x": {"content": "a"}}}"#, "damaged entry `x`"),
+        (
+            "tokenizer_config.json",
+            r#"{"added_tokens_decoder": {"x": {"content": "a"}}}"#,
+            "damaged entry `x`",
+        ),
         ("tokenizer_config.json", r#"{"added_tokens_decoder": {"377": "a"}}"#, "damaged entry `377`"),
         ("tokenizer_config.json", r#"{"eos_token": 5}"#, "`eos_token` is no token: `5`"),
-        ("special_tokens_map.json", r#"{"eos_token": {"content": "a", "lstrip": 1}}"#, "whose `lstrip` is `1`"),
+        (
+            "special_tokens_map.json",
+            r#"{"eos_token": {"content": "a", "lstrip": 1}}"#,
+            "whose `lstrip` is `1`",
+        ),
         ("special_tokens_map.json", r#"{"additional_special_tokens": [null]}"#, "holds what is no token"),
         ("special_tokens_map.json", "[]", "special_tokens_map.json"),
     ] {

@@ -172,7 +172,9 @@ mod tests {
 
     #[test]
     fn other_names_stay() {
-        for name in ["lm.other", "score.weight", "module.v_head.weight", "model.classifier.bias", "module", ""] {
+        for name in
+            ["lm.other", "score.weight", "module.v_head.weight", "model.classifier.bias", "module", ""]
+        {
             assert_eq!(published(name), (name.to_owned(), vec![]));
         }
     }

@@ -177,7 +177,11 @@ fn tensors(path: &Path, pickle: &Pickle, find: impl Fn(&str) -> Option<Block>) -
                         return Err(Error::malformed(path, format!("tensor `{name}` occurs twice")));
                     }
                 }
-                object if object.is_container() && dictionary.len() < MAX_PATH_BYTES && visited.insert(value) => {
+                object
+                    if object.is_container()
+                        && dictionary.len() < MAX_PATH_BYTES
+                        && visited.insert(value) =>
+                {
                     let dot = if dictionary.is_empty() { "" } else { "." };
                     open.push_back((value, format!("{dictionary}{dot}{name}")));
                 }

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::Weights;
 use super::names::{self, Plan};
 use super::tensor::TensorInfo;
-use super::Weights;
 use crate::config::Gpt2Config;
 use crate::error::{Error, Result, TensorMismatch};
 
@@ -52,7 +52,9 @@ pub(super) fn choose(weights: &Weights, config: &Gpt2Config) -> Result<(Plan, Re
     for (&dictionary, tensors) in dictionaries.iter().filter(|(_, tensors)| of_body(tensors)) {
         match names::resolve(tensors, config) {
             Ok(plan) => fitting.push((dictionary, plan)),
-            Err(mismatch) if nearest.as_ref().is_none_or(|best| mismatch.missing.len() < best.missing.len()) => {
+            Err(mismatch)
+                if nearest.as_ref().is_none_or(|best| mismatch.missing.len() < best.missing.len()) =>
+            {
                 nearest = Some(mismatch);
             }
             Err(_) => {}
@@ -93,8 +95,12 @@ impl Reading {
             notes.push(format!("the model is the dictionary `{}`", self.dictionary));
         }
         let usual: BTreeSet<&str> = ["transformer", "lm"].into();
-        let prefixes: Vec<String> =
-            self.prefixes.iter().filter(|name| !usual.contains(name.as_str())).map(|name| format!("`{name}.`")).collect();
+        let prefixes: Vec<String> = self
+            .prefixes
+            .iter()
+            .filter(|name| !usual.contains(name.as_str()))
+            .map(|name| format!("`{name}.`"))
+            .collect();
         if !prefixes.is_empty() {
             notes.push(format!("names are read without {}", prefixes.join(", ")));
         }

@@ -65,10 +65,15 @@ impl Plan {
     }
 
     fn tokenizer(exists: impl Fn(&str) -> bool) -> std::result::Result<Self, &'static str> {
-        if !exists("tokenizer.json") && !(exists("vocab.json") && exists("merges.txt")) && !exists("vocab.txt") {
+        if !exists("tokenizer.json")
+            && !(exists("vocab.json") && exists("merges.txt"))
+            && !exists("vocab.txt")
+        {
             return Err("a tokenizer (`tokenizer.json`, `vocab.json` with `merges.txt`, or `vocab.txt`)");
         }
-        let of_encoder = |name: &&str| ["modules.json", "sentence_bert_config.json", "1_Pooling/config.json"].contains(name);
+        let of_encoder = |name: &&str| {
+            ["modules.json", "sentence_bert_config.json", "1_Pooling/config.json"].contains(name)
+        };
         let small = [CONFIG].into_iter().chain(OPTIONAL).filter(|name| !of_encoder(name) && exists(name));
         Ok(Self { small: small.collect(), weights: Weights::None })
     }

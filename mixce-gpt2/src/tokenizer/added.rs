@@ -13,11 +13,14 @@ use crate::error::Result;
 /// Adds what the settings name. Notes what differs from the files.
 pub(super) fn apply(engine: &mut Engine, settings: &mut Settings) -> Result<()> {
     let present = engine.get_added_tokens_decoder();
-    let mut tokens: Vec<AddedToken> =
-        settings.added.values().filter(|token| !present.values().any(|known| known == *token)).cloned().collect();
+    let mut tokens: Vec<AddedToken> = settings
+        .added
+        .values()
+        .filter(|token| !present.values().any(|known| known == *token))
+        .cloned()
+        .collect();
     // As there, a token that is named twice with different flags is added twice: the last flags count.
-    let known: HashSet<String> =
-        present.values().chain(&tokens).map(|token| token.content.clone()).collect();
+    let known: HashSet<String> = present.values().chain(&tokens).map(|token| token.content.clone()).collect();
     for named in settings.named.values() {
         if known.contains(&named.token.content) || tokens.contains(&named.token) {
             continue;

@@ -1,12 +1,12 @@
 //! Which class of transformers reads a folder (`models/auto/tokenization_auto.py` of transformers 5.23).
 
 use indexmap::IndexMap;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokenizers::AddedToken;
 
 use super::END_OF_TEXT;
 use super::settings::NamedToken;
-use super::source::SourceFiles;
+use super::source::{Object, SourceFiles};
 
 /// The class of transformers whose rules a tokenizer follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,13 +38,11 @@ impl TokenizerClass {
     /// `model` is the content of `config.json`, `config` of `tokenizer_config.json`, `json` of `tokenizer.json`.
     pub(super) fn of(
         source: &SourceFiles,
-        config: &Map<String, Value>,
-        model: &Map<String, Value>,
+        config: &Object,
+        model: &Object,
         json: Option<&Value>,
     ) -> (Self, Option<String>) {
-        let text = |object: &Map<String, Value>, key: &str| {
-            object.get(key).and_then(Value::as_str).map(str::to_owned)
-        };
+        let text = |object: &Object, key: &str| object.get(key).and_then(Value::as_str).map(str::to_owned);
         let asked = text(config, "tokenizer_class").or_else(|| text(model, "tokenizer_class"));
         let has = |name: &str| source.get(name).is_some();
         let is_bpe = json.is_none_or(|json| {
@@ -65,7 +63,13 @@ impl TokenizerClass {
             (Some("RobertaTokenizer"), _) | (None, Some("roberta")) if has_bpe => Self::Roberta,
             _ => fallback,
         };
-        let known = ["GPT2Tokenizer", "RobertaTokenizer", "BertTokenizer", "PreTrainedTokenizer", "TokenizersBackend"];
+        let known = [
+            "GPT2Tokenizer",
+            "RobertaTokenizer",
+            "BertTokenizer",
+            "PreTrainedTokenizer",
+            "TokenizersBackend",
+        ];
         let note = plain.filter(|name| !known.contains(name)).map(|asked| {
             let how = match class {
                 Self::Generic => "tokenizer.json is read as it is",

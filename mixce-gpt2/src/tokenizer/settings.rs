@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use indexmap::IndexMap;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokenizers::AddedToken;
 
 use super::class::TokenizerClass;
-use super::source::SourceFiles;
+use super::source::{Object, SourceFiles};
 use crate::error::{Error, Result};
 
 /// transformers' names for special tokens, in the order in which it adds them.
@@ -28,7 +28,16 @@ pub(super) struct NamedToken {
     pub(super) by_default: bool,
 }
 
-/// What the files beside the vocabulary say.
+/// Tokens under names that are not transformers' own (`image_token`), which are added behind the others.
+#[derive(Default)]
+struct OtherNames {
+    /// Those that transformers comes upon when it sets up the class: they are added first.
+    found: IndexMap<String, NamedToken>,
+    /// Those that it takes out of `tokenizer_config.json` before.
+    declared: IndexMap<String, NamedToken>,
+}
+
+/// What the files beside a vocabulary say.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) class: TokenizerClass,
@@ -69,13 +78,14 @@ impl Settings {
         class: TokenizerClass,
     ) -> Result<Self> {
         let config = source.object(dir, CONFIG)?;
+        let nested = |name: &str| source.nested(dir, name, "extra_special_tokens");
         let flag = |key: &str| config.get(key).and_then(Value::as_bool);
         let mut settings = Self::of_class(class);
         settings.add_prefix_space = flag("add_prefix_space").unwrap_or(settings.add_prefix_space);
         settings.do_lower_case = flag("do_lower_case").unwrap_or(settings.do_lower_case);
         settings.split_special_tokens = flag("split_special_tokens").unwrap_or(settings.split_special_tokens);
-        let mut other = IndexMap::new();
-        settings.read_named(&dir.join(CONFIG), &config, &mut other)?;
+        let mut other = OtherNames::default();
+        settings.read_named(&dir.join(CONFIG), &config, nested(CONFIG)?, &mut other)?;
         let map = source.object(dir, MAP)?;
         let decoder = config.get("added_tokens_decoder").filter(|value| !value.is_null());
         match decoder {
@@ -84,15 +94,19 @@ impl Settings {
                 settings.note_ignored_map(&map);
             }
             None => {
-                settings.read_named(&dir.join(MAP), &map, &mut other)?;
+                settings.read_named(&dir.join(MAP), &map, nested(MAP)?, &mut other)?;
                 settings.read_added(dir, source)?;
                 settings.read_json_tokens(dir, json)?;
             }
         }
-        settings.name_padding(json, &config, &map);
+        let map_counts = decoder.is_none() && map.contains_key("pad_token");
+        if !map_counts && !config.contains_key("pad_token") {
+            settings.name_padding(json);
+        }
         settings.named.sort_by_cached_key(|name, _| NAMES.iter().position(|known| known == name));
-        settings.named.extend(other);
-        settings.note_flags(&config);
+        settings.named.extend(other.found);
+        settings.named.extend(other.declared);
+        settings.note_flags(&config, json);
         Ok(settings)
     }
 
@@ -101,44 +115,36 @@ impl Settings {
     fn read_named(
         &mut self,
         path: &Path,
-        object: &Map<String, Value>,
-        other: &mut IndexMap<String, NamedToken>,
+        object: &Object,
+        named_extra: Object,
+        other: &mut OtherNames,
     ) -> Result<()> {
         let named = |token| NamedToken { token, by_default: false };
         for (key, value) in object.iter().filter(|(key, _)| key.ends_with("_token")) {
             let known = NAMES.contains(&key.as_str());
             match special_token(value).map_err(|problem| at_key(path, key, &problem))? {
                 Some(token) if known => drop(self.named.insert(key.clone(), named(token))),
-                Some(token) => drop(other.insert(key.clone(), named(token))),
+                Some(token) if value.is_string() && path.ends_with(CONFIG) => {
+                    drop(other.declared.insert(key.clone(), named(token)));
+                }
+                Some(token) => drop(other.found.insert(key.clone(), named(token))),
                 // `add_bos_token` and the like are no tokens; a null takes the class's default away.
                 None if known => drop(self.named.shift_remove(key)),
                 None => {}
             }
         }
-        let filled = |key: &str| {
-            object.get(key).filter(|value| match value {
-                Value::Array(list) => !list.is_empty(),
-                Value::Object(map) => !map.is_empty(),
-                _ => false,
-            })
-        };
+        for (name, value) in named_extra {
+            let token = special_token(&value).map_err(|problem| at_key(path, &name, &problem))?;
+            other.declared.extend(token.map(|token| (name, named(token))));
+        }
         for key in ["extra_special_tokens", "additional_special_tokens"] {
             let damaged = |problem: String| at_key(path, key, &problem);
-            match filled(key) {
-                Some(Value::Object(tokens)) => {
-                    for (name, value) in tokens {
-                        if let Some(token) = special_token(value).map_err(damaged)? {
-                            other.insert(name.clone(), named(token));
-                        }
-                    }
-                }
-                Some(Value::Array(tokens)) if self.extra.is_empty() || key == "extra_special_tokens" => {
-                    for value in tokens {
-                        let token = special_token(value).map_err(damaged)?;
-                        self.extra.push(token.ok_or_else(|| damaged("holds what is no token".to_owned()))?);
-                    }
-                }
-                _ => {}
+            let tokens = object.get(key).and_then(Value::as_array);
+            // The old name counts only where the new one is not used.
+            let counts = key == "extra_special_tokens" || self.extra.is_empty();
+            for value in tokens.filter(|_| counts).into_iter().flatten() {
+                let token = special_token(value).map_err(damaged)?;
+                self.extra.push(token.ok_or_else(|| damaged("holds what is no token".to_owned()))?);
             }
         }
         Ok(())
@@ -173,16 +179,15 @@ impl Settings {
     }
 
     /// A generic tokenizer takes its padding token from `tokenizer.json` where nothing else names one.
-    fn name_padding(&mut self, json: Option<&Value>, config: &Map<String, Value>, map: &Map<String, Value>) {
-        let named = [config, map].iter().any(|object| object.contains_key("pad_token"));
+    fn name_padding(&mut self, json: Option<&Value>) {
         let token = json.and_then(|json| json.get("padding")?.get("pad_token")?.as_str());
-        if let Some(token) = token.filter(|_| self.class == TokenizerClass::Generic && !named) {
+        if let Some(token) = token.filter(|_| self.class == TokenizerClass::Generic) {
             let token = AddedToken::from(token, true);
             self.named.insert("pad_token".to_owned(), NamedToken { token, by_default: false });
         }
     }
 
-    fn note_ignored_map(&mut self, map: &Map<String, Value>) {
+    fn note_ignored_map(&mut self, map: &Object) {
         for (name, value) in map.iter().filter(|(name, _)| NAMES.contains(&name.as_str())) {
             let Ok(Some(token)) = special_token(value) else { continue };
             if self.named.get(name).is_none_or(|named| named.token.content != token.content) {
@@ -194,14 +199,15 @@ impl Settings {
         }
     }
 
-    fn note_flags(&mut self, config: &Map<String, Value>) {
+    fn note_flags(&mut self, config: &Object, json: Option<&Value>) {
         let set = |key: &str| config.get(key).and_then(Value::as_bool) == Some(true);
         for key in ["add_bos_token", "add_eos_token"].into_iter().filter(|key| set(key)) {
             self.notes.push(format!(
                 "`{key}` of {CONFIG} is not applied: a document gets EOS behind it, and BOS before it where `add_bos` asks for it"
             ));
         }
-        if set("clean_up_tokenization_spaces") && self.class != TokenizerClass::Bert {
+        let is_bpe = json.is_none_or(|json| json.pointer("/model/merges").is_some());
+        if set("clean_up_tokenization_spaces") && is_bpe && self.class != TokenizerClass::Bert {
             self.notes.push(format!(
                 "`clean_up_tokenization_spaces` of {CONFIG} is not applied: transformers does not apply it to a BPE either"
             ));

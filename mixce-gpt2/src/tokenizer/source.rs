@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use indexmap::IndexMap;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::files;
@@ -21,6 +24,9 @@ const NAMES: [&str; 7] = [
 ];
 
 const MAX_FILE_BYTES: u64 = 512 << 20;
+
+/// A JSON object in the order of its file, which decides the ids of some tokens.
+pub(super) type Object = IndexMap<String, Value>;
 
 /// Names and bytes of the files that were there.
 #[derive(Debug, Clone, Default)]
@@ -47,8 +53,25 @@ impl SourceFiles {
     }
 
     /// The content of a JSON file; empty where there is no such file.
-    pub(super) fn object(&self, dir: &Path, name: &str) -> Result<Map<String, Value>> {
-        self.get(name).map_or_else(|| Ok(Map::new()), |bytes| parse(&dir.join(name), bytes))
+    pub(super) fn object(&self, dir: &Path, name: &str) -> Result<Object> {
+        self.get(name).map_or_else(|| Ok(Object::new()), |bytes| parse(&dir.join(name), bytes))
+    }
+
+    /// The object under a key of a JSON file; empty where there is none.
+    pub(super) fn nested(&self, dir: &Path, name: &str, key: &str) -> Result<Object> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Field {
+            Object(Object),
+            Other(IgnoredAny),
+        }
+        let Some(bytes) = self.get(name) else { return Ok(Object::new()) };
+        let mut fields: IndexMap<String, Field> =
+            serde_json::from_slice(bytes).map_err(|cause| Error::malformed(&dir.join(name), cause))?;
+        match fields.swap_remove(key) {
+            Some(Field::Object(object)) => Ok(object),
+            Some(Field::Other(_)) | None => Ok(Object::new()),
+        }
     }
 
     pub(super) fn insert(&mut self, name: &'static str, bytes: Vec<u8>) {
@@ -63,13 +86,13 @@ impl SourceFiles {
 }
 
 /// The content of a JSON file of a model's folder; empty where there is no such file.
-pub(super) fn model_object(dir: &Path, name: &str) -> Result<Map<String, Value>> {
+pub(super) fn model_object(dir: &Path, name: &str) -> Result<Object> {
     match dir.join(name) {
         path if path.is_file() => parse(&path, &files::read_bytes(&path, MAX_FILE_BYTES)?),
-        _ => Ok(Map::new()),
+        _ => Ok(Object::new()),
     }
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>> {
+fn parse(path: &Path, bytes: &[u8]) -> Result<Object> {
     serde_json::from_slice(bytes).map_err(|cause| Error::malformed(path, cause))
 }

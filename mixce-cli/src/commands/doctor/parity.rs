@@ -183,7 +183,8 @@ fn sampling(gpu: &Device) -> Result<Check> {
         let model = Gpt2::new(config.clone(), Parameters::random(&config, 3, device)?)?.detached()?;
         let prompts: [(u64, &[u32]); 3] = [(0, &[1, 2, 3]), (1, &[4]), (2, &[7, 8, 9, 10])];
         let sampling = Sampling::default();
-        let options = GenerateOptions { sampling, max_new_tokens: 20, eos: Vec::new(), batch_size: 3, seed: 4 };
+        let options =
+            GenerateOptions { sampling, max_new_tokens: 20, eos: Vec::new(), batch_size: 3, seed: 4 };
         let texts = generate(&model, &prompts, &options, &mut |_, _| ())?;
         Ok(texts.into_iter().map(|text| text.tokens).collect())
     };

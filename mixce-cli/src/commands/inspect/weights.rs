@@ -59,12 +59,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         let mut rows =
             vec![vec!["tensor".to_owned(), "dtype".to_owned(), "shape".to_owned(), "numbers".to_owned()]];
         rows.extend(tensors.iter().map(|t| {
-            vec![
-                t.path(),
-                type_name(&t.dtype),
-                format!("{:?}", t.shape),
-                grouped(t.element_count() as u64),
-            ]
+            vec![t.path(), type_name(&t.dtype), format!("{:?}", t.shape), grouped(t.element_count() as u64)]
         }));
         let mut text = table(&rows, &[false, false, false, true]);
         text += &format!("\n{} tensors, {} numbers, {}", tensors.len(), grouped(numbers), bytes(stored));
@@ -120,7 +115,8 @@ fn described(tensor: &TensorInfo) -> Value {
 fn described_tokenizer(tokenizer: &Tokenizer) -> String {
     let added: Vec<String> =
         tokenizer.added_tokens().iter().map(|token| format!("`{}` {}", token.content, token.id)).collect();
-    let mut text = format!("\ntokenizer: {} tokens, read as a {}", tokenizer.vocab_size(), tokenizer.class().name());
+    let mut text =
+        format!("\ntokenizer: {} tokens, read as a {}", tokenizer.vocab_size(), tokenizer.class().name());
     if !added.is_empty() {
         text += &format!("; added tokens: {}", added.join(", "));
     }
