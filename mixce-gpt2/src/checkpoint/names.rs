@@ -25,6 +25,14 @@ pub(super) struct Plan {
     pub(super) transposed: bool,
 }
 
+impl Plan {
+    /// Whether both read the same places of the same files.
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        let mut pairs = self.sources.iter().zip(&other.sources);
+        self.sources.len() == other.sources.len() && pairs.all(|((_, a), (_, b))| a.same_bytes_as(b))
+    }
+}
+
 /// Segments that wrappers put anywhere into a name: `torch.compile`, data parallelism, sharding, activation checkpointing, Opacus.
 const WRAPPERS: [&str; 5] =
     ["_orig_mod", "module", "_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];

@@ -60,11 +60,12 @@ pub(super) fn choose(weights: &Weights, config: &Gpt2Config) -> Result<(Plan, Re
             Err(_) => {}
         }
     }
-    if fitting.len() > 1 {
+    // One model that was saved under two names is one: any of them will do.
+    if fitting.windows(2).any(|pair| !pair[0].1.is_same_as(&pair[1].1)) {
         let candidates = fitting.iter().map(|(dictionary, _)| (*dictionary).to_owned()).collect();
         return Err(Error::TwoModels { path: path.to_owned(), candidates });
     }
-    let Some((dictionary, plan)) = fitting.pop() else {
+    let Some((dictionary, plan)) = fitting.into_iter().next() else {
         let mismatch = match nearest {
             Some(mismatch) => mismatch,
             // Nothing looks like a GPT-2: every parameter is missing.
