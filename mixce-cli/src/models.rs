@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::Result;
 use candle_core::Device;
 use mixce::FAMILIES;
-use mixce_hub::{Hub, HubEnvironment, ModelSource};
-use mixce_lm::{LanguageModel, ModelConfig, Tokenizer, checkpoint, config};
+use mixce_hub::{Error as HubError, FetchProgress, Hub, HubEnvironment, ModelId, ModelSource, Snapshot};
+use mixce_lm::{LanguageModel, ModelConfig, Tokenizer, checkpoint, config, stop_ids};
 use mixce_train::checkpoint::{STATE_FILE, latest};
 use mixce_train::config::TrainConfig;
 
@@ -45,13 +45,24 @@ impl ModelFolder {
 ///
 /// A run folder stands for its `best` model, else its `final` one, else its newest checkpoint.
 pub(crate) fn locate(model: &str, network: Network) -> Result<ModelFolder> {
+    find(model, network, Hub::fetch_model)
+}
+
+/// As [`locate`], for a tokenizer: of the hub its files alone are fetched.
+pub(crate) fn locate_tokenizer(named: &str, network: Network) -> Result<ModelFolder> {
+    find(named, network, Hub::fetch_tokenizer)
+}
+
+type Fetch = fn(&Hub, &ModelId, &mut dyn FetchProgress) -> Result<Snapshot, HubError>;
+
+fn find(model: &str, network: Network, fetch: Fetch) -> Result<ModelFolder> {
     match ModelSource::parse(model)? {
         ModelSource::Local(path) => Ok(ModelFolder { path: inside_run(path)?, commit: None }),
         ModelSource::Hub(id) => {
             let mut environment = HubEnvironment::from_process()?;
             environment.offline |= network == Network::CacheOnly;
             interrupt::install("what has arrived is kept and resumed the next time");
-            let snapshot = Hub::new(environment)?.fetch_model(&id, &mut FetchBars::default())?;
+            let snapshot = fetch(&Hub::new(environment)?, &id, &mut FetchBars::default())?;
             interrupt::release();
             Ok(ModelFolder { path: snapshot.path, commit: Some(snapshot.commit) })
         }
@@ -115,6 +126,8 @@ pub(crate) struct LoadedModel {
     pub(crate) model: Box<dyn LanguageModel>,
     /// Its tokenizer.
     pub(crate) tokenizer: Tokenizer,
+    /// The tokens that end a sample.
+    pub(crate) ends: Vec<u32>,
 }
 
 /// Loads a model and its tokenizer (or the one named).
@@ -123,16 +136,18 @@ pub(crate) fn load(model: &str, tokenizer: Option<&str>, device: &Device) -> Res
     let spinner = progress::spinner(format!("loading {}", folder.path.display()));
     let loaded = checkpoint::load(&folder.path, FAMILIES, device)?;
     let tokenizer = tokenizer_for(tokenizer, &folder.path, Network::Allowed)?;
-    tokenizer.check_vocabulary(loaded.config.spec().vocabulary)?;
+    let vocabulary = loaded.config.spec().vocabulary;
+    tokenizer.check_vocabulary(vocabulary);
+    let ends = stop_ids(&folder.path, &tokenizer, vocabulary)?;
     let model = loaded.config.build(loaded.parameters)?;
     spinner.finish_and_clear();
-    Ok(LoadedModel { model, tokenizer })
+    Ok(LoadedModel { model, tokenizer, ends })
 }
 
 /// The folder of the tokenizer that was named, else the model's own. A training checkpoint has none: there it is the run's.
 pub(crate) fn tokenizer_folder(named: Option<&str>, folder: &Path, network: Network) -> Result<PathBuf> {
     if let Some(named) = named {
-        return Ok(locate(named, network)?.path);
+        return Ok(locate_tokenizer(named, network)?.path);
     }
     match run_of(folder).filter(|_| folder.join(STATE_FILE).is_file()) {
         Some(run) => tokenizer_of_run(&run, network),
@@ -151,7 +166,7 @@ fn tokenizer_of_run(run: &Path, network: Network) -> Result<PathBuf> {
     }
     let config = TrainConfig::from_toml_file(&run.join("run.toml"))?;
     match config.tokenizer.or(config.model) {
-        Some(source) => Ok(locate(&source, network)?.path),
+        Some(source) => Ok(locate_tokenizer(&source, network)?.path),
         None => Err(Problem::new(format!("`{}` names no tokenizer", run.join("run.toml").display())).into()),
     }
 }

@@ -1,10 +1,10 @@
 //! The tensors of a BERT checkpoint by the names that candle-transformers asks for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use mixce_lm::checkpoint;
+use mixce_lm::checkpoint::{self, TensorInfo};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Result;
@@ -16,7 +16,7 @@ use crate::error::Result;
 pub(crate) fn load(folder: &Path, device: &Device) -> Result<(HashMap<String, Tensor>, [u8; 32])> {
     let mut tensors = HashMap::new();
     let mut hash = Sha256::new();
-    for info in checkpoint::list(folder)? {
+    for info in of_one_dictionary(checkpoint::list(folder)?) {
         let Some(name) = wanted(&info.name) else { continue };
         let values = info.read_f32()?;
         hash.update(format!("{name}\0{:?}\0", info.shape));
@@ -26,6 +26,16 @@ pub(crate) fn load(folder: &Path, device: &Device) -> Result<(HashMap<String, Te
         tensors.insert(name, Tensor::from_vec(values, info.shape, device)?);
     }
     Ok((tensors, hash.finalize().into()))
+}
+
+/// The tensors of the dictionary that holds the encoder: a PyTorch file may have others beside it.
+fn of_one_dictionary(tensors: Vec<TensorInfo>) -> Vec<TensorInfo> {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for info in tensors.iter().filter(|info| wanted(&info.name).is_some()) {
+        *counts.entry(info.dictionary.clone()).or_default() += 1;
+    }
+    let Some((best, _)) = counts.into_iter().max_by_key(|(_, count)| *count) else { return tensors };
+    tensors.into_iter().filter(|info| info.dictionary == best).collect()
 }
 
 fn wanted(name: &str) -> Option<String> {

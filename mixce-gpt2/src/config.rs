@@ -69,8 +69,10 @@ pub struct Gpt2Config {
     /// The token that begins a text. May lie outside the vocabulary (the default does in small models): see
     /// [`Gpt2Config::bos_id`].
     pub bos_token_id: Option<u32>,
-    /// The token that ends a text; see [`Gpt2Config::eos_id`].
+    /// The token that ends a text; see [`Gpt2Config::eos_id`]. The first, where the file has a list of them.
     pub eos_token_id: Option<u32>,
+    /// The further ids of such a list: each ends a sample too.
+    pub more_eos_token_ids: Vec<u32>,
     /// The token used for padding by other tools.
     pub pad_token_id: Option<u32>,
     /// All other keys, as read.
@@ -100,6 +102,7 @@ impl Default for Gpt2Config {
             use_cache: true,
             bos_token_id: Some(50256),
             eos_token_id: Some(50256),
+            more_eos_token_ids: Vec::new(),
             pad_token_id: None,
             extra: BTreeMap::new(),
         }
@@ -223,7 +226,13 @@ impl Gpt2Config {
     /// The token that ends a text, if the vocabulary has it.
     #[must_use]
     pub fn eos_id(&self) -> Option<u32> {
-        self.eos_token_id.filter(|&id| (id as usize) < self.vocab_size)
+        self.eos_ids().next()
+    }
+
+    /// Every token that ends a text and that the vocabulary has.
+    pub fn eos_ids(&self) -> impl Iterator<Item = u32> {
+        let ids = self.eos_token_id.iter().chain(&self.more_eos_token_ids);
+        ids.copied().filter(|&id| (id as usize) < self.vocab_size)
     }
 
     /// The keys of the file that neither GPT-2 nor transformers' common part knows: typing errors, most likely.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use indexmap::IndexSet;
 use mixce_kernels::{AffineGradients, Norm};
-use mixce_lm::config::ExportedKeys;
+use mixce_lm::config::{ExportedKeys, TensorNames};
 use mixce_lm::memory::{BlockMemory, PassShape};
 use mixce_lm::{
     Architecture, Family, LanguageModel, ModelConfig, ModelSpec, ParameterSpec, Parameters, Result,
@@ -106,12 +107,12 @@ impl ModelConfig for Gpt2Config {
         )
     }
 
-    fn published_name<'a>(&self, stored: &'a str) -> &'a str {
-        names::published(stored)
+    fn tensor_names(&self) -> TensorNames {
+        names::NAMES
     }
 
-    fn is_buffer(&self, name: &str) -> bool {
-        names::is_buffer(name)
+    fn is_transposed(&self, shape_of: &dyn Fn(&str) -> Option<Vec<usize>>) -> bool {
+        names::is_linear(self, shape_of)
     }
 
     fn transformers_name(&self, name: &str) -> String {
@@ -125,7 +126,11 @@ impl ModelConfig for Gpt2Config {
         let mut config = self.clone();
         // The defaults (50256) lie outside a small vocabulary; the tokenizer knows better.
         config.bos_token_id = config.bos_id().or(keys.bos);
-        config.eos_token_id = config.eos_id().or(keys.eos);
+        // The tokenizer's EOS, which training appends, first; what the configuration names ends a sample as before.
+        let appended = keys.eos.filter(|&id| (id as usize) < config.vocab_size);
+        let mut ends: IndexSet<u32> = appended.into_iter().chain(config.eos_ids()).collect();
+        config.eos_token_id = ends.shift_remove_index(0);
+        config.more_eos_token_ids = ends.into_iter().collect();
         for key in ["_name_or_path", "auto_map", "torch_dtype"] {
             config.extra.remove(key);
         }

@@ -16,7 +16,8 @@ pub(crate) fn specs(config: &Gpt2Config) -> Vec<ParameterSpec> {
     let residual = Init::Normal(config.initializer_range / (2.0 * config.n_layer as f64).sqrt());
     let mut specs = Vec::new();
     let mut add = |name: String, shape: &[usize], kind, init| {
-        specs.push(ParameterSpec { name, shape: shape.to_vec(), kind, init });
+        let in_block = name.starts_with("h.");
+        specs.push(ParameterSpec { name, shape: shape.to_vec(), kind, init, in_block });
     };
     add("wte.weight".to_owned(), &[config.vocab_size, c], Embedding, normal);
     add("wpe.weight".to_owned(), &[config.n_positions, c], Embedding, normal);

@@ -136,7 +136,7 @@ fn one_parameter_under_two_prefixes_is_refused() {
     let dir = folder(&tiny(), |tensors| {
         tensors.insert("transformer.ln_f.bias".to_owned(), tensors["ln_f.bias"].clone());
     });
-    assert!(error_of(dir.path()).contains("1 unexpected: "), "{}", error_of(dir.path()));
+    assert!(error_of(dir.path()).contains("1 ambiguous: "), "{}", error_of(dir.path()));
 }
 
 #[test]

@@ -111,7 +111,8 @@ fn impossible_values_are_named() {
         (json!({"embd_pdrop": "none"}), "embd_pdrop"),
         (json!({"layer_norm_epsilon": -1e-5}), "layer_norm_epsilon"),
         (json!({"tie_word_embeddings": "yes"}), "tie_word_embeddings"),
-        (json!({"eos_token_id": [1, 2]}), "eos_token_id"),
+        (json!({"eos_token_id": [1, "2"]}), "eos_token_id"),
+        (json!({"bos_token_id": [1, 2]}), "bos_token_id"),
         (json!({"bos_token_id": "a"}), "bos_token_id"),
     ] {
         let message = error_of(config);
@@ -125,6 +126,17 @@ fn special_ids_outside_the_vocabulary_are_not_used() {
     let config = Gpt2Config::from_json(r#"{"vocab_size": 100, "eos_token_id": [7]}"#).unwrap();
     assert_eq!((config.bos_token_id, config.bos_id()), (Some(50256), None));
     assert_eq!((config.eos_token_id, config.eos_id()), (Some(7), Some(7)));
+}
+
+#[test]
+fn a_list_of_eos_ids_is_kept() {
+    let config = Gpt2Config::from_json(r#"{"vocab_size": 100, "eos_token_id": [300, 7, 5, 7]}"#).unwrap();
+    assert_eq!((config.eos_token_id, &config.more_eos_token_ids), (Some(300), &vec![7, 5]));
+    assert_eq!((config.eos_id(), config.eos_ids().collect::<Vec<_>>()), (Some(7), vec![7, 5]));
+    let written: serde_json::Value = serde_json::from_str(&config.to_json()).unwrap();
+    assert_eq!(written["eos_token_id"], json!([300, 7, 5]));
+    let none = Gpt2Config::from_json(r#"{"eos_token_id": []}"#).unwrap();
+    assert_eq!(none.eos_id(), None);
 }
 
 #[test]

@@ -182,14 +182,15 @@ fn the_tokenizer_travels_with_the_model() {
     assert_eq!(json(&out.join("special_tokens_map.json"))["eos_token"], "<|endoftext|>");
     assert_eq!(json(&out.join("config.json"))["eos_token_id"], tokenizer.eos_id().unwrap());
     assert_eq!(Tokenizer::from_dir(&out).unwrap().fingerprint().unwrap(), tokenizer.fingerprint().unwrap());
-    let small = Gpt2Config { vocab_size: 10, ..config.clone() };
-    let other = dir.path().join("other");
-    let error = export(
-        &other,
-        &ExportRequest { tokenizer: Some(&tokenizer), ..request(&small, &parameters, &facts) },
-    )
-    .unwrap_err();
-    assert!(matches!(error, Error::VocabularyTooLarge { tokenizer: 377, model: 10 }), "{error}");
+    // The configuration's own ends stay, behind the one that training appends.
+    let config = Gpt2Config { eos_token_id: Some(3), more_eos_token_ids: vec![4], ..config };
+    let out = dir.path().join("ends");
+    export(&out, &ExportRequest { tokenizer: Some(&tokenizer), ..request(&config, &parameters, &facts) })
+        .unwrap();
+    for name in ["config.json", "generation_config.json"] {
+        assert_eq!(json(&out.join(name))["eos_token_id"], serde_json::json!([376, 3, 4]), "{name}");
+    }
+    assert_eq!(mixce_lm::stop_ids(&out, &tokenizer, 377).unwrap(), [376, 3, 4]);
 }
 
 #[test]

@@ -236,7 +236,7 @@ fn what_the_model_cannot_read_is_refused() {
 }
 
 fn options(sampling: Sampling, max_new_tokens: usize, batch_size: usize) -> GenerateOptions {
-    GenerateOptions { sampling, max_new_tokens, eos: None, batch_size, seed: 7 }
+    GenerateOptions { sampling, max_new_tokens, eos: Vec::new(), batch_size, seed: 7 }
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn greedy_continuations_equal_transformers() {
         let eos = case["eos"].as_u64().map(|id| id as u32);
         let (prompt, want) = (ids(&case["prompt"]), ids(&case["new_tokens"]));
         let sampling = Sampling { greedy: true, ..Sampling::default() };
-        let options = GenerateOptions { eos, ..options(sampling, 12, 1) };
+        let options = GenerateOptions { eos: eos.into_iter().collect(), ..options(sampling, 12, 1) };
         let got = generate(&decoder(&model), &[(0, &prompt)], &options, &mut |_, _| ()).unwrap().remove(0);
         match eos {
             Some(eos) => {
@@ -312,7 +312,7 @@ proptest! {
     ) {
         let model = model("plain");
         let sampling = Sampling { temperature, ..Sampling::default() };
-        let together = GenerateOptions { eos: Some(5), seed, ..options(sampling, new_tokens, 4) };
+        let together = GenerateOptions { eos: vec![5], seed, ..options(sampling, new_tokens, 4) };
         let prompts: Vec<(u64, &[u32])> = (10u64..).zip(prompts.iter().map(Vec::as_slice)).collect();
         let (mut ended, mut tokens) = (0, 0);
         let batch = generate(&decoder(&model), &prompts, &together, &mut |e, t| { ended += e; tokens += t; }).unwrap();

@@ -35,6 +35,17 @@ const MAX_INDEX_BYTES: u64 = 16 << 20;
 enum Weights {
     Single(&'static str),
     Sharded,
+    /// A tokenizer has none.
+    None,
+}
+
+/// What is wanted of a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Configuration, tokenizer and weights.
+    Model,
+    /// The tokenizer's files, and the configurations beside it.
+    Tokenizer,
 }
 
 /// The files to fetch, before the shards are known.
@@ -45,6 +56,28 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// What to fetch for a part; `Err` says what is missing.
+    pub(super) fn of(part: Part, exists: impl Fn(&str) -> bool) -> std::result::Result<Self, &'static str> {
+        match part {
+            Part::Model => Self::choose(exists),
+            Part::Tokenizer => Self::tokenizer(exists),
+        }
+    }
+
+    fn tokenizer(exists: impl Fn(&str) -> bool) -> std::result::Result<Self, &'static str> {
+        if !exists("tokenizer.json")
+            && !(exists("vocab.json") && exists("merges.txt"))
+            && !exists("vocab.txt")
+        {
+            return Err("a tokenizer (`tokenizer.json`, `vocab.json` with `merges.txt`, or `vocab.txt`)");
+        }
+        let of_encoder = |name: &&str| {
+            ["modules.json", "sentence_bert_config.json", "1_Pooling/config.json"].contains(name)
+        };
+        let small = [CONFIG].into_iter().chain(OPTIONAL).filter(|name| !of_encoder(name) && exists(name));
+        Ok(Self { small: small.collect(), weights: Weights::None })
+    }
+
     /// Chooses among the files that exist; `Err` says what is missing.
     pub(crate) fn choose(exists: impl Fn(&str) -> bool) -> std::result::Result<Self, &'static str> {
         if !exists(CONFIG) {
@@ -75,6 +108,7 @@ impl Plan {
     pub(crate) fn weights(&self, folder: &Path, repository: &str) -> Result<Vec<String>> {
         match self.weights {
             Weights::Single(name) => Ok(vec![name.to_owned()]),
+            Weights::None => Ok(Vec::new()),
             Weights::Sharded => shards(&folder.join(SHARD_INDEX), repository),
         }
     }
@@ -163,6 +197,16 @@ mod tests {
         );
         assert!(choose(&[CONFIG, "tf_model.h5"]).unwrap_err().contains("weights"));
         assert!(choose(&[WEIGHTS]).unwrap_err().contains("config.json"));
+    }
+
+    #[test]
+    fn a_tokenizer_has_no_weights() {
+        let of = |files: &[&str]| Plan::of(Part::Tokenizer, |name| files.contains(&name));
+        let plan = of(&[CONFIG, WEIGHTS, "modules.json", "tokenizer.json", "added_tokens.json"]).unwrap();
+        assert_eq!(plan.first().collect::<Vec<_>>(), [CONFIG, "tokenizer.json", "added_tokens.json"]);
+        assert!(plan.weights(Path::new("/nowhere"), "a/b").unwrap().is_empty());
+        assert!(of(&["vocab.json", "merges.txt"]).is_ok() && of(&["vocab.txt"]).is_ok());
+        assert!(of(&[CONFIG, WEIGHTS, "vocab.json"]).unwrap_err().starts_with("a tokenizer"));
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub use push::{PushRequest, Pushed};
 pub use source::{DEFAULT_REVISION, ModelId, ModelSource, RepositoryId, RepositoryKind};
 
 use cache::RepositoryCache;
-use files::Plan;
+use files::{Part, Plan};
 use remote::Remote;
 
 /// Names of files that an error message lists at most.
@@ -113,9 +113,22 @@ impl Hub {
     ///
     /// [`Error`], whose variants name each way this can fail. What has arrived is kept, unless it is damaged.
     pub fn fetch_model(&self, id: &RepositoryId, progress: &mut dyn FetchProgress) -> Result<Snapshot> {
-        let Some(remote) = &self.remote else { return self.cached_model(id) };
-        match self.download(remote, id, progress) {
-            Err(error) if error.is_transient() => match self.cached_model(id) {
+        self.fetch(id, Part::Model, progress)
+    }
+
+    /// As [`Hub::fetch_model`], the tokenizer's files alone; the repository may have no model.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn fetch_tokenizer(&self, id: &RepositoryId, progress: &mut dyn FetchProgress) -> Result<Snapshot> {
+        self.fetch(id, Part::Tokenizer, progress)
+    }
+
+    fn fetch(&self, id: &RepositoryId, part: Part, progress: &mut dyn FetchProgress) -> Result<Snapshot> {
+        let Some(remote) = &self.remote else { return self.cached(id, part) };
+        match self.download(remote, id, part, progress) {
+            Err(error) if error.is_transient() => match self.cached(id, part) {
                 Ok(snapshot) => {
                     tracing::warn!(%error, model = %id, commit = snapshot.commit, "the hub cannot be reached; using the cache");
                     Ok(snapshot)
@@ -132,6 +145,10 @@ impl Hub {
     ///
     /// [`Error::NotCached`] with the first thing that is missing, or [`Error::ShardIndex`].
     pub fn cached_model(&self, id: &RepositoryId) -> Result<Snapshot> {
+        self.cached(id, Part::Model)
+    }
+
+    fn cached(&self, id: &RepositoryId, part: Part) -> Result<Snapshot> {
         let cache = RepositoryCache::new(&self.environment.cache_dir, id);
         let not_cached = |missing| not_cached(id, missing);
         let commit = cached_commit(&cache, id)?;
@@ -139,8 +156,10 @@ impl Hub {
         if !path.is_dir() {
             return Err(not_cached(path));
         }
-        let plan = Plan::choose(|file| path.join(file).is_file()).map_err(|missing| {
-            not_cached(path.join(if missing.contains(files::CONFIG) {
+        let plan = Plan::of(part, |file| path.join(file).is_file()).map_err(|missing| {
+            not_cached(path.join(if part == Part::Tokenizer {
+                "tokenizer.json"
+            } else if missing.contains(files::CONFIG) {
                 files::CONFIG
             } else {
                 files::WEIGHTS
@@ -177,6 +196,7 @@ impl Hub {
         &self,
         remote: &Remote,
         id: &RepositoryId,
+        part: Part,
         progress: &mut dyn FetchProgress,
     ) -> Result<Snapshot> {
         let listing = remote.listing(id)?;
@@ -187,7 +207,7 @@ impl Hub {
             missing: missing.to_owned(),
             listing: abbreviate(&listing.files),
         };
-        let plan = Plan::choose(has).map_err(incomplete)?;
+        let plan = Plan::of(part, has).map_err(incomplete)?;
         let cache = RepositoryCache::new(&self.environment.cache_dir, id);
         let path = cache.snapshot(&listing.commit);
         let fetch = Fetch { remote, cache: &cache, id, commit: &listing.commit };

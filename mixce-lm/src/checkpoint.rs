@@ -1,8 +1,9 @@
 //! Loading a model from a folder as the hub serves it.
 //!
-//! Weights may lie in `model.safetensors`, in shards under `model.safetensors.index.json`, or in PyTorch's
-//! `pytorch_model.bin` (zip or pre-2020 format, sharded or not). Names may carry the prefixes that the architecture
-//! knows. Everything is converted to f32 tensor by tensor: peak memory is one copy of the weights.
+//! Weights may lie in `model.safetensors`, in shards under `model.safetensors.index.json`, in PyTorch's `pytorch_model.bin`
+//! (zip or pre-2020 format, sharded or not), or in the folder's only other weight file. A PyTorch file may hold other
+//! dictionaries beside the model's: the one that fits the configuration is taken. Names may carry the prefixes of wrappers.
+//! Everything is converted to f32 tensor by tensor: peak memory is one copy of the weights.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,18 +17,20 @@ use crate::params::Parameters;
 mod names;
 mod pickle;
 mod pytorch;
+mod reading;
 mod safetensors;
 mod shards;
 mod tensor;
 
+pub use reading::Reading;
 pub use tensor::{TensorInfo, WeightType};
 
 /// In which kind of file the weights of a checkpoint were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightFormat {
-    /// `model.safetensors`, whole or in shards.
+    /// Safetensors, whole or in shards.
     Safetensors,
-    /// `pytorch_model.bin`, whole or in shards.
+    /// What `torch.save` writes, whole or in shards.
     PyTorch,
 }
 
@@ -42,6 +45,18 @@ pub struct Checkpoint {
     pub format: WeightFormat,
     /// The file that names the weights: the weight file itself, or the index of the shards.
     pub weights_path: PathBuf,
+    /// How its tensors were understood.
+    pub reading: Reading,
+}
+
+/// The tensors of a folder, before the configuration says which are wanted.
+#[derive(Debug)]
+struct Weights {
+    path: PathBuf,
+    format: WeightFormat,
+    tensors: Vec<TensorInfo>,
+    lost: Vec<shards::Promise>,
+    unused_files: Vec<String>,
 }
 
 /// The file names that are looked for, best first, and how each is read.
@@ -52,19 +67,23 @@ const CANDIDATES: [(&str, WeightFormat, bool); 4] = [
     ("pytorch_model.bin.index.json", WeightFormat::PyTorch, true),
 ];
 
+/// Files of a trainer that are no weights although they are called so.
+const NO_WEIGHTS: [&str; 5] = ["training_args", "optimizer", "scheduler", "scaler", "rng_state"];
+
 /// Loads `config.json` and the weights of a folder onto a device, in f32.
 ///
-/// The architecture is that of `families` which the configuration names. f16, bf16 and f64 weights are converted. Where the head is
-/// tied, a stored head must equal the embedding (or stand in for it).
+/// The architecture is the one of `families` that the configuration names. f16, bf16 and f64 weights are converted; buffers of old
+/// checkpoints are ignored. Where the head is tied, a stored one must equal the embedding (or stand in for it). Tensors that are no
+/// part of the language model are left out: the log and [`Checkpoint::reading`] name them.
 ///
 /// # Errors
-/// When a file is missing, damaged or lies about its sizes, when the configuration is not supported, and when tensors
-/// are missing, unexpected or of another shape than the configuration asks for (all are listed).
+/// When a file is missing, damaged or lies about its sizes, when the configuration is not supported, when two dictionaries fit it,
+/// and when tensors of the body are missing, unexpected or of another shape than the configuration asks for (all are listed).
 pub fn load(dir: &Path, families: &[&'static Family], device: &Device) -> Result<Checkpoint> {
     let config = config::from_file(&dir.join("config.json"), families)?;
-    let (weights_path, format, tensors) = open(dir)?;
-    let parameters = parameters_of(&weights_path, &tensors, &*config, device)?;
-    Ok(Checkpoint { config, parameters, format, weights_path })
+    let weights = open(dir)?;
+    let (parameters, reading) = parameters_of(&weights, &*config, device)?;
+    Ok(Checkpoint { config, parameters, format: weights.format, weights_path: weights.path, reading })
 }
 
 /// Loads only the weights of a folder, for a configuration that is known already.
@@ -72,61 +91,107 @@ pub fn load(dir: &Path, families: &[&'static Family], device: &Device) -> Result
 /// # Errors
 /// As [`load`].
 pub fn load_parameters(dir: &Path, config: &dyn ModelConfig, device: &Device) -> Result<Parameters> {
-    let (weights_path, _, tensors) = open(dir)?;
-    parameters_of(&weights_path, &tensors, config, device)
+    Ok(parameters_of(&open(dir)?, config, device)?.0)
+}
+
+/// How [`load`] would understand the tensors of a folder, by reading headers only.
+///
+/// # Errors
+/// As [`load`], but for what only the numbers show.
+pub fn read(dir: &Path, config: &dyn ModelConfig) -> Result<Reading> {
+    Ok(reading::choose(&open(dir)?, config)?.1)
 }
 
 /// Lists the tensors of a checkpoint folder or of one weight file by the names in the file, sorted, reading headers only.
+/// Those of every dictionary of a PyTorch file are listed, the outermost first.
 ///
 /// # Errors
 /// When there are no weights or a header is damaged.
 pub fn list(path: &Path) -> Result<Vec<TensorInfo>> {
-    let mut tensors = if path.is_dir() {
-        open(path)?.2
-    } else if path.extension().is_some_and(|extension| extension == "safetensors") {
-        safetensors::open(path)?
-    } else {
-        pytorch::open(path)?
-    };
-    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut tensors = if path.is_dir() { open(path)?.tensors } else { open_file(path, format_of(path))? };
+    tensors.sort_by(|a, b| (&a.dictionary, &a.name).cmp(&(&b.dictionary, &b.name)));
     Ok(tensors)
 }
 
-fn open(dir: &Path) -> Result<(PathBuf, WeightFormat, Vec<TensorInfo>)> {
-    for (name, format, sharded) in CANDIDATES {
+fn format_of(path: &Path) -> WeightFormat {
+    match path.extension() {
+        Some(extension) if extension == "safetensors" => WeightFormat::Safetensors,
+        _ => WeightFormat::PyTorch,
+    }
+}
+
+fn open_file(path: &Path, format: WeightFormat) -> Result<Vec<TensorInfo>> {
+    match format {
+        WeightFormat::Safetensors => safetensors::open(path),
+        WeightFormat::PyTorch => pytorch::open(path),
+    }
+}
+
+fn open(dir: &Path) -> Result<Weights> {
+    let named: Vec<_> = CANDIDATES.iter().filter(|(name, ..)| dir.join(name).is_file()).collect();
+    if let Some((&&(name, format, sharded), others)) = named.split_first() {
         let path = dir.join(name);
-        if !path.is_file() {
-            continue;
-        }
         let open_one = match format {
             WeightFormat::Safetensors => safetensors::open,
             WeightFormat::PyTorch => pytorch::open,
         };
-        let tensors = if sharded { shards::open(&path, open_one)? } else { open_one(&path)? };
-        return Ok((path, format, tensors));
+        let (tensors, lost) =
+            if sharded { shards::open(&path, open_one)? } else { (open_one(&path)?, Vec::new()) };
+        let unused_files = others.iter().map(|(name, ..)| (*name).to_owned()).collect();
+        return Ok(Weights { path, format, tensors, lost, unused_files });
     }
     let expected = CANDIDATES.map(|(name, ..)| format!("`{name}`")).join(", ");
-    Err(Error::NoWeights { path: dir.to_owned(), expected })
+    match other_files(dir)?.as_slice() {
+        [] => Err(Error::NoWeights { path: dir.to_owned(), expected }),
+        [path] => {
+            let format = format_of(path);
+            let tensors = open_file(path, format)?;
+            Ok(Weights { path: path.clone(), format, tensors, lost: Vec::new(), unused_files: Vec::new() })
+        }
+        several => {
+            let found = several.iter().filter_map(|path| path.file_name());
+            let found: Vec<String> = found.map(|name| format!("`{}`", name.to_string_lossy())).collect();
+            let expected =
+                format!("{expected}, or a single weight file of another name; found {}", found.join(", "));
+            Err(Error::NoWeights { path: dir.to_owned(), expected })
+        }
+    }
+}
+
+/// Weight files of a folder under names that are not transformers', sorted.
+fn other_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(Error::io("read folder", dir))? {
+        let path = entry.map_err(Error::io("read folder", dir))?.path();
+        let known = ["safetensors", "bin", "pt", "pth", "ckpt"];
+        let is_weights =
+            path.extension().is_some_and(|extension| known.iter().any(|known| extension == *known));
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        if is_weights && path.is_file() && !NO_WEIGHTS.iter().any(|other| stem.starts_with(other)) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 fn parameters_of(
-    path: &Path,
-    tensors: &[TensorInfo],
+    weights: &Weights,
     config: &dyn ModelConfig,
     device: &Device,
-) -> Result<Parameters> {
+) -> Result<(Parameters, Reading)> {
     config.validate()?;
-    let plan = names::resolve(tensors, config)
-        .map_err(|mismatch| Error::TensorMismatch { path: path.to_owned(), mismatch })?;
-    if let Some((embedding, head)) = plan.must_be_equal {
-        check_tied(&tensors[embedding], &tensors[head])?;
+    let (plan, reading) = reading::choose(weights, config)?;
+    reading.warn(&weights.path);
+    if let Some((embedding, head)) = &plan.must_be_equal {
+        check_tied(embedding, head)?;
     }
     let mut loaded = Vec::with_capacity(plan.sources.len());
     for (spec, source) in plan.sources {
-        let values = tensors[source].read_f32()?;
+        let values = source.read_f32()?;
         loaded.push((spec.name, Tensor::from_vec(values, spec.shape, device)?));
     }
-    Parameters::new(config, loaded)
+    Ok((Parameters::new(config, loaded)?, reading))
 }
 
 /// A tied head that is stored beside the embedding must be the same matrix; otherwise one of them would be lost silently.

@@ -94,11 +94,11 @@ pub trait ModelConfig: Debug + Send + Sync {
     /// The sizes in one line, such as `GPT-2: 12 layers, 768 channels, ...`.
     fn describe(&self) -> String;
 
-    /// The published name of a tensor that a checkpoint stores under `stored`: without the prefixes of wrappers.
-    fn published_name<'a>(&self, stored: &'a str) -> &'a str;
+    /// How the model's tensors are told from others of a checkpoint.
+    fn tensor_names(&self) -> TensorNames;
 
-    /// Whether a published name is that of a buffer that old checkpoints store and no model needs.
-    fn is_buffer(&self, name: &str) -> bool;
+    /// Whether a checkpoint stores the matrices of the blocks transposed, judged by the shapes of its tensors by published name.
+    fn is_transposed(&self, shape_of: &dyn Fn(&str) -> Option<Vec<usize>>) -> bool;
 
     /// The name under which transformers' language model stores a parameter.
     fn transformers_name(&self, name: &str) -> String;
@@ -112,6 +112,15 @@ pub trait ModelConfig: Debug + Send + Sync {
 
     /// The memory of one block in a pass of training.
     fn block_memory(&self, shape: PassShape) -> BlockMemory;
+}
+
+/// How the tensors of a family are told from others of a checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorNames {
+    /// The first segments of the published names of everything but the LM head.
+    pub body: &'static [&'static str],
+    /// Whether a published name is that of a buffer that old checkpoints store and no model needs.
+    pub is_buffer: fn(&str) -> bool,
 }
 
 /// What an export says in `config.json` beside the model's own keys.

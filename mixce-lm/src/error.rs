@@ -79,6 +79,14 @@ pub enum Error {
         /// Every missing, unexpected and misshapen tensor.
         mismatch: TensorMismatch,
     },
+    /// A file of which two dictionaries of tensors fit the configuration.
+    #[error("`{}` holds {} models that fit the configuration: {}", path.display(), candidates.len(), quoted(candidates))]
+    TwoModels {
+        /// The weight file.
+        path: PathBuf,
+        /// The paths of their dictionaries; empty for the outermost one.
+        candidates: Vec<String>,
+    },
     /// A checkpoint whose head should be its embedding, and is not.
     #[error(
         "`{head}` differs from `{embedding}` in `{}`, but config key `tie_word_embeddings` is true",
@@ -230,6 +238,9 @@ impl Error {
                         .to_owned(),
                 )
             }
+            Self::TwoModels { .. } => {
+                Some("save the one that is wanted into a file of its own, with `torch.save`".to_owned())
+            }
             Self::HeadNotTied { .. } => Some(
                 "if the head was trained on its own, set tie_word_embeddings to false in config.json"
                     .to_owned(),
@@ -283,6 +294,8 @@ pub struct TensorMismatch {
     pub unexpected: Vec<(String, Vec<usize>)>,
     /// Tensors of another shape: name, expected shape, shape in the checkpoint.
     pub misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
+    /// Parameters under two names: the published name, and both names in the checkpoint.
+    pub ambiguous: Vec<(String, String, String)>,
 }
 
 /// So many names of one kind are spelled out in a message; the rest is counted.
@@ -292,7 +305,10 @@ impl TensorMismatch {
     /// Whether there is nothing to complain about.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.missing.is_empty() && self.unexpected.is_empty() && self.misshapen.is_empty()
+        self.missing.is_empty()
+            && self.unexpected.is_empty()
+            && self.misshapen.is_empty()
+            && self.ambiguous.is_empty()
     }
 
     /// All of it in one line: every name with its shapes.
@@ -302,12 +318,22 @@ impl TensorMismatch {
         let with_shapes = |(name, expected, got): &(String, Vec<usize>, Vec<usize>)| {
             format!("`{name}` expected {expected:?} got {got:?}")
         };
+        let with_names = |(name, first, second): &(String, String, String)| {
+            format!("`{name}` stored as `{first}` and as `{second}`")
+        };
         let mut parts = Vec::new();
+        list(&mut parts, "ambiguous", &self.ambiguous, with_names);
         list(&mut parts, "misshapen", &self.misshapen, with_shapes);
         list(&mut parts, "missing", &self.missing, with_shape);
         list(&mut parts, "unexpected", &self.unexpected, with_shape);
         parts.join("; ")
     }
+}
+
+fn quoted(names: &[String]) -> String {
+    let quote =
+        |name: &String| if name.is_empty() { "the outermost one".to_owned() } else { format!("`{name}`") };
+    names.iter().map(quote).collect::<Vec<_>>().join(", ")
 }
 
 fn list<T>(parts: &mut Vec<String>, title: &str, items: &[T], show: impl Fn(&T) -> String) {

@@ -56,12 +56,12 @@ pub struct ExportRequest<'a> {
 /// All is written into a temporary folder beside `dir` and renamed at the end: `dir` is complete or does not exist.
 ///
 /// # Errors
-/// When `dir` exists and is not empty, the tokenizer has more tokens than the model, parameters do not belong to the
-/// configuration, or a file cannot be written. Nothing is left behind.
+/// When `dir` exists and is not empty, parameters do not belong to the configuration, or a file cannot be written. Nothing is
+/// left behind.
 pub fn export(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
     request.config.validate()?;
     if let Some(tokenizer) = request.tokenizer {
-        tokenizer.check_vocabulary(request.config.spec().vocabulary)?;
+        tokenizer.check_vocabulary(request.config.spec().vocabulary);
     }
     refuse_occupied(dir)?;
     let partial = PartialFolder::create(dir)?;

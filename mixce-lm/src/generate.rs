@@ -18,8 +18,8 @@ pub struct GenerateOptions {
     pub sampling: Sampling,
     /// At most so many tokens are added to a prompt; fewer when the model's positions are used up.
     pub max_new_tokens: usize,
-    /// The token that ends a text; it is not part of the continuation.
-    pub eos: Option<u32>,
+    /// The tokens that end a text, any of them; none is part of the continuation.
+    pub eos: Vec<u32>,
     /// Sequences that are sampled at once. Memory only: the texts do not depend on it (up to rounding in the logits).
     pub batch_size: usize,
     /// Seed of the samples; sample number `i` draws from its own stream.
@@ -30,7 +30,7 @@ pub struct GenerateOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Finish {
-    /// The model chose the end-of-text token.
+    /// The model chose an end-of-text token.
     Eos,
     /// The limit on tokens, or the model's positions, were reached.
     Length,
@@ -66,7 +66,7 @@ impl Sequence {
             return Err(Error::BrokenLogits { sample: self.index, tokens: self.tokens.len() });
         }
         let token = options.sampling.choose(logits, self.stream.uniform(self.tokens.len() as u64));
-        if options.eos == Some(token) {
+        if options.eos.contains(&token) {
             return Ok(Some(Finish::Eos));
         }
         self.tokens.push(token);

@@ -53,6 +53,16 @@ pub struct ParameterSpec {
     pub kind: ParameterKind,
     /// Its initial values.
     pub init: Init,
+    /// Whether it belongs to a block.
+    pub in_block: bool,
+}
+
+impl ParameterSpec {
+    /// Whether it is a matrix of a block: what checkpoints of other trainers may hold transposed.
+    #[must_use]
+    pub fn is_block_matrix(&self) -> bool {
+        self.in_block && self.shape.len() == 2
+    }
 }
 
 /// The weights of one model: every tensor that [`ModelConfig::parameter_specs`] lists, in that order.

@@ -1,17 +1,29 @@
 //! From text to token ids and back, by the files that a model comes with.
+//!
+//! The rules are those of transformers 5.23, file by file: `docs/src/reference/tokenizers-and-checkpoints.md`.
 
 use std::path::Path;
 
+use indexmap::IndexMap;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokenizers::{Tokenizer as Engine, TruncationDirection};
 
 use crate::error::{Error, Result};
+use crate::special_ids::named_ids;
 
+mod added;
 mod bpe;
+mod class;
+mod save;
+mod settings;
 mod source;
 mod word_piece;
 
-use source::SourceFiles;
+pub use class::TokenizerClass;
+
+use settings::{NamedToken, Settings};
+use source::{Object, SourceFiles, model_object};
 
 /// The token that GPT-2 puts between texts; both BOS and EOS.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -23,56 +35,68 @@ pub const END_OF_TEXT: &str = "<|endoftext|>";
 pub struct Tokenizer {
     engine: Engine,
     source: SourceFiles,
+    class: TokenizerClass,
+    /// The special tokens by transformers' names for them.
+    named: IndexMap<String, NamedToken>,
+    notes: Vec<String>,
     size: usize,
     bos: Option<u32>,
     eos: Option<u32>,
 }
 
+/// A token that is found in a text before the vocabulary's rules are applied.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct AddedTokenInfo {
+    /// Its id.
+    pub id: u32,
+    /// Its spelling in a text.
+    pub content: String,
+    /// Whether it is left out of plain text ([`Tokenizer::decode_plain`]).
+    pub special: bool,
+}
+
 impl Tokenizer {
     /// Reads `tokenizer.json`, or else GPT-2's `vocab.json` and `merges.txt` (byte-level BPE), or else BERT's `vocab.txt` (WordPiece),
-    /// from a model's folder.
+    /// from a model's folder, with the special and added tokens that `tokenizer_config.json`, `special_tokens_map.json` and
+    /// `added_tokens.json` name. What is done otherwise than these files ask for is said in the log and kept in [`Tokenizer::notes`].
     ///
-    /// BOS and EOS are those that `tokenizer_config.json` or `special_tokens_map.json` name, else those of `config.json`,
-    /// else `<|endoftext|>`, where the vocabulary has them.
+    /// BOS and EOS are those that these files name, else those of `generation_config.json` or `config.json` (the first, of
+    /// several), else `<|endoftext|>`, where the vocabulary has them.
     ///
     /// # Errors
     /// When there are no such files, or one is damaged: not JSON, merges of tokens that do not exist, two tokens of one
-    /// id, special tokens outside the vocabulary.
+    /// id, entries that are no tokens.
     pub fn from_dir(dir: &Path) -> Result<Self> {
-        let source = SourceFiles::read(dir)?;
-        let settings = source.settings(dir)?;
-        let mut engine =
-            match (source.get("tokenizer.json"), source.get("vocab.json"), source.get("merges.txt")) {
-                (Some(json), ..) => bpe::engine_from_json(&dir.join("tokenizer.json"), json)?,
-                (None, Some(vocab), Some(merges)) => {
-                    let vocab = bpe::parse_vocab(&dir.join("vocab.json"), vocab)?;
-                    let merges = bpe::parse_merges(&dir.join("merges.txt"), merges, &vocab)?;
-                    bpe::engine(vocab, merges, &settings.added).map_err(|error| error.in_file(dir))?
-                }
-                _ => match source.get("vocab.txt") {
-                    Some(vocab) => word_piece::engine(&dir.join("vocab.txt"), vocab, settings.do_lower_case)?,
-                    None => return Err(Error::NoTokenizer { path: dir.to_owned() }),
-                },
-            };
-        bpe::set_prefix_space(&mut engine, settings.add_prefix_space);
-        let mut tokenizer = Self::new(engine, source)?;
-        let named = |token: &Option<String>, id: Option<u32>| -> Result<Option<u32>> {
-            match token {
-                Some(token) => match tokenizer.engine.token_to_id(token) {
-                    Some(id) => Ok(Some(id)),
-                    None => Err(Error::malformed(
-                        &dir.join("tokenizer_config.json"),
-                        format!("special token `{token}` is not in the vocabulary"),
-                    )),
-                },
-                None => Ok(id.filter(|&id| (id as usize) < tokenizer.size)),
-            }
+        let model = model_object(dir, "config.json")?;
+        let mut tokenizer = Self::from_source(dir, SourceFiles::read(dir)?, &model)?;
+        let first = |key: &str| -> Result<Option<u32>> {
+            Ok(named_ids(dir, key)?.into_iter().find(|&id| (id as usize) < tokenizer.size))
         };
-        let default = tokenizer.engine.token_to_id(END_OF_TEXT);
-        let bos = named(&settings.bos_token, settings.bos_id)?.or(default);
-        let eos = named(&settings.eos_token, settings.eos_id)?.or(default);
-        (tokenizer.bos, tokenizer.eos) = (bos, eos);
+        let (bos, eos) = (first("bos_token_id")?, first("eos_token_id")?);
+        tokenizer.bos = tokenizer.named_by_file("bos_token").or(bos).or(tokenizer.bos);
+        tokenizer.eos = tokenizer.named_by_file("eos_token").or(eos).or(tokenizer.eos);
+        for note in &tokenizer.notes {
+            tracing::warn!("tokenizer in `{}`: {note}", dir.display());
+        }
         Ok(tokenizer)
+    }
+
+    /// The tokenizer of some files; `model` is the content of the `config.json` beside them.
+    fn from_source(dir: &Path, source: SourceFiles, model: &Object) -> Result<Self> {
+        let path = dir.join("tokenizer.json");
+        let json: Option<Value> = source
+            .get("tokenizer.json")
+            .map(|bytes| serde_json::from_slice(bytes).map_err(|cause| Error::malformed(&path, cause)))
+            .transpose()?;
+        let config = source.object(dir, "tokenizer_config.json")?;
+        let (class, note) = TokenizerClass::of(&source, &config, model, json.as_ref());
+        let mut settings = Settings::read(dir, &source, json.as_ref(), class)?;
+        settings.notes.extend(note);
+        let mut engine = pipeline(dir, &source, json.as_ref(), &mut settings)?;
+        added::apply(&mut engine, &mut settings)?;
+        added::note_lost(&engine, json.as_ref(), &mut settings);
+        engine.set_encode_special_tokens(settings.split_special_tokens);
+        Self::new(engine, source, settings)
     }
 
     /// A byte-level BPE as GPT-2's from its tokens in order of their ids and its merges, best first. `<|endoftext|>` is a
@@ -88,12 +112,12 @@ impl Tokenizer {
                 return Err(Error::malformed(memory, format!("token `{token}` occurs twice")));
             }
         }
-        bpe::check_merges(memory, merges, &vocab)?;
-        let engine = bpe::engine(vocab, merges.to_vec(), &[])?;
-        let mut tokenizer = Self::new(engine, SourceFiles::default())?;
-        tokenizer.bos = tokenizer.engine.token_to_id(END_OF_TEXT);
-        tokenizer.eos = tokenizer.bos;
-        Ok(tokenizer)
+        bpe::check_merges(memory, merges, &vocab, "")?;
+        let mut engine = bpe::engine(vocab, merges.to_vec(), false)?;
+        let mut settings = Settings::of_class(TokenizerClass::Gpt2);
+        settings.named.values_mut().for_each(|named| named.by_default = false);
+        added::apply(&mut engine, &mut settings)?;
+        Self::new(engine, SourceFiles::default(), settings)
     }
 
     /// Learns a byte-level BPE from texts: 256 bytes, merges by frequency up to `vocab_size`, `<|endoftext|>` last.
@@ -107,19 +131,59 @@ impl Tokenizer {
         Self::from_vocab(&tokens, &merges)
     }
 
-    fn new(mut engine: Engine, source: SourceFiles) -> Result<Self> {
+    fn new(mut engine: Engine, source: SourceFiles, settings: Settings) -> Result<Self> {
         // As transformers does: what a tokenizer.json was saved with must not cut or pad texts.
         engine.with_padding(None);
         engine.with_truncation(None).map_err(|cause| failed("set up", cause))?;
         let size = engine.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        Ok(Self { engine, source, size, bos: None, eos: None })
+        let Settings { class, named, notes, .. } = settings;
+        let mut tokenizer = Self { engine, source, class, named, notes, size, bos: None, eos: None };
+        let default = tokenizer.token_id(END_OF_TEXT);
+        tokenizer.bos = tokenizer.named_id("bos_token").or(default);
+        tokenizer.eos = tokenizer.named_id("eos_token").or(default);
+        Ok(tokenizer)
+    }
+
+    /// The id of the token that transformers calls `name`.
+    fn named_id(&self, name: &str) -> Option<u32> {
+        self.token_id(&self.named.get(name)?.token.content)
+    }
+
+    /// The same where a file names it, and not the class alone.
+    fn named_by_file(&self, name: &str) -> Option<u32> {
+        self.named_id(name).filter(|_| self.named.get(name).is_some_and(|named| !named.by_default))
+    }
+
+    /// The class of transformers whose rules apply.
+    #[must_use]
+    pub fn class(&self) -> TokenizerClass {
+        self.class
+    }
+
+    /// What was done otherwise than the files ask for, and tokens that no file names.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The tokens that are found before the vocabulary's rules are applied, by id.
+    #[must_use]
+    pub fn added_tokens(&self) -> Vec<AddedTokenInfo> {
+        let tokens = self.engine.get_added_tokens_decoder().into_iter();
+        let mut tokens: Vec<AddedTokenInfo> = tokens
+            .map(|(id, token)| AddedTokenInfo { id, content: token.content, special: token.special })
+            .collect();
+        tokens.sort_by_key(|token| token.id);
+        tokens
     }
 
     /// Whether the spelling of a special token inside a text (`<|endoftext|>` in a web page) is encoded as plain text.
-    /// By default it becomes the special token, as in transformers.
+    /// By default it becomes the special token, as in transformers, unless `split_special_tokens` of `tokenizer_config.json` is true.
     #[must_use]
     pub fn with_special_tokens_as_text(mut self, plain: bool) -> Self {
-        self.engine.set_encode_special_tokens(plain);
+        if plain {
+            self.engine.set_encode_special_tokens(true);
+        }
         self
     }
 
@@ -217,52 +281,50 @@ impl Tokenizer {
         Ok(mixce_base::hex(&hash.finalize()))
     }
 
-    /// Checks that the model has an embedding for every token.
-    ///
-    /// # Errors
-    /// When the largest token id is not below `vocabulary`, the model's number of tokens. (A model may have more rows than tokens.)
-    pub fn check_vocabulary(&self, vocabulary: usize) -> Result<()> {
-        if self.size > vocabulary {
-            return Err(Error::VocabularyTooLarge { tokenizer: self.size, model: vocabulary });
+    /// Warns of the tokens for which the model has no embedding. They do no harm until one occurs, and then the text is refused:
+    /// tools add a padding token without resizing the model.
+    pub fn check_vocabulary(&self, vocabulary: usize) {
+        let beyond: Vec<u32> = (vocabulary..self.size)
+            .filter_map(|id| u32::try_from(id).ok())
+            .filter(|&id| self.token(id).is_some())
+            .collect();
+        if let Some(&first) = beyond.first() {
+            let first = self.token(first).unwrap_or_default();
+            tracing::warn!(
+                "{} of the tokenizer's tokens have no row in the model, which has {} (config key `vocab_size`); the first is `{first}`. \
+                 A text that holds one is refused",
+                beyond.len(),
+                vocabulary
+            );
         }
-        Ok(())
     }
+}
 
-    /// Writes the tokenizer's files into an existing folder. Files it was read from are copied byte for byte; of
-    /// `tokenizer.json`, `vocab.json`, `merges.txt` (for BPE), `tokenizer_config.json` and `special_tokens_map.json` those
-    /// that did not exist are made.
-    ///
-    /// # Errors
-    /// When a file cannot be written.
-    pub fn save(&self, dir: &Path) -> Result<()> {
-        for (name, bytes) in self.files()? {
-            crate::files::write_atomic(&dir.join(name), &bytes)?;
-        }
-        Ok(())
-    }
-
-    /// Names and contents of what [`Tokenizer::save`] writes.
-    fn files(&self) -> Result<Vec<(String, Vec<u8>)>> {
-        let mut files: Vec<(String, Vec<u8>)> =
-            self.source.iter().map(|(name, bytes)| (name.to_owned(), bytes.to_vec())).collect();
-        let mut add = |name: &str, bytes: Vec<u8>| {
-            if !files.iter().any(|(existing, _)| existing == name) {
-                files.push((name.to_owned(), bytes));
+/// The tokenizer before the settings' tokens are added to it.
+fn pipeline(
+    dir: &Path,
+    source: &SourceFiles,
+    json: Option<&Value>,
+    settings: &mut Settings,
+) -> Result<Engine> {
+    let path = dir.join("tokenizer.json");
+    let space = settings.add_prefix_space;
+    if let (Some(json), Some(bytes)) = (json, source.get("tokenizer.json")) {
+        return match settings.class {
+            TokenizerClass::Gpt2 | TokenizerClass::Roberta => {
+                bpe::engine_of_json(&path, json, space, &mut settings.notes)
             }
+            TokenizerClass::Bert | TokenizerClass::Generic => bpe::engine_from_json(&path, bytes, json),
         };
-        if self.source.get("tokenizer.json").is_none() {
-            let json = self.engine.to_string(true).map_err(|cause| failed("describe", cause))?;
-            add("tokenizer.json", json.into_bytes());
+    }
+    match (source.get("vocab.json"), source.get("merges.txt"), source.get("vocab.txt")) {
+        (Some(vocab), Some(merges), _) => {
+            let vocab = bpe::parse_vocab(&dir.join("vocab.json"), vocab)?;
+            let merges = bpe::parse_merges(&dir.join("merges.txt"), merges, &vocab)?;
+            bpe::engine(vocab, merges, space).map_err(|error| error.in_file(dir))
         }
-        if let Some((vocab, merges)) = bpe::gpt2_files(&self.engine)? {
-            add("vocab.json", vocab);
-            add("merges.txt", merges);
-        }
-        let (bos, eos) = (self.bos.and_then(|id| self.token(id)), self.eos.and_then(|id| self.token(id)));
-        let is_gpt2 = bpe::is_byte_level(&self.engine);
-        add("tokenizer_config.json", source::tokenizer_config(bos.as_deref(), eos.as_deref(), is_gpt2));
-        add("special_tokens_map.json", source::special_tokens_map(bos.as_deref(), eos.as_deref()));
-        Ok(files)
+        (.., Some(vocab)) => word_piece::engine(&dir.join("vocab.txt"), vocab, settings.do_lower_case),
+        _ => Err(Error::NoTokenizer { path: dir.to_owned() }),
     }
 }
 

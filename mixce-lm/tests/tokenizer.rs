@@ -131,44 +131,142 @@ fn saving_and_reading_gives_the_same_tokenizer() {
 }
 
 #[test]
-fn the_vocabulary_must_fit_the_model() {
-    let tokenizer = Tokenizer::from_dir(&fixture("tokenizer")).unwrap();
-    tokenizer.check_vocabulary(377).unwrap();
-    tokenizer.check_vocabulary(384).unwrap();
-    let error = tokenizer.check_vocabulary(376).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the tokenizer has 377 tokens but the model only 376 (config key `vocab_size`)"
-    );
-    assert!(error.hint().is_some());
+fn eos_comes_from_the_nearest_file_that_names_it() {
+    let dir = folder(&["tokenizer.json"]);
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    let eos = || Tokenizer::from_dir(dir.path()).unwrap().eos_id();
+    let id = |token: &str| Tokenizer::from_dir(dir.path()).unwrap().token_id(token);
+    write("config.json", r#"{"eos_token_id": 5, "bos_token_id": 50256}"#);
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    assert_eq!((tokenizer.eos_id(), tokenizer.bos_id()), (Some(5), Some(376)));
+    // Of several, the first that the vocabulary has; generation_config.json comes first.
+    write("config.json", r#"{"eos_token_id": [50256, 6, 5]}"#);
+    assert_eq!(eos(), Some(6));
+    write("generation_config.json", r#"{"eos_token_id": [7, 6]}"#);
+    assert_eq!(eos(), Some(7));
+    write("tokenizer_config.json", r#"{"eos_token": "b"}"#);
+    assert_eq!(eos(), id("b"));
+    // special_tokens_map.json overrules, as in transformers, unless there is an added_tokens_decoder.
+    write("special_tokens_map.json", r#"{"eos_token": {"content": "a"}}"#);
+    assert_eq!(eos(), id("a"));
+    write("tokenizer_config.json", r#"{"eos_token": "b", "added_tokens_decoder": {}}"#);
+    assert_eq!(eos(), id("b"));
+    write("tokenizer_config.json", r#"{"eos_token": "</nowhere>", "added_tokens_decoder": {}}"#);
+    assert_eq!(eos(), Some(377), "a token that the vocabulary lacks is added");
+    write("generation_config.json", r#"{"eos_token_id": "x"}"#);
+    assert!(error_of(dir.path()).contains("generation_config.json"));
 }
 
 #[test]
-fn eos_comes_from_the_nearest_file_that_names_it() {
-    let dir = folder(&["tokenizer.json"]);
-    fs::write(dir.path().join("config.json"), r#"{"eos_token_id": 5, "bos_token_id": 50256}"#).unwrap();
+fn every_end_of_a_text_ends_a_sample() {
+    let dir = folder(&["tokenizer.json", "tokenizer_config.json"]);
     let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
-    assert_eq!((tokenizer.eos_id(), tokenizer.bos_id()), (Some(5), Some(376)));
-    fs::write(dir.path().join("special_tokens_map.json"), r#"{"eos_token": {"content": "a"}}"#).unwrap();
+    let stop = || mixce_lm::stop_ids(dir.path(), &tokenizer, 377).unwrap();
+    assert_eq!(stop(), [376]);
+    fs::write(dir.path().join("config.json"), r#"{"eos_token_id": [4, 376, 50256]}"#).unwrap();
+    assert_eq!(stop(), [376, 4]);
+    fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": 9}"#).unwrap();
+    assert_eq!(stop(), [376, 9]);
+}
+
+#[test]
+fn what_is_done_otherwise_than_the_files_ask_is_noted() {
+    let notes = |files: &[(&str, &str)]| {
+        let dir = folder(&["vocab.json", "merges.txt"]);
+        files.iter().for_each(|(name, text)| fs::write(dir.path().join(name), text).unwrap());
+        Tokenizer::from_dir(dir.path()).unwrap().notes().to_vec()
+    };
+    let config = "tokenizer_config.json";
+    assert_eq!(notes(&[]), [""; 0]);
+    for (text, note) in [
+        (r#"{"add_bos_token": true}"#, "`add_bos_token` of tokenizer_config.json is not applied"),
+        (
+            r#"{"clean_up_tokenization_spaces": true}"#,
+            "`clean_up_tokenization_spaces` of tokenizer_config.json is not applied",
+        ),
+        (r#"{"tokenizer_class": "CodeGenTokenizer"}"#, "tokenizer class `CodeGenTokenizer` is not known"),
+        (
+            r#"{"added_tokens_decoder": {"900": {"content": "[PAD]"}}}"#,
+            "token `[PAD]` should have id 900 and gets 377, as in transformers",
+        ),
+    ] {
+        let notes = notes(&[(config, text)]);
+        assert!(notes.len() == 1 && notes[0].starts_with(note), "{notes:?}");
+    }
+    let map = r#"{"pad_token": "[PAD]"}"#;
+    let ignored = notes(&[(config, r#"{"added_tokens_decoder": {}}"#), ("special_tokens_map.json", map)]);
+    assert!(ignored.len() == 1 && ignored[0].starts_with("`pad_token` = `[PAD]` of special_tokens_map.json"));
+}
+
+#[test]
+fn a_token_that_nobody_names_is_noted() {
+    let dir = folder(&["merges.txt"]);
+    let text = fs::read_to_string(fixture("tokenizer/vocab.json")).unwrap();
+    let mut vocab: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+    vocab.remove("<|endoftext|>");
+    fs::write(dir.path().join("vocab.json"), serde_json::Value::from(vocab).to_string()).unwrap();
     let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
-    assert_eq!(tokenizer.eos_id(), tokenizer.token_id("a"));
-    fs::write(dir.path().join("tokenizer_config.json"), r#"{"eos_token": "b"}"#).unwrap();
+    assert_eq!(tokenizer.vocab_size(), 377);
+    assert_eq!(
+        tokenizer.notes(),
+        [
+            "no file names `<|endoftext|>`, which the vocabulary lacks: it is added, as GPT2Tokenizer of transformers does"
+        ]
+    );
+    // ruGPT-3: another token is named, and none is added.
+    let map = r#"{"bos_token": "a", "eos_token": "b", "unk_token": "c"}"#;
+    fs::write(dir.path().join("special_tokens_map.json"), map).unwrap();
     let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
-    assert_eq!(tokenizer.eos_id(), tokenizer.token_id("b"));
-    fs::write(dir.path().join("tokenizer_config.json"), r#"{"eos_token": "</nowhere>"}"#).unwrap();
-    assert!(error_of(dir.path()).contains("special token `</nowhere>` is not in the vocabulary"));
+    assert_eq!((tokenizer.vocab_size(), tokenizer.eos_id()), (376, tokenizer.token_id("b")));
+    assert_eq!(tokenizer.notes(), [""; 0]);
+}
+
+#[test]
+fn damaged_settings_are_named() {
+    for (name, text, problem) in [
+        ("added_tokens.json", r#"{"[PAD]": "377"}"#, "token `[PAD]` has no id"),
+        (
+            "tokenizer_config.json",
+            r#"{"added_tokens_decoder": {"x": {"content": "a"}}}"#,
+            "damaged entry `x`",
+        ),
+        ("tokenizer_config.json", r#"{"added_tokens_decoder": {"377": "a"}}"#, "damaged entry `377`"),
+        ("tokenizer_config.json", r#"{"eos_token": 5}"#, "`eos_token` is no token: `5`"),
+        (
+            "special_tokens_map.json",
+            r#"{"eos_token": {"content": "a", "lstrip": 1}}"#,
+            "whose `lstrip` is `1`",
+        ),
+        ("special_tokens_map.json", r#"{"additional_special_tokens": [null]}"#, "holds what is no token"),
+        ("special_tokens_map.json", "[]", "special_tokens_map.json"),
+    ] {
+        let dir = folder(&["vocab.json", "merges.txt"]);
+        fs::write(dir.path().join(name), text).unwrap();
+        let error = error_of(dir.path());
+        assert!(error.contains(name) && error.contains(problem), "{error}");
+    }
 }
 
 #[test]
 fn a_prefix_space_is_added_when_the_config_says_so() {
     for name in [vec!["tokenizer.json"], vec!["vocab.json", "merges.txt"]] {
         let dir = folder(&name);
-        let plain = Tokenizer::from_dir(dir.path()).unwrap();
-        fs::write(dir.path().join("tokenizer_config.json"), r#"{"add_prefix_space": true}"#).unwrap();
-        let spaced = Tokenizer::from_dir(dir.path()).unwrap();
+        let write = |class: &str, space: bool| {
+            let text = format!(r#"{{"tokenizer_class": "{class}", "add_prefix_space": {space}}}"#);
+            fs::write(dir.path().join("tokenizer_config.json"), text).unwrap();
+            Tokenizer::from_dir(dir.path()).unwrap()
+        };
+        let (plain, spaced) = (write("GPT2Tokenizer", false), write("GPT2Tokenizer", true));
         assert_eq!(spaced.encode("river").unwrap(), plain.encode(" river").unwrap());
         assert_ne!(spaced.fingerprint().unwrap(), plain.fingerprint().unwrap());
     }
+    // A generic tokenizer is what its tokenizer.json says.
+    let dir = folder(&["tokenizer.json"]);
+    let text = r#"{"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": true}"#;
+    fs::write(dir.path().join("tokenizer_config.json"), text).unwrap();
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    assert_ne!(tokenizer.encode("river").unwrap(), tokenizer.encode(" river").unwrap());
+    assert!(tokenizer.notes()[0].starts_with("`add_prefix_space` of tokenizer_config.json is not applied"));
 }
 
 #[test]

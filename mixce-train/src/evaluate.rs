@@ -45,7 +45,7 @@ pub struct Scored<'a> {
 /// `on_example` sees each of them (for per-token output, or progress).
 ///
 /// # Errors
-/// [`Error::NothingToEvaluate`] without examples; [`Error::NonFiniteLikelihood`] when the model is broken; errors of the model, and of `on_example`.
+/// [`Error::NothingToEvaluate`] without examples; [`Error::TokenOutOfRange`]; [`Error::NonFiniteLikelihood`] when the model is broken; errors of the model, and of `on_example`.
 pub fn evaluate(
     model: &dyn LanguageModel,
     examples: &Examples,
@@ -53,6 +53,8 @@ pub fn evaluate(
     batch_tokens: usize,
     on_example: &mut dyn FnMut(Scored<'_>) -> Result<()>,
 ) -> Result<Evaluation> {
+    // The last token of a document is a target only: no embedding is looked up for it.
+    examples.store().require_vocabulary(model.spec().vocabulary)?;
     let model = model.detached()?;
     let mut sums = Sums::default();
     let mut batch: Vec<(usize, Vec<u32>)> = Vec::new();

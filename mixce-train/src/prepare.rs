@@ -41,7 +41,7 @@ pub struct Prepared {
 /// Loads everything that `config` names; the model is of one of `families`.
 ///
 /// # Errors
-/// An invalid configuration, or one that the device cannot do; a model, tokenizer or data file that cannot be read; a tokenizer larger than the model's vocabulary;
+/// An invalid configuration, or one that the device cannot do; a model, tokenizer or data file that cannot be read; a document with a token that the model has no embedding for;
 /// `--max-length` or `--block-size` beyond the model's positions; [`Error::Interrupted`] when `stop` has become true meanwhile.
 pub fn prepare(
     config: &TrainConfig,
@@ -58,7 +58,7 @@ pub fn prepare(
         (None, Some(file)) => model_config::from_file(file, families)?,
         (None, None) => return Err(Error::config("expected `--model` or `--from-config`")),
     };
-    tokenizer.check_vocabulary(model.spec().vocabulary)?;
+    tokenizer.check_vocabulary(model.spec().vocabulary);
     require_positions(config, model.spec().positions)?;
 
     // Data before weights: a bad line is found in seconds, a large checkpoint takes longer.

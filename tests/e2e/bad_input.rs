@@ -119,13 +119,38 @@ fn a_configuration_that_is_no_gpt2() {
 #[test]
 fn a_tokenizer_of_another_model() {
     let world = World::new();
-    // 61 rows for 377 tokens: some ids would be out of range.
+    // 61 rows for 377 tokens: some ids are out of range.
     world.model("bad", &crate::support::small_config());
     for name in ["config.json", "model.safetensors"] {
         let bytes = std::fs::read(crate::support::fixtures().join("gpt2/plain").join(name)).unwrap();
         world.write(&format!("bad/{name}"), bytes);
     }
-    all_refuse(&world, &["the tokenizer has 377 tokens but the model only 61", "hint: "]);
+    let beyond = "316 of the tokenizer's tokens have no row in the model, which has 61";
+    for line in [LOADERS[0], LOADERS[1], LOADERS[3]] {
+        world.run(line).refused(&[beyond, "is outside the", "vocabulary of 61 tokens"]);
+    }
+    assert!(!world.path("run").exists());
+}
+
+#[test]
+fn a_token_beyond_the_model_is_refused_where_it_occurs() {
+    let world = World::new();
+    world.model("padded", &crate::support::small_config());
+    let config = r#"{"tokenizer_class": "GPT2Tokenizer", "pad_token": "[PAD]"}"#;
+    world.write("padded/tokenizer_config.json", config);
+    let beyond = "1 of the tokenizer's tokens have no row in the model, which has 377 (config key `vocab_size`); the first is `[PAD]`";
+    let line = "evaluate --model padded --data DATA --json";
+    let run = world.run(&line.replace("DATA", "valid.txt"));
+    let plain = world.run("evaluate --model model --data valid.txt --json").row();
+    assert!(run.stderr.contains(beyond), "{}", run.stderr);
+    assert_eq!(run.row()["nll"], plain["nll"]);
+    world.write("pads.txt", "the water\nthe [PAD] water\n");
+    let refused = world.run(&line.replace("DATA", "pads.txt"));
+    refused
+        .refused(&["token id `377` in document 1 is outside the model's vocabulary of 377 tokens", "hint: "]);
+    world.run("export --model padded --out exported").success();
+    let row = world.run("inspect exported --json").row();
+    assert_eq!((&row["vocabulary"], &row["config"]["vocab_size"]), (&378.into(), &377.into()));
 }
 
 #[test]
@@ -136,7 +161,12 @@ fn a_token_id_out_of_range() {
     let tokenizer = tokenizer.replace("\"<|endoftext|>\": 376", "\"<|endoftext|>\": 5000");
     assert!(tokenizer.contains("5000"));
     world.write("bad/tokenizer.json", tokenizer);
-    all_refuse(&world, &["5001 tokens", "only 377"]);
+    // EOS ends every document.
+    for line in [LOADERS[0], LOADERS[3]] {
+        world
+            .run(line)
+            .refused(&["token id `5000` in document 0 is outside the model's vocabulary of 377 tokens"]);
+    }
 }
 
 #[test]

@@ -43,6 +43,30 @@ fn a_model_is_downloaded_once_and_then_used_offline() {
 }
 
 #[test]
+fn a_tokenizer_is_fetched_alone() {
+    let world = World::new();
+    let server = serve(&world);
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        server.put("owner/words", COMMIT, name, Storage::Git, world.read(&format!("model/{name}")));
+    }
+    server.point("owner/words", "main", COMMIT);
+    let count = |tokenizer: &str| {
+        world.run_at(&server, &format!("inspect train.txt --tokenizer {tokenizer} --json"), &[]).row()["tokens"].clone()
+    };
+    assert_eq!(count("owner/words"), count("model"));
+    assert_eq!(count("owner/tiny"), count("model"));
+    world.run_at(&server, "evaluate --model model --tokenizer owner/words --data valid.txt", &[]).success();
+    let line = format!(
+        "train --model model --tokenizer owner/words --train train.txt --out run --max-steps 1 {SMALL}"
+    );
+    world.run_at(&server, &line, &[]).success();
+    assert!(world.text("run/run.toml").contains(&format!("tokenizer = \"owner/words@{COMMIT}\"")));
+    let requests = server.take_requests();
+    assert!(!requests.is_empty() && requests.iter().all(|r| !r.path.contains("safetensors") && !r.storage));
+    world.run_at(&server, "inspect train.txt --tokenizer owner/none", &[]).refused(&["owner/none", "hint: "]);
+}
+
+#[test]
 fn a_run_is_pinned_to_the_commit_it_began_with() {
     const NEWER: &str = "89abcdef0123456789abcdef0123456789abcdef";
     let world = World::new();

@@ -24,6 +24,51 @@ fn checkpoints_of_every_format_are_listed() {
 }
 
 #[test]
+fn what_is_left_out_and_added_is_named() {
+    let world = World::new();
+    let row = world.run("inspect {fixtures}/gpt2/formats/pt_nanogpt --json").row();
+    assert_eq!(
+        (&row["reading"]["dictionary"], &row["reading"]["transposed"]),
+        (&"model".into(), &true.into())
+    );
+    assert_eq!(row["reading"]["left_out"][0], "best_val_loss");
+    assert!(row["problem"].is_null(), "{row}");
+    let text = world.run("inspect {fixtures}/gpt2/formats/pt_nanogpt").success().stdout;
+    for words in [
+        "optimizer.state.0.exp_avg",
+        "the model is the dictionary `model`",
+        "names are read without `_orig_mod.`",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let row = world.run("inspect {fixtures}/gpt2/formats/pt_nanogpt/ckpt.pt --json").row();
+    assert!(row["tensors"].as_array().unwrap().iter().any(|tensor| tensor["dictionary"] == "model"), "{row}");
+    let row = world.run("inspect {fixtures}/gpt2/formats/pt_two_models --json").row();
+    assert!(
+        row["problem"].as_str().unwrap().contains("`ema.shadow`, `model`") && row["reading"].is_null(),
+        "{row}"
+    );
+
+    world.write("model/tokenizer_config.json", r#"{"add_bos_token": true, "pad_token": "[PAD]"}"#);
+    let row = world.run("inspect model --json").row();
+    let tokenizer = &row["tokenizer"];
+    assert_eq!((&tokenizer["class"], &tokenizer["eos"]), (&"GPT2Tokenizer".into(), &376.into()));
+    assert_eq!(
+        tokenizer["added_tokens"][1],
+        serde_json::json!({"id": 377, "content": "[PAD]", "special": true})
+    );
+    assert!(
+        tokenizer["notes"][0].as_str().unwrap().starts_with("`add_bos_token` of tokenizer_config.json"),
+        "{row}"
+    );
+    let text = world.run("inspect model").success().stdout;
+    assert!(
+        text.contains("378 tokens, read as a GPT2Tokenizer; added tokens: `<|endoftext|>` 376, `[PAD]` 377"),
+        "{text}"
+    );
+}
+
+#[test]
 fn runs_and_datasets_are_told_apart() {
     let world = World::new();
     world

@@ -178,7 +178,7 @@ fn continue_prompts(args: &GenerateArgs, sampling: &Sampling, context: &Context)
     let options = GenerateOptions {
         sampling: sampling.clone(),
         max_new_tokens: args.max_new_tokens,
-        eos: loaded.tokenizer.eos_id(),
+        eos: loaded.ends.clone(),
         batch_size: args.batch_size,
         seed: context.seed(),
     };

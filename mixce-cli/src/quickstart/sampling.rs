@@ -121,7 +121,7 @@ impl<'a> Sampler<'a> {
         let options = GenerateOptions {
             sampling: Sampling { temperature, ..Sampling::default() },
             max_new_tokens: MAX_TOKENS - 1,
-            eos: self.corpus.tokenizer.eos_id(),
+            eos: self.corpus.tokenizer.eos_id().into_iter().collect(),
             batch_size: BATCH,
             seed: self.settings.seed,
         };

@@ -4,6 +4,7 @@ use mixce_kernels::Activation;
 use serde_json::{Map, Value, json};
 
 use super::{Gpt2Config, wrong};
+use mixce_lm::special_ids::id_list;
 use mixce_lm::{Error, Result};
 
 /// Names under which transformers knows an activation. Those in one row compute the same function in f32 up to rounding
@@ -164,23 +165,19 @@ impl Keys {
         }
     }
 
-    /// A token id, `null`, or (as transformers allows for EOS) a list that names one id.
+    /// Token ids: one, a list, or `null` (or the -1 of old files) for none.
+    fn tokens(&mut self, key: &str, default: Option<u32>) -> Result<Vec<u32>> {
+        let Some(value) = self.0.remove(key) else { return Ok(default.into_iter().collect()) };
+        id_list(&value).ok_or_else(|| wrong(key, "a token id, a list of them or null".to_owned(), value))
+    }
+
+    /// A token id, `null`, or a list that names one id.
     fn token(&mut self, key: &str, default: Option<u32>) -> Result<Option<u32>> {
-        let Some(mut value) = self.0.remove(key) else { return Ok(default) };
-        if let Some(list) = value.as_array_mut() {
-            list.dedup();
-            if list.len() == 1 {
-                value = list.remove(0);
-            }
-        }
-        match &value {
-            Value::Null => Ok(None),
-            // transformers writes -1 for "none" in some old files.
-            Value::Number(number) if number.as_i64() == Some(-1) => Ok(None),
-            _ => match value.as_u64().and_then(|id| u32::try_from(id).ok()) {
-                Some(id) => Ok(Some(id)),
-                None => Err(wrong(key, "one token id or null".to_owned(), value)),
-            },
+        let written = self.0.get(key).map_or_else(String::new, Value::to_string);
+        match self.tokens(key, default)?.as_slice() {
+            [] => Ok(None),
+            [id] => Ok(Some(*id)),
+            _ => Err(wrong(key, "one token id or null".to_owned(), written)),
         }
     }
 
@@ -216,6 +213,7 @@ pub(super) fn parse(object: Map<String, Value>) -> Result<Gpt2Config> {
         }
         keys.0.insert("n_ctx".to_owned(), context);
     }
+    let ends = keys.tokens("eos_token_id", default.eos_token_id)?;
     let mut config = Gpt2Config {
         vocab_size: keys.size(&["vocab_size"], default.vocab_size)?,
         n_positions,
@@ -235,7 +233,8 @@ pub(super) fn parse(object: Map<String, Value>) -> Result<Gpt2Config> {
         tie_word_embeddings: keys.flag("tie_word_embeddings", default.tie_word_embeddings)?,
         use_cache: keys.flag("use_cache", default.use_cache)?,
         bos_token_id: keys.token("bos_token_id", default.bos_token_id)?,
-        eos_token_id: keys.token("eos_token_id", default.eos_token_id)?,
+        eos_token_id: ends.first().copied(),
+        more_eos_token_ids: ends.iter().skip(1).copied().collect(),
         pad_token_id: keys.token("pad_token_id", None)?,
         extra: Default::default(),
     };
@@ -276,6 +275,8 @@ fn refuse_unsupported(object: &Map<String, Value>) -> Result<()> {
 
 pub(super) fn write(config: Gpt2Config) -> Map<String, Value> {
     let mut object: Map<String, Value> = config.extra.into_iter().collect();
+    let ends: Vec<u32> = config.eos_token_id.into_iter().chain(config.more_eos_token_ids).collect();
+    let ends = if ends.len() > 1 { json!(ends) } else { json!(ends.first()) };
     let known = [
         ("model_type", json!("gpt2")),
         ("add_cross_attention", json!(false)),
@@ -297,7 +298,7 @@ pub(super) fn write(config: Gpt2Config) -> Map<String, Value> {
         ("tie_word_embeddings", json!(config.tie_word_embeddings)),
         ("use_cache", json!(config.use_cache)),
         ("bos_token_id", json!(config.bos_token_id)),
-        ("eos_token_id", json!(config.eos_token_id)),
+        ("eos_token_id", ends),
         ("pad_token_id", json!(config.pad_token_id)),
     ];
     object.extend(known.into_iter().map(|(key, value)| (key.to_owned(), value)));

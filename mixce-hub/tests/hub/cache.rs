@@ -31,6 +31,37 @@ fn a_model_lands_in_the_cache_with_the_layout_of_the_python_tools() {
 }
 
 #[test]
+fn a_tokenizer_is_fetched_without_the_weights() {
+    let world = World::new();
+    let files = ["config.json", "generation_config.json", "vocab.json", "merges.txt"];
+    let snapshot = world.hub(&[]).fetch_tokenizer(&id(MODEL), &mut NoProgress).unwrap();
+    assert_eq!(snapshot.files, files);
+    assert_eq!(fs::read_dir(&snapshot.path).unwrap().count(), files.len());
+    assert!(world.server.take_requests().iter().all(|request| !request.path.contains("safetensors")));
+    let offline = world.hub(&[("HF_HUB_OFFLINE", "1")]);
+    assert_eq!(offline.fetch_tokenizer(&id(MODEL), &mut NoProgress).unwrap(), snapshot);
+    let error = offline.fetch_model(&id(MODEL), &mut NoProgress).unwrap_err();
+    assert!(matches!(&error, Error::NotCached { missing, .. } if missing.ends_with("model.safetensors")));
+}
+
+#[test]
+fn a_repository_may_have_a_tokenizer_alone() {
+    let world = World::new();
+    world.server.put("owner/words", COMMIT, "tokenizer.json", Storage::Git, "{}");
+    world.server.put("owner/words", COMMIT, "added_tokens.json", Storage::Git, "{}");
+    world.server.point("owner/words", "main", COMMIT);
+    world.server.put("owner/nothing", COMMIT, "vocab.json", Storage::Git, "{}");
+    world.server.point("owner/nothing", "main", COMMIT);
+    let hub = world.hub(&[]);
+    let snapshot = hub.fetch_tokenizer(&id("owner/words"), &mut NoProgress).unwrap();
+    assert_eq!(snapshot.files, ["tokenizer.json", "added_tokens.json"]);
+    let error = hub.fetch_model(&id("owner/words"), &mut NoProgress).unwrap_err().to_string();
+    assert!(error.contains("`config.json`"), "{error}");
+    let error = hub.fetch_tokenizer(&id("owner/nothing"), &mut NoProgress).unwrap_err().to_string();
+    assert!(error.contains("a tokenizer (`tokenizer.json`, `vocab.json` with `merges.txt`"), "{error}");
+}
+
+#[test]
 fn a_second_fetch_transfers_nothing() {
     let world = World::new();
     let first = world.fetch().unwrap();

@@ -11,7 +11,10 @@ use std::io::Read;
 
 use super::tensor::WeightType;
 
+mod input;
 mod rebuild;
+
+pub(super) use input::Input;
 
 /// Position of an object in the arena.
 pub(super) type Id = usize;
@@ -30,6 +33,13 @@ pub(super) enum Object {
     Tensor(PickledTensor),
     /// Something that no tensor depends on.
     Opaque,
+}
+
+impl Object {
+    /// Whether it holds other objects.
+    pub(super) fn is_container(&self) -> bool {
+        matches!(self, Self::Dict(_) | Self::List(_) | Self::Tuple(_))
+    }
 }
 
 /// A block of numbers that tensors view.
@@ -58,59 +68,6 @@ const MAX_OBJECTS: usize = 20_000_000;
 /// What is wrong with a pickle.
 pub(super) type Problem = String;
 
-/// A reader that counts, so that what follows a pickle can be found.
-pub(super) struct Input<R> {
-    reader: R,
-    pub(super) position: u64,
-}
-
-impl<R: Read> Input<R> {
-    pub(super) fn new(reader: R) -> Self {
-        Self { reader, position: 0 }
-    }
-
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Problem> {
-        let mut bytes = [0; N];
-        self.reader.read_exact(&mut bytes).map_err(|cause| format!("pickle ends early: {cause}"))?;
-        self.position += N as u64;
-        Ok(bytes)
-    }
-
-    fn byte(&mut self) -> Result<u8, Problem> {
-        Ok(self.array::<1>()?[0])
-    }
-
-    /// Reads `count` bytes, or fails, without trusting `count` for the size of the buffer.
-    fn bytes(&mut self, count: u64) -> Result<Vec<u8>, Problem> {
-        if count > MAX_BYTES {
-            return Err(format!("a text of {count} bytes in a pickle"));
-        }
-        let mut bytes = Vec::new();
-        let got =
-            (&mut self.reader).take(count).read_to_end(&mut bytes).map_err(|cause| cause.to_string())?;
-        if (got as u64) < count {
-            return Err(format!("pickle ends early: {got} of {count} bytes of a text"));
-        }
-        self.position += count;
-        Ok(bytes)
-    }
-
-    fn text(&mut self, count: u64) -> Result<String, Problem> {
-        String::from_utf8(self.bytes(count)?).map_err(|cause| cause.to_string())
-    }
-
-    fn line(&mut self) -> Result<String, Problem> {
-        let mut bytes = Vec::new();
-        loop {
-            match self.byte()? {
-                b'\n' => return String::from_utf8(bytes).map_err(|cause| cause.to_string()),
-                byte if bytes.len() < 1024 => bytes.push(byte),
-                _ => return Err("a line of more than 1024 bytes in a pickle".to_owned()),
-            }
-        }
-    }
-}
-
 /// The result of a pickle: an arena and its root.
 #[derive(Debug)]
 pub(super) struct Pickle {
@@ -134,6 +91,29 @@ impl Pickle {
 
     pub(super) fn root(&self) -> &Object {
         &self.objects[self.root]
+    }
+
+    /// Position of the root.
+    pub(super) fn root_id(&self) -> Id {
+        self.root
+    }
+
+    /// What a dictionary or list holds, by key or by number. Keys that are neither text nor integer are left out.
+    pub(super) fn entries(&self, container: Id) -> Vec<(String, Id)> {
+        match &self.objects[container] {
+            Object::Dict(pairs) => {
+                let name = |&(key, value): &(Id, Id)| match &self.objects[key] {
+                    Object::Text(text) => Some((text.clone(), value)),
+                    Object::Int(number) => Some((number.to_string(), value)),
+                    _ => None,
+                };
+                pairs.iter().filter_map(name).collect()
+            }
+            Object::List(items) | Object::Tuple(items) => {
+                items.iter().enumerate().map(|(index, &item)| (index.to_string(), item)).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Every storage that was named, whatever uses it.

@@ -1,7 +1,7 @@
 //! PyTorch's own checkpoint files: a zip archive (since PyTorch 1.6), or pickles followed by raw numbers before that
 //! (the format of the first published GPT-2). Source: `torch/serialization.py` of PyTorch 2.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -11,6 +11,9 @@ use zip::{CompressionMethod, ZipArchive};
 use super::pickle::{Input, Object, Pickle, PickledTensor};
 use super::tensor::{TensorInfo, WeightType};
 use crate::error::{Error, Result};
+
+/// Dictionaries deeper than this are not looked into; keeps a file of nested ones from filling memory with their paths.
+const MAX_PATH_BYTES: usize = 4096;
 
 /// Where a storage lies in the file.
 #[derive(Debug, Clone, Copy)]
@@ -154,37 +157,36 @@ fn element_bytes(dtype: &WeightType) -> u64 {
     }
 }
 
-/// The dictionary of tensors: the root, or what trainers keep under `state_dict`, `model_state_dict` or `model`.
-fn state_dict(pickle: &Pickle) -> Option<&[(usize, usize)]> {
-    let Object::Dict(root) = pickle.root() else { return None };
-    let is_tensor = |&(_, value): &(usize, usize)| matches!(pickle.get(value), Object::Tensor(_));
-    if root.iter().any(is_tensor) {
-        return Some(root);
-    }
-    let inner = root.iter().find_map(|&(key, value)| match (pickle.get(key), pickle.get(value)) {
-        (Object::Text(key), Object::Dict(inner))
-            if ["state_dict", "model_state_dict", "model"].contains(&key.as_str()) =>
-        {
-            Some(inner.as_slice())
-        }
-        _ => None,
-    });
-    inner.or(Some(root))
-}
-
+/// Every tensor of every dictionary and list, wherever trainers keep them, with the path of the dictionary that holds it.
 fn tensors(path: &Path, pickle: &Pickle, find: impl Fn(&str) -> Option<Block>) -> Result<Vec<TensorInfo>> {
-    let Some(dict) = state_dict(pickle) else {
+    if !pickle.root().is_container() {
         return Err(Error::malformed(path, "holds no dictionary of tensors"));
-    };
-    let mut found: HashMap<&str, TensorInfo> = HashMap::new();
-    for &(key, value) in dict {
-        let (Object::Text(name), Object::Tensor(tensor)) = (pickle.get(key), pickle.get(value)) else {
-            continue;
-        };
-        let info = locate(path, name, tensor, find(&tensor.storage.key))
-            .map_err(|problem| Error::malformed(path, format!("tensor `{name}` {problem}")))?;
-        if found.insert(name, info).is_some() {
-            return Err(Error::malformed(path, format!("tensor `{name}` occurs twice")));
+    }
+    let mut found: BTreeMap<(String, String), TensorInfo> = BTreeMap::new();
+    // Each container is visited once, by the first path to it: a file could refer to one in many places.
+    let mut visited = HashSet::from([pickle.root_id()]);
+    let mut open = VecDeque::from([(pickle.root_id(), String::new())]);
+    while let Some((container, dictionary)) = open.pop_front() {
+        for (name, value) in pickle.entries(container) {
+            match pickle.get(value) {
+                Object::Tensor(tensor) => {
+                    let mut info = locate(path, &name, tensor, find(&tensor.storage.key))
+                        .map_err(|problem| Error::malformed(path, format!("tensor `{name}` {problem}")))?;
+                    info.dictionary.clone_from(&dictionary);
+                    if found.insert((dictionary.clone(), name.clone()), info).is_some() {
+                        return Err(Error::malformed(path, format!("tensor `{name}` occurs twice")));
+                    }
+                }
+                object
+                    if object.is_container()
+                        && dictionary.len() < MAX_PATH_BYTES
+                        && visited.insert(value) =>
+                {
+                    let dot = if dictionary.is_empty() { "" } else { "." };
+                    open.push_back((value, format!("{dictionary}{dot}{name}")));
+                }
+                _ => {}
+            }
         }
     }
     Ok(found.into_values().collect())
@@ -221,6 +223,7 @@ fn locate(
     };
     Ok(TensorInfo {
         name: name.to_owned(),
+        dictionary: String::new(),
         shape: tensor.shape.clone(),
         dtype: storage.dtype.clone(),
         file: path.to_owned(),

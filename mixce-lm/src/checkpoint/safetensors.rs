@@ -49,6 +49,7 @@ pub(super) fn open(path: &Path) -> Result<Vec<TensorInfo>> {
     }
     let tensors = metadata.tensors().into_iter().map(|(name, info)| TensorInfo {
         name,
+        dictionary: String::new(),
         shape: info.shape.clone(),
         dtype: weight_type(info.dtype),
         file: path.to_owned(),

@@ -16,30 +16,36 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// All tensors of all files that the index names.
-pub(super) fn open(path: &Path, open_one: fn(&Path) -> Result<Vec<TensorInfo>>) -> Result<Vec<TensorInfo>> {
+/// A tensor that an index promises, and the shard that should hold it and does not.
+pub(super) type Promise = (String, String);
+
+/// All tensors of all files that the index names, and what it promises beyond them.
+pub(super) fn open(
+    path: &Path,
+    open_one: fn(&Path) -> Result<Vec<TensorInfo>>,
+) -> Result<(Vec<TensorInfo>, Vec<Promise>)> {
     let text = files::read_text(path, MAX_INDEX_BYTES)?;
     let index: Index = serde_json::from_str(&text).map_err(|cause| Error::malformed(path, cause))?;
     let dir = path.parent().unwrap_or(Path::new(""));
     let shards: BTreeSet<&String> = index.weight_map.values().collect();
-    let mut tensors: BTreeMap<String, TensorInfo> = BTreeMap::new();
+    let mut tensors: BTreeMap<(String, String), TensorInfo> = BTreeMap::new();
     for shard in shards {
         let mut parts = Path::new(shard).components();
         if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
             return Err(Error::malformed(path, format!("shard `{shard}` is not a plain file name")));
         }
         for tensor in open_one(&dir.join(shard))? {
-            if let Some(other) = tensors.get(&tensor.name) {
+            let key = (tensor.dictionary.clone(), tensor.name.clone());
+            if let Some(other) = tensors.get(&key) {
                 let (first, second) = (other.file.display(), tensor.file.display());
                 let problem = format!("tensor `{}` is in two shards, `{first}` and `{second}`", tensor.name);
                 return Err(Error::malformed(path, problem));
             }
-            tensors.insert(tensor.name.clone(), tensor);
+            tensors.insert(key, tensor);
         }
     }
-    let lost = index.weight_map.iter().find(|(name, _)| !tensors.contains_key(*name));
-    if let Some((name, shard)) = lost {
-        return Err(Error::malformed(path, format!("tensor `{name}` should be in `{shard}` but is not")));
-    }
-    Ok(tensors.into_values().collect())
+    let tensors: Vec<TensorInfo> = tensors.into_values().collect();
+    let names: BTreeSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    let lost = index.weight_map.into_iter().filter(|(name, _)| !names.contains(name.as_str())).collect();
+    Ok((tensors, lost))
 }

@@ -51,6 +51,8 @@ impl WeightType {
 pub struct TensorInfo {
     /// The name in the file, prefix included.
     pub name: String,
+    /// The dictionary of a PyTorch file that holds it, such as `model` or `optimizer.state.0`; empty for the outermost one.
+    pub dictionary: String,
     /// The shape.
     pub shape: Vec<usize>,
     /// The element type.
@@ -71,6 +73,24 @@ impl TensorInfo {
     #[must_use]
     pub fn element_count(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// The name behind its dictionary.
+    #[must_use]
+    pub fn path(&self) -> String {
+        let dot = if self.dictionary.is_empty() { "" } else { "." };
+        format!("{}{dot}{}", self.dictionary, self.name)
+    }
+
+    /// The same numbers as the transposed matrix; only for two dimensions.
+    pub(crate) fn transposed(&self) -> Self {
+        let mut other = self.clone();
+        if let &[rows, columns] = self.shape.as_slice() {
+            let strides = self.strides.clone().unwrap_or_else(|| vec![columns, 1]);
+            other.shape = vec![columns, rows];
+            other.strides = Some(strides.into_iter().rev().collect());
+        }
+        other
     }
 
     /// Whether both are the same place of the same file.

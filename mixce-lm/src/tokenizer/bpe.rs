@@ -9,10 +9,10 @@ use serde_json::Value;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{
-    AddedToken, Model, ModelWrapper, PreTokenizerWrapper, Tokenizer as Engine, TokenizerBuilder,
+    Model, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer as Engine, TokenizerBuilder,
 };
 
-use super::{END_OF_TEXT, failed};
+use super::failed;
 use crate::error::{Error, Result};
 
 pub(super) type Vocab = HashMap<String, u32>;
@@ -63,10 +63,15 @@ pub(super) fn parse_merges(path: &Path, bytes: &[u8], vocab: &Vocab) -> Result<M
     Ok(merges)
 }
 
-/// Checks every merge of a list.
-pub(super) fn check_merges(path: &Path, merges: &[(String, String)], vocab: &Vocab) -> Result<()> {
+/// Checks every merge of a list; `prefix` begins a piece that continues a word.
+pub(super) fn check_merges(
+    path: &Path,
+    merges: &[(String, String)],
+    vocab: &Vocab,
+    prefix: &str,
+) -> Result<()> {
     for (number, pair) in (1..).zip(merges) {
-        check_merge(pair, vocab, "")
+        check_merge(pair, vocab, prefix)
             .map_err(|problem| Error::malformed(path, format!("merge {number}: {problem}")))?;
     }
     Ok(())
@@ -83,8 +88,8 @@ fn check_merge((a, b): &(String, String), vocab: &Vocab, prefix: &str) -> Result
     }
 }
 
-/// GPT-2's tokenizer over a vocabulary; `added` tokens must get the ids they name.
-pub(super) fn engine(vocab: Vocab, merges: Merges, added: &[(u32, AddedToken)]) -> Result<Engine> {
+/// GPT-2's tokenizer over a vocabulary, without added tokens.
+pub(super) fn engine(vocab: Vocab, merges: Merges, add_prefix_space: bool) -> Result<Engine> {
     warn_of_missing_bytes(&vocab);
     let bpe = BPE::builder()
         .vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
@@ -95,26 +100,59 @@ pub(super) fn engine(vocab: Vocab, merges: Merges, added: &[(u32, AddedToken)]) 
     let inner = TokenizerBuilder::new()
         .with_model(ModelWrapper::from(bpe))
         .with_normalizer(None::<tokenizers::NormalizerWrapper>)
-        .with_pre_tokenizer(Some(PreTokenizerWrapper::from(ByteLevel::new(false, true, true))))
-        .with_post_processor(Some(tokenizers::PostProcessorWrapper::from(ByteLevel::new(true, false, true))))
+        .with_pre_tokenizer(Some(PreTokenizerWrapper::from(ByteLevel::new(add_prefix_space, true, true))))
+        .with_post_processor(Some(PostProcessorWrapper::from(ByteLevel::new(true, false, true))))
         .with_decoder(Some(tokenizers::DecoderWrapper::from(ByteLevel::new(true, true, true))))
         .build()
         .map_err(|cause| failed("build", cause))?;
-    let mut engine = Engine::from(inner);
-    for (id, token) in added {
-        engine.add_tokens([token.clone()]).map_err(|cause| failed("build", cause))?;
-        let got = engine.token_to_id(&token.content);
-        if got != Some(*id) {
-            let problem = format!("added token `{}` should have id {id} but gets {got:?}", token.content);
-            return Err(Error::Tokenizer { action: "build", problem });
-        }
+    Ok(Engine::from(inner))
+}
+
+/// GPT-2's tokenizer over the vocabulary and the merges of a `tokenizer.json`; of the rest of that file, the post-processor is kept.
+///
+/// Notes the parts that are not.
+pub(super) fn engine_of_json(
+    path: &Path,
+    json: &Value,
+    add_prefix_space: bool,
+    notes: &mut Vec<String>,
+) -> Result<Engine> {
+    let damaged = |problem: String| Error::malformed(path, problem);
+    let (vocab, merges) = bpe_of_json(json).map_err(damaged)?.ok_or_else(|| damaged("no BPE".to_owned()))?;
+    check_merges(path, &merges, &vocab, "")?;
+    let mut engine = engine(vocab, merges, add_prefix_space)?;
+    if let Some(described) = json.get("post_processor").filter(|value| !value.is_null()) {
+        let rules: PostProcessorWrapper = serde_json::from_value(described.clone())
+            .map_err(|cause| damaged(format!("`post_processor`: {cause}")))?;
+        engine.with_post_processor(Some(rules));
     }
-    if !added.iter().any(|(_, token)| token.content == END_OF_TEXT) {
-        engine
-            .add_special_tokens([AddedToken::from(END_OF_TEXT, true)])
-            .map_err(|cause| failed("build", cause))?;
+    for part in unused_parts(json, add_prefix_space) {
+        notes.push(format!(
+            "{part} of tokenizer.json is not used: GPT2Tokenizer of transformers 5 sets up GPT-2's own pipeline around the vocabulary"
+        ));
     }
     Ok(engine)
+}
+
+/// The parts of a `tokenizer.json` that GPT-2's pipeline does not have.
+fn unused_parts(json: &Value, add_prefix_space: bool) -> Vec<&'static str> {
+    let is_set = |pointer: &str| {
+        json.pointer(pointer).is_some_and(|value| !value.is_null() && *value != false && *value != "")
+    };
+    let rules = json.pointer("/pre_tokenizer").unwrap_or(&Value::Null);
+    let gpt2_pieces = rules["type"] == "ByteLevel"
+        && rules["add_prefix_space"] == add_prefix_space
+        && rules.get("use_regex").is_none_or(|regex| *regex == true);
+    let parts = [
+        ("`normalizer`", is_set("/normalizer")),
+        ("`pre_tokenizer`", !gpt2_pieces),
+        ("`model.dropout`", is_set("/model/dropout")),
+        ("`model.unk_token`", is_set("/model/unk_token")),
+        ("`model.byte_fallback`", is_set("/model/byte_fallback")),
+        ("`model.ignore_merges`", is_set("/model/ignore_merges")),
+        ("`model.end_of_word_suffix`", is_set("/model/end_of_word_suffix")),
+    ];
+    parts.into_iter().filter_map(|(name, unused)| unused.then_some(name)).collect()
 }
 
 /// Without an unknown token, the library drops bytes that the vocabulary lacks, silently.
@@ -127,21 +165,25 @@ fn warn_of_missing_bytes(vocab: &Vocab) {
     }
 }
 
-/// Parses a `tokenizer.json` after checking what would make the library panic.
-pub(super) fn engine_from_json(path: &Path, bytes: &[u8]) -> Result<Engine> {
-    let json: Value = serde_json::from_slice(bytes).map_err(|cause| Error::malformed(path, cause))?;
-    check_bpe_json(&json).map_err(|problem| Error::malformed(path, problem))?;
+/// The tokenizer that a `tokenizer.json` describes, after checking what would make the library panic.
+pub(super) fn engine_from_json(path: &Path, bytes: &[u8], json: &Value) -> Result<Engine> {
+    if json.get("model").is_none_or(|model| !model.is_object()) {
+        return Err(Error::malformed(path, "no `model`"));
+    }
+    if let Some((vocab, merges)) = bpe_of_json(json).map_err(|problem| Error::malformed(path, problem))? {
+        let prefix = json.pointer("/model/continuing_subword_prefix").and_then(Value::as_str).unwrap_or("");
+        check_merges(path, &merges, &vocab, prefix)?;
+    }
     Engine::from_bytes(bytes).map_err(|cause| Error::malformed(path, cause))
 }
 
-fn check_bpe_json(json: &Value) -> Result<(), String> {
-    let Some(model) = json.get("model").and_then(Value::as_object) else {
-        return Err("no `model`".to_owned());
-    };
-    let (Some(vocab), Some(merges)) =
-        (model.get("vocab").and_then(Value::as_object), model.get("merges").and_then(Value::as_array))
-    else {
-        return Ok(());
+/// Vocabulary and merges of a `tokenizer.json`; `None` when its model is no BPE.
+fn bpe_of_json(json: &Value) -> Result<Option<(Vocab, Merges)>, String> {
+    let (Some(vocab), Some(merges)) = (
+        json.pointer("/model/vocab").and_then(Value::as_object),
+        json.pointer("/model/merges").and_then(Value::as_array),
+    ) else {
+        return Ok(None);
     };
     let mut known = Vocab::new();
     for (token, id) in vocab {
@@ -149,8 +191,7 @@ fn check_bpe_json(json: &Value) -> Result<(), String> {
         let id = id.ok_or_else(|| format!("token `{token}` has an impossible id"))?;
         known.insert(token.clone(), id as u32);
     }
-    let prefix = model.get("continuing_subword_prefix").and_then(Value::as_str).unwrap_or("");
-    for (number, merge) in (1..).zip(merges) {
+    let pair = |(number, merge): (usize, &Value)| {
         let pair = match merge {
             Value::String(line) => line.split_once(' '),
             Value::Array(pair) => match pair.as_slice() {
@@ -160,21 +201,10 @@ fn check_bpe_json(json: &Value) -> Result<(), String> {
             _ => None,
         };
         let (a, b) = pair.ok_or_else(|| format!("merge {number} is not a pair of tokens"))?;
-        check_merge(&(a.to_owned(), b.to_owned()), &known, prefix)
-            .map_err(|problem| format!("merge {number}: {problem}"))?;
-    }
-    Ok(())
-}
-
-/// transformers lets `tokenizer_config.json` overrule whether a text begins with a space.
-pub(super) fn set_prefix_space(engine: &mut Engine, add: Option<bool>) {
-    let (Some(add), Some(PreTokenizerWrapper::ByteLevel(rules))) = (add, engine.get_pre_tokenizer()) else {
-        return;
+        Ok((a.to_owned(), b.to_owned()))
     };
-    if rules.add_prefix_space != add {
-        let rules = rules.add_prefix_space(add);
-        engine.with_pre_tokenizer(Some(rules));
-    }
+    let merges = (1..).zip(merges).map(pair).collect::<Result<Merges, String>>()?;
+    Ok(Some((known, merges)))
 }
 
 /// Whether this is a tokenizer of GPT-2's kind.
@@ -222,7 +252,7 @@ pub(super) fn train<'t>(
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
     let mut engine =
-        engine(ByteLevel::alphabet().into_iter().map(|c| c.to_string()).zip(0..).collect(), vec![], &[])?;
+        engine(ByteLevel::alphabet().into_iter().map(|c| c.to_string()).zip(0..).collect(), vec![], false)?;
     let texts: Vec<&str> = texts.into_iter().collect();
     let mut model = BPE::default();
     {

@@ -1,11 +1,13 @@
-//! The files of a tokenizer, kept as they were read, and the settings among them.
+//! The files of a tokenizer, kept as they were read.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
-use tokenizers::AddedToken;
+use indexmap::IndexMap;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::files;
@@ -23,23 +25,12 @@ const NAMES: [&str; 7] = [
 
 const MAX_FILE_BYTES: u64 = 512 << 20;
 
+/// A JSON object in the order of its file, which decides the ids of some tokens.
+pub(super) type Object = IndexMap<String, Value>;
+
 /// Names and bytes of the files that were there.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SourceFiles(BTreeMap<&'static str, Arc<[u8]>>);
-
-/// What the files beside the vocabulary say.
-#[derive(Debug, Default)]
-pub(super) struct Settings {
-    pub(super) bos_token: Option<String>,
-    pub(super) eos_token: Option<String>,
-    pub(super) bos_id: Option<u32>,
-    pub(super) eos_id: Option<u32>,
-    pub(super) add_prefix_space: Option<bool>,
-    /// Whether BERT's tokenizer lowers the case of letters; most do.
-    pub(super) do_lower_case: bool,
-    /// Tokens beside the vocabulary with the ids they must get, in that order.
-    pub(super) added: Vec<(u32, AddedToken)>,
-}
 
 impl SourceFiles {
     pub(super) fn read(dir: &Path) -> Result<Self> {
@@ -61,84 +52,47 @@ impl SourceFiles {
         self.0.iter().map(|(name, bytes)| (*name, &**bytes))
     }
 
-    pub(super) fn settings(&self, dir: &Path) -> Result<Settings> {
-        let config = self.object(dir, "tokenizer_config.json")?;
-        let map = self.object(dir, "special_tokens_map.json")?;
-        let model = match dir.join("config.json") {
-            path if path.is_file() => parse(&path, &files::read_bytes(&path, MAX_FILE_BYTES)?)?,
-            _ => Map::new(),
-        };
-        let token = |key: &str| config.get(key).or_else(|| map.get(key)).and_then(spelling);
-        let id = |key: &str| model.get(key).and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
-        let mut added: BTreeMap<u32, AddedToken> = BTreeMap::new();
-        for (text, id) in self.object(dir, "added_tokens.json")? {
-            if let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()) {
-                added.insert(id, AddedToken::from(text, false));
-            }
-        }
-        if let Some(decoder) = config.get("added_tokens_decoder").and_then(Value::as_object) {
-            for (id, token) in decoder {
-                let path = dir.join("tokenizer_config.json");
-                let damaged =
-                    || Error::malformed(&path, format!("`added_tokens_decoder` has a damaged entry `{id}`"));
-                let id: u32 = id.parse().map_err(|_| damaged())?;
-                let token: AddedToken = serde_json::from_value(token.clone()).map_err(|_| damaged())?;
-                added.insert(id, token);
-            }
-        }
-        Ok(Settings {
-            bos_token: token("bos_token"),
-            eos_token: token("eos_token"),
-            bos_id: id("bos_token_id"),
-            eos_id: id("eos_token_id"),
-            add_prefix_space: config.get("add_prefix_space").and_then(Value::as_bool),
-            do_lower_case: config.get("do_lower_case").and_then(Value::as_bool).unwrap_or(true),
-            added: added.into_iter().collect(),
-        })
+    /// The content of a JSON file; empty where there is no such file.
+    pub(super) fn object(&self, dir: &Path, name: &str) -> Result<Object> {
+        self.get(name).map_or_else(|| Ok(Object::new()), |bytes| parse(&dir.join(name), bytes))
     }
 
-    fn object(&self, dir: &Path, name: &str) -> Result<Map<String, Value>> {
-        self.get(name).map_or_else(|| Ok(Map::new()), |bytes| parse(&dir.join(name), bytes))
+    /// The object under a key of a JSON file; empty where there is none.
+    pub(super) fn nested(&self, dir: &Path, name: &str, key: &str) -> Result<Object> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Field {
+            Object(Object),
+            Other(IgnoredAny),
+        }
+        let Some(bytes) = self.get(name) else { return Ok(Object::new()) };
+        let mut fields: IndexMap<String, Field> =
+            serde_json::from_slice(bytes).map_err(|cause| Error::malformed(&dir.join(name), cause))?;
+        match fields.swap_remove(key) {
+            Some(Field::Object(object)) => Ok(object),
+            Some(Field::Other(_)) | None => Ok(Object::new()),
+        }
+    }
+
+    pub(super) fn insert(&mut self, name: &'static str, bytes: Vec<u8>) {
+        self.0.insert(name, bytes.into());
+    }
+
+    /// The same files without one of them.
+    pub(super) fn without(mut self, name: &str) -> Self {
+        self.0.remove(name);
+        self
     }
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>> {
+/// The content of a JSON file of a model's folder; empty where there is no such file.
+pub(super) fn model_object(dir: &Path, name: &str) -> Result<Object> {
+    match dir.join(name) {
+        path if path.is_file() => parse(&path, &files::read_bytes(&path, MAX_FILE_BYTES)?),
+        _ => Ok(Object::new()),
+    }
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Object> {
     serde_json::from_slice(bytes).map_err(|cause| Error::malformed(path, cause))
-}
-
-/// A special token is written as its text, or as an object with the text under `content`.
-fn spelling(value: &Value) -> Option<String> {
-    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
-}
-
-/// A `tokenizer_config.json` for a tokenizer that came without one.
-pub(super) fn tokenizer_config(bos: Option<&str>, eos: Option<&str>, is_gpt2: bool) -> Vec<u8> {
-    // Sorted by name, as transformers writes it.
-    let mut config = BTreeMap::new();
-    if is_gpt2 {
-        config.insert("add_prefix_space", json!(false));
-        config.insert("errors", json!("replace"));
-        // GPT-2 has no unknown token; transformers asks for one and names this.
-        config.insert("unk_token", json!(eos));
-    }
-    config.insert("bos_token", json!(bos));
-    config.insert("eos_token", json!(eos));
-    let class = if is_gpt2 { "GPT2Tokenizer" } else { "PreTrainedTokenizerFast" };
-    config.insert("tokenizer_class", json!(class));
-    pretty(&config)
-}
-
-/// A `special_tokens_map.json` for a tokenizer that came without one.
-pub(super) fn special_tokens_map(bos: Option<&str>, eos: Option<&str>) -> Vec<u8> {
-    let tokens = [("bos_token", bos), ("eos_token", eos)];
-    let map: BTreeMap<&str, &str> =
-        tokens.into_iter().filter_map(|(key, token)| token.map(|token| (key, token))).collect();
-    pretty(&map)
-}
-
-fn pretty(value: &impl serde::Serialize) -> Vec<u8> {
-    // Maps of text always have a textual form.
-    let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
-    text.push('\n');
-    text.into_bytes()
 }

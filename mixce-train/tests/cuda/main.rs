@@ -105,7 +105,7 @@ fn samples_are_those_of_the_cpu() {
         let options = GenerateOptions {
             sampling: Sampling::default(),
             max_new_tokens: 6,
-            eos: Some(22),
+            eos: vec![22],
             batch_size: 2,
             seed: 4,
         };

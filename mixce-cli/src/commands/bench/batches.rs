@@ -63,7 +63,7 @@ impl Batches {
                 return Err(problem.hint("or a folder with a tokenizer as `--model-config`").into());
             }
         };
-        tokenizer.check_vocabulary(config.spec().vocabulary)?;
+        tokenizer.check_vocabulary(config.spec().vocabulary);
         let settings = EncodeSettings { max_length: Some(args.seq_len), add_bos: false };
         let store = encode_file(data, &tokenizer, settings)?;
         store.require_vocabulary(config.spec().vocabulary)?;

@@ -75,7 +75,7 @@ pub(super) fn run(args: &GenerateBench, context: &Context) -> Result<()> {
     let options = GenerateOptions {
         sampling: Sampling::default(),
         max_new_tokens: new_tokens,
-        eos: None,
+        eos: Vec::new(),
         batch_size,
         seed,
     };

@@ -54,7 +54,7 @@ struct Report {
 
 pub(super) fn run(args: &TokenizeBench, context: &Context) -> Result<()> {
     context.start()?;
-    let tokenizer = Tokenizer::from_dir(&models::locate(&args.tokenizer, Network::Allowed)?.path)?;
+    let tokenizer = Tokenizer::from_dir(&models::locate_tokenizer(&args.tokenizer, Network::Allowed)?.path)?;
     let input = args.reading.open(&args.data)?;
     let settings = EncodeSettings { max_length: None, add_bos: false };
     let stop = interrupt::install("nothing is written");

@@ -25,7 +25,7 @@ pub(super) fn print(
     context: &Context,
 ) -> Result<()> {
     let tokenizer = match tokenizer {
-        Some(name) => Some(Tokenizer::from_dir(&models::locate(name, Network::Allowed)?.path)?),
+        Some(name) => Some(Tokenizer::from_dir(&models::locate_tokenizer(name, Network::Allowed)?.path)?),
         None => None,
     };
     let splits = [("train", &prepared.train), ("valid", &prepared.valid), ("test", &prepared.test)];

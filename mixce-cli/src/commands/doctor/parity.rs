@@ -186,7 +186,8 @@ fn sampling(gpu: &Device) -> Result<Check> {
             .decoder(Precision::F32)?;
         let prompts: [(u64, &[u32]); 3] = [(0, &[1, 2, 3]), (1, &[4]), (2, &[7, 8, 9, 10])];
         let sampling = Sampling::default();
-        let options = GenerateOptions { sampling, max_new_tokens: 20, eos: None, batch_size: 3, seed: 4 };
+        let options =
+            GenerateOptions { sampling, max_new_tokens: 20, eos: Vec::new(), batch_size: 3, seed: 4 };
         let texts = generate(&model, &prompts, &options, &mut |_, _| ())?;
         Ok(texts.into_iter().map(|text| text.tokens).collect())
     };

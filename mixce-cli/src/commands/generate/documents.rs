@@ -108,6 +108,7 @@ pub(super) fn run(args: &GenerateArgs, input: &Input, grid: &[Sampling], context
         "compat": args.compat,
         "authors_batch_size": lengths.authors_batch,
         "precision": args.precision,
+        "ends": loaded.ends,
         "seed": context.seed(),
     });
     record.keep(&settings)?;
@@ -131,6 +132,7 @@ pub(super) fn run(args: &GenerateArgs, input: &Input, grid: &[Sampling], context
         batch_size: args.batch_size,
         decoder: &*decoder,
         tokenizer: &loaded.tokenizer,
+        ends: &loaded.ends,
     };
     let bar = progress::bar((jobs.len() * documents.len()) as u64, "samples");
     let mut files = Vec::new();

@@ -40,6 +40,8 @@ pub(super) struct Sampler<'a> {
     pub(super) batch_size: usize,
     pub(super) decoder: &'a dyn Decoder,
     pub(super) tokenizer: &'a Tokenizer,
+    /// The tokens that end a sample.
+    pub(super) ends: &'a [u32],
 }
 
 impl Sampler<'_> {
@@ -80,7 +82,7 @@ impl Sampler<'_> {
             let options = GenerateOptions {
                 sampling: job.sampling.clone(),
                 max_new_tokens: length_tokens - self.prompt_tokens,
-                eos: self.tokenizer.eos_id(),
+                eos: self.ends.to_vec(),
                 batch_size: self.batch_size,
                 seed: job.seed,
             };

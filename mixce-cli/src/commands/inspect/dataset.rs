@@ -120,7 +120,7 @@ pub(super) fn inspect(
 
 /// Tokens of each document, EOS included.
 fn token_lengths(input: &Input, tokenizer: &str) -> Result<LengthSummary> {
-    let tokenizer = Tokenizer::from_dir(&models::locate(tokenizer, Network::Allowed)?.path)?;
+    let tokenizer = Tokenizer::from_dir(&models::locate_tokenizer(tokenizer, Network::Allowed)?.path)?;
     let settings = EncodeSettings { max_length: None, add_bos: false };
     let mut lengths = Lengths::default();
     let stop = interrupt::install("nothing more is counted");

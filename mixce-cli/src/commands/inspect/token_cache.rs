@@ -39,7 +39,7 @@ pub(super) fn inspect(path: &Path, tokenizer: Option<&str>, context: &Context) -
     let ids = store.tokens(first.start..first.end.min(first.start + SAMPLE_TOKENS));
     let sample = match tokenizer {
         Some(name) => {
-            let tokenizer = Tokenizer::from_dir(&models::locate(name, Network::Allowed)?.path)?;
+            let tokenizer = Tokenizer::from_dir(&models::locate_tokenizer(name, Network::Allowed)?.path)?;
             Some(tokenizer.decode(&ids)?)
         }
         None => None,

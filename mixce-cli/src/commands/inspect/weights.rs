@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use mixce::FAMILIES;
-use mixce_lm::checkpoint::{TensorInfo, WeightType, list};
+use mixce_lm::checkpoint::{self, TensorInfo, WeightType, list};
 use mixce_lm::{Tokenizer, config};
 use mixce_train::checkpoint::{STATE_FILE, TrainState};
 use serde_json::{Value, json};
@@ -24,6 +24,10 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         Err(mixce_lm::Error::NoTokenizer { .. }) => None,
         Err(error) => return Err(error.into()),
     };
+    // What loading would make of it, where the configuration says what is wanted.
+    let reading = config.as_ref().map(|config| checkpoint::read(path, &**config));
+    let problem = reading.as_ref().and_then(|reading| reading.as_ref().err()).map(ToString::to_string);
+    let reading = reading.and_then(Result::ok);
     let state_path = path.join(STATE_FILE);
     let state = if state_path.is_file() { Some(TrainState::read(&state_path)?) } else { None };
     let run = models::run_of(path);
@@ -38,21 +42,25 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         "parameters": config.as_ref().map(|config| config.spec().parameters),
         "config": config.as_ref().map(|config| config::json_object(&config.to_json())).transpose()?,
         "vocabulary": tokenizer.as_ref().map(Tokenizer::vocab_size),
+        "tokenizer": tokenizer.as_ref().map(|tokenizer| json!({
+            "class": tokenizer.class().name(),
+            "bos": tokenizer.bos_id(),
+            "eos": tokenizer.eos_id(),
+            "added_tokens": tokenizer.added_tokens(),
+            "notes": tokenizer.notes(),
+        })),
+        "reading": reading,
+        "problem": problem,
         "run": run,
         "provenance": provenance,
         "step": state.as_ref().map(|state| state.step),
-        "tensors": tensors.iter().map(|t| json!({"name": t.name, "dtype": type_name(&t.dtype), "shape": t.shape})).collect::<Vec<Value>>(),
+        "tensors": tensors.iter().map(|t| described(t)).collect::<Vec<Value>>(),
     });
     context.output.either(&report, || {
         let mut rows =
             vec![vec!["tensor".to_owned(), "dtype".to_owned(), "shape".to_owned(), "numbers".to_owned()]];
         rows.extend(tensors.iter().map(|t| {
-            vec![
-                t.name.clone(),
-                type_name(&t.dtype),
-                format!("{:?}", t.shape),
-                grouped(t.element_count() as u64),
-            ]
+            vec![t.path(), type_name(&t.dtype), format!("{:?}", t.shape), grouped(t.element_count() as u64)]
         }));
         let mut text = table(&rows, &[false, false, false, true]);
         text += &format!("\n{} tensors, {} numbers, {}", tensors.len(), grouped(numbers), bytes(stored));
@@ -62,8 +70,22 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         if let Some(config) = &config {
             text += &format!("\n{}, {} parameters", config.describe(), grouped(config.spec().parameters));
         }
+        if let Some(reading) = &reading {
+            if reading.buffers > 0 {
+                text += &format!("\n{} stored attention masks are not read", reading.buffers);
+            }
+            for note in reading.notes() {
+                text += &format!("\n{note}");
+            }
+            for file in &reading.unused_files {
+                text += &format!("\nnot read: {file}");
+            }
+        }
+        if let Some(problem) = &problem {
+            text += &format!("\ncannot be loaded: {problem}");
+        }
         if let Some(tokenizer) = &tokenizer {
-            text += &format!("\ntokenizer: {} tokens", tokenizer.vocab_size());
+            text += &described_tokenizer(tokenizer);
         }
         if let (Some(run), Some(provenance)) = (&run, &provenance) {
             text += &format!("\nof run {}, made by {}", run.display(), made_by(provenance));
@@ -73,6 +95,28 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         }
         text
     })
+}
+
+fn described(tensor: &TensorInfo) -> Value {
+    let mut row = json!({"name": tensor.name, "dtype": type_name(&tensor.dtype), "shape": tensor.shape});
+    if !tensor.dictionary.is_empty() {
+        row["dictionary"] = json!(tensor.dictionary);
+    }
+    row
+}
+
+fn described_tokenizer(tokenizer: &Tokenizer) -> String {
+    let added: Vec<String> =
+        tokenizer.added_tokens().iter().map(|token| format!("`{}` {}", token.content, token.id)).collect();
+    let mut text =
+        format!("\ntokenizer: {} tokens, read as a {}", tokenizer.vocab_size(), tokenizer.class().name());
+    if !added.is_empty() {
+        text += &format!("; added tokens: {}", added.join(", "));
+    }
+    for note in tokenizer.notes() {
+        text += &format!("\n  {note}");
+    }
+    text
 }
 
 fn stored_bytes(tensor: &TensorInfo) -> u64 {

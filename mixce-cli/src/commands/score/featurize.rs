@@ -32,7 +32,7 @@ impl Featurizer {
         batch_tokens: usize,
         cache: Option<Cache>,
     ) -> Result<Self> {
-        let LoadedModel { model, tokenizer } = models::load(name, None, device)?;
+        let LoadedModel { model, tokenizer, .. } = models::load(name, None, device)?;
         let fingerprint = model.fingerprint()?;
         let max_tokens = max_tokens.min(model.spec().positions);
         Ok(Self { model: model.detached()?, tokenizer, fingerprint, max_tokens, batch_tokens, cache })

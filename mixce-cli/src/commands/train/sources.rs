@@ -25,7 +25,8 @@ pub(super) struct Found {
 /// Finds (and fetches) the model and the tokenizer.
 pub(super) fn find(config: &TrainConfig, network: Network) -> Result<Found> {
     let mut pinned = config.clone();
-    let tokenizer = config.tokenizer.as_deref().map(|name| models::locate(name, network)).transpose()?;
+    let named = config.tokenizer.as_deref();
+    let tokenizer = named.map(|name| models::locate_tokenizer(name, network)).transpose()?;
     if let (Some(name), Some(folder)) = (&config.tokenizer, &tokenizer) {
         pinned.tokenizer = Some(folder.pinned(name));
     }

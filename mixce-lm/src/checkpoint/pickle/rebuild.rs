@@ -26,10 +26,12 @@ impl Machine {
         match (module.as_str(), name.as_str()) {
             ("collections", "OrderedDict" | "defaultdict") => Ok(Object::Dict(Vec::new())),
             ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => self.tensor(items),
-            ("torch._utils", "_rebuild_parameter") => match self.argument(items, 0)? {
-                Object::Tensor(tensor) => Ok(Object::Tensor(tensor.clone())),
-                _ => Ok(Object::Opaque),
-            },
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
+                match self.argument(items, 0)? {
+                    Object::Tensor(tensor) => Ok(Object::Tensor(tensor.clone())),
+                    _ => Ok(Object::Opaque),
+                }
+            }
             ("torch._tensor", "_rebuild_from_type_v2") => match items {
                 // Only around a plain tensor: no recursion that a file could drive.
                 &[inner, _, arguments, ..] if self.is_rebuild(inner) => self.tensor(self.items(arguments)?),
