@@ -151,7 +151,7 @@ impl Block {
         x: &Tensor,
         Pass { dropout, precision, .. }: Pass,
         rows: Option<&Tensor>,
-        attention: impl FnOnce(&Tensor, Dropout) -> Result<Tensor>,
+        attention: impl FnOnce(&Tensor, Option<Dropout>) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let qkv = self.attention_in.forward(x, precision)?;
         let attended = attention(&qkv, self.dropout(dropout, Site::Attention))?;
@@ -225,14 +225,14 @@ impl Block {
     fn attention<'a>(
         &'a self,
         cu_seqlens: &'a CuSeqlens,
-    ) -> impl FnOnce(&Tensor, Dropout) -> Result<Tensor> + 'a {
+    ) -> impl FnOnce(&Tensor, Option<Dropout>) -> Result<Tensor> + 'a {
         |qkv, dropout| Ok(causal_attention(qkv, cu_seqlens, self.heads, self.scale, dropout)?)
     }
 
     /// Probability and stream of the dropout at a site.
-    fn dropout(&self, layer: Option<Stream>, site: Site) -> Dropout {
+    fn dropout(&self, layer: Option<Stream>, site: Site) -> Option<Dropout> {
         let p = if matches!(site, Site::Attention) { self.attn_pdrop } else { self.resid_pdrop };
-        layer.map(|stream| (p, site.stream(stream)))
+        layer.map(|stream| Dropout { p, stream: site.stream(stream) })
     }
 }
 

@@ -134,8 +134,8 @@ impl Gpt2 {
     }
 
     /// The dropout of the embeddings, given the pass's stream.
-    pub(crate) fn embedding_dropout(&self, stream: Option<Stream>) -> Dropout {
-        stream.map(|stream| (self.config.embd_pdrop, stream.fold(0)))
+    pub(crate) fn embedding_dropout(&self, stream: Option<Stream>) -> Option<Dropout> {
+        stream.map(|stream| Dropout { p: self.config.embd_pdrop, stream: stream.fold(0) })
     }
 
     fn embed(&self, at: &Embedded, stream: Option<Stream>) -> Result<Tensor> {
