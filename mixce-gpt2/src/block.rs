@@ -114,9 +114,9 @@ impl Block {
     }
 
     /// Probability and stream of the dropout at a site.
-    fn dropout(&self, layer: Option<Stream>, site: Site) -> Dropout {
+    fn dropout(&self, layer: Option<Stream>, site: Site) -> Option<Dropout> {
         let p = if matches!(site, Site::Attention) { self.attn_pdrop } else { self.resid_pdrop };
-        layer.map(|stream| (p, site.stream(stream)))
+        layer.map(|stream| Dropout { p, stream: site.stream(stream) })
     }
 }
 

@@ -17,8 +17,8 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    fn dropout(&self, stream: Option<Stream>) -> Dropout {
-        stream.map(|stream| (self.embd_pdrop, stream))
+    fn dropout(&self, stream: Option<Stream>) -> Option<Dropout> {
+        stream.map(|stream| Dropout { p: self.embd_pdrop, stream })
     }
 }
 

@@ -9,9 +9,9 @@ use mixce_kernels::lm_head::{TokenWeights, Weighting, target_log_probs, weighted
 use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{Mlp, MlpGradients, NormLinear};
 use mixce_kernels::{
-    Activation, AdamWState, AdamWUpdate, Affine, AffineGradients, Columns, CuSeqlens, Embedded, KeyValues,
-    Norm, Precision, Weight, adamw_step, causal_attention, causal_attention_backward, decode_attention,
-    dropout, embedding_backward, embedding_sum, residual_dropout, softmax_quantile,
+    Activation, AdamWState, AdamWUpdate, Affine, AffineGradients, Columns, CuSeqlens, Dropout, Embedded,
+    KeyValues, Norm, Precision, Weight, adamw_step, causal_attention, causal_attention_backward,
+    decode_attention, dropout, embedding_backward, embedding_sum, residual_dropout, softmax_quantile,
 };
 
 const TOKENS: usize = 1024;
@@ -43,8 +43,8 @@ fn zeros(shape: &[usize]) -> AffineGradients {
     AffineGradients { weight: tensor(shape), bias: tensor(&shape[shape.len() - 1..]) }
 }
 
-fn drops() -> Option<(f64, Stream)> {
-    Some((0.1, Stream::new(1)))
+fn drops() -> Option<Dropout> {
+    Some(Dropout { p: 0.1, stream: Stream::new(1) })
 }
 
 /// Forward and backward pass of `f` by candle's graph.

@@ -6,6 +6,15 @@ use rayon::prelude::*;
 use crate::cuda;
 use crate::{cpu, device::has_backward_kernels, rng::Stream, simd::vectorised};
 
+/// A dropout, by itself or inside another operation: the mask is that of [`dropout`].
+#[derive(Clone, Copy, Debug)]
+pub struct Dropout {
+    /// Probability of an element to be dropped.
+    pub p: f64,
+    /// Its random words.
+    pub stream: Stream,
+}
+
 /// Drops elements of `x` with probability `p` and scales the rest by `1 / (1 - p)`.
 ///
 /// `y_i = x_i * m_i / (1 - p)`, where `m_i = 0` if word `i` of `stream` (see [`Stream::u32`]) is below `p * 2^32` and 1
@@ -96,11 +105,6 @@ impl Keep {
     }
 }
 
-struct Dropout {
-    p: f64,
-    stream: Stream,
-}
-
 const CHUNK: usize = 4096;
 
 /// Multiplies each value by the dropout factor of its index.
@@ -122,7 +126,7 @@ impl CustomOp1 for Dropout {
     }
 
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let (shape, dropout) = (layout.shape().clone(), Some((self.p, self.stream)));
+        let (shape, dropout) = (layout.shape().clone(), Some(*self));
         cuda::operation(self.name(), [(x, layout)], shape, |gpu, [x], y| gpu.dropout(x, dropout, y))
     }
 

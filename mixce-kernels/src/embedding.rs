@@ -8,8 +8,8 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp2, Device, Layout, Result, Sh
 use crate::cpu::{self, with_slices_mut};
 use crate::cuda;
 use crate::device::gpu_of;
-use crate::dropout::{dropout, dropout_slow};
-use crate::residual::{Dropout, active};
+use crate::dropout::{Dropout, dropout, dropout_slow};
+use crate::residual::active;
 
 /// `x_t = dropout(tokens[input_ids_t] + positions[position_ids_t])`: two tables `[V, C]` and `[T, C]`, result `[N, C]`; the mask is
 /// that of [`crate::dropout`].
@@ -19,7 +19,12 @@ use crate::residual::{Dropout, active};
 ///
 /// # Errors
 /// When shapes do not fit, an id is outside its table, or the dropout probability is outside `[0, 1)`.
-pub fn embedding_sum(tokens: &Tensor, positions: &Tensor, at: &Embedded, drop: Dropout) -> Result<Tensor> {
+pub fn embedding_sum(
+    tokens: &Tensor,
+    positions: &Tensor,
+    at: &Embedded,
+    drop: Option<Dropout>,
+) -> Result<Tensor> {
     let drop = active(drop)?;
     if [tokens, positions].into_iter().all(|table| gpu_of(table).is_some()) {
         let op = EmbeddingSum { at: at.clone(), dropout: drop };
@@ -31,7 +36,7 @@ pub fn embedding_sum(tokens: &Tensor, positions: &Tensor, at: &Embedded, drop: D
     let op = EmbeddingSum { at: at.clone(), dropout: None };
     let x = tokens.contiguous()?.apply_op2(&positions.contiguous()?, op)?;
     match drop {
-        Some((p, stream)) => dropout(&x, p, stream),
+        Some(Dropout { p, stream }) => dropout(&x, p, stream),
         None => Ok(x),
     }
 }
@@ -44,11 +49,11 @@ pub fn embedding_sum_slow(
     tokens: &Tensor,
     positions: &Tensor,
     at: &Embedded,
-    drop: Dropout,
+    drop: Option<Dropout>,
 ) -> Result<Tensor> {
     let x = (tokens.index_select(&at.input_ids, 0)? + positions.index_select(&at.position_ids, 0)?)?;
     match drop {
-        Some((p, stream)) => dropout_slow(&x, p, stream),
+        Some(Dropout { p, stream }) => dropout_slow(&x, p, stream),
         None => Ok(x),
     }
 }
@@ -62,7 +67,7 @@ pub fn embedding_sum_slow(
 pub fn embedding_backward(
     at: &Embedded,
     dx: &Tensor,
-    drop: Dropout,
+    drop: Option<Dropout>,
     dtokens: &Tensor,
     dpositions: &Tensor,
 ) -> Result<()> {
@@ -86,7 +91,7 @@ pub fn embedding_backward(
         return gpu.embedding_backward(dx, groups, drop, [dtokens, dpositions]);
     }
     let dx = match drop {
-        Some((p, stream)) => dropout(dx, p, stream)?,
+        Some(Dropout { p, stream }) => dropout(dx, p, stream)?,
         None => dx.clone(),
     };
     cpu::with_slices(op, [&dx], |[dx]| {
@@ -202,7 +207,7 @@ fn scatter_add(rows: &[(u32, u32)], dx: &[f32], c: usize, dtokens: &mut [f32], d
 struct EmbeddingSum {
     at: Embedded,
     /// Drawn by the kernel on CUDA; an operation of its own elsewhere.
-    dropout: Dropout,
+    dropout: Option<Dropout>,
 }
 
 impl CustomOp2 for EmbeddingSum {

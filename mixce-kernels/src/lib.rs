@@ -64,14 +64,14 @@ pub use attention::{
 };
 pub use categorical::{all_finite, softmax_quantile};
 pub use device::{Gpu, gpu, has_backward_kernels, peak_device_bytes};
-pub use dropout::{dropout, dropout_slow};
+pub use dropout::{Dropout, dropout, dropout_slow};
 pub use embedding::{Embedded, embedding_backward, embedding_sum, embedding_sum_slow};
 pub use guard::{GradientFailure, GradientGuard, GradientVerdict};
 pub use layer_norm::{Norm, layer_norm, layer_norm_slow};
 pub use linear::{linear, linear_slow};
 pub use matmul::{Matrix, Precision, matmul};
 pub use packed::PackedWeight;
-pub use residual::{Dropout, residual_dropout, residual_dropout_slow};
+pub use residual::{residual_dropout, residual_dropout_slow};
 pub use weight::Weight;
 
 /// Tensor errors are candle's.

@@ -9,8 +9,8 @@ use candle_core::{CudaStorage, Device, Error, Layout, Result, Shape, Tensor};
 
 use crate::adamw::{AdamWState, AdamWUpdate};
 use crate::attention::{CausalAttention, Columns, KeyValues};
+use crate::dropout::Dropout;
 use crate::lm_head::{CrossEntropy, Weighting};
-use crate::residual::Dropout;
 use crate::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
 use crate::{Activation, AffineGradients, Norm, Precision, device};
 
@@ -53,20 +53,20 @@ never_called! {
     describe() -> device::Gpu;
     peak_bytes() -> Option<u64>;
     check_bf16() -> ();
-    dropout(Array<'_, f32>, Dropout, Array<'_, f32>) -> ();
-    residual(Array<'_, f32>, (Array<'_, f32>, Option<Array<'_, f32>>), usize, Dropout, Array<'_, f32>) -> ();
-    embedding([Array<'_, f32>; 2], [&Tensor; 2], usize, Dropout, Array<'_, f32>) -> ();
-    embedding_backward(&Tensor, [&Tensor; 6], Dropout, [&Tensor; 2]) -> ();
+    dropout(Array<'_, f32>, Option<Dropout>, Array<'_, f32>) -> ();
+    residual(Array<'_, f32>, (Array<'_, f32>, Option<Array<'_, f32>>), usize, Option<Dropout>, Array<'_, f32>) -> ();
+    embedding([Array<'_, f32>; 2], [&Tensor; 2], usize, Option<Dropout>, Array<'_, f32>) -> ();
+    embedding_backward(&Tensor, [&Tensor; 6], Option<Dropout>, [&Tensor; 2]) -> ();
     layer_norm(Array<'_, f32>, (Array<'_, f32>, Array<'_, f32>), f32, Array<'_, f32>) -> ();
     layer_norm_backward(&Norm, &Tensor, &Tensor, &Tensor, &AffineGradients) -> ();
     linear(Array<'_, f32>, (Array<'_, f32>, Array<'_, f32>), Array<'_, f32>) -> ();
     linear_backward(&Tensor, &Tensor, &Tensor, &AffineGradients) -> Tensor;
     norm_linear(&NormLinear, &Tensor, Precision) -> Tensor;
     norm_linear_backward(&NormLinear, &Tensor, &Tensor, &Tensor, &NormLinearGradients, Precision) -> ();
-    linear_residual(&LinearResidual, &Tensor, &Tensor, Dropout, Precision) -> Tensor;
-    linear_residual_backward(&LinearResidual, &Tensor, &Tensor, Dropout, &AffineGradients, Precision) -> Tensor;
-    mlp(&Mlp, &Tensor, Dropout, Precision, bool) -> (Tensor, Tensor);
-    mlp_backward(&Mlp, [&Tensor; 2], Dropout, &Tensor, &MlpGradients, Precision) -> ();
+    linear_residual(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, Precision) -> Tensor;
+    linear_residual_backward(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, &AffineGradients, Precision) -> Tensor;
+    mlp(&Mlp, &Tensor, Option<Dropout>, Precision, bool) -> (Tensor, Tensor);
+    mlp_backward(&Mlp, [&Tensor; 2], Option<Dropout>, &Tensor, &MlpGradients, Precision) -> ();
 }
 
 /// A storage and how its elements lie in it.

@@ -5,13 +5,9 @@ use rayon::prelude::*;
 
 use crate::cuda;
 use crate::device::has_backward_kernels;
-use crate::dropout::{Keep, check, dropout, dropout_slow};
-use crate::rng::Stream;
+use crate::dropout::{Dropout, Keep, check, dropout, dropout_slow};
 use crate::simd::vectorised;
 use crate::{cpu, linear};
-
-/// Probability and stream of a dropout; `None` does nothing.
-pub type Dropout = Option<(f64, Stream)>;
 
 /// `y = x + dropout(branch)`, with the mask of [`dropout`]: the same numbers, in one pass over memory.
 ///
@@ -19,8 +15,8 @@ pub type Dropout = Option<(f64, Stream)>;
 ///
 /// # Errors
 /// When the shapes differ or the probability is outside `[0, 1)`.
-pub fn residual_dropout(x: &Tensor, branch: &Tensor, dropout: Dropout) -> Result<Tensor> {
-    let Some((p, stream)) = active(dropout)? else { return x + branch };
+pub fn residual_dropout(x: &Tensor, branch: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+    let Some(active) = active(dropout)? else { return x + branch };
     if x.dims() != branch.dims() {
         bail!(
             "residual_dropout: expected two tensors of one shape, got {:?} and {:?}",
@@ -29,7 +25,7 @@ pub fn residual_dropout(x: &Tensor, branch: &Tensor, dropout: Dropout) -> Result
         );
     }
     if [x, branch].into_iter().all(has_backward_kernels) {
-        x.contiguous()?.apply_op2(&branch.contiguous()?, ResidualDropout { p, stream })
+        x.contiguous()?.apply_op2(&branch.contiguous()?, ResidualDropout(active))
     } else {
         residual_dropout_slow(x, branch, dropout)
     }
@@ -39,19 +35,19 @@ pub fn residual_dropout(x: &Tensor, branch: &Tensor, dropout: Dropout) -> Result
 ///
 /// # Errors
 /// When the shapes differ or the probability is outside `[0, 1)`.
-pub fn residual_dropout_slow(x: &Tensor, branch: &Tensor, dropout: Dropout) -> Result<Tensor> {
+pub fn residual_dropout_slow(x: &Tensor, branch: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
     match active(dropout)? {
-        Some((p, stream)) => x + dropout_slow(branch, p, stream)?,
+        Some(Dropout { p, stream }) => x + dropout_slow(branch, p, stream)?,
         None => x + branch,
     }
 }
 
 /// The dropout if it drops anything.
-pub(crate) fn active(dropout: Dropout) -> Result<Dropout> {
-    if let Some((p, _)) = dropout {
-        check(p)?;
+pub(crate) fn active(dropout: Option<Dropout>) -> Result<Option<Dropout>> {
+    if let Some(dropout) = dropout {
+        check(dropout.p)?;
     }
-    Ok(dropout.filter(|(p, _)| *p > 0.0))
+    Ok(dropout.filter(|dropout| dropout.p > 0.0))
 }
 
 /// `y = residual + dropout(branch + bias)` in place of `branch`, for the rows that begin at `first_row` of the whole tensor.
@@ -59,7 +55,7 @@ pub(crate) fn forward(
     branch: &mut [f32],
     residual: &[f32],
     bias: &[f32],
-    dropout: Dropout,
+    dropout: Option<Dropout>,
     first_row: usize,
 ) {
     let c = bias.len();
@@ -67,7 +63,7 @@ pub(crate) fn forward(
         let residual = &residual[row * c..];
         let mut factors = vec![1f32; c];
         for (i, (y, residual)) in rows.chunks_mut(c).zip(residual.chunks(c)).enumerate() {
-            if let Some((p, stream)) = &dropout {
+            if let Some(Dropout { p, stream }) = &dropout {
                 Keep::new(*p).factors(&mut factors, stream, ((first_row + row + i) * c) as u64);
             }
             for ((y, residual), (bias, factor)) in y.iter_mut().zip(residual).zip(bias.iter().zip(&factors)) {
@@ -78,19 +74,22 @@ pub(crate) fn forward(
 }
 
 /// The gradient of the branch, `dropout(dy)`, for the rows of `c` entries that begin at `first_row` of the whole tensor.
-pub(crate) fn backward(dy: &[f32], dropout: Dropout, c: usize, first_row: usize, dbranch: &mut [f32]) {
+pub(crate) fn backward(
+    dy: &[f32],
+    dropout: Option<Dropout>,
+    c: usize,
+    first_row: usize,
+    dbranch: &mut [f32],
+) {
     dbranch.copy_from_slice(dy);
-    if let Some((p, stream)) = dropout {
+    if let Some(Dropout { p, stream }) = dropout {
         linear::for_rows(dbranch, c, |row, rows| {
             Keep::new(p).apply(rows, &stream, ((first_row + row) * c) as u64);
         });
     }
 }
 
-struct ResidualDropout {
-    p: f64,
-    stream: Stream,
-}
+struct ResidualDropout(Dropout);
 
 impl CustomOp2 for ResidualDropout {
     fn name(&self) -> &'static str {
@@ -107,10 +106,10 @@ impl CustomOp2 for ResidualDropout {
         const CHUNK: usize = 4096;
         let x = cpu::slice(self.name(), x, x_layout)?;
         let mut y = cpu::slice(self.name(), branch, branch_layout)?.to_vec();
-        let keep = Keep::new(self.p);
+        let keep = Keep::new(self.0.p);
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate().for_each(|(i, (y, x))| {
             vectorised(|| {
-                keep.apply(y, &self.stream, (i * CHUNK) as u64);
+                keep.apply(y, &self.0.stream, (i * CHUNK) as u64);
                 y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
             });
         });
@@ -125,7 +124,7 @@ impl CustomOp2 for ResidualDropout {
         branch_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         let (inputs, shape) = ([(x, x_layout), (branch, branch_layout)], x_layout.shape().clone());
-        let (c, dropout) = (shape.dims().last().copied().unwrap_or(1), Some((self.p, self.stream)));
+        let (c, dropout) = (shape.dims().last().copied().unwrap_or(1), Some(self.0));
         cuda::operation(self.name(), inputs, shape, |gpu, [x, branch], y| {
             gpu.residual(x, (branch, None), c, dropout, y)
         })
@@ -138,20 +137,25 @@ impl CustomOp2 for ResidualDropout {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(dy.clone()), Some(dropout(dy, self.p, self.stream)?)))
+        Ok((Some(dy.clone()), Some(dropout(dy, self.0.p, self.0.stream)?)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::Stream;
     use crate::testing::{assert_close, assert_gradient, random};
     use candle_core::Var;
 
     #[test]
     fn fused_equals_slow_forward_and_backward() -> Result<()> {
         for shape in [[0, 3], [1, 1], [3, 7], [65, 129]] {
-            for dropout in [None, Some((0.0, Stream::new(3))), Some((0.3, Stream::new(3)))] {
+            for dropout in [
+                None,
+                Some(Dropout { p: 0.0, stream: Stream::new(3) }),
+                Some(Dropout { p: 0.3, stream: Stream::new(3) }),
+            ] {
                 let (x, branch) =
                     (Var::from_tensor(&random(&shape, 1)?)?, Var::from_tensor(&random(&shape, 2)?)?);
                 let fused = residual_dropout(&x, &branch, dropout)?;
@@ -171,7 +175,8 @@ mod tests {
 
     #[test]
     fn gradients_are_the_finite_differences() -> Result<()> {
-        let (x, branch, dropout) = (random(&[3, 5], 1)?, random(&[3, 5], 2)?, Some((0.4, Stream::new(8))));
+        let (x, branch, dropout) =
+            (random(&[3, 5], 1)?, random(&[3, 5], 2)?, Some(Dropout { p: 0.4, stream: Stream::new(8) }));
         assert_gradient("x", &x, |x| residual_dropout(x, &branch, dropout))?;
         assert_gradient("branch", &branch, |branch| residual_dropout(&x, branch, dropout))
     }
@@ -179,9 +184,11 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() -> Result<()> {
         let x = random(&[2, 3], 1)?;
-        let error = residual_dropout(&x, &random(&[3, 2], 1)?, Some((0.1, Stream::new(0)))).unwrap_err();
+        let error =
+            residual_dropout(&x, &random(&[3, 2], 1)?, Some(Dropout { p: 0.1, stream: Stream::new(0) }))
+                .unwrap_err();
         assert!(error.to_string().contains("one shape"), "{error}");
-        assert!(residual_dropout(&x, &x, Some((1.0, Stream::new(0)))).is_err());
+        assert!(residual_dropout(&x, &x, Some(Dropout { p: 1.0, stream: Stream::new(0) })).is_err());
         Ok(())
     }
 }

@@ -163,7 +163,7 @@ impl Attention<'_> {
     ///
     /// # Errors
     /// When the cache is full or a tensor operation fails.
-    pub fn attend(&mut self, qkv: &Tensor, heads: Heads, dropout: Dropout) -> Result<Tensor> {
+    pub fn attend(&mut self, qkv: &Tensor, heads: Heads, dropout: Option<Dropout>) -> Result<Tensor> {
         match self {
             Self::Documents(documents) => {
                 Ok(causal_attention(qkv, documents, heads.count, heads.scale, dropout)?)

@@ -11,8 +11,8 @@ use rayon::prelude::*;
 
 use super::CuSeqlens;
 use crate::cuda;
+use crate::dropout::Dropout;
 use crate::dropout::Keep;
-use crate::residual::Dropout;
 use crate::simd::{self, vectorised};
 use crate::{cpu, math};
 
@@ -26,7 +26,7 @@ pub(crate) struct CausalAttention {
     pub(crate) spans: Option<Tensor>,
     pub(crate) heads: usize,
     pub(crate) scale: f32,
-    pub(crate) dropout: Dropout,
+    pub(crate) dropout: Option<Dropout>,
 }
 
 /// A matrix inside a larger buffer: element `(i, j)` lies at `offset + i * row_stride + j`.
@@ -153,7 +153,7 @@ impl Task<'_> {
 
     /// The dropout factors of a `[rows, keys]` block, 0 above the diagonal; nothing is written without dropout.
     fn factors(&self, i0: usize, keys: usize, rows: usize, factors: &mut [f32]) {
-        let Some((p, stream)) = self.op.dropout else { return };
+        let Some(Dropout { p, stream }) = self.op.dropout else { return };
         let (keep, stream) = (Keep::new(p), stream.fold(self.head as u64));
         vectorised(|| {
             for (i, row) in factors.chunks_mut(keys).take(rows).enumerate() {

@@ -13,9 +13,9 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 
+use crate::cpu::is_cpu_f32;
 use crate::cuda::Gpu;
-use crate::residual::Dropout;
-use crate::{cpu::is_cpu_f32, dropout::Keep, rng::Stream};
+use crate::dropout::{Dropout, Keep};
 
 /// Where the documents of a packed batch begin: `[0, n_1, n_1 + n_2, .., N]`, one more entry than documents.
 ///
@@ -142,7 +142,7 @@ pub fn causal_attention(
     cu_seqlens: &CuSeqlens,
     heads: usize,
     scale: f64,
-    dropout: Dropout,
+    dropout: Option<Dropout>,
 ) -> Result<Tensor> {
     check(qkv, cu_seqlens, heads, dropout)?;
     let Some(op) = fused(qkv, cu_seqlens, heads, scale, dropout)? else {
@@ -160,7 +160,7 @@ pub fn causal_attention_backward(
     cu_seqlens: &CuSeqlens,
     heads: usize,
     scale: f64,
-    dropout: Dropout,
+    dropout: Option<Dropout>,
     dout: &Tensor,
 ) -> Result<Tensor> {
     check(qkv, cu_seqlens, heads, dropout)?;
@@ -183,18 +183,18 @@ fn fused(
     cu_seqlens: &CuSeqlens,
     heads: usize,
     scale: f64,
-    dropout: Dropout,
+    dropout: Option<Dropout>,
 ) -> Result<Option<CausalAttention>> {
     let on_gpu = Gpu::of(qkv.device()).is_some() && matches!(qkv.dtype(), DType::F32 | DType::BF16);
     if !on_gpu && !is_cpu_f32(qkv) {
         return Ok(None);
     }
     let spans = on_gpu.then(|| cu_seqlens.spans_on(qkv.device())).transpose()?;
-    let (cu_seqlens, dropout) = (cu_seqlens.clone(), dropout.filter(|(p, _)| *p > 0.0));
+    let (cu_seqlens, dropout) = (cu_seqlens.clone(), dropout.filter(|dropout| dropout.p > 0.0));
     Ok(Some(CausalAttention { cu_seqlens, spans, heads, scale: scale as f32, dropout }))
 }
 
-fn check(qkv: &Tensor, cu_seqlens: &CuSeqlens, heads: usize, dropout: Dropout) -> Result<()> {
+fn check(qkv: &Tensor, cu_seqlens: &CuSeqlens, heads: usize, dropout: Option<Dropout>) -> Result<()> {
     let (n, c3) = qkv.dims2()?;
     if heads == 0 || c3 % (3 * heads) != 0 {
         bail!("causal_attention: expected [N, 3 C] with C divisible by {heads} heads, got {:?}", qkv.dims());
@@ -203,7 +203,7 @@ fn check(qkv: &Tensor, cu_seqlens: &CuSeqlens, heads: usize, dropout: Dropout) -
         bail!("causal_attention: the offsets cover {} tokens, the tensor has {n}", cu_seqlens.tokens());
     }
     match dropout {
-        Some((p, _)) if !(0.0..1.0).contains(&p) => {
+        Some(Dropout { p, .. }) if !(0.0..1.0).contains(&p) => {
             bail!("causal_attention: expected a dropout probability in [0, 1), got {p}")
         }
         _ => Ok(()),
@@ -219,7 +219,7 @@ pub fn causal_attention_slow(
     cu_seqlens: &CuSeqlens,
     heads: usize,
     scale: f64,
-    dropout: Dropout,
+    dropout: Option<Dropout>,
 ) -> Result<Tensor> {
     check(qkv, cu_seqlens, heads, dropout)?;
     let c = qkv.dim(1)? / 3;
@@ -235,8 +235,8 @@ pub fn causal_attention_slow(
             (0..t * t).map(|ij| if ij % t > ij / t { f32::NEG_INFINITY } else { 0.0 }).collect();
         let masked = scores_htt.broadcast_add(&Tensor::from_vec(mask, (t, t), qkv.device())?)?;
         let mut probabilities = softmax(&masked, D::Minus1)?;
-        if let Some((p, stream)) = dropout.filter(|(p, _)| *p > 0.0) {
-            probabilities = probabilities.mul(&dropout_factors(start, t, heads, p, stream, qkv)?)?;
+        if let Some(dropout) = dropout.filter(|dropout| dropout.p > 0.0) {
+            probabilities = probabilities.mul(&dropout_factors(start, t, heads, dropout, qkv)?)?;
         }
         let out_htd = probabilities.to_dtype(qkv.dtype())?.matmul(&v_htd)?;
         outputs.push(out_htd.transpose(0, 1)?.reshape((t, c))?);
@@ -251,8 +251,7 @@ fn dropout_factors(
     start: usize,
     t: usize,
     heads: usize,
-    p: f64,
-    stream: Stream,
+    Dropout { p, stream }: Dropout,
     like: &Tensor,
 ) -> Result<Tensor> {
     let keep = Keep::new(p);

@@ -12,7 +12,7 @@ fn gradients(out: &Tensor, qkv: &Var) -> Result<Vec<f32>> {
     grads.get(qkv).unwrap().flatten_all()?.to_vec1()
 }
 
-fn compare(lengths: &[usize], heads: usize, d: usize, dropout: Dropout) -> Result<()> {
+fn compare(lengths: &[usize], heads: usize, d: usize, dropout: Option<Dropout>) -> Result<()> {
     let cu_seqlens = CuSeqlens::from_lengths(lengths.iter().copied());
     let qkv = Var::from_tensor(&random(&[cu_seqlens.tokens(), 3 * heads * d], 5)?)?;
     let scale = 1.0 / (d as f64).sqrt();
@@ -35,7 +35,7 @@ fn compare(lengths: &[usize], heads: usize, d: usize, dropout: Dropout) -> Resul
 
 #[test]
 fn fused_equals_slow() -> Result<()> {
-    let dropout = Some((0.2, Stream::new(11)));
+    let dropout = Some(Dropout { p: 0.2, stream: Stream::new(11) });
     for lengths in [vec![], vec![1], vec![0, 3, 0], vec![5, 1, 64, 2], vec![65, 130], vec![63, 64, 129]] {
         compare(&lengths, 3, 8, None)?;
         compare(&lengths, 2, 5, dropout)?;
@@ -46,7 +46,7 @@ fn fused_equals_slow() -> Result<()> {
 #[test]
 fn gradient_is_the_finite_difference() -> Result<()> {
     let cu_seqlens = CuSeqlens::from_lengths([3, 1, 5]);
-    for dropout in [None, Some((0.3, Stream::new(2)))] {
+    for dropout in [None, Some(Dropout { p: 0.3, stream: Stream::new(2) })] {
         let f = |qkv: &Tensor| causal_attention(qkv, &cu_seqlens, 2, 0.6, dropout);
         assert_gradient("attention", &random(&[9, 18], 8)?, f)?;
     }
@@ -72,7 +72,14 @@ fn bad_offsets_are_refused() -> Result<()> {
     assert!(error.to_string().contains("cover 3 tokens, the tensor has 4"), "{error}");
     assert!(causal_attention(&qkv, &CuSeqlens::from_lengths([4]), 5, 1.0, None).is_err());
     assert!(
-        causal_attention(&qkv, &CuSeqlens::from_lengths([4]), 2, 1.0, Some((1.5, Stream::new(0)))).is_err()
+        causal_attention(
+            &qkv,
+            &CuSeqlens::from_lengths([4]),
+            2,
+            1.0,
+            Some(Dropout { p: 1.5, stream: Stream::new(0) })
+        )
+        .is_err()
     );
     Ok(())
 }
@@ -81,6 +88,6 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn any_packing_agrees_with_the_slow_twin(lengths in prop::collection::vec(0usize..80, 0..6), heads in 1usize..4, d in 1usize..9, p in prop::option::of(0.0f64..0.9)) {
-        compare(&lengths, heads, d, p.map(|p| (p, Stream::new(1)))).unwrap();
+        compare(&lengths, heads, d, p.map(|p| Dropout { p, stream: Stream::new(1) })).unwrap();
     }
 }

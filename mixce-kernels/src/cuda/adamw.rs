@@ -37,71 +37,6 @@ fn sums_of_squares(tensors: &[Tensor], like: &Tensor) -> Result<Tensor> {
     Ok(partial)
 }
 
-fn judge(gradients: &[Tensor], max_norm: f64, step: u64, verdict: &Tensor) -> Result<()> {
-    let op = "gradient norm";
-    if !gradients.iter().all(|gradient| gpu_of(gradient).is_some()) {
-        bail!("{op}: expected f32 gradients on one CUDA device");
-    }
-    let partial = sums_of_squares(gradients, verdict)?;
-    with_arrays::<f64, _, 1, 1>(op, [&partial], [verdict], |gpu, [partial], [verdict]| {
-        expect_len(op, "the verdict", verdict, VERDICT)?;
-        let grid = Grid { blocks: (1, 1), threads: (SQUARES_THREADS, 1), shared_bytes: 0 };
-        let (tensors, step) = (unsigned(op, gradients.len())?, step as f64);
-        // SAFETY: the arguments are those of the kernel; the shares are 64 a tensor.
-        unsafe {
-            launch!(gpu, "adamw", "mixce_judge_gradients", grid, partial, tensors, max_norm, step, verdict)
-        }
-    })
-}
-
-fn adamw_step(
-    state: AdamWState<'_>,
-    gradient: &Tensor,
-    update: &AdamWUpdate,
-    verdict: Option<&Tensor>,
-) -> Result<()> {
-    let op = "adamw";
-    let apply = |verdict: Option<Array<'_, f64>>| {
-        let changed = [state.parameter, state.first_moment, state.second_moment];
-        with_arrays::<f32, _, 1, 3>(op, [gradient], changed, |gpu, [g], [p, m, v]| {
-            for array in [p, m, v] {
-                expect_len(op, "the parameter or a moment", array, g.len)?;
-            }
-            let (u, grid, n) = (update, Grid::elements(g.len), g.len as u64);
-            // SAFETY: the arguments are those of the kernel; the four arrays have n elements.
-            unsafe {
-                launch!(
-                    gpu,
-                    "adamw",
-                    "mixce_adamw",
-                    grid,
-                    p,
-                    m,
-                    v,
-                    g,
-                    n,
-                    u.first_rate,
-                    u.second_keep,
-                    u.second_rate,
-                    u.gradient_scale,
-                    u.decay_factor,
-                    u.step_size,
-                    u.root_correction,
-                    u.epsilon,
-                    verdict
-                )
-            }
-        })
-    };
-    match verdict {
-        Some(verdict) => with_arrays::<f64, _, 1, 0>(op, [verdict], [], |_, [verdict], []| {
-            expect_len(op, "the verdict", verdict, VERDICT)?;
-            apply(Some(verdict))
-        }),
-        None => apply(None),
-    }
-}
-
 impl Gpu<'_> {
     /// `sum_i x_i^2`, read back.
     pub(crate) fn sum_of_squares(&self, x: &Tensor) -> Result<f64> {
@@ -117,7 +52,30 @@ impl Gpu<'_> {
         step: u64,
         verdict: &Tensor,
     ) -> Result<()> {
-        judge(gradients, max_norm, step, verdict)
+        let op = "gradient norm";
+        if !gradients.iter().all(|gradient| gpu_of(gradient).is_some()) {
+            bail!("{op}: expected f32 gradients on one CUDA device");
+        }
+        let partial = sums_of_squares(gradients, verdict)?;
+        with_arrays::<f64, _, 1, 1>(op, [&partial], [verdict], |gpu, [partial], [verdict]| {
+            expect_len(op, "the verdict", verdict, VERDICT)?;
+            let grid = Grid { blocks: (1, 1), threads: (SQUARES_THREADS, 1), shared_bytes: 0 };
+            let (tensors, step) = (unsigned(op, gradients.len())?, step as f64);
+            // SAFETY: the arguments are those of the kernel; the shares are 64 a tensor.
+            unsafe {
+                launch!(
+                    gpu,
+                    "adamw",
+                    "mixce_judge_gradients",
+                    grid,
+                    partial,
+                    tensors,
+                    max_norm,
+                    step,
+                    verdict
+                )
+            }
+        })
     }
 
     /// One update in place; with a verdict, its factor instead of the update's, and none when the gradients were not finite.
@@ -128,7 +86,46 @@ impl Gpu<'_> {
         update: &AdamWUpdate,
         verdict: Option<&Tensor>,
     ) -> Result<()> {
-        adamw_step(state, gradient, update, verdict)
+        let op = "adamw";
+        let apply = |verdict: Option<Array<'_, f64>>| {
+            let changed = [state.parameter, state.first_moment, state.second_moment];
+            with_arrays::<f32, _, 1, 3>(op, [gradient], changed, |gpu, [g], [p, m, v]| {
+                for array in [p, m, v] {
+                    expect_len(op, "the parameter or a moment", array, g.len)?;
+                }
+                let (u, grid, n) = (update, Grid::elements(g.len), g.len as u64);
+                // SAFETY: the arguments are those of the kernel; the four arrays have n elements.
+                unsafe {
+                    launch!(
+                        gpu,
+                        "adamw",
+                        "mixce_adamw",
+                        grid,
+                        p,
+                        m,
+                        v,
+                        g,
+                        n,
+                        u.first_rate,
+                        u.second_keep,
+                        u.second_rate,
+                        u.gradient_scale,
+                        u.decay_factor,
+                        u.step_size,
+                        u.root_correction,
+                        u.epsilon,
+                        verdict
+                    )
+                }
+            })
+        };
+        match verdict {
+            Some(verdict) => with_arrays::<f64, _, 1, 0>(op, [verdict], [], |_, [verdict], []| {
+                expect_len(op, "the verdict", verdict, VERDICT)?;
+                apply(Some(verdict))
+            }),
+            None => apply(None),
+        }
     }
 
     /// Sets every element to 0.

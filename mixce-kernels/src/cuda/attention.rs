@@ -11,7 +11,7 @@ use super::{
     Arg, Array, Element, Gpu, Grid, WARP, expect_len, kernel, name_of, operation, unsigned, with_arrays,
 };
 use crate::attention::CausalAttention;
-use crate::residual::Dropout;
+use crate::dropout::Dropout;
 
 /// A storage and how its elements lie in it.
 type Operand<'a> = (&'a CudaStorage, &'a Layout);
@@ -95,7 +95,7 @@ struct Attention<'a, T> {
     spans: Array<'a, u32>,
     heads: usize,
     scale: f32,
-    dropout: Dropout,
+    dropout: Option<Dropout>,
 }
 
 /// The three kernels for head sizes up to a bound.

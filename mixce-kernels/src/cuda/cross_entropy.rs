@@ -27,7 +27,30 @@ impl Gpu<'_> {
         head: &Tensor,
         targets: &Tensor,
     ) -> Result<Tensor> {
-        target_log_probs(hidden, head, targets)
+        let ((n, c), v, op) = (hidden.dims2()?, head.dim(0)?, "lm_head");
+        let log_q = uninitialised(n, DType::F32, hidden)?;
+        let (log_z, logits) = (
+            uninitialised(n, DType::F32, hidden)?,
+            uninitialised((slice_tokens(n, v, true), v), DType::F32, hidden)?,
+        );
+        with_arrays(op, [targets], [], |_, [targets], []| {
+            with_arrays(
+                op,
+                [hidden, head],
+                [&log_q, &log_z, &logits],
+                |gpu, [hidden, head], [log_q, log_z, logits]| {
+                    for (start, len) in slices(n, v) {
+                        let logits = logits.range(0, len * v);
+                        let hidden = Matrix::new(hidden.range(start * c, len * c), c);
+                        gpu.matmul(logits, false, hidden, Matrix::new(head, c).t())?;
+                        let [log_q, log_z] = [log_q, log_z].map(|array| array.range(start, len));
+                        gpu.log_probs_of_logits(logits, targets.range(start, len), log_q, log_z)?;
+                    }
+                    Ok(())
+                },
+            )
+        })?;
+        Ok(log_q)
     }
 
     /// See [`crate::lm_head::weighted_cross_entropy`].
@@ -42,33 +65,6 @@ impl Gpu<'_> {
     ) -> Result<CrossEntropy> {
         in_precision!(precision, weighted_cross_entropy(hidden, head, targets, weighting, dhead))
     }
-}
-
-fn target_log_probs(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    let ((n, c), v, op) = (hidden.dims2()?, head.dim(0)?, "lm_head");
-    let log_q = uninitialised(n, DType::F32, hidden)?;
-    let (log_z, logits) = (
-        uninitialised(n, DType::F32, hidden)?,
-        uninitialised((slice_tokens(n, v, true), v), DType::F32, hidden)?,
-    );
-    with_arrays(op, [targets], [], |_, [targets], []| {
-        with_arrays(
-            op,
-            [hidden, head],
-            [&log_q, &log_z, &logits],
-            |gpu, [hidden, head], [log_q, log_z, logits]| {
-                for (start, len) in slices(n, v) {
-                    let logits = logits.range(0, len * v);
-                    let hidden = Matrix::new(hidden.range(start * c, len * c), c);
-                    gpu.matmul(logits, false, hidden, Matrix::new(head, c).t())?;
-                    let [log_q, log_z] = [log_q, log_z].map(|array| array.range(start, len));
-                    gpu.log_probs_of_logits(logits, targets.range(start, len), log_q, log_z)?;
-                }
-                Ok(())
-            },
-        )
-    })?;
-    Ok(log_q)
 }
 
 /// The products take T: hidden states and head are rounded to it once, and the logits' gradient as it is made. Logits and results

@@ -3,13 +3,13 @@
 use candle_core::Result;
 
 use super::{Arg, Array, Element, Gpu, Grid, expect_len, launch, name_of, rows, unsigned};
+use crate::dropout::Dropout;
 use crate::dropout::Keep;
-use crate::residual::Dropout;
 
 /// The four parameters of a kernel's dropout.
-pub(super) fn arguments(dropout: Dropout) -> [Arg; 4] {
+pub(super) fn arguments(dropout: Option<Dropout>) -> [Arg; 4] {
     match dropout {
-        Some((p, stream)) => {
+        Some(Dropout { p, stream }) => {
             let (key, label) = stream.key_and_label();
             let (threshold, scale) = Keep::new(p).threshold_and_scale();
             [Arg::Size(key), Arg::Size(label), Arg::Unsigned(threshold), Arg::Float(scale)]
@@ -23,7 +23,7 @@ impl Gpu<'_> {
     pub(crate) fn dropout<T: Element>(
         &self,
         x: Array<'_, f32>,
-        dropout: Dropout,
+        dropout: Option<Dropout>,
         y: Array<'_, T>,
     ) -> Result<()> {
         expect_len("dropout", "the result", y, x.len)?;
@@ -41,7 +41,7 @@ impl Gpu<'_> {
         residual: Array<'_, f32>,
         (branch, bias): (Array<'_, f32>, Option<Array<'_, f32>>),
         c: usize,
-        dropout: Dropout,
+        dropout: Option<Dropout>,
         y: Array<'_, f32>,
     ) -> Result<()> {
         let op = "residual_dropout";

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::dropout::arguments;
 use super::{Array, Gpu, Grid, MAX_BLOCKS, THREADS, expect_len, launch, rows, unsigned, with_arrays};
-use crate::residual::Dropout;
+use crate::dropout::Dropout;
 
 /// Rows of a batch grouped by the row of a table that they take: see `RowGroups` in `crate::embedding`.
 #[derive(Clone, Copy)]
@@ -21,7 +21,7 @@ impl Gpu<'_> {
         [tokens, positions]: [Array<'_, f32>; 2],
         ids: [&Tensor; 2],
         c: usize,
-        dropout: Dropout,
+        dropout: Option<Dropout>,
         x: Array<'_, f32>,
     ) -> Result<()> {
         with_arrays("embedding", ids, [], |_, ids, []| self.gather(([tokens, positions], ids), c, dropout, x))
@@ -31,7 +31,7 @@ impl Gpu<'_> {
         &self,
         ([tokens, positions], [ids, position_ids]): ([Array<'_, f32>; 2], [Array<'_, u32>; 2]),
         c: usize,
-        dropout: Dropout,
+        dropout: Option<Dropout>,
         x: Array<'_, f32>,
     ) -> Result<()> {
         let op = "embedding";
@@ -71,7 +71,7 @@ impl Gpu<'_> {
         &self,
         dx: &Tensor,
         groups: [&Tensor; 6],
-        dropout: Dropout,
+        dropout: Option<Dropout>,
         sums: [&Tensor; 2],
     ) -> Result<()> {
         let (op, c) = ("embedding backward", dx.dim(1)?);
@@ -95,7 +95,7 @@ impl Gpu<'_> {
         dx: Array<'_, f32>,
         [tokens, positions]: [Grouped<'_>; 2],
         c: usize,
-        dropout: Dropout,
+        dropout: Option<Dropout>,
         [dtokens, dpositions]: [Array<'_, f32>; 2],
     ) -> Result<()> {
         let op = "embedding backward";

@@ -11,7 +11,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::cast::{operand, operands};
 use super::{Element, Gpu, in_precision, uninitialised, with_arrays};
-use crate::residual::Dropout;
+use crate::dropout::Dropout;
 use crate::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
 use crate::{AffineGradients, Norm, Precision};
 
@@ -42,7 +42,7 @@ impl Gpu<'_> {
         sublayer: &LinearResidual,
         x: &Tensor,
         residual: &Tensor,
-        dropout: Dropout,
+        dropout: Option<Dropout>,
         precision: Precision,
     ) -> Result<Tensor> {
         in_precision!(precision, linear_residual(sublayer, x, residual, dropout))
@@ -53,7 +53,7 @@ impl Gpu<'_> {
         sublayer: &LinearResidual,
         x: &Tensor,
         dy: &Tensor,
-        dropout: Dropout,
+        dropout: Option<Dropout>,
         gradients: &AffineGradients,
         precision: Precision,
     ) -> Result<Tensor> {
@@ -64,7 +64,7 @@ impl Gpu<'_> {
         &self,
         mlp: &Mlp,
         x: &Tensor,
-        dropout: Dropout,
+        dropout: Option<Dropout>,
         precision: Precision,
         save: bool,
     ) -> Result<(Tensor, Tensor)> {
@@ -75,7 +75,7 @@ impl Gpu<'_> {
         &self,
         mlp: &Mlp,
         saved: [&Tensor; 2],
-        dropout: Dropout,
+        dropout: Option<Dropout>,
         dx: &Tensor,
         gradients: &MlpGradients,
         precision: Precision,
@@ -175,7 +175,7 @@ fn linear_residual<T: Element>(
     LinearResidual { map }: &LinearResidual,
     x: &Tensor,
     residual: &Tensor,
-    dropout: Dropout,
+    dropout: Option<Dropout>,
 ) -> Result<Tensor> {
     let ((n, c), op) = (residual.dims2()?, "linear_residual");
     let (weight, y) = (operand::<T>(map.weight.dense()?)?, buffer::<f32>(x, n, c)?);
@@ -192,14 +192,14 @@ fn linear_residual_backward<T: Element>(
     LinearResidual { map }: &LinearResidual,
     x: &Tensor,
     dy: &Tensor,
-    dropout: Dropout,
+    dropout: Option<Dropout>,
     gradients: &AffineGradients,
 ) -> Result<Tensor> {
     linear_backward::<T>(x, map.weight.dense()?, &dropped::<T>(dy, dropout)?, gradients)
 }
 
 /// `dropout(dy)` as T: the gradient of a dropped branch.
-fn dropped<T: Element>(dy: &Tensor, dropout: Dropout) -> Result<Tensor> {
+fn dropped<T: Element>(dy: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
     if dropout.is_none() && T::DTYPE == DType::F32 {
         return Ok(dy.clone());
     }
@@ -212,7 +212,12 @@ fn dropped<T: Element>(dy: &Tensor, dropout: Dropout) -> Result<Tensor> {
     Ok(dbranch)
 }
 
-fn mlp_forward<T: Element>(mlp: &Mlp, x: &Tensor, dropout: Dropout, save: bool) -> Result<(Tensor, Tensor)> {
+fn mlp_forward<T: Element>(
+    mlp: &Mlp,
+    x: &Tensor,
+    dropout: Option<Dropout>,
+    save: bool,
+) -> Result<(Tensor, Tensor)> {
     let ((n, c), inner, op) = (x.dims2()?, mlp.up.bias.elem_count(), "mlp");
     let (normed, active) = (buffer::<T>(x, n, c)?, buffer::<T>(x, n, inner)?);
     let (saved, y) = (buffer::<T>(x, if save { n } else { 0 }, inner)?, buffer::<f32>(x, n, c)?);
@@ -235,7 +240,7 @@ fn mlp_forward<T: Element>(mlp: &Mlp, x: &Tensor, dropout: Dropout, save: bool) 
 fn mlp_backward<T: Element>(
     mlp: &Mlp,
     [x, pre_activation]: [&Tensor; 2],
-    dropout: Dropout,
+    dropout: Option<Dropout>,
     dx: &Tensor,
     MlpGradients { norm: dnorm, up: dup, down: ddown }: &MlpGradients,
 ) -> Result<()> {

@@ -106,7 +106,7 @@ pub fn weighted_cross_entropy(
         _ if precision == Precision::Bf16 => {
             let (dtype, device) = (hidden.dtype(), hidden.device().location());
             bail!(
-                "lm_head: products in bf16 want f32 tensors on the CPU or CUDA, got {dtype:?} on {device:?}"
+                "lm_head: expected f32 on the CPU or CUDA for products in bf16, got {dtype:?} on {device:?}"
             )
         }
         _ => {

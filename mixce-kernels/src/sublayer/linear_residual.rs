@@ -5,7 +5,8 @@ use candle_core::{Result, Tensor};
 use super::{block_buffer, blocks, check, check_composed};
 use crate::cpu::{with_slices, with_slices_mut};
 use crate::device::{gpu_of, has_backward_kernels};
-use crate::residual::{self, Dropout, active, residual_dropout};
+use crate::dropout::Dropout;
+use crate::residual::{self, active, residual_dropout};
 use crate::weight::with_weight;
 use crate::{Affine, AffineGradients, Precision, linear};
 
@@ -34,13 +35,13 @@ impl LinearResidual {
     /// `x` is `[N, in]`; `residual` and the result are `[N, C]`.
     ///
     /// # Errors
-    /// When shapes do not fit, the dropout probability is outside `[0, 1)`, or `precision` is not to be had (see the
+    /// When shapes do not fit, the dropout probability is outside `[0, 1)`, or `precision` is not available (see the
     /// [module](super)).
     pub fn forward(
         &self,
         x: &Tensor,
         residual: &Tensor,
-        dropout: Dropout,
+        dropout: Option<Dropout>,
         precision: Precision,
     ) -> Result<Tensor> {
         let tracked = x.track_op() || residual.track_op() || self.map.is_tracked();
@@ -77,7 +78,7 @@ impl LinearResidual {
         &self,
         x: &Tensor,
         dy: &Tensor,
-        dropout: Dropout,
+        dropout: Option<Dropout>,
         gradients: &AffineGradients,
         precision: Precision,
     ) -> Result<Tensor> {

@@ -6,7 +6,8 @@ use super::{block_buffer, blocks, check, check_composed};
 use crate::activation::{Activation, backward_in_place, forward_into};
 use crate::cpu::{with_slices, with_slices_mut};
 use crate::device::{gpu_of, has_backward_kernels};
-use crate::residual::{self, Dropout, active, residual_dropout};
+use crate::dropout::Dropout;
+use crate::residual::{self, active, residual_dropout};
 use crate::weight::{Elements, with_weight};
 use crate::{Affine, AffineGradients, Norm, Precision, layer_norm, linear};
 
@@ -55,9 +56,9 @@ impl Mlp {
     /// `x` and the result are `[N, C]`.
     ///
     /// # Errors
-    /// When shapes do not fit, the dropout probability is outside `[0, 1)`, or `precision` is not to be had (see the
+    /// When shapes do not fit, the dropout probability is outside `[0, 1)`, or `precision` is not available (see the
     /// [module](super)).
-    pub fn forward(&self, x: &Tensor, dropout: Dropout, precision: Precision) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, dropout: Option<Dropout>, precision: Precision) -> Result<Tensor> {
         Ok(self.run(x, dropout, precision, false)?.0)
     }
 
@@ -68,7 +69,7 @@ impl Mlp {
     pub fn forward_saving(
         &self,
         x: &Tensor,
-        dropout: Dropout,
+        dropout: Option<Dropout>,
         precision: Precision,
     ) -> Result<(Tensor, Tensor)> {
         self.run(x, dropout, precision, true)
@@ -78,7 +79,7 @@ impl Mlp {
     fn run(
         &self,
         x: &Tensor,
-        dropout: Dropout,
+        dropout: Option<Dropout>,
         precision: Precision,
         save: bool,
     ) -> Result<(Tensor, Tensor)> {
@@ -101,7 +102,7 @@ impl Mlp {
         &self,
         x: &Tensor,
         inner: usize,
-        dropout: Dropout,
+        dropout: Option<Dropout>,
         precision: Precision,
         save: bool,
     ) -> Result<(Tensor, Tensor)> {
@@ -143,7 +144,7 @@ impl Mlp {
         &self,
         x: &Tensor,
         pre_activation: &Tensor,
-        dropout: Dropout,
+        dropout: Option<Dropout>,
         dx: &Tensor,
         gradients: &MlpGradients,
         precision: Precision,

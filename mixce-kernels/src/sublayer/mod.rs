@@ -51,7 +51,7 @@ fn check_composed(op: &str, x: &Tensor, precision: Precision) -> Result<()> {
         (_, false) => {
             let (dtype, device) = (x.dtype(), x.device().location());
             bail!(
-                "{op}: products in {precision:?} want f32 tensors on the CPU or CUDA, got {dtype:?} on {device:?}"
+                "{op}: expected f32 on the CPU or CUDA for products in {precision:?}, got {dtype:?} on {device:?}"
             )
         }
     }

@@ -44,7 +44,7 @@ impl NormLinear {
     /// `x` `[N, C]` gives `[N, out]`.
     ///
     /// # Errors
-    /// When shapes do not fit, or `precision` is not to be had (see the [module](super)).
+    /// When shapes do not fit, or `precision` is not available (see the [module](super)).
     pub fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor> {
         if !has_backward_kernels(x) || x.track_op() || self.norm.is_tracked() || self.map.is_tracked() {
             check_composed("norm_linear", x, precision)?;

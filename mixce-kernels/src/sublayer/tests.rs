@@ -82,8 +82,8 @@ fn plain_norm(x: &Tensor, norm: &Norm) -> Result<Tensor> {
     layer_norm_slow(x, &norm.weight, &norm.bias, norm.epsilon)
 }
 
-fn dropouts() -> [Dropout; 2] {
-    [None, Some((0.3, Stream::new(7)))]
+fn dropouts() -> [Option<Dropout>; 2] {
+    [None, Some(Dropout { p: 0.3, stream: Stream::new(7) })]
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn any_variable_is_in_the_graph() -> Result<()> {
     Ok(())
 }
 
-/// Packed weights give the numbers of matrices; what is not to be had is an error and not another number.
+/// Packed weights give the numbers of matrices; a precision that is not available is an error.
 #[test]
 fn packed_weights_and_precisions() -> Result<()> {
     let (x, mlp) = (random(&[5, 6], 1)?, mlp(6, 50, Activation::Gelu)?.detach());
@@ -255,7 +255,7 @@ fn what_does_not_fit_is_refused() -> Result<()> {
     let error = mlp((4, 8), (7, 4))?.forward(&x, None, f32).unwrap_err().to_string();
     assert!(error.contains("the mlp's map down: expected a weight [8, out]"), "{error}");
     assert!(mlp((4, 8), (8, 5))?.forward(&x, None, f32).is_err());
-    assert!(mlp((4, 8), (8, 4))?.forward(&x, Some((1.0, Stream::new(1))), f32).is_err());
+    assert!(mlp((4, 8), (8, 4))?.forward(&x, Some(Dropout { p: 1.0, stream: Stream::new(1) }), f32).is_err());
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{
-    Activation, CuSeqlens, Embedded, causal_attention, dropout, embedding_sum, layer_norm, linear,
+    Activation, CuSeqlens, Dropout, Embedded, causal_attention, dropout, embedding_sum, layer_norm, linear,
     residual_dropout,
 };
 
@@ -52,7 +52,7 @@ fn dropouts_draw_the_numbers_of_the_cpu() -> Result<()> {
         let (x, branch) = (random(&[n, c], 1)?, random(&[n, c], 2)?);
         let (p, stream) = (0.3, Stream::new(5).fold(3));
         assert_same_on_cuda("dropout", std::slice::from_ref(&x), 0.0, |t| dropout(&t[0], p, stream))?;
-        for drop in [None, Some((p, stream))] {
+        for drop in [None, Some(Dropout { p, stream })] {
             assert_same_on_cuda("residual", &[x.clone(), branch.clone()], 1e-6, |t| {
                 residual_dropout(&t[0], &t[1], drop)
             })?;
@@ -68,7 +68,7 @@ fn embeddings() -> Result<()> {
     let positions: Vec<u32> = (0..700).map(|i| i % 100).collect();
     let batches = [(&[][..], &[][..]), (&[4][..], &[0][..]), (&many, &positions)];
     for (ids, positions) in batches {
-        for (c, drop) in [(5, None), (257, Some((0.2, Stream::new(8))))] {
+        for (c, drop) in [(5, None), (257, Some(Dropout { p: 0.2, stream: Stream::new(8) }))] {
             let inputs = [random(&[13, c], 1)?, random(&[100, c], 2)?];
             assert_same_on_cuda("embedding", &inputs, 1e-5, |t| {
                 embedding_sum(&t[0], &t[1], &Embedded::new(ids, positions, t[0].device())?, drop)
@@ -88,7 +88,7 @@ fn attention_of_ragged_documents() -> Result<()> {
     let batches = [&[][..], &[0], &[1], &[3], &[33], &[1, 0, 5, 17, 1, 40], &[130, 3]];
     for lengths in batches {
         for (heads, d) in [(1, 1), (3, 5), (2, 64), (1, 72), (1, 130)] {
-            for drop in [None, Some((0.25, Stream::new(3).fold(9)))] {
+            for drop in [None, Some(Dropout { p: 0.25, stream: Stream::new(3).fold(9) })] {
                 let cu_seqlens = CuSeqlens::from_lengths(lengths.iter().copied());
                 let qkv = random(&[cu_seqlens.tokens(), 3 * heads * d], 5)?;
                 let scale = 1.0 / (d as f64).sqrt();

@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
-use mixce_kernels::{Activation, Affine, AffineGradients, Norm, Precision};
+use mixce_kernels::{Activation, Affine, AffineGradients, Dropout, Norm, Precision};
 
 use crate::{assert_close, cuda, on, random, rounded, values};
 
@@ -86,7 +86,7 @@ fn norm_and_linear() -> Result<()> {
 #[test]
 fn linear_and_residual() -> Result<()> {
     for (n, c, precision) in problems() {
-        for drop in [None, Some((0.3, Stream::new(4)))] {
+        for drop in [None, Some(Dropout { p: 0.3, stream: Stream::new(4) })] {
             assert_same(&format!("linear_residual [{n}, {c}]"), (precision, 1e-5), |device| {
                 let sublayer = LinearResidual { map: map(c + 2, c, device, 1)? };
                 let gradients = sums(&[c + 2, c], device, 3)?;
@@ -105,7 +105,7 @@ fn linear_and_residual() -> Result<()> {
 
 #[test]
 fn mlps() -> Result<()> {
-    let dropout = Some((0.2, Stream::new(6)));
+    let dropout = Some(Dropout { p: 0.2, stream: Stream::new(6) });
     let functions = [
         (Activation::GeluNew, dropout),
         (Activation::Gelu, None),

@@ -11,8 +11,8 @@ use mixce_core::objective::{MixCe, Objective};
 use mixce_gpt2::{Gpt2, Gpt2Config};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{
-    Activation, CuSeqlens, Embedded, Precision, causal_attention, dropout, embedding_sum, layer_norm, linear,
-    residual_dropout,
+    Activation, CuSeqlens, Dropout, Embedded, Precision, causal_attention, dropout, embedding_sum,
+    layer_norm, linear, residual_dropout,
 };
 use mixce_lm::generate::{GenerateOptions, generate};
 use mixce_lm::sampling::Sampling;
@@ -94,7 +94,7 @@ fn operations(gpu: &Device, full: bool) -> Result<Vec<Check>> {
     let cpu = |seed, shape: &[usize]| normal(seed, shape, &Device::Cpu);
     let rows = cpu(0, &[n, c])?;
     let vectors = [cpu(1, &[c])?, cpu(2, &[c])?];
-    let drop = Some((0.1, Stream::new(7)));
+    let drop = Some(Dropout { p: 0.1, stream: Stream::new(7) });
     let mut checks = Vec::new();
 
     let inputs = [rows.clone(), vectors[0].clone(), vectors[1].clone()];

@@ -17,7 +17,7 @@ const EPSILON: f64 = 1e-5;
 
 /// All of them, for `n` tokens of `c` channels in `heads` heads.
 pub(super) fn passes(gpu: &Device, (n, c, heads): (usize, usize, usize)) -> Result<Vec<Check>> {
-    let drop = Some((0.1, Stream::new(11)));
+    let drop = Some(Dropout { p: 0.1, stream: Stream::new(11) });
     Ok(vec![
         same_on_both(gpu, "norm and linear", &|device| norm_and_linear(n, c, device))?,
         same_on_both(gpu, "linear and residual", &|device| linear_and_residual(n, c, drop, device))?,
@@ -65,7 +65,7 @@ fn norm_and_linear(n: usize, c: usize, device: &Device) -> Result<Vec<Tensor>> {
     Ok(vec![y, dx, norm.weight, norm.bias, map.weight, map.bias])
 }
 
-fn linear_and_residual(n: usize, c: usize, drop: Dropout, device: &Device) -> Result<Vec<Tensor>> {
+fn linear_and_residual(n: usize, c: usize, drop: Option<Dropout>, device: &Device) -> Result<Vec<Tensor>> {
     let (sublayer, sums) = (LinearResidual { map: map(c, c, 1, device)? }, gradients(&[c, c], 3, device)?);
     let (x, residual, dy) =
         (normal(5, &[n, c], device)?, normal(6, &[n, c], device)?, normal(7, &[n, c], device)?);
@@ -74,7 +74,7 @@ fn linear_and_residual(n: usize, c: usize, drop: Dropout, device: &Device) -> Re
     Ok(vec![y, dx, sums.weight, sums.bias])
 }
 
-fn mlp(n: usize, c: usize, drop: Dropout, device: &Device) -> Result<Vec<Tensor>> {
+fn mlp(n: usize, c: usize, drop: Option<Dropout>, device: &Device) -> Result<Vec<Tensor>> {
     let mlp = Mlp {
         norm: norm(c, 1, device)?,
         up: map(c, 4 * c, 3, device)?,
