@@ -63,6 +63,7 @@ impl Input {
         stdin: &mut dyn Read,
     ) -> Result<Self> {
         settings.separator()?;
+        settings.delimiter_byte()?;
         if names.is_empty() {
             return Err(Error::Settings("expected at least one data file, got none".into()));
         }
