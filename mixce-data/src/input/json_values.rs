@@ -106,7 +106,8 @@ impl Values {
 
     /// The next value; `None` at the end of the file.
     pub(super) fn next_value(&mut self) -> Result<Option<Value<'_>>> {
-        self.pass(std::mem::take(&mut self.used));
+        let used = std::mem::take(&mut self.used);
+        self.pass(used);
         if !self.to_value()? {
             return Ok(None);
         }
@@ -127,8 +128,10 @@ impl Values {
                 Scan::Value(end) => break end,
                 Scan::Broken(at, problem) => return Err(self.broken(place, at, problem)?),
                 Scan::Unfinished if self.window.is_over_limit() => return Err(self.overlong(place, is_first)?),
-                Scan::Unfinished => self.window.more()?,
-            };
+                Scan::Unfinished => {
+                    self.window.more()?;
+                }
+            }
         };
         if let Some(problem) = self.what_follows(end)? {
             return Err(self.broken(place, end, problem)?);
@@ -230,7 +233,7 @@ impl Values {
         }
         let mut at = end;
         loop {
-            match self.window.bytes().get(at) {
+            match self.window.bytes().get(at).copied() {
                 Some(b' ' | b'\t') => at += 1,
                 Some(b'\n' | b'\r' | b'{') => return Ok(None),
                 Some(b',') => {
@@ -289,7 +292,7 @@ impl Values {
     fn begins_value(&mut self, column: usize) -> Result<bool> {
         let mut blank = 0;
         loop {
-            match self.window.bytes().get(blank) {
+            match self.window.bytes().get(blank).copied() {
                 Some(b' ' | b'\t') => blank += 1,
                 Some(b'{') => return Ok(blank == column),
                 Some(b']') => return Ok(self.in_array() && blank < column),

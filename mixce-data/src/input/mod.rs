@@ -26,6 +26,10 @@ mod text;
 mod window;
 
 #[cfg(test)]
+mod every_way;
+#[cfg(test)]
+mod row_tests;
+#[cfg(test)]
 mod tests;
 
 pub use description::{Description, Dialect, FileReport, JsonLayout};

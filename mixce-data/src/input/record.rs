@@ -17,8 +17,8 @@ pub(super) enum Quotes {
     Backslash,
     /// A quote that neither the field nor the line ends behind is text, also inside of a quoted field.
     Lenient,
-    /// [`Quotes::Doubled`], but a quoted field ends on its line, and in an unquoted one quotes are in pairs.
-    OneLine,
+    /// [`Quotes::Doubled`], but in an unquoted field quotes are in pairs.
+    Strict,
 }
 
 /// How a record ends.
@@ -30,7 +30,7 @@ pub(super) enum Outcome {
     Whole(usize),
     /// There is text behind a closing quote, or a quote where none may be, at this byte.
     Stray(usize),
-    /// The bytes (or the line) end inside of a quoted field.
+    /// The bytes end inside of a quoted field.
     Unclosed,
 }
 
@@ -148,7 +148,7 @@ impl RecordParser {
             LineEnds::Any => memchr::memchr3(self.syntax.delimiter, b'\n', b'\r', rest),
         };
         let end = self.at + found.unwrap_or(rest.len());
-        if self.quotes == Quotes::OneLine && memchr::memchr_iter(b'"', &bytes[self.at..end]).count() % 2 == 1 {
+        if self.quotes == Quotes::Strict && memchr::memchr_iter(b'"', &bytes[self.at..end]).count() % 2 == 1 {
             return Some(Outcome::Stray(self.at));
         }
         self.fields.bytes.extend_from_slice(&bytes[self.at..end]);
@@ -186,8 +186,7 @@ impl RecordParser {
         let rest = &bytes[self.at..];
         let found = match self.quotes {
             Quotes::Backslash => memchr::memchr2(b'"', b'\\', rest),
-            Quotes::OneLine => memchr::memchr3(b'"', b'\n', b'\r', rest),
-            Quotes::Doubled | Quotes::Lenient => memchr::memchr(b'"', rest),
+            Quotes::Doubled | Quotes::Lenient | Quotes::Strict => memchr::memchr(b'"', rest),
         };
         let Some(found) = found else {
             self.fields.bytes.extend_from_slice(rest);
@@ -229,15 +228,10 @@ impl RecordParser {
                 self.fields.bytes.extend_from_slice(b"\\\\");
                 self.at = at + 2;
             }
-            (b'\\', _) => {
+            _ => {
                 self.fields.bytes.push(b'\\');
                 self.at = at + 1;
             }
-            (b'\r', _) if self.syntax.line_ends == LineEnds::Lf && next != b'\n' => {
-                self.fields.bytes.push(b'\r');
-                self.at = at + 1;
-            }
-            _ => return Some(Outcome::Unclosed),
         }
         None
     }
@@ -315,7 +309,7 @@ mod tests {
 
     #[test]
     fn fields_may_be_quoted() {
-        for quotes in [Quotes::Doubled, Quotes::Backslash, Quotes::Lenient, Quotes::OneLine] {
+        for quotes in [Quotes::Doubled, Quotes::Backslash, Quotes::Lenient, Quotes::Strict] {
             assert_eq!(whole("1,\"a \"\"q\"\", b\",\nnext", quotes), pair("1|a \"q\", b|", "next"));
             assert_eq!(whole("1,\"\"\r\nx", quotes), pair("1|", "x"));
             assert_eq!(whole("a,b", quotes), pair("a|b", ""));
@@ -342,8 +336,7 @@ mod tests {
         let broken = |text, quotes| parse(text, quotes, COMMAS).unwrap_err();
         assert_eq!(broken("1,\"a\"b\n", Quotes::Doubled), Outcome::Stray(5));
         assert_eq!(broken("1,\"a\n2,b\n", Quotes::Doubled), Outcome::Unclosed);
-        assert_eq!(broken("1,\"a\n", Quotes::OneLine), Outcome::Unclosed);
-        assert_eq!(broken("1,a\"\n", Quotes::OneLine), Outcome::Stray(2));
+        assert_eq!(broken("1,a\"\n", Quotes::Strict), Outcome::Stray(2));
         assert_eq!(whole("1,\"a \"b\" c\"\n2", Quotes::Lenient), pair("1|a \"b\" c", "2"));
         let (text, want) = (r#"1,"a \"b\" \\c","d\\""#, r#"1|a "b" \\c|d\\"#);
         assert_eq!(whole(text, Quotes::Backslash), pair(want, ""));

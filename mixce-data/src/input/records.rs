@@ -4,10 +4,11 @@
 //! number of fields than the first record. Then, in this order:
 //!
 //! 1. If it is a record with `\"` for a quote, it is read so.
-//! 2. If the quote is never closed, only the lines up to the one where it opens are a bad row, and the lines behind it, as far as they were
-//!    searched for its end (to the end of the file, or for [`MAX_DOCUMENT_BYTES`](super::MAX_DOCUMENT_BYTES)), are records of one line each.
-//! 3. Otherwise the record would end at the next quote that a delimiter or a line end follows. If [`AGREEING`] percent of the lines that it takes
-//!    in are records by themselves, the quote was never meant to be closed there: as in 2, up to that line.
+//! 2. If the quote is never closed, only the lines up to the one where it opens are a bad row, and the file goes on behind them. As far as its
+//!    end was searched for (to the end of the file, or for [`MAX_DOCUMENT_BYTES`](super::MAX_DOCUMENT_BYTES)), another broken record costs the
+//!    line on which it is broken, without a search.
+//! 3. Otherwise the record would end at the next quote that a delimiter or a line end follows. If what it takes in are, to [`AGREEING`] percent,
+//!    records by themselves, the quote was never meant to be closed there: as in 2, up to that line.
 //! 4. Otherwise all of its lines are one bad row.
 use std::path::Path;
 
@@ -26,8 +27,8 @@ pub(super) struct Records {
     line: u64,
     /// The line on which the record begins that was read last.
     pub(super) first_line: u64,
-    /// Bytes of the window whose records have one line each.
-    one_line_bytes: usize,
+    /// Bytes of the window in which no end is searched for a broken record.
+    settled_bytes: usize,
     pub(super) fields: Fields,
     pub(super) blank_lines: u64,
     /// Records that were read with `\"` for a quote.
@@ -41,6 +42,8 @@ struct Broken {
     /// Bytes up to where the quote is closed after all, and its record ends.
     end: Option<usize>,
     problem: String,
+    /// Whether the problem is on the line on which the quote opens.
+    is_on_line: bool,
 }
 
 const NEVER_CLOSED: &str = "a quote that is opened here is never closed";
@@ -55,7 +58,7 @@ impl Records {
             width: None,
             line,
             first_line: line,
-            one_line_bytes: 0,
+            settled_bytes: 0,
             fields: Fields::default(),
             blank_lines: 0,
             backslash_records: 0,
@@ -77,7 +80,7 @@ impl Records {
                 return Ok(false);
             }
             self.first_line = self.line;
-            let fields = if self.one_line_bytes > 0 { self.one_line()? } else { self.record()? };
+            let fields = if self.settled_bytes > 0 { self.settled_record()? } else { self.record()? };
             if fields.is_blank() && self.width != Some(1) {
                 self.blank_lines += 1;
                 continue;
@@ -102,7 +105,7 @@ impl Records {
     /// Drops bytes that end with a line.
     fn pass(&mut self, count: usize) {
         self.line += self.syntax.line_ends.count(&self.window.bytes()[..count]);
-        self.one_line_bytes = self.one_line_bytes.saturating_sub(count);
+        self.settled_bytes = self.settled_bytes.saturating_sub(count);
         self.window.consume(count);
     }
 
@@ -135,6 +138,10 @@ impl Records {
             return Ok(fields);
         }
         let quote_at = quote_at.unwrap_or(0);
+        let is_on_line = match outcome {
+            Outcome::Stray(at) => self.syntax.line_ends.count(&self.window.bytes()[quote_at..at]) == 0,
+            _ => false,
+        };
         let Some(first_lines) = self.end_of_line(quote_at)? else {
             return Err(self.skip_overlong_line()?);
         };
@@ -143,7 +150,7 @@ impl Records {
             Outcome::Stray(_) => self.lenient_end()?,
             Outcome::Unfinished | Outcome::Unclosed => None,
         };
-        Err(self.resume(&Broken { first_lines, end, problem }, quote_at))
+        Err(self.resume(&Broken { first_lines, end, problem, is_on_line }, quote_at))
     }
 
     /// Whether a record that seems whole has taken in others: several lines, and the wrong number of fields.
@@ -192,65 +199,78 @@ impl Records {
 
     /// Goes to where reading resumes behind a broken record, whose error this returns.
     fn resume(&mut self, broken: &Broken, quote_at: usize) -> Error {
-        let Broken { first_lines, end, problem } = broken;
+        let Broken { first_lines, end, problem, is_on_line } = broken;
         let (first_lines, end) = (*first_lines, *end);
         let lines = self.syntax.line_ends.count(&self.window.bytes()[..quote_at]);
-        let taken_in = end.map(|end| self.records_of_one_line(first_lines, end));
-        match (end, taken_in) {
-            (Some(end), Some((records, lines))) if records * 100 < lines * AGREEING || lines == 0 => {
-                let error = match lines {
+        match end {
+            Some(end) if !self.takes_in_records(first_lines, end) => {
+                let more = self.syntax.line_ends.count(&self.window.bytes()[..end]).saturating_sub(1);
+                let error = match more {
                     0 => self.bad(problem.as_str()),
-                    _ => self.bad(format!("{problem} (the record goes on for {lines} more lines)")),
+                    _ => self.bad(format!("{problem} (the record goes on for {more} more lines)")),
                 };
                 self.pass(end);
                 error
             }
             _ => {
                 let place = Place::Line(self.line + lines);
-                let error = Error::bad_row(self.window.path(), place, NEVER_CLOSED);
+                let problem = if end.is_none() && *is_on_line { problem } else { NEVER_CLOSED };
+                let error = Error::bad_row(self.window.path(), place, problem);
                 let until = end.unwrap_or(self.window.bytes().len());
                 self.pass(first_lines);
-                self.one_line_bytes = until - first_lines;
+                self.settled_bytes = until - first_lines;
                 error
             }
         }
     }
 
-    /// How many lines of a part of the window are records by themselves, of the lines that are not blank. One column has no telling records.
-    fn records_of_one_line(&self, begin: usize, end: usize) -> (usize, usize) {
+    /// Whether a part of the window has records of its own. Of one column they would tell nothing.
+    fn takes_in_records(&self, begin: usize, end: usize) -> bool {
         let mut rest = &self.window.bytes()[begin.min(end)..end];
-        let (mut records, mut lines) = (0, 0);
+        let (mut records, mut all) = (0, 0);
         while !rest.is_empty() {
-            let after = self.syntax.line_ends.find(rest, true).map_or(rest.len(), |(_, after)| after);
-            let mut parser = RecordParser::new(self.syntax, Quotes::OneLine);
-            let outcome = parser.run(&rest[..after], true);
-            if !parser.fields.is_blank() {
-                lines += 1;
-                let has_width = self.width.is_some_and(|width| width > 1 && width == parser.fields.len());
-                records += usize::from(has_width && matches!(outcome, Outcome::Whole(_)));
-            }
+            let mut parser = RecordParser::new(self.syntax, Quotes::Strict);
+            let outcome = parser.run(rest, true);
+            let after_line = self.syntax.line_ends.find(rest, true).map_or(rest.len(), |(_, after)| after);
+            let after = match outcome {
+                Outcome::Whole(after) if parser.fields.is_blank() => after,
+                Outcome::Whole(after) if self.width == Some(parser.fields.len()) => {
+                    (records, all) = (records + 1, all + 1);
+                    after
+                }
+                _ => {
+                    all += 1;
+                    after_line
+                }
+            };
             rest = &rest[after..];
         }
-        (records, lines)
+        all > 0 && self.width != Some(1) && records * 100 >= all * AGREEING
     }
 
-    /// Reads a record of one line.
-    fn one_line(&mut self) -> Result<Fields> {
+    /// Reads a record where one that is broken costs its line only.
+    fn settled_record(&mut self) -> Result<Fields> {
+        let mut parser = RecordParser::new(self.syntax, Quotes::Strict);
+        let outcome = self.run(&mut parser)?;
+        let problem = match outcome {
+            Outcome::Whole(end) if !self.is_suspicious(&parser.fields, end) => {
+                self.pass(end);
+                return Ok(parser.fields);
+            }
+            Outcome::Whole(_) => self.wrong_width(parser.fields.len()),
+            Outcome::Stray(_) => "a stray quote, behind a quote that is never closed".to_owned(),
+            Outcome::Unfinished | Outcome::Unclosed => NEVER_CLOSED.to_owned(),
+        };
         let Some(end) = self.end_of_line(0)? else { return Err(self.skip_overlong_line()?) };
-        let mut parser = RecordParser::new(self.syntax, Quotes::OneLine);
-        let outcome = parser.run(&self.window.bytes()[..end], true);
+        let error = self.bad(problem);
         self.pass(end);
-        match outcome {
-            Outcome::Whole(_) => Ok(parser.fields),
-            Outcome::Stray(_) => Err(self.bad("a stray quote, behind a quote that is never closed")),
-            Outcome::Unfinished | Outcome::Unclosed => Err(self.bad(NEVER_CLOSED)),
-        }
+        Err(error)
     }
 
     fn skip_overlong_line(&mut self) -> Result<Error> {
         let error = too_long(self.window.path(), Place::Line(self.line));
         self.window.skip_line(self.syntax.line_ends)?;
-        self.one_line_bytes = 0;
+        self.settled_bytes = 0;
         self.line += 1;
         Ok(error)
     }
