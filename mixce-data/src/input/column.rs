@@ -195,7 +195,9 @@ mod tests {
         assert!(refused(&["x"], &[("a", TEXT)]).contains("no column `x`"));
         assert!(refused(&["a"], &[("a", NUMBERS)]).contains("`a` does not hold text but numbers"));
         assert!(refused(&["x"], &[]).contains("(it has none)"));
-        assert!(refused(&[], &[("text", TEXT), ("text", TEXT)]).contains("several columns are called `text`"));
+        assert!(
+            refused(&[], &[("text", TEXT), ("text", TEXT)]).contains("several columns are called `text`")
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! What was understood of a file's format.
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -26,6 +27,40 @@ pub struct Description {
 impl Description {
     pub(super) fn of(format: Format) -> Self {
         Self { format, layout: None, dialect: None, columns: Vec::new(), chosen: None }
+    }
+}
+
+impl fmt::Display for Description {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.format.name())?;
+        match self.layout {
+            Some(JsonLayout::Lines) => f.write_str(", one object a line")?,
+            Some(JsonLayout::Objects) => f.write_str(", objects over several lines or several on a line")?,
+            Some(JsonLayout::Array) => f.write_str(", objects in an array")?,
+            None => {}
+        }
+        if let Some(dialect) = &self.dialect {
+            write!(f, ", {dialect}")?;
+        }
+        if let Some(reason) = self.chosen {
+            write!(f, "; text: `{}` ({reason})", self.columns.join("`, `"))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let delimiter = if self.delimiter == '\t' { r"\t".to_owned() } else { self.delimiter.to_string() };
+        write!(f, "fields separated by `{delimiter}` ({})", self.found)?;
+        f.write_str(if self.header { ", names in the first record" } else { ", no names" })?;
+        if self.carriage_returns {
+            f.write_str(r", lines end in `\r`")?;
+        }
+        match self.backslash_records {
+            0 => Ok(()),
+            n => write!(f, r#", `\"` for a quote in {n} records"#),
+        }
     }
 }
 

@@ -12,8 +12,10 @@ const HEAD_BYTES: usize = 1 << 20;
 const HEAD_RECORDS: usize = 1000;
 /// Delimiters that a file may have without saying so.
 const CANDIDATES: [u8; 4] = [b',', b';', b'\t', b'|'];
-/// Percentage of the records that must have as many fields as the first one.
+/// Percentage of the records that must have as many fields as the first one,
 pub(super) const AGREEING: usize = 90;
+/// and where no other delimiter separates the first one.
+const AGREEING_ALONE: usize = 50;
 
 /// How the delimiter was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ impl Found {
 ///
 /// Lines end with `\r` if the first one does. The delimiter is `asked`; else the one of a first line `sep=X`, which is no record; else, of the
 /// [`CANDIDATES`] that separate the first record, the only one that gives [`AGREEING`] percent of the head's records as many fields as the
-/// first; else `usual`, if it separates the first record or none of them does.
+/// first ([`AGREEING_ALONE`] percent if it is the only one that separates the first); else `usual`, if it separates the first record or none of them does.
 ///
 /// # Errors
 /// [`Error::Delimiter`] where that leaves several.
@@ -62,7 +64,8 @@ pub(super) fn detect(window: &mut Window, asked: Option<u8>, usual: u8) -> Resul
         .map(|&delimiter| Candidate::of(head, window.ended(), syntax(delimiter)))
         .filter(|candidate| candidate.width > 1)
         .collect();
-    let agreeing: Vec<u8> = candidates.iter().filter(|c| c.agrees()).map(|c| c.delimiter).collect();
+    let share = if candidates.len() == 1 { AGREEING_ALONE } else { AGREEING };
+    let agreeing: Vec<u8> = candidates.iter().filter(|c| c.agrees(share)).map(|c| c.delimiter).collect();
     let separates = candidates.iter().any(|candidate| candidate.delimiter == usual);
     match agreeing.as_slice() {
         [only] if *only == usual => Ok((syntax(usual), Found::Format)),
@@ -70,7 +73,10 @@ pub(super) fn detect(window: &mut Window, asked: Option<u8>, usual: u8) -> Resul
         [] if separates || candidates.is_empty() => Ok((syntax(usual), Found::Format)),
         [] => {
             let all = listed(candidates.iter().map(|candidate| candidate.delimiter));
-            Err(doubt(window.path(), format!("the first line is separated by {all}, but the records are not")))
+            Err(doubt(
+                window.path(),
+                format!("the first line is separated by {all}, but the records are not"),
+            ))
         }
         several => {
             let all = listed(several.iter().copied());
@@ -114,7 +120,9 @@ fn named_delimiter(head: &[u8], line_ends: LineEnds, ended: bool) -> Option<(u8,
     let (end, after) = line_ends.find(head, ended)?;
     let line = head[..end].strip_prefix(b"\"").and_then(|l| l.strip_suffix(b"\"")).unwrap_or(&head[..end]);
     match line {
-        [s, e, p, b'=', delimiter] if [*s, *e, *p].eq_ignore_ascii_case(b"sep") && is_delimiter(*delimiter) => {
+        [s, e, p, b'=', delimiter]
+            if [*s, *e, *p].eq_ignore_ascii_case(b"sep") && is_delimiter(*delimiter) =>
+        {
             Some((*delimiter, after))
         }
         _ => None,
@@ -171,8 +179,8 @@ impl Candidate {
         }
     }
 
-    fn agrees(&self) -> bool {
-        self.agreeing * 100 >= self.records * AGREEING
+    fn agrees(&self, percent: usize) -> bool {
+        self.agreeing * 100 >= self.records * percent
     }
 }
 
@@ -222,10 +230,7 @@ mod tests {
     #[test]
     fn doubt_names_the_candidates() {
         let error = detected("id;price,eur\n1;2,50\n2;3,10\n", b',').unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "`a.csv`: more than one delimiter fits the records: `,` and `;`"
-        );
+        assert_eq!(error.to_string(), "`a.csv`: more than one delimiter fits the records: `,` and `;`");
         assert!(error.hint().unwrap().contains("--delimiter"));
         let error = detected("id;text\n1\n2\n3;4;5\n", b',').unwrap_err();
         assert!(error.to_string().contains("the first line is separated by `;`"), "{error}");

@@ -176,9 +176,7 @@ fn open(file: &InputFile, settings: &ReadSettings) -> Result<Box<dyn Rows>> {
             let settings = DelimitedSettings { format, delimiter, no_header, wanted };
             Box::new(DelimitedRows::open(&source, shown, settings)?)
         }
-        (Format::JsonLines, _) => {
-            Box::new(JsonRows::open(&source, shown, wanted, settings.whole_samples)?)
-        }
+        (Format::JsonLines, _) => Box::new(JsonRows::open(&source, shown, wanted, settings.whole_samples)?),
         (_, Some(separator)) => Box::new(SeparatedRows::new(source()?, shown, &separator)),
         (_, None) => Box::new(TextRows(Lines::new(source()?, shown))),
     })

@@ -52,7 +52,8 @@ fn json_string(text: &str, escapes: bool) -> String {
 }
 
 fn json_file(texts: &Texts, style: &JsonStyle) -> Vec<u8> {
-    let (end, separator) = (style.line_end, if style.is_pretty { format!(",{}  ", style.line_end) } else { ",".into() });
+    let (end, separator) =
+        (style.line_end, if style.is_pretty { format!(",{}  ", style.line_end) } else { ",".into() });
     let object = |(row, text): (usize, &Option<String>)| {
         let mut fields = match text {
             Some(text) => vec![format!("\"text\": {}", json_string(text, style.escapes))],
@@ -105,11 +106,16 @@ fn csv_style() -> impl Strategy<Value = CsvStyle> {
 fn csv_file(texts: &Texts, style: &CsvStyle) -> Vec<u8> {
     let quoted = |text: &str| {
         let is_special = text.contains([style.delimiter, '"', '\n', '\r']);
-        if style.quotes_all || is_special { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+        if style.quotes_all || is_special {
+            format!("\"{}\"", text.replace('"', "\"\""))
+        } else {
+            text.to_owned()
+        }
     };
     let record = |id: &str, text: &str| {
         let (id, text) = (quoted(id), quoted(text));
-        let fields = if style.text_is_last { [id, "x, \"y\"; z".to_owned(), text] } else { [text, id, String::new()] };
+        let fields =
+            if style.text_is_last { [id, "x, \"y\"; z".to_owned(), text] } else { [text, id, String::new()] };
         let fields = fields.map(|field| if field.starts_with("x,") { quoted(&field) } else { field });
         fields.join(&style.delimiter.to_string()) + style.line_end
     };
@@ -165,7 +171,8 @@ fn parquet_style() -> impl Strategy<Value = ParquetStyle> {
 
 /// A column of numbers, and two of texts; the second one is the text behind a mark.
 fn parquet_file(texts: &Texts, style: &ParquetStyle) -> Vec<u8> {
-    let schema = "message m { required int32 id; optional binary text (UTF8); optional binary mark (STRING); }";
+    let schema =
+        "message m { required int32 id; optional binary text (UTF8); optional binary mark (STRING); }";
     let schema = Arc::new(parse_message_type(schema).unwrap());
     let properties = WriterProperties::builder()
         .set_compression(style.compression)

@@ -91,14 +91,6 @@ impl Input {
         Documents::new(self)
     }
 
-    /// The same files with each line a document, whatever their format: for rows that the caller takes apart itself.
-    #[must_use]
-    pub fn as_lines(mut self) -> Self {
-        self.files.iter_mut().for_each(|file| file.format = Format::Text);
-        self.settings.document_separator = None;
-        self
-    }
-
     pub(super) fn files(&self) -> &[InputFile] {
         &self.files
     }

@@ -165,7 +165,9 @@ impl Scanner {
             .take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.' | b'_'))
             .count();
         let end = self.at + length;
-        if !matches!(bytes[self.at], b't' | b'f' | b'n' | b'N' | b'I' | b'-' | b'0'..=b'9') || length > MAX_WORD {
+        if !matches!(bytes[self.at], b't' | b'f' | b'n' | b'N' | b'I' | b'-' | b'0'..=b'9')
+            || length > MAX_WORD
+        {
             return Some(Scan::Broken(self.at, "expected a value"));
         }
         if end == bytes.len() && !ended {

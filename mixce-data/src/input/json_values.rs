@@ -127,7 +127,9 @@ impl Values {
             match scanner.run(self.window.bytes(), self.window.ended()) {
                 Scan::Value(end) => break end,
                 Scan::Broken(at, problem) => return Err(self.broken(place, at, problem)?),
-                Scan::Unfinished if self.window.is_over_limit() => return Err(self.overlong(place, is_first)?),
+                Scan::Unfinished if self.window.is_over_limit() => {
+                    return Err(self.overlong(place, is_first)?);
+                }
                 Scan::Unfinished => {
                     self.window.more()?;
                 }
@@ -237,7 +239,9 @@ impl Values {
                 Some(b' ' | b'\t') => at += 1,
                 Some(b'\n' | b'\r' | b'{') => return Ok(None),
                 Some(b',') => {
-                    return Ok(Some("a comma behind the value: is this a part of an array without its brackets?"));
+                    return Ok(Some(
+                        "a comma behind the value: is this a part of an array without its brackets?",
+                    ));
                 }
                 Some(_) => return Ok(Some("text behind the value, on the same line")),
                 None if !self.window.more()? => return Ok(None),

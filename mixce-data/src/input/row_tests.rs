@@ -95,7 +95,8 @@ fn the_column_of_json_does_not_hang_on_the_order_of_rows() {
 
 #[test]
 fn what_python_writes_for_numbers_is_read() {
-    let rows = "{\"text\":\"a NaN b\",\"score\":NaN}\n{\"text\":\"-Infinity\",\"score\":[-Infinity,Infinity]}\n";
+    let rows =
+        "{\"text\":\"a NaN b\",\"score\":NaN}\n{\"text\":\"-Infinity\",\"score\":[-Infinity,Infinity]}\n";
     assert_eq!(texts("a.jsonl", rows), ["a NaN b", "-Infinity"]);
     let told = message("a.jsonl", "{\"text\":\"a\"}\n{\"text\":NaN}", settings());
     assert!(told.contains("line 2: expected a string under `text`, got a number"), "{told}");
@@ -124,7 +125,8 @@ fn bad_json_rows_are_named_and_cost_no_other() {
         assert!(told.contains("a.jsonl` line 2: ") && told.contains(words), "{row}: {told}");
         assert_eq!(kept("a.jsonl", &rows, 1), ["one", "two", "three"], "{row}");
         // The same at the beginning and at the end.
-        let (first, last) = (format!("{row}\n{{\"text\":\"one\"}}\n"), format!("{{\"text\":\"one\"}}\n{row}"));
+        let (first, last) =
+            (format!("{row}\n{{\"text\":\"one\"}}\n"), format!("{{\"text\":\"one\"}}\n{row}"));
         assert_eq!(kept("a.jsonl", first, 1), ["one"], "{row}");
         assert_eq!(kept("a.jsonl", last, 1), ["one"], "{row}");
     }
@@ -148,7 +150,8 @@ fn bad_items_of_arrays_cost_no_other_where_lines_tell_them_apart() {
     assert_eq!(kept("a.json", "[{\"text\":\"a\"}, {\"text\":\"b", 1), ["a"]);
     assert_eq!(kept("a.json", "[{\"text\":\"a\"}", 1), ["a"]);
     assert_eq!(kept("a.json", "[{\"text\":\"a\"} {\"text\":\"b\"}]", 1), ["a", "b"]);
-    let told = read("a.json", "[{\"text\":\"a\"},{\"text\":oops},{\"text\":\"c\"}]", skipping(9)).unwrap_err();
+    let told =
+        read("a.json", "[{\"text\":\"a\"},{\"text\":oops},{\"text\":\"c\"}]", skipping(9)).unwrap_err();
     assert!(matches!(told, Error::LostRows(_)) && told.to_string().contains("row 2"), "{told}");
 }
 
@@ -166,7 +169,8 @@ fn rows_inside_of_an_object_are_not_taken_for_a_row() {
     }
     // A row with a list of its own is a row.
     assert_eq!(texts("a.json", "{\"text\": \"a\", \"spans\": [{\"start\": 1}]}"), ["a"]);
-    let long = format!("{{\"data\": [{}]}}", vec!["{\"text\": \"some words of a row\"}"; 3_000_000].join(","));
+    let long =
+        format!("{{\"data\": [{}]}}", vec!["{\"text\": \"some words of a row\"}"; 3_000_000].join(","));
     assert!(message("a.json", long, settings()).contains("the rows under the key `data`"));
 }
 
@@ -187,7 +191,10 @@ fn delimiters_are_found_or_named() {
     }
     assert_eq!(read("a.csv", "sep=;\nid;text\n1;a\n", settings()).unwrap(), [(3, "a".to_owned())]);
     let doubtful = "id;text,x\n1;a,b\n2;c,d\n";
-    assert!(message("a.csv", doubtful, column("text")).contains("more than one delimiter fits the records: `,` and `;`"));
+    assert!(
+        message("a.csv", doubtful, column("text"))
+            .contains("more than one delimiter fits the records: `,` and `;`")
+    );
     let both = ReadSettings { text_column: "text,x".into(), ..delimiter(";") };
     assert_eq!(read("a.csv", doubtful, both).unwrap()[1].1, "c,d");
     assert_eq!(read("a.csv", "id~text\n1~a\n", delimiter("~")).unwrap(), [(2, "a".to_owned())]);
@@ -227,7 +234,10 @@ fn quotes_inside_of_quotes() {
     // Neither doubled nor escaped: one bad row, with all of its lines.
     let csv = "id,text\n1,a\n2,\"she said \"no\" and\nwent, and\ncame back\"\n3,b\n";
     let told = message("a.csv", csv, settings());
-    assert!(told.contains("line 3: text behind the closing quote") && told.contains("2 more lines"), "{told}");
+    assert!(
+        told.contains("line 3: text behind the closing quote") && told.contains("2 more lines"),
+        "{told}"
+    );
     assert_eq!(kept("a.csv", csv, 1), ["a", "b"]);
 }
 
@@ -281,7 +291,8 @@ fn a_header_is_one_or_is_said_to_be_missing() {
 
 #[test]
 fn prompts_of_samples_are_told_apart() {
-    let rows = "{\"prompt\":\"a b\",\"text\":\" c\"}\n{\"continuation\":\"d\"}\n{\"prompt\":null,\"text\":\"e\"}\n";
+    let rows =
+        "{\"prompt\":\"a b\",\"text\":\" c\"}\n{\"continuation\":\"d\"}\n{\"prompt\":null,\"text\":\"e\"}\n";
     let folder = Folder::new();
     let whole = ReadSettings { whole_samples: true, ..settings() };
     let input = Input::open(&[folder.write("s.jsonl", rows)], whole).unwrap();

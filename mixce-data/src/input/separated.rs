@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use memchr::memmem::Finder;
 
 use super::compression::{Compression, Source};
-use super::lines::{too_long, utf8};
 use super::format::Format;
+use super::lines::{too_long, utf8};
 use super::{Description, MAX_DOCUMENT_BYTES, Row, Rows};
 use crate::error::{Place, Result};
 

@@ -40,7 +40,11 @@ fn read_with(paths: &[PathBuf], settings: ReadSettings) -> Result<Vec<(u64, Stri
     input.documents().map(|d| d.map(|d| (d.place.number(), d.text))).collect()
 }
 
-pub(super) fn read(name: &str, bytes: impl AsRef<[u8]>, settings: ReadSettings) -> Result<Vec<(u64, String)>> {
+pub(super) fn read(
+    name: &str,
+    bytes: impl AsRef<[u8]>,
+    settings: ReadSettings,
+) -> Result<Vec<(u64, String)>> {
     let folder = Folder::new();
     let path = folder.write(name, bytes);
     read_with(&[path], settings)
@@ -252,7 +256,10 @@ fn nulls_and_wrong_columns_of_parquet_are_named() {
     let one = ReadSettings { skip_bad_rows: 1, ..settings() };
     assert_eq!(read("a.parquet", &bytes, one).unwrap(), [(1, "a".to_owned()), (3, "b".to_owned())]);
     assert!(message("a.parquet", &bytes, column("id")).contains("`id` does not hold text"));
-    assert!(message("a.parquet", &bytes, column("x")).contains("no column `x` (it has `id`: numbers or times, `story`)"));
+    assert!(
+        message("a.parquet", &bytes, column("x"))
+            .contains("no column `x` (it has `id`: numbers or times, `story`)")
+    );
 }
 
 #[test]

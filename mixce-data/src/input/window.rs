@@ -82,7 +82,8 @@ impl Window {
     }
 
     fn drop_mark(&mut self) {
-        let may_follow = self.buffer.len() < BYTE_ORDER_MARK.len() && BYTE_ORDER_MARK.starts_with(&self.buffer);
+        let may_follow =
+            self.buffer.len() < BYTE_ORDER_MARK.len() && BYTE_ORDER_MARK.starts_with(&self.buffer);
         if may_follow && !self.ended {
             return;
         }
