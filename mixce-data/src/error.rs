@@ -133,7 +133,7 @@ pub enum Error {
     },
 
     /// A bad row behind which the others cannot be told apart.
-    #[error("{0}; the rows behind it cannot be told apart, because no line begins one")]
+    #[error("{0}; the rows behind it cannot be told apart")]
     LostRows(Box<Error>),
 
     /// A delimited file that can be read in several ways.

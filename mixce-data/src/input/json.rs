@@ -1,6 +1,6 @@
 //! JSON: objects one after another or in an array, the text under a key.
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::compression::Source;
 use super::description::{Description, JsonLayout};
@@ -17,6 +17,7 @@ const SAMPLE: [&str; 3] = ["prompt", "continuation", "text"];
 
 /// The objects of a file.
 pub(super) struct JsonRows {
+    path: PathBuf,
     values: Values,
     /// The keys that make up the text.
     keys: Vec<String>,
@@ -38,15 +39,14 @@ impl JsonRows {
             wanted => (wanted.to_vec(), Some(super::column::Reason::Asked)),
         };
         let chosen = chosen.map(super::column::Reason::words);
-        Ok(Self { values: Values::new(open()?, path), keys, chosen, whole_samples })
+        Ok(Self { path: path.into(), values: Values::new(open()?, path), keys, chosen, whole_samples })
     }
 }
 
 impl Rows for JsonRows {
     fn next_row(&mut self) -> Result<Option<Row>> {
-        let path = self.values.path().to_owned();
         let Some(value) = self.values.next_value()? else { return Ok(None) };
-        let parser = RowParser { path: &path, place: value.place };
+        let parser = RowParser { path: &self.path, place: value.place };
         let object = parser.object(&value)?;
         if self.whole_samples
             && let Some(row) = parser.sample(&object)?

@@ -2,7 +2,8 @@
 //!
 //! A file that begins with `[` is an array of rows, or several such arrays one after another; any other is a sequence of values with white
 //! space between them. Behind a value that is broken, reading goes on at the line after the one on which it begins; where an earlier value
-//! had several lines, at the next line that begins with `{` as far to the right as the broken value.
+//! had several lines, at the next line that begins with `{` as far to the right as the broken value. Where values share lines, or an array has
+//! no further line, those behind the broken one cannot be told apart.
 use std::ops::Range;
 use std::path::Path;
 
@@ -68,6 +69,10 @@ pub(super) struct Values {
     layout: Layout,
     /// Whether some value has had several lines.
     spans_lines: bool,
+    /// Whether some value began on a line that another one had.
+    shares_lines: bool,
+    /// The line on which the value before began or ended last.
+    last_line: u64,
     /// Lines with nothing on them.
     blank_lines: u64,
 }
@@ -84,6 +89,8 @@ impl Values {
             items: 0,
             layout: Layout::Lines,
             spans_lines: false,
+            shares_lines: false,
+            last_line: 0,
             blank_lines: 0,
         }
     }
@@ -111,12 +118,14 @@ impl Values {
         if !self.to_value()? {
             return Ok(None);
         }
+        self.shares_lines |= self.last_line == self.line;
         if self.in_array() {
             self.items += 1;
-        } else if self.line_is_used {
+        } else if self.shares_lines {
             self.layout = Layout::Objects;
         }
         self.line_is_used = true;
+        self.last_line = self.line;
         let place = if self.in_array() { Place::Row(self.items) } else { Place::Line(self.line) };
         let is_first = self.position == Position::Start;
         if is_first {
@@ -142,7 +151,9 @@ impl Values {
             self.position = Position::Item;
         }
         self.used = end;
-        if LINE_ENDS.count(&self.window.bytes()[..end]) > 0 {
+        let lines = LINE_ENDS.count(&self.window.bytes()[..end]);
+        self.last_line += lines;
+        if lines > 0 {
             self.spans_lines = true;
             self.layout = if self.layout == Layout::Lines { Layout::Objects } else { self.layout };
         }
@@ -270,8 +281,11 @@ impl Values {
         }
     }
 
-    /// Goes to the next line that may begin a value. Where an array has none, the values behind cannot be told apart, and the error is made final.
+    /// Goes to the next line that may begin a value. Where the values behind cannot be told apart, the error is made final.
     fn resume(&mut self, is_cut_off: bool, error: Error) -> Result<Error> {
+        if self.shares_lines && !is_cut_off {
+            return Ok(Error::LostRows(Box::new(error)));
+        }
         let column = self.column;
         let mut found = self.next_line()?;
         while found && self.spans_lines && !self.begins_value(column)? {

@@ -150,6 +150,8 @@ fn bad_items_of_arrays_cost_no_other_where_lines_tell_them_apart() {
     assert_eq!(kept("a.json", "[{\"text\":\"a\"}, {\"text\":\"b", 1), ["a"]);
     assert_eq!(kept("a.json", "[{\"text\":\"a\"}", 1), ["a"]);
     assert_eq!(kept("a.json", "[{\"text\":\"a\"} {\"text\":\"b\"}]", 1), ["a", "b"]);
+    let shared = "{\"text\":\"a\"} {\"text\":\"b\"}\n{\"text\":oops} {\"text\":\"c\"}\n{\"text\":\"d\"}\n";
+    assert!(matches!(read("a.json", shared, skipping(9)), Err(Error::LostRows(_))));
     let told =
         read("a.json", "[{\"text\":\"a\"},{\"text\":oops},{\"text\":\"c\"}]", skipping(9)).unwrap_err();
     assert!(matches!(told, Error::LostRows(_)) && told.to_string().contains("row 2"), "{told}");
