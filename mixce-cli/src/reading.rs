@@ -10,7 +10,7 @@ use mixce_data::{Input, ReadSettings};
 /// How data files are read.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct ReadingArgs {
-    /// Column (key) of the text in tables; given several times, they are joined by a space [default: text, else the only one]
+    /// Column (key) of the text in tables; given several times, they are joined by a space [default: by name, else the only one that holds text]
     #[arg(long, value_name = "NAME", help_heading = "Data files")]
     pub(crate) text_column: Vec<String>,
     /// What stands between documents of a text file, such as `<|endoftext|>` or `\n\n` [default: a line is a document]
@@ -22,6 +22,12 @@ pub(crate) struct ReadingArgs {
     /// Format of the data files [default: by their names]
     #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Data files")]
     pub(crate) data_format: Option<FormatArg>,
+    /// Character between the fields of CSV and TSV, such as `;`, `|` or `\t` [default: found by the records]
+    #[arg(long, value_name = "CHAR", help_heading = "Data files")]
+    pub(crate) delimiter: Option<String>,
+    /// The first line of CSV and TSV is a row and does not name the columns, which are called 1, 2, ...
+    #[arg(long, help_heading = "Data files")]
+    pub(crate) no_header: bool,
 }
 
 /// The formats by their names on the command line.
@@ -29,11 +35,12 @@ pub(crate) struct ReadingArgs {
 pub(crate) enum FormatArg {
     /// A document a line, or documents with a separator between
     Text,
-    /// A JSON object a line
+    /// JSON objects, one a line, over several lines or in an array
+    #[value(alias = "json")]
     Jsonl,
-    /// Comma separated values, the first line names the columns
+    /// Separated values (commas, unless the records tell otherwise), the first line names the columns
     Csv,
-    /// The same with tabs
+    /// The same, tabs unless the records tell otherwise
     Tsv,
     /// Apache parquet
     Parquet,
@@ -62,6 +69,10 @@ impl ReadingArgs {
         }
         settings.skip_bad_rows = self.skip_bad_rows.unwrap_or(settings.skip_bad_rows);
         settings.data_format = self.data_format.map(Format::from).or(settings.data_format);
+        if self.delimiter.is_some() {
+            settings.delimiter.clone_from(&self.delimiter);
+        }
+        settings.no_header |= self.no_header;
         settings
     }
 

@@ -123,6 +123,37 @@ pub enum Error {
         problem: String,
     },
 
+    /// An object that is no row but holds the rows in a list.
+    #[error("`{}`: its one object holds the rows under the key `{key}`, expected the rows themselves", path.display())]
+    NestedRows {
+        /// The file.
+        path: PathBuf,
+        /// The key of the list.
+        key: String,
+    },
+
+    /// A bad row behind which the others cannot be told apart.
+    #[error("{0}; the rows behind it cannot be told apart")]
+    LostRows(Box<Error>),
+
+    /// A delimited file that can be read in several ways.
+    #[error("`{}`: {problem}", path.display())]
+    Delimiter {
+        /// The file.
+        path: PathBuf,
+        /// The delimiters that may be meant.
+        problem: String,
+    },
+
+    /// A delimited file whose first record does not look like names of columns.
+    #[error("`{}`: expected the names of the columns in the first line, got `{field}`", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// The field that is no name.
+        field: String,
+    },
+
     /// A parquet file that cannot be read.
     #[error("`{}`: not a readable parquet file: {problem}", path.display())]
     Parquet {
@@ -188,6 +219,16 @@ impl Error {
             }
             Self::BadRow { .. } => "a few bad rows can be left out with `--skip-bad-rows N`".into(),
             Self::Column { .. } => "name the column of the text with `--text-column NAME`".into(),
+            Self::NestedRows { path, key } => {
+                format!("take them out, for example with `jq -c '.\"{key}\"[]' {}`", path.display())
+            }
+            Self::LostRows(_) => "mend the row, or write one row a line".into(),
+            Self::Delimiter { .. } => {
+                "name what stands between the fields with `--delimiter`, such as `--delimiter ';'`".into()
+            }
+            Self::Header { .. } => {
+                "if the first line is a row, say so with `--no-header`; else name the text's column with `--text-column NAME`".into()
+            }
             Self::TooManyBadRows { next, .. } => return next.hint(),
             Self::NothingLeft { .. } => {
                 "is this the data set that was named? documents of 51 to 999 words are kept by default".into()

@@ -23,6 +23,7 @@ mod plan;
 mod push;
 mod quickstart;
 mod resume;
+mod rows;
 mod sample;
 mod score;
 mod score_contract;

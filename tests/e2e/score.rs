@@ -371,7 +371,7 @@ fn bad_input_is_named() {
         ("--human empty.txt --model-text good.txt", ["`empty.txt` is empty", ""]),
         ("--human human.txt --model-text blank.txt", ["`blank.txt` holds no text", ""]),
         ("--human human.txt --model-text bad.txt", ["`bad.txt` line 2, byte 4", "UTF-8"]),
-        ("--human human.txt --model-text bad.jsonl", ["`bad.jsonl` line 2", "hint: a row is an object"]),
+        ("--human human.txt --model-text bad.jsonl", ["`bad.jsonl` line 2", "no key `text`"]),
         ("--human human.txt --model-text nowhere.txt", ["nowhere.txt", ""]),
         ("--human human.txt", ["--model-text", ""]),
         ("--model-text good.txt", ["--human", ""]),

@@ -9,7 +9,7 @@ use mixce_core::objective::Mle;
 use mixce_eval::perplexity::LikelihoodSums;
 use mixce_lm::Tokenizer;
 use mixce_train::data::cache::{encode_input, open_or_build};
-use mixce_train::data::{EncodeSettings, Examples, Input};
+use mixce_train::data::{DataCounts, EncodeSettings, Examples, Input};
 use mixce_train::evaluate::{DEFAULT_BATCH_TOKENS, Scored, evaluate};
 use serde::Serialize;
 use serde_json::json;
@@ -85,6 +85,10 @@ struct Report {
     perplexity: f64,
     tokens: u64,
     documents: u64,
+    /// Documents without text, or without a token to predict, and bad rows: all left out.
+    empty: u64,
+    short: u64,
+    bad: u64,
     /// The mean over tokens, where `nll` is another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_nll: Option<f64>,
@@ -134,7 +138,7 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     if let Some(file) = per_token {
         file.finish()?;
     }
-    let report = report(args, &sums, all.documents)?;
+    let report = report(args, &sums, all.documents, examples.store().counts())?;
     context.output.either(&report, || report.text())
 }
 
@@ -164,7 +168,7 @@ fn examples(
     })
 }
 
-fn report(args: &EvaluateArgs, sums: &LikelihoodSums, documents: u64) -> Result<Report> {
+fn report(args: &EvaluateArgs, sums: &LikelihoodSums, documents: u64, data: DataCounts) -> Result<Report> {
     let of_tokens = sums.nll().ok_or_else(|| {
         let problem = format!("no document is longer than its prompt of {} tokens", args.prompt_length);
         Problem::new(problem).hint("choose a smaller `--prompt-length`")
@@ -184,15 +188,21 @@ fn report(args: &EvaluateArgs, sums: &LikelihoodSums, documents: u64) -> Result<
         "compat": args.compat,
         "batch_size": args.compat.map(|_| args.batch_size),
     });
-    Ok(Report { nll, perplexity: nll.exp(), tokens: sums.tokens(), documents, token_nll, settings })
+    let DataCounts { empty, short, bad, .. } = data;
+    let (perplexity, tokens) = (nll.exp(), sums.tokens());
+    Ok(Report { nll, perplexity, tokens, documents, empty, short, bad, token_nll, settings })
 }
 
 impl Report {
     fn text(&self) -> String {
-        let Self { nll, perplexity, tokens, documents, .. } = self;
+        let Self { nll, perplexity, tokens, documents, empty, short, bad, .. } = self;
         let unit = if self.token_nll.is_some() { "mean of batch means" } else { "per token" };
+        let left_out = match (empty, short, bad) {
+            (0, 0, 0) => String::new(),
+            _ => format!(" ({empty} empty, {short} without a target and {bad} bad ones left out)"),
+        };
         format!(
-            "nll         {nll:.4} nats {unit}\nperplexity  {perplexity:.3}\ntokens      {tokens}\ndocuments   {documents}"
+            "nll         {nll:.4} nats {unit}\nperplexity  {perplexity:.3}\ntokens      {tokens}\ndocuments   {documents}{left_out}"
         )
     }
 }

@@ -3,60 +3,143 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Names that a text column usually has, besides `text`.
-const USUAL: [&str; 6] = ["content", "document", "story", "article", "sentence", "body"];
+/// Names that a text column usually has, besides `text`. Case does not count.
+const USUAL: [&str; 7] = ["text", "content", "document", "story", "article", "sentence", "body"];
 /// Columns that an error message lists at most.
 const MAX_LISTED: usize = 12;
 
+/// What a column holds, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// Text in at least one row.
+    Text,
+    /// Bytes that may be text.
+    Bytes,
+    /// No value in any row.
+    Nothing,
+    /// Something else, in the plural.
+    Other(&'static str),
+}
+
 /// A column as the table describes it.
 #[derive(Clone, Debug)]
-pub(super) struct Column<'a> {
-    pub(super) name: &'a str,
-    /// Whether it holds strings, as far as is known.
-    pub(super) is_text: bool,
+pub(super) struct Column {
+    pub(super) name: String,
+    pub(super) holds: Holds,
 }
 
-/// The positions of the columns that make up the text.
-///
-/// Those that were asked for; else `text`; else the only column that holds strings; else the only one with a [`USUAL`] name.
-pub(super) fn choose(path: &Path, wanted: &[String], columns: &[Column<'_>]) -> Result<Vec<usize>> {
-    let problem = |problem: String| Error::Column {
-        path: path.into(),
-        problem: format!("{problem} (it has {})", listed(columns)),
-    };
-    let find = |name: &str| columns.iter().position(|column| column.name == name);
+/// Why a column was taken for the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    Asked,
+    Name,
+    OnlyText,
+    OnlyColumn,
+}
+
+impl Reason {
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Asked => "asked for",
+            Self::Name => "by its name",
+            Self::OnlyText => "the only one that holds text",
+            Self::OnlyColumn => "the only one",
+        }
+    }
+}
+
+/// The positions of the columns that make up the text, joined by a space, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub(super) columns: Vec<usize>,
+    pub(super) reason: Reason,
+}
+
+/// The columns that were asked for, or what their names alone decide: `text`, else the only one with a [`USUAL`] name. `None` if the columns'
+/// content must be looked at.
+pub(super) fn by_name(path: &Path, wanted: &[String], names: &[String]) -> Result<Option<Choice>> {
+    let columns: Vec<Column> =
+        names.iter().map(|name| Column { name: name.clone(), holds: Holds::Text }).collect();
     if !wanted.is_empty() {
-        let position = |name: &String| match find(name) {
-            Some(at) if columns[at].is_text => Ok(at),
-            Some(_) => Err(problem(format!("column `{name}` does not hold text"))),
-            None => Err(problem(format!("no column `{name}`"))),
-        };
-        return wanted.iter().map(position).collect();
+        return choose(path, wanted, &columns).map(Some);
     }
-    if let Some(at) = find("text") {
-        return Ok(vec![at]);
+    // Where several have such a name, their content may still tell.
+    Ok(named(path, &columns).unwrap_or_default())
+}
+
+/// The columns that make up the text: those that were asked for; else `text`; else, of those that hold text, the only one with a [`USUAL`]
+/// name; else the only one that holds text.
+pub(super) fn choose(path: &Path, wanted: &[String], columns: &[Column]) -> Result<Choice> {
+    if !wanted.is_empty() {
+        let columns: Result<Vec<usize>> = wanted.iter().map(|name| asked(path, name, columns)).collect();
+        return Ok(Choice { columns: columns?, reason: Reason::Asked });
     }
-    let texts: Vec<usize> = (0..columns.len()).filter(|&i| columns[i].is_text).collect();
-    if let [only] = texts.as_slice() {
-        return Ok(vec![*only]);
+    if let Some(choice) = named(path, columns)? {
+        return Ok(choice);
     }
-    let usual: Vec<usize> = texts
-        .iter()
-        .copied()
-        .filter(|&i| USUAL.contains(&columns[i].name.to_ascii_lowercase().as_str()))
+    let mut texts: Vec<usize> = holding(columns, Holds::Text);
+    if texts.is_empty() {
+        texts = holding(columns, Holds::Bytes);
+    }
+    match texts.as_slice() {
+        [only] => {
+            let reason = if columns.len() == 1 { Reason::OnlyColumn } else { Reason::OnlyText };
+            Ok(Choice { columns: vec![*only], reason })
+        }
+        [] => Err(problem(path, "no column `text`, and none that holds text", columns)),
+        _ => Err(problem(path, "no column `text`, and several that may be meant", columns)),
+    }
+}
+
+fn asked(path: &Path, name: &str, columns: &[Column]) -> Result<usize> {
+    let mut found = (0..columns.len()).filter(|&at| columns[at].name == name);
+    match (found.next(), found.next()) {
+        (Some(_), Some(_)) => Err(problem(path, &format!("several columns are called `{name}`"), columns)),
+        (Some(at), None) => match columns[at].holds {
+            Holds::Other(what) => {
+                let words = format!("column `{name}` does not hold text but {what}");
+                Err(problem(path, &words, columns))
+            }
+            _ => Ok(at),
+        },
+        (None, _) => Err(problem(path, &format!("no column `{name}`"), columns)),
+    }
+}
+
+fn named(path: &Path, columns: &[Column]) -> Result<Option<Choice>> {
+    let choice = |at: usize| Ok(Some(Choice { columns: vec![at], reason: Reason::Name }));
+    if columns.iter().any(|column| column.name == "text") {
+        return choice(asked(path, "text", columns)?);
+    }
+    let usual: Vec<usize> = (0..columns.len())
+        .filter(|&at| matches!(columns[at].holds, Holds::Text | Holds::Bytes))
+        .filter(|&at| USUAL.contains(&columns[at].name.to_ascii_lowercase().as_str()))
         .collect();
     match usual.as_slice() {
-        [only] => Ok(vec![*only]),
-        _ if texts.is_empty() => Err(problem("no column `text`, and none that holds text".into())),
-        _ => Err(problem("no column `text`, and several that may be meant".into())),
+        [only] => choice(*only),
+        [] => Ok(None),
+        _ => Err(problem(path, "no column `text`, and several that may be meant", columns)),
     }
 }
 
-fn listed(columns: &[Column<'_>]) -> String {
+fn holding(columns: &[Column], what: Holds) -> Vec<usize> {
+    (0..columns.len()).filter(|&at| columns[at].holds == what).collect()
+}
+
+fn problem(path: &Path, problem: &str, columns: &[Column]) -> Error {
+    Error::Column { path: path.into(), problem: format!("{problem} (it has {})", listed(columns)) }
+}
+
+fn listed(columns: &[Column]) -> String {
     if columns.is_empty() {
         return "none".to_owned();
     }
-    let mut names: Vec<String> = columns.iter().take(MAX_LISTED).map(|c| format!("`{}`", c.name)).collect();
+    let shown = |column: &Column| match column.holds {
+        Holds::Text | Holds::Bytes => format!("`{}`", column.name),
+        Holds::Nothing => format!("`{}`: empty", column.name),
+        Holds::Other(what) => format!("`{}`: {what}", column.name),
+    };
+    let mut names: Vec<String> = columns.iter().take(MAX_LISTED).map(shown).collect();
     if columns.len() > MAX_LISTED {
         names.push(format!("{} more", columns.len() - MAX_LISTED));
     }
@@ -67,32 +150,61 @@ fn listed(columns: &[Column<'_>]) -> String {
 mod tests {
     use super::*;
 
-    fn choose_of(wanted: &[&str], columns: &[(&str, bool)]) -> Result<Vec<usize>> {
+    const TEXT: Holds = Holds::Text;
+    const NUMBERS: Holds = Holds::Other("numbers");
+
+    fn choose_of(wanted: &[&str], columns: &[(&str, Holds)]) -> Result<Choice> {
         let wanted: Vec<String> = wanted.iter().map(|w| (*w).to_owned()).collect();
-        let columns: Vec<_> = columns.iter().map(|&(name, is_text)| Column { name, is_text }).collect();
+        let columns: Vec<_> =
+            columns.iter().map(|&(name, holds)| Column { name: name.to_owned(), holds }).collect();
         choose(Path::new("t.csv"), &wanted, &columns)
     }
 
+    fn chosen(wanted: &[&str], columns: &[(&str, Holds)]) -> (Vec<usize>, Reason) {
+        let choice = choose_of(wanted, columns).unwrap();
+        (choice.columns, choice.reason)
+    }
+
+    fn refused(wanted: &[&str], columns: &[(&str, Holds)]) -> String {
+        choose_of(wanted, columns).unwrap_err().to_string()
+    }
+
     #[test]
-    fn the_text_is_found() {
-        assert_eq!(choose_of(&[], &[("id", true), ("text", true)]).unwrap(), [1]);
-        assert_eq!(choose_of(&[], &[("id", false), ("blurb", true)]).unwrap(), [1]);
-        assert_eq!(choose_of(&[], &[("id", true), ("Content", true)]).unwrap(), [1]);
-        assert_eq!(choose_of(&["b", "a"], &[("a", true), ("b", true)]).unwrap(), [1, 0]);
+    fn names_come_before_content() {
+        assert_eq!(chosen(&[], &[("id", TEXT), ("text", TEXT)]), (vec![1], Reason::Name));
+        assert_eq!(chosen(&[], &[("body", TEXT), ("text", Holds::Nothing)]), (vec![1], Reason::Name));
+        assert_eq!(chosen(&[], &[("id", TEXT), ("Content", TEXT)]), (vec![1], Reason::Name));
+        assert_eq!(chosen(&[], &[("Text", TEXT), ("id", TEXT)]), (vec![0], Reason::Name));
+        assert_eq!(chosen(&[], &[("body", NUMBERS), ("blurb", TEXT)]), (vec![1], Reason::OnlyText));
+        assert_eq!(chosen(&[], &[("id", NUMBERS), ("blurb", TEXT)]), (vec![1], Reason::OnlyText));
+        assert_eq!(chosen(&[], &[("image", Holds::Bytes), ("blurb", TEXT)]), (vec![1], Reason::OnlyText));
+        assert_eq!(chosen(&[], &[("blurb", Holds::Bytes)]), (vec![0], Reason::OnlyColumn));
+        assert_eq!(chosen(&["b", "a"], &[("a", TEXT), ("b", Holds::Nothing)]), (vec![1, 0], Reason::Asked));
     }
 
     #[test]
     fn doubt_is_an_error_that_lists_the_columns() {
-        let error = choose_of(&[], &[("a", true), ("b", true)]).unwrap_err();
+        let error = choose_of(&[], &[("a", TEXT), ("b", TEXT), ("n", NUMBERS)]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "`t.csv`: no column `text`, and several that may be meant (it has `a`, `b`)"
+            "`t.csv`: no column `text`, and several that may be meant (it has `a`, `b`, `n`: numbers)"
         );
         assert!(error.hint().unwrap().contains("--text-column"));
-        assert!(choose_of(&[], &[("story", true), ("body", true)]).is_err());
-        assert!(choose_of(&[], &[("a", false)]).unwrap_err().to_string().contains("none that holds text"));
-        assert!(choose_of(&["x"], &[("a", true)]).unwrap_err().to_string().contains("no column `x`"));
-        assert!(choose_of(&["a"], &[("a", false)]).unwrap_err().to_string().contains("does not hold text"));
-        assert!(choose_of(&["x"], &[]).unwrap_err().to_string().contains("(it has none)"));
+        assert!(refused(&[], &[("story", TEXT), ("body", TEXT)]).contains("several that may be meant"));
+        assert!(refused(&[], &[("a", NUMBERS)]).contains("none that holds text"));
+        assert!(refused(&["x"], &[("a", TEXT)]).contains("no column `x`"));
+        assert!(refused(&["a"], &[("a", NUMBERS)]).contains("`a` does not hold text but numbers"));
+        assert!(refused(&["x"], &[]).contains("(it has none)"));
+        assert!(
+            refused(&[], &[("text", TEXT), ("text", TEXT)]).contains("several columns are called `text`")
+        );
+    }
+
+    #[test]
+    fn names_alone_may_leave_it_open() {
+        let names = |names: &[&str]| -> Vec<String> { names.iter().map(|n| (*n).to_owned()).collect() };
+        let by_name = |all: &[&str]| by_name(Path::new("t.csv"), &[], &names(all)).unwrap();
+        assert_eq!(by_name(&["a", "b"]), None);
+        assert_eq!(by_name(&["a", "Story"]).unwrap().columns, [1]);
     }
 }

@@ -63,6 +63,7 @@ impl Input {
         stdin: &mut dyn Read,
     ) -> Result<Self> {
         settings.separator()?;
+        settings.delimiter_byte()?;
         if names.is_empty() {
             return Err(Error::Settings("expected at least one data file, got none".into()));
         }
@@ -88,14 +89,6 @@ impl Input {
     #[must_use]
     pub fn documents(&self) -> Documents<'_> {
         Documents::new(self)
-    }
-
-    /// The same files with each line a document, whatever their format: for rows that the caller takes apart itself.
-    #[must_use]
-    pub fn as_lines(mut self) -> Self {
-        self.files.iter_mut().for_each(|file| file.format = Format::Text);
-        self.settings.document_separator = None;
-        self
     }
 
     pub(super) fn files(&self) -> &[InputFile] {

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum Format {
     /// One document a line, or documents with a separator between.
     Text,
-    /// One JSON object a line.
-    #[serde(rename = "jsonl")]
+    /// JSON objects: one a line, laid out over several lines, or in an array.
+    #[serde(rename = "jsonl", alias = "json")]
     JsonLines,
     /// Comma separated values; the first record names the columns.
     Csv,
@@ -21,13 +21,13 @@ pub enum Format {
 }
 
 impl Format {
-    /// By the file's ending, `.gz` and `.zst` taken off: `.jsonl`, `.ndjson`, `.json`; `.csv`; `.tsv`; `.parquet`; all else is text.
+    /// By the file's ending, `.gz` and `.zst` taken off: `.jsonl`, `.jsonlines`, `.ndjson`, `.json`; `.csv`; `.tsv`; `.parquet`; all else is text.
     #[must_use]
     pub fn of(path: &Path) -> Self {
         let name = path.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
         let plain = [".gz", ".zst", ".zstd"].iter().find_map(|e| name.strip_suffix(e)).unwrap_or(&name);
         match plain.rsplit_once('.').map(|(_, ending)| ending) {
-            Some("jsonl" | "ndjson" | "json") => Self::JsonLines,
+            Some("jsonl" | "jsonlines" | "ndjson" | "json") => Self::JsonLines,
             Some("csv") => Self::Csv,
             Some("tsv") => Self::Tsv,
             Some("parquet") => Self::Parquet,
@@ -35,13 +35,19 @@ impl Format {
         }
     }
 
-    /// By the first bytes of a file without a name (standard input): parquet's magic, or `{` for JSON lines; else text.
+    /// By the first bytes of a file without a name (standard input): parquet's magic, the beginning of a JSON object or of an array of
+    /// objects; else text.
     #[must_use]
     pub fn of_bytes(bytes: &[u8]) -> Self {
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
+        let is_json = match text.split_first() {
+            Some((b'{', rest)) => rest.trim_ascii_start().starts_with(b"\""),
+            Some((b'[', rest)) => rest.trim_ascii_start().starts_with(b"{"),
+            _ => false,
+        };
         if bytes.starts_with(b"PAR1") {
             Self::Parquet
-        } else if text.starts_with(b"{\"") || text.starts_with(b"{ \"") {
+        } else if is_json {
             Self::JsonLines
         } else {
             Self::Text
@@ -74,6 +80,8 @@ mod tests {
             ("train.wp_source", Format::Text),
             ("a.JSONL", Format::JsonLines),
             ("a.json.gz", Format::JsonLines),
+            ("a.jsonlines", Format::JsonLines),
+            ("a.ndjson.zst", Format::JsonLines),
             ("a.csv.zst", Format::Csv),
             ("a.tsv", Format::Tsv),
             ("x/train-00000-of-00002.parquet", Format::Parquet),
@@ -86,7 +94,10 @@ mod tests {
     fn nameless_bytes_are_recognised() {
         assert_eq!(Format::of_bytes(b"PAR1\x15"), Format::Parquet);
         assert_eq!(Format::of_bytes(b" {\"text\":1}"), Format::JsonLines);
+        assert_eq!(Format::of_bytes(b"{\n  \"text\": 1}"), Format::JsonLines);
+        assert_eq!(Format::of_bytes(b"[\n {\"text\":1}]"), Format::JsonLines);
         assert_eq!(Format::of_bytes(b"{curly} talk"), Format::Text);
+        assert_eq!(Format::of_bytes(b"[brackets]"), Format::Text);
         assert_eq!(Format::of_bytes(b""), Format::Text);
     }
 }

@@ -1,23 +1,38 @@
-//! Documents from files: text, JSON lines, CSV, TSV, parquet, each plain or compressed with gzip or zstd.
+//! Documents from files: text, JSON, CSV, TSV, parquet, each plain or compressed with gzip or zstd.
 //!
 //! One reader a format ([`text`](Format::Text), ...), all behind one iterator, [`Documents`]. Memory is bounded by the longest document, not by
 //! the file: a compressed file is never decompressed as a whole, and a document longer than [`MAX_DOCUMENT_BYTES`] is a bad row.
 mod column;
 mod compression;
 mod delimited;
+mod description;
+mod dialect;
 mod documents;
 mod files;
 mod format;
-mod json_lines;
+mod json;
+mod json_row;
+mod json_survey;
+mod json_syntax;
+mod json_values;
+mod line_ends;
 mod lines;
 mod parquet;
+mod record;
+mod records;
 mod separated;
 mod settings;
 mod text;
+mod window;
 
+#[cfg(test)]
+mod every_way;
+#[cfg(test)]
+mod row_tests;
 #[cfg(test)]
 mod tests;
 
+pub use description::{Description, Dialect, FileReport, JsonLayout};
 pub use documents::{Document, Documents};
 pub use files::{Input, STDIN};
 pub use format::Format;
@@ -32,10 +47,20 @@ pub const MAX_DOCUMENT_BYTES: usize = 64 << 20;
 struct Row {
     place: Place,
     text: String,
+    /// Bytes of the text that are its prompt, where the row tells prompt and continuation apart.
+    prompt_bytes: Option<usize>,
 }
 
 /// Reads the rows of one file.
 trait Rows {
     /// The next row; `None` at the end. After an error for which [`crate::Error::is_bad_row`] holds the next call goes on behind the bad row.
     fn next_row(&mut self) -> Result<Option<Row>>;
+
+    /// What is understood of the format so far.
+    fn describe(&self) -> Description;
+
+    /// Lines so far with nothing on them that are no rows.
+    fn blank_lines(&self) -> u64 {
+        0
+    }
 }

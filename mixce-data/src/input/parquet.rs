@@ -4,27 +4,35 @@ use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use parquet::basic::Type as PhysicalType;
+use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::schema::types::ColumnDescriptor;
 
-use super::column::{Column, choose};
-use super::lines::utf8;
-use super::{Row, Rows};
+use super::column::{Column, Holds, Reason, choose};
+use super::format::Format;
+use super::lines::too_long;
+use super::{Description, MAX_DOCUMENT_BYTES, Row, Rows};
 use crate::error::{Error, Place, Result};
 
-/// Rows decoded at once: a page of the column is in memory, and the texts of these.
-const BATCH_ROWS: usize = 64;
+/// Rows decoded at once, at most: a page of the column is in memory, and the texts of these.
+const MAX_BATCH_ROWS: usize = 256;
+/// Bytes of text from which on fewer rows are decoded at once.
+const BATCH_BYTES: usize = 4 << 20;
 
 /// The rows of a file. Pages are read one by one; other columns are not touched.
 pub(super) struct ParquetRows {
     path: PathBuf,
     reader: SerializedFileReader<File>,
-    /// Positions of the text's columns among the leaves of the schema.
+    /// Positions of the text's columns among the leaves of the schema, and their names.
     chosen: Vec<usize>,
+    names: Vec<String>,
+    reason: Reason,
     next_group: usize,
+    /// Rows to decode next: few where texts are long.
+    batch_rows: usize,
     columns: Vec<TextColumn>,
     /// Rows handed out, bad ones included.
     row: u64,
@@ -43,23 +51,23 @@ impl ParquetRows {
         let file = File::open(real).map_err(Error::io("read", shown))?;
         let reader = guarded(shown, || SerializedFileReader::new(file))?;
         let schema = reader.metadata().file_metadata().schema_descr_ptr();
-        let names: Vec<String> = schema.columns().iter().map(|column| column.path().string()).collect();
-        let columns: Vec<Column<'_>> = schema
+        let columns: Vec<Column> = schema
             .columns()
             .iter()
-            .zip(&names)
-            .map(|(column, name)| Column {
-                name,
-                is_text: column.physical_type() == PhysicalType::BYTE_ARRAY && column.max_rep_level() == 0,
-            })
+            .map(|column| Column { name: column.path().string(), holds: holds(column) })
             .collect();
-        let chosen = choose(shown, wanted, &columns)?;
-        // `text` is taken by its name, whatever it holds.
-        if let Some(&at) = chosen.iter().find(|&&at| !columns[at].is_text) {
-            let problem = format!("column `{}` does not hold text", columns[at].name);
-            return Err(Error::Column { path: shown.into(), problem });
-        }
-        Ok(Self { path: shown.into(), reader, chosen, next_group: 0, columns: Vec::new(), row: 0 })
+        let choice = choose(shown, wanted, &columns)?;
+        Ok(Self {
+            path: shown.into(),
+            reader,
+            names: choice.columns.iter().map(|&at| columns[at].name.clone()).collect(),
+            chosen: choice.columns,
+            reason: choice.reason,
+            next_group: 0,
+            batch_rows: 1,
+            columns: Vec::new(),
+            row: 0,
+        })
     }
 
     /// Opens the next row group; `false` if there is none.
@@ -86,10 +94,13 @@ impl ParquetRows {
 
     /// Decodes some rows of each column; `false` at the end of the row group.
     fn decode(&mut self) -> Result<bool> {
-        let path = &self.path;
+        let (path, rows) = (&self.path, self.batch_rows);
         for column in &mut self.columns {
-            guarded(path, || column.decode())?;
+            guarded(path, || column.decode(rows))?;
         }
+        let texts = self.columns.iter().flat_map(|column| &column.decoded).flatten();
+        let is_long = texts.map(|text| text.len()).sum::<usize>() > BATCH_BYTES;
+        self.batch_rows = if is_long { 1 } else { (rows * 2).min(MAX_BATCH_ROWS) };
         let counts: Vec<usize> = self.columns.iter().map(|column| column.decoded.len()).collect();
         if counts.windows(2).any(|pair| pair[0] != pair[1]) {
             let problem = "its columns have different numbers of rows".to_owned();
@@ -103,40 +114,70 @@ impl ParquetRows {
         let mut fields: Vec<String> = Vec::with_capacity(self.columns.len());
         let mut problem = None;
         // Every column is taken from, also behind a bad field: the next row begins in all of them.
-        for (column, at) in self.columns.iter_mut().zip(&self.chosen) {
-            match column.decoded.pop_front().flatten() {
-                Some(bytes) => match utf8(bytes.data(), &self.path, place) {
-                    Ok(text) => fields.push(text.to_owned()),
-                    Err(error) => problem = problem.or(Some(error)),
-                },
-                None => {
-                    let name = self.reader.metadata().file_metadata().schema_descr().column(*at);
-                    let words = format!("expected text in column `{}`, got null", name.path().string());
-                    problem = problem.or(Some(Error::bad_row(&self.path, place, words)));
+        for (column, name) in self.columns.iter_mut().zip(&self.names) {
+            let words = match column.decoded.pop_front().flatten() {
+                None => format!("expected text in column `{name}`, got null"),
+                Some(bytes) if bytes.len() > MAX_DOCUMENT_BYTES => {
+                    problem = problem.or(Some(too_long(&self.path, place)));
+                    continue;
                 }
-            }
+                Some(bytes) => match std::str::from_utf8(bytes.data()) {
+                    Ok(text) => {
+                        fields.push(text.to_owned());
+                        continue;
+                    }
+                    Err(error) => {
+                        let byte = error.valid_up_to() + 1;
+                        format!("column `{name}` holds bytes that are no UTF-8 text, from byte {byte} on")
+                    }
+                },
+            };
+            problem = problem.or(Some(Error::bad_row(&self.path, place, words)));
         }
         problem.map_or_else(|| Ok(fields.join(" ")), Err)
     }
 }
 
 impl TextColumn {
-    fn decode(&mut self) -> std::result::Result<(), ParquetError> {
+    /// Decodes some rows. The reader gives a level for every row, but a value only for those that are not null.
+    fn decode(&mut self, rows: usize) -> std::result::Result<(), ParquetError> {
         let (mut levels, mut values) = (Vec::new(), Vec::new());
         let levels_wanted = (self.defined > 0).then_some(&mut levels);
-        let (rows, _, _) = self.reader.read_records(BATCH_ROWS, levels_wanted, None, &mut values)?;
-        let mut values = values.into_iter();
+        let (rows, found, _) = self.reader.read_records(rows, levels_wanted, None, &mut values)?;
         if self.defined == 0 {
-            self.decoded.extend(values.map(Some));
-        } else {
-            let defined = self.defined;
-            self.decoded.extend(levels.iter().map(|&level| values.next().filter(|_| level == defined)));
+            levels = vec![0; rows];
         }
-        if self.decoded.len() == rows {
-            Ok(())
-        } else {
-            Err(ParquetError::General("rows and values do not match".into()))
+        let are_defined = levels.iter().filter(|&&level| level == self.defined).count();
+        if levels.len() != rows || are_defined != found || values.len() != found {
+            return Err(ParquetError::General("rows and values do not match".into()));
         }
+        let mut values = values.into_iter();
+        let defined = self.defined;
+        let value = |level: i16| if level == defined { values.next() } else { None };
+        self.decoded.extend(levels.into_iter().map(value));
+        Ok(())
+    }
+}
+
+/// What the schema says that a column holds.
+fn holds(column: &ColumnDescriptor) -> Holds {
+    if column.max_rep_level() > 0 {
+        return Holds::Other("lists");
+    }
+    match column.physical_type() {
+        PhysicalType::BOOLEAN => Holds::Other("booleans"),
+        PhysicalType::FIXED_LEN_BYTE_ARRAY => Holds::Other("bytes of a fixed length"),
+        PhysicalType::BYTE_ARRAY => match (column.logical_type_ref(), column.converted_type()) {
+            (Some(LogicalType::String | LogicalType::Enum | LogicalType::Json), _) => Holds::Text,
+            (None, ConvertedType::UTF8 | ConvertedType::ENUM | ConvertedType::JSON) => Holds::Text,
+            (None, ConvertedType::NONE) => Holds::Bytes,
+            (_, ConvertedType::DECIMAL) => Holds::Other("numbers"),
+            _ => Holds::Other("bytes that are no text"),
+        },
+        _ => match column.logical_type_ref() {
+            Some(LogicalType::Unknown) => Holds::Nothing,
+            _ => Holds::Other("numbers or times"),
+        },
     }
 }
 
@@ -149,7 +190,15 @@ impl Rows for ParquetRows {
         }
         self.row += 1;
         let text = self.text()?;
-        Ok(Some(Row { place: Place::Row(self.row), text }))
+        Ok(Some(Row { place: Place::Row(self.row), text, prompt_bytes: None }))
+    }
+
+    fn describe(&self) -> Description {
+        Description {
+            columns: self.names.clone(),
+            chosen: Some(self.reason.words()),
+            ..Description::of(Format::Parquet)
+        }
     }
 }
 

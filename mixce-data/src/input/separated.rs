@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use memchr::memmem::Finder;
 
 use super::compression::{Compression, Source};
+use super::format::Format;
 use super::lines::{too_long, utf8};
-use super::{MAX_DOCUMENT_BYTES, Row, Rows};
+use super::{Description, MAX_DOCUMENT_BYTES, Row, Rows};
 use crate::error::{Place, Result};
 
 /// Documents between occurrences of a separator. Line ends around a document do not belong to it; those inside do.
@@ -80,7 +81,7 @@ impl SeparatedRows {
         }
         let document = without_line_ends(&taken[begin..length]);
         let text = utf8(document, &self.path, place)?.to_owned();
-        Ok(Row { place, text })
+        Ok(Row { place, text, prompt_bytes: None })
     }
 }
 
@@ -101,6 +102,10 @@ impl Rows for SeparatedRows {
             }
             self.read_more()?;
         }
+    }
+
+    fn describe(&self) -> Description {
+        Description::of(Format::Text)
     }
 }
 

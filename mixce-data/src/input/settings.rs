@@ -1,6 +1,7 @@
 //! How files are to be read, as far as that is not the files' own business.
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::dialect::is_delimiter;
 use super::format::Format;
 use crate::error::{Error, Result};
 
@@ -22,7 +23,16 @@ pub struct ReadSettings {
     /// The format; `None`: by the file's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_format: Option<Format>,
+    /// What stands between the fields of CSV and TSV, one ASCII character or `\t`; `None`: found out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<String>,
+    /// The first record of CSV and TSV is a row; the columns are called `1`, `2`, ...
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub no_header: bool,
 }
+
+/// To be raised whenever the same bytes and settings give other documents, so that token caches of before are not used.
+const READING: u32 = 2;
 
 impl ReadSettings {
     /// The separator's bytes, its escapes resolved.
@@ -57,10 +67,25 @@ impl ReadSettings {
         Ok(Some(bytes.into_bytes()))
     }
 
+    /// The delimiter's byte.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] for what cannot stand between fields.
+    pub fn delimiter_byte(&self) -> Result<Option<u8>> {
+        match self.delimiter.as_deref().map(|text| (text, text.as_bytes())) {
+            None => Ok(None),
+            Some((r"\t", _)) => Ok(Some(b'\t')),
+            Some((_, [byte])) if is_delimiter(*byte) => Ok(Some(*byte)),
+            Some((text, _)) => Err(Error::Settings(format!(
+                "`--delimiter {text}`: expected one ASCII character such as `;` or `|`, or `\\t`, no letter, digit, quote or backslash"
+            ))),
+        }
+    }
+
     /// Everything that decides which documents a file has, in bytes that no two settings share.
     #[must_use]
     pub fn key(&self) -> Vec<u8> {
-        format!("{self:?}").into_bytes()
+        format!("{READING} {self:?}").into_bytes()
     }
 }
 
@@ -125,6 +150,19 @@ mod tests {
         assert_eq!(separator(r"a\\b\t").unwrap().unwrap(), b"a\\b\t");
         for bad in ["", r"\x", "\\"] {
             assert!(separator(bad).unwrap_err().to_string().contains("--document-separator"));
+        }
+    }
+
+    #[test]
+    fn delimiters_are_one_character() {
+        let delimiter = |text: &str| {
+            ReadSettings { delimiter: Some(text.into()), ..ReadSettings::default() }.delimiter_byte()
+        };
+        for (text, byte) in [(";", b';'), ("\t", b'\t'), (r"\t", b'\t'), (" ", b' ')] {
+            assert_eq!(delimiter(text).unwrap(), Some(byte));
+        }
+        for bad in ["", ";;", "a", "7", "\"", "\n", "\\", "ü"] {
+            assert!(delimiter(bad).unwrap_err().to_string().contains("--delimiter"), "{bad}");
         }
     }
 

@@ -13,25 +13,25 @@ use proptest::prelude::*;
 use super::*;
 use crate::error::Error;
 
-struct Folder(tempfile::TempDir);
+pub(super) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    pub(super) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.0.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         path
     }
 }
 
-fn settings() -> ReadSettings {
+pub(super) fn settings() -> ReadSettings {
     ReadSettings::default()
 }
 
-fn column(name: &str) -> ReadSettings {
+pub(super) fn column(name: &str) -> ReadSettings {
     ReadSettings { text_column: name.into(), ..settings() }
 }
 
@@ -40,13 +40,17 @@ fn read_with(paths: &[PathBuf], settings: ReadSettings) -> Result<Vec<(u64, Stri
     input.documents().map(|d| d.map(|d| (d.place.number(), d.text))).collect()
 }
 
-fn read(name: &str, bytes: impl AsRef<[u8]>, settings: ReadSettings) -> Result<Vec<(u64, String)>> {
+pub(super) fn read(
+    name: &str,
+    bytes: impl AsRef<[u8]>,
+    settings: ReadSettings,
+) -> Result<Vec<(u64, String)>> {
     let folder = Folder::new();
     let path = folder.write(name, bytes);
     read_with(&[path], settings)
 }
 
-fn texts(name: &str, bytes: impl AsRef<[u8]>) -> Vec<String> {
+pub(super) fn texts(name: &str, bytes: impl AsRef<[u8]>) -> Vec<String> {
     read(name, bytes, settings()).unwrap().into_iter().map(|(_, text)| text).collect()
 }
 
@@ -64,7 +68,7 @@ fn samples_are_whole_where_that_is_wanted() {
     assert!(told.contains("line 1: no key `text` (it has `prompt`)"), "{told}");
 }
 
-fn message(name: &str, bytes: impl AsRef<[u8]>, settings: ReadSettings) -> String {
+pub(super) fn message(name: &str, bytes: impl AsRef<[u8]>, settings: ReadSettings) -> String {
     read(name, bytes, settings).unwrap_err().to_string()
 }
 
@@ -183,7 +187,7 @@ fn a_separator_joins_lines() {
 
 #[test]
 fn json_lines_take_text_or_the_only_string_or_what_is_named() {
-    assert_eq!(texts("a.jsonl", "{\"id\":1,\"text\":\"a\\nb\"}\n\n{\"text\":\"\"}\n"), ["a\nb", "", ""]);
+    assert_eq!(texts("a.jsonl", "{\"id\":1,\"text\":\"a\\nb\"}\n\n{\"text\":\"\"}\n"), ["a\nb", ""]);
     assert_eq!(texts("a.ndjson", "{\"id\":1,\"story\":\"a\"}\n{\"story\":\"b\",\"x\":\"y\"}\n"), ["a", "b"]);
     let rows = "{\"prompt\":\"p\",\"story\":\"s\"}";
     let both =
@@ -223,14 +227,14 @@ fn csv_fields_may_be_quoted_and_hold_lines() {
 fn bad_csv_rows_name_the_line_and_reading_goes_on_behind_them() {
     let csv = b"id,text\n1,a\n2\n3,\"x\"y,z\n4,\xff\n5,b\n".to_vec();
     let error = message("a.csv", &csv, settings());
-    assert!(error.contains("a.csv` line 3: expected 2 fields, as in the first line, got 1"), "{error}");
+    assert!(error.contains("a.csv` line 3: expected 2 fields, as in the first record, got 1"), "{error}");
     let three = ReadSettings { skip_bad_rows: 3, ..settings() };
     assert_eq!(read("a.csv", &csv, three).unwrap(), [(2, "a".to_owned()), (6, "b".to_owned())]);
     let error = message("a.csv", &csv, ReadSettings { skip_bad_rows: 2, ..settings() });
     assert!(error.starts_with("more than 2 bad rows") && error.contains("line 5, byte 1"), "{error}");
     let error = message("a.csv", "text\n\"never\nclosed\n", settings());
     assert!(error.contains("line 2: a quote that is opened here is never closed"), "{error}");
-    assert!(message("a.csv", "a,b\n1,2\n", settings()).contains("(it has `a`, `b`)"));
+    assert!(message("a.csv", "a,b\n1,2\n", settings()).contains("(it has `a`: numbers, `b`: numbers)"));
     assert!(message("a.csv", "a,b\n1,2\n", column("c")).contains("no column `c`"));
 }
 
@@ -252,7 +256,10 @@ fn nulls_and_wrong_columns_of_parquet_are_named() {
     let one = ReadSettings { skip_bad_rows: 1, ..settings() };
     assert_eq!(read("a.parquet", &bytes, one).unwrap(), [(1, "a".to_owned()), (3, "b".to_owned())]);
     assert!(message("a.parquet", &bytes, column("id")).contains("`id` does not hold text"));
-    assert!(message("a.parquet", &bytes, column("x")).contains("no column `x` (it has `id`, `story`)"));
+    assert!(
+        message("a.parquet", &bytes, column("x"))
+            .contains("no column `x` (it has `id`: numbers or times, `story`)")
+    );
 }
 
 #[test]

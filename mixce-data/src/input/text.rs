@@ -1,6 +1,7 @@
 //! Plain text, one document a line.
+use super::format::Format;
 use super::lines::Lines;
-use super::{Row, Rows};
+use super::{Description, Row, Rows};
 use crate::error::{Place, Result};
 
 /// A line is a document, a blank one an empty document.
@@ -10,6 +11,10 @@ impl Rows for TextRows {
     fn next_row(&mut self) -> Result<Option<Row>> {
         let text = self.0.next_text()?;
         let place = Place::Line(self.0.line());
-        Ok(text.map(|text| Row { place, text }))
+        Ok(text.map(|text| Row { place, text, prompt_bytes: None }))
+    }
+
+    fn describe(&self) -> Description {
+        Description::of(Format::Text)
     }
 }

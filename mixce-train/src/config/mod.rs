@@ -56,6 +56,12 @@ pub struct TrainConfig {
     /// Format of the data files; default: by their names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_format: Option<Format>,
+    /// What stands between the fields of CSV and TSV; default: found out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<String>,
+    /// The first record of CSV and TSV is a row; columns are called `1`, `2`, ...
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub no_header: bool,
     /// Run folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out: Option<PathBuf>,
@@ -163,6 +169,8 @@ impl Default for TrainConfig {
             document_separator: None,
             skip_bad_rows: 0,
             data_format: None,
+            delimiter: None,
+            no_header: false,
             out: None,
             cache_dir: None,
             objective: ObjectiveConfig::default(),
@@ -224,6 +232,8 @@ impl TrainConfig {
             document_separator: self.document_separator.clone(),
             skip_bad_rows: self.skip_bad_rows,
             data_format: self.data_format,
+            delimiter: self.delimiter.clone(),
+            no_header: self.no_header,
             ..ReadSettings::default()
         }
     }

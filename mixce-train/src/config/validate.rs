@@ -47,6 +47,7 @@ impl TrainConfig {
     pub fn validate_settings(&self) -> Result<()> {
         self.validate_sizes()?;
         self.reading().separator()?;
+        self.reading().delimiter_byte()?;
         self.validate_optimizer()?;
         self.validate_objective()?;
         self.validate_support()
@@ -225,6 +226,7 @@ mod tests {
             ),
             (|c| c.confine_attention = true, &["`--confine-attention`"]),
             (|c| c.document_separator = Some(String::new()), &["`--document-separator`"]),
+            (|c| c.delimiter = Some("ab".into()), &["`--delimiter ab`"]),
             (|c| c.lr = f64::NAN, &["`--lr`", "`NaN`"]),
             (|c| c.betas = [0.9, 1.0], &["`--betas`"]),
             (|c| c.dropout = Some(1.0), &["`--dropout`"]),

@@ -24,7 +24,7 @@ pub(super) fn read(path: &Path, reading: &ReadingArgs) -> Result<Vec<(String, St
     let input = Input::open(&[path], settings)?;
     let mut prompts = Vec::new();
     for document in input.documents() {
-        let Document { path, place, text } = document?;
+        let Document { path, place, text, .. } = document?;
         prompts.push((format!("`{}` {place}", path.display()), text));
     }
     if prompts.is_empty() {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use mixce_data::input::STDIN;
+use mixce_data::input::{FileReport, STDIN};
 use mixce_data::quantiles::{LengthSummary, Lengths};
 use mixce_data::{Document, Input};
 use mixce_lm::Tokenizer;
@@ -20,6 +20,9 @@ use crate::reading::ReadingArgs;
 /// Characters of the sample that are shown.
 const SAMPLE_CHARACTERS: usize = 300;
 
+/// Files whose format is described one by one.
+const MAX_DESCRIBED: usize = 10;
+
 /// What one pass over the documents finds.
 #[derive(Debug, Default)]
 struct Counts {
@@ -29,6 +32,7 @@ struct Counts {
     words: Lengths,
     longest: Option<(Document, u64)>,
     sample: Option<String>,
+    reports: Vec<FileReport>,
 }
 
 impl Counts {
@@ -50,7 +54,28 @@ impl Counts {
             }
         }
         counts.bad = documents.skipped();
+        counts.reports = documents.reports();
         Ok(counts)
+    }
+
+    /// What was understood of each file, a line each.
+    fn understood(&self) -> String {
+        let mut lines = String::new();
+        for report in self.reports.iter().take(MAX_DESCRIBED) {
+            let FileReport { path, description, rows, bad, empty, blank_lines, .. } = report;
+            let blank = if *blank_lines > 0 {
+                format!(", {} blank lines", grouped(*blank_lines))
+            } else {
+                String::new()
+            };
+            let counts =
+                format!("{} rows ({} bad, {} empty){blank}", grouped(*rows), grouped(*bad), grouped(*empty));
+            lines += &format!("read as: {description}\n         {counts} of `{}`\n", path.display());
+        }
+        if self.reports.len() > MAX_DESCRIBED {
+            lines += &format!("         {} more files\n", self.reports.len() - MAX_DESCRIBED);
+        }
+        lines
     }
 
     fn longest(&self) -> Value {
@@ -79,8 +104,10 @@ pub(super) fn inspect(
         "format": formats.join(","),
         "bytes": size,
         "documents": characters.documents,
+        "rows": counts.reports.iter().map(|report| report.rows).sum::<u64>(),
         "empty": counts.empty,
         "bad": counts.bad,
+        "read": counts.reports,
         "characters": characters.total,
         "words": words.total,
         "longest": counts.longest(),
@@ -92,7 +119,7 @@ pub(super) fn inspect(
         let row = |name: &str, value: u64| vec![name.to_owned(), grouped(value)];
         let mut rows = vec![
             row("documents", characters.documents),
-            row("empty lines", counts.empty),
+            row("empty", counts.empty),
             row("words", words.total),
             row("characters", characters.total),
         ];
@@ -103,7 +130,8 @@ pub(super) fn inspect(
         let size = size.map_or_else(String::new, |size| format!(", {}", bytes(size)));
         let files = input.paths().count();
         let files = if files == 1 { String::new() } else { format!(", {files} files") };
-        let mut text = format!("{} file{files}{size}\n{}", formats.join(", "), table(&rows, &[false, true]));
+        let mut text = format!("{} file{files}{size}\n{}", formats.join(", "), counts.understood());
+        text += &table(&rows, &[false, true]);
         let mut lengths = vec![("words", words), ("characters", characters)];
         lengths.extend(tokens.map(|tokens| ("tokens", tokens)));
         text += &length_table(&lengths);

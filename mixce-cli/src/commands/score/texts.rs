@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use mixce_data::input::Format;
-use mixce_data::{Document, Input};
+use mixce_data::{Document, Input, ReadSettings};
 use mixce_lm::Tokenizer;
 use serde_json::Value;
 
@@ -22,6 +22,17 @@ pub(super) struct Text {
 }
 
 impl Text {
+    fn of(document: Document) -> Self {
+        let Document { text: mut prompt, prompt_bytes, .. } = document;
+        match prompt_bytes {
+            None => Self { prompt: None, rest: prompt },
+            Some(bytes) => {
+                let rest = prompt.split_off(bytes);
+                Self { prompt: Some(prompt), rest }
+            }
+        }
+    }
+
     /// Prompt and continuation.
     pub(super) fn whole(&self) -> String {
         format!("{}{}", self.prompt.as_deref().unwrap_or_default(), self.rest)
@@ -33,7 +44,7 @@ impl Text {
 pub(super) struct TextSet {
     /// Name of the system in tables and JSON.
     pub(super) name: String,
-    /// The texts, in the order of the file; empty lines are empty texts.
+    /// The texts, in the order of the file; empty lines of plain text are empty texts.
     pub(super) texts: Vec<Text>,
     /// Prompt and continuation of each.
     pub(super) wholes: Vec<String>,
@@ -42,16 +53,10 @@ pub(super) struct TextSet {
 impl TextSet {
     /// Reads a file, or those that match a pattern.
     pub(super) fn read(path: &Path, name: String, reading: &ReadingArgs) -> Result<Self> {
-        let input = reading.open(&[path])?;
+        let settings = reading.over(ReadSettings { whole_samples: true, ..ReadSettings::default() });
         let shown = path.display();
-        let is_rows = input.formats() == [Format::JsonLines] && reading.text_column.is_empty();
-        let texts = if is_rows {
-            rows(&input.as_lines())?
-        } else {
-            let text =
-                |document: mixce_data::Result<Document>| Ok(Text { prompt: None, rest: document?.text });
-            input.documents().map(text).collect::<Result<Vec<_>>>()?
-        };
+        let input = Input::open(&[path], settings)?;
+        let texts = input.documents().map(|document| Ok(Text::of(document?))).collect::<Result<Vec<_>>>()?;
         let wholes: Vec<String> = texts.iter().map(Text::whole).collect();
         if texts.is_empty() {
             return Err(Problem::new(format!("`{shown}` is empty")).into());
@@ -65,54 +70,6 @@ impl TextSet {
     /// How many texts are empty.
     pub(super) fn empty(&self) -> usize {
         self.wholes.iter().filter(|whole| whole.trim().is_empty()).count()
-    }
-}
-
-/// JSON lines with prompts. Bad ones are left out as far as the settings allow.
-fn rows(lines: &Input) -> Result<Vec<Text>> {
-    let mut texts = Vec::new();
-    let mut skipped = 0;
-    for line in lines.documents() {
-        let line = line?;
-        let text = match line.text.trim().is_empty() {
-            true => Ok(Text { prompt: None, rest: String::new() }),
-            false => of_row(&line.text),
-        };
-        match text {
-            Ok(text) => texts.push(text),
-            Err(problem) if skipped < lines.settings().skip_bad_rows => {
-                skipped += 1;
-                tracing::warn!("bad row left out: `{}` {}: {problem}", line.path.display(), line.place);
-            }
-            Err(problem) => {
-                let problem = Problem::new(format!("`{}` {}: {problem}", line.path.display(), line.place));
-                return Err(problem
-                    .hint("a row is an object with `text`, or with `prompt` and `continuation` (or `text`), all strings; or name its column with `--text-column`")
-                    .into());
-            }
-        }
-    }
-    Ok(texts)
-}
-
-fn of_row(row: &str) -> Result<Text, String> {
-    let value: Value = serde_json::from_str(row).map_err(|e| format!("not a JSON value ({e})"))?;
-    let Value::Object(object) = value else { return Err("expected a JSON object".to_owned()) };
-    let string = |key: &str| match object.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(format!("expected a string under `{key}`")),
-    };
-    let rest = match string("continuation")? {
-        Some(continuation) => Some(continuation),
-        None => string("text")?,
-    };
-    match rest {
-        Some(rest) => Ok(Text { prompt: string("prompt")?, rest }),
-        None => {
-            let keys: Vec<_> = object.keys().take(5).map(|key| format!("`{key}`")).collect();
-            Err(format!("no key `text` or `continuation` (it has {})", keys.join(", ")))
-        }
     }
 }
 
@@ -178,24 +135,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_read_in_three_shapes() {
+    fn a_document_with_a_prompt_is_taken_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.jsonl");
+        let rows = "{\"prompt\":\"é a\",\"text\":\" b\"}\n{\"text\":\"c\"}\n{\"prompt\":\"\",\"continuation\":\"d\"}\n";
+        std::fs::write(&path, rows).unwrap();
+        let set = TextSet::read(&path, "s".to_owned(), &ReadingArgs::default()).unwrap();
         let text = |prompt: Option<&str>, rest: &str| Text {
             prompt: prompt.map(str::to_owned),
             rest: rest.to_owned(),
         };
-        assert_eq!(of_row(r#"{"text":"a b"}"#), Ok(text(None, "a b")));
-        assert_eq!(of_row(r#"{"prompt":"a","continuation":" b","text":"x"}"#), Ok(text(Some("a"), " b")));
-        assert_eq!(of_row(r#"{"prompt":"a","text":" b","seed":3}"#).map(|t| t.whole()), Ok("a b".to_owned()));
-        for (row, words) in [
-            ("[1]", "a JSON object"),
-            ("{", "not a JSON value"),
-            (r#"{"prompt":"a"}"#, "no key `text` or `continuation` (it has `prompt`)"),
-            (r#"{"prompt":1,"text":"a"}"#, "a string under `prompt`"),
-            (r#"{"continuation":["a"]}"#, "a string under `continuation`"),
-        ] {
-            let told = of_row(row).unwrap_err();
-            assert!(told.contains(words), "{row}: {told}");
-        }
+        assert_eq!(set.texts, [text(Some("é a"), " b"), text(None, "c"), text(Some(""), "d")]);
+        assert_eq!(set.wholes, ["é a b", "c", "d"]);
     }
 
     #[test]

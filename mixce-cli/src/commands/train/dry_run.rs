@@ -50,11 +50,13 @@ pub(super) fn print(
         let data = |examples: &Examples| {
             let counts = examples.store().counts();
             format!(
-                "{} documents, {} tokens ({} cut to length, {} empty)",
+                "{} documents, {} tokens ({} cut to length; {} empty, {} without a target and {} bad ones left out)",
                 grouped(counts.documents),
                 grouped(counts.tokens),
                 grouped(counts.truncated),
-                grouped(counts.empty)
+                grouped(counts.empty),
+                grouped(counts.short),
+                grouped(counts.bad)
             )
         };
         let mut rows = vec![row("train", data(&prepared.train))];
@@ -89,6 +91,7 @@ fn counts(examples: &Examples) -> Value {
         "empty": counts.empty,
         "short": counts.short,
         "truncated": counts.truncated,
+        "bad": counts.bad,
         "longest": examples.longest(),
     })
 }

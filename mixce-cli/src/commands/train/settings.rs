@@ -183,6 +183,8 @@ impl Settings {
         config.document_separator = reading.document_separator;
         config.skip_bad_rows = reading.skip_bad_rows;
         config.data_format = reading.data_format;
+        config.delimiter = reading.delimiter;
+        config.no_header = reading.no_header;
         // A flag for one way to get a model overrules the file's choice of the other.
         if self.model.is_some() != self.from_config.is_some() {
             (config.model, config.from_config) = (None, None);
