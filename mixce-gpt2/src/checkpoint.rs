@@ -12,6 +12,7 @@ use crate::config::Gpt2Config;
 use crate::error::{Error, Result};
 use crate::params::Parameters;
 
+mod finite;
 mod names;
 mod pickle;
 mod pytorch;
@@ -58,7 +59,7 @@ const CANDIDATES: [(&str, WeightFormat, bool); 4] = [
 ///
 /// # Errors
 /// When a file is missing, damaged or lies about its sizes, when the configuration is not supported, and when tensors
-/// are missing, unexpected or of another shape than the configuration asks for (all are listed).
+/// are missing, unexpected or of another shape than the configuration asks for (all are listed), or hold NaN or infinite values.
 pub fn load(dir: &Path, device: &Device) -> Result<Checkpoint> {
     let config = Gpt2Config::from_file(&dir.join("config.json"))?;
     let (weights_path, format, tensors) = open(dir)?;
@@ -122,7 +123,7 @@ fn parameters_of(
     }
     let mut loaded = Vec::with_capacity(plan.sources.len());
     for (spec, source) in plan.sources {
-        let values = tensors[source].read_f32()?;
+        let values = finite::read_finite(&tensors[source])?;
         loaded.push((spec.name, Tensor::from_vec(values, spec.shape, device)?));
     }
     Parameters::new(config, loaded)
