@@ -157,6 +157,8 @@ pub enum Error {
         path: PathBuf,
         /// What is open, and between which files.
         problem: String,
+        /// What to do about it.
+        hint: &'static str,
     },
 
     /// The filters left nothing.
@@ -222,9 +224,7 @@ impl Error {
                 let fewer = passed / 20;
                 format!("take fewer: `--held-out {fewer}` leaves at least {} to train on", passed - 2 * fewer)
             }
-            Self::Splits { .. } => {
-                "name files or folders `train`, `valid` and `test`, or give one file or folder alone as `--source`".into()
-            }
+            Self::Splits { hint, .. } => (*hint).into(),
             _ => return None,
         })
     }

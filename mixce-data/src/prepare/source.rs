@@ -10,6 +10,10 @@ use super::split::{Assignment, Split, assign};
 use crate::error::{Error, Result};
 use crate::input::{Documents, Format, Input, ReadSettings};
 
+/// What to do where names leave open which files are of which split.
+const RENAME: &str =
+    "name files or folders `train`, `valid` and `test`, or give one file or folder alone as `--source`";
+
 /// The splits of a source, and what is not used of it.
 #[derive(Clone, Debug, Default)]
 pub struct Source {
@@ -225,18 +229,19 @@ impl Source {
         collection: Collection,
         settings: &ReadSettings,
     ) -> Result<()> {
-        let doubt = |problem| Error::Splits { path: shown.into(), problem };
+        let doubt = |problem, hint| Error::Splits { path: shown.into(), problem, hint };
         let names: Vec<&Path> = files.iter().map(|file| file.name.as_path()).collect();
-        let Assignment { splits, roots, .. } = assign(&names).map_err(doubt)?;
+        let Assignment { splits, roots, .. } = assign(&names).map_err(|problem| doubt(problem, RENAME))?;
         for (split, slot) in Split::ALL.into_iter().zip(0..) {
             let own: Vec<usize> = (0..files.len()).filter(|&i| splits[i] == Some(split)).collect();
             if let Some(&other) = own.iter().find(|&&i| roots[i] != roots[own[0]]) {
-                return Err(doubt(format!(
-                    "files of the {} split are in several folders, `{}` and `{}`: choose one with `--config`, or name a folder",
+                let problem = format!(
+                    "files of the {} split are in several folders, `{}` and `{}`",
                     split.name(),
                     names[own[0]].display(),
                     names[other].display()
-                )));
+                );
+                return Err(doubt(problem, "choose one with `--config`, or name its folder"));
             }
             let own: Vec<SourceFile> = own.into_iter().map(|i| files[i].clone()).collect();
             self.splits[slot] = self.open(own, collection, settings)?;

@@ -117,7 +117,8 @@ impl Claim {
             let stem = stem(&part);
             for word in words(&stem) {
                 let decides = word.stands_alone(&stem) || twins.contains(&above, &word.template(&stem));
-                if (!decides && !word.is_whole(&stem)) || (claim.decides && !decides) {
+                let is_mentioned = word.is_whole(&stem) && !claim.decides;
+                if !decides && !is_mentioned {
                     continue;
                 }
                 match claim.split {

@@ -30,7 +30,8 @@ pub struct PrepareSettings {
     pub filter: Filter,
     /// Whether texts are detokenised.
     pub detokenize: Detokenize,
-    /// Documents of the development and of the test set; `None`: 5000, but for the user's own text at most a twentieth of it each.
+    /// Documents of the development and of the test set; `None`: 5000, but for the user's own text at most a twentieth of it each, and
+    /// sets that exist as they are.
     pub held_out: Option<u64>,
 }
 
@@ -77,7 +78,8 @@ pub struct Prepared {
 /// Writes `train.txt`, its beginnings of 10K to 100K documents, `valid.txt` and `test.txt` to `out`, one document a line.
 ///
 /// Each split is cleaned and filtered. Test and development sets are cut to `held_out` documents; where they have fewer (or do not exist), the first
-/// documents of the training split fill them up, the test set first, and are not trained on.
+/// documents of the training split fill them up, the test set first, and are not trained on. The user's own text keeps the sets that it has as they
+/// are, unless `held_out` is given.
 ///
 /// `progress` is told the number of documents read so far; it may stop the work with an error.
 ///
@@ -101,9 +103,13 @@ pub fn prepare(
     std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
 
     let mut held = [SplitWriter::create(out, "test.txt")?, SplitWriter::create(out, "valid.txt")?];
-    for (source, writer) in [test, valid].into_iter().zip(&mut held) {
+    // The user's own development and test files are neither cut nor filled up, unless a number says so.
+    let stays = settings.collection == Collection::Text && settings.held_out.is_none();
+    let mut wanted = [held_out; 2];
+    for ((source, writer), wanted) in [test, valid].into_iter().zip(&mut held).zip(&mut wanted) {
         if let Some(source) = source {
-            reader.held_out(source, writer, held_out)?;
+            reader.held_out(source, writer, if stays { u64::MAX } else { held_out })?;
+            *wanted = if stays { 0 } else { held_out };
         }
     }
     let mut rest = SplitWriter::create(out, "train.txt")?;
@@ -113,7 +119,8 @@ pub fn prepare(
     }
     for document in train.documents() {
         let Some((text, words)) = reader.next(&document?, &mut rest.report)? else { continue };
-        if let Some(writer) = held.iter_mut().find(|writer| writer.documents < held_out) {
+        let mut unfilled = held.iter_mut().zip(wanted);
+        if let Some((writer, _)) = unfilled.find(|(writer, wanted)| writer.documents < *wanted) {
             writer.report.topped_up += 1;
             writer.write(&text, words)?;
             continue;

@@ -148,7 +148,9 @@ fn sources_without_a_training_split_or_with_two_configurations_are_refused() {
     );
     write(source.path(), "a/train.txt", "x");
     write(source.path(), "b/train.txt", "x");
-    assert!(find(None).unwrap_err().to_string().contains("`--config`"));
+    let error = find(None).unwrap_err();
+    assert!(error.to_string().contains("`a/train.txt` and `b/train.txt`"), "{error}");
+    assert!(error.hint().unwrap().contains("`--config`"));
     let found = find(Some("b")).unwrap();
     assert!(found.splits[0].is_some());
     assert_eq!(
@@ -379,6 +381,18 @@ fn held_out_sets_that_take_everything_are_told_with_a_number_that_works() {
     assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
     run(source.path(), out.path(), &small(Collection::Wikitext, 71)).unwrap();
     assert_eq!(lines(out.path(), "train.txt").len(), 1278);
+}
+
+#[test]
+fn the_users_own_held_out_files_are_neither_cut_nor_filled_up() {
+    let (source, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let numbered = |n: usize| (0..n).map(|i| format!("line {i}\n")).collect::<String>();
+    write(source.path(), "train.txt", &numbered(40));
+    write(source.path(), "test.txt", &numbered(10));
+    let report = run(source.path(), out.path(), &PrepareSettings::new(Collection::Text)).unwrap();
+    // A twentieth of 40 for the development set, which does not exist.
+    let counts = ["test.txt", "valid.txt", "train.txt"].map(|name| lines(out.path(), name).len());
+    assert_eq!((counts, report.test.cut, report.test.topped_up), ([10, 2, 38], 0, 0));
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub(crate) struct PrepareArgs {
     /// Most words of a document [default: 999; for `text` no limit]
     #[arg(long, value_name = "N")]
     max_words: Option<u64>,
-    /// Documents of the development and of the test set [default: 5000; for `text` at most a twentieth]
+    /// Documents of the development and of the test set [default: 5000; for `text` at most a twentieth, and files of yours as they are]
     #[arg(long, value_name = "N")]
     held_out: Option<u64>,
     /// Folder or hub id of a tokenizer, to count tokens too
