@@ -52,7 +52,6 @@ pub fn train(
     all.extend(observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver));
     let mut trainer = Trainer::new((job, parameters), run, Fanout { observers: all }, stop)?;
     run.clean_up()?;
-    checkpoint::clean_up(&run.checkpoints())?;
     if let Some(resume) = &trainer.config.resume {
         match checkpoint::resolve_resume(resume, run.root())? {
             Some(path) => trainer.load_checkpoint(&path)?,
