@@ -36,6 +36,9 @@ pub struct Provenance {
     pub threads: usize,
     /// Operating system and processor architecture.
     pub platform: String,
+    /// The folder in which the run was started: relative paths of the configuration are relative to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
 }
 
 impl Provenance {
@@ -54,6 +57,7 @@ impl Provenance {
             device,
             threads: rayon::current_num_threads(),
             platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
+            folder: std::env::current_dir().ok(),
         }
     }
 }

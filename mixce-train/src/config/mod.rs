@@ -5,6 +5,7 @@
 mod files;
 mod load;
 mod objective;
+mod relative;
 mod validate;
 mod values;
 
