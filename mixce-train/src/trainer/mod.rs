@@ -82,7 +82,7 @@ impl<'a> Trainer<'a> {
         stop: &'a AtomicBool,
     ) -> Result<Self> {
         job.config.validate_settings()?;
-        let config = job.config.resolved();
+        let config = job.config.resolved_for(job.model_config);
         let batcher = Batcher::new(job.train, config.batcher())?;
         let total_steps = config.total_steps(batcher.steps_per_epoch());
         if config.warmup_steps >= total_steps {

@@ -96,12 +96,21 @@ impl Report {
                 keys.push(key);
             }
         }
-        for key in keys.into_iter().filter(|key| !["name", "confidence"].contains(&key.as_str())) {
+        for key in
+            keys.into_iter().filter(|key| !["name", "confidence", "mauve_facts"].contains(&key.as_str()))
+        {
             rows.extend(lines(key, &sets));
         }
         let mut text = table(&rows, &[&[false], vec![true; sets.len()].as_slice()].concat());
         if !self.comparisons.is_empty() {
             text += &format!("\n{}", self.tests());
+        }
+        for system in self.systems.iter().filter(|system| system["mauve_facts"].is_object()) {
+            text += &format!(
+                "\nmauve of {}  {}",
+                system["name"].as_str().unwrap_or_default(),
+                system["mauve_facts"]
+            );
         }
         text += &format!("\nsettings  {}", Value::Object(self.settings.clone()));
         text

@@ -79,7 +79,7 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
     let prepared = prepare(&TrainConfig { cache_dir, ..config.clone() }, &sources, &device, stop)?;
     spinner.finish_and_clear();
     if args.dry_run {
-        return dry_run::print(&config, &prepared, &device, context);
+        return dry_run::print(&config.resolved_for(&prepared.model_config), &prepared, &device, context);
     }
 
     interrupt::install("a checkpoint of the last whole step is written");
