@@ -41,7 +41,7 @@ mod tests {
         assert_eq!(config.out.as_deref(), Some(std::path::Path::new("o")));
         assert_eq!((config.lr, config.epochs, config.max_steps), (1e-4, 3, Some(9)));
         assert_eq!((config.batch_size, config.grad_accum, config.warmup_steps), (2, 4, 1));
-        assert_eq!((config.eta, config.max_length, config.block_size), (Some(0.25), 64, 32));
+        assert_eq!((config.eta, config.max_length, config.block_size), (Some(0.25), Some(64), 32));
         assert_eq!(config.scheduler, mixce_train::optim::ScheduleKind::Cosine);
         assert_eq!(config.resume.as_deref(), Some("auto"));
     }

@@ -17,14 +17,14 @@ pub(crate) const INTERRUPTED: u8 = 130;
 #[derive(Debug)]
 pub(crate) struct Problem {
     message: String,
-    hint: Option<String>,
+    hints: Vec<String>,
     status: u8,
 }
 
 impl Problem {
     /// An error with exit status 2.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, status: FAILURE }
+        Self { message: message.into(), hints: Vec::new(), status: FAILURE }
     }
 
     /// A check that did not hold: exit status 1.
@@ -40,7 +40,7 @@ impl Problem {
     /// The same with advice.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hints.push(hint.into());
         self
     }
 }
@@ -70,6 +70,25 @@ pub(crate) fn report(failure: &anyhow::Error, color: ColorWhen) -> u8 {
         let _ = writeln!(stderr, "{cyan}hint:{plain} {hint}");
     }
     status
+}
+
+/// The same failure with further advice.
+pub(crate) fn with_hint(failure: &anyhow::Error, hint: String) -> anyhow::Error {
+    let mut hints = hints_of(failure);
+    hints.push(hint);
+    Problem { message: message_of(failure), hints, status: status_of(failure) }.into()
+}
+
+/// Writes a hint for an error that clap has written.
+pub(crate) fn print_hint(hint: &str, color: clap::ColorChoice) {
+    let colored = match color {
+        clap::ColorChoice::Always => ColorWhen::Always.on_stderr(),
+        clap::ColorChoice::Never => ColorWhen::Never.on_stderr(),
+        clap::ColorChoice::Auto => ColorWhen::Auto.on_stderr(),
+    };
+    let (cyan, plain) = if colored { ("\x1b[1;36m", "\x1b[0m") } else { ("", "") };
+    // With stderr closed there is nobody to tell.
+    let _ = writeln!(io::stderr().lock(), "\n{cyan}hint:{plain} {hint}");
 }
 
 fn status_of(failure: &anyhow::Error) -> u8 {
@@ -106,10 +125,10 @@ fn one_line(text: &str) -> String {
 fn hints_of(failure: &anyhow::Error) -> Vec<String> {
     let mut hints: Vec<String> = Vec::new();
     for cause in failure.chain() {
+        let own = cause.downcast_ref::<Problem>().map(|problem| problem.hints.clone()).unwrap_or_default();
         let hint = cause
-            .downcast_ref::<Problem>()
-            .and_then(|e| e.hint.clone())
-            .or_else(|| cause.downcast_ref::<mixce_train::Error>().and_then(mixce_train::Error::hint))
+            .downcast_ref::<mixce_train::Error>()
+            .and_then(mixce_train::Error::hint)
             .or_else(|| cause.downcast_ref::<mixce_data::Error>().and_then(mixce_data::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_lm::Error>().and_then(mixce_lm::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_encoder::Error>().and_then(mixce_encoder::Error::hint))
@@ -117,10 +136,10 @@ fn hints_of(failure: &anyhow::Error) -> Vec<String> {
             .or_else(|| cause.downcast_ref::<mixce_synthetic::Error>().and_then(mixce_synthetic::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_eval::Error>().and_then(mixce_eval::Error::hint))
             .or_else(|| cause.downcast_ref::<mixce_core::Error>().and_then(mixce_core::Error::hint));
-        if let Some(hint) = hint.map(|hint| one_line(&hint))
-            && !hints.contains(&hint)
-        {
-            hints.push(hint);
+        for hint in own.into_iter().chain(hint).map(|hint| one_line(&hint)) {
+            if !hints.contains(&hint) {
+                hints.push(hint);
+            }
         }
     }
     hints

@@ -16,11 +16,13 @@ mod memory;
 mod models;
 mod objective;
 mod output;
+mod positions;
 mod progress;
 mod quickstart;
 mod reading;
 mod speed;
 mod svg;
+mod usage;
 mod version;
 
 use std::process::ExitCode;
@@ -35,13 +37,16 @@ pub fn main() -> ExitCode {
     let arguments: Vec<std::ffi::OsString> = std::env::args_os().collect();
     let command = cli::command().color(cli::early_color(&arguments));
     let parsed = command
-        .try_get_matches_from(arguments)
+        .try_get_matches_from(&arguments)
         .and_then(|mut matches| cli::Cli::from_arg_matches_mut(&mut matches));
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // `--help` and `--version` come this way too; a closed pipe is no error.
             let _ = error.print();
+            if let Some(hint) = usage::hint(&error, &arguments) {
+                error::print_hint(hint, cli::early_color(&arguments));
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(error::FAILURE));
         }
     };

@@ -164,7 +164,7 @@ fn tokenizer_of_run(run: &Path, network: Network) -> Result<PathBuf> {
     if let Some(exported) = ["best", "final"].map(|name| run.join(name)).into_iter().find(|f| f.is_dir()) {
         return Ok(exported);
     }
-    let config = TrainConfig::from_toml_file(&run.join("run.toml"))?;
+    let config = TrainConfig::from_run_toml(&run.join("run.toml"))?;
     match config.tokenizer.or(config.model) {
         Some(source) => Ok(locate_tokenizer(&source, network)?.path),
         None => Err(Problem::new(format!("`{}` names no tokenizer", run.join("run.toml").display())).into()),

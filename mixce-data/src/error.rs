@@ -181,13 +181,41 @@ pub enum Error {
         missing: String,
     },
 
+    /// The names of a source's files do not say which split they belong to.
+    #[error("`{}`: {problem}", path.display())]
+    Splits {
+        /// The folder or file that was searched.
+        path: PathBuf,
+        /// What is open, and between which files.
+        problem: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+
     /// The filters left nothing.
-    #[error("no document of the {split} split is left after the filters ({read} were read)")]
+    #[error("no training document passes the filters: of {read} that were read, {dropped}")]
     NothingLeft {
-        /// `train`, `valid` or `test`.
-        split: &'static str,
         /// Documents before the filters.
         read: u64,
+        /// How many were dropped for which reason, in words.
+        dropped: String,
+    },
+
+    /// Development and test sets took every document.
+    #[error(
+        "no document is left to train on: of {read} that were read {passed} pass the filters, and the test set took {test} of them, the development set {valid} (`--held-out` is {held_out}, for each)"
+    )]
+    NothingToTrainOn {
+        /// Documents of the training split, before the filters.
+        read: u64,
+        /// Those that pass the filters.
+        passed: u64,
+        /// Those that the test set took.
+        test: u64,
+        /// Those that the development set took.
+        valid: u64,
+        /// Documents that each of the two may have.
+        held_out: u64,
     },
 
     /// The caller stopped the work.
@@ -231,8 +259,13 @@ impl Error {
             }
             Self::TooManyBadRows { next, .. } => return next.hint(),
             Self::NothingLeft { .. } => {
-                "is this the data set that was named? documents of 51 to 999 words are kept by default".into()
+                "`--min-words` and `--max-words` set the limits; if the numbers surprise, is this the data set that was named?".into()
             }
+            Self::NothingToTrainOn { passed, .. } => {
+                let fewer = passed / 20;
+                format!("take fewer: `--held-out {fewer}` leaves at least {} to train on", passed - 2 * fewer)
+            }
+            Self::Splits { hint, .. } => (*hint).into(),
             _ => return None,
         })
     }
@@ -241,6 +274,26 @@ impl Error {
     #[must_use]
     pub fn is_bad_row(&self) -> bool {
         matches!(self, Self::NotUtf8 { .. } | Self::BadRow { .. })
+    }
+
+    /// The same error with other names for its files.
+    pub(crate) fn with_paths(mut self, rename: &dyn Fn(&Path) -> PathBuf) -> Self {
+        match &mut self {
+            Self::Io { path, .. }
+            | Self::NotAFile { path, .. }
+            | Self::Compressed { path, .. }
+            | Self::NotUtf8 { path, .. }
+            | Self::BadRow { path, .. }
+            | Self::Column { path, .. }
+            | Self::Parquet { path, .. }
+            | Self::Incomplete { path, .. } => *path = rename(path),
+            Self::TooManyBadRows { limit, next } => {
+                let next = std::mem::replace(next.as_mut(), Self::Stopped).with_paths(rename);
+                return Self::TooManyBadRows { limit: *limit, next: Box::new(next) };
+            }
+            _ => {}
+        }
+        self
     }
 
     /// An [`Error::Io`], ready for `map_err`.

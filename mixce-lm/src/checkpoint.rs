@@ -14,6 +14,7 @@ use crate::config::{self, Family, ModelConfig};
 use crate::error::{Error, Result};
 use crate::params::Parameters;
 
+mod finite;
 mod names;
 mod pickle;
 mod pytorch;
@@ -78,7 +79,7 @@ const NO_WEIGHTS: [&str; 5] = ["training_args", "optimizer", "scheduler", "scale
 ///
 /// # Errors
 /// When a file is missing, damaged or lies about its sizes, when the configuration is not supported, when two dictionaries fit it,
-/// and when tensors of the body are missing, unexpected or of another shape than the configuration asks for (all are listed).
+/// and when tensors of the body are missing, unexpected or of another shape than the configuration asks for (all are listed), or hold NaN or infinite values.
 pub fn load(dir: &Path, families: &[&'static Family], device: &Device) -> Result<Checkpoint> {
     let config = config::from_file(&dir.join("config.json"), families)?;
     let weights = open(dir)?;
@@ -188,7 +189,7 @@ fn parameters_of(
     }
     let mut loaded = Vec::with_capacity(plan.sources.len());
     for (spec, source) in plan.sources {
-        let values = source.read_f32()?;
+        let values = finite::read_finite(&source)?;
         loaded.push((spec.name, Tensor::from_vec(values, spec.shape, device)?));
     }
     Ok((Parameters::new(config, loaded)?, reading))

@@ -100,6 +100,41 @@ pub enum Error {
         /// The name of the head in the file.
         head: String,
     },
+    /// A tensor of a weight file holds values that are no numbers.
+    #[error(
+        "tensor `{name}` in `{}` ({dtype}): {count} of {total} values are NaN or infinite, the first is {value} at {index:?}",
+        path.display()
+    )]
+    NotFinite {
+        /// The weight file.
+        path: PathBuf,
+        /// The name in the file.
+        name: String,
+        /// The element type in the file.
+        dtype: &'static str,
+        /// How many there are.
+        count: usize,
+        /// Elements of the tensor.
+        total: usize,
+        /// Where the first one is.
+        index: Vec<usize>,
+        /// The first one, in f32.
+        value: f32,
+    },
+    /// A tensor holds values that the element type of a file has no room for.
+    #[error(
+        "tensor `{name}` cannot be stored as {dtype}: {count} of its {total} values would be NaN or infinite"
+    )]
+    NotStorable {
+        /// Its published name.
+        name: String,
+        /// The element type of the file.
+        dtype: &'static str,
+        /// How many there are.
+        count: usize,
+        /// Elements of the tensor.
+        total: usize,
+    },
     /// A tensor that was asked for by name does not exist.
     #[error("no parameter named `{name}`")]
     UnknownParameter {
@@ -245,6 +280,19 @@ impl Error {
                 "if the head was trained on its own, set tie_word_embeddings to false in config.json"
                     .to_owned(),
             ),
+            Self::NotFinite { dtype: "f16", value, .. } if value.is_infinite() => Some(
+                "numbers above 65504 become infinite in f16: convert the original weights to bf16 or f32".to_owned(),
+            ),
+            Self::NotFinite { dtype: "f64", value, .. } if value.is_infinite() => Some(
+                "weights are loaded as f32, in which numbers above 3.4e38 become infinite".to_owned(),
+            ),
+            Self::NotFinite { .. } => Some(
+                "the training that wrote them diverged, or the file is damaged: take an earlier checkpoint, or fetch the file again"
+                    .to_owned(),
+            ),
+            Self::NotStorable { dtype: "f16", .. } => {
+                Some("f16 has room for numbers up to 65504: store bf16 or f32".to_owned())
+            }
             Self::NotEmpty { .. } => Some("choose a new folder or remove this one".to_owned()),
             Self::NoTokenizer { .. } => Some(
                 "copy the tokenizer files of the base model into the folder, or name another tokenizer"

@@ -145,6 +145,21 @@ fn generation_config(config: &dyn ModelConfig) -> Result<Vec<u8>> {
     Ok(text.into_bytes())
 }
 
+/// The folder in which [`export`] writes `dir` until it is complete: `.NAME.partial-PID` beside it. A killed process leaves it behind.
+///
+/// # Errors
+/// When `dir` has no name, or the working folder is gone.
+pub fn partial_beside(dir: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(dir).map_err(Error::io("create", dir))?;
+    let Some(name) = absolute.file_name() else {
+        return Err(Error::NotEmpty { path: dir.to_owned() });
+    };
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".partial-{}", std::process::id()));
+    Ok(absolute.with_file_name(hidden))
+}
+
 /// A folder beside the final one, removed again unless it gets its name.
 struct PartialFolder {
     path: PathBuf,
@@ -153,15 +168,10 @@ struct PartialFolder {
 
 impl PartialFolder {
     fn create(target: &Path) -> Result<Self> {
-        let absolute = std::path::absolute(target).map_err(Error::io("create", target))?;
-        let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
-            return Err(Error::NotEmpty { path: target.to_owned() });
-        };
-        fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".partial-{}", std::process::id()));
-        let path = parent.join(hidden);
+        let path = partial_beside(target)?;
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+        }
         if path.exists() {
             fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
         }

@@ -60,6 +60,64 @@ pub(crate) fn replace_folder(new: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A name of something half-written, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Temporary<'a> {
+    /// The name it would have got.
+    pub(crate) target: &'a str,
+    /// Whether it is whole, and was moved aside for another by [`replace_folder`].
+    pub(crate) aside: bool,
+}
+
+impl<'a> Temporary<'a> {
+    /// The names that [`temporary_beside`] (`.NAME.PID-N.tmp`), [`replace_folder`] (`.NAME.PID-N.old.tmp`) and
+    /// [`mixce_lm::export::partial_beside`] (`.NAME.partial-PID`) make, also of one another's; `None` for any other.
+    pub(crate) fn of(name: &'a str) -> Option<Self> {
+        let mut found = Self::outermost(name)?;
+        while let Some(inner) = Self::outermost(found.target) {
+            found = Self { target: inner.target, aside: false };
+        }
+        Some(found)
+    }
+
+    fn outermost(name: &'a str) -> Option<Self> {
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let hidden = name.strip_prefix('.')?;
+        if let Some((target, _)) = hidden.rsplit_once(".partial-").filter(|(_, pid)| is_number(pid)) {
+            return Some(Self { target, aside: false });
+        }
+        let rest = hidden.strip_suffix(".tmp")?;
+        let (rest, aside) = rest.strip_suffix(".old").map_or((rest, false), |rest| (rest, true));
+        let (target, unique) = rest.rsplit_once('.')?;
+        let (pid, n) = unique.split_once('-')?;
+        (is_number(pid) && is_number(n)).then_some(Self { target, aside })
+    }
+}
+
+/// Removes what a killed process left half-written in `folder` of entries that `is_ours`; what was moved aside, and whose replacement never
+/// arrived, gets its name back. Only for the one process that may write there. An absent folder holds nothing.
+pub(crate) fn clean_up(folder: &Path, is_ours: &dyn Fn(&str) -> bool) -> Result<()> {
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let path = entry.map_err(Error::io("read", folder))?.path();
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let Some(Temporary { target, aside }) = Temporary::of(&name).filter(|t| is_ours(t.target)) else {
+            continue;
+        };
+        let target = folder.join(target);
+        if aside && !target.exists() {
+            fs::rename(&path, &target).map_err(Error::io("rename", &path))?;
+            continue;
+        }
+        tracing::info!("removing the half-written `{}`", path.display());
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(Error::io("remove", &path))?;
+    }
+    Ok(())
+}
+
 /// Makes a rename or creation inside `folder` survive a power cut, where the system supports it.
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     #[cfg(unix)]
@@ -87,6 +145,37 @@ mod tests {
         replace_folder(&new, &path).unwrap();
         assert!(!path.join("old").exists());
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn temporary_names_are_taken_apart_and_others_are_none() {
+        let export = |path: &Path| mixce_lm::export::partial_beside(path).unwrap();
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+        for target in ["best", "run.toml", "step-00000020", "events.out.tfevents.17.x"] {
+            let path = Path::new("/runs/first").join(target);
+            let own = temporary_beside(&path);
+            let made =
+                [&own, &export(&path), &export(&own), &temporary_beside(&export(&own))].map(|p| name(p));
+            for made in &made {
+                assert_eq!(Temporary::of(made), Some(Temporary { target, aside: false }), "{made}");
+            }
+            let aside = name(&own.with_extension("old.tmp"));
+            assert_eq!(Temporary::of(&aside), Some(Temporary { target, aside: true }));
+        }
+        for name in [
+            "best",
+            "best.7-0.tmp",
+            ".best.tmp",
+            ".best.mine.tmp",
+            ".best.7.tmp",
+            ".best.7-x.tmp",
+            ".best.partial",
+            ".best.partial-a",
+            ".partial-7",
+            "run.toml.partial-7",
+        ] {
+            assert_eq!(Temporary::of(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use candle_core::Device;
 use mixce_data::input::STDIN;
 use mixce_lm::{Family, ModelConfig, Parameters, Tokenizer, checkpoint, config as model_config};
 
-use crate::config::{DataFiles, TrainConfig};
+use crate::config::{DEFAULT_MAX_LENGTH, DataFiles, TrainConfig};
 use crate::data::{EncodeSettings, Examples, Input, cache};
 use crate::error::{Error, Result};
 use crate::observer::{RunPlan, TrainObserver};
@@ -58,8 +58,16 @@ pub fn prepare(
         (None, Some(file)) => model_config::from_file(file, families)?,
         (None, None) => return Err(Error::config("expected `--model` or `--from-config`")),
     };
-    tokenizer.check_vocabulary(model.spec().vocabulary);
-    require_positions(config, model.spec().positions)?;
+    let (vocabulary, positions) = (model.spec().vocabulary, model.spec().positions);
+    tokenizer.check_vocabulary(vocabulary);
+    require_positions(config, positions)?;
+    let fitted = config.resolved_for(positions);
+    if let (None, Some(length)) = (config.max_length, fitted.max_length.filter(|n| *n < DEFAULT_MAX_LENGTH)) {
+        tracing::warn!(
+            "`--max-length` is {length}: the model's positions leave no room for the default of {DEFAULT_MAX_LENGTH}"
+        );
+    }
+    let config = &fitted;
 
     // Data before weights: a bad line is found in seconds, a large checkpoint takes longer.
     let (train, valid) = inputs(config)?;
@@ -92,7 +100,8 @@ fn inputs(config: &TrainConfig) -> Result<(Option<Input>, Option<Input>)> {
     Ok((open(&config.train)?, open(&config.valid)?))
 }
 
-/// The examples of some files, as the configuration wants them encoded, cut or glued.
+/// The examples of some files, as the configuration wants them encoded, cut or glued. Without `max_length` documents stay whole:
+/// [`TrainConfig::resolved_for`] sets it.
 ///
 /// # Errors
 /// As [`cache::open_or_build`].
@@ -103,7 +112,7 @@ pub fn examples(
     stop: &AtomicBool,
 ) -> Result<Examples> {
     // Blocks are cut from whole documents.
-    let max_length = (config.block_size == 0).then_some(config.max_length);
+    let max_length = config.max_length.filter(|_| config.block_size == 0);
     let settings = EncodeSettings { max_length, add_bos: config.add_bos };
     let store = match &config.cache_dir {
         Some(folder) => cache::open_or_build(input, tokenizer, settings, folder, stop)?,
@@ -155,7 +164,7 @@ pub fn launch(
         None => RunFolder::create(out)?,
     };
     // Without `resume`: the file is to repeat the run, not to go on with it.
-    let repeated = TrainConfig { resume: None, ..config.resolved() };
+    let repeated = TrainConfig { resume: None, ..config.resolved_for(prepared.model.spec().positions) };
     let mut run_toml = RunTomlWriter { run: &run, config: repeated, provenance };
     let mut all: Vec<&mut dyn TrainObserver> = vec![&mut run_toml];
     all.extend(observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver));
@@ -185,7 +194,7 @@ impl TrainObserver for RunTomlWriter<'_> {
 
 fn require_positions(config: &TrainConfig, positions: usize) -> Result<()> {
     let (flag, asked) = match config.block_size {
-        0 => ("--max-length", config.max_length),
+        0 => ("--max-length", config.max_length_for(positions)),
         block => ("--block-size", block),
     };
     if asked > positions {

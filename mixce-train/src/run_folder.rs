@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::checkpoint;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::fsio;
@@ -35,6 +36,9 @@ pub struct Provenance {
     pub threads: usize,
     /// Operating system and processor architecture.
     pub platform: String,
+    /// The folder in which the run was started: relative paths of the configuration are relative to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
 }
 
 impl Provenance {
@@ -53,6 +57,7 @@ impl Provenance {
             device,
             threads: rayon::current_num_threads(),
             platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
+            folder: std::env::current_dir().ok(),
         }
     }
 }
@@ -64,7 +69,7 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes a new run folder; one that exists must be empty.
+    /// Makes a new run folder; one that exists must be empty, but for what a run leaves that was killed before it had a `run.toml`.
     ///
     /// # Errors
     /// [`Error::OutputNotEmpty`], [`Error::Io`].
@@ -82,16 +87,15 @@ impl RunFolder {
         if !root.exists() {
             return Ok(());
         }
-        match fs::read_dir(root).map_err(Error::io("read", root))?.next() {
-            None => Ok(()),
-            Some(entry) => {
-                let entry = entry.map_err(Error::io("read", root))?;
-                Err(Error::OutputNotEmpty {
-                    path: root.into(),
-                    found: entry.file_name().to_string_lossy().into(),
-                })
+        for entry in fs::read_dir(root).map_err(Error::io("read", root))? {
+            let path = entry.map_err(Error::io("read", root))?.path();
+            let found = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            // What a killed run left is removed, or written to, once the folder is locked.
+            if !is_leftover(&path, &found) {
+                return Err(Error::OutputNotEmpty { path: root.into(), found });
             }
         }
+        Ok(())
     }
 
     /// Opens the folder of an earlier run to continue it. An absent or empty one is made; one that holds other things is refused.
@@ -114,29 +118,14 @@ impl RunFolder {
         fsio::write_bytes_atomic(&self.run_toml(), text.as_bytes())
     }
 
-    /// Removes the temporary files and folders that a killed run left in the run folder itself. A model folder that was moved aside, and whose
+    /// Removes what a killed run left half-written in the run folder and among its checkpoints. A model folder that was moved aside, and whose
     /// replacement never arrived, is moved back. Only for the one process that owns the run folder.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn clean_up(&self) -> Result<()> {
-        if !self.root.is_dir() {
-            return Ok(());
-        }
-        for entry in fs::read_dir(&self.root).map_err(Error::io("read", &self.root))? {
-            let path = entry.map_err(Error::io("read", &self.root))?.path();
-            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            let Some(target) = temporary_of(&name) else { continue };
-            let target = self.root.join(target);
-            if name.ends_with(".old.tmp") && !target.exists() {
-                fs::rename(&path, &target).map_err(Error::io("rename", &path))?;
-                continue;
-            }
-            tracing::info!("removing the half-written `{}`", path.display());
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(Error::io("remove", &path))?;
-        }
-        Ok(())
+        fsio::clean_up(&self.root, &is_entry)?;
+        checkpoint::clean_up(&self.checkpoints())
     }
 
     /// Takes the sole right to write into the run folder, which ends when the result is dropped or the process ends, however it ends.
@@ -209,12 +198,17 @@ pub struct RunLock {
     _folder: Option<File>,
 }
 
-/// Which entry of a run folder the temporary name `.ENTRY.ANYTHING.tmp` belongs to.
-fn temporary_of(name: &str) -> Option<&'static str> {
-    let rest = name.strip_prefix('.')?.trim_start_matches('.').strip_suffix(".tmp")?;
-    ["best", "final", "run.toml", "metrics.jsonl"]
-        .into_iter()
-        .find(|entry| rest.strip_prefix(entry).is_some_and(|rest| rest.starts_with('.')))
+/// Whether a run folder has an entry of this name that is, or may be, written under a temporary one.
+fn is_entry(name: &str) -> bool {
+    ["best", "final", "run.toml", "metrics.jsonl"].contains(&name) || name.starts_with("events.out.tfevents.")
+}
+
+/// Whether an entry is what a run may leave that is killed before it has written `run.toml`: something half-written, or an empty log.
+fn is_leftover(path: &Path, name: &str) -> bool {
+    match name {
+        "metrics.jsonl" => fs::metadata(path).is_ok_and(|data| data.is_file() && data.len() == 0),
+        _ => fsio::Temporary::of(name).is_some_and(|temporary| is_entry(temporary.target)),
+    }
 }
 
 #[cfg(test)]
@@ -232,23 +226,72 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// The names are those that the writing functions make.
     #[test]
     fn what_a_killed_run_left_is_removed_and_an_orphan_comes_back() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::create(folder.path()).unwrap();
-        for name in
-            [".best.7-0.tmp", ".final.7-1.old.tmp", ".best.7-2.old.tmp", "final", "best.tmp", ".mine.tmp"]
-        {
-            fs::create_dir(folder.path().join(name)).unwrap();
-            fs::write(folder.path().join(name).join("from"), name).unwrap();
+        let export_of =
+            |path: &Path| mixce_lm::export::partial_beside(&fsio::temporary_beside(path)).unwrap();
+        let aside = |path: &Path| fsio::temporary_beside(path).with_extension("old.tmp");
+        let step = run.checkpoints().join("step-00000020");
+        fs::create_dir(run.checkpoints()).unwrap();
+        let orphan = aside(&run.best());
+        let folders = [
+            fsio::temporary_beside(&run.best()),
+            export_of(&run.best()),
+            export_of(&run.last()),
+            aside(&run.last()),
+            orphan.clone(),
+            fsio::temporary_beside(&step),
+            aside(&step.with_file_name("step-00000010")),
+        ];
+        let users =
+            ["final", "best.tmp", ".mine.tmp", ".best.mine.tmp", ".mine.7-0.tmp", "checkpoints/.step-1.tmp"];
+        for path in folders.iter().cloned().chain(users.map(|name| folder.path().join(name))) {
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("from"), path.to_str().unwrap()).unwrap();
         }
-        fs::write(folder.path().join(".run.toml.7-3.tmp"), "half").unwrap();
+        let files = [run.run_toml(), run.metrics(), folder.path().join("events.out.tfevents.1.mixce")];
+        files.iter().for_each(|path| fs::write(fsio::temporary_beside(path), "half").unwrap());
+        fs::write(folder.path().join(".notes.txt.swp"), "mine").unwrap();
         run.clean_up().unwrap();
-        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        left.sort();
-        assert_eq!(left, [".mine.tmp", "best", "best.tmp", "final"]);
-        assert_eq!(fs::read_to_string(run.best().join("from")).unwrap(), ".best.7-2.old.tmp");
-        assert_eq!(fs::read_to_string(run.last().join("from")).unwrap(), "final");
+        assert_eq!(
+            names(folder.path()),
+            [
+                ".best.mine.tmp",
+                ".mine.7-0.tmp",
+                ".mine.tmp",
+                ".notes.txt.swp",
+                "best",
+                "best.tmp",
+                "checkpoints",
+                "final"
+            ]
+        );
+        assert_eq!(names(&run.checkpoints()), [".step-1.tmp"]);
+        assert_eq!(fs::read_to_string(run.best().join("from")).unwrap(), orphan.to_str().unwrap());
+        assert!(fs::read_to_string(run.last().join("from")).unwrap().ends_with("/final"));
+    }
+
+    #[test]
+    fn a_run_killed_before_its_run_toml_can_start_again() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(fsio::temporary_beside(&folder.path().join("run.toml")), "half").unwrap();
+        fs::write(folder.path().join("metrics.jsonl"), "").unwrap();
+        RunFolder::create(folder.path()).unwrap();
+        RunFolder::open_or_create(folder.path()).unwrap().clean_up().unwrap();
+        assert_eq!(names(folder.path()), ["metrics.jsonl"]);
+        // A log with lines is somebody's.
+        fs::write(folder.path().join("metrics.jsonl"), "{}\n").unwrap();
+        assert!(RunFolder::open_or_create(folder.path()).is_err());
     }
 
     #[cfg(unix)]

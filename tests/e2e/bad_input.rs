@@ -229,14 +229,21 @@ fn a_document_longer_than_the_context() {
     let world = World::new();
     world.write("bad.txt", format!("the river\n{}\n", "water wheel ".repeat(60)));
     let before = world.snapshot();
-    world.run("evaluate --model model --data bad.txt").refused(&[
+    world.run("evaluate --model model --data bad.txt --max-length 70").refused(&[
         "document 2 of `bad.txt`",
         "64 positions",
         "--max-length 65",
     ]);
     let line = "train --model model --train bad.txt --valid valid.txt --out run";
-    world.run(line).refused(&["`--max-length 512`", "64 positions", "hint: use `--max-length 64`"]);
+    world.run(&format!("{line} --max-length 65")).refused(&[
+        "`--max-length 65`",
+        "64 positions",
+        "hint: use `--max-length 64`",
+    ]);
+    world.write("long.toml", "max_length = 65\n");
+    world.run(&format!("{line} --config long.toml")).refused(&["`--max-length 65`", "64 positions"]);
     world.run(&format!("{line} --block-size 99")).refused(&["`--block-size 99`", "64 positions"]);
+    std::fs::remove_file(world.path("long.toml")).unwrap();
     assert!(world.snapshot() == before);
     let cut = world.run("evaluate --model model --data bad.txt --max-length 65").success();
     assert!(cut.stderr.contains("1 documents were cut to 65 tokens"), "{}", cut.stderr);
@@ -289,4 +296,106 @@ fn a_device_that_this_build_does_not_have() {
         .run("evaluate --model model --data valid.txt --device cuda")
         .refused(&["no CUDA support", "--features cuda"]);
     world.run("evaluate --model model --data valid.txt --device cuda:1").refused(&["no CUDA support"]);
+}
+
+#[test]
+fn defaults_that_the_model_has_no_positions_for_are_fitted_and_told() {
+    let world = World::new();
+    world.write("long.txt", format!("the river\n{}\n", "water wheel ".repeat(60)));
+    let fitted = |line: &str| {
+        let outcome = world.run(line).success();
+        assert_eq!(outcome.stderr.matches("`--max-length` is 64").count(), 1, "{}", outcome.stderr);
+        outcome
+    };
+    let row = fitted("evaluate --model model --data long.txt --json").row();
+    assert_eq!(row["settings"]["max_length"], 64);
+    let row = fitted("nll-histogram --model model --human long.txt --generated train.txt --json").row();
+    assert_eq!((&row["settings"]["max_length"], &row["human"]["cut"]), (&64.into(), &1.into()));
+    let row = fitted("plan --model config.json --gflops 1 --json").row();
+    assert_eq!(row["max_length"], 64);
+    let line = "train --model model --train long.txt --valid valid.txt --max-steps 1 --out run";
+    assert_eq!(fitted(&format!("{line} --dry-run --json")).row()["config"]["max_length"], 64);
+    fitted(line);
+    assert!(world.text("run/run.toml").contains("max_length = 64\n"));
+    // The fitted length is the run's own from now on.
+    let again = world.run(&format!("{line} --resume auto --max-steps 2").replacen("--max-steps 1 ", "", 1));
+    again.success();
+    let row = fitted(
+        "generate --model model --documents long.txt --prompt-length 3 --num-samples 1 --out s --json",
+    )
+    .row();
+    assert_eq!(row["settings"]["max_length"], 64);
+    // A prompt of 50 tokens has no room in 40: both defaults give way to what was typed.
+    let outcome = world
+        .run("generate --model model --documents long.txt --max-length 40 --num-samples 1 --out t --json");
+    assert!(outcome.stderr.contains("`--prompt-length` is 20"), "{}", outcome.stderr);
+    assert_eq!(outcome.row()["settings"]["prompt_length"], 20);
+    let bench = "--model-config config.json --batch-size 2 --steps 1 --warmup 0 --json";
+    for kind in ["train", "forward"] {
+        let row = world.run(&format!("bench {kind} {bench}")).row();
+        assert_eq!((&row["settings"]["seq_len"], &row["tokens"][0]), (&64.into(), &128.into()), "{row}");
+    }
+    let row = world.run(&format!("bench generate {bench}")).row();
+    assert_eq!((&row["settings"]["prompt_len"], &row["settings"]["new_tokens"]), (&32.into(), &32.into()));
+}
+
+#[test]
+fn flags_that_exclude_each_other_say_what_to_use_instead() {
+    let world = World::new();
+    world.run("generate --model model --documents valid.txt --out o --max-new-tokens 9").refused(&[
+        "cannot be used with",
+        "hint: with `--documents` the length of a sample is `--max-length`",
+    ]);
+    world
+        .run("generate --model model --prompt water --max-length 9")
+        .refused(&["--documents", "hint: the length of a prompt's continuation is `--max-new-tokens`"]);
+}
+
+/// Where the numbers of a tensor begin in a safetensors file.
+fn data_of(bytes: &[u8], name: &str) -> usize {
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    8 + length + header[name]["data_offsets"][0].as_u64().unwrap() as usize
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_named_when_they_are_loaded() {
+    const NAME: &str = "transformer.h.1.mlp.c_fc.weight";
+    let world = World::new();
+    for dtype in ["f32", "f16", "bf16"] {
+        let folder = format!("sound-{dtype}");
+        world.run(&format!("export --model model --out {folder} --dtype {dtype}")).success();
+        let mut bytes = world.read(&format!("{folder}/model.safetensors"));
+        let start = data_of(&bytes, NAME);
+        let (size, hint) = match dtype {
+            "f32" => (4, "diverged"),
+            "f16" => (2, "65504"),
+            _ => (2, "diverged"),
+        };
+        // The matrix is [16, 64]; its elements 70 and 1000 become infinite and NaN.
+        for (place, number) in [(70, f32::INFINITY), (1000, f32::NAN)] {
+            let at = start + place * size;
+            match (dtype, number.is_nan()) {
+                ("f32", _) => bytes[at..at + 4].copy_from_slice(&number.to_le_bytes()),
+                ("f16", false) => bytes[at..at + 2].copy_from_slice(&0x7c00u16.to_le_bytes()),
+                ("f16", true) => bytes[at..at + 2].copy_from_slice(&0x7e00u16.to_le_bytes()),
+                (_, false) => bytes[at..at + 2].copy_from_slice(&0x7f80u16.to_le_bytes()),
+                (_, true) => bytes[at..at + 2].copy_from_slice(&0x7fc0u16.to_le_bytes()),
+            }
+        }
+        world.model("bad", &crate::support::small_config());
+        world.write("bad/model.safetensors", bytes);
+        all_refuse(
+            &world,
+            &[
+                format!(
+                    "`{NAME}` in `bad/model.safetensors` ({dtype}): 2 of 1024 values are NaN or infinite"
+                )
+                .as_str(),
+                "the first is inf at [1, 6]",
+                hint,
+            ],
+        );
+        std::fs::remove_dir_all(world.path("bad")).unwrap();
+    }
 }

@@ -193,3 +193,96 @@ fn parquet_stories_are_joined_with_their_prompts() {
     assert!(first.starts_with("[WP] A door, a key. In 1900 the old harbour, which had stood"), "{first}");
     assert_eq!(world.text("out/train.txt").lines().count(), 10);
 }
+
+/// A tar archive of these members, compressed with gzip.
+fn tar_gz(members: &[(&str, &str)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, text) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(text.len() as u64);
+        builder.append_data(&mut header, name, text.as_bytes()).unwrap();
+    }
+    gzip(&builder.into_inner().unwrap())
+}
+
+#[test]
+fn an_archive_keeps_members_of_one_name_and_names_those_that_are_not_used() {
+    let world = World::new();
+    let members = [
+        ("corpus/train/part-0.txt", "a one\na two\n"),
+        ("corpus/train/part-1.txt", "b one\n"),
+        ("corpus/valid/part-0.txt", "c one\n"),
+        ("corpus/test/part-0.txt", "d one\n"),
+        ("corpus/test/._part-0.txt", "not text"),
+        ("corpus/README", "not text"),
+    ];
+    world.write("corpus.tar.gz", tar_gz(&members));
+    let outcome =
+        world.run("data prepare text --source corpus.tar.gz --out out --held-out 1 --json").success();
+    for words in ["`corpus/test/._part-0.txt`", "`corpus/README`"] {
+        assert!(outcome.stderr.contains(words), "{}", outcome.stderr);
+    }
+    let row = outcome.row();
+    for (split, text, files) in [
+        ("train", "a one\na two\nb one\n", &["train/part-0.txt", "train/part-1.txt"][..]),
+        ("valid", "c one\n", &["valid/part-0.txt"]),
+        ("test", "d one\n", &["test/part-0.txt"]),
+    ] {
+        assert_eq!(world.text(&format!("out/{split}.txt")), text);
+        let files: Vec<_> = files.iter().map(|file| format!("corpus.tar.gz/corpus/{file}")).collect();
+        assert_eq!(row[split]["files"], serde_json::json!(files));
+    }
+    assert_eq!(row["unused"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn titles_and_the_sources_own_name_decide_on_no_split() {
+    let world = World::new();
+    for name in ["novels/alice.txt", "novels/moby.txt", "novels/the_train.txt", "test-corpus/book.txt"] {
+        world.write(name, format!("{name} one\n{name} two\n"));
+    }
+    let outcome = world.run("data prepare text --source novels --out novels-out").success();
+    assert!(!outcome.stderr.contains("not used"), "{}", outcome.stderr);
+    assert_eq!(world.text("novels-out/train.txt").lines().count(), 6);
+    world.run("data prepare text --source test-corpus --out corpus-out").success();
+    assert_eq!(world.text("corpus-out/train.txt").lines().count(), 2);
+    // Beside a file that decides, those that say nothing are left out, and named.
+    world.write("novels/train.txt", "one\n");
+    let outcome = world.run("data prepare text --source novels --out o --json").success();
+    assert!(outcome.stderr.contains("`alice.txt`, `moby.txt`, `the_train.txt`"), "{}", outcome.stderr);
+    assert_eq!(outcome.row()["unused"][0]["file"], "alice.txt");
+    world.write("essays/a-test-of-will.txt", "one\n");
+    world.write("essays/walden.txt", "one\n");
+    world.run("data prepare text --source essays --out e").refused(&[
+        "`a-test-of-will.txt` may be test",
+        "`walden.txt` say nothing",
+        "hint: ",
+    ]);
+}
+
+#[test]
+fn what_leaves_nothing_to_train_on_is_told() {
+    let world = World::new();
+    let paragraphs: String =
+        (0..40).map(|i| format!(" = {i} = \n \n {i} {}\n", "word ".repeat(60))).collect();
+    world.write("wiki/wiki.train.tokens", paragraphs);
+    let line = "data prepare wikitext --source wiki --out out";
+    world.run(line).refused(&[
+        "of 120 that were read 40 pass the filters, and the test set took 40 of them, the development set 0 (`--held-out` is 5000",
+        "hint: take fewer: `--held-out 2` leaves at least 36 to train on",
+    ]);
+    world.run(&format!("{line} --held-out 2")).success();
+    assert_eq!(world.text("out/train.txt").lines().count(), 36);
+    world.run("data prepare wikitext --source wiki --out o --min-words 100").refused(&[
+        "no training document passes the filters: of 120 that were read, 40 blank, 40 headings, 40 of fewer than 100 words",
+        "`--min-words`",
+    ]);
+    let all_short = piped(&world, "data prepare wikitext", b"too short\n").success();
+    assert_eq!(all_short.stdout, "");
+    assert!(
+        all_short.stderr.contains("of 1 that were read, 1 of fewer than 51 words"),
+        "{}",
+        all_short.stderr
+    );
+}

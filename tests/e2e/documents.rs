@@ -134,7 +134,7 @@ fn what_cannot_be_continued_is_told() {
     assert_eq!(indices, [0, 2]);
     world.run(line).refused(&["--out"]);
     world
-        .run(&format!("{line} --out b").replace("--max-length 40", ""))
+        .run(&format!("{line} --out b").replace("--max-length 40", "--max-length 512"))
         .refused(&["`--max-length 512`", "64 positions"]);
     world.run(&format!("{line} --out b").replace("length 3", "length 39")).refused(&["leaves no room"]);
     world

@@ -26,9 +26,13 @@ fn help_teaches_and_goes_to_stdout() {
         assert!(text.contains(&format!("mixce {command}")) && text.contains("Example: mixce "), "{text}");
     }
     let train = world.run("train --help").success().stdout;
-    for words in
-        ["[default: 5e-5]", "[default: 512]", "in [0, 1]", "Optimizer steps", "w = eta + (1 - eta) q; "]
-    {
+    for words in [
+        "[default: 5e-5]",
+        "[default: 512, or the model's",
+        "in [0, 1]",
+        "Optimizer steps",
+        "w = eta + (1 - eta) q; ",
+    ] {
         assert!(train.contains(words), "{words}: {train}");
     }
     assert!(!train.contains("per_device_train_batch_size"), "the authors' spellings are hidden");

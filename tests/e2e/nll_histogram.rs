@@ -64,7 +64,7 @@ fn samples_in_json_lines_are_whole_texts() {
 fn what_makes_no_histogram_is_refused() {
     let world = World::new();
     let line = "nll-histogram --model model --human valid.txt --generated train.txt";
-    world.run(line).refused(&["`--max-length 512`", "64 positions", "hint: "]);
+    world.run(&format!("{line} --max-length 65")).refused(&["`--max-length 65`", "64 positions", "hint: "]);
     world.run(&format!("{line} --max-length 60 --bins 0")).refused(&["`--bins`"]);
     world
         .run(&format!("{line} --max-length 60 --prompt-length 60"))

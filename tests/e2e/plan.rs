@@ -70,7 +70,7 @@ fn what_cannot_be_planned_is_refused() {
         world.run(&format!("plan --gflops 1 {flags}")).refused(words);
     };
     refused("--model gpt3", &["`--model`", "`gpt3`", "`gpt2-xl`", "hint: "]);
-    refused("--model config.json --max-length 100000", &["`--max-length`", "positions", "hint: "]);
+    refused("--model config.json --max-length 100000", &["`--max-length 100000`", "positions", "hint: "]);
     refused("--model config.json --max-length 1", &["`--max-length`", "at least 2"]);
     refused("--model config.json --max-length 16 --batch-size 0", &["`--batch-size`", "at least 1"]);
     refused("--model config.json --max-length 16 --grad-accum 0", &["`--grad-accum`", "at least 1"]);

@@ -65,3 +65,68 @@ fn a_run_with_other_settings_is_not_resumed_and_not_touched() {
     ));
     none.refused(&["`model` holds no complete checkpoint"]);
 }
+
+#[test]
+fn a_run_goes_on_from_any_folder() {
+    let world = World::new();
+    let line = format!(
+        "train --model model --train train.txt --valid valid.txt --out runs/first --max-steps 2 {SMALL}"
+    );
+    world.run(&line).success();
+    std::fs::create_dir(world.path("elsewhere")).unwrap();
+    let at = |folder: &str, line: &str| {
+        let output = world.command(line).current_dir(world.path(folder)).output().unwrap();
+        crate::support::Outcome::of(output, line)
+    };
+    // The folder above the run is that of its relative paths, also after the project has moved.
+    let outcome =
+        at("elsewhere", "train --config ../runs/first/run.toml --resume auto --max-steps 3").success();
+    assert!(outcome.stderr.contains("in which the run was started"), "{}", outcome.stderr);
+    assert!(world.path("runs/first/checkpoints/step-00000003").is_dir());
+    assert_eq!(std::fs::read_dir(world.path("elsewhere")).unwrap().count(), 0);
+    world.run(&line.replace("runs/first", "runs/second")).success();
+    at("elsewhere", "train --config ../runs/second/run.toml --out again").success();
+    assert!(world.path("elsewhere/again/final").is_dir());
+    let row = at("elsewhere", "inspect ../runs/second --json").row();
+    let here = world.path("").canonicalize().unwrap();
+    assert_eq!(
+        std::path::Path::new(row["provenance"]["folder"].as_str().unwrap()).canonicalize().unwrap(),
+        here
+    );
+
+    // A file that has left its run folder says where its paths begin.
+    std::fs::rename(world.path("runs/second"), world.path("renamed")).unwrap();
+    let outcome = at("elsewhere", "train --config ../renamed/run.toml --out third");
+    outcome.refused(&["hint: relative paths in `../renamed/run.toml`", "start it there"]);
+    assert!(!world.path("elsewhere/third").exists());
+}
+
+#[test]
+fn what_a_killed_run_left_goes_with_the_next_start_and_nothing_else_does() {
+    let world = World::new();
+    let line = format!("train --model model --train train.txt --valid valid.txt --out run {SMALL}");
+    world.run(&format!("{line} --max-steps 2")).success();
+    let temporary = |name: &str| mixce_data::fsio::temporary_beside(&world.path(&format!("run/{name}")));
+    let export = |path: &std::path::Path| mixce_lm::export::partial_beside(path).unwrap();
+    let folders = [
+        temporary("best"),
+        export(&temporary("best")),
+        export(&temporary("final")),
+        temporary("checkpoints/step-00000004"),
+    ];
+    for folder in &folders {
+        std::fs::create_dir(folder).unwrap();
+        std::fs::write(folder.join("model.safetensors.partial-7"), "half").unwrap();
+    }
+    let file = temporary("run.toml");
+    std::fs::write(&file, "half").unwrap();
+    let users = ["run/.best.mine.tmp", "run/notes.txt", "run/checkpoints/.mine.7-0.tmp"];
+    users.iter().for_each(|name| world.write(name, "mine"));
+    world.run(&format!("{line} --max-steps 3 --resume auto")).success();
+    for path in folders.iter().chain([&file]) {
+        assert!(!path.exists(), "{}", path.display());
+    }
+    for name in users {
+        assert_eq!(world.text(name), "mine");
+    }
+}

@@ -19,6 +19,7 @@ use crate::authors;
 use crate::context::Context;
 use crate::error::Problem;
 use crate::files::{self, AtomicFile};
+use crate::positions::{DEFAULT_MAX_LENGTH, at_most};
 use crate::reading::ReadingArgs;
 use crate::{interrupt, models, progress};
 
@@ -40,9 +41,9 @@ pub(crate) struct EvaluateArgs {
     /// Replace an existing `--per-token` file
     #[arg(long)]
     overwrite: bool,
-    /// Longest document in tokens, EOS included; the rest is cut
-    #[arg(long, alias = authors::MAX_LENGTH, default_value_t = 512, value_name = "TOKENS")]
-    max_length: usize,
+    /// Longest document in tokens, EOS included; the rest is cut [default: 512, or the model's positions if fewer]
+    #[arg(long, alias = authors::MAX_LENGTH, value_name = "TOKENS")]
+    max_length: Option<usize>,
     /// Glue documents into blocks of this many tokens; 0: do not
     #[arg(long, alias = authors::BLOCK_SIZE, default_value_t = 0, value_name = "TOKENS")]
     block_size: usize,
@@ -107,8 +108,13 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     let device = context.start()?;
     let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
     let stop = interrupt::install("nothing is written");
-    let examples = examples(args, &input, &loaded.tokenizer, stop)?;
-    require_context(&input.name(), &examples, loaded.model.spec().positions)?;
+    let positions = loaded.model.spec().positions;
+    // In blocks no document is cut.
+    let room = if args.block_size == 0 { positions } else { usize::MAX };
+    // The last token of a document needs no position: what was typed may be one more, and is checked document by document.
+    let max_length = at_most("--max-length", args.max_length, DEFAULT_MAX_LENGTH, room);
+    let examples = examples(args, max_length, &input, &loaded.tokenizer, stop)?;
+    require_context(&input.name(), &examples, positions)?;
 
     let bar = progress::bar(examples.len() as u64, "documents");
     let claim = |path: &PathBuf| AtomicFile::claim(path, args.overwrite);
@@ -138,20 +144,21 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     if let Some(file) = per_token {
         file.finish()?;
     }
-    let report = report(args, &sums, all.documents, examples.store().counts())?;
+    let report = report(args, max_length, &sums, all.documents, examples.store().counts())?;
     context.output.either(&report, || report.text())
 }
 
 /// The documents, encoded and cut or glued as the flags say.
 fn examples(
     args: &EvaluateArgs,
+    max_length: usize,
     input: &Input,
     tokenizer: &Tokenizer,
     stop: &AtomicBool,
 ) -> Result<Examples> {
     // As in training, documents that are glued into blocks are glued whole.
-    let max_length = (args.block_size == 0).then_some(args.max_length);
-    let settings = EncodeSettings { max_length, add_bos: args.add_bos };
+    let cut_to = (args.block_size == 0).then_some(max_length);
+    let settings = EncodeSettings { max_length: cut_to, add_bos: args.add_bos };
     // As in training, the tokens of a large file go to disk and not into memory.
     let store = match default_cache().filter(|_| input.bytes().is_ok_and(|n| n >= CACHED_FROM_BYTES)) {
         Some(cache) => open_or_build(input, tokenizer, settings, &cache, stop)?,
@@ -159,7 +166,7 @@ fn examples(
     };
     let truncated = store.counts().truncated;
     if truncated > 0 {
-        tracing::warn!("{truncated} documents were cut to {} tokens (`--max-length`)", args.max_length);
+        tracing::warn!("{truncated} documents were cut to {max_length} tokens (`--max-length`)");
     }
     Ok(match args.block_size {
         0 => Examples::documents(store),
@@ -168,7 +175,13 @@ fn examples(
     })
 }
 
-fn report(args: &EvaluateArgs, sums: &LikelihoodSums, documents: u64, data: DataCounts) -> Result<Report> {
+fn report(
+    args: &EvaluateArgs,
+    max_length: usize,
+    sums: &LikelihoodSums,
+    documents: u64,
+    data: DataCounts,
+) -> Result<Report> {
     let of_tokens = sums.nll().ok_or_else(|| {
         let problem = format!("no document is longer than its prompt of {} tokens", args.prompt_length);
         Problem::new(problem).hint("choose a smaller `--prompt-length`")
@@ -180,7 +193,7 @@ fn report(args: &EvaluateArgs, sums: &LikelihoodSums, documents: u64, data: Data
         _ => (of_tokens, None),
     };
     let settings = json!({
-        "max_length": args.max_length,
+        "max_length": max_length,
         "block_size": args.block_size,
         "confine_attention": args.confine_attention,
         "add_bos": args.add_bos,

@@ -50,7 +50,7 @@ pub(crate) struct GenerateArgs {
     /// Longest continuation in tokens
     #[arg(long, default_value_t = 128, value_name = "TOKENS", conflicts_with = "documents")]
     pub(crate) max_new_tokens: usize,
-    /// Longest prompt and continuation together, and longest human text, in tokens [default: 512]
+    /// Longest prompt and continuation together, and longest human text, in tokens [default: 512, or the model's positions if fewer]
     #[arg(long, alias = authors::MAX_LENGTH, value_name = "TOKENS", requires = "documents")]
     max_length: Option<usize>,
     /// As another program does it: `authors` lets samples grow to the longest document of their batch [default: to --max-length]

@@ -22,6 +22,7 @@ use crate::error::Problem;
 use crate::files::{self, AtomicFile};
 use crate::models::LoadedModel;
 use crate::output::table;
+use crate::positions::{DEFAULT_MAX_LENGTH, fitted};
 use crate::reading::ReadingArgs;
 use crate::{interrupt, models, progress};
 
@@ -52,9 +53,9 @@ pub(crate) struct NllHistogramArgs {
     /// Read the first N tokens of each text without counting them: generated texts have their prompts from people
     #[arg(long, alias = authors::PROMPT_LENGTH, default_value_t = 0, value_name = "TOKENS")]
     prompt_length: usize,
-    /// Longest text in tokens; the rest is cut
-    #[arg(long, alias = authors::MAX_LENGTH, default_value_t = 512, value_name = "TOKENS")]
-    max_length: usize,
+    /// Longest text in tokens; the rest is cut [default: 512, or the model's positions if fewer]
+    #[arg(long, alias = authors::MAX_LENGTH, value_name = "TOKENS")]
+    max_length: Option<usize>,
     /// Bins of each histogram [default: twice the cube root of the smaller set's size, at most 100]
     #[arg(long, value_name = "N")]
     bins: Option<usize>,
@@ -158,14 +159,10 @@ pub(crate) fn run(args: &NllHistogramArgs, context: &Context) -> Result<()> {
     let device = context.start()?;
     let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
     let positions = loaded.model.spec().positions;
-    if args.max_length > positions {
-        let problem =
-            format!("`--max-length {}` is more than the model's {positions} positions", args.max_length);
-        return Err(Problem::new(problem).hint(format!("use `--max-length {positions}`")).into());
-    }
+    let max_length = fitted("--max-length", args.max_length, DEFAULT_MAX_LENGTH, positions)?;
     let stop = interrupt::install("nothing is written");
-    let of_human = likelihoods(args, &human, &loaded, stop)?;
-    let of_generated = likelihoods(args, &generated, &loaded, stop)?;
+    let of_human = likelihoods(args, max_length, &human, &loaded, stop)?;
+    let of_generated = likelihoods(args, max_length, &generated, &loaded, stop)?;
     let level = |human: &[f64], generated: &[f64]| {
         Level::of(human, generated, args.bins).ok_or_else(|| {
             let least = args.prompt_length.max(1);
@@ -185,7 +182,7 @@ pub(crate) fn run(args: &NllHistogramArgs, context: &Context) -> Result<()> {
             "model": args.model,
             "model_sha256": loaded.model.fingerprint()?,
             "prompt_length": args.prompt_length,
-            "max_length": args.max_length,
+            "max_length": max_length,
             "bins": args.bins,
         }),
     };
@@ -199,12 +196,13 @@ pub(crate) fn run(args: &NllHistogramArgs, context: &Context) -> Result<()> {
 /// Scores the texts of some files.
 fn likelihoods(
     args: &NllHistogramArgs,
+    max_length: usize,
     input: &Input,
     loaded: &LoadedModel,
     stop: &AtomicBool,
 ) -> Result<Likelihoods> {
     // The end of a text is scored like any token, and then left out.
-    let settings = EncodeSettings { max_length: Some(args.max_length.saturating_add(1)), add_bos: false };
+    let settings = EncodeSettings { max_length: Some(max_length.saturating_add(1)), add_bos: false };
     let store = encode_input(input, &loaded.tokenizer, settings, stop)?;
     let mut likelihoods = Likelihoods { cut: store.counts().truncated, ..Likelihoods::default() };
     let examples = Examples::documents(store);

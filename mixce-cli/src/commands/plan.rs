@@ -14,6 +14,7 @@ use crate::context::{Context, device_name};
 use crate::error::{Problem, at_least};
 use crate::models;
 use crate::output::{bytes, grouped, table};
+use crate::positions::{DEFAULT_MAX_LENGTH, fitted};
 use crate::speed;
 
 /// Estimate memory and time of training before anything is downloaded or run
@@ -35,9 +36,9 @@ pub(crate) struct PlanArgs {
     /// Microbatches of an optimizer step
     #[arg(long, default_value_t = 8, value_name = "N")]
     grad_accum: usize,
-    /// Tokens of the longest document, EOS included
-    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
-    max_length: usize,
+    /// Tokens of the longest document, EOS included [default: 512, or the model's positions if fewer]
+    #[arg(long, value_name = "TOKENS")]
+    max_length: Option<usize>,
     /// Recompute activations in the backward pass: less memory, more time
     #[arg(long)]
     activation_checkpointing: bool,
@@ -56,18 +57,10 @@ pub(crate) struct PlanArgs {
 }
 
 impl PlanArgs {
-    fn check(&self, config: &dyn ModelConfig) -> Result<()> {
+    fn check(&self) -> Result<()> {
         at_least("--batch-size", self.batch_size as u64, 1)?;
         at_least("--grad-accum", self.grad_accum as u64, 1)?;
-        at_least("--max-length", self.max_length as u64, 2)?;
-        let positions = config.spec().positions;
-        if self.max_length > positions {
-            let problem = format!(
-                "`--max-length`: {} tokens, but the model has {positions} positions (`n_positions`)",
-                self.max_length
-            );
-            return Err(Problem::new(problem).hint(format!("use at most {positions} tokens")).into());
-        }
+        at_least("--max-length", self.max_length.unwrap_or(2) as u64, 2)?;
         if let Some(rate) = self.gflops.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
             return Err(Problem::new(format!("`--gflops`: expected a positive number, got `{rate}`")).into());
         }
@@ -76,11 +69,6 @@ impl PlanArgs {
             return Err(Problem::new(problem).into());
         }
         Ok(())
-    }
-
-    /// Tokens that a document puts through the model: its last one is a target only.
-    fn inputs(&self) -> usize {
-        self.max_length - 1
     }
 }
 
@@ -121,9 +109,11 @@ struct Time {
 
 pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
     let config = models::known_config("--model", &args.model)?;
-    args.check(&*config)?;
+    args.check()?;
+    let positions = config.spec().positions;
+    let max_length = fitted("--max-length", args.max_length, DEFAULT_MAX_LENGTH, positions)?;
     let device = open(context)?;
-    let plan = plan(args, &*config, device.as_ref())?;
+    let plan = plan(args, max_length, &*config, device.as_ref())?;
     context.output.either(&plan, || plan.text())
 }
 
@@ -138,9 +128,16 @@ fn open(context: &Context) -> Result<Option<Device>> {
     }
 }
 
-fn plan(args: &PlanArgs, config: &dyn ModelConfig, device: Option<&Device>) -> Result<Plan> {
+fn plan(
+    args: &PlanArgs,
+    max_length: usize,
+    config: &dyn ModelConfig,
+    device: Option<&Device>,
+) -> Result<Plan> {
+    // The last token of a document is a target only.
+    let inputs = max_length.saturating_sub(1);
     let (batch_size, recompute) = (args.batch_size, args.activation_checkpointing);
-    let tokens = batch_size.saturating_mul(args.inputs());
+    let tokens = batch_size.saturating_mul(inputs);
     let shape = PassShape {
         tokens,
         recompute,
@@ -148,7 +145,7 @@ fn plan(args: &PlanArgs, config: &dyn ModelConfig, device: Option<&Device>) -> R
         precision: args.precision.into(),
     };
     // One document's operations: a batch may be too large to list.
-    let of_document = executed_flops(config, std::iter::once(args.inputs()), recompute) as f64;
+    let of_document = executed_flops(config, std::iter::once(inputs), recompute) as f64;
     let gflop_per_step = of_document * batch_size as f64 * args.grad_accum as f64 / 1e9;
     let tokens_per_step = (tokens as u64).saturating_mul(args.grad_accum as u64);
     let peak = match (args.gflops, device) {
@@ -177,7 +174,7 @@ fn plan(args: &PlanArgs, config: &dyn ModelConfig, device: Option<&Device>) -> R
         precision: args.precision,
         batch_size,
         grad_accum: args.grad_accum,
-        max_length: args.max_length,
+        max_length,
         activation_checkpointing: recompute,
         tokens_per_microbatch: tokens as u64,
         tokens_per_step,

@@ -3,6 +3,7 @@
 mod plots;
 mod report;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -169,7 +170,8 @@ fn run_in(args: &SyntheticArgs, environment: &Environment<'_>) -> Result<Ended> 
     if let Some(SyntheticCommand::Figure3(figure)) = &args.command {
         return figure3(figure, environment);
     }
-    let grid = grid(args, environment.seed);
+    let mut grid = grid(args, environment.seed);
+    fit_defaults(&mut grid, args);
     let runner = Runner::new(&grid, Some(&args.out));
     let total = runner.cells()?.len();
     let bar = (environment.bar)(total as u64);
@@ -243,6 +245,24 @@ fn grid(args: &SyntheticArgs, seed: Option<u64>) -> Grid {
     set(&mut grid.seeds, args.seeds.clone());
     set(&mut grid.zeros, args.zeros.clone());
     grid
+}
+
+/// Fits to the data what was not typed, and says so: a batch larger than the training set, vocabularies larger than the text's.
+fn fit_defaults(grid: &mut Grid, args: &SyntheticArgs) {
+    let train = &mut grid.train;
+    if args.batch_size.is_none() && (1..train.batch_size).contains(&train.train_size) {
+        train.batch_size = train.train_size;
+        tracing::warn!("`--batch-size` is {}, the whole training set", train.batch_size);
+    }
+    // A text that cannot be read is told when the world is made of it.
+    let Some(text) = args.text.as_ref().and_then(|path| std::fs::read_to_string(path).ok()) else { return };
+    // Its words and EOS.
+    let most = text.split_whitespace().collect::<HashSet<_>>().len() + 1;
+    if args.vocab.is_none() && most > 1 && grid.vocabs.iter().any(|vocab| *vocab > most) {
+        grid.vocabs.retain(|vocab| *vocab < most);
+        grid.vocabs.push(most);
+        tracing::warn!("`--vocab` is {:?}: the text has {} different words, and EOS", grid.vocabs, most - 1);
+    }
 }
 
 fn set<T>(field: &mut T, value: Option<T>) {

@@ -79,7 +79,7 @@ impl Training<'_> {
         TrainConfig {
             batch_size: self.settings.batch_size,
             grad_accum: 1,
-            max_length: MAX_TOKENS,
+            max_length: Some(MAX_TOKENS),
             add_bos: true,
             seed: self.settings.seed,
             dropout: Some(0.0),

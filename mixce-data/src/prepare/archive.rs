@@ -1,46 +1,154 @@
 //! fairseq's `writingPrompts.tar.gz` (and others like it), unpacked.
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::{self, BufRead, Read, Write};
+use std::path::{Component, Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
+use tar::EntryType;
 use tempfile::TempDir;
 
+use super::files::{SourceFile, Unused, file_name, not_data, passed_over};
 use crate::error::{Error, Result};
 
-/// Whether a file is an archive by its name.
-pub(super) fn is_archive(path: &Path) -> bool {
-    let name = path.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    [".tar", ".tar.gz", ".tgz"].iter().any(|ending| name.ends_with(ending))
+/// Bytes copied at a time.
+const CHUNK_BYTES: usize = 1 << 18;
+/// The largest window of a zstd frame, as a power of two: what `zstd --long=31` writes.
+const WINDOW_LOG: u32 = 31;
+
+/// The data files of an archive, in a temporary folder that goes when this is dropped.
+#[derive(Debug)]
+pub(super) struct Unpacked {
+    folder: TempDir,
+    archive: PathBuf,
+    /// The data files; none of them has another's name.
+    pub(super) files: Vec<SourceFile>,
+    /// What was passed over.
+    pub(super) unused: Vec<Unused>,
 }
 
-/// Unpacks the archive's plain files into a temporary folder, which goes when the value is dropped.
+impl Unpacked {
+    /// The name in messages of a file in the temporary folder: the member's, behind that of the archive.
+    pub(super) fn shown(&self, path: &Path) -> Option<PathBuf> {
+        path.strip_prefix(self.folder.path()).ok()?;
+        self.files.iter().find(|file| file.path == path).map(|file| self.archive.join(&file.name))
+    }
+}
+
+/// Unpacks the data files of an archive.
 ///
-/// Only the last part of a member's name is used, so that none can leave the folder; links and devices are passed over.
-pub(super) fn unpack(path: &Path) -> Result<TempDir> {
-    let bad =
-        |error: &dyn std::fmt::Display| Error::Archive { path: path.into(), problem: error.to_string() };
+/// Each gets a folder of its own, so that no two meet, whatever their names and the file system; of members of one name the last is taken, as by
+/// `tar`.
+///
+/// # Errors
+/// [`Error::Archive`] for a compression that is not known, a damaged archive, and a member whose name would lead out of a folder.
+pub(super) fn unpack(path: &Path) -> Result<Unpacked> {
+    let bad = |problem: String| Error::Archive { path: path.into(), problem };
     let folder = TempDir::new().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    let mut bytes = io::BufReader::with_capacity(1 << 18, file);
-    let packed =
-        io::BufRead::fill_buf(&mut bytes).map_err(Error::io("read", path))?.starts_with(&[0x1f, 0x8b]);
-    let bytes: Box<dyn io::Read> =
-        if packed { Box::new(MultiGzDecoder::new(bytes)) } else { Box::new(bytes) };
-    let mut archive = tar::Archive::new(bytes);
-    for member in archive.entries().map_err(|error| bad(&error))? {
-        let mut member = member.map_err(|error| bad(&error))?;
-        if !member.header().entry_type().is_file() {
+    let mut unpacked = Unpacked { folder, archive: path.to_owned(), files: Vec::new(), unused: Vec::new() };
+    let mut by_name: HashMap<PathBuf, usize> = HashMap::new();
+    let mut archive = tar::Archive::new(open(path)?);
+    for (number, member) in archive.entries().map_err(|error| bad(error.to_string()))?.enumerate() {
+        let mut member = member.map_err(|error| bad(error.to_string()))?;
+        let kind = member.header().entry_type();
+        if matches!(kind, EntryType::Directory | EntryType::XGlobalHeader) {
             continue;
         }
-        let name = member.path().map_err(|error| bad(&error))?.file_name().map(ToOwned::to_owned);
-        // macOS archivers add `._name` beside `name`.
-        let Some(name) = name.filter(|name| !name.to_string_lossy().starts_with('.')) else { continue };
-        let target = folder.path().join(name);
-        let mut copy = File::create(&target).map_err(Error::io("create", &target))?;
-        // A failure may be of the archive or of the disk; the archive is the likelier.
-        io::copy(&mut member, &mut copy).map_err(|error| bad(&error))?;
-        copy.flush().map_err(Error::io("write", &target))?;
+        let name = plain_name(&member.path().map_err(|error| bad(error.to_string()))?).map_err(bad)?;
+        if let Some(reason) = passed_over(&name).or_else(|| not_data(&name)) {
+            unpacked.unused.push(Unused::new(name, reason));
+            continue;
+        }
+        let target = match kind {
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                let own = unpacked.folder.path().join(number.to_string());
+                std::fs::create_dir(&own).map_err(Error::io("create", &own))?;
+                let target = own.join(file_name(&name));
+                copy(&mut member, &target, &bad)?;
+                Some(target)
+            }
+            // `tar` stores a file with several names once.
+            EntryType::Link => {
+                let link = member.link_name().map_err(|error| bad(error.to_string()))?.unwrap_or_default();
+                let known = plain_name(&link).ok().and_then(|link| by_name.get(&link).copied());
+                known.map(|index| unpacked.files[index].path.clone())
+            }
+            _ => None,
+        };
+        let Some(target) = target else {
+            unpacked.unused.push(Unused::new(name, Unused::LINK));
+            continue;
+        };
+        match by_name.get(&name) {
+            Some(&index) => {
+                unpacked.files[index].path = target;
+                unpacked.unused.push(Unused::new(name, Unused::REPLACED));
+            }
+            None => {
+                by_name.insert(name.clone(), unpacked.files.len());
+                unpacked.files.push(SourceFile { name, path: target });
+            }
+        }
     }
-    Ok(folder)
+    unpacked.files.sort();
+    Ok(unpacked)
+}
+
+/// The bytes of a tar archive, decompressed.
+fn open(path: &Path) -> Result<Box<dyn Read>> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let mut bytes = io::BufReader::with_capacity(CHUNK_BYTES, file);
+    let head = bytes.fill_buf().map_err(Error::io("read", path))?;
+    let unknown = |what: &str| {
+        let problem = format!(
+            "{what}, and only tar, plain or compressed with gzip or zstd, can be read: unpack it, and name the folder"
+        );
+        Err(Error::Archive { path: path.into(), problem })
+    };
+    match head {
+        [0x1f, 0x8b, ..] => Ok(Box::new(MultiGzDecoder::new(bytes))),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            let mut decoder = zstd::Decoder::with_buffer(bytes).map_err(Error::io("read", path))?;
+            decoder.window_log_max(WINDOW_LOG).map_err(Error::io("read", path))?;
+            Ok(Box::new(decoder))
+        }
+        [b'B', b'Z', b'h', ..] => unknown("it is compressed with bzip2"),
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => unknown("it is compressed with xz"),
+        [0x04, 0x22, 0x4d, 0x18, ..] => unknown("it is compressed with lz4"),
+        [b'P', b'K', 3 | 5, ..] => unknown("it is a zip archive"),
+        [b'7', b'z', 0xbc, 0xaf, ..] => unknown("it is a 7z archive"),
+        [b'R', b'a', b'r', b'!', ..] => unknown("it is a rar archive"),
+        _ => Ok(Box::new(bytes)),
+    }
+}
+
+/// The name of a member as a path below a folder.
+fn plain_name(name: &Path) -> std::result::Result<PathBuf, String> {
+    let mut plain = PathBuf::new();
+    for part in name.components() {
+        match part {
+            Component::Normal(part) => plain.push(part),
+            Component::CurDir => {}
+            Component::RootDir | Component::Prefix(_) | Component::ParentDir => {
+                return Err(format!(
+                    "member `{}` would lie outside of the folder it is unpacked to",
+                    name.display()
+                ));
+            }
+        }
+    }
+    Ok(plain)
+}
+
+fn copy(member: &mut impl Read, target: &Path, bad: &dyn Fn(String) -> Error) -> Result<()> {
+    let mut copy = File::create_new(target).map_err(Error::io("create", target))?;
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        match member.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => copy.write_all(&buffer[..n]).map_err(Error::io("write", target))?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(bad(error.to_string())),
+        }
+    }
 }

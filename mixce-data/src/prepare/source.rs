@@ -1,74 +1,33 @@
-//! The files of each split.
+//! The documents of each split.
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tempfile::TempDir;
-
-use super::archive;
+use super::archive::{self, Unpacked};
 use super::collection::Collection;
+use super::files::{SourceFile, Unused, file_name, is_archive, listed};
+use super::folder;
+use super::split::{Assignment, Split, assign};
 use crate::error::{Error, Result};
 use crate::input::{Documents, Format, Input, ReadSettings};
 
-/// Endings of files that are taken for data.
-const DATA_ENDINGS: [&str; 13] = [
-    "txt",
-    "raw",
-    "tokens",
-    "text",
-    "jsonl",
-    "ndjson",
-    "json",
-    "csv",
-    "tsv",
-    "parquet",
-    "wp_source",
-    "wp_target",
-    "lines",
-];
-/// Folders below the given one that are searched.
-const MAX_DEPTH: usize = 3;
+/// What to do where names leave open which files are of which split.
+const RENAME: &str =
+    "name files or folders `train`, `valid` and `test`, or give one file or folder alone as `--source`";
 
-/// A part of a data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Split {
-    /// To learn from.
-    Train,
-    /// To choose models by.
-    Valid,
-    /// To report on.
-    Test,
+/// The splits of a source, and what is not used of it.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// Train, valid and test, as far as there are files of them.
+    pub splits: [Option<SplitSource>; 3],
+    /// Every file that was found and belongs to none of them.
+    pub unused: Vec<Unused>,
 }
 
-impl Split {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Train, Self::Valid, Self::Test];
-
-    /// `train`, `valid` or `test`.
+impl Source {
+    /// A source whose only split is the training one.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Valid => "valid",
-            Self::Test => "test",
-        }
-    }
-
-    /// By the name of a file, or else of the folder it lies in, as in `wikitext-103-raw-v1/train/0000.parquet`.
-    #[must_use]
-    pub fn of_path(path: &Path) -> Option<Self> {
-        Self::of(&file_name(path)).or_else(|| Self::of(&file_name(path.parent()?)))
-    }
-
-    /// By a word of a file's name: `wiki.train.raw`, `validation-00000-of-00001.parquet`.
-    #[must_use]
-    pub fn of(name: &str) -> Option<Self> {
-        let name = name.to_ascii_lowercase();
-        name.split(|c: char| !c.is_ascii_alphabetic()).find_map(|word| match word {
-            "train" | "training" => Some(Self::Train),
-            "valid" | "validation" | "val" | "dev" => Some(Self::Valid),
-            "test" => Some(Self::Test),
-            _ => None,
-        })
+    pub fn training(input: Input) -> Self {
+        Self { splits: [Some(SplitSource::new(input)), None, None], unused: Vec::new() }
     }
 }
 
@@ -79,28 +38,38 @@ pub struct SplitSource {
     first: Input,
     /// The stories that belong to the prompts, line by line.
     second: Option<Input>,
-    /// Files that were unpacked for this.
-    _folder: Option<Arc<TempDir>>,
+    /// The archive that the files were unpacked from.
+    unpacked: Option<Arc<Unpacked>>,
 }
 
 impl SplitSource {
     /// A split that lies in some files.
     #[must_use]
     pub fn new(input: Input) -> Self {
-        Self { first: input, second: None, _folder: None }
+        Self { first: input, second: None, unpacked: None }
     }
 
     /// The documents, those of two files joined by a space.
     #[must_use]
     pub fn documents(&self) -> SplitDocuments<'_> {
-        SplitDocuments { first: self.first.documents(), second: self.second.as_ref().map(Input::documents) }
+        SplitDocuments {
+            first: self.first.documents(),
+            second: self.second.as_ref().map(Input::documents),
+            unpacked: self.unpacked.as_deref(),
+        }
     }
 
-    /// What it is called in messages.
+    /// The files, those of an archive by their names in it.
     #[must_use]
-    pub fn name(&self) -> String {
-        self.first.name()
+    pub fn files(&self) -> Vec<PathBuf> {
+        let inputs = std::iter::once(&self.first).chain(&self.second);
+        inputs.flat_map(Input::paths).map(|path| shown(self.unpacked.as_deref(), path)).collect()
     }
+}
+
+/// What a file is called in messages.
+fn shown(unpacked: Option<&Unpacked>, path: &Path) -> PathBuf {
+    unpacked.and_then(|unpacked| unpacked.shown(path)).unwrap_or_else(|| path.to_owned())
 }
 
 /// The texts of a split.
@@ -108,12 +77,20 @@ impl SplitSource {
 pub struct SplitDocuments<'a> {
     first: Documents<'a>,
     second: Option<Documents<'a>>,
+    unpacked: Option<&'a Unpacked>,
 }
 
 impl Iterator for SplitDocuments<'_> {
     type Item = Result<String>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        let next = self.next_text()?;
+        Some(next.map_err(|error| error.with_paths(&|path| shown(self.unpacked, path))))
+    }
+}
+
+impl SplitDocuments<'_> {
+    fn next_text(&mut self) -> Option<Result<String>> {
         let first = self.first.next();
         let Some(second) = &mut self.second else { return first.map(|d| d.map(|d| d.text)) };
         match (first, second.next()) {
@@ -137,149 +114,183 @@ fn uneven(path: &Path, line: u64, missing: &str) -> Error {
 
 /// Finds the splits of a collection in a folder, an archive or a file.
 ///
-/// In a folder and an archive, files belong to a split by their names; with `config`, only those below a folder of that name count. A single
-/// file is the training split.
+/// In a folder and an archive, files belong to a split by their names below it (see [`Split`]); with `config`, only those below a folder of that
+/// name count. A single file is the training split.
 ///
 /// # Errors
-/// [`Error::Incomplete`] without a training split; errors of the files.
+/// As [`of_files`]; [`Error::Incomplete`] without a data file; errors of the archive.
 pub fn find(
     path: &Path,
     collection: Collection,
     config: Option<&str>,
     settings: &ReadSettings,
-) -> Result<[Option<SplitSource>; 3]> {
+) -> Result<Source> {
     let data = std::fs::metadata(path).map_err(Error::io("read", path))?;
-    if archive::is_archive(path) {
-        let folder = Arc::new(archive::unpack(path)?);
-        let splits = in_folder(folder.path(), path, collection, config, settings)?;
-        return Ok(splits
-            .map(|split| split.map(|split| SplitSource { _folder: Some(Arc::clone(&folder)), ..split })));
-    }
-    if data.is_dir() {
-        return in_folder(path, path, collection, config, settings);
-    }
-    let train =
-        SplitSource::new(Input::open(&[path], for_collection(&[path.to_owned()], collection, settings))?);
-    Ok([Some(train), None, None])
-}
-
-fn in_folder(
-    folder: &Path,
-    shown: &Path,
-    collection: Collection,
-    config: Option<&str>,
-    settings: &ReadSettings,
-) -> Result<[Option<SplitSource>; 3]> {
-    let mut files = Vec::new();
-    collect(folder, 0, &mut files)?;
-    files.sort();
-    let relative = |path: &PathBuf| path.strip_prefix(folder).unwrap_or(path).to_owned();
-    if let Some(config) = config {
-        files.retain(|path| relative(path).parent().is_some_and(|p| p.iter().any(|part| part == config)));
-        if files.is_empty() {
-            let missing = format!("data files below a folder `{config}`");
-            return Err(Error::Incomplete { path: shown.into(), missing });
+    let (unpacked, files, unused) = if data.is_dir() {
+        let (files, unused) = folder::walk(path)?;
+        (None, files, unused)
+    } else if is_archive(path) {
+        let mut unpacked = archive::unpack(path)?;
+        let unused = std::mem::take(&mut unpacked.unused);
+        let unpacked = Arc::new(unpacked);
+        (Some(Arc::clone(&unpacked)), unpacked.files.clone(), unused)
+    } else {
+        if let Some(config) = config {
+            let problem = format!(
+                "`--config {config}` is a folder within a source, and `{}` is a file",
+                path.display()
+            );
+            return Err(Error::Settings(problem));
         }
+        let settings = for_collection(&[path.to_owned()], collection, settings);
+        return Ok(Source::training(Input::open(&[path], settings)?));
+    };
+    if files.is_empty() {
+        return Err(Error::Incomplete { path: path.into(), missing: no_data(&unused) });
     }
-    if collection == Collection::Webtext && files.iter().any(|path| file_name(path).starts_with("webtext.")) {
-        // OpenAI's folder holds the models' outputs too.
-        files.retain(|path| file_name(path).starts_with("webtext."));
+    let mut source = Source { unused, ..Source::default() };
+    let files = source.choose(path, files, collection, config)?;
+    source.sort(path, files, collection, settings)?;
+    for split in source.splits.iter_mut().flatten() {
+        split.unpacked.clone_from(&unpacked);
     }
-    of_files(shown, &files, collection, settings)
+    Ok(source)
 }
 
-/// Sorts files into splits by their names. If no name speaks of a split, all are the training split.
+fn no_data(unused: &[Unused]) -> String {
+    let names: Vec<&Path> = unused.iter().map(|file| file.name.as_path()).collect();
+    match names.as_slice() {
+        [] => "data file: it is empty".to_owned(),
+        names => format!("data file (`.txt`, `.jsonl`, `.csv`, `.parquet`, ...), only {}", listed(names)),
+    }
+}
+
+/// Sorts files below the folder `root`, which is called `shown` in messages, into splits by their names.
 ///
 /// # Errors
-/// [`Error::Incomplete`] without a training split, [`Error::Settings`] if the files of a split lie in several folders; errors of the files.
+/// [`Error::Splits`] if the names leave the splits open, or speak of several data sets; [`Error::Incomplete`] without a training split; errors of
+/// the files.
 pub fn of_files(
+    root: &Path,
     shown: &Path,
     files: &[PathBuf],
     collection: Collection,
     settings: &ReadSettings,
-) -> Result<[Option<SplitSource>; 3]> {
-    let nameless = files.iter().all(|path| Split::of_path(path).is_none());
-    let mut splits = [None, None, None];
-    for (split, slot) in Split::ALL.into_iter().zip(&mut splits) {
-        let belongs = |path: &&PathBuf| match Split::of_path(path) {
-            None => nameless && split == Split::Train,
-            known => known == Some(split),
-        };
-        let own: Vec<PathBuf> = files.iter().filter(belongs).cloned().collect();
-        one_folder(&own, shown, split)?;
-        *slot = open_split(&own, collection, settings)?;
-    }
-    if splits[0].is_none() {
-        let missing = "file of a training split (such as `train.txt` or `train-00000-of-00001.parquet`)";
-        return Err(Error::Incomplete { path: shown.into(), missing: missing.into() });
-    }
-    Ok(splits)
+) -> Result<Source> {
+    let named = |path: &PathBuf| SourceFile {
+        name: path.strip_prefix(root).unwrap_or(path).to_owned(),
+        path: path.clone(),
+    };
+    let mut source = Source::default();
+    source.sort(shown, files.iter().map(named).collect(), collection, settings)?;
+    Ok(source)
 }
 
-/// Which files of a data set's repository are data: those below a folder `config` (if one is named), of the split `split` (a word of the file's or its
-/// folder's name), or else of any split. Parquet is taken where there is any.
-#[must_use]
-pub fn choose_files(names: &[String], config: Option<&str>, split: Option<&str>) -> Vec<String> {
-    let in_config = |name: &&String| {
-        config.is_none_or(|config| name.split('/').rev().skip(1).any(|folder| folder == config))
-    };
-    let data: Vec<&String> = names.iter().filter(|name| is_data(Path::new(name))).filter(in_config).collect();
-    let words = |name: &str| -> Vec<String> {
-        let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
-        let own = file.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        own.chain(folder.rsplit('/').take(1)).map(str::to_ascii_lowercase).collect()
-    };
-    let mut chosen: Vec<&String> = match split {
-        Some(split) => {
-            let split = split.to_ascii_lowercase();
-            data.iter().copied().filter(|name| words(name).contains(&split)).collect()
+impl Source {
+    /// The files of the configuration, and of OpenAI's folder those that people wrote.
+    fn choose(
+        &mut self,
+        shown: &Path,
+        mut files: Vec<SourceFile>,
+        collection: Collection,
+        config: Option<&str>,
+    ) -> Result<Vec<SourceFile>> {
+        if let Some(config) = config {
+            let is_below =
+                |name: &Path| name.parent().is_some_and(|folder| folder.iter().any(|part| part == config));
+            files = self.keep(files, Unused::OTHER_CONFIG, |file| is_below(&file.name));
+            if files.is_empty() {
+                let missing = format!("data files below a folder `{config}`");
+                return Err(Error::Incomplete { path: shown.into(), missing });
+            }
         }
-        None => data.iter().copied().filter(|name| Split::of_path(Path::new(name)).is_some()).collect(),
-    };
-    if chosen.is_empty() && split.is_none() {
-        // Such as `stories.jsonl`; but a lone `.json` is rather a description.
-        chosen = data.into_iter().filter(|name| !name.ends_with(".json")).collect();
+        let is_webtext = |file: &SourceFile| file_name(&file.name).starts_with("webtext.");
+        if collection == Collection::Webtext && files.iter().any(is_webtext) {
+            files = self.keep(files, Unused::MODEL_OUTPUT, is_webtext);
+        }
+        Ok(files)
     }
-    if chosen.iter().any(|name| name.ends_with(".parquet")) {
-        chosen.retain(|name| name.ends_with(".parquet"));
-    }
-    chosen.sort();
-    chosen.into_iter().cloned().collect()
-}
 
-/// Refuses to mix two configurations of a data set, which lie in folders of their own.
-fn one_folder(files: &[PathBuf], shown: &Path, split: Split) -> Result<()> {
-    let other = files.iter().find(|path| path.parent() != files[0].parent());
-    match other {
-        None => Ok(()),
-        Some(other) => Err(Error::Settings(format!(
-            "`{}` has files of the {} split in several folders, `{}` and `{}`: choose one with `--config`, or name a folder",
-            shown.display(),
-            split.name(),
-            files[0].display(),
-            other.display()
-        ))),
+    fn keep(
+        &mut self,
+        files: Vec<SourceFile>,
+        reason: &'static str,
+        keep: impl Fn(&SourceFile) -> bool,
+    ) -> Vec<SourceFile> {
+        let (kept, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| keep(file));
+        self.unused.extend(others.into_iter().map(|file| Unused::new(file.name, reason)));
+        kept
     }
-}
 
-fn open_split(
-    files: &[PathBuf],
-    collection: Collection,
-    settings: &ReadSettings,
-) -> Result<Option<SplitSource>> {
-    let with = |ending: &str| -> Vec<PathBuf> {
-        files.iter().filter(|path| path.extension().is_some_and(|e| e == ending)).cloned().collect()
-    };
-    let (prompts, stories) = (with("wp_source"), with("wp_target"));
-    if !prompts.is_empty() || !stories.is_empty() {
-        let first = Input::open(&prompts, settings.clone())?;
-        let second = Some(Input::open(&stories, settings.clone())?);
-        return Ok(Some(SplitSource { first, second, _folder: None }));
+    fn sort(
+        &mut self,
+        shown: &Path,
+        files: Vec<SourceFile>,
+        collection: Collection,
+        settings: &ReadSettings,
+    ) -> Result<()> {
+        let doubt = |problem, hint| Error::Splits { path: shown.into(), problem, hint };
+        let names: Vec<&Path> = files.iter().map(|file| file.name.as_path()).collect();
+        let Assignment { splits, roots, .. } = assign(&names).map_err(|problem| doubt(problem, RENAME))?;
+        for (split, slot) in Split::ALL.into_iter().zip(0..) {
+            let own: Vec<usize> = (0..files.len()).filter(|&i| splits[i] == Some(split)).collect();
+            if let Some(&other) = own.iter().find(|&&i| roots[i] != roots[own[0]]) {
+                let problem = format!(
+                    "files of the {} split are in several folders, `{}` and `{}`",
+                    split.name(),
+                    names[own[0]].display(),
+                    names[other].display()
+                );
+                return Err(doubt(problem, "choose one with `--config`, or name its folder"));
+            }
+            let own: Vec<SourceFile> = own.into_iter().map(|i| files[i].clone()).collect();
+            self.splits[slot] = self.open(own, collection, settings)?;
+        }
+        let silent = (0..files.len()).filter(|&i| splits[i].is_none()).map(|i| &files[i]);
+        self.unused.extend(silent.map(|file| Unused::new(&file.name, Unused::NO_SPLIT)));
+        if self.splits[0].is_none() {
+            let missing = format!(
+                "file of a training split (such as `train.txt` or `train-00000-of-00001.parquet`), only {}",
+                listed(&names)
+            );
+            return Err(Error::Incomplete { path: shown.into(), missing });
+        }
+        Ok(())
     }
-    if files.is_empty() {
-        return Ok(None);
+
+    fn open(
+        &mut self,
+        files: Vec<SourceFile>,
+        collection: Collection,
+        settings: &ReadSettings,
+    ) -> Result<Option<SplitSource>> {
+        let ends = |file: &SourceFile, ending: &str| file.name.extension().is_some_and(|e| e == ending);
+        let paths = |files: &[SourceFile]| -> Vec<PathBuf> { files.iter().map(|f| f.path.clone()).collect() };
+        if files.iter().any(|file| ends(file, "wp_source") || ends(file, "wp_target")) {
+            let (prompts, others): (Vec<_>, Vec<_>) =
+                files.into_iter().partition(|file| ends(file, "wp_source"));
+            let stories = self.keep(others, Unused::NOT_PAIRED, |file| ends(file, "wp_target"));
+            for (own, missing) in [(&prompts, "wp_source"), (&stories, "wp_target")] {
+                if own.is_empty() {
+                    let file = prompts.iter().chain(&stories).map(|file| &file.path).next();
+                    let path = file.cloned().unwrap_or_default();
+                    return Err(Error::Incomplete {
+                        path,
+                        missing: format!("partner that ends in `.{missing}`"),
+                    });
+                }
+            }
+            let first = Input::open(&paths(&prompts), settings.clone())?;
+            let second = Some(Input::open(&paths(&stories), settings.clone())?);
+            return Ok(Some(SplitSource { first, second, unpacked: None }));
+        }
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let paths = paths(&files);
+        let settings = for_collection(&paths, collection, settings);
+        Ok(Some(SplitSource::new(Input::open(&paths, settings)?)))
     }
-    Ok(Some(SplitSource::new(Input::open(files, for_collection(files, collection, settings))?)))
 }
 
 /// The columns of the collection, where the user names none and the files are tables.
@@ -291,29 +302,4 @@ fn for_collection(files: &[PathBuf], collection: Collection, settings: &ReadSett
         settings.text_column.0 = collection.columns().iter().map(|name| (*name).to_owned()).collect();
     }
     settings
-}
-
-fn collect(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
-        let path = entry.map_err(Error::io("read", folder))?.path();
-        if file_name(&path).starts_with('.') {
-            continue;
-        }
-        if path.is_dir() && depth < MAX_DEPTH {
-            collect(&path, depth + 1, files)?;
-        } else if path.is_file() && is_data(&path) {
-            files.push(path);
-        }
-    }
-    Ok(())
-}
-
-fn is_data(path: &Path) -> bool {
-    let name = file_name(path).to_ascii_lowercase();
-    let plain = [".gz", ".zst", ".zstd"].iter().find_map(|e| name.strip_suffix(e)).unwrap_or(&name);
-    plain.rsplit_once('.').is_some_and(|(_, ending)| DATA_ENDINGS.contains(&ending))
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

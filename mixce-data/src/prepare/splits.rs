@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use super::clean::{Cleaning, Detokenize, looks_tokenized};
 use super::collection::Collection;
-use super::filter::Filter;
+use super::filter::{Dropped, Filter};
 use super::source::SplitSource;
 use crate::error::{Error, Result};
 use crate::fsio::LinesFile;
@@ -30,7 +30,8 @@ pub struct PrepareSettings {
     pub filter: Filter,
     /// Whether texts are detokenised.
     pub detokenize: Detokenize,
-    /// Documents of the development and of the test set; `None`: 5000, but for the user's own text at most a twentieth of it each.
+    /// Documents of the development and of the test set; `None`: 5000, but for the user's own text at most a twentieth of it each, and
+    /// sets that exist as they are.
     pub held_out: Option<u64>,
 }
 
@@ -49,6 +50,10 @@ pub struct SplitReport {
     pub path: PathBuf,
     /// Documents read for it, before the filters.
     pub read: u64,
+    /// Of those, what the filters dropped.
+    pub dropped: Dropped,
+    /// Of those, documents that passed the filters but are more than a development or test set may have.
+    pub cut: u64,
     /// Documents taken from the head of the training split, to fill it up.
     pub topped_up: u64,
     /// Words of the documents that are in it.
@@ -73,12 +78,13 @@ pub struct Prepared {
 /// Writes `train.txt`, its beginnings of 10K to 100K documents, `valid.txt` and `test.txt` to `out`, one document a line.
 ///
 /// Each split is cleaned and filtered. Test and development sets are cut to `held_out` documents; where they have fewer (or do not exist), the first
-/// documents of the training split fill them up, the test set first, and are not trained on.
+/// documents of the training split fill them up, the test set first, and are not trained on. The user's own text keeps the sets that it has as they
+/// are, unless `held_out` is given.
 ///
 /// `progress` is told the number of documents read so far; it may stop the work with an error.
 ///
 /// # Errors
-/// Errors of the files, [`Error::NothingLeft`], and `progress`' own. Nothing is written then.
+/// Errors of the files, [`Error::NothingLeft`], [`Error::NothingToTrainOn`], and `progress`' own. Nothing is written then.
 pub fn prepare(
     [train, valid, test]: &[Option<SplitSource>; 3],
     settings: &PrepareSettings,
@@ -97,9 +103,13 @@ pub fn prepare(
     std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
 
     let mut held = [SplitWriter::create(out, "test.txt")?, SplitWriter::create(out, "valid.txt")?];
-    for (source, writer) in [test, valid].into_iter().zip(&mut held) {
+    // The user's own development and test files are neither cut nor filled up, unless a number says so.
+    let stays = settings.collection == Collection::Text && settings.held_out.is_none();
+    let mut wanted = [held_out; 2];
+    for ((source, writer), wanted) in [test, valid].into_iter().zip(&mut held).zip(&mut wanted) {
         if let Some(source) = source {
-            reader.held_out(source, writer, held_out)?;
+            reader.held_out(source, writer, if stays { u64::MAX } else { held_out })?;
+            *wanted = if stays { 0 } else { held_out };
         }
     }
     let mut rest = SplitWriter::create(out, "train.txt")?;
@@ -108,9 +118,9 @@ pub fn prepare(
         sets.push((size, out.join(name), LinesFile::create(&out.join(name))?));
     }
     for document in train.documents() {
-        rest.report.read += 1;
-        let Some((text, words)) = reader.next(&document?)? else { continue };
-        if let Some(writer) = held.iter_mut().find(|writer| writer.documents < held_out) {
+        let Some((text, words)) = reader.next(&document?, &mut rest.report)? else { continue };
+        let mut unfilled = held.iter_mut().zip(wanted);
+        if let Some((writer, _)) = unfilled.find(|(writer, wanted)| writer.documents < *wanted) {
             writer.report.topped_up += 1;
             writer.write(&text, words)?;
             continue;
@@ -121,7 +131,7 @@ pub fn prepare(
         rest.write(&text, words)?;
     }
     if rest.documents == 0 {
-        return Err(Error::NothingLeft { split: "train", read: rest.report.read });
+        return Err(nothing_left(&rest.report, &held, held_out, &settings.filter));
     }
     let kept = rest.documents;
     let mut prepared = Prepared { detokenized: detokenize, ..Prepared::default() };
@@ -133,6 +143,20 @@ pub fn prepare(
     let [test, valid] = held;
     (prepared.test, prepared.valid, prepared.train) = (test.finish()?, valid.finish()?, rest.finish()?);
     Ok(prepared)
+}
+
+/// Why there is nothing to train on: the filters, or the test and development sets (`held`).
+fn nothing_left(train: &SplitReport, held: &[SplitWriter; 2], held_out: u64, filter: &Filter) -> Error {
+    let passed = train.read - train.dropped.total();
+    if passed == 0 {
+        let dropped = match train.read {
+            0 => "none at all".to_owned(),
+            _ => train.dropped.describe(filter),
+        };
+        return Error::NothingLeft { read: train.read, dropped };
+    }
+    let [test, valid] = held.each_ref().map(|writer| writer.report.topped_up);
+    Error::NothingToTrainOn { read: train.read, passed, test, valid, held_out }
 }
 
 fn decide(train: &SplitSource, settings: &PrepareSettings) -> Result<bool> {
@@ -164,34 +188,33 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The document as it is written, with its number of words; `None` if it is filtered out.
-    fn next(&mut self, document: &str) -> Result<Option<(String, u64)>> {
+    /// The document as it is written, with its number of words; `None` if it is filtered out. Either way `report` counts it.
+    fn next(&mut self, document: &str, report: &mut SplitReport) -> Result<Option<(String, u64)>> {
         self.read += 1;
+        report.read += 1;
         if self.read.is_multiple_of(1024) {
             (self.progress)(self.read)?;
         }
         let text = self.cleaning.apply(document);
-        let words = self.settings.filter.keep(&text);
+        let words = self.settings.filter.keep(&text, &mut report.dropped);
         Ok(words.map(|words| (text, words)))
     }
 
     /// Documents of a split that the filter keeps.
     fn count(&mut self, source: &SplitSource) -> Result<u64> {
-        let mut kept = 0;
+        let mut report = SplitReport::default();
         for document in source.documents() {
-            kept += u64::from(self.next(&document?)?.is_some());
+            let _ = self.next(&document?, &mut report)?;
         }
-        Ok(kept)
+        Ok(report.read - report.dropped.total())
     }
 
     fn held_out(&mut self, source: &SplitSource, writer: &mut SplitWriter, limit: u64) -> Result<()> {
         for document in source.documents() {
-            if writer.documents == limit {
-                break;
-            }
-            writer.report.read += 1;
-            if let Some((text, words)) = self.next(&document?)? {
-                writer.write(&text, words)?;
+            match self.next(&document?, &mut writer.report)? {
+                Some((text, words)) if writer.documents < limit => writer.write(&text, words)?,
+                Some(_) => writer.report.cut += 1,
+                None => {}
             }
         }
         Ok(())

@@ -19,8 +19,8 @@ fn write(folder: &Path, name: &str, text: &str) {
 }
 
 fn run(source: &Path, out: &Path, settings: &PrepareSettings) -> Result<Prepared> {
-    let splits = find(source, settings.collection, None, &ReadSettings::default())?;
-    prepare(&splits, settings, out, &mut |_| Ok(()))
+    let source = find(source, settings.collection, None, &ReadSettings::default())?;
+    prepare(&source.splits, settings, out, &mut |_| Ok(()))
 }
 
 fn lines(out: &Path, name: &str) -> Vec<String> {
@@ -87,6 +87,12 @@ fn prompts_without_stories_are_an_error() {
     write(source.path(), "train.wp_target", "c .\n");
     let error = run(source.path(), out.path(), &small(Collection::WritingPrompts, 0)).unwrap_err();
     assert!(error.to_string().contains("partner for line 2: there are fewer targets"), "{error}");
+    std::fs::remove_file(source.path().join("train.wp_target")).unwrap();
+    let error = run(source.path(), out.path(), &small(Collection::WritingPrompts, 0)).unwrap_err();
+    assert!(
+        error.to_string().contains("train.wp_source` holds no partner that ends in `.wp_target`"),
+        "{error}"
+    );
     assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0, "nothing is left behind");
 }
 
@@ -142,9 +148,205 @@ fn sources_without_a_training_split_or_with_two_configurations_are_refused() {
     );
     write(source.path(), "a/train.txt", "x");
     write(source.path(), "b/train.txt", "x");
-    assert!(find(None).unwrap_err().to_string().contains("`--config`"));
-    assert!(find(Some("b")).unwrap()[0].is_some());
+    let error = find(None).unwrap_err();
+    assert!(error.to_string().contains("`a/train.txt` and `b/train.txt`"), "{error}");
+    assert!(error.hint().unwrap().contains("`--config`"));
+    let found = find(Some("b")).unwrap();
+    assert!(found.splits[0].is_some());
+    assert_eq!(
+        reasons(&found),
+        ["a/test.txt: not below the folder of `--config`", "a/train.txt: not below the folder of `--config`"]
+    );
     assert!(find(Some("c")).unwrap_err().to_string().contains("`c`"));
+    let file = source.path().join("a/train.txt");
+    let error = super::find(&file, Collection::Text, Some("b"), &ReadSettings::default()).unwrap_err();
+    assert!(error.to_string().contains("`--config b`"), "{error}");
+}
+
+fn reasons(source: &Source) -> Vec<String> {
+    source.unused.iter().map(|file| format!("{}: {}", file.name.display(), file.reason)).collect()
+}
+
+/// A tar archive of these members; a name that ends in `/` is a folder's.
+fn archive(members: &[(&str, &str)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, text) in members {
+        let mut header = tar::Header::new_gnu();
+        // Written as it is: the builder refuses the names that a hostile archive has.
+        header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_mode(0o644);
+        header.set_size(text.len() as u64);
+        header.set_cksum();
+        builder.append(&header, text.as_bytes()).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+fn find_archive(name: &str, bytes: &[u8]) -> (tempfile::TempDir, Result<Source>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    let found = find(&path, Collection::Text, None, &ReadSettings::default());
+    (folder, found)
+}
+
+fn texts(source: &Source) -> [Vec<String>; 3] {
+    source
+        .splits
+        .each_ref()
+        .map(|split| split.iter().flat_map(SplitSource::documents).collect::<Result<Vec<String>>>().unwrap())
+}
+
+#[test]
+fn members_of_one_name_in_several_folders_are_all_kept() {
+    let members = [
+        ("corpus/train/part-0.txt", "a\nb\n"),
+        ("corpus/train/part-1.txt", "c\n"),
+        ("./corpus/valid/part-0.txt", "d\n"),
+        ("corpus/test/part-0.txt", "e\n"),
+        ("corpus/test/Part-0.txt", "f\n"),
+    ];
+    let bytes = archive(&members);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&bytes).unwrap();
+    let packed = zstd::encode_all(bytes.as_slice(), 1).unwrap();
+    for (name, bytes) in [("c.tar", bytes.clone()), ("c.tgz", gzip.finish().unwrap()), ("c.tar.zst", packed)]
+    {
+        let (folder, found) = find_archive(name, &bytes);
+        let found = found.unwrap();
+        assert_eq!(texts(&found), [vec!["a", "b", "c"], vec!["d"], vec!["f", "e"]], "{name}");
+        assert_eq!(reasons(&found), [""; 0]);
+        let test = found.splits[2].as_ref().unwrap().files();
+        assert_eq!(test[1], folder.path().join(name).join("corpus/test/part-0.txt"));
+    }
+    // Without a word of a split all are the training split, whatever their folders.
+    let silent = archive(&[("x/1.txt", "a\n"), ("y/1.txt", "b\n"), ("z/y/1.txt", "c\n")]);
+    assert_eq!(texts(&find_archive("c.tar", &silent).1.unwrap())[0], ["a", "b", "c"]);
+}
+
+#[test]
+fn members_that_are_not_used_are_named() {
+    let first = archive(&[
+        ("c/train.txt", "old\n"),
+        ("c/._train.txt", "x"),
+        ("__MACOSX/c/train.txt", "x"),
+        ("c/.cache/train.txt", "x"),
+        ("c/README", "x"),
+        ("c/more.tar.gz", "x"),
+        ("c/train.txt", "new\n"),
+    ]);
+    // An archive ends in two empty blocks.
+    let mut builder = tar::Builder::new(first[..first.len() - 1024].to_vec());
+    for (kind, name) in [(tar::EntryType::Link, "c/train-2.txt"), (tar::EntryType::Symlink, "c/train-3.txt")]
+    {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(0);
+        builder.append_link(&mut header, name, "c/train.txt").unwrap();
+    }
+    let (_folder, found) = find_archive("c.tar", &builder.into_inner().unwrap());
+    let found = found.unwrap();
+    // A hard link is the same file once more, as it was stored.
+    assert_eq!(texts(&found)[0], ["new", "new"]);
+    assert_eq!(
+        reasons(&found),
+        [
+            "c/._train.txt: made by macOS beside the real files",
+            "__MACOSX/c/train.txt: made by macOS beside the real files",
+            "c/.cache/train.txt: hidden",
+            "c/README: its name ends as no data file's does",
+            "c/more.tar.gz: an archive inside the source",
+            "c/train.txt: a later member of the archive has the same name",
+            "c/train-3.txt: a link inside the archive",
+        ]
+    );
+}
+
+#[test]
+fn archives_that_lead_out_or_cannot_be_read_are_refused() {
+    for name in ["../train.txt", "a/../../train.txt", "/tmp/train.txt"] {
+        let error = find_archive("c.tar", &archive(&[(name, "x\n")])).1.unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("outside of the folder"), "{error}");
+    }
+    for (name, head, words) in [
+        ("c.tar.xz", &b"\xfd7zXZ\0"[..], "xz"),
+        ("c.zip", b"PK\x03\x04", "zip"),
+        ("c.tar.bz2", b"BZh9", "bzip2"),
+    ] {
+        let error = find_archive(name, head).1.unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains("unpack it, and name the folder"), "{error}");
+    }
+    let cut = &archive(&[("train.txt", &"x".repeat(2000))])[..1500];
+    let error = find_archive("c.tar", cut).1.unwrap_err();
+    assert!(matches!(error, Error::Archive { .. }), "{error}");
+}
+
+#[test]
+fn errors_name_the_member_and_not_the_unpacked_copy() {
+    let (folder, found) = find_archive("c.tar", &archive(&[("corpus/train.jsonl", "{\"text\":1}\n")]));
+    let found = found.unwrap();
+    let error = found.splits[0].as_ref().unwrap().documents().next().unwrap().unwrap_err().to_string();
+    let shown = folder.path().join("c.tar/corpus/train.jsonl");
+    assert!(error.contains(&format!("`{}` line 1", shown.display())), "{error}");
+}
+
+#[test]
+fn the_name_of_the_source_says_nothing_and_titles_lose_no_file() {
+    let source = tempfile::tempdir().unwrap();
+    let root = source.path().join("test-corpus");
+    write(&root, "book.txt", "a\n");
+    write(&root, "the_train.txt", "b\n");
+    write(&root, "deep/er/than/three/folders/c.txt", "c\n");
+    let settings = ReadSettings::default();
+    let found = find(&root, Collection::Text, None, &settings).unwrap();
+    assert_eq!((&texts(&found)[0], reasons(&found)), (&["a", "c", "b"].map(str::to_owned).to_vec(), vec![]));
+    write(&root, "train.txt", "d\n");
+    let found = find(&root, Collection::Text, None, &settings).unwrap();
+    assert_eq!(texts(&found)[0], ["d"]);
+    assert_eq!(
+        reasons(&found),
+        ["book.txt", "deep/er/than/three/folders/c.txt", "the_train.txt"]
+            .map(|name| format!("{name}: its name speaks of no split, others' do"))
+    );
+    std::fs::remove_file(root.join("train.txt")).unwrap();
+    write(&root, "a-test-of-will.txt", "e\n");
+    let error = find(&root, Collection::Text, None, &settings).unwrap_err();
+    assert!(matches!(error, Error::Splits { .. }) && error.hint().is_some(), "{error}");
+    assert!(error.to_string().contains("`a-test-of-will.txt` may be test; `book.txt`"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn folders_are_read_once_and_links_that_lead_nowhere_are_named() {
+    use std::os::unix::fs::symlink;
+    let source = tempfile::tempdir().unwrap();
+    write(source.path(), "a/one.txt", "a\n");
+    write(source.path(), ".git/two.txt", "b\n");
+    symlink("..", source.path().join("a/up")).unwrap();
+    symlink("nothing.txt", source.path().join("broken.txt")).unwrap();
+    symlink("a/one.txt", source.path().join("copy.txt")).unwrap();
+    let found = find(source.path(), Collection::Text, None, &ReadSettings::default()).unwrap();
+    assert_eq!(texts(&found)[0], ["a", "a"]);
+    assert_eq!(
+        reasons(&found),
+        [
+            ".git: hidden",
+            "a/up: a link to a folder that was read already",
+            "broken.txt: neither a file nor a folder, or a link that leads nowhere",
+        ]
+    );
+}
+
+#[test]
+fn a_source_without_data_says_what_is_there() {
+    let source = tempfile::tempdir().unwrap();
+    let find =
+        || find(source.path(), Collection::Text, None, &ReadSettings::default()).unwrap_err().to_string();
+    assert!(find().contains("holds no data file: it is empty"));
+    write(source.path(), "novel.pdf", "x");
+    assert!(find().contains("only `novel.pdf`"), "{}", find());
+    write(source.path(), "test.txt", "x");
+    assert!(find().contains("only `test.txt`") && find().contains("training split"), "{}", find());
 }
 
 #[test]
@@ -152,23 +354,58 @@ fn filters_that_leave_nothing_are_told() {
     let (source, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write(source.path(), "train.txt", "short\n");
     let error = run(source.path(), out.path(), &small(Collection::Wikitext, 0)).unwrap_err();
-    assert!(matches!(error, Error::NothingLeft { split: "train", read: 1 }), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "no training document passes the filters: of 1 that were read, 1 of fewer than 51 words"
+    );
+    let long = format!(" = Heading = \n\n{}\n{}\n", words(1000, "w"), words(50, "w"));
+    write(source.path(), "train.txt", &long);
+    let error = run(source.path(), out.path(), &small(Collection::Wikitext, 0)).unwrap_err().to_string();
+    let dropped =
+        "of 4 that were read, 1 blank, 1 headings, 1 of fewer than 51 words, 1 of more than 999 words";
+    assert!(error.ends_with(dropped), "{error}");
     assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
 }
 
 #[test]
-fn splits_are_known_by_words_of_names() {
-    for (name, split) in [
-        ("wiki.train.raw", Some(Split::Train)),
-        ("validation-00000-of-00001.parquet", Some(Split::Valid)),
-        ("webtext.valid.jsonl", Some(Split::Valid)),
-        ("dev.txt", Some(Split::Valid)),
-        ("test-00000.parquet", Some(Split::Test)),
-        ("latest.txt", None),
-        ("trainer.txt", None),
-    ] {
-        assert_eq!(Split::of(name), split, "{name}");
-    }
+fn held_out_sets_that_take_everything_are_told_with_a_number_that_works() {
+    let (source, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let paragraph = |i: usize| format!("{i} {}\n \n", words(60, "w"));
+    write(source.path(), "train.txt", &(0..1420).map(paragraph).collect::<String>());
+    let error = run(source.path(), out.path(), &PrepareSettings::new(Collection::Wikitext)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no document is left to train on: of 2840 that were read 1420 pass the filters, and the test set took 1420 of them, the development set 0 (`--held-out` is 5000, for each)"
+    );
+    assert_eq!(error.hint().unwrap(), "take fewer: `--held-out 71` leaves at least 1278 to train on");
+    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
+    run(source.path(), out.path(), &small(Collection::Wikitext, 71)).unwrap();
+    assert_eq!(lines(out.path(), "train.txt").len(), 1278);
+}
+
+#[test]
+fn the_users_own_held_out_files_are_neither_cut_nor_filled_up() {
+    let (source, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let numbered = |n: usize| (0..n).map(|i| format!("line {i}\n")).collect::<String>();
+    write(source.path(), "train.txt", &numbered(40));
+    write(source.path(), "test.txt", &numbered(10));
+    let report = run(source.path(), out.path(), &PrepareSettings::new(Collection::Text)).unwrap();
+    // A twentieth of 40 for the development set, which does not exist.
+    let counts = ["test.txt", "valid.txt", "train.txt"].map(|name| lines(out.path(), name).len());
+    assert_eq!((counts, report.test.cut, report.test.topped_up), ([10, 2, 38], 0, 0));
+}
+
+#[test]
+fn documents_beyond_a_held_out_set_are_counted() {
+    let (source, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write(source.path(), "train.txt", "a\nb\n");
+    write(source.path(), "test.txt", "c\n\nd\ne\n");
+    let report = run(source.path(), out.path(), &small(Collection::Text, 1)).unwrap();
+    assert_eq!((report.test.read, report.test.cut, report.test.dropped.blank), (4, 2, 1));
+    assert_eq!(
+        (lines(out.path(), "test.txt"), lines(out.path(), "train.txt")),
+        (vec!["c".into()], vec!["b".into()])
+    );
 }
 
 #[test]
@@ -185,13 +422,20 @@ fn files_of_a_repository_are_chosen_by_configuration_and_split() {
     ]
     .map(str::to_owned)
     .to_vec();
-    let chosen = |config, split| choose_files(&names, config, split);
+    let chosen = |config, split| choose_files(&names, config, split).files;
     assert_eq!(chosen(Some("wikitext-103-raw-v1"), None), names[2..5]);
     assert_eq!(chosen(Some("wikitext-103-raw-v1"), Some("test")), names[2..3]);
     assert_eq!(chosen(Some("en"), Some("train_sft")), names[6..7]);
     assert_eq!(chosen(Some("extra"), None), names[7..]);
     assert!(chosen(Some("x"), None).is_empty() && chosen(None, Some("dev")).is_empty());
-    assert_eq!(choose_files(&["a/stories.jsonl".into(), "x.json".into()], None, None), ["a/stories.jsonl"]);
+    let alone = choose_files(&["a/stories.jsonl".into(), "x.json".into()], None, None);
+    assert_eq!((alone.files, alone.unused.len()), (vec!["a/stories.jsonl".to_owned()], 1));
+    let mixed = choose_files(&["train.csv".into(), "other.csv".into(), "train.parquet".into()], None, None);
+    assert_eq!(mixed.files, ["train.parquet"]);
+    assert_eq!(
+        mixed.unused.iter().map(|file| file.name.clone()).collect::<Vec<_>>(),
+        ["other.csv", "train.csv"].map(std::path::PathBuf::from)
+    );
 }
 
 proptest! {
@@ -219,7 +463,8 @@ proptest! {
         prop_assert_eq!(read_all(a.path()), read_all(b.path()));
         if let Ok(report) = first {
             let cleaning = Cleaning { collection: Collection::Wikitext, detokenize: report.detokenized };
-            let kept: Vec<String> = documents.iter().map(|d| cleaning.apply(d)).filter(|t| settings.filter.keep(t).is_some()).collect();
+            let mut dropped = Dropped::default();
+            let kept: Vec<String> = documents.iter().map(|d| cleaning.apply(d)).filter(|t| settings.filter.keep(t, &mut dropped).is_some()).collect();
             let mut written = lines(a.path(), "test.txt");
             written.extend(lines(a.path(), "valid.txt"));
             written.extend(lines(a.path(), "train.txt"));

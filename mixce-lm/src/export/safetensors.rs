@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// little-endian (<https://huggingface.co/docs/safetensors>).
 ///
 /// # Errors
-/// When `dtype` is another one, a tensor cannot be read back from its device, or the file cannot be written.
+/// When `dtype` is another one or has no room for a value, a tensor cannot be read back from its device, or the file cannot be written.
 pub fn write_safetensors(path: &Path, tensors: BTreeMap<String, &Tensor>, dtype: DType) -> Result<()> {
     let header = header(&tensors, dtype)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -29,8 +29,8 @@ pub fn write_safetensors(path: &Path, tensors: BTreeMap<String, &Tensor>, dtype:
         let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io("write", &partial));
         put(&(header.len() as u64).to_le_bytes())?;
         put(&header)?;
-        for tensor in tensors.values() {
-            put_tensor(tensor, dtype, &mut put)?;
+        for (name, tensor) in &tensors {
+            put_tensor(name, tensor, dtype, &mut put)?;
         }
         let file = file.into_inner().map_err(|cause| Error::io("write", &partial)(cause.into_error()))?;
         file.sync_all().map_err(Error::io("write", &partial))?;
@@ -70,25 +70,66 @@ fn header(tensors: &BTreeMap<String, &Tensor>, dtype: DType) -> Result<Vec<u8>> 
 /// Elements that are converted to bytes at a time.
 const CHUNK: usize = 1 << 18;
 
-fn put_tensor(tensor: &Tensor, dtype: DType, put: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+fn put_tensor(
+    name: &str,
+    tensor: &Tensor,
+    dtype: DType,
+    put: &mut impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
     let flat = tensor.detach().flatten_all()?.to_dtype(dtype)?;
-    match dtype {
-        DType::F16 => put_values(&flat.to_vec1::<f16>()?, |x| x.to_le_bytes(), put),
-        DType::BF16 => put_values(&flat.to_vec1::<bf16>()?, |x| x.to_le_bytes(), put),
-        _ => put_values(&flat.to_vec1::<f32>()?, |x| x.to_le_bytes(), put),
+    let count = match dtype {
+        DType::F16 => put_values(&flat.to_vec1()?, f16::is_finite, f16::to_le_bytes, put),
+        DType::BF16 => put_values(&flat.to_vec1()?, bf16::is_finite, bf16::to_le_bytes, put),
+        _ => put_values(&flat.to_vec1()?, f32::is_finite, f32::to_le_bytes, put),
+    }?;
+    match count {
+        0 => Ok(()),
+        _ => Err(Error::NotStorable {
+            name: name.to_owned(),
+            dtype: dtype.as_str(),
+            count,
+            total: flat.elem_count(),
+        }),
     }
 }
 
+/// Puts the bytes of values, and counts those that are not finite.
 fn put_values<T: Copy, const N: usize>(
     values: &[T],
+    is_finite: impl Fn(T) -> bool,
     bytes: impl Fn(T) -> [u8; N],
     put: &mut impl FnMut(&[u8]) -> Result<()>,
-) -> Result<()> {
+) -> Result<usize> {
+    let mut count = 0;
     let mut buffer = Vec::with_capacity(CHUNK.min(values.len()) * N);
     for chunk in values.chunks(CHUNK) {
+        count += chunk.iter().filter(|value| !is_finite(**value)).count();
         buffer.clear();
         buffer.extend(chunk.iter().flat_map(|&value| bytes(value)));
         put(&buffer)?;
     }
-    Ok(())
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_the_type_has_no_room_for_are_refused_and_leave_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.safetensors");
+        let tensor = Tensor::new(&[1.0f32, 70_000.0, -66_000.0], &candle_core::Device::Cpu).unwrap();
+        let write =
+            |dtype| write_safetensors(&path, BTreeMap::from([("wte.weight".to_owned(), &tensor)]), dtype);
+        let error = write(DType::F16).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "tensor `wte.weight` cannot be stored as f16: 2 of its 3 values would be NaN or infinite"
+        );
+        assert!(error.hint().unwrap().contains("65504"));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        write(DType::BF16).unwrap();
+        write(DType::F32).unwrap();
+    }
 }

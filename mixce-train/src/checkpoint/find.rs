@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{COMPLETE_FILE, STATE_FILE};
 use crate::error::{Error, Result};
+use crate::fsio;
 
 /// Complete checkpoints in the folder `checkpoints`, by rising step. An absent folder has none.
 ///
@@ -29,13 +30,8 @@ pub fn latest(checkpoints: &Path) -> Result<Option<(u64, PathBuf)>> {
 /// # Errors
 /// [`Error::Io`].
 pub fn clean_up(checkpoints: &Path) -> Result<()> {
-    let incomplete =
-        steps_in(checkpoints)?.into_iter().map(|(_, p)| p).filter(|p| !p.join(COMPLETE_FILE).is_file());
-    let temporary = entries(checkpoints)?.into_iter().filter(|p| {
-        let name = p.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        name.starts_with(".step-") && name.ends_with(".tmp")
-    });
-    for path in incomplete.chain(temporary) {
+    fsio::clean_up(checkpoints, &|name| step_of(name).is_some())?;
+    for (_, path) in steps_in(checkpoints)?.into_iter().filter(|(_, p)| !p.join(COMPLETE_FILE).is_file()) {
         tracing::info!("removing the half-written checkpoint `{}`", path.display());
         fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
     }
@@ -64,8 +60,14 @@ pub fn resolve_resume(resume: &str, out: &Path) -> Result<Option<PathBuf>> {
 }
 
 fn steps_in(checkpoints: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    let step_of = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok();
-    Ok(entries(checkpoints)?.into_iter().filter_map(|path| Some((step_of(&path)?, path))).collect())
+    let step = |path: &PathBuf| step_of(path.file_name()?.to_str()?);
+    let folders = entries(checkpoints)?.into_iter().filter(|path| path.is_dir());
+    Ok(folders.filter_map(|path| Some((step(&path)?, path))).collect())
+}
+
+/// The step of a checkpoint folder of this name.
+fn step_of(name: &str) -> Option<u64> {
+    name.strip_prefix("step-")?.parse().ok()
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -38,14 +38,7 @@ impl TrainConfig {
     /// # Errors
     /// [`Error::Io`], or [`Error::ConfigFile`] with the line and, for an unknown key, a suggestion.
     pub fn from_toml_file(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("read", path))?;
-        let mut text = String::new();
-        file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(Error::io("read", path))?;
-        if text.len() as u64 > MAX_FILE_BYTES {
-            let message = format!("expected a configuration of at most {MAX_FILE_BYTES} bytes, got more");
-            return Err(Error::ConfigFile { path: path.into(), message, hint: None });
-        }
-        Self::from_toml_str(&text, path)
+        Self::from_toml_str(&read_text(path)?, path)
     }
 
     /// Reads TOML text; `path` only serves the error messages.
@@ -97,6 +90,18 @@ impl TrainConfig {
         let _ = Self::deserialize(KeyCollector { keys: &mut keys });
         keys
     }
+}
+
+/// The text of a configuration file.
+pub(super) fn read_text(path: &Path) -> Result<String> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let mut text = String::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(Error::io("read", path))?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        let message = format!("expected a configuration of at most {MAX_FILE_BYTES} bytes, got more");
+        return Err(Error::ConfigFile { path: path.into(), message, hint: None });
+    }
+    Ok(text)
 }
 
 /// The known key that `unknown` most likely stands for.

@@ -5,6 +5,7 @@
 mod files;
 mod load;
 mod objective;
+mod relative;
 mod validate;
 mod values;
 #[cfg(test)]
@@ -93,8 +94,9 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Microbatches of an optimizer step.
     pub grad_accum: usize,
-    /// Longest document in tokens, EOS included; the rest is cut.
-    pub max_length: usize,
+    /// Longest document in tokens, EOS included; the rest is cut. Default: 512, or the model's positions where those are fewer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
     /// Whether documents are glued into blocks; default: if `block_size` is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pack: Option<Pack>,
@@ -155,6 +157,9 @@ pub struct TrainConfig {
     pub threads: Option<usize>,
 }
 
+/// Tokens of the longest document, where none is named and the model has as many positions: the paper's.
+pub const DEFAULT_MAX_LENGTH: usize = 512;
+
 impl Default for TrainConfig {
     /// The paper's settings: MixCE, AdamW at 5e-5 falling linearly to 0, five epochs, 64 documents a step of at most 512 tokens.
     fn default() -> Self {
@@ -182,7 +187,7 @@ impl Default for TrainConfig {
             max_steps: None,
             batch_size: 8,
             grad_accum: 8,
-            max_length: 512,
+            max_length: None,
             pack: None,
             block_size: 0,
             confine_attention: false,
@@ -222,6 +227,20 @@ impl TrainConfig {
             shuffle: !self.no_shuffle,
             seed: self.seed,
         }
+    }
+
+    /// Tokens of the longest document with a model: `max_length`, or else [`DEFAULT_MAX_LENGTH`], or the model's positions where those are fewer. (In
+    /// blocks no document is cut.)
+    #[must_use]
+    pub fn max_length_for(&self, positions: usize) -> usize {
+        let room = if self.block_size == 0 { positions } else { usize::MAX };
+        self.max_length.unwrap_or(DEFAULT_MAX_LENGTH.min(room))
+    }
+
+    /// [`Self::resolved`], with the defaults that depend on the model spelt out too.
+    #[must_use]
+    pub fn resolved_for(&self, positions: usize) -> Self {
+        Self { max_length: Some(self.max_length_for(positions)), ..self.resolved() }
     }
 
     /// How the data files are read.

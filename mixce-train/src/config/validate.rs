@@ -70,11 +70,8 @@ impl TrainConfig {
             }
         }
         let least = 2 + usize::from(self.add_bos);
-        if self.max_length < least {
-            return Err(Error::config(format!(
-                "`--max-length`: expected at least {least}, got `{}`",
-                self.max_length
-            )));
+        if let Some(length) = self.max_length.filter(|length| *length < least) {
+            return Err(Error::config(format!("`--max-length`: expected at least {least}, got `{length}`")));
         }
         self.validate_packing()?;
         self.validate_integers()
@@ -114,7 +111,7 @@ impl TrainConfig {
             ("--save-every", steps(self.save_every)),
             ("--batch-size", self.batch_size as u64),
             ("--grad-accum", self.grad_accum as u64),
-            ("--max-length", self.max_length as u64),
+            ("--max-length", self.max_length.unwrap_or(0) as u64),
             ("--skip-bad-rows", self.skip_bad_rows),
             ("--block-size", self.block_size as u64),
             ("--keep-last", self.keep_last as u64),
@@ -218,7 +215,7 @@ mod tests {
             (|c| c.patience = Some(3), &["`--patience`", "`--valid`"]),
             (|c| c.eval_every = Every::Steps(3), &["`--eval-every`", "`--valid`"]),
             (|c| c.batch_size = 0, &["`--batch-size`"]),
-            (|c| c.max_length = 1, &["`--max-length`", "`1`"]),
+            (|c| c.max_length = Some(1), &["`--max-length`", "`1`"]),
             (|c| c.pack = Some(Pack::Concat), &["`--pack concat`", "`--block-size`"]),
             (
                 |c| (c.pack, c.block_size) = (Some(Pack::Documents), 8),

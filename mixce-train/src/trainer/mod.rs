@@ -57,7 +57,6 @@ pub fn train(
     all.extend(observers);
     let mut trainer = Trainer::new(job, parameters, Fanout { observers: all })?;
     run.clean_up()?;
-    checkpoint::clean_up(&run.checkpoints())?;
     if let Some(resume) = &trainer.config.resume {
         match checkpoint::resolve_resume(resume, run.root())? {
             Some(path) => trainer.load_checkpoint(run, &path)?,
@@ -85,7 +84,7 @@ struct Trainer<'a> {
 impl<'a> Trainer<'a> {
     fn new(job: &'a TrainJob<'a>, parameters: Parameters, observers: Fanout<'a>) -> Result<Self> {
         job.config.validate_settings()?;
-        let config = job.config.resolved();
+        let config = job.config.resolved_for(job.model.spec().positions);
         let batcher = Batcher::new(job.train, config.batcher())?;
         let total_steps = config.total_steps(batcher.steps_per_epoch());
         if config.warmup_steps >= total_steps {

@@ -46,7 +46,7 @@ impl Files {
             valid: Some(self.path("valid.jsonl").into()),
             out: Some(self.path("run")),
             cache_dir: Some(self.path("cache")),
-            max_length: 16,
+            max_length: Some(16),
             epochs: 1,
             eval_every: Every::Steps(2),
             ..settings()
@@ -108,7 +108,7 @@ fn a_run_folder_in_use_is_refused_untouched() {
 fn lengths_beyond_the_models_positions_name_the_flag() {
     let files = Files::new();
     for (config, flag) in [
-        (TrainConfig { max_length: 33, ..files.config() }, "--max-length 33"),
+        (TrainConfig { max_length: Some(33), ..files.config() }, "--max-length 33"),
         (TrainConfig { block_size: 40, ..files.config() }, "--block-size 40"),
     ] {
         let error = files.prepare(&config).unwrap_err();

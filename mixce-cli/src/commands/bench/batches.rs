@@ -13,19 +13,28 @@ use serde::Serialize;
 use super::model::Common;
 use crate::error::{Problem, at_least};
 use crate::models::{self, Network};
+use crate::positions::{DEFAULT_MAX_LENGTH, at_most};
 
 /// The flags of measurements that read whole sequences.
 #[derive(Clone, Debug, Args, Serialize)]
 pub(super) struct TextArgs {
-    /// Tokens of each sequence; with --data the longest document, EOS included (the rest is cut)
-    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
-    pub(super) seq_len: usize,
+    /// Tokens of each sequence; with --data the longest document, EOS included (the rest is cut) [default: 512, or the model's positions if fewer]
+    #[arg(long, value_name = "TOKENS")]
+    pub(super) seq_len: Option<usize>,
     /// Documents instead of random tokens: text (one a line) or .jsonl; taken in the file's order, over and over
     #[arg(long, value_name = "FILE")]
     pub(super) data: Option<PathBuf>,
     /// Tokenizer of --data: folder or hub id [default: that of the --model-config folder]
     #[arg(long, value_name = "MODEL", requires = "data")]
     pub(super) tokenizer: Option<String>,
+}
+
+impl TextArgs {
+    /// The same with the length spelt out.
+    pub(super) fn fitted(&self, config: &dyn ModelConfig) -> Self {
+        let seq_len = at_most("--seq-len", self.seq_len, DEFAULT_MAX_LENGTH, config.spec().positions);
+        Self { seq_len: Some(seq_len), ..self.clone() }
+    }
 }
 
 /// A source of batches; batch `i` is always the same.
@@ -45,14 +54,15 @@ pub(super) enum Batches {
 
 impl Batches {
     pub(super) fn new(common: &Common, args: &TextArgs, config: &dyn ModelConfig, seed: u64) -> Result<Self> {
-        common.check(config, "--seq-len", args.seq_len)?;
+        let seq_len = args.seq_len.unwrap_or(DEFAULT_MAX_LENGTH);
+        common.check(config, "--seq-len", seq_len)?;
         let batch_size = common.batch_size;
         let Some(data) = &args.data else {
             let (stream, vocabulary) =
                 (Stream::new(seed).fold(purpose::CORPUS), config.spec().vocabulary as u64);
-            return Ok(Self::Random { stream, batch_size, length: args.seq_len + 1, vocabulary });
+            return Ok(Self::Random { stream, batch_size, length: seq_len + 1, vocabulary });
         };
-        at_least("--seq-len", args.seq_len as u64, 2)?;
+        at_least("--seq-len", seq_len as u64, 2)?;
         let tokenizer = match (&args.tokenizer, common.model_folder()) {
             (Some(named), folder) => {
                 models::tokenizer_for(Some(named), &folder.unwrap_or_default(), Network::Allowed)?
@@ -64,7 +74,7 @@ impl Batches {
             }
         };
         tokenizer.check_vocabulary(config.spec().vocabulary);
-        let settings = EncodeSettings { max_length: Some(args.seq_len), add_bos: false };
+        let settings = EncodeSettings { max_length: Some(seq_len), add_bos: false };
         let store = encode_file(data, &tokenizer, settings)?;
         store.require_vocabulary(config.spec().vocabulary)?;
         if store.is_empty() {

@@ -31,7 +31,8 @@ pub(super) struct ForwardBench {
 pub(super) fn run(args: &ForwardBench, context: &Context) -> Result<()> {
     let seed = context.seed();
     let config = args.common.model_config()?;
-    let batches = Batches::new(&args.common, &args.text, &*config, seed)?;
+    let text = args.text.fitted(&*config);
+    let batches = Batches::new(&args.common, &text, &*config, seed)?;
 
     let device = context.start()?;
     let parameters = Parameters::random(&*config, seed, &device)?;
@@ -46,7 +47,7 @@ pub(super) fn run(args: &ForwardBench, context: &Context) -> Result<()> {
             timed(&device, || Ok(evaluate(&*model, &examples, &Mle, tokens, &mut |_| Ok(()))?))?;
         Ok(Step { tokens: tokens as u64, flops: flops::forward(&*config, lengths, tokens), seconds })
     })?;
-    let settings = vec![json!(args.common), json!(args.text), json!({"precision": "f32", "seed": seed})];
+    let settings = vec![json!(args.common), json!(text), json!({"precision": "f32", "seed": seed})];
     let measured = Measured { bench: "forward", unit: "tokens", steps, parameters: count, settings };
     print(measured, &device, context)
 }

@@ -15,7 +15,13 @@ use super::report::{Measured, print};
 use crate::commands::train::words;
 use crate::context::Context;
 use crate::error::{Problem, at_least};
+use crate::positions::at_most;
 use crate::speed::timed;
+
+/// Tokens of a prompt, where neither flags nor the model's positions say otherwise.
+const PROMPT_TOKENS: usize = 50;
+/// Tokens of a continuation, likewise.
+const NEW_TOKENS: usize = 64;
 
 /// Measure sampling: continuations of random prompts, unbiased, all of a batch at once
 #[derive(Debug, Args)]
@@ -27,12 +33,12 @@ use crate::speed::timed;
 pub(super) struct GenerateBench {
     #[command(flatten)]
     common: Common,
-    /// Tokens of each prompt
-    #[arg(long, default_value_t = 50, value_name = "TOKENS")]
-    prompt_len: usize,
-    /// Tokens of each continuation
-    #[arg(long, default_value_t = 64, value_name = "TOKENS")]
-    new_tokens: usize,
+    /// Tokens of each prompt [default: 50, or half of the sequence if fewer]
+    #[arg(long, value_name = "TOKENS")]
+    prompt_len: Option<usize>,
+    /// Tokens of each continuation [default: 64, or what the model has positions for if fewer]
+    #[arg(long, value_name = "TOKENS")]
+    new_tokens: Option<usize>,
     /// Instead of --new-tokens: tokens of prompt and continuation together
     #[arg(long, value_name = "TOKENS", conflicts_with = "new_tokens")]
     seq_len: Option<usize>,
@@ -42,16 +48,19 @@ pub(super) struct GenerateBench {
 }
 
 impl GenerateBench {
-    /// Tokens of each continuation.
-    fn new_tokens(&self) -> Result<usize> {
-        let Some(whole) = self.seq_len else { return Ok(self.new_tokens) };
-        match whole.checked_sub(self.prompt_len) {
-            Some(rest) if rest > 0 => Ok(rest),
+    /// Tokens of each prompt and each continuation; what was not typed is fitted to `positions`.
+    fn lengths(&self, positions: usize) -> Result<(usize, usize)> {
+        let half = self.seq_len.unwrap_or(positions) / 2;
+        let prompt = at_most("--prompt-len", self.prompt_len, PROMPT_TOKENS, half.max(1));
+        let Some(whole) = self.seq_len else {
+            let room = positions.saturating_sub(prompt).max(1);
+            return Ok((prompt, at_most("--new-tokens", self.new_tokens, NEW_TOKENS, room)));
+        };
+        match whole.checked_sub(prompt) {
+            Some(rest) if rest > 0 => Ok((prompt, rest)),
             _ => {
-                let problem = format!(
-                    "`--seq-len {whole}`: expected more than the {} tokens of the prompt",
-                    self.prompt_len
-                );
+                let problem =
+                    format!("`--seq-len {whole}`: expected more than the {prompt} tokens of the prompt");
                 Err(Problem::new(problem).hint("shorten it with `--prompt-len`").into())
             }
         }
@@ -61,7 +70,7 @@ impl GenerateBench {
 pub(super) fn run(args: &GenerateBench, context: &Context) -> Result<()> {
     let (seed, batch_size) = (context.seed(), args.common.batch_size);
     let config = args.common.model_config()?;
-    let (prompt_len, new_tokens) = (args.prompt_len, args.new_tokens()?);
+    let (prompt_len, new_tokens) = args.lengths(config.spec().positions)?;
     at_least("--prompt-len", prompt_len as u64, 1)?;
     at_least("--new-tokens", new_tokens as u64, 1)?;
     let whole = prompt_len.saturating_add(new_tokens);

@@ -61,7 +61,8 @@ pub(super) fn run(args: &TrainBench, context: &Context) -> Result<()> {
     .resolved();
     config.validate_settings()?;
     let model_config = config.with_dropout(&args.common.model_config()?);
-    let batches = Batches::new(&args.common, &args.text, &*model_config, config.seed)?;
+    let text = args.text.fitted(&*model_config);
+    let batches = Batches::new(&args.common, &text, &*model_config, config.seed)?;
 
     let device = context.start()?;
     config.check_device(&device)?;
@@ -92,7 +93,7 @@ pub(super) fn run(args: &TrainBench, context: &Context) -> Result<()> {
         "activation_checkpointing": args.activation_checkpointing,
         "seed": config.seed,
     });
-    let settings = vec![json!(args.common), json!(args.text), own];
+    let settings = vec![json!(args.common), json!(text), own];
     let measured = Measured { bench: "train", unit: "target tokens", steps, parameters: count, settings };
     print(measured, &device, context)
 }

@@ -1,9 +1,10 @@
 //! The files of a data set, from the hub.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use mixce_data::prepare::{Collection, SplitSource, choose_files, of_files};
+use mixce_data::prepare::{Collection, Source, choose_files, of_files};
 use mixce_data::{Input, ReadSettings};
 use mixce_hub::{DEFAULT_REVISION, Hub, HubEnvironment, RepositoryId};
 
@@ -20,7 +21,7 @@ pub(super) fn fetch(
     split: Option<&str>,
     collection: Collection,
     reading: ReadSettings,
-) -> Result<[Option<SplitSource>; 3]> {
+) -> Result<Source> {
     let id = RepositoryId::dataset(id)?;
     let hub = Hub::new(HubEnvironment::from_process()?)?;
     interrupt::install("what has arrived is kept and resumed the next time");
@@ -31,7 +32,12 @@ pub(super) fn fetch(
     if let Some(split) = split {
         wanted += &format!(" of split `{split}`");
     }
-    let choose = |names: &[String]| choose_files(names, config, split);
+    let unused = RefCell::default();
+    let choose = |names: &[String]| {
+        let chosen = choose_files(names, config, split);
+        unused.replace(chosen.unused);
+        chosen.files
+    };
     let mut bars = FetchBars::default();
     let snapshot = match hub.fetch_files(&id, &wanted, &choose, &mut bars) {
         Err(error @ mixce_hub::Error::NoSuchFiles { .. }) if id.revision() == DEFAULT_REVISION => {
@@ -42,8 +48,10 @@ pub(super) fn fetch(
     };
     tracing::info!("data set `{id}` is commit {}", snapshot.commit);
     let files: Vec<PathBuf> = snapshot.files.iter().map(|name| snapshot.path.join(name)).collect();
-    if split.is_some() {
-        return Ok([Some(SplitSource::new(Input::open(&files, reading)?)), None, None]);
-    }
-    Ok(of_files(&snapshot.path, &files, collection, &reading)?)
+    let mut source = match split {
+        Some(_) => Source::training(Input::open(&files, reading)?),
+        None => of_files(&snapshot.path, &PathBuf::from(id.to_string()), &files, collection, &reading)?,
+    };
+    source.unused.extend(unused.into_inner());
+    Ok(source)
 }

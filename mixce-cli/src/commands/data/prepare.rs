@@ -1,5 +1,6 @@
 //! `mixce data prepare`: the paper's data sets, and other text, as files of one document a line.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -7,7 +8,8 @@ use clap::{Args, ValueEnum};
 use mixce_data::Input;
 use mixce_data::input::STDIN;
 use mixce_data::prepare::{
-    Cleaning, Collection, Detokenize, PrepareSettings, SplitSource, find, looks_tokenized, prepare,
+    Cleaning, Collection, Detokenize, Dropped, PrepareSettings, Source, Unused, find, listed,
+    looks_tokenized, prepare,
 };
 
 use super::{fetch, report};
@@ -27,12 +29,16 @@ const PROBED: usize = 200;
     mixce data prepare text --dataset owner/name --config en --split train --text-column body --out data/mine\n  \
     mixce data prepare wikitext < wiki.test.tokens > test.txt\n\n\
     The paper's data sets keep documents of 51 to 999 words. Test and development sets are filled up to 5000 documents from the head of the \
-    training set. Without --source, --dataset and --out it is a filter from stdin to stdout.")]
+    training set. Without --source, --dataset and --out it is a filter from stdin to stdout.\n\n\
+    A file of a folder or archive is of the split that its own name, or that of a folder below the source, says: train, training; valid, \
+    validation, val, dev; test. The word must stand alone between dots, with or without a shard number (`wiki.train.tokens`, `test-00001.jsonl`, \
+    `dev/a.txt`), or be all that tells two names apart (`my_train.txt`, `my_test.txt`). If no name says so, all files are the training split; \
+    otherwise those that say nothing are left out and named. The source's own name says nothing.")]
 pub(crate) struct PrepareArgs {
     /// Which data set; `text` is any other
     #[arg(value_enum, value_name = "COLLECTION")]
     collection: CollectionArg,
-    /// Your copy: a folder, a file, or a tar.gz [default: fetched from the hub]
+    /// Your copy: a folder, a file, or a tar archive, plain, gzip or zstd [default: fetched from the hub]
     #[arg(long, value_name = "PATH", conflicts_with = "dataset")]
     source: Option<PathBuf>,
     /// A data set of the hub: owner/name, owner/name@revision
@@ -42,7 +48,7 @@ pub(crate) struct PrepareArgs {
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
     /// Which files are the training split, by a word of their names, and nothing else is read [default: train, valid, test]
-    #[arg(long, value_name = "WORD", requires = "dataset")]
+    #[arg(long, value_name = "WORD", requires = "dataset", conflicts_with = "source")]
     split: Option<String>,
     /// Folder to write to
     #[arg(long, value_name = "DIR")]
@@ -59,7 +65,7 @@ pub(crate) struct PrepareArgs {
     /// Most words of a document [default: 999; for `text` no limit]
     #[arg(long, value_name = "N")]
     max_words: Option<u64>,
-    /// Documents of the development and of the test set [default: 5000; for `text` at most a twentieth]
+    /// Documents of the development and of the test set [default: 5000; for `text` at most a twentieth, and files of yours as they are]
     #[arg(long, value_name = "N")]
     held_out: Option<u64>,
     /// Folder or hub id of a tokenizer, to count tokens too
@@ -133,7 +139,8 @@ pub(crate) fn run(args: &PrepareArgs, context: &Context) -> Result<()> {
         return Err(Problem::new("expected `--out`, the folder for train.txt, valid.txt and test.txt").into());
     };
     refuse_occupied(out, args.overwrite)?;
-    let splits = sources(args)?;
+    let source = source(args)?;
+    warn_unused(&source.unused);
     interrupt::install("nothing is written");
     let spinner = progress::spinner("reading");
     let mut watch = |read: u64| {
@@ -143,17 +150,38 @@ pub(crate) fn run(args: &PrepareArgs, context: &Context) -> Result<()> {
         }
         Ok(())
     };
-    let prepared = prepare(&splits, &settings, out, &mut watch)?;
+    let prepared = prepare(&source.splits, &settings, out, &mut watch)?;
     spinner.finish_and_clear();
-    report::print(&prepared, settings.collection, out, args.tokenizer.as_deref(), context)
+    for (name, split) in [("development", &prepared.valid), ("test", &prepared.test)] {
+        if split.words.summary().documents == 0 && args.held_out != Some(0) {
+            tracing::warn!("the {name} set is empty: choose its size with `--held-out`");
+        }
+        if split.cut > 0 {
+            tracing::warn!(
+                "the {name} set is cut to {} documents (`--held-out`): {} more are not used",
+                split.words.summary().documents,
+                split.cut
+            );
+        }
+    }
+    report::print(&prepared, &source, settings.collection, out, args.tokenizer.as_deref(), context)
+}
+
+/// Names the files that are not used, those of one reason in one line.
+fn warn_unused(unused: &[Unused]) {
+    let mut by_reason: BTreeMap<&str, Vec<&Path>> = BTreeMap::new();
+    unused.iter().for_each(|file| by_reason.entry(file.reason).or_default().push(&file.name));
+    for (reason, names) in by_reason {
+        tracing::warn!("not used ({reason}): {}", listed(&names));
+    }
 }
 
 /// The splits' documents: of the user's files, or of the hub.
-fn sources(args: &PrepareArgs) -> Result<[Option<SplitSource>; 3]> {
+fn source(args: &PrepareArgs) -> Result<Source> {
     let (collection, reading) = (args.collection(), args.reading.settings());
     if let Some(source) = &args.source {
         if source == Path::new(STDIN) {
-            return Ok([Some(SplitSource::new(Input::open(&[source], reading)?)), None, None]);
+            return Ok(Source::training(Input::open(&[source], reading)?));
         }
         return Ok(find(source, collection, args.config.as_deref(), &reading)?);
     }
@@ -168,7 +196,7 @@ fn sources(args: &PrepareArgs) -> Result<[Option<SplitSource>; 3]> {
                 Collection::Webtext => problem.hint(
                     "OpenAI's gpt-2-output-dataset has webtext.train.jsonl, webtext.valid.jsonl and webtext.test.jsonl: name the folder with `--source`",
                 ),
-                _ => problem.hint("`--source` takes a file, a folder, or a tar.gz"),
+                _ => problem.hint("`--source` takes a file, a folder, or a tar archive"),
             }
             .into());
         }
@@ -189,11 +217,19 @@ fn filter_stdin(args: &PrepareArgs, settings: &PrepareSettings, context: &Contex
         }
     };
     let cleaning = Cleaning { collection: settings.collection, detokenize };
+    let (mut read, mut dropped) = (0u64, Dropped::default());
     for document in input.documents() {
         let text = cleaning.apply(&document?.text);
-        if settings.filter.keep(&text).is_some() {
+        read += 1;
+        if settings.filter.keep(&text, &mut dropped).is_some() {
             context.output.line(&text)?;
         }
+    }
+    let told = dropped.describe(&settings.filter);
+    if read > 0 && dropped.total() == read {
+        tracing::warn!("no document passes the filters: of {read} that were read, {told}");
+    } else if dropped.total() > 0 {
+        tracing::info!("of {read} documents the filters dropped {told}");
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! What was prepared: counts and lengths.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use mixce_data::prepare::{Collection, Prepared, SplitReport};
+use mixce_data::prepare::{Collection, Prepared, Source, SplitReport, SplitSource, listed};
 use mixce_data::quantiles::{LengthSummary, Lengths};
 use mixce_data::{Input, ReadSettings};
 use mixce_lm::Tokenizer;
@@ -19,6 +19,7 @@ use crate::output::{grouped, table};
 
 pub(super) fn print(
     prepared: &Prepared,
+    source: &Source,
     collection: Collection,
     out: &Path,
     tokenizer: Option<&str>,
@@ -30,43 +31,51 @@ pub(super) fn print(
     };
     let splits = [("train", &prepared.train), ("valid", &prepared.valid), ("test", &prepared.test)];
     let mut reports = Vec::new();
-    for (name, split) in splits {
+    for ((name, split), source) in splits.into_iter().zip(&source.splits) {
+        let files = source.as_ref().map(SplitSource::files).unwrap_or_default();
         let documents = split.words.summary().documents;
         let tokens = tokenizer.as_ref().filter(|_| documents > 0);
         let tokens = tokens.map(|tokenizer| token_lengths(&split.path, tokenizer)).transpose()?;
-        reports.push((name, split, split.words.summary(), tokens));
+        reports.push((name, split, files, split.words.summary(), tokens));
     }
     let sets: Vec<Value> =
         prepared.train_sets.iter().map(|(size, path)| json!({"documents": size, "path": path})).collect();
+    let unused = source.unused.iter().map(|file| json!({"file": file.name, "reason": file.reason}));
+    let unused: Vec<Value> = unused.collect();
     let mut report = json!({
         "collection": collection.name(),
         "path": out,
         "detokenized": prepared.detokenized,
         "train_sets": sets,
+        "unused": unused,
     });
-    for (name, split, words, tokens) in &reports {
-        report[*name] = split_json(split, words, tokens.as_ref());
+    for (name, split, files, words, tokens) in &reports {
+        report[*name] = split_json(split, files, words, tokens.as_ref());
     }
     context.output.either(&report, || {
-        let mut rows =
-            vec![["file", "documents", "read", "from train", "words", "tokens"].map(str::to_owned).to_vec()];
-        for (_, split, words, tokens) in &reports {
+        let head = ["file", "documents", "read", "dropped", "from train", "words", "tokens"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        for (_, split, _, words, tokens) in &reports {
             rows.push(vec![
                 split.path.display().to_string(),
                 grouped(words.documents),
                 grouped(split.read),
+                grouped(split.dropped.total()),
                 grouped(split.topped_up),
                 grouped(words.total),
                 tokens.map_or_else(|| "-".to_owned(), |tokens| grouped(tokens.total)),
             ]);
         }
-        let mut text = table(&rows, &[false, true, true, true, true, true]);
+        let mut text = table(&rows, &[false, true, true, true, true, true, true]);
+        for (name, _, files, ..) in reports.iter().filter(|(_, _, files, ..)| !files.is_empty()) {
+            text += &format!("{name} is read from {}\n", listed(files));
+        }
         for (size, path) in &prepared.train_sets {
             text += &format!("{}: its first {}\n", path.display(), grouped(*size));
         }
         text +=
             if prepared.detokenized { "texts were detokenised\n" } else { "texts were taken as they are\n" };
-        for (name, _, words, tokens) in &reports {
+        for (name, _, _, words, tokens) in &reports {
             let mut lengths = vec![("words", *words)];
             lengths.extend(tokens.map(|tokens| ("tokens", tokens)));
             text += &format!("\n{name}\n{}", length_table(&lengths));
@@ -75,11 +84,19 @@ pub(super) fn print(
     })
 }
 
-fn split_json(split: &SplitReport, words: &LengthSummary, tokens: Option<&LengthSummary>) -> Value {
+fn split_json(
+    split: &SplitReport,
+    files: &[PathBuf],
+    words: &LengthSummary,
+    tokens: Option<&LengthSummary>,
+) -> Value {
     json!({
         "path": split.path,
+        "files": files,
         "documents": words.documents,
         "read": split.read,
+        "dropped": split.dropped,
+        "cut": split.cut,
         "topped_up": split.topped_up,
         "words": words,
         "tokens": tokens,

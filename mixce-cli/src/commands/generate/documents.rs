@@ -21,15 +21,13 @@ use crate::error::Problem;
 use crate::files::AtomicFile;
 use crate::models::{self, LoadedModel};
 use crate::output::table;
+use crate::positions::{DEFAULT_MAX_LENGTH, fitted};
 use crate::{interrupt, progress};
 
 /// Tokens of a prompt, as in the paper.
 const PROMPT_TOKENS: usize = 50;
 /// Samples of each document, as in the paper.
 const RUNS: usize = 3;
-/// Tokens of prompt and continuation, as documents have in training.
-const MAX_LENGTH: usize = 512;
-
 /// A document whose beginning is continued.
 #[derive(Debug)]
 pub(super) struct Document {
@@ -146,12 +144,8 @@ pub(super) fn run(args: &GenerateArgs, input: &Input, grid: &[Sampling], context
 }
 
 fn lengths(args: &GenerateArgs, positions: usize) -> Result<Lengths> {
-    let prompt_tokens = args.prompt_length.unwrap_or(PROMPT_TOKENS);
-    let max_length = args.max_length.unwrap_or(MAX_LENGTH);
-    if max_length > positions {
-        let problem = format!("`--max-length {max_length}` is more than the model's {positions} positions");
-        return Err(Problem::new(problem).hint(format!("use `--max-length {positions}`")).into());
-    }
+    let max_length = fitted("--max-length", args.max_length, DEFAULT_MAX_LENGTH, positions)?;
+    let prompt_tokens = args.prompt_length.unwrap_or_else(|| prompt_within(max_length));
     if max_length <= prompt_tokens + 1 {
         let problem = format!(
             "`--max-length {max_length}` leaves no room behind a prompt of {prompt_tokens} tokens and EOS"
@@ -160,6 +154,18 @@ fn lengths(args: &GenerateArgs, positions: usize) -> Result<Lengths> {
     }
     let authors_batch = (args.compat == Some(Compat::Authors)).then_some(args.batch_size);
     Ok(Lengths { prompt_tokens, max_length, authors_batch })
+}
+
+/// The length of prompts where none is named: the paper's, or half of a length that has no room for it, which is said.
+fn prompt_within(max_length: usize) -> usize {
+    if max_length > PROMPT_TOKENS + 1 {
+        return PROMPT_TOKENS;
+    }
+    let half = max_length / 2;
+    tracing::warn!(
+        "`--prompt-length` is {half}, half of `--max-length {max_length}`, which has no room for the default of {PROMPT_TOKENS}"
+    );
+    half
 }
 
 /// A name becomes the beginning of file names in the output folder, and of nothing else.

@@ -63,9 +63,9 @@ pub(crate) struct ScoreArgs {
     pub(super) reading: ReadingArgs,
     #[command(flatten)]
     pub(super) settings: SettingFlags,
-    /// Tokens of a text that MAUVE's features see
-    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
-    pub(super) max_length: usize,
+    /// Tokens of a text that MAUVE's features see [default: 512, or the featurizer's positions if fewer]
+    #[arg(long, value_name = "TOKENS")]
+    pub(super) max_length: Option<usize>,
     /// Tokens that go through a model together; memory only
     #[arg(long, default_value_t = 4096, value_name = "TOKENS")]
     pub(super) batch_tokens: usize,
@@ -127,7 +127,7 @@ impl ScoreArgs {
         let refuse = |flag: &str, expected: &str, got: String| {
             Err(Problem::new(format!("`{flag}`: expected {expected}, got `{got}`")).into())
         };
-        if self.max_length == 0 {
+        if self.max_length == Some(0) {
             return refuse("--max-length", "at least 1", "0".to_owned());
         }
         if self.resamples > MAX_RESAMPLES {

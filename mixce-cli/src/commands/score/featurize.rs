@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::cache::{self, Cache};
 use crate::models::{self, LoadedModel};
+use crate::positions::{DEFAULT_MAX_LENGTH, fitted};
 
 /// A model that turns texts into features.
 pub(super) struct Featurizer {
@@ -28,13 +29,14 @@ impl Featurizer {
     pub(super) fn load(
         name: &str,
         device: &Device,
-        max_tokens: usize,
+        max_length: Option<usize>,
         batch_tokens: usize,
         cache: Option<Cache>,
     ) -> Result<Self> {
         let LoadedModel { model, tokenizer, .. } = models::load(name, None, device)?;
         let fingerprint = model.fingerprint()?;
-        let max_tokens = max_tokens.min(model.spec().positions);
+        let positions = model.spec().positions;
+        let max_tokens = fitted("--max-length", max_length, DEFAULT_MAX_LENGTH, positions)?;
         Ok(Self { model: model.detached()?, tokenizer, fingerprint, max_tokens, batch_tokens, cache })
     }
 

@@ -4,10 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Result;
-use mixce_data::input::Format;
 use mixce_data::{Document, Input, ReadSettings};
 use mixce_lm::Tokenizer;
-use serde_json::Value;
 
 use crate::error::Problem;
 use crate::reading::ReadingArgs;

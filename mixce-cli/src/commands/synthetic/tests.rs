@@ -98,3 +98,21 @@ fn flags_override_presets() {
     assert!(Cli::try_parse_from(["synthetic", "--estimator", "guess"]).is_err());
     assert!(Cli::try_parse_from(["synthetic", "--objectives", "mixcee"]).is_err());
 }
+
+#[test]
+fn defaults_are_fitted_to_the_data_and_what_was_typed_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("words.txt");
+    std::fs::write(&path, "a b c\nb c a\n").unwrap();
+    let fitted = |flags: &[&str]| {
+        let args = parse(flags);
+        let mut grid = grid(&args, None);
+        fit_defaults(&mut grid, &args);
+        (grid.train.batch_size, grid.vocabs)
+    };
+    let text = path.display().to_string();
+    assert_eq!(fitted(&["--train-size", "100"]), (100, vec![20]));
+    assert_eq!(fitted(&["--train-size", "100", "--batch-size", "200"]).0, 200);
+    assert_eq!(fitted(&["--text", &text]).1, [4]);
+    assert_eq!(fitted(&["--text", &text, "--vocab", "20"]).1, [20]);
+}

@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::context::Context;
-use crate::error::Problem;
+use crate::error::{Problem, with_hint};
 use crate::models::Network;
 use crate::output::table;
 use crate::{interrupt, progress};
@@ -48,6 +48,26 @@ pub(crate) struct TrainArgs {
 }
 
 pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
+    train(args, context).map_err(|failure| match args.config.as_deref().and_then(elsewhere) {
+        Some(hint) => with_hint(&failure, hint),
+        None => failure,
+    })
+}
+
+/// The hint for a run's `run.toml` whose files are not in this folder, where that is not the one in which the run was started.
+fn elsewhere(run_toml: &Path) -> Option<String> {
+    let folder = TrainConfig::recorded_folder(run_toml).ok().flatten()?;
+    let config = TrainConfig::from_toml_file(run_toml).ok()?;
+    let files = [&config.train, &config.valid].into_iter().flatten().flat_map(|files| &files.0);
+    let models = [&config.model, &config.tokenizer].into_iter().flatten().map(Path::new);
+    let is_there = |path: &Path| !path.exists() && folder.join(path).exists();
+    (models.chain(files.map(PathBuf::as_path)).any(is_there)).then(|| {
+        let (run_toml, folder) = (run_toml.display(), folder.display());
+        format!("relative paths in `{run_toml}` are relative to the folder in which the run was started, `{folder}`: start it there")
+    })
+}
+
+fn train(args: &TrainArgs, context: &Context) -> Result<()> {
     let config = resolve(args, context)?;
     require_usable(&config)?;
     let device = context.start_with(Some(&config.device), config.threads)?;
@@ -60,7 +80,12 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     let prepared = prepare(&TrainConfig { cache_dir, ..config.clone() }, &sources, FAMILIES, &device, stop)?;
     spinner.finish_and_clear();
     if args.dry_run {
-        return dry_run::print(&config, &prepared, &device, context);
+        return dry_run::print(
+            &config.resolved_for(prepared.model.spec().positions),
+            &prepared,
+            &device,
+            context,
+        );
     }
 
     interrupt::install("a checkpoint of the last whole step is written");
@@ -73,7 +98,7 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
 
 /// Defaults, then the file, then flags; checked.
 fn resolve(args: &TrainArgs, context: &Context) -> Result<TrainConfig> {
-    let base = args.config.as_deref().map(TrainConfig::from_toml_file).transpose()?.unwrap_or_default();
+    let base = args.config.as_deref().map(TrainConfig::from_run_toml).transpose()?.unwrap_or_default();
     let mut config = args.settings.over(base);
     if let Some(seed) = context.seed {
         config.seed = seed;

@@ -42,7 +42,7 @@ pub(crate) struct Settings {
     /// Folder of the token caches [default: $XDG_CACHE_HOME/mixce/tokens for files above 8 MB, memory for smaller ones]
     #[arg(long, value_name = "DIR", help_heading = "Model and data")]
     pub(crate) cache_dir: Option<PathBuf>,
-    /// Longest document in tokens, EOS included; the rest is cut [default: 512]
+    /// Longest document in tokens, EOS included; the rest is cut [default: 512, or the model's positions if fewer]
     #[arg(long, alias = authors::MAX_LENGTH, value_name = "TOKENS", help_heading = "Model and data")]
     pub(crate) max_length: Option<usize>,
     /// What an example is: a document, or (concat) a block of documents glued together [default: concat with --block-size]
@@ -170,9 +170,9 @@ impl Settings {
         if let Some(objective) = &self.objective {
             config.set_objective(objective.clone());
         }
-        set!(epochs batch_size grad_accum max_length block_size lr scheduler warmup_steps weight_decay);
+        set!(epochs batch_size grad_accum block_size lr scheduler warmup_steps weight_decay);
         set!(clip_grad_norm betas adam_epsilon precision eval_every save_every keep_last select log_every);
-        set_optional!(tokenizer pack out cache_dir eta gamma min_weight alpha max_steps dropout patience resume);
+        set_optional!(tokenizer max_length pack out cache_dir eta gamma min_weight alpha max_steps dropout patience resume);
         for (files, field) in [(&self.train, &mut config.train), (&self.valid, &mut config.valid)] {
             if !files.is_empty() {
                 *field = Some(DataFiles(files.clone()));
