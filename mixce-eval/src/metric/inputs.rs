@@ -21,7 +21,7 @@ pub enum Need {
 }
 
 impl Need {
-    /// In words.
+    /// Its name in messages and documents.
     #[must_use]
     pub fn describe(self) -> &'static str {
         match self {
@@ -35,7 +35,7 @@ impl Need {
     }
 }
 
-/// One set of texts, as far as it is known.
+/// One set of texts: what the metrics in use need of it, the rest `None`.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs<'a> {
     /// [`Need::Texts`].
@@ -87,10 +87,10 @@ pub struct FeaturePair<'a> {
     pub model: &'a Features,
 }
 
-/// What is known of the windows of one length.
+/// An input computed from the windows of one length.
 #[derive(Clone, Debug)]
 pub struct OfWindows<T> {
-    /// The length, in tokens.
+    /// Length of the windows, in tokens.
     pub tokens: usize,
     /// `None` when the texts hold too few windows.
     pub drawn: Option<T>,

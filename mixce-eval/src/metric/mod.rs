@@ -40,7 +40,7 @@ pub use table::{Comparison, Resampling, ScoreTable, SetScores, TextCounts};
 
 use crate::error::Result;
 
-/// A metric whose settings are chosen.
+/// A configured metric.
 pub trait Metric: Debug + Send + Sync {
     /// The scores of one set of texts, in the order of [`MetricSpec::scores`].
     ///
@@ -48,37 +48,37 @@ pub trait Metric: Debug + Send + Sync {
     /// [`Error::MissingInput`](crate::Error::MissingInput) without an input that the metric needs, or what goes wrong in computing it.
     fn score(&self, inputs: &Inputs<'_>) -> Result<Scores>;
 
-    /// How it computes, by the keys that records of a run hold it under; most metrics have nothing to choose.
+    /// Its settings by their keys in JSON; most metrics have none.
     fn settings(&self) -> Vec<(&'static str, Fact)> {
         Vec::new()
     }
 }
 
-/// A metric as it is offered.
+/// An entry of [`METRICS`](crate::METRICS).
 #[derive(Clone, Copy, Debug)]
 pub struct MetricSpec {
     /// The name that users type.
     pub name: &'static str,
-    /// The name in sentences and headings.
+    /// The name in messages.
     pub title: &'static str,
     /// What it measures, in a few words.
     pub summary: &'static str,
     /// What its [`Inputs`] must hold.
     pub needs: &'static [Need],
-    /// Whether the human texts are scored too. They are not by what compares a set with them.
+    /// Whether the human texts have a score too; not for metrics that compare a set with them.
     pub scores_human: bool,
-    /// The numbers that it gives.
+    /// Its results, in order.
     pub scores: &'static [ScoreSpec],
-    /// What may be chosen.
+    /// Its settings; metrics may share one.
     pub settings: &'static [&'static dyn SettingSpec],
-    /// The metric with these settings. Fails with [`Error::Setting`](crate::Error::Setting).
+    /// Constructor; fails with [`Error::Setting`](crate::Error::Setting).
     pub new: fn(&SettingValues) -> Result<Box<dyn Metric>>,
 }
 
-/// A number that a metric gives.
+/// A result of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScoreSpec {
-    /// Its key in JSON.
+    /// Key in JSON, unique among all metrics.
     pub key: &'static str,
     /// Which value is best.
     pub best: Best,

@@ -10,9 +10,9 @@ use crate::resample::Interval;
 pub struct Scores {
     /// The results.
     pub scores: Vec<Score>,
-    /// What helps to judge them, by key: how many texts have a value, what was clustered. No results themselves.
+    /// Facts beside the results, by key: how many texts have a value, how many clusters there were.
     pub details: Vec<(&'static str, Fact)>,
-    /// Why not to trust them.
+    /// Reasons to read them with caution, one sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -38,9 +38,9 @@ pub struct Score {
     pub key: &'static str,
     /// The result for the whole set.
     pub value: ScoreValue,
-    /// One value a text (`None`: it has none), where the result is about their mean: what intervals and paired tests are made of.
+    /// One value a text (`None`: it has none), where the result is a statistic of them: the basis of intervals and paired tests.
     pub documents: Option<Vec<Option<f64>>>,
-    /// The interval of the mean of `documents`, once it was computed.
+    /// Interval of the mean of `documents`; set by [`ScoreTable::new`](super::ScoreTable::new).
     pub interval: Option<Interval>,
 }
 
@@ -66,7 +66,7 @@ impl Score {
     }
 }
 
-/// The forms that a result has. `None` where there is nothing to compute it from; null in JSON.
+/// The forms of a result. `None`, null in JSON, where there is nothing to compute it from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum ScoreValue {
@@ -93,7 +93,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Mean and deviation of these values, which are not empty.
+    /// The spread of at least one value.
     pub(crate) fn of(values: Vec<f64>) -> Self {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n.max(1.0);
@@ -102,11 +102,11 @@ impl Spread {
     }
 }
 
-/// How a result came about: a setting, or a count beside it.
+/// A setting, or a count or number that describes how a result was computed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Fact {
-    /// Left to the metric; null in JSON.
+    /// Not set, the metric decides; null in JSON.
     Unset,
     /// A whole number.
     Count(u64),

@@ -17,7 +17,7 @@ pub struct Scorer {
 }
 
 impl Scorer {
-    /// These metrics, each once.
+    /// A scorer of these metrics, duplicates removed.
     ///
     /// # Errors
     /// [`Error::Setting`] for a value that a metric cannot take.
@@ -47,8 +47,8 @@ impl Scorer {
         needs(self.metrics())
     }
 
-    /// How these metrics compute, and the others of [`METRICS`] that the same inputs suffice for, so that a record does not depend
-    /// on the choice among them.
+    /// The settings of these metrics and of all others of [`METRICS`] that need no further inputs: what is recorded does not depend on
+    /// the choice among metrics of one kind.
     #[must_use]
     pub fn settings(&self) -> &BTreeMap<&'static str, Fact> {
         &self.settings

@@ -1,30 +1,30 @@
-//! What may be chosen of a metric.
+//! The settings of metrics: declared by a metric, typed by a user.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use crate::error::{Error, Result};
 
-/// A choice, as its metric declares it.
+/// A setting, as its metric declares it.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting<T> {
-    /// Its name, for all metrics that have it: `mauve-seeds`.
+    /// Unique among all metrics, unless they share the setting: `mauve-seeds`.
     pub name: &'static str,
-    /// What stands for a value in usage lines: `N`.
+    /// Placeholder in usage lines: `N`.
     pub value_name: &'static str,
     /// What it does.
     pub help: &'static str,
-    /// The value when none is given.
+    /// The value when a user gives none.
     pub default: T,
-    /// Which values may be given, in words.
+    /// The valid values, in words.
     pub expected: &'static str,
-    /// Reads a value; `None` for one that may not be given.
+    /// Parses a value; `None` if it is invalid.
     pub parse: fn(&str) -> Option<T>,
 }
 
-/// Types of values.
+/// The types of settings.
 pub trait SettingValue: Copy + Debug + Send + Sync + 'static {
-    /// As it is typed; `None` for a default that no value stands for.
+    /// As a user types it; `None` for a default that cannot be typed.
     fn text(self) -> Option<String>;
 }
 
@@ -54,12 +54,12 @@ pub trait SettingSpec: Debug + Send + Sync {
     fn value_name(&self) -> &'static str;
     /// [`Setting::help`].
     fn help(&self) -> &'static str;
-    /// [`Setting::default`] as it is typed, if a value stands for it.
+    /// [`Setting::default`] as a user types it, if that is possible.
     fn default_text(&self) -> Option<String>;
     /// Checks a value.
     ///
     /// # Errors
-    /// [`Error::Setting`] for one that may not be given.
+    /// [`Error::Setting`] if it is invalid.
     fn check(&self, text: &str) -> Result<()>;
 }
 
@@ -92,7 +92,7 @@ impl<T: SettingValue> SettingSpec for Setting<T> {
     }
 }
 
-/// The values that were chosen, and the seed of what is drawn at random.
+/// The values of all settings, and the seed of the metrics that draw random numbers.
 #[derive(Clone, Debug)]
 pub struct SettingValues {
     seed: u64,
@@ -106,10 +106,10 @@ impl SettingValues {
         Self { seed, chosen: BTreeMap::new() }
     }
 
-    /// Chooses a value.
+    /// Sets a value.
     ///
     /// # Errors
-    /// [`Error::Setting`] for one that may not be given.
+    /// [`Error::Setting`] if it is invalid.
     pub fn set(&mut self, setting: &dyn SettingSpec, text: &str) -> Result<()> {
         setting.check(text)?;
         self.chosen.insert(setting.name(), text.to_owned());
@@ -119,12 +119,12 @@ impl SettingValues {
     /// The value of a setting, or its default.
     ///
     /// # Errors
-    /// [`Error::Setting`] when another setting of the same name took a value that this one cannot.
+    /// [`Error::Setting`] when another setting of the same name accepted a value that is invalid here.
     pub fn get<T: SettingValue>(&self, setting: &Setting<T>) -> Result<T> {
         self.chosen.get(setting.name).map_or(Ok(setting.default), |text| setting.value(text))
     }
 
-    /// The seed.
+    /// The seed given to [`SettingValues::new`].
     #[must_use]
     pub fn seed(&self) -> u64 {
         self.seed

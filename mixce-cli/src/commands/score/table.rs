@@ -20,7 +20,7 @@ pub(super) fn json(table: &ScoreTable, settings: &Settings) -> Result<Value> {
     serde_json::to_value(Printed { table, settings }).context("the scores have no JSON form")
 }
 
-/// A row for each result, named as in the JSON, and a column for each set; then how they came about, and the tests.
+/// A row for each result, named as in the JSON, and a column for each set; then details, tests and settings.
 pub(super) fn text(table: &ScoreTable, settings: &Settings) -> String {
     let sets: Vec<&SetScores> = table.sets().collect();
     let results = rows_of(&sets, |set| set.scores.scores.iter().flat_map(result_cells).collect());
@@ -38,7 +38,7 @@ pub(super) fn text(table: &ScoreTable, settings: &Settings) -> String {
 /// A row's name and what one set has in it.
 type Cell = (String, String);
 
-/// Rows by name, in the order in which sets bring them up; `-` where a set has nothing.
+/// Rows by name, in order of first appearance; `-` where a set has no such row.
 fn rows_of(sets: &[&SetScores], cells: impl Fn(&SetScores) -> Vec<Cell>) -> Vec<Vec<String>> {
     let by_set: Vec<Vec<Cell>> = sets.iter().map(|set| cells(set)).collect();
     let mut names: Vec<&String> = Vec::new();
