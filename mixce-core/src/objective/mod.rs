@@ -22,6 +22,7 @@ mod mixce;
 mod mle;
 mod registry;
 mod tailr;
+mod threshold;
 mod trsft;
 mod tvd;
 
@@ -40,6 +41,7 @@ pub use mle::Mle;
 pub(crate) use registry::short;
 pub use registry::{ObjectiveSpec, ParameterSpec, Range};
 pub use tailr::TaiLr;
+pub use threshold::Threshold;
 pub use trsft::TrSft;
 pub use tvd::Tvd;
 
@@ -53,6 +55,7 @@ pub static OBJECTIVES: &[ObjectiveSpec] = &[
     alpha::SPEC,
     trsft::SPEC,
     tvd::SPEC,
+    threshold::SPEC,
 ];
 
 /// A token-weighted cross-entropy objective (see the [module documentation](self)).
