@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
-use mixce_gpt2::checkpoint::{self, TensorInfo, WeightType, list};
+use mixce_gpt2::checkpoint::{self, Reading, TensorInfo, WeightType, list};
 use mixce_gpt2::{Gpt2Config, Tokenizer};
 use mixce_train::checkpoint::{STATE_FILE, TrainState};
 use serde_json::{Value, json};
@@ -53,7 +53,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         "run": run,
         "provenance": provenance,
         "step": state.as_ref().map(|state| state.step),
-        "tensors": tensors.iter().map(|t| described(t)).collect::<Vec<Value>>(),
+        "tensors": tensors.iter().map(described).collect::<Vec<Value>>(),
     });
     context.output.either(&report, || {
         let mut rows =
@@ -77,17 +77,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
                 grouped(config.parameter_count())
             );
         }
-        if let Some(reading) = &reading {
-            if reading.buffers > 0 {
-                text += &format!("\n{} stored attention masks are not read", reading.buffers);
-            }
-            for note in reading.notes() {
-                text += &format!("\n{note}");
-            }
-            for file in &reading.unused_files {
-                text += &format!("\nnot read: {file}");
-            }
-        }
+        text += &reading.as_ref().map(described_reading).unwrap_or_default();
         if let Some(problem) = &problem {
             text += &format!("\ncannot be loaded: {problem}");
         }
@@ -110,6 +100,15 @@ fn described(tensor: &TensorInfo) -> Value {
         row["dictionary"] = json!(tensor.dictionary);
     }
     row
+}
+
+fn described_reading(reading: &Reading) -> String {
+    let masks = match reading.buffers {
+        0 => None,
+        count => Some(format!("{count} stored attention masks are not read")),
+    };
+    let unused = reading.unused_files.iter().map(|file| format!("not read: {file}"));
+    masks.into_iter().chain(reading.notes()).chain(unused).map(|line| format!("\n{line}")).collect()
 }
 
 fn described_tokenizer(tokenizer: &Tokenizer) -> String {
