@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use mixce::FAMILIES;
-use mixce_lm::checkpoint::{self, TensorInfo, WeightType, list};
+use mixce_lm::checkpoint::{self, Reading, TensorInfo, WeightType, list};
 use mixce_lm::{Tokenizer, config};
 use mixce_train::checkpoint::{STATE_FILE, TrainState};
 use serde_json::{Value, json};
@@ -54,7 +54,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         "run": run,
         "provenance": provenance,
         "step": state.as_ref().map(|state| state.step),
-        "tensors": tensors.iter().map(|t| described(t)).collect::<Vec<Value>>(),
+        "tensors": tensors.iter().map(described).collect::<Vec<Value>>(),
     });
     context.output.either(&report, || {
         let mut rows =
@@ -70,17 +70,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         if let Some(config) = &config {
             text += &format!("\n{}, {} parameters", config.describe(), grouped(config.spec().parameters));
         }
-        if let Some(reading) = &reading {
-            if reading.buffers > 0 {
-                text += &format!("\n{} stored attention masks are not read", reading.buffers);
-            }
-            for note in reading.notes() {
-                text += &format!("\n{note}");
-            }
-            for file in &reading.unused_files {
-                text += &format!("\nnot read: {file}");
-            }
-        }
+        text += &reading.as_ref().map(described_reading).unwrap_or_default();
         if let Some(problem) = &problem {
             text += &format!("\ncannot be loaded: {problem}");
         }
@@ -103,6 +93,15 @@ fn described(tensor: &TensorInfo) -> Value {
         row["dictionary"] = json!(tensor.dictionary);
     }
     row
+}
+
+fn described_reading(reading: &Reading) -> String {
+    let masks = match reading.buffers {
+        0 => None,
+        count => Some(format!("{count} stored attention masks are not read")),
+    };
+    let unused = reading.unused_files.iter().map(|file| format!("not read: {file}"));
+    masks.into_iter().chain(reading.notes()).chain(unused).map(|line| format!("\n{line}")).collect()
 }
 
 fn described_tokenizer(tokenizer: &Tokenizer) -> String {
