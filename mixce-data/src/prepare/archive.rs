@@ -20,7 +20,8 @@ const WINDOW_LOG: u32 = 31;
 #[derive(Debug)]
 pub(super) struct Unpacked {
     folder: TempDir,
-    archive: PathBuf,
+    /// The names in messages of the files in the folder.
+    shown: HashMap<PathBuf, PathBuf>,
     /// The data files; none of them has another's name.
     pub(super) files: Vec<SourceFile>,
     /// What was passed over.
@@ -29,9 +30,8 @@ pub(super) struct Unpacked {
 
 impl Unpacked {
     /// The name in messages of a file in the temporary folder: the member's, behind that of the archive.
-    pub(super) fn shown(&self, path: &Path) -> Option<PathBuf> {
-        path.strip_prefix(self.folder.path()).ok()?;
-        self.files.iter().find(|file| file.path == path).map(|file| self.archive.join(&file.name))
+    pub(super) fn shown(&self, path: &Path) -> Option<&Path> {
+        self.shown.get(path).map(PathBuf::as_path)
     }
 }
 
@@ -45,7 +45,7 @@ impl Unpacked {
 pub(super) fn unpack(path: &Path) -> Result<Unpacked> {
     let bad = |problem: String| Error::Archive { path: path.into(), problem };
     let folder = TempDir::new().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
-    let mut unpacked = Unpacked { folder, archive: path.to_owned(), files: Vec::new(), unused: Vec::new() };
+    let mut unpacked = Unpacked { folder, shown: HashMap::new(), files: Vec::new(), unused: Vec::new() };
     let mut by_name: HashMap<PathBuf, usize> = HashMap::new();
     let mut archive = tar::Archive::new(open(path)?);
     for (number, member) in archive.entries().map_err(|error| bad(error.to_string()))?.enumerate() {
@@ -91,6 +91,8 @@ pub(super) fn unpack(path: &Path) -> Result<Unpacked> {
         }
     }
     unpacked.files.sort();
+    let shown = unpacked.files.iter().map(|file| (file.path.clone(), path.join(&file.name)));
+    unpacked.shown = shown.collect();
     Ok(unpacked)
 }
 

@@ -69,7 +69,7 @@ impl SplitSource {
 
 /// What a file is called in messages.
 fn shown(unpacked: Option<&Unpacked>, path: &Path) -> PathBuf {
-    unpacked.and_then(|unpacked| unpacked.shown(path)).unwrap_or_else(|| path.to_owned())
+    unpacked.and_then(|unpacked| unpacked.shown(path)).unwrap_or(path).to_owned()
 }
 
 /// The texts of a split.
