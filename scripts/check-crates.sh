@@ -26,6 +26,6 @@ if ! diff <(optimised dev) <(optimised release); then
 fi
 absent="$(comm -23 <(sed -n 's/^\([a-z0-9_-]*\)\.opt-level = .*/\1/p' Cargo.toml | sort -u) <(cut -d' ' -f1 <<<"$packages" | sort -u))"
 if [[ -n "$absent" ]]; then
-    echo "profiles in Cargo.toml name crates that are not in the tree:" $absent >&2
+    echo "profiles in Cargo.toml name crates that are not in the tree: ${absent//$'\n'/, }" >&2
     exit 1
 fi
