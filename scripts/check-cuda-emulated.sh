@@ -3,10 +3,32 @@
 # emulated driver of tests/cuda-emulator, once with every access of a kernel checked and once with the address and
 # undefined-behaviour sanitizers. Before that, the driver's own tests show that its checks catch planted faults.
 #
+# Without `--full` a fixed sample runs, in which every kernel is checked both ways: with `access` all tests but those of whole
+# programs whose steps another test takes too, with `address` the tests of single operations and of sampling.
+#
 # Wants what scripts/cuda-toolkit.sh wants, and g++ 12 or later.
 #
-# Usage: check-cuda-emulated.sh [ARGUMENTS OF THE TESTS]     for example: check-cuda-emulated.sh sampling
+# Usage: check-cuda-emulated.sh [--full] [ARGUMENTS OF THE TESTS]     for example: check-cuda-emulated.sh --full sampling
 set -euo pipefail
+
+# Tests of whole programs, or of whole training runs, that repeat on a larger scale what others run.
+repeats=(
+    a_run_goes_from_
+    bf16_trains_as_f32_does
+    the_quickstarts_training_gives_
+    training_scoring_and_sampling_are_measured
+)
+# Training and programs: of the kernels, operations and sublayers run all.
+runs=(program:: counts:: bf16:: ten_steps_ a_loss_that_ a_run_)
+
+skip_in_access=("${repeats[@]}")
+skip_in_address=("${repeats[@]}" "${runs[@]}")
+if [[ "${1:-}" == --full ]]; then
+    shift
+    skip_in_access=()
+    # What is counted is the same with other checks, and a long run touches no more memory than a short one.
+    skip_in_address=(counts:: bf16_trains_as_f32_does)
+fi
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exports="$(scripts/cuda-toolkit.sh)"
@@ -31,16 +53,18 @@ done
 
 # Linking finds the driver through LIBRARY_PATH: compiler flags would make cargo build everything once more.
 host="$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')"
-run_tests() { # CHECK VARIABLES...
-    local check="$1"
+run_tests() { # CHECK VARIABLES... -- ARGUMENTS OF THE TESTS
+    local check="$1" variables=()
     shift
+    while [[ "$1" != -- ]]; do
+        variables+=("$1")
+        shift
+    done
     echo "CUDA tests on the emulated driver, checks \`$check\`"
-    env "CARGO_TARGET_${host}_RUNNER=env LD_LIBRARY_PATH=$emulator/$check $*" "LIBRARY_PATH=$emulator/access" \
-        cargo test --workspace --features mixce-tests/cuda --test cuda --locked -- "${arguments[@]}"
+    env "CARGO_TARGET_${host}_RUNNER=env LD_LIBRARY_PATH=$emulator/$check ${variables[*]}" "LIBRARY_PATH=$emulator/access" \
+        cargo test --workspace --features mixce-tests/cuda --test cuda --locked "$@"
 }
-arguments=("$@")
-run_tests access
-# What is counted is the same with other checks, and a long run touches no more memory than a short one.
-arguments+=(--skip counts:: --skip bf16_trains_as_f32_does)
+run_tests access -- "$@" "${skip_in_access[@]/#/--skip=}"
 # What programs leave allocated at their end is no leak to the sanitizer's taste.
-run_tests address "LD_PRELOAD=$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0
+run_tests address "LD_PRELOAD=$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+    -- "$@" "${skip_in_address[@]/#/--skip=}"

@@ -32,7 +32,7 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct GlobalArgs {
-    /// Where to compute: auto, cpu, cuda, cuda:N or metal [default: auto]
+    /// Where to compute: auto, cpu, cuda or cuda:N [default: auto]
     #[arg(long, global = true, value_name = "DEVICE")]
     pub(crate) device: Option<String>,
     /// CPU threads [default: all cores]

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use candle_core::Device;
+pub(crate) use mixce_train::run_folder::device_name;
 
 use crate::cli::GlobalArgs;
 use crate::error::Problem;
@@ -78,7 +79,6 @@ enum DeviceChoice {
     Auto,
     Cpu,
     Cuda(usize),
-    Metal,
 }
 
 impl DeviceChoice {
@@ -88,12 +88,11 @@ impl DeviceChoice {
             "auto" => Self::Auto,
             "cpu" => Self::Cpu,
             "cuda" => Self::Cuda(0),
-            "metal" => Self::Metal,
             _ => match number(text) {
                 Some(n) => Self::Cuda(n),
                 None => {
                     return Err(Problem::new(format!(
-                        "`--device`: expected `auto`, `cpu`, `cuda`, `cuda:N` or `metal`, got `{text}`"
+                        "`--device`: expected `auto`, `cpu`, `cuda` or `cuda:N`, got `{text}`"
                     ))
                     .into());
                 }
@@ -103,7 +102,6 @@ impl DeviceChoice {
 
     fn open(self) -> Result<Device> {
         let cuda = candle_core::utils::cuda_is_available();
-        let metal = candle_core::utils::metal_is_available();
         match self {
             Self::Cpu => Ok(Device::Cpu),
             // A build with CUDA may run where there is no GPU.
@@ -111,25 +109,13 @@ impl DeviceChoice {
                 tracing::warn!("no CUDA device, using the CPU: {error}");
                 Device::Cpu
             })),
-            Self::Auto if metal => Ok(Device::new_metal(0)?),
             Self::Auto => Ok(Device::Cpu),
             Self::Cuda(n) if cuda => Device::new_cuda(n)
                 .map_err(|error| Problem::new(format!("cannot open CUDA device {n}: {error}")).into()),
             Self::Cuda(_) => Err(Problem::new("`--device cuda`: this build has no CUDA support")
                 .hint("build it with `cargo build --release --features cuda`")
                 .into()),
-            Self::Metal if metal => Ok(Device::new_metal(0)?),
-            Self::Metal => Err(Problem::new("`--device metal`: this build has no Metal support").into()),
         }
-    }
-}
-
-/// The device in words: `cpu`, `cuda:0`.
-pub(crate) fn device_name(device: &Device) -> String {
-    match device.location() {
-        candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
-        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     }
 }
 
@@ -141,7 +127,7 @@ mod tests {
     fn devices_are_read() {
         assert_eq!(DeviceChoice::parse("cuda:3").unwrap(), DeviceChoice::Cuda(3));
         assert_eq!(DeviceChoice::parse("cpu").unwrap(), DeviceChoice::Cpu);
-        for bad in ["gpu", "cuda:", "cuda:x", ""] {
+        for bad in ["gpu", "metal", "cuda:", "cuda:x", ""] {
             assert!(DeviceChoice::parse(bad).unwrap_err().to_string().contains(&format!("`{bad}`")));
         }
     }

@@ -6,9 +6,6 @@ pub(crate) fn features() -> Vec<&'static str> {
     if cfg!(feature = "cuda") {
         features.push("cuda");
     }
-    if cfg!(feature = "nccl") {
-        features.push("nccl");
-    }
     features
 }
 

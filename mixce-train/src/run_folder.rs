@@ -45,20 +45,25 @@ impl Provenance {
     /// What the library itself knows; the rest is the caller's to fill in.
     #[must_use]
     pub fn of(device: &candle_core::Device) -> Self {
-        let device = match device.location() {
-            candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
-            candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-            candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
-        };
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
             git_commit: None,
             model_commit: None,
-            device,
+            device: device_name(device),
             threads: rayon::current_num_threads(),
             platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
             folder: std::env::current_dir().ok(),
         }
+    }
+}
+
+/// The device in words: `cpu`, `cuda:0`.
+#[must_use]
+pub fn device_name(device: &candle_core::Device) -> String {
+    match device.location() {
+        candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
+        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     }
 }
 

@@ -150,7 +150,7 @@ pub struct TrainConfig {
 
     /// Seed of everything drawn at random.
     pub seed: u64,
-    /// `auto`, `cpu`, `cuda`, `cuda:N` or `metal`.
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// Threads; default: all cores.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Counts what a build of the program compiles, and checks the lists of crates in the profiles of Cargo.toml.
+#
+# Counted are the packages of `cargo tree`: ours, those of others, build scripts' dependencies and procedural macros, each
+# version once, for this machine's target and the default features. Whoever needs one more raises the limit and says why.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+limit=290
+
+packages="$(cargo tree --locked -p mixce-cli -e normal,build --prefix none -f '{p}' | sed 's/ (\*)$//' | sort -u)"
+count="$(wc -l <<<"$packages")"
+echo "$count packages make the program, of $limit at most"
+if ((count > limit)); then
+    echo "too many: \`cargo tree -p mixce-cli -i NAME\` says who wants one" >&2
+    exit 1
+fi
+
+# The names that a profile optimises fully.
+optimised() {
+    sed -n "/^\[profile\.$1\.package\]/,/^\[profile\.[^.]*\(\.build-override\)\?\]/s/^\([a-z0-9_-]*\)\.opt-level = 3$/\1/p" Cargo.toml | sort
+}
+if ! diff <(optimised dev) <(optimised release); then
+    echo "the profiles \`dev\` (<) and \`release\` (>) in Cargo.toml optimise different crates" >&2
+    exit 1
+fi
+absent="$(comm -23 <(sed -n 's/^\([a-z0-9_-]*\)\.opt-level = .*/\1/p' Cargo.toml | sort -u) <(cut -d' ' -f1 <<<"$packages" | sort -u))"
+if [[ -n "$absent" ]]; then
+    echo "profiles in Cargo.toml name crates that are not in the tree: ${absent//$'\n'/, }" >&2
+    exit 1
+fi
