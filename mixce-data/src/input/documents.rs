@@ -1,16 +1,22 @@
 //! The documents of an input, one after another.
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::compression;
+use super::compression::Bytes;
+use super::decoding::{Decoding, Recorder};
 use super::delimited::DelimitedRows;
-use super::files::InputFile;
+use super::encoding::Encoding;
+use super::files::{self, InputFile};
 use super::format::Format;
 use super::json_lines::JsonLinesRows;
+use super::line_ends::LineEndReader;
 use super::lines::Lines;
 use super::parquet::ParquetRows;
 use super::separated::SeparatedRows;
 use super::settings::ReadSettings;
+use super::stream::{self, Stream};
+use super::tar::{Member, Members};
 use super::text::TextRows;
 use super::{Input, Rows};
 use crate::error::{Error, Place, Result};
@@ -29,16 +35,34 @@ pub struct Document {
     pub text: String,
 }
 
-/// Reads the documents of all files of an [`Input`], in order.
+/// Reads the documents of all files of an [`Input`], in order; of an archive, those of its members in the archive's order.
 ///
 /// A bad row is an error, unless [`ReadSettings::skip_bad_rows`] allows for it; then it is logged with file and line and left out. After any
 /// other error the iterator ends.
 pub struct Documents<'a> {
     input: &'a Input,
     next_file: usize,
-    current: Option<(Arc<Path>, Box<dyn Rows + 'a>)>,
+    archive: Option<OpenArchive>,
+    current: Option<OpenFile>,
+    decodings: Vec<Decoding>,
     skipped: u64,
     ended: bool,
+}
+
+/// A file, or a member of an archive, that is being read.
+struct OpenFile {
+    path: Arc<Path>,
+    rows: Box<dyn Rows>,
+    format: Format,
+    recorder: Recorder,
+    /// Rows of it that were no text so far.
+    undecodable: u64,
+}
+
+struct OpenArchive {
+    path: PathBuf,
+    members: Members,
+    recorder: Recorder,
 }
 
 impl std::fmt::Debug for Documents<'_> {
@@ -49,7 +73,8 @@ impl std::fmt::Debug for Documents<'_> {
 
 impl<'a> Documents<'a> {
     pub(super) fn new(input: &'a Input) -> Self {
-        Self { input, next_file: 0, current: None, skipped: 0, ended: false }
+        let (archive, current, decodings) = (None, None, Vec::new());
+        Self { input, next_file: 0, archive, current, decodings, skipped: 0, ended: false }
     }
 
     /// Bad rows left out so far.
@@ -58,23 +83,85 @@ impl<'a> Documents<'a> {
         self.skipped
     }
 
+    /// What the files turned out to be that have been read to their end.
+    #[must_use]
+    pub fn decodings(&self) -> &[Decoding] {
+        &self.decodings
+    }
+
     fn next_document(&mut self) -> Result<Option<Document>> {
         loop {
-            let Some((path, rows)) = &mut self.current else {
-                let Some(file) = self.input.files().get(self.next_file) else { return Ok(None) };
-                self.next_file += 1;
-                self.current = Some((Arc::from(file.shown.as_path()), open(file, self.input.settings())?));
+            let Some(open) = &mut self.current else {
+                if !self.open_next()? {
+                    return Ok(None);
+                }
                 continue;
             };
-            match rows.next_row() {
+            match open.rows.next_row() {
                 Ok(Some(row)) => {
-                    return Ok(Some(Document { path: Arc::clone(path), place: row.place, text: row.text }));
+                    open.recorder.note(|decoding| decoding.documents += 1);
+                    let path = Arc::clone(&open.path);
+                    return Ok(Some(Document { path, place: row.place, text: row.text }));
                 }
-                Ok(None) => self.current = None,
-                Err(error) if error.is_bad_row() => self.skip(error)?,
+                Ok(None) => self.close(),
+                Err(error) if error.is_bad_row() => {
+                    let error = open.explained(error);
+                    self.skip(error)?;
+                }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Opens the next member of the archive, or the next file; `false` if there is none.
+    fn open_next(&mut self) -> Result<bool> {
+        if let Some(archive) = &mut self.archive {
+            match archive.members.next_member()? {
+                Some(member) => {
+                    let path = archive.path.join(&member.name);
+                    self.current = Some(open_member(member, path, self.input.settings())?);
+                }
+                None => {
+                    let decoding = archive.recorder.decoding();
+                    self.archive = None;
+                    self.keep(decoding);
+                }
+            }
+            return Ok(true);
+        }
+        let Some(file) = self.input.files().get(self.next_file) else { return Ok(false) };
+        self.next_file += 1;
+        if file.is_archive {
+            self.archive = Some(open_archive(file)?);
+        } else {
+            self.current = Some(open_file(file, self.input.settings())?);
+        }
+        Ok(true)
+    }
+
+    /// Keeps what was found about the file that has been read.
+    fn close(&mut self) {
+        let Some(open) = self.current.take() else { return };
+        // The last row may be known before the end of the bytes is: readers have seen it by now.
+        let mut decoding = open.recorder.decoding();
+        decoding.format = Some(open.format);
+        match &self.archive {
+            None => self.keep(decoding),
+            Some(archive) => archive.recorder.note(|whole| {
+                whole.documents += decoding.documents;
+                whole.archive.get_or_insert_default().add_used(decoding);
+            }),
+        }
+    }
+
+    fn keep(&mut self, decoding: Decoding) {
+        let file = self.input.files().get(self.next_file - 1);
+        if file.is_some_and(|file| !file.told.swap(true, Ordering::Relaxed)) {
+            for warning in decoding.warnings() {
+                tracing::warn!("{warning}");
+            }
+        }
+        self.decodings.push(decoding);
     }
 
     fn skip(&mut self, error: Error) -> Result<()> {
@@ -96,13 +183,89 @@ impl<'a> Documents<'a> {
     }
 }
 
-fn open(file: &InputFile, settings: &ReadSettings) -> Result<Box<dyn Rows>> {
-    let (shown, wanted) = (file.shown.as_path(), settings.text_column.0.as_slice());
-    if file.format == Format::Parquet {
-        return Ok(Box::new(ParquetRows::open(file.real(), shown, wanted)?));
+impl OpenFile {
+    /// Adds to an error about a row what is known of the whole file's encoding.
+    fn explained(&mut self, error: Error) -> Error {
+        let Error::NotUtf8 { path, place, byte, guess, .. } = error else { return error };
+        self.undecodable += 1;
+        let (encoding, first) = self.recorder.note(|decoding| (decoding.encoding, decoding.first_invalid));
+        if let Some(encoding) = encoding.filter(|encoding| *encoding != Encoding::Utf8) {
+            let problem = format!("byte {byte} of its text cannot be decoded: the {} is damaged", encoding.name());
+            return Error::bad_row(&path, place, problem);
+        }
+        // The first such row holds the first such byte, unless that lies in a column that is not read.
+        let first = first.filter(|first| self.undecodable == 1 && first.line >= place.number());
+        Error::NotUtf8 { path, place, byte, offset: first.map(|first| first.offset), guess }
     }
-    let source = compression::open(file.real(), shown)?;
-    Ok(match (file.format, settings.separator()?) {
+}
+
+fn open_file(file: &InputFile, settings: &ReadSettings) -> Result<OpenFile> {
+    let shown = file.shown.as_path();
+    let recorder = Recorder::new(shown);
+    let rows = if file.format == Format::Parquet {
+        recorder.note(|decoding| decoding.compression.clone_from(&file.unpacked));
+        parquet(file.real(), shown, settings)?
+    } else {
+        match stream::open(stream::raw(file.real(), shown)?, shown, &recorder)? {
+            Stream::Text(bytes) => text(bytes, file.format, shown, settings, &recorder)?,
+            _ => return Err(changed(shown)),
+        }
+    };
+    Ok(OpenFile { path: Arc::from(shown), rows, format: file.format, recorder, undecodable: 0 })
+}
+
+fn open_archive(file: &InputFile) -> Result<OpenArchive> {
+    let shown = file.shown.as_path();
+    let recorder = Recorder::new(shown);
+    let Stream::Tar(bytes) = stream::open(stream::raw(file.real(), shown)?, shown, &recorder)? else {
+        return Err(changed(shown));
+    };
+    let members = Members::new(bytes, shown, recorder.clone());
+    Ok(OpenArchive { path: shown.into(), members, recorder })
+}
+
+fn open_member(member: Member, path: PathBuf, settings: &ReadSettings) -> Result<OpenFile> {
+    let recorder = Recorder::new(&path);
+    let (format, rows) = match stream::open(member.bytes, &path, &recorder)? {
+        Stream::Tar(_) => {
+            let problem = "an archive within an archive is not read; unpack the outer one".to_owned();
+            return Err(Error::Archive { path, problem });
+        }
+        Stream::Parquet(bytes) => {
+            let format = files::parquet_format(&path, settings.data_format)?;
+            let copy = files::spool_stream(bytes, &path)?;
+            (format, parquet(&copy, &path, settings)?)
+        }
+        Stream::Text(bytes) => {
+            let format = files::text_format(&path, settings.data_format)?;
+            (format, text(bytes, format, &path, settings, &recorder)?)
+        }
+    };
+    Ok(OpenFile { path: Arc::from(path.as_path()), rows, format, recorder, undecodable: 0 })
+}
+
+fn changed(path: &Path) -> Error {
+    let source = std::io::Error::other("it has changed since it was looked at first");
+    Error::Io { action: "read", path: path.into(), source }
+}
+
+fn parquet(real: &Path, shown: &Path, settings: &ReadSettings) -> Result<Box<dyn Rows>> {
+    Ok(Box::new(ParquetRows::open(real, shown, &settings.text_column.0)?))
+}
+
+/// The rows of a text.
+fn text(
+    bytes: Bytes,
+    format: Format,
+    shown: &Path,
+    settings: &ReadSettings,
+    recorder: &Recorder,
+) -> Result<Box<dyn Rows>> {
+    let wanted = settings.text_column.0.as_slice();
+    // A field of a table may hold a `\r`; in JSON it is white space wherever it stands.
+    let unify = matches!(format, Format::Text | Format::JsonLines);
+    let source: Bytes = Box::new(LineEndReader::new(bytes, unify, recorder.clone()));
+    Ok(match (format, settings.separator()?) {
         (Format::Csv, _) => Box::new(DelimitedRows::new(source, shown, b',', wanted)),
         (Format::Tsv, _) => Box::new(DelimitedRows::new(source, shown, b'\t', wanted)),
         (Format::JsonLines, _) => {

@@ -4,21 +4,34 @@
 //! the file: a compressed file is never decompressed as a whole, and a document longer than [`MAX_DOCUMENT_BYTES`] is a bad row.
 mod column;
 mod compression;
+mod decoding;
 mod delimited;
 mod documents;
+mod encoding;
 mod files;
+mod find;
 mod format;
+mod guess;
 mod json_lines;
+mod line_ends;
 mod lines;
+mod members;
 mod parquet;
 mod separated;
 mod settings;
+mod sniff;
+mod stream;
+mod tar;
 mod text;
+mod zstandard;
 
 #[cfg(test)]
 mod tests;
 
+pub use compression::Compression;
+pub use decoding::{Archive, Decoding, Layer, LineEnds, Unused};
 pub use documents::{Document, Documents};
+pub use encoding::Encoding;
 pub use files::{Input, STDIN};
 pub use format::Format;
 pub use settings::{OneOrMany, ReadSettings};
