@@ -18,6 +18,12 @@ pub(super) const BUFFER_BYTES: usize = 1 << 18;
 /// Bytes on their way from a file to its documents.
 pub(super) type Bytes = Box<dyn BufRead + Send>;
 
+/// The text of a file, and what the file is compressed with on the outside.
+pub(super) struct Source {
+    pub(super) bytes: Bytes,
+    pub(super) compression: Compression,
+}
+
 /// How a file is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -78,6 +84,13 @@ impl Compression {
             Self::Bzip2 => "bzip2",
             Self::Xz => "xz",
         }
+    }
+
+    /// What an error while reading means: of the disk, or of the compressed data.
+    pub(super) fn error(self, path: &Path, error: io::Error) -> Error {
+        let cut_off = error.kind() == io::ErrorKind::UnexpectedEof;
+        let error = if self == Self::None { error } else { decoder_error(self, error, cut_off) };
+        read_error(path, error)
     }
 
     /// The decompressed bytes. Several members, frames or streams, one after another, are one file: `cat a.gz b.gz` makes such files, and so do

@@ -137,13 +137,15 @@ impl Decoding {
         let mut warnings = Vec::new();
         let name = self.path.display();
         if self.not_compressed_as_named {
-            warnings.push(format!("`{name}` is not compressed, although its name says so; it is read as it is"));
+            warnings
+                .push(format!("`{name}` is not compressed, although its name says so; it is read as it is"));
         }
         for layer in &self.compression {
             let kind = layer.kind.name();
             if layer.trailing_bytes > 0 {
                 let bytes = layer.trailing_bytes;
-                warnings.push(format!("`{name}`: {bytes} bytes after the end of the {kind} data are ignored"));
+                warnings
+                    .push(format!("`{name}`: {bytes} bytes after the end of the {kind} data are ignored"));
             }
             if layer.window_bytes > LARGE_WINDOW_BYTES {
                 let mebibytes = layer.window_bytes >> 20;

@@ -3,7 +3,7 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use super::column::{Column, choose};
-use super::compression::{Bytes, read_error};
+use super::compression::{Compression, Source};
 use super::lines::{too_long, utf8};
 use super::{MAX_DOCUMENT_BYTES, Row, Rows};
 use crate::error::{Error, Place, Result};
@@ -17,7 +17,7 @@ pub(super) struct DelimitedRows {
 }
 
 impl DelimitedRows {
-    pub(super) fn new(source: Bytes, path: &Path, delimiter: u8, wanted: &[String]) -> Self {
+    pub(super) fn new(source: Source, path: &Path, delimiter: u8, wanted: &[String]) -> Self {
         Self { records: Records::new(source, path, delimiter), wanted: wanted.to_vec(), header: None }
     }
 
@@ -83,7 +83,8 @@ enum State {
 /// The records of a file as bytes, with the lines they begin on.
 struct Records {
     path: PathBuf,
-    source: Bytes,
+    source: Box<dyn BufRead + Send>,
+    compression: Compression,
     delimiter: u8,
     /// Lines read so far.
     lines: u64,
@@ -95,10 +96,12 @@ struct Records {
 }
 
 impl Records {
-    fn new(source: Bytes, path: &Path, delimiter: u8) -> Self {
+    fn new(source: Source, path: &Path, delimiter: u8) -> Self {
+        let Source { bytes, compression } = source;
         Self {
             path: path.into(),
-            source,
+            source: bytes,
+            compression,
             delimiter,
             lines: 0,
             first_line: 0,
@@ -125,7 +128,7 @@ impl Records {
         let mut problem = None;
         let mut any = false;
         loop {
-            let chunk = self.source.fill_buf().map_err(|error| read_error(&self.path, error))?;
+            let chunk = self.source.fill_buf().map_err(|error| self.compression.error(&self.path, error))?;
             if chunk.is_empty() {
                 return self.finish_last(any, state, problem);
             }
@@ -148,7 +151,7 @@ impl Records {
             }
             self.source.consume(used);
             if self.bytes.len() > MAX_DOCUMENT_BYTES {
-                self.source.skip_until(b'\n').map_err(|error| read_error(&self.path, error))?;
+                self.source.skip_until(b'\n').map_err(|error| self.compression.error(&self.path, error))?;
                 self.lines += 1;
                 return Err(too_long(&self.path, Place::Line(self.first_line)));
             }

@@ -3,7 +3,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::compression::Bytes;
+use tempfile::TempPath;
+
+use super::compression::{Bytes, Compression, Source};
 use super::decoding::{Decoding, Recorder};
 use super::delimited::DelimitedRows;
 use super::encoding::Encoding;
@@ -57,6 +59,8 @@ struct OpenFile {
     recorder: Recorder,
     /// Rows of it that were no text so far.
     undecodable: u64,
+    /// What is read, if it is not the file itself.
+    _copy: Option<TempPath>,
 }
 
 struct OpenArchive {
@@ -142,7 +146,6 @@ impl<'a> Documents<'a> {
     /// Keeps what was found about the file that has been read.
     fn close(&mut self) {
         let Some(open) = self.current.take() else { return };
-        // The last row may be known before the end of the bytes is: readers have seen it by now.
         let mut decoding = open.recorder.decoding();
         decoding.format = Some(open.format);
         match &self.archive {
@@ -190,7 +193,8 @@ impl OpenFile {
         self.undecodable += 1;
         let (encoding, first) = self.recorder.note(|decoding| (decoding.encoding, decoding.first_invalid));
         if let Some(encoding) = encoding.filter(|encoding| *encoding != Encoding::Utf8) {
-            let problem = format!("byte {byte} of its text cannot be decoded: the {} is damaged", encoding.name());
+            let problem =
+                format!("byte {byte} of its text cannot be decoded: the {} is damaged", encoding.name());
             return Error::bad_row(&path, place, problem);
         }
         // The first such row holds the first such byte, unless that lies in a column that is not read.
@@ -200,18 +204,21 @@ impl OpenFile {
 }
 
 fn open_file(file: &InputFile, settings: &ReadSettings) -> Result<OpenFile> {
-    let shown = file.shown.as_path();
+    let (shown, format) = (file.shown.as_path(), file.format);
     let recorder = Recorder::new(shown);
-    let rows = if file.format == Format::Parquet {
-        recorder.note(|decoding| decoding.compression.clone_from(&file.unpacked));
-        parquet(file.real(), shown, settings)?
-    } else {
-        match stream::open(stream::raw(file.real(), shown)?, shown, &recorder)? {
-            Stream::Text(bytes) => text(bytes, file.format, shown, settings, &recorder)?,
-            _ => return Err(changed(shown)),
-        }
+    let open = || match stream::open(stream::raw(file.real(), shown)?, shown, &recorder)? {
+        Stream::Text(bytes) => Ok(source(bytes, format, &recorder)),
+        _ => Err(changed(shown)),
     };
-    Ok(OpenFile { path: Arc::from(shown), rows, format: file.format, recorder, undecodable: 0 })
+    let rows = match format {
+        Format::Parquet => {
+            recorder.note(|decoding| decoding.compression.clone_from(&file.unpacked));
+            parquet(file.real(), shown, settings)?
+        }
+        Format::Text => text(open()?, shown, settings)?,
+        _ => table(&open, format, shown, settings)?,
+    };
+    Ok(OpenFile { path: Arc::from(shown), rows, format, recorder, undecodable: 0, _copy: None })
 }
 
 fn open_archive(file: &InputFile) -> Result<OpenArchive> {
@@ -224,24 +231,32 @@ fn open_archive(file: &InputFile) -> Result<OpenArchive> {
     Ok(OpenArchive { path: shown.into(), members, recorder })
 }
 
+/// Opens a member. Plain text is read as it comes; a table may have to be read more than once, and goes through a temporary file.
 fn open_member(member: Member, path: PathBuf, settings: &ReadSettings) -> Result<OpenFile> {
     let recorder = Recorder::new(&path);
-    let (format, rows) = match stream::open(member.bytes, &path, &recorder)? {
+    let (format, bytes) = match stream::open(member.bytes, &path, &recorder)? {
         Stream::Tar(_) => {
             let problem = "an archive within an archive is not read; unpack the outer one".to_owned();
             return Err(Error::Archive { path, problem });
         }
-        Stream::Parquet(bytes) => {
-            let format = files::parquet_format(&path, settings.data_format)?;
-            let copy = files::spool_stream(bytes, &path)?;
-            (format, parquet(&copy, &path, settings)?)
-        }
-        Stream::Text(bytes) => {
-            let format = files::text_format(&path, settings.data_format)?;
-            (format, text(bytes, format, &path, settings, &recorder)?)
-        }
+        Stream::Parquet(bytes) => (files::parquet_format(&path, settings.data_format)?, bytes),
+        Stream::Text(bytes) => (files::text_format(&path, settings.data_format)?, bytes),
     };
-    Ok(OpenFile { path: Arc::from(path.as_path()), rows, format, recorder, undecodable: 0 })
+    let opened = |rows, copy| {
+        let path = Arc::from(path.as_path());
+        OpenFile { path, rows, format, recorder: recorder.clone(), undecodable: 0, _copy: copy }
+    };
+    if format == Format::Text {
+        let rows = text(source(bytes, format, &recorder), &path, settings)?;
+        return Ok(opened(rows, None));
+    }
+    let copy = files::spool_stream(bytes, &path)?;
+    let open = || Ok(source(stream::raw(&copy, &path)?, format, &recorder));
+    let rows = match format {
+        Format::Parquet => parquet(&copy, &path, settings)?,
+        _ => table(&open, format, &path, settings)?,
+    };
+    Ok(opened(rows, Some(copy)))
 }
 
 fn changed(path: &Path) -> Error {
@@ -249,30 +264,39 @@ fn changed(path: &Path) -> Error {
     Error::Io { action: "read", path: path.into(), source }
 }
 
+/// Text with its line ends counted. A field of a table may hold a `\r`; in JSON it is white space wherever it stands.
+fn source(bytes: Bytes, format: Format, recorder: &Recorder) -> Source {
+    let unify = matches!(format, Format::Text | Format::JsonLines);
+    let compression = recorder.note(|decoding| decoding.compression.first().map(|layer| layer.kind));
+    let bytes = Box::new(LineEndReader::new(bytes, unify, recorder.clone()));
+    Source { bytes, compression: compression.unwrap_or(Compression::None) }
+}
+
 fn parquet(real: &Path, shown: &Path, settings: &ReadSettings) -> Result<Box<dyn Rows>> {
     Ok(Box::new(ParquetRows::open(real, shown, &settings.text_column.0)?))
 }
 
-/// The rows of a text.
-fn text(
-    bytes: Bytes,
+fn text(source: Source, shown: &Path, settings: &ReadSettings) -> Result<Box<dyn Rows>> {
+    Ok(match settings.separator()? {
+        Some(separator) => Box::new(SeparatedRows::new(source, shown, &separator)),
+        None => Box::new(TextRows(Lines::new(source, shown))),
+    })
+}
+
+/// The rows of JSON lines, CSV or TSV. `open` gives the text from its beginning, as often as it is called.
+fn table(
+    open: &dyn Fn() -> Result<Source>,
     format: Format,
     shown: &Path,
     settings: &ReadSettings,
-    recorder: &Recorder,
 ) -> Result<Box<dyn Rows>> {
-    let wanted = settings.text_column.0.as_slice();
-    // A field of a table may hold a `\r`; in JSON it is white space wherever it stands.
-    let unify = matches!(format, Format::Text | Format::JsonLines);
-    let source: Bytes = Box::new(LineEndReader::new(bytes, unify, recorder.clone()));
-    Ok(match (format, settings.separator()?) {
-        (Format::Csv, _) => Box::new(DelimitedRows::new(source, shown, b',', wanted)),
-        (Format::Tsv, _) => Box::new(DelimitedRows::new(source, shown, b'\t', wanted)),
-        (Format::JsonLines, _) => {
+    let (source, wanted) = (open()?, settings.text_column.0.as_slice());
+    Ok(match format {
+        Format::JsonLines => {
             Box::new(JsonLinesRows::new(Lines::new(source, shown), wanted, settings.whole_samples))
         }
-        (_, Some(separator)) => Box::new(SeparatedRows::new(source, shown, &separator)),
-        (_, None) => Box::new(TextRows(Lines::new(source, shown))),
+        Format::Tsv => Box::new(DelimitedRows::new(source, shown, b'\t', wanted)),
+        _ => Box::new(DelimitedRows::new(source, shown, b',', wanted)),
     })
 }
 

@@ -223,7 +223,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_decoded_is_no_utf8() {
-        let lone: Vec<u8> = [0x61u16, 0xd83d, 0x62, 0xde00, 0x63].into_iter().flat_map(u16::to_le_bytes).collect();
+        let lone: Vec<u8> =
+            [0x61u16, 0xd83d, 0x62, 0xde00, 0x63].into_iter().flat_map(u16::to_le_bytes).collect();
         assert_eq!(decoded(&lone, Encoding::Utf16Le, 3), b"a\xffb\xffc");
         assert_eq!(decoded(&[0x61, 0, 0x62], Encoding::Utf16Le, 64), b"a\xff");
         assert_eq!(decoded(&[0x3d, 0xd8], Encoding::Utf16Le, 64), b"\xff");

@@ -11,9 +11,8 @@ use crate::error::{Error, Result};
 
 /// Folders within folders that are searched.
 const MAX_DEPTH: usize = 32;
-/// Endings of plain text.
-const TEXT_ENDINGS: [&str; 10] =
-    ["txt", "text", "raw", "tokens", "lines", "wp_source", "wp_target", "src", "tgt", "tar"];
+/// Endings of plain text and of archives.
+const USUAL_ENDINGS: [&str; 8] = ["txt", "text", "raw", "tokens", "lines", "wp_source", "wp_target", "tar"];
 /// Names that a warning lists.
 const MAX_NAMED: usize = 10;
 
@@ -84,8 +83,7 @@ impl Found {
     }
 
     fn add_pattern(&mut self, pattern: &str) -> Result<()> {
-        let no_match =
-            |reason: String| Error::NoMatch { pattern: pattern.to_owned(), reason: Some(reason) };
+        let no_match = |reason: String| Error::NoMatch { pattern: pattern.to_owned(), reason: Some(reason) };
         let matching = |options: MatchOptions| -> Result<Vec<PathBuf>> {
             let paths = glob::glob_with(pattern, options).map_err(|error| no_match(error.to_string()))?;
             let paths = paths.map(|path| {
@@ -140,7 +138,7 @@ fn has_known_ending(path: &Path) -> bool {
     let (compression, plain) = Compression::of_name(&name);
     let ending = plain.rsplit_once('.').map_or("", |(_, ending)| ending);
     Format::of(path) != Format::Text
-        || TEXT_ENDINGS.contains(&ending)
+        || USUAL_ENDINGS.contains(&ending)
         || (compression != Compression::None && ending.is_empty())
 }
 

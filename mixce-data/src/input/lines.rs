@@ -3,21 +3,23 @@ use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use super::MAX_DOCUMENT_BYTES;
-use super::compression::{Bytes, read_error};
+use super::compression::{Compression, Source};
 use super::guess;
 use crate::error::{Error, Place, Result};
 
 /// The lines of a text whose line ends are `\n` ([`super::line_ends`] makes them so).
 pub(super) struct Lines {
     path: PathBuf,
-    bytes: Bytes,
+    bytes: Box<dyn BufRead + Send>,
+    compression: Compression,
     line: u64,
     buffer: Vec<u8>,
 }
 
 impl Lines {
-    pub(super) fn new(bytes: Bytes, path: &Path) -> Self {
-        Self { path: path.into(), bytes, line: 0, buffer: Vec::new() }
+    pub(super) fn new(source: Source, path: &Path) -> Self {
+        let Source { bytes, compression } = source;
+        Self { path: path.into(), bytes, compression, line: 0, buffer: Vec::new() }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -34,14 +36,14 @@ impl Lines {
         self.buffer.clear();
         let limit = MAX_DOCUMENT_BYTES as u64 + 1;
         let read = (&mut self.bytes).take(limit).read_until(b'\n', &mut self.buffer);
-        let read = read.map_err(|error| read_error(&self.path, error))?;
+        let read = read.map_err(|error| self.compression.error(&self.path, error))?;
         if read == 0 {
             return Ok(None);
         }
         self.line += 1;
         if read as u64 == limit && self.buffer.last() != Some(&b'\n') {
             self.buffer = Vec::new();
-            self.bytes.skip_until(b'\n').map_err(|error| read_error(&self.path, error))?;
+            self.bytes.skip_until(b'\n').map_err(|error| self.compression.error(&self.path, error))?;
             return Err(too_long(&self.path, Place::Line(self.line)));
         }
         let line = self.buffer.as_slice();

@@ -1,4 +1,7 @@
-//! Documents from files: text, JSON lines, CSV, TSV, parquet, each plain or compressed with gzip or zstd.
+//! Documents from files: text, JSON lines, CSV, TSV, parquet, each plain, compressed, or a member of an archive.
+//!
+//! A file's bytes go through a row of readers: decompression ([`compression`]), members of an archive ([`tar`]), decoding to UTF-8 ([`encoding`]),
+//! line ends ([`line_ends`]), rows. What each finds is kept ([`Decoding`]).
 //!
 //! One reader a format ([`text`](Format::Text), ...), all behind one iterator, [`Documents`]. Memory is bounded by the longest document, not by
 //! the file: a compressed file is never decompressed as a whole, and a document longer than [`MAX_DOCUMENT_BYTES`] is a bad row.
@@ -25,6 +28,8 @@ mod tar;
 mod text;
 mod zstandard;
 
+#[cfg(test)]
+mod decoding_tests;
 #[cfg(test)]
 mod tests;
 

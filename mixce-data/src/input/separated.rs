@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use memchr::memmem::Finder;
 
-use super::compression::{Bytes, read_error};
+use super::compression::{Compression, Source};
 use super::line_ends::unified;
 use super::lines::{too_long, utf8};
 use super::{MAX_DOCUMENT_BYTES, Row, Rows};
@@ -14,7 +14,8 @@ use crate::error::{Place, Result};
 /// not belong to it; those inside do.
 pub(super) struct SeparatedRows {
     path: PathBuf,
-    bytes: Bytes,
+    bytes: Box<dyn BufRead + Send>,
+    compression: Compression,
     separator: Finder<'static>,
     /// Read, not yet handed out.
     buffer: Vec<u8>,
@@ -28,10 +29,11 @@ pub(super) struct SeparatedRows {
 }
 
 impl SeparatedRows {
-    pub(super) fn new(bytes: Bytes, path: &Path, separator: &[u8]) -> Self {
+    pub(super) fn new(source: Source, path: &Path, separator: &[u8]) -> Self {
         Self {
             path: path.into(),
-            bytes,
+            bytes: source.bytes,
+            compression: source.compression,
             separator: Finder::new(&unified(separator)).into_owned(),
             buffer: Vec::new(),
             searched: 0,
@@ -53,7 +55,7 @@ impl SeparatedRows {
     }
 
     fn read_more(&mut self) -> Result<()> {
-        let chunk = self.bytes.fill_buf().map_err(|error| read_error(&self.path, error))?;
+        let chunk = self.bytes.fill_buf().map_err(|error| self.compression.error(&self.path, error))?;
         let count = chunk.len();
         self.buffer.extend_from_slice(chunk);
         self.bytes.consume(count);

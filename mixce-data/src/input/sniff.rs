@@ -41,8 +41,7 @@ const fn foreign(offset: usize, mark: &'static [u8], what: &'static str, hint: &
 const NO_TEXT: &str = "name files of text, JSON lines, CSV, TSV or parquet";
 const WEIGHTS: &str = "`--model` takes models; data files hold text";
 const ARRAYS: &str = "export the texts, one JSON object a line, and name that file";
-const PICKLE: &str =
-    "write it in another format with Python, for example `pandas.read_pickle(\"{}\").to_json(\"data.jsonl\", orient=\"records\", lines=True)`";
+const PICKLE: &str = "write it in another format with Python, for example `pandas.read_pickle(\"{}\").to_json(\"data.jsonl\", orient=\"records\", lines=True)`";
 const ARROW: &str = "write it as parquet: `pandas.read_feather(\"{}\").to_parquet(\"data.parquet\")`";
 const ARROW_STREAM: &str =
     "write it as parquet: `datasets.Dataset.from_file(\"{}\").to_parquet(\"data.parquet\")`";
@@ -51,7 +50,12 @@ const UNZIP: &str = "unpack it first, `unzip {} -d FOLDER`, and name the files i
 
 /// Marks that text does not begin with, in the order in which they are tried.
 static FOREIGN: [Foreign; 38] = [
-    foreign(0, b"version https://git-lfs.github.com/spec/", "a pointer of Git LFS, not the file itself", "fetch the file with `git lfs pull`"),
+    foreign(
+        0,
+        b"version https://git-lfs.github.com/spec/",
+        "a pointer of Git LFS, not the file itself",
+        "fetch the file with `git lfs pull`",
+    ),
     foreign(0, b"PK\x03\x04", "a zip archive", UNZIP),
     foreign(0, b"PK\x05\x06", "an empty zip archive", NO_TEXT),
     foreign(0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first: `7z x {}`"),
@@ -68,14 +72,29 @@ static FOREIGN: [Foreign; 38] = [
     foreign(0, b"FEA1\0", "a Feather file", ARROW),
     foreign(0, b"\xff\xff\xff\xff", "an Arrow stream, as `datasets` keeps its tables", ARROW_STREAM),
     foreign(0, b"PARE", "an encrypted parquet file", "write it without encryption"),
-    foreign(0, b"ORC\x0a\x0b", "an ORC file", "write it as parquet: `pandas.read_orc(\"{}\").to_parquet(\"data.parquet\")`"),
+    foreign(
+        0,
+        b"ORC\x0a\x0b",
+        "an ORC file",
+        "write it as parquet: `pandas.read_orc(\"{}\").to_parquet(\"data.parquet\")`",
+    ),
     foreign(0, b"Obj\x01", "an Avro file", ARRAYS),
     foreign(0, b"%PDF-", "a PDF document", "take its text out first: `pdftotext {} FILE.txt`"),
     foreign(0, b"{\\rtf", "an RTF document", "save it as plain text: `pandoc {} -t plain -o FILE.txt`"),
     foreign(0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office document", "save it as plain text or CSV"),
-    foreign(0, b"SQLite format 3\0", "an SQLite database", "export the texts: `sqlite3 -header -csv {} \"select COLUMN from TABLE\" > data.csv`"),
+    foreign(
+        0,
+        b"SQLite format 3\0",
+        "an SQLite database",
+        "export the texts: `sqlite3 -header -csv {} \"select COLUMN from TABLE\" > data.csv`",
+    ),
     foreign(0, b"\x89HDF\r\n\x1a\n", "an HDF5 file", ARRAYS),
-    foreign(0, b"\x93NUMPY", "an array of NumPy", "texts are read from text, JSON lines, CSV, TSV and parquet; `mixce score` takes arrays of features"),
+    foreign(
+        0,
+        b"\x93NUMPY",
+        "an array of NumPy",
+        "texts are read from text, JSON lines, CSV, TSV and parquet; `mixce score` takes arrays of features",
+    ),
     foreign(0, b"\x80\x02", "a pickle of Python", PICKLE),
     foreign(0, b"\x80\x03", "a pickle of Python", PICKLE),
     foreign(0, b"\x80\x04", "a pickle of Python", PICKLE),
@@ -212,10 +231,19 @@ mod tests {
     #[test]
     fn foreign_files_are_named() {
         assert_eq!(what(b"PK\x03\x04\x14\0data.txt"), "a zip archive");
-        assert_eq!(what(b"PK\x03\x04\x14\0[Content_Types].xml....word/document.xml"), "a Word document (docx)");
+        assert_eq!(
+            what(b"PK\x03\x04\x14\0[Content_Types].xml....word/document.xml"),
+            "a Word document (docx)"
+        );
         assert_eq!(what(b"PK\x03\x04\x14\0\x08archive/data.pkl"), "a file of PyTorch");
-        assert_eq!(what(b"\x28\0\0\0\0\0\0\0{\"wte\":{\"dtype\":\"F32\"}}"), "the weights of a model (safetensors)");
-        assert_eq!(what(b"\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff\0\x2c"), "lzma data of the old kind");
+        assert_eq!(
+            what(b"\x28\0\0\0\0\0\0\0{\"wte\":{\"dtype\":\"F32\"}}"),
+            "the weights of a model (safetensors)"
+        );
+        assert_eq!(
+            what(b"\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff\0\x2c"),
+            "lzma data of the old kind"
+        );
         assert_eq!(what(b"\xff\xff\xff\xff\x10\x02\0\0"), "an Arrow stream, as `datasets` keeps its tables");
         assert_eq!(what(b"version https://git-lfs.github.com/spec/v1\noid sha256:"), FOREIGN[0].what);
         assert_eq!(what(b"GGUF\x03\0\0\0"), "the weights of a model (GGUF)");
@@ -231,7 +259,9 @@ mod tests {
 
     #[test]
     fn text_is_text() {
-        for text in ["PAR1 is the mark of parquet", "RIFF raff", "GGUF files", "070701 is a number", "", "]\n"] {
+        for text in
+            ["PAR1 is the mark of parquet", "RIFF raff", "GGUF files", "070701 is a number", "", "]\n"]
+        {
             assert_eq!(Content::of(text.as_bytes()), Content::Text(Encoding::Utf8, 0), "{text}");
         }
         assert_eq!(Content::of(b"m\xfchle"), Content::Text(Encoding::Utf8, 0));

@@ -28,8 +28,10 @@ pub(super) fn raw(real: &Path, shown: &Path) -> Result<Bytes> {
     Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, file)))
 }
 
-/// Finds out what some bytes are. The name `shown` decides nothing, but a compression that it promises in vain is noted.
+/// Finds out what some bytes are. The name `shown` decides nothing, but a compression that it promises in vain is noted. A file may be opened again:
+/// what `recorder` has of it is found anew.
 pub(super) fn open(raw: Bytes, shown: &Path, recorder: &Recorder) -> Result<Stream> {
+    recorder.note(|decoding| decoding.compression.clear());
     let mut bytes = raw;
     for _ in 0..=MAX_LAYERS {
         let mut head = Vec::new();

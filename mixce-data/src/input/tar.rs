@@ -71,7 +71,8 @@ impl Members {
             let name = name.unwrap_or_else(|| header.path_bytes().into_owned());
             let name = relative(&String::from_utf8_lossy(&name));
             if sparse || kind == EntryType::GNUSparse {
-                let problem = format!("its member `{}` is a sparse file; unpack it with `tar`", name.display());
+                let problem =
+                    format!("its member `{}` is a sparse file; unpack it with `tar`", name.display());
                 return Err(Error::Archive { path: self.path.clone(), problem });
             }
             match why_unused(&name, &header) {
@@ -108,7 +109,8 @@ impl Members {
                 });
             }
             let ignored = if block[..read].iter().all(|byte| *byte == 0) { 0 } else { read as u64 };
-            let rest = io::copy(&mut source.bytes, &mut io::sink()).map_err(|error| read_error(&self.path, error))?;
+            let rest = io::copy(&mut source.bytes, &mut io::sink())
+                .map_err(|error| read_error(&self.path, error))?;
             self.recorder.note(|decoding| {
                 let archive = decoding.archive.get_or_insert_default();
                 archive.trailing_bytes = ignored + rest;

@@ -86,8 +86,10 @@ impl Frames {
         let at_end = input.is_empty();
         let mut input = InBuffer::around(input);
         let mut output = OutBuffer::around(buffer);
-        let hint =
-            self.decoder.run(&mut input, &mut output).map_err(|error| decoder_error(Compression::Zstd, error, false))?;
+        let hint = self
+            .decoder
+            .run(&mut input, &mut output)
+            .map_err(|error| decoder_error(Compression::Zstd, error, false))?;
         let (used, written) = (input.pos(), output.pos());
         if from_head {
             self.head_used += used;
