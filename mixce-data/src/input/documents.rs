@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tempfile::TempPath;
 
+use super::archive::{Member, Members};
 use super::compression::{Bytes, Compression, Source};
 use super::decoding::{Decoding, Recorder};
 use super::delimited::DelimitedRows;
@@ -18,7 +19,6 @@ use super::parquet::ParquetRows;
 use super::separated::SeparatedRows;
 use super::settings::ReadSettings;
 use super::stream::{self, Stream};
-use super::tar::{Member, Members};
 use super::text::TextRows;
 use super::{Input, Rows};
 use crate::error::{Error, Place, Result};

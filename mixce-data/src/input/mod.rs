@@ -1,10 +1,11 @@
 //! Documents from files: text, JSON lines, CSV, TSV, parquet, each plain, compressed, or a member of an archive.
 //!
-//! A file's bytes go through a row of readers: decompression ([`compression`]), members of an archive ([`tar`]), decoding to UTF-8 ([`encoding`]),
-//! line ends ([`line_ends`]), rows. What each finds is kept ([`Decoding`]).
+//! A file's bytes go through a row of readers: decompression (`compression`), members of an archive (`archive`), decoding to UTF-8 (`encoding`),
+//! line ends (`line_ends`), rows. What each finds is kept ([`Decoding`]).
 //!
 //! One reader a format ([`text`](Format::Text), ...), all behind one iterator, [`Documents`]. Memory is bounded by the longest document, not by
 //! the file: a compressed file is never decompressed as a whole, and a document longer than [`MAX_DOCUMENT_BYTES`] is a bad row.
+mod archive;
 mod column;
 mod compression;
 mod decoding;
@@ -24,7 +25,6 @@ mod separated;
 mod settings;
 mod sniff;
 mod stream;
-mod tar;
 mod text;
 mod zstandard;
 
