@@ -47,6 +47,8 @@ pub enum Fault {
         /// The limit.
         limit: u64,
     },
+    /// It was compressed with a dictionary, which is a file of its own.
+    NeedsDictionary,
 }
 
 impl Fault {
@@ -54,6 +56,7 @@ impl Fault {
         match self {
             Self::CutOff => format!("is cut off: its {kind} data end too early"),
             Self::Damaged(words) => format!("is damaged {kind} data: {words}"),
+            Self::NeedsDictionary => format!("is {kind} data that was compressed with a dictionary"),
             Self::TooMuchMemory { bytes, limit } => {
                 let (bytes, limit) = (bytes >> 20, limit >> 20);
                 format!("needs {bytes} MiB of memory to be decompressed ({kind}), more than {limit} MiB")
@@ -256,6 +259,9 @@ impl Error {
             Self::Compressed { fault: Fault::TooMuchMemory { .. }, .. } => {
                 "compress it again with a smaller window (`zstd --long=27`)".into()
             }
+            Self::Compressed { fault: Fault::NeedsDictionary, path, .. } => {
+                format!("decompress it first: `zstd -D DICTIONARY -d {}`", path.display())
+            }
             Self::Compressed { fault: Fault::CutOff, .. } => "fetch or make the file again".into(),
             Self::Compressed { fault: Fault::Damaged(_), .. } => {
                 "what could be read of it may be wrong: fetch or make the file again".into()
@@ -269,7 +275,7 @@ impl Error {
                 "it may be {encoding}, where this reads `{reading}`; if so, `iconv -f {encoding} -t UTF-8` converts it, else `--skip-bad-rows N` leaves such rows out"
             ),
             Self::NotUtf8 { guess: None, .. } => {
-                "convert the file to UTF-8 with `iconv`, or leave such rows out with `--skip-bad-rows N`".into()
+                "if it is text in another encoding, `iconv -f ENCODING -t UTF-8` converts it; `--skip-bad-rows N` leaves such rows out".into()
             }
             Self::BadRow { .. } => "a few bad rows can be left out with `--skip-bad-rows N`".into(),
             Self::Column { .. } => "name the column of the text with `--text-column NAME`".into(),

@@ -305,6 +305,10 @@ fn zstd_frames_of_every_kind_are_read() {
     assert!(error.to_string().contains("needs 4096 MiB of memory to be decompressed (zstd), more than 2048"));
     assert!(!error.hint().unwrap().contains("fetch"));
 
+    let error = refused("a.txt.zst", b"\x28\xb5\x2f\xfd\x07\x58\x5a\xf2\xb9\x4a\x31\x00\x00words\n\x09\x99\x8a\x3e");
+    assert!(error.to_string().ends_with("is zstd data that was compressed with a dictionary"), "{error}");
+    assert!(error.hint().unwrap().contains("zstd -D DICTIONARY -d"));
+
     let whole = zstandard(b"one\ntwo\n");
     let parts = [skippable(b"x"), whole.clone(), skippable(b""), whole.clone(), skippable(b"end")].concat();
     let got = read("a.txt.zst", &parts);

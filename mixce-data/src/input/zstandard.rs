@@ -50,6 +50,10 @@ impl Frames {
             return Err(fault(Compression::Zstd.name(), what));
         }
         let skippable = mark[0] != 0x28;
+        // The last two bits of the descriptor: how many bytes the dictionary's number has.
+        if !skippable && self.head.get(4).is_some_and(|descriptor| descriptor & 3 != 0) {
+            return Err(fault(Compression::Zstd.name(), Fault::NeedsDictionary));
+        }
         let window = if skippable { None } else { window_bytes(&self.head) };
         if let Some(bytes) = window.filter(|bytes| *bytes > 1 << MAX_WINDOW_LOG) {
             let limit = 1 << MAX_WINDOW_LOG;
