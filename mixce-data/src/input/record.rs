@@ -1,11 +1,11 @@
 //! One record of a delimited file, byte by byte (RFC 4180).
-use super::line_ends::LineEnds;
+use super::record_ends::RecordEnds;
 
 /// How a file separates fields and records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Syntax {
     pub(super) delimiter: u8,
-    pub(super) line_ends: LineEnds,
+    pub(super) line_ends: RecordEnds,
 }
 
 /// How forgiving a parser is with quotes.
@@ -144,8 +144,8 @@ impl RecordParser {
     fn plain(&mut self, bytes: &[u8], ended: bool) -> Option<Outcome> {
         let rest = &bytes[self.at..];
         let found = match self.syntax.line_ends {
-            LineEnds::Lf => memchr::memchr2(self.syntax.delimiter, b'\n', rest),
-            LineEnds::Any => memchr::memchr3(self.syntax.delimiter, b'\n', b'\r', rest),
+            RecordEnds::Lf => memchr::memchr2(self.syntax.delimiter, b'\n', rest),
+            RecordEnds::Any => memchr::memchr3(self.syntax.delimiter, b'\n', b'\r', rest),
         };
         let end = self.at + found.unwrap_or(rest.len());
         self.fields.bytes.extend_from_slice(&bytes[self.at..end]);
@@ -274,7 +274,7 @@ impl RecordParser {
                     Some(Outcome::Whole(self.at + 1))
                 }
                 Some(b'\n') => Some(self.end_record(self.at, bytes, ended)),
-                Some(_) if self.syntax.line_ends == LineEnds::Any => {
+                Some(_) if self.syntax.line_ends == RecordEnds::Any => {
                     Some(self.end_record(self.at, bytes, ended))
                 }
                 Some(_) => Some(Outcome::Stray(self.at)),
@@ -288,7 +288,7 @@ impl RecordParser {
 mod tests {
     use super::*;
 
-    const COMMAS: Syntax = Syntax { delimiter: b',', line_ends: LineEnds::Lf };
+    const COMMAS: Syntax = Syntax { delimiter: b',', line_ends: RecordEnds::Lf };
 
     /// The fields of the first record, joined by `|`, and what is left; or what is wrong.
     fn parse(text: &str, quotes: Quotes, syntax: Syntax) -> Result<(String, String), Outcome> {
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn carriage_returns_end_records_where_the_file_has_them() {
-        let syntax = Syntax { line_ends: LineEnds::Any, ..COMMAS };
+        let syntax = Syntax { line_ends: RecordEnds::Any, ..COMMAS };
         for (text, rest) in
             [("a,b\rc", "c"), ("a,b\r\nc", "c"), ("a,b\nc", "c"), ("a,\"b\"\rc", "c"), ("a,b\r", "")]
         {
