@@ -214,7 +214,7 @@ impl Records {
             }
             _ => {
                 let place = Place::Line(self.line + lines);
-                let problem = if end.is_none() && *is_on_line { problem } else { NEVER_CLOSED };
+                let problem = if end.is_none() && *is_on_line { problem.as_str() } else { NEVER_CLOSED };
                 let error = Error::bad_row(self.window.path(), place, problem);
                 let until = end.unwrap_or(self.window.bytes().len());
                 self.pass(first_lines);
