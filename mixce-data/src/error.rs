@@ -278,9 +278,6 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::NotAFile { kind: "a folder", path } => {
-                format!("name the files in it, for example `{}/*.parquet`", path.display())
-            }
             Self::NotAFile { .. } => {
                 "to read from another program, name `-` and pipe into standard input".into()
             }

@@ -276,9 +276,11 @@ impl OpenFile {
 fn open_file(file: &InputFile, settings: &ReadSettings) -> Result<OpenFile> {
     let (shown, format) = (file.shown.as_path(), file.format);
     let recorder = Recorder::new(shown);
-    let open = || match stream::open(stream::raw(file.real(), shown)?, shown, &recorder)? {
-        Stream::Text(bytes) => Ok(source(bytes, format, &recorder)),
-        _ => Err(changed(shown)),
+    let open = || -> Result<Source> {
+        match stream::open(stream::raw(file.real(), shown)?, shown, &recorder)? {
+            Stream::Text(bytes) => Ok(source(bytes, format, &recorder)),
+            _ => Err(changed(shown)),
+        }
     };
     let rows = match format {
         Format::Parquet => {
@@ -317,7 +319,7 @@ fn open_member(member: Member, path: PathBuf, settings: &ReadSettings) -> Result
         return Ok(OpenFile::new(&path, rows, format, recorder));
     }
     let copy = files::spool_stream(bytes, &path)?;
-    let open = || Ok(source(stream::raw(&copy, &path)?, format, &recorder));
+    let open = || -> Result<Source> { Ok(source(stream::raw(&copy, &path)?, format, &recorder)) };
     let rows = match format {
         Format::Parquet => parquet(&copy, &path, settings)?,
         _ => table(&open, format, &path, settings)?,
