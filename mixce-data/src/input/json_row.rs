@@ -161,7 +161,7 @@ impl<'de> DeserializeSeed<'de> for FieldSeed {
     type Value = Field;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Field, D::Error> {
-        deserializer.deserialize_any(ValueVisitor { is_item: false, keeps_text: true, note: |_| () })
+        deserializer.deserialize_any(ValueVisitor { is_item: false, keeps_text: true, note: &|_| () })
     }
 }
 
@@ -193,18 +193,19 @@ impl<'de> DeserializeSeed<'de> for KindSeed<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Field, D::Error> {
         let note = |kind| self.found.borrow_mut().push((self.key.clone(), kind));
-        deserializer.deserialize_any(ValueVisitor { is_item: false, keeps_text: false, note })
+        deserializer.deserialize_any(ValueVisitor { is_item: false, keeps_text: false, note: &note })
     }
 }
 
 /// Takes any value, or the first item of an array.
-struct ValueVisitor<F> {
+struct ValueVisitor<'n> {
     is_item: bool,
     keeps_text: bool,
-    note: F,
+    /// A trait object: as a type parameter it would nest with every item.
+    note: &'n dyn Fn(Kind),
 }
 
-impl<'de, F: Fn(Kind)> DeserializeSeed<'de> for ValueVisitor<F> {
+impl<'de> DeserializeSeed<'de> for ValueVisitor<'_> {
     type Value = Field;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Field, D::Error> {
@@ -212,7 +213,7 @@ impl<'de, F: Fn(Kind)> DeserializeSeed<'de> for ValueVisitor<F> {
     }
 }
 
-impl<F: Fn(Kind)> ValueVisitor<F> {
+impl ValueVisitor<'_> {
     fn kind(&self, kind: Kind) -> Kind {
         let kind = match (self.is_item, kind) {
             (false, kind) => kind,
@@ -228,7 +229,7 @@ impl<F: Fn(Kind)> ValueVisitor<F> {
     }
 }
 
-impl<'de, F: Fn(Kind)> Visitor<'de> for ValueVisitor<F> {
+impl<'de> Visitor<'de> for ValueVisitor<'_> {
     type Value = Field;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -272,7 +273,7 @@ impl<'de, F: Fn(Kind)> Visitor<'de> for ValueVisitor<F> {
             while items.next_element::<IgnoredAny>()?.is_some() {}
             return Ok(Field::Other(Kind::Array));
         }
-        let first = ValueVisitor { is_item: true, keeps_text: false, note: &self.note };
+        let first = ValueVisitor { is_item: true, keeps_text: false, note: self.note };
         let Some(field) = items.next_element_seed(first)? else { return self.simple(Kind::Array) };
         while items.next_element::<IgnoredAny>()?.is_some() {}
         Ok(field)
