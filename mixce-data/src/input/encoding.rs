@@ -62,9 +62,7 @@ impl Encoding {
 
     /// By NUL bytes, which every ASCII character of UTF-16 and UTF-32 has: the encoding in which `head` is text throughout, and most of it ASCII.
     pub(super) fn of_nuls(head: &[u8]) -> Option<Self> {
-        if memchr::memchr(0, head).is_none() {
-            return None;
-        }
+        memchr::memchr(0, head)?;
         let wide = [Self::Utf32Le, Self::Utf32Be, Self::Utf16Le, Self::Utf16Be];
         let counted = wide.into_iter().filter_map(|encoding| Some((encoding.ascii_in(head)?, encoding)));
         counted.max_by_key(|(ascii, _)| *ascii).map(|(_, encoding)| encoding)

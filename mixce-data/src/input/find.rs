@@ -1,8 +1,8 @@
 //! From a name that was typed to the files it means, and those it does not.
 use std::fs::{self, FileType};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use glob::MatchOptions;
+use glob::Pattern;
 
 use super::compression::Compression;
 use super::decoding::{FOLDER, Unused, named};
@@ -84,23 +84,34 @@ impl Found {
 
     fn add_pattern(&mut self, pattern: &str) -> Result<()> {
         let no_match = |reason: String| Error::NoMatch { pattern: pattern.to_owned(), reason: Some(reason) };
-        let matching = |options: MatchOptions| -> Result<Vec<PathBuf>> {
-            let paths = glob::glob_with(pattern, options).map_err(|error| no_match(error.to_string()))?;
-            let paths = paths.map(|path| {
+        let paths = glob::glob(pattern).map_err(|error| no_match(error.to_string()))?;
+        let mut paths: Vec<PathBuf> = paths
+            .map(|path| {
                 path.map_err(|error| {
                     let path = error.path().to_owned();
                     Error::io("read", path)(error.into())
                 })
-            });
-            let mut paths: Vec<PathBuf> = paths.collect::<Result<_>>()?;
-            paths.sort();
-            Ok(paths)
+            })
+            .collect::<Result<_>>()?;
+        paths.sort();
+        // Parts of the pattern that spell a dot: what they match is meant.
+        let dotted: Vec<Pattern> = pattern
+            .split(['/', '\\'])
+            .filter(|part| part.starts_with('.'))
+            .filter_map(|part| Pattern::new(part).ok())
+            .collect();
+        let is_hidden = |path: &Path| {
+            path.components().any(|part| {
+                let name = part.as_os_str().to_string_lossy();
+                matches!(part, Component::Normal(_))
+                    && name.starts_with('.')
+                    && !dotted.iter().any(|dotted| dotted.matches(&name))
+            })
         };
-        let plain = matching(MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() })?;
         let mut folders = Vec::new();
-        for path in matching(MatchOptions::new())? {
+        for path in paths {
             match fs::metadata(&path).map(|data| data.file_type()) {
-                _ if plain.binary_search(&path).is_err() => self.unused(path, "hidden"),
+                _ if is_hidden(&path) => self.unused(path, "hidden"),
                 Ok(kind) if kind.is_file() => self.files.push(path),
                 Ok(kind) if kind.is_dir() => folders.push(path),
                 Ok(kind) => self.unused(path, kind_of(kind)),

@@ -27,7 +27,7 @@ pub(super) fn encoding(text: &[u8], at: usize) -> Option<Guess> {
     let (reading, had_errors) = encoding.decode_without_bom_handling(shown);
     let printable = |c: char| !c.is_control() || c == '\t';
     let reading: String = reading.chars().take_while(|c| printable(*c) && *c != '\u{fffd}').collect();
-    let plausible = !reading.is_ascii() && !(had_errors && reading.chars().count() < 2);
+    let plausible = !reading.is_ascii() && (!had_errors || reading.chars().count() > 1);
     plausible.then_some(Guess { encoding: encoding.name(), reading: reading.trim_end().to_owned() })
 }
 

@@ -203,7 +203,7 @@ pub(super) fn is_tar(head: &[u8]) -> bool {
     let digits = block[148..156].trim_ascii_start();
     let digits = digits.split(|b| !(b'0'..=b'7').contains(b)).next().unwrap_or_default();
     let stored = std::str::from_utf8(digits).ok().and_then(|digits| u32::from_str_radix(digits, 8).ok());
-    block[0] != 0 && stored == Some(sum)
+    stored == Some(sum)
 }
 
 fn is_safetensors(head: &[u8]) -> bool {
