@@ -33,6 +33,57 @@ impl fmt::Display for Place {
     }
 }
 
+/// What is wrong with compressed data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It ends too early.
+    CutOff,
+    /// The decoder's own words.
+    Damaged(String),
+    /// Decompressing it takes more memory than is allowed.
+    TooMuchMemory {
+        /// What it takes.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// It was compressed with a dictionary, which is a file of its own.
+    NeedsDictionary,
+}
+
+impl Fault {
+    fn told(&self, kind: &str) -> String {
+        match self {
+            Self::CutOff => format!("is cut off: its {kind} data end too early"),
+            Self::Damaged(words) => format!("is damaged {kind} data: {words}"),
+            Self::NeedsDictionary => format!("is {kind} data that was compressed with a dictionary"),
+            Self::TooMuchMemory { bytes, limit } => {
+                let (bytes, limit) = (bytes >> 20, limit >> 20);
+                format!("needs {bytes} MiB of memory to be decompressed ({kind}), more than {limit} MiB")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told("compressed"))
+    }
+}
+
+/// The encoding that a text may have, judged by a few bytes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guess {
+    /// As `iconv` and the web know it.
+    pub encoding: &'static str,
+    /// What stands around the bad byte, read in that encoding.
+    pub reading: String,
+}
+
+fn of_file(offset: Option<u64>) -> String {
+    offset.map(|offset| format!(" (at byte offset {offset} of the file)")).unwrap_or_default()
+}
+
 /// Every way in which reading or preparing data can fail.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -71,20 +122,39 @@ pub enum Error {
     #[error("`-` (standard input) can be read once only")]
     StdinTwice,
 
-    /// Compressed data is cut off or damaged.
-    #[error("`{}` is damaged {kind} data: {source}", path.display())]
+    /// Compressed data or an archive that cannot be read to its end.
+    #[error("`{}` {}", path.display(), fault.told(kind))]
     Compressed {
         /// The file.
         path: PathBuf,
-        /// `gzip` or `zstd`.
+        /// `gzip`, `zstd`, `bzip2`, `xz`, `tar`.
         kind: &'static str,
-        /// The decoder's own words.
-        #[source]
-        source: std::io::Error,
+        /// What is wrong.
+        fault: Fault,
+    },
+
+    /// A file of a known kind that holds no documents that could be read.
+    #[error("`{}` is {what}, which is not read as documents", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Its kind, with an article.
+        what: &'static str,
+        /// What to do.
+        hint: String,
+    },
+
+    /// A file that is not text.
+    #[error("`{}` is not text: byte {byte} is a NUL", path.display())]
+    Binary {
+        /// The file.
+        path: PathBuf,
+        /// The first NUL byte, counted from 1 (of the decompressed file).
+        byte: u64,
     },
 
     /// A text holds bytes that are not UTF-8.
-    #[error("`{}` {place}, byte {byte}: the text is not UTF-8", path.display())]
+    #[error("`{}` {place}, byte {byte}: the text is not UTF-8{}", path.display(), of_file(*offset))]
     NotUtf8 {
         /// The file.
         path: PathBuf,
@@ -92,6 +162,10 @@ pub enum Error {
         place: Place,
         /// First bad byte of the line or field, counted from 1.
         byte: usize,
+        /// The same byte within the whole (decompressed) file, counted from 0, where it is known.
+        offset: Option<u64>,
+        /// What the text may be instead.
+        guess: Option<Guess>,
     },
 
     /// A row that cannot be used.
@@ -232,18 +306,32 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::NotAFile { kind: "a folder", path } => {
-                format!("name the files in it, for example `{}/*.parquet`", path.display())
-            }
             Self::NotAFile { .. } => {
                 "to read from another program, name `-` and pipe into standard input".into()
             }
             Self::NoMatch { reason: None, .. } => {
                 "quote patterns so that the shell leaves them alone; `*`, `?` and `[...]` are understood".into()
             }
-            Self::Compressed { .. } => "the file is probably cut off: fetch or make it again".into(),
-            Self::NotUtf8 { .. } => {
-                "convert the file, for example with `iconv -f latin1 -t utf-8`, or allow some losses with `--skip-bad-rows N`".into()
+            Self::Compressed { fault: Fault::TooMuchMemory { .. }, .. } => {
+                "compress it again with a smaller window (`zstd --long=27`)".into()
+            }
+            Self::Compressed { fault: Fault::NeedsDictionary, path, .. } => {
+                format!("decompress it first: `zstd -D DICTIONARY -d {}`", path.display())
+            }
+            Self::Compressed { fault: Fault::CutOff, .. } => "fetch or make the file again".into(),
+            Self::Compressed { fault: Fault::Damaged(_), .. } => {
+                "what could be read of it may be wrong: fetch or make the file again".into()
+            }
+            Self::Foreign { hint, .. } => hint.clone(),
+            Self::Binary { .. } => "name files of text, JSON lines, CSV, TSV or parquet".into(),
+            Self::NotUtf8 { place: Place::Row(_), .. } => {
+                "the column may hold other data than text: `--text-column NAME` takes another one, `--skip-bad-rows N` leaves such rows out".into()
+            }
+            Self::NotUtf8 { guess: Some(Guess { encoding, reading }), .. } => format!(
+                "it may be {encoding}, where this reads `{reading}`; if so, `iconv -f {encoding} -t UTF-8` converts it, else `--skip-bad-rows N` leaves such rows out"
+            ),
+            Self::NotUtf8 { guess: None, .. } => {
+                "if it is text in another encoding, `iconv -f ENCODING -t UTF-8` converts it; `--skip-bad-rows N` leaves such rows out".into()
             }
             Self::BadRow { .. } => "a few bad rows can be left out with `--skip-bad-rows N`".into(),
             Self::Column { .. } => "name the column of the text with `--text-column NAME`".into(),

@@ -60,11 +60,13 @@ fn bad_rows_are_named_and_left_out_only_when_allowed() {
     world.write("cut.txt.gz", &gzip(corpus(500, 3).as_bytes())[..400]);
     world
         .run("evaluate --model model --data cut.txt.gz")
-        .refused(&["`cut.txt.gz` is damaged gzip data", "cut off"]);
+        .refused(&["`cut.txt.gz` is cut off: its gzip data end too early"]);
     world.write("table.csv", "a,b\n1,2\n");
     world.run("evaluate --model model --data table.csv").refused(&["`a`, `b`", "--text-column NAME"]);
     world.run("evaluate --model model --data *.nothing").refused(&["no file matches `*.nothing`"]);
-    world.run("evaluate --model model --data model").refused(&["`model` is a folder, not a file"]);
+    world
+        .run("evaluate --model model --data model")
+        .refused(&["model.safetensors` is the weights of a model"]);
 }
 
 #[test]

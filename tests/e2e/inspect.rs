@@ -90,3 +90,32 @@ fn runs_and_datasets_are_told_apart() {
     assert!(row["tokens"].as_u64() > row["words"].as_u64(), "{row}");
     world.run("inspect nothing").refused(&["there is no `nothing`"]);
 }
+
+#[test]
+fn a_data_file_shows_how_its_bytes_were_read() {
+    let world = World::new();
+    let wide = |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
+    world.write("data/wide.txt", wide("\u{feff}the river\r\nthe mill\r\n"));
+    world.write("data/plain.txt", "water\rwheel\rstone");
+    world.write("data/.hidden.txt", "no");
+    let row = world.run("inspect data --json").row();
+    assert_eq!(
+        (&row["kind"], &row["documents"], &row["format"]),
+        (&"dataset".into(), &5.into(), &"text".into())
+    );
+    assert_eq!(row["unused"][0]["reason"], "hidden");
+    let [plain, wide] = [0, 1].map(|at| row["decoding"][at].clone());
+    assert_eq!((&plain["encoding"], &plain["line_ends"]["cr"]), (&"UTF-8".into(), &2.into()));
+    assert_eq!((&wide["encoding"], &wide["line_ends"]["crlf"]), (&"UTF-16LE".into(), &2.into()));
+    assert_eq!(wide["byte_order_mark"], true);
+    let shown = world.run("inspect data").success();
+    assert!(shown.stdout.contains("UTF-16LE with mark"), "{}", shown.stdout);
+    assert!(shown.stdout.contains("not read: `data/.hidden.txt` (hidden)"), "{}", shown.stdout);
+    assert!(
+        shown.stderr.contains("2 files are read, these are not: `data/.hidden.txt` (hidden)"),
+        "{}",
+        shown.stderr
+    );
+    world.write("mail.txt.zip", b"PK\x03\x04\x14\0\0\0\x08\0mail.txt");
+    world.run("inspect mail.txt.zip").refused(&["is a zip archive", "hint: ", "`unzip mail.txt.zip"]);
+}

@@ -109,3 +109,21 @@ fn settings_out_of_range_are_refused() {
     }
     world.run("generate --model model").refused(&["--prompts", "--prompt", "--unconditional"]);
 }
+
+#[test]
+fn blank_prompts_are_left_out_and_counted() {
+    let world = World::new();
+    world.write("prompts.txt", "the river\n\n \t\nold stone bridge\n");
+    world.write("same.txt", "the river\nold stone bridge\n");
+    let of =
+        |file: &str| world.run(&format!("generate --model model --prompts {file} --max-new-tokens 5 --json"));
+    let outcome = of("prompts.txt").success();
+    assert!(
+        outcome.stderr.contains("`prompts.txt`: 2 blank prompts are left out, the first at line 2"),
+        "{}",
+        outcome.stderr
+    );
+    assert_eq!(outcome.stdout, of("same.txt").success().stdout);
+    world.write("blank.txt", "\n \n");
+    of("blank.txt").refused(&["`blank.txt` holds no prompt: all 2 are blank", "--unconditional"]);
+}

@@ -98,7 +98,7 @@ pub(crate) struct GenerateArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct PromptSource {
-    /// File of prompts: one a line, or a table (.jsonl, .csv, ...) with a column `prompt`; `-` is standard input
+    /// File of prompts: one a line, or a table (.jsonl, .csv, ...) with a column `prompt`; `-` is standard input; blank ones are left out and have no index
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
     /// A prompt

@@ -1,11 +1,12 @@
 //! `mixce inspect`: what a checkpoint, a weight file, a run folder, a dataset or a token cache holds.
 
 pub(crate) mod dataset;
+mod decoding;
 mod run_folder;
 mod token_cache;
 mod weights;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
@@ -20,7 +21,7 @@ use crate::reading::ReadingArgs;
 #[command(after_help = "Example: mixce inspect runs/first/best\n\n\
     Reads headers, not weights. With --json one object: `kind` is checkpoint, weights, run, dataset or cache.")]
 pub(crate) struct InspectArgs {
-    /// Folder of a checkpoint or run, weight file (.safetensors, .bin), token cache (.tokens), data file, pattern, or `-`
+    /// Folder of a checkpoint or run, weight file (.safetensors, .bin), token cache (.tokens), data file, folder of data files, pattern, or `-`
     #[arg(value_name = "PATH")]
     path: PathBuf,
     /// Folder or hub id of a tokenizer, to count a data file's tokens too
@@ -37,7 +38,7 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<()> {
     }
     let is_weights =
         path.extension().is_some_and(|e| ["safetensors", "bin", "pt", "pth"].iter().any(|known| e == *known));
-    if path.is_dir() || is_weights {
+    if (path.is_dir() && !is_data_folder(path)) || is_weights {
         return weights::inspect(path, context);
     }
     if token_cache::is_cache(path) {
@@ -50,4 +51,16 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<()> {
             .into());
     }
     dataset::inspect(path, args.tokenizer.as_deref(), &args.reading, context)
+}
+
+/// Whether a folder holds files, and none that a checkpoint has.
+fn is_data_folder(path: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(path) else { return false };
+    let names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let is_of_model = |name: &String| {
+        let weights = [".safetensors", ".bin", ".pt", ".pth", ".index.json"];
+        name == "config.json" || name == "tokenizer.json" || weights.iter().any(|end| name.ends_with(end))
+    };
+    !names.is_empty() && !names.iter().any(is_of_model)
 }

@@ -6,8 +6,8 @@ use super::compression::Source;
 use super::description::{Description, Dialect};
 use super::dialect::{Found, detect};
 use super::format::Format;
-use super::line_ends::LineEnds;
 use super::lines::utf8;
+use super::record_ends::RecordEnds;
 use super::records::Records;
 use super::window::Window;
 use super::{Row, Rows};
@@ -164,7 +164,7 @@ impl Rows for DelimitedRows {
             delimiter: char::from(syntax.delimiter),
             found: self.found.words(),
             header: self.header,
-            carriage_returns: syntax.line_ends == LineEnds::Any,
+            carriage_returns: syntax.line_ends == RecordEnds::Any,
             backslash_records: self.records.backslash_records,
         };
         let columns = self.choice.iter().flat_map(|choice| &choice.columns);

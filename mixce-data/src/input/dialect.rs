@@ -1,8 +1,8 @@
 //! How a delimited file separates fields: by its head.
 use std::path::Path;
 
-use super::line_ends::LineEnds;
 use super::record::{Outcome, Quotes, RecordParser, Syntax};
+use super::record_ends::RecordEnds;
 use super::window::Window;
 use crate::error::{Error, Result};
 
@@ -102,21 +102,21 @@ fn shown(delimiter: u8) -> String {
 }
 
 /// The first line end outside of quotes decides.
-fn line_ends(head: &[u8]) -> LineEnds {
+fn line_ends(head: &[u8]) -> RecordEnds {
     let mut quoted = false;
     for (at, byte) in head.iter().enumerate() {
         match byte {
             b'"' => quoted = !quoted,
-            b'\n' if !quoted => return LineEnds::Lf,
-            b'\r' if !quoted && head.get(at + 1) != Some(&b'\n') => return LineEnds::Any,
+            b'\n' if !quoted => return RecordEnds::Lf,
+            b'\r' if !quoted && head.get(at + 1) != Some(&b'\n') => return RecordEnds::Any,
             _ => {}
         }
     }
-    LineEnds::Lf
+    RecordEnds::Lf
 }
 
 /// The delimiter of a first line `sep=X`, as Excel writes and reads it, and that line's length.
-fn named_delimiter(head: &[u8], line_ends: LineEnds, ended: bool) -> Option<(u8, usize)> {
+fn named_delimiter(head: &[u8], line_ends: RecordEnds, ended: bool) -> Option<(u8, usize)> {
     let (end, after) = line_ends.find(head, ended)?;
     let line = head[..end].strip_prefix(b"\"").and_then(|l| l.strip_suffix(b"\"")).unwrap_or(&head[..end]);
     match line {
@@ -246,8 +246,8 @@ mod tests {
 
     #[test]
     fn the_first_line_end_counts() {
-        assert_eq!(line_ends(b"a,b\rc"), LineEnds::Any);
-        assert_eq!(line_ends(b"a,b\r\nc\rd"), LineEnds::Lf);
-        assert_eq!(line_ends(b"\"a\rb\"\nc\rd"), LineEnds::Lf);
+        assert_eq!(line_ends(b"a,b\rc"), RecordEnds::Any);
+        assert_eq!(line_ends(b"a,b\r\nc\rd"), RecordEnds::Lf);
+        assert_eq!(line_ends(b"\"a\rb\"\nc\rd"), RecordEnds::Lf);
     }
 }

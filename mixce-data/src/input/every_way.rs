@@ -211,7 +211,12 @@ fn read_back(name: &str, bytes: Vec<u8>, settings: ReadSettings) -> (Vec<String>
     (texts, documents.reports().remove(0))
 }
 
-fn check(texts: &Texts, name: &str, bytes: Vec<u8>, settings: ReadSettings) -> Result<(), TestCaseError> {
+fn check(
+    texts: &Texts,
+    name: &str,
+    bytes: Vec<u8>,
+    settings: ReadSettings,
+) -> std::result::Result<(), TestCaseError> {
     let shown = String::from_utf8_lossy(&bytes).into_owned();
     let (got, report) = read_back(name, bytes, settings);
     let want: Vec<&String> = texts.iter().flatten().collect();

@@ -8,21 +8,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sha2::{Digest, Sha256};
 use tempfile::TempPath;
 
-use super::compression;
+use super::compression::{Bytes, read_error};
+use super::decoding::{Layer, Recorder, Unused};
 use super::documents::Documents;
+use super::find::find;
 use super::format::Format;
 use super::settings::ReadSettings;
+use super::stream::{self, Stream};
 use crate::error::{Error, Result};
 
 /// The name of standard input.
 pub const STDIN: &str = "-";
 /// Bytes copied or hashed at a time.
 const CHUNK_BYTES: usize = 1 << 18;
+/// Part of every digest: raised when the same bytes come to be read as other documents.
+const READER_VERSION: u32 = 2;
 
 /// Some files, read one after another as one sequence of documents.
 #[derive(Clone, Debug)]
 pub struct Input {
     files: Vec<InputFile>,
+    unused: Vec<Unused>,
     settings: ReadSettings,
 }
 
@@ -31,9 +37,15 @@ pub struct Input {
 pub(super) struct InputFile {
     /// Its name in messages.
     pub(super) shown: PathBuf,
+    /// Of an archive: none that counts, for each member has its own.
     pub(super) format: Format,
+    pub(super) is_archive: bool,
     /// A copy on disk that is read instead: of standard input, and of what must be read at random but is compressed.
     copy: Option<Arc<TempPath>>,
+    /// Compression of the file that is no longer there in the copy.
+    pub(super) unpacked: Vec<Layer>,
+    /// Whether its warnings have been given: the file may be read more than once.
+    pub(super) told: Arc<AtomicBool>,
 }
 
 impl InputFile {
@@ -44,11 +56,12 @@ impl InputFile {
 }
 
 impl Input {
-    /// Finds the files that some names mean: paths, patterns (`data/*.parquet`, in alphabetical order), or `-` for standard input, whose bytes are
-    /// kept in a temporary file.
+    /// Finds the files that some names mean: paths, patterns (`data/*.parquet`, in alphabetical order), folders (all files in them and below), or `-`
+    /// for standard input, whose bytes are kept in a temporary file. The first bytes of each are looked at.
     ///
     /// # Errors
-    /// [`Error::NoMatch`], [`Error::NotAFile`] (folders, pipes, devices), [`Error::StdinTwice`], [`Error::Settings`], [`Error::Io`].
+    /// [`Error::NoMatch`], [`Error::NotAFile`] (pipes, devices), [`Error::Incomplete`] (a folder without files), [`Error::StdinTwice`],
+    /// [`Error::Settings`], [`Error::Foreign`] and [`Error::Binary`] (files that hold no text), [`Error::Compressed`], [`Error::Io`].
     pub fn open(names: &[impl AsRef<Path>], settings: ReadSettings) -> Result<Self> {
         Self::open_with_stdin(names, settings, &mut std::io::stdin())
     }
@@ -70,19 +83,21 @@ impl Input {
         if names.iter().filter(|name| name.as_ref() == Path::new(STDIN)).count() > 1 {
             return Err(Error::StdinTwice);
         }
-        let mut files = Vec::new();
+        let (mut files, mut unused) = (Vec::new(), Vec::new());
         for name in names {
             let name = name.as_ref();
             if name == Path::new(STDIN) {
-                files.push(spool_stdin(stdin, settings.data_format)?);
+                let copy = spool(stdin, &|error| Error::io("read", STDIN)(error))?;
+                files.push(file(name.into(), Some(Arc::new(copy)), &settings)?);
                 continue;
             }
-            for path in matches(name)? {
-                require_file(&path)?;
-                files.push(file(path, settings.data_format)?);
+            let found = find(name)?;
+            for path in found.files {
+                files.push(file(path, None, &settings)?);
             }
+            unused.extend(found.unused);
         }
-        Ok(Self { files, settings })
+        Ok(Self { files, unused, settings })
     }
 
     /// The documents, from the first one on.
@@ -100,11 +115,17 @@ impl Input {
         self.files.iter().map(|file| file.shown.as_path())
     }
 
-    /// The files' formats, each once.
+    /// What patterns and folders cover besides the files that are read.
+    #[must_use]
+    pub fn unused(&self) -> &[Unused] {
+        &self.unused
+    }
+
+    /// The files' formats, each once; those of an archive's members are not known before they are read.
     #[must_use]
     pub fn formats(&self) -> Vec<Format> {
         let mut formats: Vec<Format> = Vec::new();
-        for file in &self.files {
+        for file in self.files.iter().filter(|file| !file.is_archive) {
             if !formats.contains(&file.format) {
                 formats.push(file.format);
             }
@@ -152,6 +173,7 @@ impl Input {
     pub fn digest(&self, stop: &AtomicBool) -> Result<[u8; 32]> {
         // Every part is of fixed length or a digest of its own, so that no two inputs run together.
         let mut all = Sha256::new();
+        all.update(READER_VERSION.to_le_bytes());
         all.update(Sha256::digest(self.settings.key()));
         let mut buffer = vec![0; CHUNK_BYTES];
         for file in &self.files {
@@ -167,90 +189,71 @@ impl Input {
                 }
                 content.update(&buffer[..n]);
             }
-            all.update(Sha256::digest(file.format.name()));
+            all.update(Sha256::digest(if file.is_archive { "archive" } else { file.format.name() }));
             all.update(content.finalize());
         }
         Ok(all.finalize().into())
     }
 }
 
-/// The paths a name stands for: itself, or what matches it.
-fn matches(name: &Path) -> Result<Vec<PathBuf>> {
-    let text = name.to_string_lossy();
-    // A file whose name looks like a pattern is that file.
-    if name.exists() || !text.contains(['*', '?', '[']) {
-        return Ok(vec![name.to_owned()]);
-    }
-    let no_match = |reason: Option<String>| Error::NoMatch { pattern: text.clone().into_owned(), reason };
-    let paths = glob::glob(&text).map_err(|error| no_match(Some(error.to_string())))?;
-    let mut found = Vec::new();
-    for path in paths {
-        let path = path.map_err(|error| {
-            let path = error.path().to_owned();
-            Error::io("read", path)(error.into())
-        })?;
-        if path.is_file() {
-            found.push(path);
+/// Looks at a file's first bytes, and at its name for what they do not tell.
+fn file(shown: PathBuf, copy: Option<Arc<TempPath>>, settings: &ReadSettings) -> Result<InputFile> {
+    let mut file = InputFile {
+        shown,
+        format: settings.data_format.unwrap_or(Format::Text),
+        is_archive: false,
+        copy,
+        unpacked: Vec::new(),
+        told: Arc::default(),
+    };
+    let recorder = Recorder::new(&file.shown);
+    match stream::open(stream::raw(file.real(), &file.shown)?, &file.shown, &recorder)? {
+        Stream::Tar(_) => file.is_archive = true,
+        Stream::Parquet(bytes) => {
+            file.format = parquet_format(&file.shown, settings.data_format)?;
+            file.unpacked = recorder.decoding().compression;
+            if !file.unpacked.is_empty() {
+                file.copy = Some(Arc::new(spool_stream(bytes, &file.shown)?));
+                file.unpacked = recorder.decoding().compression;
+            }
         }
+        Stream::Text(bytes) if file.shown == Path::new(STDIN) && settings.data_format.is_none() => {
+            // Standard input has no name: its first characters tell.
+            let mut head = Vec::new();
+            bytes.take(256).read_to_end(&mut head).map_err(|error| read_error(&file.shown, error))?;
+            file.format = Format::of_bytes(&head);
+        }
+        Stream::Text(_) => file.format = text_format(&file.shown, settings.data_format)?,
     }
-    found.sort();
-    if found.is_empty() { Err(no_match(None)) } else { Ok(found) }
+    Ok(file)
 }
 
-/// Refuses what cannot be read from the beginning twice.
-fn require_file(path: &Path) -> Result<()> {
-    let kind = std::fs::metadata(path).map_err(Error::io("read", path))?.file_type();
-    let refuse = |kind| Err(Error::NotAFile { path: path.into(), kind });
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::FileTypeExt;
-        if kind.is_fifo() {
-            return refuse("a named pipe");
-        }
-    }
-    match kind {
-        kind if kind.is_file() => Ok(()),
-        kind if kind.is_dir() => refuse("a folder"),
-        _ => refuse("a device or socket"),
-    }
-}
-
-fn file(shown: PathBuf, format: Option<Format>) -> Result<InputFile> {
-    let format = format.unwrap_or_else(|| Format::of(&shown));
-    let mut file = InputFile { shown, format, copy: None };
+/// The format of a file whose bytes are text: the one that was asked for, or the name's.
+pub(super) fn text_format(shown: &Path, wanted: Option<Format>) -> Result<Format> {
+    let format = wanted.unwrap_or_else(|| Format::of(shown));
     if format == Format::Parquet {
-        file.copy = decompressed(&file.shown, &file.shown)?;
+        let problem = "it does not begin with `PAR1`".to_owned();
+        return Err(Error::Parquet { path: shown.into(), problem });
     }
-    Ok(file)
+    Ok(format)
 }
 
-/// Keeps standard input in a temporary file.
-fn spool_stdin(stdin: &mut dyn Read, format: Option<Format>) -> Result<InputFile> {
-    let shown = PathBuf::from(STDIN);
-    let copy = spool(stdin, &|error| Error::io("read", STDIN)(error))?;
-    let mut head = Vec::new();
-    let mut source = compression::open(&copy, &shown)?;
-    let read = source.bytes.by_ref().take(256).read_to_end(&mut head);
-    read.map_err(|error| source.compression.error(&shown, error))?;
-    let format = format.unwrap_or_else(|| Format::of_bytes(&head));
-    let mut file = InputFile { shown, format, copy: Some(Arc::new(copy)) };
-    if format == Format::Parquet
-        && let Some(plain) = decompressed(file.real(), &file.shown)?
-    {
-        file.copy = Some(plain);
+/// The format of a file whose bytes are parquet.
+pub(super) fn parquet_format(shown: &Path, wanted: Option<Format>) -> Result<Format> {
+    match wanted {
+        Some(other) if other != Format::Parquet => Err(Error::Settings(format!(
+            "`{}` is a parquet file, which cannot be read as {} (`--data-format {}`)",
+            shown.display(),
+            other.name(),
+            other.name()
+        ))),
+        _ => Ok(Format::Parquet),
     }
-    Ok(file)
 }
 
-/// A decompressed copy of a file, which parquet needs because it is read from its end; `None` if it is not compressed.
-fn decompressed(real: &Path, shown: &Path) -> Result<Option<Arc<TempPath>>> {
-    let mut source = compression::open(real, shown)?;
-    if source.compression == compression::Compression::None {
-        return Ok(None);
-    }
-    let compression = source.compression;
-    let copy = spool(&mut source.bytes, &|error| compression.error(shown, error))?;
-    Ok(Some(Arc::new(copy)))
+/// A copy on disk of a stream: parquet is read from its end.
+pub(super) fn spool_stream(mut bytes: Bytes, shown: &Path) -> Result<TempPath> {
+    spool(&mut bytes, &|error| read_error(shown, error))
 }
 
 fn spool(source: &mut dyn Read, error: &dyn Fn(std::io::Error) -> Error) -> Result<TempPath> {

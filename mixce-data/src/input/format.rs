@@ -3,6 +3,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::compression::Compression;
+
 /// How a data file is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -21,11 +23,11 @@ pub enum Format {
 }
 
 impl Format {
-    /// By the file's ending, `.gz` and `.zst` taken off: `.jsonl`, `.jsonlines`, `.ndjson`, `.json`; `.csv`; `.tsv`; `.parquet`; all else is text.
+    /// By the file's ending, that of a compression (`.gz`, ...) taken off: `.jsonl`, `.jsonlines`, `.ndjson`, `.json`; `.csv`; `.tsv`; `.parquet`; all else is text.
     #[must_use]
     pub fn of(path: &Path) -> Self {
         let name = path.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-        let plain = [".gz", ".zst", ".zstd"].iter().find_map(|e| name.strip_suffix(e)).unwrap_or(&name);
+        let (_, plain) = Compression::of_name(&name);
         match plain.rsplit_once('.').map(|(_, ending)| ending) {
             Some("jsonl" | "jsonlines" | "ndjson" | "json") => Self::JsonLines,
             Some("csv") => Self::Csv,
@@ -39,7 +41,8 @@ impl Format {
     /// objects; else text.
     #[must_use]
     pub fn of_bytes(bytes: &[u8]) -> Self {
-        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
+        // What decodes to UTF-8 has no mark any more by now.
+        let text = bytes.trim_ascii_start();
         let is_json = match text.split_first() {
             Some((b'{', rest)) => rest.trim_ascii_start().starts_with(b"\""),
             Some((b'[', rest)) => rest.trim_ascii_start().starts_with(b"{"),

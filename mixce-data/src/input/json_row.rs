@@ -1,4 +1,5 @@
 //! What is in one JSON object: the fields of the text, or the kinds of all fields.
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
@@ -63,6 +64,24 @@ pub(super) fn without_words(bytes: &[u8], words: &[Range<usize>]) -> Vec<u8> {
     patched
 }
 
+/// The bytes with a space for every `\u` escape of half a character: the parser refuses half a pair, which says nothing of an object's keys.
+fn without_surrogates(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let is_half = |at: &usize| {
+        matches!(bytes.get(at + 2..at + 4), Some([b'd' | b'D', b'8' | b'9' | b'a'..=b'f' | b'A'..=b'F']))
+    };
+    let halves: Vec<usize> = memchr::memmem::find_iter(bytes, br"\u").filter(is_half).collect();
+    if halves.is_empty() {
+        return Cow::Borrowed(bytes);
+    }
+    let mut plain = bytes.to_vec();
+    for at in halves {
+        if let Some(digits) = plain.get_mut(at + 2..at + 6) {
+            digits.copy_from_slice(b"0020");
+        }
+    }
+    Cow::Owned(plain)
+}
+
 /// The fields of an object under some keys, `None` for a key that is not there.
 pub(super) fn fields(bytes: &[u8], keys: &[String]) -> serde_json::Result<Vec<Option<Field>>> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
@@ -73,8 +92,8 @@ pub(super) fn fields(bytes: &[u8], keys: &[String]) -> serde_json::Result<Vec<Op
 
 /// The keys of an object and what they hold.
 pub(super) fn kinds(bytes: &[u8]) -> serde_json::Result<Vec<(String, Kind)>> {
-    let found = RefCell::new(Vec::new());
-    serde_json::Deserializer::from_slice(bytes).deserialize_map(KindsVisitor(&found))?;
+    let (found, bytes) = (RefCell::new(Vec::new()), without_surrogates(bytes));
+    serde_json::Deserializer::from_slice(&bytes).deserialize_map(KindsVisitor(&found))?;
     Ok(found.into_inner())
 }
 
@@ -142,7 +161,7 @@ impl<'de> DeserializeSeed<'de> for FieldSeed {
     type Value = Field;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Field, D::Error> {
-        deserializer.deserialize_any(ValueVisitor { is_item: false, keeps_text: true, note: |_| () })
+        deserializer.deserialize_any(ValueVisitor { is_item: false, keeps_text: true, note: &|_| () })
     }
 }
 
@@ -174,18 +193,19 @@ impl<'de> DeserializeSeed<'de> for KindSeed<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Field, D::Error> {
         let note = |kind| self.found.borrow_mut().push((self.key.clone(), kind));
-        deserializer.deserialize_any(ValueVisitor { is_item: false, keeps_text: false, note })
+        deserializer.deserialize_any(ValueVisitor { is_item: false, keeps_text: false, note: &note })
     }
 }
 
 /// Takes any value, or the first item of an array.
-struct ValueVisitor<F> {
+struct ValueVisitor<'n> {
     is_item: bool,
     keeps_text: bool,
-    note: F,
+    /// A trait object: as a type parameter it would nest with every item.
+    note: &'n dyn Fn(Kind),
 }
 
-impl<'de, F: Fn(Kind)> DeserializeSeed<'de> for ValueVisitor<F> {
+impl<'de> DeserializeSeed<'de> for ValueVisitor<'_> {
     type Value = Field;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Field, D::Error> {
@@ -193,7 +213,7 @@ impl<'de, F: Fn(Kind)> DeserializeSeed<'de> for ValueVisitor<F> {
     }
 }
 
-impl<F: Fn(Kind)> ValueVisitor<F> {
+impl ValueVisitor<'_> {
     fn kind(&self, kind: Kind) -> Kind {
         let kind = match (self.is_item, kind) {
             (false, kind) => kind,
@@ -209,7 +229,7 @@ impl<F: Fn(Kind)> ValueVisitor<F> {
     }
 }
 
-impl<'de, F: Fn(Kind)> Visitor<'de> for ValueVisitor<F> {
+impl<'de> Visitor<'de> for ValueVisitor<'_> {
     type Value = Field;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -253,7 +273,7 @@ impl<'de, F: Fn(Kind)> Visitor<'de> for ValueVisitor<F> {
             while items.next_element::<IgnoredAny>()?.is_some() {}
             return Ok(Field::Other(Kind::Array));
         }
-        let first = ValueVisitor { is_item: true, keeps_text: false, note: &self.note };
+        let first = ValueVisitor { is_item: true, keeps_text: false, note: self.note };
         let Some(field) = items.next_element_seed(first)? else { return self.simple(Kind::Array) };
         while items.next_element::<IgnoredAny>()?.is_some() {}
         Ok(field)
@@ -286,6 +306,7 @@ mod tests {
     fn half_a_surrogate_matters_only_in_the_text() {
         let object = br#"{"a":"\ud83d","b":"fine"}"#;
         assert_eq!(fields(object, &["b".to_owned()]).unwrap(), [Some(Field::Text("fine".into()))]);
+        assert_eq!(kinds(object).unwrap(), [("a".to_owned(), Kind::String), ("b".to_owned(), Kind::String)]);
         assert!(fields(object, &["a".to_owned()]).unwrap_err().to_string().contains("surrogate"));
     }
 

@@ -10,13 +10,13 @@ use std::path::Path;
 use super::compression::Source;
 use super::json_row::list_of_rows;
 use super::json_syntax::{Scan, Scanner};
-use super::line_ends::LineEnds;
 use super::lines::too_long;
+use super::record_ends::RecordEnds;
 use super::window::Window;
 use crate::error::{Error, Place, Result};
 
 /// Lines of JSON end with any of these: a line end inside of a string would be escaped.
-const LINE_ENDS: LineEnds = LineEnds::Any;
+const LINE_ENDS: RecordEnds = RecordEnds::Any;
 
 /// How the values lie in the file, as far as it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::MAX_DOCUMENT_BYTES;
 use super::compression::{Compression, Source};
+use super::guess;
 use crate::error::{Error, Place, Result};
 
-/// The lines of a file. Line ends are `\n` or `\r\n`; a byte order mark at the start is dropped.
+/// The lines of a text whose line ends are `\n` ([`super::line_ends`] makes them so).
 pub(super) struct Lines {
     path: PathBuf,
     bytes: Box<dyn BufRead + Send>,
@@ -21,10 +22,6 @@ impl Lines {
         Self { path: path.into(), bytes, compression, line: 0, buffer: Vec::new() }
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Number of the line read last, counted from 1.
     pub(super) fn line(&self) -> u64 {
         self.line
@@ -33,7 +30,7 @@ impl Lines {
     /// The next line without its end; `None` at the end of the file.
     pub(super) fn next_line(&mut self) -> Result<Option<&[u8]>> {
         self.buffer.clear();
-        let limit = MAX_DOCUMENT_BYTES as u64 + 2;
+        let limit = MAX_DOCUMENT_BYTES as u64 + 1;
         let read = (&mut self.bytes).take(limit).read_until(b'\n', &mut self.buffer);
         let read = read.map_err(|error| self.compression.error(&self.path, error))?;
         if read == 0 {
@@ -45,13 +42,8 @@ impl Lines {
             self.bytes.skip_until(b'\n').map_err(|error| self.compression.error(&self.path, error))?;
             return Err(too_long(&self.path, Place::Line(self.line)));
         }
-        let mut line = self.buffer.as_slice();
-        line = line.strip_suffix(b"\n").unwrap_or(line);
-        line = line.strip_suffix(b"\r").unwrap_or(line);
-        if self.line == 1 {
-            line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
-        }
-        Ok(Some(line))
+        let line = self.buffer.as_slice();
+        Ok(Some(line.strip_suffix(b"\n").unwrap_or(line)))
     }
 
     /// The next line as text.
@@ -71,6 +63,8 @@ pub(super) fn utf8<'a>(bytes: &'a [u8], path: &Path, place: Place) -> Result<&'a
         path: path.into(),
         place,
         byte: error.valid_up_to() + 1,
+        offset: None,
+        guess: guess::encoding(bytes, error.valid_up_to()),
     })
 }
 

@@ -1,15 +1,23 @@
-//! Documents from files: text, JSON, CSV, TSV, parquet, each plain or compressed with gzip or zstd.
+//! Documents from files: text, JSON, CSV, TSV, parquet, each plain, compressed, or a member of an archive.
+//!
+//! A file's bytes go through a row of readers: decompression (`compression`), members of an archive (`archive`), decoding to UTF-8 (`encoding`),
+//! line ends (`line_ends`), rows. What each finds is kept ([`Decoding`], [`FileReport`]).
 //!
 //! One reader a format ([`text`](Format::Text), ...), all behind one iterator, [`Documents`]. Memory is bounded by the longest document, not by
 //! the file: a compressed file is never decompressed as a whole, and a document longer than [`MAX_DOCUMENT_BYTES`] is a bad row.
+mod archive;
 mod column;
 mod compression;
+mod decoding;
 mod delimited;
 mod description;
 mod dialect;
 mod documents;
+mod encoding;
 mod files;
+mod find;
 mod format;
+mod guess;
 mod json;
 mod json_row;
 mod json_survey;
@@ -17,14 +25,21 @@ mod json_syntax;
 mod json_values;
 mod line_ends;
 mod lines;
+mod members;
 mod parquet;
 mod record;
+mod record_ends;
 mod records;
 mod separated;
 mod settings;
+mod sniff;
+mod stream;
 mod text;
 mod window;
+mod zstandard;
 
+#[cfg(test)]
+mod decoding_tests;
 #[cfg(test)]
 mod every_way;
 #[cfg(test)]
@@ -32,8 +47,11 @@ mod row_tests;
 #[cfg(test)]
 mod tests;
 
+pub use compression::Compression;
+pub use decoding::{Archive, Decoding, Layer, LineEnds, Unused};
 pub use description::{Description, Dialect, FileReport, JsonLayout};
 pub use documents::{Document, Documents};
+pub use encoding::Encoding;
 pub use files::{Input, STDIN};
 pub use format::Format;
 pub use settings::{OneOrMany, ReadSettings};

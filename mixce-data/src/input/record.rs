@@ -1,11 +1,11 @@
 //! One record of a delimited file, byte by byte (RFC 4180).
-use super::line_ends::LineEnds;
+use super::record_ends::RecordEnds;
 
 /// How a file separates fields and records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Syntax {
     pub(super) delimiter: u8,
-    pub(super) line_ends: LineEnds,
+    pub(super) line_ends: RecordEnds,
 }
 
 /// How forgiving a parser is with quotes.
@@ -144,17 +144,19 @@ impl RecordParser {
     fn plain(&mut self, bytes: &[u8], ended: bool) -> Option<Outcome> {
         let rest = &bytes[self.at..];
         let found = match self.syntax.line_ends {
-            LineEnds::Lf => memchr::memchr2(self.syntax.delimiter, b'\n', rest),
-            LineEnds::Any => memchr::memchr3(self.syntax.delimiter, b'\n', b'\r', rest),
+            RecordEnds::Lf => memchr::memchr2(self.syntax.delimiter, b'\n', rest),
+            RecordEnds::Any => memchr::memchr3(self.syntax.delimiter, b'\n', b'\r', rest),
         };
         let end = self.at + found.unwrap_or(rest.len());
-        if self.quotes == Quotes::Strict && memchr::memchr_iter(b'"', &bytes[self.at..end]).count() % 2 == 1 {
-            return Some(Outcome::Stray(self.at));
-        }
         self.fields.bytes.extend_from_slice(&bytes[self.at..end]);
         self.at = end;
+        if end == bytes.len() && !ended {
+            return Some(Outcome::Unfinished);
+        }
+        if self.quotes == Quotes::Strict && memchr::memchr_iter(b'"', self.field()).count() % 2 == 1 {
+            return Some(Outcome::Stray(end));
+        }
         match bytes.get(end) {
-            None if !ended => Some(Outcome::Unfinished),
             None => {
                 self.drop_return();
                 self.end_field();
@@ -174,10 +176,14 @@ impl RecordParser {
         }
     }
 
+    /// The field that is being read.
+    fn field(&self) -> &[u8] {
+        &self.fields.bytes[self.fields.ends.last().copied().unwrap_or(0)..]
+    }
+
     /// Takes the `\r` of a line end off the field.
     fn drop_return(&mut self) {
-        let begin = self.fields.ends.last().copied().unwrap_or(0);
-        if self.fields.bytes[begin..].last() == Some(&b'\r') {
+        if self.field().last() == Some(&b'\r') {
             self.fields.bytes.pop();
         }
     }
@@ -268,7 +274,7 @@ impl RecordParser {
                     Some(Outcome::Whole(self.at + 1))
                 }
                 Some(b'\n') => Some(self.end_record(self.at, bytes, ended)),
-                Some(_) if self.syntax.line_ends == LineEnds::Any => {
+                Some(_) if self.syntax.line_ends == RecordEnds::Any => {
                     Some(self.end_record(self.at, bytes, ended))
                 }
                 Some(_) => Some(Outcome::Stray(self.at)),
@@ -282,15 +288,16 @@ impl RecordParser {
 mod tests {
     use super::*;
 
-    const COMMAS: Syntax = Syntax { delimiter: b',', line_ends: LineEnds::Lf };
+    const COMMAS: Syntax = Syntax { delimiter: b',', line_ends: RecordEnds::Lf };
 
     /// The fields of the first record, joined by `|`, and what is left; or what is wrong.
     fn parse(text: &str, quotes: Quotes, syntax: Syntax) -> Result<(String, String), Outcome> {
         let outcome = RecordParser::new(syntax, quotes).run(text.as_bytes(), true);
         // In pieces it is the same.
         let mut pieces = RecordParser::new(syntax, quotes);
-        let early = (0..text.len()).map(|end| pieces.run(&text.as_bytes()[..end], false));
-        let early = early.into_iter().find(|outcome| *outcome != Outcome::Unfinished);
+        let early = (0..text.len())
+            .map(|end| pieces.run(&text.as_bytes()[..end], false))
+            .find(|outcome| *outcome != Outcome::Unfinished);
         let last = early.unwrap_or_else(|| pieces.run(text.as_bytes(), true));
         assert_eq!(last, outcome, "{text:?}");
         let Outcome::Whole(end) = outcome else { return Err(outcome) };
@@ -323,7 +330,7 @@ mod tests {
 
     #[test]
     fn carriage_returns_end_records_where_the_file_has_them() {
-        let syntax = Syntax { line_ends: LineEnds::Any, ..COMMAS };
+        let syntax = Syntax { line_ends: RecordEnds::Any, ..COMMAS };
         for (text, rest) in
             [("a,b\rc", "c"), ("a,b\r\nc", "c"), ("a,b\nc", "c"), ("a,\"b\"\rc", "c"), ("a,b\r", "")]
         {
@@ -336,7 +343,7 @@ mod tests {
         let broken = |text, quotes| parse(text, quotes, COMMAS).unwrap_err();
         assert_eq!(broken("1,\"a\"b\n", Quotes::Doubled), Outcome::Stray(5));
         assert_eq!(broken("1,\"a\n2,b\n", Quotes::Doubled), Outcome::Unclosed);
-        assert_eq!(broken("1,a\"\n", Quotes::Strict), Outcome::Stray(2));
+        assert_eq!(broken("1,a\"\n", Quotes::Strict), Outcome::Stray(4));
         assert_eq!(whole("1,\"a \"b\" c\"\n2", Quotes::Lenient), pair("1|a \"b\" c", "2"));
         let (text, want) = (r#"1,"a \"b\" \\c","d\\""#, r#"1|a "b" \\c|d\\"#);
         assert_eq!(whole(text, Quotes::Backslash), pair(want, ""));

@@ -132,7 +132,7 @@ impl Records {
             Outcome::Unfinished if parser.quote_at.is_none() => return Err(self.skip_overlong_line()?),
             Outcome::Unfinished | Outcome::Unclosed => (NEVER_CLOSED.to_owned(), parser.quote_at),
             Outcome::Whole(_) => (self.wrong_width(parser.fields.len()), parser.spanning_quote_at),
-            Outcome::Stray(_) => (STRAY.to_owned(), parser.spanning_quote_at.or(parser.quote_at)),
+            Outcome::Stray(_) => (STRAY.to_owned(), parser.quote_at),
         };
         if let Some(fields) = self.with_backslashes()? {
             return Ok(fields);
@@ -214,7 +214,7 @@ impl Records {
             }
             _ => {
                 let place = Place::Line(self.line + lines);
-                let problem = if end.is_none() && *is_on_line { problem } else { NEVER_CLOSED };
+                let problem = if end.is_none() && *is_on_line { problem.as_str() } else { NEVER_CLOSED };
                 let error = Error::bad_row(self.window.path(), place, problem);
                 let until = end.unwrap_or(self.window.bytes().len());
                 self.pass(first_lines);

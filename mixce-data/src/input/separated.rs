@@ -6,11 +6,13 @@ use memchr::memmem::Finder;
 
 use super::compression::{Compression, Source};
 use super::format::Format;
+use super::line_ends::unified;
 use super::lines::{too_long, utf8};
 use super::{Description, MAX_DOCUMENT_BYTES, Row, Rows};
 use crate::error::{Place, Result};
 
-/// Documents between occurrences of a separator. Line ends around a document do not belong to it; those inside do.
+/// Documents between occurrences of a separator, whose own line ends are `\n` like the text's ([`super::line_ends`]). Line ends around a document do
+/// not belong to it; those inside do.
 pub(super) struct SeparatedRows {
     path: PathBuf,
     bytes: Box<dyn BufRead + Send>,
@@ -24,7 +26,6 @@ pub(super) struct SeparatedRows {
     line: u64,
     /// The document at the buffer's beginning is too long: its rest is to be thrown away.
     overflowed: bool,
-    started: bool,
     ended: bool,
 }
 
@@ -34,12 +35,11 @@ impl SeparatedRows {
             path: path.into(),
             bytes: source.bytes,
             compression: source.compression,
-            separator: Finder::new(separator).into_owned(),
+            separator: Finder::new(&unified(separator)).into_owned(),
             buffer: Vec::new(),
             searched: 0,
             line: 1,
             overflowed: false,
-            started: false,
             ended: false,
         }
     }
@@ -58,12 +58,7 @@ impl SeparatedRows {
     fn read_more(&mut self) -> Result<()> {
         let chunk = self.bytes.fill_buf().map_err(|error| self.compression.error(&self.path, error))?;
         let count = chunk.len();
-        if !self.started && count > 0 {
-            self.started = true;
-            self.buffer.extend_from_slice(chunk.strip_prefix(b"\xef\xbb\xbf").unwrap_or(chunk));
-        } else {
-            self.buffer.extend_from_slice(chunk);
-        }
+        self.buffer.extend_from_slice(chunk);
         self.bytes.consume(count);
         self.ended = count == 0;
         Ok(())
@@ -73,7 +68,7 @@ impl SeparatedRows {
         let rest = self.buffer.split_off(length + dropped);
         let taken = std::mem::replace(&mut self.buffer, rest);
         self.searched = 0;
-        let begin = taken[..length].iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
+        let begin = taken[..length].iter().take_while(|byte| **byte == b'\n').count();
         let place = Place::Line(self.line + count_lines(&taken[..begin]));
         self.line += count_lines(&taken);
         if std::mem::take(&mut self.overflowed) {
@@ -115,6 +110,6 @@ fn count_lines(bytes: &[u8]) -> u64 {
 
 /// `bytes` without the line ends behind.
 fn without_line_ends(bytes: &[u8]) -> &[u8] {
-    let kept = bytes.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |at| at + 1);
+    let kept = bytes.iter().rposition(|byte| *byte != b'\n').map_or(0, |at| at + 1);
     &bytes[..kept]
 }

@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 pub struct ReadSettings {
     /// The column (key) of the text; several are joined by a space. Empty: found out (see [`ReadSettings`]'s users' documentation).
     pub text_column: OneOrMany,
-    /// What stands between documents of a text file; `None`: a line is a document. `\n`, `\t` and `\\` are understood.
+    /// What stands between documents of a text file; `None`: a line is a document. `\n`, `\r`, `\t`, `\f` (form feed) and `\\` are understood; line
+    /// ends in it match all kinds of line ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub document_separator: Option<String>,
     /// In JSON lines without a named column, an object with `prompt` and `continuation` (or `text`) is one text, the second right behind the
@@ -52,11 +53,12 @@ impl ReadSettings {
                 Some('n') => '\n',
                 Some('r') => '\r',
                 Some('t') => '\t',
+                Some('f') => '\u{c}',
                 Some('\\') => '\\',
                 other => {
                     let escape = other.map(String::from).unwrap_or_default();
                     return Err(Error::Settings(format!(
-                        "`--document-separator {text}`: unknown escape `\\{escape}`, expected `\\n`, `\\r`, `\\t` or `\\\\`"
+                        "`--document-separator {text}`: unknown escape `\\{escape}`, expected `\\n`, `\\r`, `\\t`, `\\f` or `\\\\`"
                     )));
                 }
             });
@@ -147,7 +149,7 @@ mod tests {
             ReadSettings { document_separator: Some(text.into()), ..ReadSettings::default() }.separator()
         };
         assert_eq!(separator(r"\n---\n").unwrap().unwrap(), b"\n---\n");
-        assert_eq!(separator(r"a\\b\t").unwrap().unwrap(), b"a\\b\t");
+        assert_eq!(separator(r"a\\b\t\f").unwrap().unwrap(), b"a\\b\t\x0c");
         for bad in ["", r"\x", "\\"] {
             assert!(separator(bad).unwrap_err().to_string().contains("--document-separator"));
         }

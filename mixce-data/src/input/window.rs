@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::MAX_DOCUMENT_BYTES;
 use super::compression::{Compression, Source};
-use super::line_ends::LineEnds;
+use super::record_ends::RecordEnds;
 use crate::error::Result;
 
 /// A buffer that grows on demand. A byte order mark at the start is dropped.
@@ -97,7 +97,7 @@ impl Window {
     }
 
     /// Drops bytes to the end of a line, that end included; `false` if the file ends before. `ends` says which bytes end a line.
-    pub(super) fn skip_line(&mut self, ends: LineEnds) -> Result<bool> {
+    pub(super) fn skip_line(&mut self, ends: RecordEnds) -> Result<bool> {
         loop {
             let found = ends.find(self.bytes(), self.ended);
             if let Some((_, after)) = found {

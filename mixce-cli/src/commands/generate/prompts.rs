@@ -18,17 +18,35 @@ pub(super) struct Prompt {
     pub(super) tokens: Vec<u32>,
 }
 
-/// The prompts of a file, each with its place in words. Those of a table are in the column `prompt`, unless another one is named.
+/// The prompts of a file, each with its place in words. Those of a table are in the column `prompt`, unless another one is named. Blank ones are
+/// counted and left out, as training does it.
 pub(super) fn read(path: &Path, reading: &ReadingArgs) -> Result<Vec<(String, String)>> {
     let settings = reading.over(ReadSettings { text_column: "prompt".into(), ..ReadSettings::default() });
     let input = Input::open(&[path], settings)?;
     let mut prompts = Vec::new();
+    let (mut blank, mut first_blank) = (0u64, None);
     for document in input.documents() {
         let Document { path, place, text, .. } = document?;
-        prompts.push((format!("`{}` {place}", path.display()), text));
+        if text.trim().is_empty() {
+            blank += 1;
+            first_blank.get_or_insert(place);
+        } else {
+            prompts.push((format!("`{}` {place}", path.display()), text));
+        }
     }
+    let name = path.display();
     if prompts.is_empty() {
-        return Err(Problem::new(format!("`{}` is empty", path.display())).into());
+        let problem = match blank {
+            0 => format!("`{name}` is empty"),
+            count => format!("`{name}` holds no prompt: all {count} are blank"),
+        };
+        let hint = "`--unconditional N` samples from the beginning of a text";
+        return Err(Problem::new(problem).hint(hint).into());
+    }
+    if let Some(place) = first_blank {
+        tracing::warn!(
+            "`{name}`: {blank} blank prompts are left out, the first at {place}; samples are numbered without them"
+        );
     }
     Ok(prompts)
 }

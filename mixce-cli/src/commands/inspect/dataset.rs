@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use mixce_data::input::{FileReport, STDIN};
+use mixce_data::input::{Decoding, FileReport, STDIN};
 use mixce_data::quantiles::{LengthSummary, Lengths};
 use mixce_data::{Document, Input};
 use mixce_lm::Tokenizer;
@@ -11,6 +11,7 @@ use mixce_train::data::EncodeSettings;
 use mixce_train::data::cache::count_tokens;
 use serde_json::{Value, json};
 
+use super::decoding;
 use crate::context::Context;
 use crate::interrupt;
 use crate::models::{self, Network};
@@ -33,6 +34,7 @@ struct Counts {
     longest: Option<(Document, u64)>,
     sample: Option<String>,
     reports: Vec<FileReport>,
+    decodings: Vec<Decoding>,
 }
 
 impl Counts {
@@ -55,6 +57,7 @@ impl Counts {
         }
         counts.bad = documents.skipped();
         counts.reports = documents.reports();
+        counts.decodings = documents.decodings().to_vec();
         Ok(counts)
     }
 
@@ -94,14 +97,16 @@ pub(super) fn inspect(
     let input = reading.open(&[path])?;
     let counts = Counts::of(&input)?;
     let tokens = tokenizer.map(|tokenizer| token_lengths(&input, tokenizer)).transpose()?;
-    let formats: Vec<&str> = input.formats().iter().map(|format| format.name()).collect();
+    let formats = decoding::formats(&counts.decodings);
     let size = if path == Path::new(STDIN) { None } else { Some(input.bytes()?) };
     let (characters, words) = (counts.characters.summary(), counts.words.summary());
     let report = json!({
         "kind": "dataset",
         "path": path,
         "files": input.paths().collect::<Vec<_>>(),
+        "unused": input.unused(),
         "format": formats.join(","),
+        "decoding": counts.decodings,
         "bytes": size,
         "documents": characters.documents,
         "rows": counts.reports.iter().map(|report| report.rows).sum::<u64>(),
@@ -135,6 +140,7 @@ pub(super) fn inspect(
         let mut lengths = vec![("words", words), ("characters", characters)];
         lengths.extend(tokens.map(|tokens| ("tokens", tokens)));
         text += &length_table(&lengths);
+        text += &decoding::text(&counts.decodings, input.unused());
         if let Some((document, characters)) = &counts.longest {
             let (path, place) = (document.path.display(), document.place);
             text += &format!("longest: `{path}` {place}, {} characters\n", grouped(*characters));
