@@ -17,6 +17,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>
     };
     let config = TrainConfig {
         train: Some(DataFiles(vec![text.into()])),
+        model: Some(model.clone()),
         out: Some(out.into()),
         eta: Some(0.1),
         epochs: 1,

@@ -23,6 +23,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = TrainConfig {
+//!     model: Some("models/gpt2".into()),
 //!     train: Some(DataFiles(vec!["train.txt".into()])),
 //!     out: Some("runs/first".into()),
 //!     eta: Some(0.1),

@@ -62,7 +62,9 @@ fn bad_rows_are_named_and_left_out_only_when_allowed() {
         .run("evaluate --model model --data cut.txt.gz")
         .refused(&["`cut.txt.gz` is cut off: its gzip data end too early"]);
     world.write("table.csv", "a,b\n1,2\n");
-    world.run("evaluate --model model --data table.csv").refused(&["`a`, `b`", "--text-column NAME"]);
+    world
+        .run("evaluate --model model --data table.csv")
+        .refused(&["`a`: numbers, `b`: numbers", "--text-column NAME"]);
     world.run("evaluate --model model --data *.nothing").refused(&["no file matches `*.nothing`"]);
     world
         .run("evaluate --model model --data model")

@@ -1,6 +1,8 @@
 //! Going on with a run.
 
-use crate::support::{SMALL, World, without_times};
+use std::path::Path;
+
+use crate::support::{SMALL, World, fixtures, without_times};
 
 #[test]
 fn a_resumed_run_equals_one_without_a_break() {
@@ -128,5 +130,45 @@ fn what_a_killed_run_left_goes_with_the_next_start_and_nothing_else_does() {
     }
     for name in users {
         assert_eq!(world.text(name), "mine");
+    }
+}
+
+/// The folder was written by mixce 0.1.0 (see its README); the reference weights are those of that program without a break.
+#[test]
+fn a_run_of_an_earlier_program_goes_on() {
+    let world = World::new();
+    let fixture = fixtures().join("run-0.1.0");
+    copy(&fixture, &world.path("old"));
+    copy(&fixtures().join("tokenizer"), &world.path("tokenizer"));
+    let line = "train --from-config config.json --tokenizer ../tokenizer --train train.txt --valid valid.txt --batch-size 4 \
+        --grad-accum 2 --max-length 32 --lr 1e-2 --objective tailr --gamma 0.2 --min-weight 0.1 --max-steps 8 --log-every 1 \
+        --save-every 4 --eval-every 4 --keep-last 9 --seed 3 --threads 1 --out run --resume auto";
+    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let output = world.command(&line).current_dir(world.path("old")).output().unwrap();
+    crate::support::Outcome::of(output, &line).success();
+    let steps: Vec<u64> =
+        world.rows("old/run/metrics.jsonl").iter().filter_map(|row| row["step"].as_u64()).collect();
+    assert_eq!(steps, [1, 2, 3, 4, 4, 5, 6, 7, 8, 8]);
+    let load = |path: &Path| candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap();
+    let got = load(&world.path("old/run/final/model.safetensors"));
+    let want = load(&fixture.join("expected.safetensors"));
+    assert_eq!(got.len(), want.len());
+    for (name, want) in &want {
+        // Matrix products round differently from processor to processor.
+        let difference =
+            (&got[name] - want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(difference < 1e-4, "{name}: {difference}");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (entry, target) = (entry.as_ref().unwrap(), to.join(entry.as_ref().unwrap().file_name()));
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target)
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
     }
 }

@@ -90,7 +90,6 @@ fn settings_out_of_range_are_refused() {
     let world = World::new();
     prompts(&world);
     world.write("empty.txt", "");
-    world.write("gap.txt", "the river\n\nwater\n");
     world.write("bad.txt", b"the river\nwat\xe9r\n");
     world.write("bad.jsonl", "{\"text\":\"the river\"}\n");
     world.write("long.txt", "water wheel ".repeat(60));
@@ -100,7 +99,6 @@ fn settings_out_of_range_are_refused() {
         ("--prompt water --top-k 0", ["top_k", "at least 1"]),
         ("--prompt water --num-samples 0", ["`--num-samples`", "at least 1"]),
         ("--prompts empty.txt", ["`empty.txt`", "empty"]),
-        ("--prompts gap.txt", ["`gap.txt` line 2", "--unconditional"]),
         ("--prompts bad.txt", ["`bad.txt` line 2, byte 4", "UTF-8"]),
         ("--prompts bad.jsonl", ["`bad.jsonl` line 1", "`prompt`"]),
         ("--prompts long.txt", ["`long.txt` line 1", "--prompt-length"]),

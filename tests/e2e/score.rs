@@ -135,12 +135,6 @@ fn mauve_comes_from_a_model_and_its_features_are_kept() {
         (&json!(4), &json!(64))
     );
 
-    // What MAUVE was computed with is no row of the table.
-    let table = world.run(&line.replace(" --json", "")).success().stdout;
-    let (results, rest) = table.split_once("\nmauve of good  {").unwrap();
-    assert!(!results.contains("facts") && !results.contains("buckets"), "{results}");
-    assert!(rest.contains("\"buckets\":4"), "{rest}");
-
     let cache = world.path("home/.cache/mixce/features");
     let files: Vec<_> = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(files.len(), 3, "one file a set of texts");

@@ -49,6 +49,11 @@ fn keeps(world: &World, name: &str, line: &str) {
             *value = json!("not compared");
         }
     }
+    for object in settings.values_mut().filter_map(Value::as_object_mut) {
+        if let Some(Value::String(model)) = object.get_mut("model") {
+            *model = model.replace(&fixtures().display().to_string(), "{fixtures}");
+        }
+    }
     let path = fixtures().join("score").join(format!("{name}.json"));
     if std::env::var_os("MIXCE_BLESS").is_some() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -21,8 +21,9 @@ use crate::error::{Error, Result};
 pub const STDIN: &str = "-";
 /// Bytes copied or hashed at a time.
 const CHUNK_BYTES: usize = 1 << 18;
-/// Part of every digest: raised when the same bytes come to be read as other documents.
-const READER_VERSION: u32 = 2;
+/// Part of every digest: raised when the same bytes come to be read as other documents, or [`ReadSettings`] changes its form. The digests of two
+/// versions cannot be compared.
+pub const READER_VERSION: u32 = 2;
 
 /// Some files, read one after another as one sequence of documents.
 #[derive(Clone, Debug)]

@@ -52,7 +52,7 @@ pub use decoding::{Archive, Decoding, Layer, LineEnds, Unused};
 pub use description::{Description, Dialect, FileReport, JsonLayout};
 pub use documents::{Document, Documents};
 pub use encoding::Encoding;
-pub use files::{Input, STDIN};
+pub use files::{Input, READER_VERSION, STDIN};
 pub use format::Format;
 pub use settings::{OneOrMany, ReadSettings};
 

@@ -32,9 +32,6 @@ pub struct ReadSettings {
     pub no_header: bool,
 }
 
-/// To be raised whenever the same bytes and settings give other documents, so that token caches of before are not used.
-const READING: u32 = 2;
-
 impl ReadSettings {
     /// The separator's bytes, its escapes resolved.
     ///
@@ -87,7 +84,7 @@ impl ReadSettings {
     /// Everything that decides which documents a file has, in bytes that no two settings share.
     #[must_use]
     pub fn key(&self) -> Vec<u8> {
-        format!("{READING} {self:?}").into_bytes()
+        format!("{self:?}").into_bytes()
     }
 }
 

@@ -18,6 +18,7 @@ use crate::fsio;
 
 pub use find::{clean_up, complete, latest, resolve_resume};
 pub use retention::{remove_above, remove_old, steps_to_remove};
+pub(crate) use state::are_same_tokens;
 pub use state::{STATE_VERSION, TrainState, require_same_architecture};
 
 /// Parameters.

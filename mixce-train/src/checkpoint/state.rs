@@ -89,11 +89,24 @@ impl TrainState {
     pub fn require_same_run(&self, checkpoint: &Path, config: &TrainConfig, fingerprint: &str) -> Result<()> {
         let as_json = |config: &TrainConfig| serde_json::to_value(config).unwrap_or_default();
         let mut differences = differences(DECISIVE, &as_json(&self.config), &as_json(config));
-        if self.train_fingerprint != fingerprint {
+        if !are_same_tokens(&self.train_fingerprint, fingerprint) {
             differences.push("the training tokens are not the same".into());
         }
         refuse(checkpoint, &differences)
     }
+}
+
+/// Whether two fingerprints may be of the same tokens. Those of programs that read files differently cannot be compared, and are taken for equal
+/// with a warning.
+pub(crate) fn are_same_tokens(old: &str, new: &str) -> bool {
+    let version = |fingerprint: &str| fingerprint.split_once('-').map(|(version, _)| version.to_owned());
+    if version(old) == version(new) {
+        return old == new;
+    }
+    tracing::warn!(
+        "the checkpoint is of another version of the program, whose fingerprints of data cannot be compared: the tokens are taken to be the same"
+    );
+    true
 }
 
 /// Checks that `model` has the architecture of the model in a checkpoint, dropout rates and epsilon included.

@@ -11,6 +11,7 @@ use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use mixce_data::input::READER_VERSION;
 use mixce_data::{Input, ReadSettings};
 use sha2::{Digest, Sha256};
 
@@ -38,14 +39,14 @@ pub fn open_or_build(
     let key = cache_key(input, tokenizer, settings, stop)?;
     let path = cache.join(format!("{}-{}.tokens", input.stem(), &hex(&key)[..16]));
     match MappedTokens::open(&path, Some(&key)) {
-        Ok((mapped, counts)) => return Ok(TokenStore::from_mapped(counts, hex(&key), mapped)),
+        Ok((mapped, counts)) => return Ok(TokenStore::from_mapped(counts, fingerprint(&key), mapped)),
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => tracing::warn!("{error}; building it again"),
     }
     std::fs::create_dir_all(cache).map_err(Error::io("create", cache))?;
     build(input, tokenizer, settings, &key, &path, stop)?;
     let (mapped, counts) = MappedTokens::open(&path, Some(&key))?;
-    Ok(TokenStore::from_mapped(counts, hex(&key), mapped))
+    Ok(TokenStore::from_mapped(counts, fingerprint(&key), mapped))
 }
 
 /// Opens a token cache file, whatever it was made from.
@@ -54,8 +55,8 @@ pub fn open_or_build(
 /// [`Error::Io`], [`Error::BadCache`].
 pub fn open(path: &Path) -> Result<TokenStore> {
     let (mapped, counts) = MappedTokens::open(path, None)?;
-    let key = hex(mapped.key());
-    Ok(TokenStore::from_mapped(counts, key, mapped))
+    let fingerprint = fingerprint(mapped.key());
+    Ok(TokenStore::from_mapped(counts, fingerprint, mapped))
 }
 
 /// Encodes `input` into memory, without a cache.
@@ -76,7 +77,7 @@ pub fn encode_input(
         offsets.push(tokens.len() as u64);
         Ok(())
     })?;
-    Ok(TokenStore::from_memory(counts, hex(&key), tokens, offsets))
+    Ok(TokenStore::from_memory(counts, fingerprint(&key), tokens, offsets))
 }
 
 /// [`encode_input`] for one file in the format that its name says.
@@ -217,6 +218,11 @@ fn write_cache(
         file.seek(SeekFrom::Start(CHECKED_FROM as u64 - 4)).map_err(write)?;
         file.write_all(&crc.finalize().to_le_bytes()).map_err(write)
     })
+}
+
+/// What names the tokens of an input in a checkpoint: the version of the readers, and the key.
+fn fingerprint(key: &[u8]) -> String {
+    format!("{READER_VERSION}-{}", hex(key))
 }
 
 /// Lower-case hexadecimal.

@@ -95,7 +95,11 @@ impl Trainer<'_> {
         let Some(best) = &mut self.state.best else { return };
         best.path = run.best();
         let folder = best.path.display();
-        if valid != self.state.valid_fingerprint.as_deref() {
+        let are_same = match (valid, self.state.valid_fingerprint.as_deref()) {
+            (Some(old), Some(new)) => checkpoint::are_same_tokens(old, new),
+            (old, new) => old == new,
+        };
+        if !are_same {
             tracing::warn!("the development tokens are not the same: the best model is chosen anew");
         } else if !best.path.is_dir() {
             tracing::warn!("`{folder}` is missing: the best model is chosen anew");
