@@ -65,10 +65,9 @@ impl Plan {
     }
 
     fn tokenizer(exists: impl Fn(&str) -> bool) -> std::result::Result<Self, &'static str> {
-        if !exists("tokenizer.json")
-            && !(exists("vocab.json") && exists("merges.txt"))
-            && !exists("vocab.txt")
-        {
+        let is_whole =
+            exists("tokenizer.json") || exists("vocab.txt") || (exists("vocab.json") && exists("merges.txt"));
+        if !is_whole {
             return Err("a tokenizer (`tokenizer.json`, `vocab.json` with `merges.txt`, or `vocab.txt`)");
         }
         let of_encoder = |name: &&str| {

@@ -134,6 +134,9 @@ pub struct ExportedKeys<'a> {
     pub eos: Option<u32>,
 }
 
+/// A configuration of any family, shared by whoever needs it.
+pub type SharedConfig = Arc<dyn ModelConfig>;
+
 /// A model architecture that the program can read: one entry of its list of architectures.
 #[derive(Debug)]
 pub struct Family {
@@ -144,11 +147,11 @@ pub struct Family {
     /// Whether a `config.json` without `model_type` is its own.
     pub reads_untyped: bool,
     /// Parses and validates the keys of a `config.json`.
-    pub parse: fn(Map<String, Value>) -> Result<Arc<dyn ModelConfig>>,
+    pub parse: fn(Map<String, Value>) -> Result<SharedConfig>,
     /// The names of published sizes that are known without a file.
     pub presets: &'static [&'static str],
     /// A published size by name, with or without its owner on the hub.
-    pub preset: fn(&str) -> Option<Arc<dyn ModelConfig>>,
+    pub preset: fn(&str) -> Option<SharedConfig>,
 }
 
 /// The architectures among which a `config.json` chooses.

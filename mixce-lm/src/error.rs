@@ -77,7 +77,7 @@ pub enum Error {
         /// The weight file (or the index of the sharded files, or the word for parameters in memory).
         path: PathBuf,
         /// Every missing, unexpected and misshapen tensor.
-        mismatch: TensorMismatch,
+        mismatch: Box<TensorMismatch>,
     },
     /// A file of which two dictionaries of tensors fit the configuration.
     #[error("`{}` holds {} models that fit the configuration: {}", path.display(), candidates.len(), quoted(candidates))]
@@ -310,7 +310,6 @@ impl Error {
     }
 
     /// An operation of the file system on `path` that failed.
-    #[must_use]
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |cause| Self::Io { action, path, cause }

@@ -103,7 +103,7 @@ impl Parameters {
             given.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
         mismatch.unexpected.sort();
         if !mismatch.is_empty() {
-            return Err(Error::TensorMismatch { path: PathBuf::from("(memory)"), mismatch });
+            return Err(Error::TensorMismatch { path: PathBuf::from("(memory)"), mismatch: mismatch.into() });
         }
         Ok(Self { tensors: ordered, kinds })
     }
@@ -185,7 +185,7 @@ impl Parameters {
             tensors.insert(name.clone(), new);
         }
         if !mismatch.is_empty() {
-            return Err(Error::TensorMismatch { path: PathBuf::from("(memory)"), mismatch });
+            return Err(Error::TensorMismatch { path: PathBuf::from("(memory)"), mismatch: mismatch.into() });
         }
         Ok(Self { tensors, kinds: self.kinds.clone() })
     }

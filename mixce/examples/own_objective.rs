@@ -4,6 +4,8 @@
 //! cargo run --release -p mixce --example own_objective
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example shows its result")]
+
 use mixce::prelude::*;
 
 /// `w(q) = (1 - q)^2`: tokens that the model already predicts well count less (the focal loss of Lin et al., 2017, with its weight

@@ -4,6 +4,8 @@
 //! cargo run --release -p mixce --example train -- openai-community/gpt2 train.txt runs/first
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example shows its result")]
+
 use mixce::prelude::*;
 
 /// `arguments`: a model (a folder or an id on the hub), a file of documents (one a line), and a new run folder.

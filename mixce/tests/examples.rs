@@ -1,5 +1,4 @@
 //! The examples, run: what they print is what a reader would see.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[path = "../examples/own_objective.rs"]
 mod own_objective;

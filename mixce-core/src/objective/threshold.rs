@@ -84,9 +84,14 @@ mod tests {
         let weights: Vec<f64> = P.iter().map(|p| objective.weight(p.ln())).collect();
         assert_eq!(weights, [1.0, 1.0, 1.0, 0.0]);
         let losses: Vec<f64> = P.iter().map(|p| objective.loss(p.ln())).collect();
-        assert_near("loss", &losses, &[0.693147, 1.203973, 1.897120, 0.0], 1e-6);
+        assert_near("loss", &losses, &[std::f64::consts::LN_2, 1.203973, 1.897120, 0.0], 1e-6);
         let potentials: Vec<f64> = P.iter().map(|p| objective.potential(p.ln())).collect();
-        assert_near("potential", &potentials, &[0.693147, 1.203973, 1.897120, 2.302585], 1e-6);
+        assert_near(
+            "potential",
+            &potentials,
+            &[std::f64::consts::LN_2, 1.203973, 1.897120, std::f64::consts::LN_10],
+            1e-6,
+        );
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl Values {
     pub(super) fn next_value(&mut self) -> Result<Option<Value<'_>>> {
         let used = std::mem::take(&mut self.used);
         self.pass(used);
-        if !self.to_value()? {
+        if !self.advance_to_value()? {
             return Ok(None);
         }
         self.shares_lines |= self.last_line == self.line;
@@ -175,7 +175,7 @@ impl Values {
     }
 
     /// Passes white space and what stands between values; `false` at the end of the file.
-    fn to_value(&mut self) -> Result<bool> {
+    fn advance_to_value(&mut self) -> Result<bool> {
         loop {
             self.pass_white_space()?;
             let Some(&byte) = self.window.bytes().first() else {

@@ -72,7 +72,7 @@ pub(super) fn choose(weights: &Weights, config: &dyn ModelConfig) -> Result<(Pla
             // Nothing looks like this model: every parameter is missing.
             None => names::resolve(&[], config).err().unwrap_or_default(),
         };
-        return Err(Error::TensorMismatch { path: path.to_owned(), mismatch });
+        return Err(Error::TensorMismatch { path: path.to_owned(), mismatch: mismatch.into() });
     };
     let elsewhere = weights.tensors.iter().filter(|tensor| tensor.dictionary != dictionary);
     let left_out = plan.left_out.iter().chain(elsewhere).map(TensorInfo::path).collect();
