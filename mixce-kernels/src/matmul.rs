@@ -93,7 +93,7 @@ impl<'a> Matrix<'a> {
 ///
 /// `dst` is row-major, `[lhs.rows, rhs.columns]` with rows `dst_stride` apart. Single precision products go through the `gemm`
 /// crate, which chooses AVX-512 or AVX2 at run time; where the right side is used again and again with few rows on the left, as in
-/// sampling, see [`crate::packed`]. With [`Precision::Bf16`] the operands are rounded first.
+/// sampling, see [`crate::PackedWeight`]. With [`Precision::Bf16`] the operands are rounded first.
 ///
 /// # Panics
 /// When the shapes do not fit: they are the caller's arithmetic, not input.

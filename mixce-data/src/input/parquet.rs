@@ -57,6 +57,11 @@ impl ParquetRows {
             .map(|column| Column { name: column.path().string(), holds: holds(column) })
             .collect();
         let choice = choose(shown, wanted, &columns)?;
+        // A type that has no values is stored as numbers: there is no text to read, in any row.
+        if let Some(&at) = choice.columns.iter().find(|&&at| columns[at].holds == Holds::Nothing) {
+            let problem = format!("column `{}` holds nothing but nulls, by its type", columns[at].name);
+            return Err(Error::Column { path: shown.into(), problem });
+        }
         Ok(Self {
             path: shown.into(),
             reader,

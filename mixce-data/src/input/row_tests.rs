@@ -301,3 +301,32 @@ fn prompts_of_samples_are_told_apart() {
     let got: Vec<_> = input.documents().map(|d| d.unwrap()).map(|d| (d.text, d.prompt_bytes)).collect();
     assert_eq!(got, [("a b c".to_owned(), Some(3)), ("d".to_owned(), None), ("e".to_owned(), None)]);
 }
+
+/// pyarrow writes a column of nulls alone as numbers of the type `null`.
+#[test]
+fn a_parquet_column_without_values_is_named() {
+    use ::parquet::basic::{LogicalType, Repetition, Type as PhysicalType};
+    use ::parquet::data_type::Int32Type;
+    use ::parquet::file::writer::SerializedFileWriter;
+    use ::parquet::schema::types::Type;
+    let column = Type::primitive_type_builder("text", PhysicalType::INT32)
+        .with_repetition(Repetition::OPTIONAL)
+        .with_logical_type(Some(LogicalType::Unknown))
+        .build()
+        .unwrap();
+    let schema =
+        Type::group_type_builder("m").with_fields(vec![std::sync::Arc::new(column)]).build().unwrap();
+    let mut writer =
+        SerializedFileWriter::new(Vec::new(), std::sync::Arc::new(schema), std::sync::Arc::default())
+            .unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut nulls = group.next_column().unwrap().unwrap();
+    nulls.typed::<Int32Type>().write_batch(&[], Some(&[0, 0]), None).unwrap();
+    nulls.close().unwrap();
+    group.close().unwrap();
+    let folder = Folder::new();
+    let path = folder.write("a.parquet", writer.into_inner().unwrap());
+    let input = Input::open(&[path], ReadSettings { skip_bad_rows: 9, ..ReadSettings::default() }).unwrap();
+    let error = input.documents().next().unwrap().unwrap_err().to_string();
+    assert!(error.contains("column `text` holds nothing but nulls"), "{error}");
+}
