@@ -44,7 +44,7 @@ pub(crate) struct GlobalArgs {
     /// Results as JSON, one object a line
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Say more on stderr (twice, thrice: still more)
+    /// Say more on stderr (repeat for more detail)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     /// No progress bars, no warnings

@@ -14,7 +14,7 @@ pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool) {
         (_, 2) => "debug",
         _ => "trace",
     };
-    // What goes wrong below comes back as an error, and is told once, in our words.
+    // What goes wrong below comes back as an error, and is reported once, in our words.
     let others = if verbose > 2 { "debug" } else { "off" };
     let crates =
         ["cli", "core", "data", "encoder", "eval", "gpt2", "hub", "kernels", "lm", "synthetic", "train"];

@@ -34,7 +34,7 @@ pub struct Repetition {
     pub longest_span: Option<usize>,
 }
 
-/// Equal spans one behind the other.
+/// Equal adjacent spans.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     start: usize,

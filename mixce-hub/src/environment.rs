@@ -68,7 +68,7 @@ impl Default for Retries {
 /// | `HF_TOKEN`, `HUGGING_FACE_HUB_TOKEN` | the access token; else the file `$HF_TOKEN_PATH`, else `$HF_HOME/token` |
 /// | `HF_HUB_DISABLE_IMPLICIT_TOKEN` | true: no token is sent |
 /// | `HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE` | true: no network |
-/// | `HF_HUB_ETAG_TIMEOUT`, `HF_HUB_DOWNLOAD_TIMEOUT` | seconds of silence before a request or a transfer is given up |
+/// | `HF_HUB_ETAG_TIMEOUT`, `HF_HUB_DOWNLOAD_TIMEOUT` | seconds of silence before a request or a transfer is abandoned |
 ///
 /// True is `1`, `on`, `yes` or `true` in any case. An empty variable counts as unset.
 #[derive(Debug, Clone, PartialEq, Eq)]

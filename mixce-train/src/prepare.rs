@@ -100,7 +100,7 @@ fn inputs(config: &TrainConfig) -> Result<(Option<Input>, Option<Input>)> {
     Ok((open(&config.train)?, open(&config.valid)?))
 }
 
-/// The examples of some files, as the configuration wants them encoded, cut or glued. Without `max_length` documents stay whole:
+/// The examples of some files, as the configuration wants them encoded, and cut or concatenated. Without `max_length` documents stay whole:
 /// [`TrainConfig::resolved_for`] sets it.
 ///
 /// # Errors
@@ -133,13 +133,13 @@ pub fn examples(
         (0, _) => Ok(Examples::documents(store)),
         (block, true) => {
             tracing::info!(
-                "documents are glued into blocks of {block} tokens; attention stays within each document"
+                "documents are concatenated into blocks of {block} tokens; attention stays within each document"
             );
             Examples::confined_blocks(store, block)
         }
         (block, false) => {
             tracing::warn!(
-                "documents are glued into blocks of {block} tokens, and attention crosses from one to the next (`--confine-attention` prevents that)"
+                "documents are concatenated into blocks of {block} tokens, and attention crosses from one to the next (`--confine-attention` prevents that)"
             );
             Examples::blocks(store, block)
         }

@@ -42,9 +42,9 @@ fn every_format_evaluates_to_the_same_number() {
     }
     let from_stdin = piped(&world, "evaluate --model model --json --data -", text.as_bytes()).row();
     assert_eq!(from_stdin, want);
-    let glued = nll("valid.txt --block-size 20");
+    let concatenated = nll("valid.txt --block-size 20");
     let confined = nll("valid.txt --block-size 20 --confine-attention");
-    assert!(confined["tokens"].as_u64() < glued["tokens"].as_u64());
+    assert!(confined["tokens"].as_u64() < concatenated["tokens"].as_u64());
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn bad_rows_are_named_and_left_out_only_when_allowed() {
 }
 
 #[test]
-fn training_reads_parquet_and_says_when_documents_are_glued() {
+fn training_reads_parquet_and_says_when_documents_are_concatenated() {
     let world = World::new();
     let line = format!(
         "train --model model --train {{fixtures}}/data/wiki-train-*.parquet --valid {{fixtures}}/data/wiki-valid.parquet \
@@ -80,7 +80,7 @@ fn training_reads_parquet_and_says_when_documents_are_glued() {
     );
     let outcome = world.run(&line).success();
     assert!(
-        outcome.stderr.contains("glued into blocks of 40 tokens, and attention crosses"),
+        outcome.stderr.contains("concatenated into blocks of 40 tokens, and attention crosses"),
         "{}",
         outcome.stderr
     );

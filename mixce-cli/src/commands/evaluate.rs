@@ -148,7 +148,7 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     context.output.either(&report, || report.text())
 }
 
-/// The documents, encoded and cut or glued as the flags say.
+/// The documents, encoded, and cut or concatenated as the flags say.
 fn examples(
     args: &EvaluateArgs,
     max_length: usize,
@@ -156,7 +156,7 @@ fn examples(
     tokenizer: &Tokenizer,
     stop: &AtomicBool,
 ) -> Result<Examples> {
-    // As in training, documents that are glued into blocks are glued whole.
+    // As in training, documents that are concatenated into blocks stay whole.
     let cut_to = (args.block_size == 0).then_some(max_length);
     let settings = EncodeSettings { max_length: cut_to, add_bos: args.add_bos };
     // As in training, the tokens of a large file go to disk and not into memory.

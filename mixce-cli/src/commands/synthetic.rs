@@ -254,7 +254,7 @@ fn fit_defaults(grid: &mut Grid, args: &SyntheticArgs) {
         train.batch_size = train.train_size;
         tracing::warn!("`--batch-size` is {}, the whole training set", train.batch_size);
     }
-    // A text that cannot be read is told when the world is made of it.
+    // A text that cannot be read is reported when the world is made of it.
     let Some(text) = args.text.as_ref().and_then(|path| std::fs::read_to_string(path).ok()) else { return };
     // Its words and EOS.
     let most = text.split_whitespace().collect::<HashSet<_>>().len() + 1;

@@ -234,7 +234,7 @@ impl<'a> Lloyd<'a> {
     }
 }
 
-/// Some of the centres, one behind the other.
+/// Some of the centres, sequentially.
 struct Centres {
     numbers: Vec<u32>,
     values: Vec<f32>,

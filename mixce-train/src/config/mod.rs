@@ -97,7 +97,7 @@ pub struct TrainConfig {
     /// Longest document in tokens, EOS included; the rest is cut. Default: 512, or the model's positions where those are fewer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_length: Option<usize>,
-    /// Whether documents are glued into blocks; default: if `block_size` is set.
+    /// Whether documents are concatenated into blocks; default: if `block_size` is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pack: Option<Pack>,
     /// Glue documents into blocks of this many tokens; 0: do not.

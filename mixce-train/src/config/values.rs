@@ -102,7 +102,7 @@ impl From<Precision> for mixce_kernels::Precision {
 pub enum Pack {
     /// A document.
     Documents,
-    /// A block of tokens of documents glued together, each closed by its EOS.
+    /// A block of tokens of concatenated documents, each closed by its EOS.
     Concat,
 }
 

@@ -89,7 +89,7 @@ pub fn encode_file(path: &Path, tokenizer: &dyn Encode, settings: EncodeSettings
     encode_input(&input, tokenizer, settings, &AtomicBool::new(false))
 }
 
-/// Counts documents and tokens, and keeps none; `on_length` is told each document's number of tokens.
+/// Counts documents and tokens, and keeps none; `on_length` receives each document's number of tokens.
 ///
 /// # Errors
 /// As [`encode_input`].

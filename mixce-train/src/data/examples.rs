@@ -1,4 +1,4 @@
-//! What one item of a batch is: a document, or a block of documents glued together.
+//! What one item of a batch is: a document, or a block of concatenated documents.
 use std::ops::Range;
 
 use super::store::TokenStore;

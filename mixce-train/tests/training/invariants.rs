@@ -124,7 +124,7 @@ fn the_seed_decides_everything() {
 }
 
 #[test]
-fn blocks_train_on_glued_documents() {
+fn blocks_train_on_concatenated_documents() {
     let mut setup = Setup::new(&[], None);
     let store = mixce_train::data::TokenStore::from_documents(documents(20, 1));
     let tokens = store.counts().tokens;

@@ -45,7 +45,7 @@ pub(crate) struct Settings {
     /// Longest document in tokens, EOS included; the rest is cut [default: 512, or the model's positions if fewer]
     #[arg(long, alias = authors::MAX_LENGTH, value_name = "TOKENS", help_heading = "Model and data")]
     pub(crate) max_length: Option<usize>,
-    /// What an example is: a document, or (concat) a block of documents glued together [default: concat with --block-size]
+    /// What an example is: a document, or (concat) a block of concatenated documents [default: concat with --block-size]
     #[arg(long, value_parser = words::<Pack>(&["documents", "concat"]), help_heading = "Model and data")]
     pub(crate) pack: Option<Pack>,
     /// Within blocks, let attention see a token's own document only
