@@ -7,10 +7,11 @@ use mixce_core::objective::MixCe;
 use mixce_gpt2::Gpt2Config;
 use mixce_kernels::Precision;
 use mixce_kernels::rng::Stream;
+use mixce_lm::memory::PassShape;
 use mixce_lm::{Parameters, PassOptions};
 use mixce_train::data::Microbatch;
 use mixce_train::optim::AdamWConfig;
-use mixce_train::plan::{StepShape, step_memory};
+use mixce_train::plan::step_memory;
 use mixce_train::trainer::TrainStep;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -58,9 +59,9 @@ fn counted_work() {
     let parameters = Parameters::random(&config, 3, &Device::new_cuda(0).unwrap()).unwrap();
     let vocabulary = config.vocab_size;
     let objective = Arc::new(MixCe::new(0.5).unwrap());
-    let mut step = TrainStep::new(config, parameters, objective, AdamWConfig::default(), 1.0)
+    let mut step = TrainStep::new(&config, parameters, objective, AdamWConfig::default(), 1.0)
         .unwrap()
-        .with_pass(Pass { recompute, precision: precision(bf16), ..PassOptions::default() });
+        .with_pass(PassOptions { recompute, precision: precision(bf16), ..PassOptions::default() });
     let document = |n: &usize| (0..=*n).map(|t| (t * t % vocabulary) as u32).collect();
     for number in 0..steps {
         let microbatch = Microbatch { examples: lengths.iter().map(document).collect() };
@@ -116,7 +117,7 @@ fn the_peak_is_the_planned_one() {
     for (name, config, lengths) in cases {
         for (recompute, bf16) in [(false, false), (true, false), (false, true), (true, true)] {
             let (tokens, precision) = (lengths.iter().sum(), precision(bf16));
-            let plan = step_memory(&config, StepShape { tokens, recompute, on_cuda: true, precision });
+            let plan = step_memory(&config, PassShape { tokens, recompute, on_cuda: true, precision });
             let work = Work { config: config.clone(), lengths: lengths.clone(), recompute, bf16, steps: 1 };
             let Some(counts) = count(&work) else { return };
             let peak = counts["peak_memory_bytes"].as_u64().unwrap();

@@ -14,7 +14,6 @@ mod pytorch_steps;
 use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
-use mixce_gpt2::Gpt2;
 use mixce_lm::Parameters;
 use mixce_lm::generate::{GenerateOptions, generate};
 use mixce_lm::sampling::Sampling;
@@ -100,7 +99,8 @@ fn a_run_goes_from_cpu_to_cuda_and_back() {
 fn samples_are_those_of_the_cpu() {
     let setup = Setup::new(&[], None);
     let on = |parameters: &Parameters| {
-        let model = Gpt2::new(setup.model.clone(), parameters.detached()).unwrap();
+        let model = setup.model.build(parameters.detached()).unwrap();
+        let decoder = model.into_decoder(mixce_kernels::Precision::F32).unwrap();
         let prompts: [(u64, &[u32]); 3] = [(0, &[1, 2, 3]), (1, &[4]), (2, &[7, 8, 9, 10, 11])];
         let options = GenerateOptions {
             sampling: Sampling::default(),
@@ -109,7 +109,7 @@ fn samples_are_those_of_the_cpu() {
             batch_size: 2,
             seed: 4,
         };
-        generate(&model, &prompts, &options, &mut |_, _| ()).unwrap()
+        generate(&*decoder, &prompts, &options, &mut |_, _| ()).unwrap()
     };
     let cuda = on_cuda(Setup::new(&[], None));
     assert_eq!(on(&cuda.parameters), on(&setup.parameters));
@@ -125,7 +125,7 @@ fn a_loss_that_is_not_a_number_stops_before_the_update() {
             (name.to_owned(), if name == "h.1.mlp.c_fc.bias" { (t * f64::NAN).unwrap() } else { t.clone() })
         })
         .collect();
-    setup.parameters = Parameters::new(&setup.model, spoilt).unwrap();
+    setup.parameters = Parameters::new(&*setup.model, spoilt).unwrap();
     let error = on_cuda(setup).train("run", &settings(), &mut Recorder::default()).unwrap_err();
     assert!(matches!(error, Error::NonFiniteLoss { step: 1, microbatch: 0, .. }), "{error}");
 }
