@@ -23,7 +23,7 @@
 //!   to no other.
 //! - *Offline.* It does not know `HF_HUB_OFFLINE`, and asks of a snapshot no more than the one file. Here: without network
 //!   nothing is even set up to connect, and the snapshot must be complete.
-//! - *Environment.* Where it is told nothing it reads `HF_*` and the home folder by itself. Here everything but the proxy comes
+//! - *Environment.* Where nothing is passed to it, it reads `HF_*` and the home folder by itself. Here everything but the proxy comes
 //!   from a [`HubEnvironment`], so that a program decides and a test needs no process environment.
 //! - *References.* It writes `refs/REVISION` in place. Here it is written under another name and renamed.
 //! - *Uploads.* It has none. Here they go over plain HTTP, by the git LFS protocol, to addresses that get no token.

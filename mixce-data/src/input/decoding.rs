@@ -12,7 +12,7 @@ use super::format::Format;
 const MAX_LISTED: usize = 1000;
 /// Those that a warning names at most.
 const MAX_NAMED: usize = 10;
-/// Windows from this size on are mentioned: zstd's own program refuses larger ones unless it is told to accept them.
+/// Windows from this size on are mentioned: zstd's own program refuses larger ones unless asked to accept them.
 const LARGE_WINDOW_BYTES: u64 = 128 << 20;
 
 /// What one file (or one member of an archive) turned out to be, complete once its last document has been read.

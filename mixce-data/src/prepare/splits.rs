@@ -81,7 +81,7 @@ pub struct Prepared {
 /// documents of the training split fill them up, the test set first, and are not trained on. The user's own text keeps the sets that it has as they
 /// are, unless `held_out` is given.
 ///
-/// `progress` is told the number of documents read so far; it may stop the work with an error.
+/// `progress` receives the number of documents read so far; it may stop the work with an error.
 ///
 /// # Errors
 /// Errors of the files, [`Error::NothingLeft`], [`Error::NothingToTrainOn`], and `progress`' own. Nothing is written then.

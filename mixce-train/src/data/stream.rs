@@ -55,7 +55,7 @@ enum Message {
     Failed(Error),
 }
 
-/// Sends the input's documents; ends early when nobody listens.
+/// Sends the input's documents; ends early when the receiver is gone.
 fn read_batches(input: &Input, sender: &mpsc::SyncSender<Message>) {
     let mut documents = input.documents();
     loop {

@@ -144,11 +144,12 @@ fn blocks_from_files_hold_every_token() {
 #[test]
 fn confined_blocks_train_on_fewer_targets_and_never_across_documents() {
     let files = Files::new();
-    let glued = TrainConfig { pack: Some(Pack::Concat), block_size: 32, ..files.config() };
-    let confined = TrainConfig { confine_attention: true, ..glued.clone() };
-    let (glued, prepared) = (files.prepare(&glued).unwrap().train, files.prepare(&confined).unwrap());
-    assert_eq!(prepared.train.len(), glued.len());
-    assert!(prepared.train.targets() < glued.targets());
+    let concatenated = TrainConfig { pack: Some(Pack::Concat), block_size: 32, ..files.config() };
+    let confined = TrainConfig { confine_attention: true, ..concatenated.clone() };
+    let (concatenated, prepared) =
+        (files.prepare(&concatenated).unwrap().train, files.prepare(&confined).unwrap());
+    assert_eq!(prepared.train.len(), concatenated.len());
+    assert!(prepared.train.targets() < concatenated.targets());
     let eos = prepared.tokenizer.eos_id().unwrap();
     for piece in (0..prepared.train.len()).flat_map(|i| prepared.train.pieces(i)) {
         assert!(!piece[..piece.len() - 1].contains(&eos), "EOS ends a piece: {piece:?}");
