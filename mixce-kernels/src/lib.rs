@@ -63,7 +63,7 @@ pub use attention::{
     decode_attention, fill_cache,
 };
 pub use categorical::{all_finite, softmax_quantile};
-pub use device::{Gpu, gpu, has_backward_kernels, peak_device_bytes};
+pub use device::{Gpu, cuda_device, gpu, has_backward_kernels, peak_device_bytes};
 pub use dropout::{Dropout, dropout, dropout_slow};
 pub use embedding::{Embedded, embedding_backward, embedding_sum, embedding_sum_slow};
 pub use guard::{GradientFailure, GradientGuard, GradientVerdict};

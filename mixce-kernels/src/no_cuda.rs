@@ -69,6 +69,10 @@ never_called! {
     mlp_backward(&Mlp, [&Tensor; 2], Option<Dropout>, &Tensor, &MlpGradients, Precision) -> ();
 }
 
+pub(crate) fn open(_: usize) -> Result<Device> {
+    Err(Error::NotCompiledWithCudaSupport)
+}
+
 /// A storage and how its elements lie in it.
 type Operand<'a> = (&'a CudaStorage, &'a Layout);
 

@@ -40,7 +40,7 @@ fn ten_steps(name: &str) {
         ten_steps_in_microbatches(name, batch_size, &Device::Cpu);
     }
     #[cfg(feature = "cuda")]
-    ten_steps_in_microbatches(name, 5, &Device::new_cuda(0).unwrap());
+    ten_steps_in_microbatches(name, 5, &mixce_kernels::cuda_device(0).unwrap());
 }
 
 fn ten_steps_in_microbatches(name: &str, batch_size: usize, device: &Device) {
