@@ -109,7 +109,7 @@ impl Block {
             },
             resid_pdrop: config.resid_pdrop,
             attn_pdrop: config.attn_pdrop,
-            heads: Heads { count: config.n_head, scale: config.attention_scale(layer) },
+            heads: Heads::new(config.n_head, config.attention_scale(layer)),
         })
     }
 
@@ -160,8 +160,7 @@ impl mixce_lm::Block for Block {
         let dattended =
             self.attention_out.backward(&attended, dx, site, &gradients.attention_out, precision)?;
         let site = self.dropout(dropout, Site::Attention);
-        let Heads { count, scale } = self.heads;
-        let dqkv = causal_attention_backward(&qkv, documents, count, scale, site, &dattended)?;
+        let dqkv = causal_attention_backward(&qkv, documents, self.heads, site, &dattended)?;
         Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
     }
 

@@ -10,7 +10,7 @@ use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{Mlp, MlpGradients, NormLinear};
 use mixce_kernels::{
     Activation, AdamWState, AdamWUpdate, Affine, AffineGradients, Columns, CuSeqlens, Dropout, Embedded,
-    KeyValues, Norm, Precision, Weight, adamw_step, causal_attention, causal_attention_backward,
+    Heads, KeyValues, Norm, Precision, Weight, adamw_step, causal_attention, causal_attention_backward,
     decode_attention, dropout, embedding_backward, embedding_sum, residual_dropout, softmax_quantile,
 };
 
@@ -70,13 +70,14 @@ fn operations(c: &mut Criterion) {
 
 fn attention(c: &mut Criterion) {
     let (qkv, dout) = (random(&[TOKENS, 3 * CHANNELS]), random(&[TOKENS, CHANNELS]));
-    let cu_seqlens = CuSeqlens::from_lengths([TOKENS / DOCUMENTS; DOCUMENTS]);
+    let (cu_seqlens, heads) =
+        (CuSeqlens::from_lengths([TOKENS / DOCUMENTS; DOCUMENTS]), Heads::new(HEADS, 0.125));
     for (name, drop) in [("attention", None), ("attention with dropout", drops())] {
         c.bench_function(&format!("{name} forward"), |b| {
-            b.iter(|| causal_attention(&qkv, &cu_seqlens, HEADS, 0.125, drop).unwrap());
+            b.iter(|| causal_attention(&qkv, &cu_seqlens, heads, drop).unwrap());
         });
         c.bench_function(&format!("{name} backward"), |b| {
-            b.iter(|| causal_attention_backward(&qkv, &cu_seqlens, HEADS, 0.125, drop, &dout).unwrap());
+            b.iter(|| causal_attention_backward(&qkv, &cu_seqlens, heads, drop, &dout).unwrap());
         });
     }
     let shape = [SEQUENCES, HEADS, 128, CHANNELS / HEADS];
@@ -84,7 +85,7 @@ fn attention(c: &mut Criterion) {
     let qkv = random(&[SEQUENCES, 3 * CHANNELS]);
     let columns = Columns { first: &[0; SEQUENCES], new: 127 };
     c.bench_function("decode attention, 32 sequences, 128 columns", |b| {
-        b.iter(|| decode_attention(&qkv, &cache, columns, 0.125).unwrap());
+        b.iter(|| decode_attention(&qkv, &cache, columns, heads).unwrap());
     });
 }
 

@@ -14,7 +14,8 @@
 //! | [`linear`] | affine map with the weight stored `[in, out]` (GPT-2's Conv1D layout) |
 //! | [`residual_dropout`] | dropout of a branch and the residual sum in one pass |
 //! | [`embedding_sum`] | token and position embeddings: gather forward, scatter-add backward |
-//! | [`causal_attention`] | multi-head causal self-attention over packed documents |
+//! | [`causal_attention`] | multi-head causal self-attention over packed documents, also grouped-query and sliding-window |
+//! | [`HeadTransform`], [`Rotary`] | norms of the heads of queries and keys, and rotary position embedding |
 //! | [`decode_attention`], [`fill_cache`] | attention of one new token a sequence over cached keys and values |
 //! | [`cross_entropy`] | per-token log-probabilities and their gradient, rows of logits at a time |
 //! | [`sublayer`] | whole sublayers of a transformer block: differentiable, or without a graph and with a backward pass |
@@ -46,6 +47,7 @@ mod math;
 mod matmul;
 mod packed;
 mod residual;
+mod rotary;
 mod simd;
 pub mod sublayer;
 #[cfg(test)]
@@ -59,7 +61,7 @@ pub use activation::Activation;
 pub use adamw::{AdamWState, AdamWUpdate, adamw_step, clear, sum_of_squares};
 pub use affine::{Affine, AffineGradients};
 pub use attention::{
-    Columns, CuSeqlens, KeyValues, causal_attention, causal_attention_backward, causal_attention_slow,
+    Columns, CuSeqlens, Heads, KeyValues, causal_attention, causal_attention_backward, causal_attention_slow,
     decode_attention, fill_cache,
 };
 pub use categorical::{all_finite, softmax_quantile};
@@ -72,6 +74,7 @@ pub use linear::{linear, linear_slow};
 pub use matmul::{Matrix, Precision, matmul};
 pub use packed::PackedWeight;
 pub use residual::{residual_dropout, residual_dropout_slow};
+pub use rotary::{HeadNorm, HeadTransform, HeadTransformGradients, Rotary};
 pub use weight::Weight;
 
 /// Tensor errors are candle's.

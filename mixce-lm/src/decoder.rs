@@ -66,7 +66,7 @@ impl<A: Architecture> Decoder for TransformerDecoder<A> {
 
     fn prefill(&self, batch: &PackedBatch, new_tokens: usize) -> Result<(Tensor, KvCache)> {
         let documents = &batch.cu_seqlens;
-        let mut cache = KvCache::new(documents, self.spec.heads, new_tokens, &self.device);
+        let mut cache = KvCache::new(documents, new_tokens, &self.device);
         if let Some(text) = cache.lengths().iter().position(|length| *length == 0) {
             return Err(Error::EmptyText { text });
         }

@@ -11,7 +11,7 @@ use mixce_core::objective::{MixCe, Objective};
 use mixce_gpt2::{Gpt2, Gpt2Config};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{
-    Activation, CuSeqlens, Dropout, Embedded, Precision, causal_attention, dropout, embedding_sum,
+    Activation, CuSeqlens, Dropout, Embedded, Heads, Precision, causal_attention, dropout, embedding_sum,
     layer_norm, linear, residual_dropout,
 };
 use mixce_lm::generate::{GenerateOptions, generate};
@@ -124,7 +124,7 @@ fn operations(gpu: &Device, full: bool) -> Result<Vec<Check>> {
     })?);
     let offsets = CuSeqlens::from_lengths([1, n / 2, n - n / 2 - 1]);
     checks.push(compare(gpu, "attention", &[cpu(7, &[n, 3 * c])?], &|t| {
-        Ok(causal_attention(&t[0], &offsets, heads, 0.2, drop)?)
+        Ok(causal_attention(&t[0], &offsets, Heads::new(heads, 0.2), drop)?)
     })?);
     let objective = MixCe::new(0.1)?;
     let inputs = [(rows * 0.2)?, cpu(8, &[vocabulary, c])?];

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
 use mixce_kernels::{
-    Activation, AdamWState, AdamWUpdate, Affine, AffineGradients, Columns, Dropout, KeyValues, Norm,
+    Activation, AdamWState, AdamWUpdate, Affine, AffineGradients, Columns, Dropout, Heads, KeyValues, Norm,
     Precision, adamw_step, decode_attention, sum_of_squares,
 };
 
@@ -99,7 +99,7 @@ fn cached_attention(c: usize, heads: usize, device: &Device) -> Result<Vec<Tenso
     let cache = |seed| normal(seed, &shape, device);
     let (qkv, cache) = (normal(1, &[3, 3 * c], device)?, KeyValues { keys: cache(2)?, values: cache(3)? });
     let columns = Columns { first: &[0, 7, 39], new: 40 };
-    let out = decode_attention(&qkv, &cache, columns, 0.2)?;
+    let out = decode_attention(&qkv, &cache, columns, Heads::new(heads, 0.2))?;
     Ok(vec![out, cache.keys, cache.values])
 }
 
