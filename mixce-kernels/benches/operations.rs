@@ -31,16 +31,16 @@ fn random(shape: &[usize]) -> Tensor {
 }
 
 fn norm() -> Norm {
-    Norm { weight: random(&[CHANNELS]), bias: random(&[CHANNELS]), epsilon: 1e-5 }
+    Norm::layer(random(&[CHANNELS]), Some(random(&[CHANNELS])), 1e-5)
 }
 
 fn map(n_in: usize, n_out: usize) -> Affine {
-    Affine::new(random(&[n_in, n_out]), random(&[n_out]))
+    Affine::new(random(&[n_in, n_out]), Some(random(&[n_out])))
 }
 
 fn zeros(shape: &[usize]) -> AffineGradients {
     let tensor = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-    AffineGradients { weight: tensor(shape), bias: tensor(&shape[shape.len() - 1..]) }
+    AffineGradients { weight: tensor(shape), bias: Some(tensor(&shape[shape.len() - 1..])) }
 }
 
 fn drops() -> Option<Dropout> {
@@ -102,7 +102,7 @@ fn sublayers(c: &mut Criterion) {
         up: zeros(&[CHANNELS, 4 * CHANNELS]),
         down: zeros(&[4 * CHANNELS, CHANNELS]),
     };
-    let attention_in = NormLinear { norm: norm(), map: map(CHANNELS, 3 * CHANNELS) };
+    let attention_in = NormLinear { norm: norm(), maps: vec![map(CHANNELS, 3 * CHANNELS)] };
     for (name, precision) in PRECISIONS {
         c.bench_function(&format!("MLP sublayer forward, {name}"), |b| {
             b.iter(|| mlp.forward_saving(&x, drops(), precision).unwrap());

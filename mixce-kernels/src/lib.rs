@@ -9,9 +9,9 @@
 //! | --- | --- |
 //! | [`rng::Stream`] | counter-based random numbers: same seed, same numbers, on any device |
 //! | [`dropout`] | inverted dropout whose mask is drawn twice instead of stored |
-//! | [`layer_norm`] | layer normalisation over the last dimension |
+//! | [`Norm`] | layer norm and RMS norm over the last dimension |
 //! | [`Activation`] | GELU (both forms), ReLU, SiLU |
-//! | [`linear`] | affine map with the weight stored `[in, out]` (GPT-2's Conv1D layout) |
+//! | [`linear`] | affine map |
 //! | [`residual_dropout`] | dropout of a branch and the residual sum in one pass |
 //! | [`embedding_sum`] | token and position embeddings: gather forward, scatter-add backward |
 //! | [`causal_attention`] | multi-head causal self-attention over packed documents, also grouped-query and sliding-window |
@@ -40,12 +40,15 @@ mod device;
 mod dropout;
 mod embedding;
 mod guard;
-mod layer_norm;
 mod linear;
 pub mod lm_head;
 mod math;
 mod matmul;
+mod norm;
 mod packed;
+mod parts;
+#[cfg(any(feature = "cuda", test))]
+mod plain;
 mod residual;
 mod rotary;
 mod simd;
@@ -69,9 +72,9 @@ pub use device::{Gpu, cuda_device, gpu, has_backward_kernels, peak_device_bytes}
 pub use dropout::{Dropout, dropout, dropout_slow};
 pub use embedding::{Embedded, embedding_backward, embedding_sum, embedding_sum_slow};
 pub use guard::{GradientFailure, GradientGuard, GradientVerdict};
-pub use layer_norm::{Norm, layer_norm, layer_norm_slow};
 pub use linear::{linear, linear_slow};
 pub use matmul::{Matrix, Precision, matmul};
+pub use norm::{Norm, NormKind};
 pub use packed::PackedWeight;
 pub use residual::{residual_dropout, residual_dropout_slow};
 pub use rotary::{HeadNorm, HeadTransform, HeadTransformGradients, Rotary};

@@ -3,8 +3,8 @@
 use candle_core::{DType, Result, Tensor};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{
-    Activation, CuSeqlens, Dropout, Embedded, Heads, causal_attention, dropout, embedding_sum, layer_norm,
-    linear, residual_dropout,
+    Activation, CuSeqlens, Dropout, Embedded, Heads, Norm, causal_attention, dropout, embedding_sum, linear,
+    residual_dropout,
 };
 
 use crate::{assert_same_on_cuda, cuda, random, rounded};
@@ -17,7 +17,7 @@ fn layer_norms() -> Result<()> {
     for (n, c) in SHAPES {
         let inputs = [random(&[n, c], 1)?, random(&[c], 2)?, random(&[c], 3)?];
         assert_same_on_cuda(&format!("layer norm [{n}, {c}]"), &inputs, 1e-5, |t| {
-            layer_norm(&t[0], &t[1], &t[2], 1e-5)
+            Norm::layer(t[1].clone(), Some(t[2].clone()), 1e-5).forward(&t[0])
         })?;
     }
     Ok(())
@@ -117,7 +117,7 @@ fn strided_inputs_are_copied_first() -> Result<()> {
     let part = |x: &Tensor| x.narrow(1, 7, 33)?.t();
     let (gain, shift) = (random(&[33], 2)?, random(&[33], 3)?);
     assert_same_on_cuda("layer norm", &[x.clone(), gain, shift], 1e-5, |t| {
-        layer_norm(&part(&t[0])?, &t[1], &t[2], 1e-5)
+        Norm::layer(t[1].clone(), Some(t[2].clone()), 1e-5).forward(&part(&t[0])?)
     })?;
     assert_same_on_cuda("activation", std::slice::from_ref(&x), 2e-6, |t| {
         Activation::Gelu.forward(&part(&t[0])?)
