@@ -146,7 +146,7 @@ fn mauve_comes_from_a_model_and_its_features_are_kept() {
         fs::write(file, bytes).unwrap();
     }
     let mended = world.run(line);
-    assert!(mended.stderr.contains("damaged: computing them again"), "{}", mended.stderr);
+    assert!(mended.stderr.contains("damaged: recomputing them"), "{}", mended.stderr);
     assert_eq!(mended.row(), row);
     // Another batch rounds differently, and the clusters hardly notice.
     let small = world.run(&format!("{line} --no-cache --batch-tokens 5")).row();

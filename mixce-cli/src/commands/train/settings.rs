@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(over("--objective mixce:eta=0.3", file.clone()).resolved().eta, Some(0.3));
         assert_eq!(over("--objective mixce", file.clone()).resolved().eta, Some(0.5));
         let twice = over("--objective mixce:eta=0.3 --eta 0.4", file);
-        assert!(twice.validate_settings().unwrap_err().to_string().contains("say the same"));
+        assert!(twice.validate_settings().unwrap_err().to_string().contains("set the same parameter"));
     }
 
     #[test]
