@@ -260,7 +260,7 @@ fn titles_and_the_sources_own_name_decide_on_no_split() {
     world.write("essays/walden.txt", "one\n");
     world.run("data prepare text --source essays --out e").refused(&[
         "`a-test-of-will.txt` may be test",
-        "`walden.txt` say nothing",
+        "`walden.txt` name no split",
         "hint: ",
     ]);
 }
