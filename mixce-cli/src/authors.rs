@@ -1,4 +1,4 @@
-//! The flag spellings of the MixCE authors' scripts, accepted as hidden aliases where the meaning is the same.
+//! The flag names of the MixCE authors' scripts, accepted as hidden aliases where the meaning is the same.
 //!
 //! Source: `run_clm.py`-style scripts of <https://github.com/bloomberg/mixce-acl2023>.
 

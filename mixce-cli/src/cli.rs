@@ -1,4 +1,4 @@
-//! What can be typed.
+//! Global flags and subcommands.
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -13,9 +13,9 @@ use crate::commands::{
 use crate::context::Context;
 use crate::version;
 
-/// Finetune GPT-2 with MixCE: mixed cross-entropies, learned from human text, for text that reads like it.
+/// Finetune language models with MixCE, a mixture of forward and reverse cross-entropy
 ///
-/// Results go to stdout, everything else to stderr. Exit status: 0 success, 1 a check did not hold, 2 an error, 130 Ctrl-C.
+/// Results go to stdout, everything else to stderr. Exit status: 0 success, 1 a failed check, 2 an error, 130 Ctrl-C.
 #[derive(Debug, Parser)]
 #[command(name = "mixce", version = version::text(), propagate_version = true, disable_help_subcommand = true)]
 #[command(
@@ -32,25 +32,25 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct GlobalArgs {
-    /// Where to compute: auto, cpu, cuda or cuda:N [default: auto]
+    /// Device: auto, cpu, cuda or cuda:N [default: auto]
     #[arg(long, global = true, value_name = "DEVICE")]
     pub(crate) device: Option<String>,
     /// CPU threads [default: all cores]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) threads: Option<usize>,
-    /// Seed of everything drawn at random: same seed, same numbers [default: 42]
+    /// Seed of all random numbers [default: 42]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// Results as JSON, one object a line
+    /// Print results as JSON, one object per line
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Say more on stderr (repeat for more detail)
+    /// More log output on stderr (repeat for more detail)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     /// No progress bars, no warnings
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Colours on stderr and in help
+    /// Use colours on stderr and in help
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
     pub(crate) color: ColorWhen,
 }
@@ -68,7 +68,7 @@ pub(crate) enum ColorWhen {
 }
 
 impl ColorWhen {
-    /// Whether to colour what goes to stderr.
+    /// Whether to colour stderr.
     pub(crate) fn on_stderr(self) -> bool {
         match self {
             Self::Always => true,
@@ -129,7 +129,7 @@ impl Cli {
     }
 }
 
-/// The parser itself, for completions and manual pages.
+/// The clap command, for completions and manual pages.
 pub(crate) fn command() -> clap::Command {
     Cli::command()
 }

@@ -1,4 +1,4 @@
-//! The global flags, checked.
+//! The validated global flags.
 
 use anyhow::Result;
 use candle_core::Device;
@@ -9,16 +9,16 @@ use crate::error::Problem;
 use crate::output::Output;
 use crate::{logging, progress};
 
-/// The seed when none is given, as in `mixce_train::config::TrainConfig`.
+/// The default seed, as in `mixce_train::config::TrainConfig`.
 const DEFAULT_SEED: u64 = 42;
 
-/// More threads than any machine has; above it a number is a slip.
+/// More threads than any machine has; a larger number is a typo.
 const MAX_THREADS: usize = 4096;
 
-/// What every subcommand gets.
+/// What every subcommand receives.
 #[derive(Debug)]
 pub(crate) struct Context {
-    /// The way to stdout.
+    /// Writes to stdout.
     pub(crate) output: Output,
     /// `--device`, if given.
     pub(crate) device: Option<String>,
@@ -29,7 +29,7 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Checks the flags and starts the log.
+    /// Checks the flags and starts logging.
     pub(crate) fn new(global: &GlobalArgs) -> Result<Self> {
         logging::start(global.verbose, global.quiet, global.color.on_stderr());
         if global.quiet {
@@ -51,17 +51,17 @@ impl Context {
         })
     }
 
-    /// The seed, or the default one.
+    /// `--seed`, or the default.
     pub(crate) fn seed(&self) -> u64 {
         self.seed.unwrap_or(DEFAULT_SEED)
     }
 
-    /// Starts the threads and opens the device that the flags ask for.
+    /// Starts the thread pool and opens the device.
     pub(crate) fn start(&self) -> Result<Device> {
         self.start_with(None, None)
     }
 
-    /// As [`Self::start`]; a flag that was not given falls back to these.
+    /// As [`Self::start`], with these defaults for flags that were not given.
     pub(crate) fn start_with(&self, device: Option<&str>, threads: Option<usize>) -> Result<Device> {
         if let Some(threads) = self.threads.or(threads) {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
@@ -73,7 +73,7 @@ impl Context {
     }
 }
 
-/// What `--device` may say.
+/// Values of `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DeviceChoice {
     Auto,
@@ -104,7 +104,7 @@ impl DeviceChoice {
         let cuda = candle_core::utils::cuda_is_available();
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            // A build with CUDA may run where there is no GPU.
+            // A CUDA build may run on a machine without a GPU.
             Self::Auto if cuda => Ok(mixce_kernels::cuda_device(0).unwrap_or_else(|error| {
                 tracing::warn!("no CUDA device, using the CPU: {error}");
                 Device::Cpu

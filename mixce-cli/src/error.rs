@@ -1,4 +1,4 @@
-//! From a failure to words on stderr and an exit status.
+//! Reports failures on stderr and maps them to exit statuses.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -6,14 +6,14 @@ use std::io::{self, Write as _};
 
 use crate::cli::ColorWhen;
 
-/// A check or comparison did not hold.
+/// A check or comparison failed.
 pub(crate) const CHECK_FAILED: u8 = 1;
 /// Anything that went wrong.
 pub(crate) const FAILURE: u8 = 2;
 /// Stopped by Ctrl-C.
 pub(crate) const INTERRUPTED: u8 = 130;
 
-/// A failure that the command line itself notices.
+/// A failure detected by the command line itself.
 #[derive(Debug)]
 pub(crate) struct Problem {
     message: String,
@@ -27,7 +27,7 @@ impl Problem {
         Self { message: message.into(), hints: Vec::new(), status: FAILURE }
     }
 
-    /// A check that did not hold: exit status 1.
+    /// A failed check: exit status 1.
     pub(crate) fn check_failed(message: impl Into<String>) -> Self {
         Self { status: CHECK_FAILED, ..Self::new(message) }
     }
@@ -37,7 +37,7 @@ impl Problem {
         Self { status: INTERRUPTED, ..Self::new(message) }
     }
 
-    /// The same with advice.
+    /// Adds a hint.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
@@ -53,7 +53,7 @@ impl fmt::Display for Problem {
 
 impl StdError for Problem {}
 
-/// Writes `error: ...` and its hints to stderr; gives the exit status.
+/// Writes `error: ...` and its hints to stderr; returns the exit status.
 pub(crate) fn report(failure: &anyhow::Error, color: ColorWhen) -> u8 {
     let status = status_of(failure);
     let (red, cyan, plain) =
@@ -61,7 +61,7 @@ pub(crate) fn report(failure: &anyhow::Error, color: ColorWhen) -> u8 {
     let word = if status == INTERRUPTED { "interrupted" } else { "error" };
     let message = message_of(failure);
     let mut stderr = io::stderr().lock();
-    // With stderr closed there is nobody to tell.
+    // A closed stderr is ignored.
     let _ = match message.strip_prefix("interrupted").filter(|_| status == INTERRUPTED) {
         Some(rest) => writeln!(stderr, "{red}{word}{plain}{rest}"),
         None => writeln!(stderr, "{red}{word}:{plain} {message}"),
@@ -72,14 +72,14 @@ pub(crate) fn report(failure: &anyhow::Error, color: ColorWhen) -> u8 {
     status
 }
 
-/// The same failure with further advice.
+/// Adds a hint to a failure.
 pub(crate) fn with_hint(failure: &anyhow::Error, hint: String) -> anyhow::Error {
     let mut hints = hints_of(failure);
     hints.push(hint);
     Problem { message: message_of(failure), hints, status: status_of(failure) }.into()
 }
 
-/// Writes a hint for an error that clap has written.
+/// Writes a hint for an error that clap has printed.
 pub(crate) fn print_hint(hint: &str, color: clap::ColorChoice) {
     let colored = match color {
         clap::ColorChoice::Always => ColorWhen::Always.on_stderr(),
@@ -87,7 +87,7 @@ pub(crate) fn print_hint(hint: &str, color: clap::ColorChoice) {
         clap::ColorChoice::Auto => ColorWhen::Auto.on_stderr(),
     };
     let (cyan, plain) = if colored { ("\x1b[1;36m", "\x1b[0m") } else { ("", "") };
-    // With stderr closed there is nobody to tell.
+    // A closed stderr is ignored.
     let _ = writeln!(io::stderr().lock(), "\n{cyan}hint:{plain} {hint}");
 }
 
@@ -104,7 +104,7 @@ fn status_of(failure: &anyhow::Error) -> u8 {
     failure.chain().find_map(of_cause).unwrap_or(FAILURE)
 }
 
-/// The messages of the whole chain in one line; a cause that the message before it already tells is left out.
+/// The messages of the error chain on one line, without causes that the preceding message already contains.
 fn message_of(failure: &anyhow::Error) -> String {
     let mut message = String::new();
     for cause in failure.chain().map(|cause| one_line(&cause.to_string())) {
@@ -121,7 +121,7 @@ fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// The advice that the errors of the libraries carry, each once.
+/// The hints of all errors in the chain, without duplicates.
 fn hints_of(failure: &anyhow::Error) -> Vec<String> {
     let mut hints: Vec<String> = Vec::new();
     for cause in failure.chain() {

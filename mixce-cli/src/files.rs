@@ -1,4 +1,4 @@
-//! Writing files that are whole or absent.
+//! Atomic output files.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{BufWriter, Write};
@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result};
 
 use crate::error::Problem;
 
-/// Refuses an output file that exists, unless it may be replaced, and anything that is not a regular file.
+/// Refuses an output file that exists, unless overwriting is allowed, and anything that is not a regular file.
 pub(crate) fn refuse_existing(path: &Path, overwrite: bool) -> Result<()> {
-    // The file is put in place by renaming, which would replace a device, a pipe or a link by a file.
+    // The final rename would replace a device, a pipe or a link with a file.
     if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
         let problem = Problem::new(format!("output `{}` is not a regular file", path.display()));
         return Err(problem.hint("results go to stdout without this flag").into());
@@ -22,7 +22,7 @@ pub(crate) fn refuse_existing(path: &Path, overwrite: bool) -> Result<()> {
     Err(problem.hint("choose another name, or replace it with `--overwrite`").into())
 }
 
-/// Refuses an output that is one of the inputs, under whatever name: it would be replaced by what was made of it.
+/// Refuses an output that is one of the inputs, also under another name.
 pub(crate) fn refuse_input<'a>(out: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
     let Ok(real) = fs::canonicalize(out) else { return Ok(()) };
     match inputs.into_iter().find(|input| fs::canonicalize(input).is_ok_and(|input| input == real)) {
@@ -33,18 +33,19 @@ pub(crate) fn refuse_input<'a>(out: &Path, inputs: impl IntoIterator<Item = &'a 
     }
 }
 
-/// A file that gets its name only when it is complete and on disk; dropped before, it leaves nothing.
+/// A file that gets its name only once it is complete and on disk; if dropped earlier, nothing is left.
 #[derive(Debug)]
 pub(crate) struct AtomicFile {
     path: PathBuf,
     partial: PathBuf,
     file: Option<BufWriter<File>>,
-    /// Whether the temporary name is somebody else's now.
+    /// Whether the temporary name is no longer ours.
     renamed: bool,
 }
 
 impl AtomicFile {
-    /// Opens a temporary file beside `path`; its folder is made if need be. Several processes may do this at once: the last one to finish wins.
+    /// Opens a temporary file beside `path`, creating its folder if necessary. Several processes may do this at once: the last one to
+    /// finish wins.
     pub(crate) fn create(path: &Path) -> Result<Self> {
         let partial = partial_path(path, &format!("partial-{}", std::process::id()))?;
         let file =
@@ -52,13 +53,13 @@ impl AtomicFile {
         Ok(Self { path: path.into(), partial, file: Some(BufWriter::new(file)), renamed: false })
     }
 
-    /// The same for an output that a user names: a file that exists is refused unless `overwrite` is set, and so is one that another process
-    /// is about to write.
+    /// As above for an output named by the user: an existing file is refused unless `overwrite` is set, as is one that another process is
+    /// writing.
     pub(crate) fn claim(path: &Path, overwrite: bool) -> Result<Self> {
         refuse_existing(path, overwrite)?;
         let partial = partial_path(path, "partial")?;
         let file = lock(&partial, path)?;
-        // Whoever had the lock until now may have finished.
+        // The previous holder of the lock may have finished.
         refuse_existing(path, overwrite)?;
         file.set_len(0).with_context(|| format!("cannot write `{}`", partial.display()))?;
         Ok(Self { path: path.into(), partial, file: Some(BufWriter::new(file)), renamed: false })
@@ -70,7 +71,7 @@ impl AtomicFile {
         file.write_all(bytes).with_context(|| format!("cannot write `{}`", self.partial.display()))
     }
 
-    /// Gives the file its name.
+    /// Syncs the file and renames it into place.
     pub(crate) fn finish(mut self) -> Result<()> {
         let cannot = format!("cannot write `{}`", self.path.display());
         let file = self.file.take().context("the file is finished")?;
@@ -82,10 +83,10 @@ impl AtomicFile {
     }
 }
 
-/// `.NAME.ENDING` beside `path`, whose folder is made if need be.
+/// `.NAME.ENDING` beside `path`, creating its folder if necessary.
 fn partial_path(path: &Path, ending: &str) -> Result<PathBuf> {
     let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().with_context(|| format!("`{}` is no file name", path.display()))?);
+    name.push(path.file_name().with_context(|| format!("`{}` is not a file name", path.display()))?);
     name.push(format!(".{ending}"));
     let partial = path.with_file_name(name);
     if let Some(folder) = partial.parent().filter(|f| !f.as_os_str().is_empty()) {
@@ -94,7 +95,7 @@ fn partial_path(path: &Path, ending: &str) -> Result<PathBuf> {
     Ok(partial)
 }
 
-/// Opens `partial` for this process alone. The system takes the lock back when the process ends, however it ends.
+/// Opens and locks `partial`. The system releases the lock when the process ends, however it ends.
 pub(crate) fn lock(partial: &Path, shown: &Path) -> Result<File> {
     loop {
         let file = File::options().create(true).append(true).read(true).open(partial);
@@ -110,7 +111,7 @@ pub(crate) fn lock(partial: &Path, shown: &Path) -> Result<File> {
                 tracing::warn!("cannot lock `{}` against other processes: {error}", partial.display());
             }
         }
-        // Between opening and locking, the process that had the lock may have given the file its name.
+        // Between opening and locking, the previous holder of the lock may have renamed the file.
         if is_at(&file, partial) {
             return Ok(file);
         }
@@ -132,7 +133,7 @@ fn is_at(_: &File, path: &Path) -> bool {
 impl Drop for AtomicFile {
     fn drop(&mut self) {
         if !self.renamed {
-            // There is nothing more to be done for a file that cannot be removed.
+            // Best effort: a file that cannot be removed is left.
             let _ = fs::remove_file(&self.partial);
         }
     }
@@ -162,7 +163,7 @@ mod tests {
     fn an_output_is_claimed_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.txt");
-        // What a killed process left is no obstacle and no part of the result.
+        // Leftovers of a killed process neither block nor enter the result.
         fs::write(folder.path().join(".a.txt.partial"), "half").unwrap();
         let mut first = AtomicFile::claim(&path, false).unwrap();
         let error = AtomicFile::claim(&path, true).unwrap_err();

@@ -6,10 +6,10 @@ use std::sync::{Mutex, Once, PoisonError};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 static INSTALL: Once = Once::new();
-/// What will be done on Ctrl-C now; `None`: nothing that is under way looks at the flag.
+/// What Ctrl-C will do now; `None` if no running work checks the flag.
 static PROMISE: Mutex<Option<&str>> = Mutex::new(None);
 
-/// Makes Ctrl-C (and SIGTERM) set a flag instead of ending the program; `promise` says what will be done then.
+/// Makes Ctrl-C (and SIGTERM) set a flag instead of ending the program; `promise` tells the user what will happen.
 pub(crate) fn install(promise: &'static str) -> &'static AtomicBool {
     set(Some(promise));
     INSTALL.call_once(|| {
@@ -20,7 +20,7 @@ pub(crate) fn install(promise: &'static str) -> &'static AtomicBool {
     &STOP
 }
 
-/// Lets Ctrl-C end the program at once again, since what follows does not look at the flag.
+/// Restores the default, for work that does not check the flag.
 pub(crate) fn release() {
     set(None);
 }
@@ -41,7 +41,7 @@ fn on_signal() {
         std::process::exit(i32::from(crate::error::INTERRUPTED));
     };
     crate::progress::suspend(|| {
-        // With stderr closed there is nobody to tell.
+        // A closed stderr is ignored.
         let _ = writeln!(std::io::stderr(), "stopping: {promise} (Ctrl-C again to abort at once)");
     });
 }

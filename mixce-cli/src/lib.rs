@@ -1,6 +1,5 @@
 //! The `mixce` program.
-//!
-//! One file per subcommand in `commands/`, none with logic of its own: parse, make the validated settings, call a library.
+//! One file per subcommand in `commands/`, without logic of its own: it parses flags, validates the settings and calls a library.
 //! Results go to stdout through `output.rs`, everything else to stderr; `error.rs` maps failures to exit statuses.
 
 mod allocator;
@@ -42,7 +41,7 @@ pub fn main() -> ExitCode {
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
-            // `--help` and `--version` come this way too; a closed pipe is no error.
+            // Includes `--help` and `--version`; a closed pipe is not an error.
             let _ = error.print();
             if let Some(hint) = usage::hint(&error, &arguments) {
                 error::print_hint(hint, cli::early_color(&arguments));

@@ -1,11 +1,11 @@
-//! Log lines of the libraries on stderr.
+//! Logging to stderr.
 
 use std::io::{self, Write};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Sends the log to stderr: warnings by default, errors alone with `-q`, more with each `-v`.
+/// Sends the log to stderr: warnings by default, only errors with `-q`, more with each `-v`.
 pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool) {
     let ours = match (quiet, verbose) {
         (true, _) => "error",
@@ -14,14 +14,14 @@ pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool) {
         (_, 2) => "debug",
         _ => "trace",
     };
-    // What goes wrong below comes back as an error, and is reported once, in our words.
+    // Dependencies return their failures as errors, which are reported once.
     let others = if verbose > 2 { "debug" } else { "off" };
     let crates =
         ["cli", "core", "data", "encoder", "eval", "gpt2", "hub", "kernels", "lm", "synthetic", "train"];
     let ours: Vec<String> = crates.iter().map(|name| format!("mixce_{name}={ours}")).collect();
     let filter = EnvFilter::new(format!("{others},{}", ours.join(",")));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_target(false);
-    // A second start, which does not happen, would leave the first in place.
+    // A subscriber that is already set is kept.
     let _ = if verbose == 0 {
         log.without_time().with_writer(BetweenBars).try_init()
     } else {
@@ -29,7 +29,7 @@ pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool) {
     };
 }
 
-/// Stderr, with the progress bars out of the way while a line is written.
+/// Stderr, with the progress bars hidden while a line is written.
 #[derive(Clone, Copy, Debug)]
 struct BetweenBars;
 

@@ -1,8 +1,7 @@
 //! Memory of this process.
 
-/// The largest resident set of this process so far in bytes, as the system counts it; `None` where it does not say.
-///
-/// On Linux that of `/proc/self/status`: what `getrusage` reports there includes the process that started this one, as large as it was then.
+/// Peak resident set of this process so far in bytes, as reported by the system; `None` if it does not report it.
+/// On Linux from `/proc/self/status`: the value of `getrusage` includes the parent process at the time of the fork.
 pub(crate) fn peak_rss_bytes() -> Option<u64> {
     std::fs::read_to_string("/proc/self/status")
         .ok()
@@ -20,7 +19,7 @@ fn high_water_mark(status: &str) -> Option<u64> {
 #[cfg(unix)]
 fn max_rss() -> Option<u64> {
     use nix::sys::resource::{UsageWho, getrusage};
-    // macOS counts bytes, the others kibibytes.
+    // In bytes on macOS, in kibibytes elsewhere.
     let unit = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
     let peak = getrusage(UsageWho::RUSAGE_SELF).ok()?.max_rss();
     u64::try_from(peak).ok()?.checked_mul(unit)
@@ -41,7 +40,7 @@ mod tests {
         let with = [peak_rss_bytes().unwrap(), max_rss().unwrap()];
         assert!(with.iter().all(|peak| *peak >= 64 << 20) && block.iter().all(|b| *b == 1));
         drop(block);
-        // The kernel's counters lag by a few pages a thread.
+        // The kernel's counters lag by a few pages per thread.
         assert!(peak_rss_bytes().unwrap() + (1 << 20) >= with[0]);
     }
 

@@ -1,4 +1,4 @@
-//! From a model argument to a folder, a configuration, weights and a tokenizer.
+//! Resolves a model argument to a folder, a configuration, weights and a tokenizer.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,40 +15,40 @@ use crate::error::Problem;
 use crate::interrupt;
 use crate::progress::{self, FetchBars};
 
-/// Whether the hub may be asked.
+/// Whether the hub may be accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Network {
-    /// As the environment says.
+    /// As the environment variables say.
     Allowed,
-    /// The cache alone.
+    /// Only the cache.
     CacheOnly,
 }
 
-/// A model's folder on this machine.
+/// A local model folder.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelFolder {
     /// The folder with `config.json` and the weights.
     pub(crate) path: PathBuf,
-    /// The commit, for a model of the hub.
+    /// The commit, for a hub model.
     pub(crate) commit: Option<String>,
 }
 
 impl ModelFolder {
-    /// What to write down for `model`, so that it means this folder's files in future too: a hub id gets its commit.
+    /// `model` in a form that refers to the same files in the future: a hub id gets its commit.
     pub(crate) fn pinned(&self, model: &str) -> String {
         let repository = model.split_once('@').map_or(model, |(repository, _)| repository);
         self.commit.as_ref().map_or_else(|| model.to_owned(), |commit| format!("{repository}@{commit}"))
     }
 }
 
-/// Finds the folder that a model argument means; a model of the hub is fetched first.
+/// Resolves a model argument to a folder; a hub model is downloaded first.
 ///
 /// A run folder stands for its `best` model, else its `final` one, else its newest checkpoint.
 pub(crate) fn locate(model: &str, network: Network) -> Result<ModelFolder> {
     find(model, network, Hub::fetch_model)
 }
 
-/// As [`locate`], for a tokenizer: of the hub its files alone are fetched.
+/// As [`locate`], for a tokenizer: from the hub only the tokenizer's files are downloaded.
 pub(crate) fn locate_tokenizer(named: &str, network: Network) -> Result<ModelFolder> {
     find(named, network, Hub::fetch_tokenizer)
 }
@@ -61,7 +61,7 @@ fn find(model: &str, network: Network, fetch: Fetch) -> Result<ModelFolder> {
         ModelSource::Hub(id) => {
             let mut environment = HubEnvironment::from_process()?;
             environment.offline |= network == Network::CacheOnly;
-            interrupt::install("what has arrived is kept and resumed the next time");
+            interrupt::install("partial downloads are kept and resumed next time");
             let snapshot = fetch(&Hub::new(environment)?, &id, &mut FetchBars::default())?;
             interrupt::release();
             Ok(ModelFolder { path: snapshot.path, commit: Some(snapshot.commit) })
@@ -69,8 +69,8 @@ fn find(model: &str, network: Network, fetch: Fetch) -> Result<ModelFolder> {
     }
 }
 
-/// The configuration of a model of which nothing but that is wanted: a published size by name, a `config.json`, or a folder with one
-/// (a run folder, too). Nothing is fetched; `flag` is the one that named it.
+/// The configuration alone of a model: a published size by name, a `config.json`, or a folder with one (also a run folder). Nothing is
+/// downloaded; `flag` is the flag it was given with.
 pub(crate) fn known_config(flag: &str, named: &str) -> Result<Arc<dyn ModelConfig>> {
     if let Some(preset) = config::preset(named, FAMILIES) {
         return Ok(preset);
@@ -89,7 +89,7 @@ pub(crate) fn known_config(flag: &str, named: &str) -> Result<Arc<dyn ModelConfi
     Ok(config::from_file(&file, FAMILIES)?)
 }
 
-/// The folder that such a name means, if it is one.
+/// The folder that such a name refers to, if it is one.
 pub(crate) fn known_folder(named: &str) -> Option<PathBuf> {
     let path = PathBuf::from(named);
     (config::preset(named, FAMILIES).is_none() && path.is_dir()).then_some(path)
@@ -103,23 +103,23 @@ fn inside_run(path: PathBuf) -> Result<PathBuf> {
     let newest = latest(&path.join("checkpoints"))?.map(|(_, folder)| folder);
     match exported.into_iter().find(|folder| folder.join("config.json").is_file()).or(newest) {
         Some(folder) => {
-            tracing::info!("`{}` is a run folder: taking `{}`", path.display(), folder.display());
+            tracing::info!("`{}` is a run folder: using `{}`", path.display(), folder.display());
             Ok(folder)
         }
         None => {
-            Err(Problem::new(format!("run folder `{}` holds no model and no checkpoint yet", path.display()))
+            Err(Problem::new(format!("run folder `{}` contains no model or checkpoint yet", path.display()))
                 .into())
         }
     }
 }
 
-/// The run folder that a model's folder lies in: `RUN/best`, `RUN/final` or `RUN/checkpoints/step-N`.
+/// The run folder that contains a model folder: `RUN/best`, `RUN/final` or `RUN/checkpoints/step-N`.
 pub(crate) fn run_of(folder: &Path) -> Option<PathBuf> {
     let folder = std::path::absolute(folder).ok()?;
     folder.ancestors().skip(1).take(2).find(|up| up.join("run.toml").is_file()).map(Path::to_owned)
 }
 
-/// A model that was loaded.
+/// A loaded model.
 #[derive(Debug)]
 pub(crate) struct LoadedModel {
     /// The model.
@@ -130,7 +130,7 @@ pub(crate) struct LoadedModel {
     pub(crate) ends: Vec<u32>,
 }
 
-/// Loads a model and its tokenizer (or the one named).
+/// Loads a model and its tokenizer (or the given one).
 pub(crate) fn load(model: &str, tokenizer: Option<&str>, device: &Device) -> Result<LoadedModel> {
     let folder = locate(model, Network::Allowed)?;
     let spinner = progress::spinner(format!("loading {}", folder.path.display()));
@@ -144,7 +144,7 @@ pub(crate) fn load(model: &str, tokenizer: Option<&str>, device: &Device) -> Res
     Ok(LoadedModel { model, tokenizer, ends })
 }
 
-/// The folder of the tokenizer that was named, else the model's own. A training checkpoint has none: there it is the run's.
+/// The folder of the given tokenizer, else the model's own; for a training checkpoint, which has none, the run's.
 pub(crate) fn tokenizer_folder(named: Option<&str>, folder: &Path, network: Network) -> Result<PathBuf> {
     if let Some(named) = named {
         return Ok(locate_tokenizer(named, network)?.path);

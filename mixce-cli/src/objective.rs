@@ -1,4 +1,4 @@
-//! The flags of an objective, made of the registry.
+//! The flags of an objective, generated from the registry.
 
 use std::ffi::OsStr;
 
@@ -7,7 +7,7 @@ use clap::{Arg, Command};
 use mixce_core::ObjectiveConfig;
 use mixce_core::objective::{OBJECTIVES, ObjectiveSpec};
 
-/// Reads `NAME` or `NAME:parameter=value,..`; help and shell completion list the names.
+/// Parses `NAME` or `NAME:parameter=value,..`; help and shell completion list the names.
 #[derive(Clone)]
 pub(crate) struct ObjectiveParser;
 
@@ -30,13 +30,13 @@ impl TypedValueParser for ObjectiveParser {
     }
 }
 
-/// The weight, what it is, and the parameters.
+/// The weight, a description and the parameters.
 fn described(spec: &ObjectiveSpec) -> String {
     let parameters = spec.parameters.iter().map(|parameter| format!(". {parameter}: {}", parameter.help));
     format!("w = {}; {}{}", spec.weight, spec.summary, parameters.collect::<String>())
 }
 
-/// The help of a flag that is short for the parameter of this name.
+/// The help of a flag that is a short form of the parameter of this name.
 pub(crate) fn short_form_help(name: &str) -> String {
     let owners = OBJECTIVES.iter().filter_map(|spec| Some((spec.name, spec.parameter(name).ok()?)));
     let owners =

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-/// The one way to stdout. After the reader of a pipe has gone, everything is dropped in silence: the work (a training
-/// run, say) goes on.
+/// The only writer to stdout. Once the reader of a pipe has closed it, output is discarded silently, so that the work (such as
+/// training) continues.
 #[derive(Debug)]
 pub(crate) struct Output {
     json: bool,
@@ -27,9 +27,9 @@ impl Output {
         self.json
     }
 
-    /// One JSON object on a line of its own.
+    /// Prints one JSON object on a line.
     pub(crate) fn json(&self, value: &impl Serialize) -> Result<()> {
-        let line = serde_json::to_string(value).context("a result has no JSON form")?;
+        let line = serde_json::to_string(value).context("cannot serialize the result as JSON")?;
         self.line(&line)
     }
 
@@ -38,12 +38,12 @@ impl Output {
         self.bytes(format!("{line}\n").as_bytes())
     }
 
-    /// The value with `--json`, the text without.
+    /// Prints the value with `--json`, else the text.
     pub(crate) fn either(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         if self.json { self.json(value) } else { self.line(text().trim_end_matches('\n')) }
     }
 
-    /// Bytes as they are, at once.
+    /// Writes raw bytes and flushes.
     pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<()> {
         if self.closed.load(Ordering::Relaxed) {
             return Ok(());
@@ -91,7 +91,7 @@ pub(crate) fn grouped(count: u64) -> String {
     text
 }
 
-/// A number of bytes in the unit that suits it: `1.5 GB`.
+/// A number of bytes in a suitable unit: `1.5 GB`.
 pub(crate) fn bytes(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["B", "kB", "MB", "GB"] {

@@ -1,16 +1,16 @@
-//! Lengths in tokens and the positions of a model: what was typed is kept or refused, a default is fitted.
+//! Lengths in tokens against a model's context length: explicit values are kept or refused, defaults are reduced to fit.
 
 use anyhow::Result;
 
 use crate::error::Problem;
 
-/// Tokens of a text where no flag says so: as documents have in training.
+/// Default length of a text in tokens, as in training.
 pub(crate) const DEFAULT_MAX_LENGTH: usize = mixce_train::config::DEFAULT_MAX_LENGTH;
 
-/// What was typed for `flag`; else `default`, or all of the model's positions where those are fewer, which is said.
+/// The value given for `flag`; else `default`, or the model's positions if fewer, with a log line.
 ///
 /// # Errors
-/// What was typed is more than the model's positions.
+/// The given value exceeds the model's positions.
 pub(crate) fn fitted(flag: &str, typed: Option<usize>, default: usize, positions: usize) -> Result<usize> {
     match typed {
         Some(tokens) if tokens > positions => {
@@ -21,7 +21,7 @@ pub(crate) fn fitted(flag: &str, typed: Option<usize>, default: usize, positions
     }
 }
 
-/// What was typed for `flag`, whatever it is; else `default`, or `most` where that is less, which is said.
+/// The value given for `flag`, unchecked; else `default`, or `most` if that is less, with a log line.
 pub(crate) fn at_most(flag: &str, typed: Option<usize>, default: usize, most: usize) -> usize {
     if typed.is_none() && most < default {
         tracing::warn!(

@@ -1,4 +1,4 @@
-//! Progress bars on stderr, hidden when that is no terminal or `--quiet` was given.
+//! Progress bars on stderr, hidden if stderr is not a terminal or with `--quiet`.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -14,24 +14,24 @@ pub(crate) fn hide() {
     BARS.set_draw_target(ProgressDrawTarget::hidden());
 }
 
-/// Runs `f` with the bars taken off the screen.
+/// Runs `f` with the bars hidden.
 pub(crate) fn suspend<T>(f: impl FnOnce() -> T) -> T {
     BARS.suspend(f)
 }
 
-/// Takes all bars off the screen.
+/// Clears all bars.
 pub(crate) fn clear() {
-    // A terminal that cannot be written to shows no bars either.
+    // Errors are ignored: a terminal that cannot be written to shows no bars.
     let _ = BARS.clear();
 }
 
-/// A bar over `length` things, with an estimate of the time left and a free message.
+/// A bar of `length` units, with the estimated time left and a message.
 pub(crate) fn bar(length: u64, unit: &str) -> ProgressBar {
     let template = format!("{{bar:24}} {{pos}}/{{len}} {unit}, {{elapsed}} + {{eta}} left {{msg}}");
     BARS.add(ProgressBar::new(length).with_style(style(&template)))
 }
 
-/// A sign of life for work of unknown length.
+/// A spinner for work of unknown length.
 pub(crate) fn spinner(message: impl Into<String>) -> ProgressBar {
     let spinner = BARS.add(ProgressBar::new_spinner().with_style(style("{spinner} {msg}")));
     spinner.set_message(message.into());
@@ -40,11 +40,11 @@ pub(crate) fn spinner(message: impl Into<String>) -> ProgressBar {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    // The templates are constants of this file; a mistake in one costs its looks only.
+    // The templates are constants of this file; an invalid one only affects the display.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// One bar for each file that is being fetched; ends the transfer on Ctrl-C.
+/// One bar per file being downloaded; aborts the transfer on Ctrl-C.
 #[derive(Debug, Default)]
 pub(crate) struct FetchBars {
     bars: HashMap<String, ProgressBar>,

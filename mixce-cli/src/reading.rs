@@ -1,4 +1,4 @@
-//! The flags that say how data files are read, the same for every subcommand that takes some.
+//! The flags for reading data files, shared by all subcommands that take data files.
 
 use std::path::Path;
 
@@ -10,39 +10,40 @@ use mixce_data::{Input, ReadSettings};
 /// How data files are read.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct ReadingArgs {
-    /// Column (key) of the text in tables; given several times, they are joined by a space [default: by name, else the only one that holds text]
+    /// Column (key) of the text in tables; may be repeated, values are joined with a space [default: by name, else the only one
+    /// that holds text]
     #[arg(long, value_name = "NAME", help_heading = "Data files")]
     pub(crate) text_column: Vec<String>,
-    /// What stands between documents of a text file, such as `<|endoftext|>` or `\n\n` [default: a line is a document]
+    /// Separator between documents of a text file, such as `<|endoftext|>` or `\n\n` [default: one document per line]
     #[arg(long, value_name = "TEXT", help_heading = "Data files")]
     pub(crate) document_separator: Option<String>,
-    /// Leave out up to N rows that cannot be read, with a warning for each [default: 0]
+    /// Skip up to N unreadable rows, with a warning for each [default: 0]
     #[arg(long, value_name = "N", help_heading = "Data files")]
     pub(crate) skip_bad_rows: Option<u64>,
-    /// Format of the data files [default: by their names]
+    /// Format of the data files [default: by file name]
     #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Data files")]
     pub(crate) data_format: Option<FormatArg>,
-    /// Character between the fields of CSV and TSV, such as `;`, `|` or `\t` [default: found by the records]
+    /// Field separator of CSV and TSV, such as `;`, `|` or `\t` [default: detected]
     #[arg(long, value_name = "CHAR", help_heading = "Data files")]
     pub(crate) delimiter: Option<String>,
-    /// The first line of CSV and TSV is a row and does not name the columns, which are called 1, 2, ...
+    /// CSV and TSV have no header line; the columns are called 1, 2, ...
     #[arg(long, help_heading = "Data files")]
     pub(crate) no_header: bool,
 }
 
-/// The formats by their names on the command line.
+/// Values of `--data-format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FormatArg {
-    /// A document a line, or documents with a separator between
+    /// One document per line, or documents with a separator between them
     Text,
-    /// JSON objects, one a line, over several lines or in an array
+    /// JSON objects: one per line, spanning several lines, or in an array
     #[value(alias = "json")]
     Jsonl,
-    /// Separated values (commas, unless the records tell otherwise), the first line names the columns
+    /// Delimited values (detected, else commas), with a header line
     Csv,
-    /// The same, tabs unless the records tell otherwise
+    /// Delimited values (detected, else tabs), with a header line
     Tsv,
-    /// Apache parquet
+    /// Apache Parquet
     Parquet,
 }
 
@@ -59,7 +60,7 @@ impl From<FormatArg> for Format {
 }
 
 impl ReadingArgs {
-    /// What was typed, over other settings.
+    /// Overrides settings with the flags that were given.
     pub(crate) fn over(&self, mut settings: ReadSettings) -> ReadSettings {
         if !self.text_column.is_empty() {
             settings.text_column = OneOrMany(self.text_column.clone());
@@ -76,7 +77,7 @@ impl ReadingArgs {
         settings
     }
 
-    /// The settings alone.
+    /// The flags as settings.
     pub(crate) fn settings(&self) -> ReadSettings {
         self.over(ReadSettings::default())
     }

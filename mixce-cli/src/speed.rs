@@ -1,4 +1,4 @@
-//! Timing on a device, and what it reaches in a plain matrix product: the yardstick of every share.
+//! Timing on a device, and its peak rate for plain matrix products, to which shares are relative.
 
 use std::time::Instant;
 
@@ -9,22 +9,22 @@ use serde::Serialize;
 
 /// Rows, inner size, columns: GPT-2 small's MLP at 2048 tokens, up and down, its LM head's gradient of a slice, and a square.
 const SHAPES: [[usize; 3]; 4] = [[2048, 768, 3072], [2048, 3072, 768], [768, 512, 8192], [2048, 2048, 2048]];
-/// Sides of squares that follow on devices which are through with a product in [`SHORT_S`]: small ones do not fill a GPU.
+/// Sides of larger squares, for devices that finish a product within [`SHORT_S`]: small products do not fill a GPU.
 const SIDES: [usize; 2] = [4096, 8192];
 const SHORT_S: f64 = 0.01;
-/// Products of each shape, as long as time is left; the best counts.
+/// Products per shape while time remains; the best counts.
 const REPETITIONS: usize = 6;
-/// What the measurement may take, but for one product of each shape.
+/// Time limit of the measurement, beyond one product per shape.
 const ENOUGH_S: f64 = 5.0;
-/// A device that takes so long for one product (an emulated one) is not asked for another.
+/// A device that takes this long for one product (an emulated one) gets no further ones.
 const SLOW_S: f64 = 0.5;
 
-/// Runs `f` until the device is done with it; its result and the seconds that it took.
+/// Runs `f` and synchronizes the device; returns the result and the seconds taken.
 pub(crate) fn timed<T>(device: &Device, f: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
-    device.synchronize().context("cannot wait for the device")?;
+    device.synchronize().context("cannot synchronize the device")?;
     let started_at = Instant::now();
     let result = f()?;
-    device.synchronize().context("cannot wait for the device")?;
+    device.synchronize().context("cannot synchronize the device")?;
     Ok((result, started_at.elapsed().as_secs_f64()))
 }
 
@@ -33,7 +33,7 @@ pub(crate) fn timed<T>(device: &Device, f: impl FnOnce() -> Result<T>) -> Result
 pub(crate) struct Peak {
     /// `[m, k, n]` of the product `[m, k] [k, n]`.
     pub(crate) shape: [usize; 3],
-    /// 2 m k n operations a product, in 10^9 a second.
+    /// 10^9 floating-point operations per second, 2 m k n per product.
     pub(crate) gflops: f64,
 }
 
@@ -66,12 +66,12 @@ pub(crate) fn peak(device: &Device) -> Result<Peak> {
     Ok(best)
 }
 
-/// Numbers in [-1, 1): some processors multiply zeros with less power, and then faster.
+/// Numbers in [-1, 1): multiplying zeros takes less power and is faster on some processors.
 fn random(shape: [usize; 2], device: &Device) -> Result<Tensor> {
     let stream = Stream::new(0);
     let words = shape[0] * shape[1] / 4;
     let number = |word: u32| f64::from(word) / f64::from(1u32 << 31) - 1.0;
     let values: Vec<f32> =
         (0..words as u64).flat_map(|block| stream.u32s(block)).map(|word| number(word) as f32).collect();
-    Tensor::from_vec(values, &shape, device).context("cannot make the matrices of the peak measurement")
+    Tensor::from_vec(values, &shape, device).context("cannot create the matrices of the peak measurement")
 }

@@ -7,7 +7,7 @@ use plotters::prelude::*;
 /// A part of the canvas.
 pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Colours that stay apart for readers with any colour vision (Okabe and Ito).
+/// A palette safe for colour-blind readers (Okabe and Ito).
 pub(crate) const COLORS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -19,10 +19,10 @@ pub(crate) const COLORS: [RGBColor; 8] = [
     RGBColor(120, 120, 120),
 ];
 
-/// The text of a white SVG of this size (pixels) that `paint` has drawn on.
+/// Draws a white SVG of this size (pixels) with `paint` and returns its text.
 ///
 /// # Errors
-/// Those of the drawing library.
+/// If drawing fails.
 pub(crate) fn draw(size: (u32, u32), paint: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<String> {
     let mut svg = String::new();
     {
@@ -34,7 +34,7 @@ pub(crate) fn draw(size: (u32, u32), paint: impl FnOnce(&Area<'_>) -> Result<()>
     Ok(svg)
 }
 
-/// How a line of this colour looks in the legend.
+/// The legend entry of a line of this colour.
 pub(crate) fn sample(color: RGBColor) -> impl Fn((i32, i32)) -> PathElement<(i32, i32)> {
     move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], color.stroke_width(2))
 }
@@ -42,7 +42,7 @@ pub(crate) fn sample(color: RGBColor) -> impl Fn((i32, i32)) -> PathElement<(i32
 /// Puts the names of the series into a corner of a chart.
 ///
 /// # Errors
-/// Those of the drawing library.
+/// If drawing fails.
 pub(crate) fn legend<'a, T: CoordTranslate>(
     chart: &mut ChartContext<'a, SVGBackend<'a>, T>,
     position: SeriesLabelPosition,

@@ -1,79 +1,79 @@
-//! Hints for flags that do not go together, or not alone. clap says that it is so, but not what to do instead.
+//! Hints for conflicting or missing flags. clap reports the conflict, but not what to do instead.
 
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// Two flags of a subcommand, of which one excludes or needs the other, and what to do.
+/// Two flags of a subcommand, one of which excludes or requires the other, and what to do.
 struct Pair(&'static str, &'static str, &'static str);
 
 const PAIRS: [Pair; 28] = [
-    Pair("--quiet", "--verbose", "`-q` shows errors alone, `-v` more than warnings"),
+    Pair("--quiet", "--verbose", "`-q` shows only errors, `-v` more than warnings"),
     // generate
     Pair(
         "--max-new-tokens",
         "--documents",
-        "with `--documents` the length of a sample is `--max-length`, its prompt included",
+        "with `--documents` the length of a sample, its prompt included, is `--max-length`",
     ),
     Pair("--max-length", "--documents", "the length of a prompt's continuation is `--max-new-tokens`"),
     Pair(
         "--overwrite",
         "--documents",
-        "samples of `--documents` are never replaced: go on with them by `--resume`, or choose another `--out` or `--name`",
+        "samples of `--documents` are never overwritten: continue with `--resume`, or choose another `--out` or `--name`",
     ),
     Pair(
         "--resume",
         "--documents",
-        "only samples of `--documents` can be gone on with; the file of others is replaced with `--overwrite`",
+        "only samples of `--documents` can be resumed; replace the file of other samples with `--overwrite`",
     ),
-    Pair("--name", "--documents", "without `--documents` there is one file, named by `--out`"),
-    Pair(
-        "--compat",
-        "--documents",
-        "the authors' scripts continue documents; `--prompts` has no batches of them",
-    ),
-    Pair("--documents", "--out", "`--out` is the folder that the samples of `--documents` go to"),
-    Pair("--greedy", "--temperature", "`--greedy` draws nothing at random: leave it out to sample"),
-    Pair("--greedy", "--top-k", "`--greedy` draws nothing at random: leave it out to sample"),
-    Pair("--greedy", "--top-p", "`--greedy` draws nothing at random: leave it out to sample"),
+    Pair("--name", "--documents", "without `--documents` there is only one file, `--out`"),
+    Pair("--compat", "--documents", "the authors' scripts continue documents: use `--documents`"),
+    Pair("--documents", "--out", "`--out` is the folder for the samples of `--documents`"),
+    Pair("--greedy", "--temperature", "`--greedy` does not sample: leave it out to sample"),
+    Pair("--greedy", "--top-k", "`--greedy` does not sample: leave it out to sample"),
+    Pair("--greedy", "--top-p", "`--greedy` does not sample: leave it out to sample"),
     // evaluate
+    Pair("--prompt-length", "--block-size", "blocks have no prompts: leave out `--block-size`"),
+    Pair("--prompt-length", "--confine-attention", "blocks have no prompts: leave out `--confine-attention`"),
     Pair(
-        "--prompt-length",
-        "--block-size",
-        "documents have prompts, blocks have not: leave out `--block-size`",
-    ),
-    Pair(
-        "--prompt-length",
         "--confine-attention",
-        "documents have prompts, blocks have not: leave out `--confine-attention`",
+        "--block-size",
+        "without `--block-size` attention is always confined to a document",
     ),
-    Pair("--confine-attention", "--block-size", "without `--block-size` attention never leaves a document"),
-    Pair("--batch-size", "--compat", "it is of `--compat authors` alone; memory is set by `--batch-tokens`"),
+    Pair(
+        "--batch-size",
+        "--compat",
+        "it applies only to `--compat authors`; use `--batch-tokens` to limit memory",
+    ),
     // data prepare
     Pair("--source", "--dataset", "`--source` is your own copy, `--dataset` one on the hub"),
-    Pair("--split", "--source", "of your own files name the one to read: `--source FILE`"),
-    Pair("--split", "--dataset", "the split is that of a data set on the hub: name it with `--dataset`"),
+    Pair("--split", "--source", "for your own files, name the one to read: `--source FILE`"),
+    Pair("--split", "--dataset", "`--split` is for a data set on the hub: name it with `--dataset`"),
     // synthetic
-    Pair("--transitions", "--text", "both say what P is: leave one out"),
-    Pair("--transitions", "--zeros", "`--transitions` says what P is, its zeros included"),
-    Pair("--transitions", "--vocab", "`--transitions` says what P is, its vocabulary included"),
-    Pair("--text", "--zeros", "`--text` says what P is, its zeros included"),
+    Pair("--transitions", "--text", "both define P: leave one out"),
+    Pair("--transitions", "--zeros", "`--transitions` defines P, including its zeros"),
+    Pair("--transitions", "--vocab", "`--transitions` defines P, including its vocabulary"),
+    Pair("--text", "--zeros", "`--text` defines P, including its zeros"),
     // doctor
-    Pair("--full", "--parity", "`--full` is about the comparison that `--parity` asks for"),
+    Pair("--full", "--parity", "`--full` extends the comparison of `--parity`: give both"),
     // score
     Pair(
         "--human-features",
         "--model-features",
         "MAUVE needs features of both sides, or texts of both and `--featurizer`",
     ),
-    Pair("--human-features", "--featurizer", "features that are there need no featurizer: leave one out"),
+    Pair("--human-features", "--featurizer", "precomputed features need no featurizer: leave one out"),
     Pair("--no-cache", "--cache-dir", "`--no-cache` uses no folder: leave one out"),
     // bench
     Pair("--tokenizer", "--data", "without `--data` the tokens are random"),
-    Pair("--seq-len", "--new-tokens", "`--seq-len` is prompt and continuation together: set one of the two"),
+    Pair(
+        "--seq-len",
+        "--new-tokens",
+        "`--seq-len` is the length of prompt plus continuation: set only one of the two",
+    ),
 ];
 
-/// What to do about a usage error, if there is more to say than clap says. `arguments` are those of the program.
+/// A hint for a usage error, where clap's message is not enough. `arguments` are the program's.
 pub(crate) fn hint(error: &clap::Error, arguments: &[OsString]) -> Option<&'static str> {
     let others = flags(error.get(ContextKind::InvalidArg)?);
     let typed = match error.kind() {

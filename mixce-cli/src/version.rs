@@ -1,4 +1,4 @@
-//! What this build is.
+//! Version and features of this build.
 
 /// The features this build was compiled with, `cpu` when there are none.
 pub(crate) fn features() -> Vec<&'static str> {

@@ -2,7 +2,7 @@
 
 use crate::objective::{OBJECTIVES, ParameterSpec, short};
 
-/// What can go wrong in this crate.
+/// The errors of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -22,7 +22,7 @@ pub enum Error {
         /// The parameters it has.
         known: &'static [ParameterSpec],
     },
-    /// Something else than `parameter=number` follows the objective's name.
+    /// The objective's name is followed by something other than `parameter=number`.
     #[error("objective `{objective}`: expected `parameter=number`, got `{got}`")]
     BadAssignment {
         /// Name of the objective.
@@ -38,7 +38,7 @@ pub enum Error {
         /// Name of the parameter.
         parameter: &'static str,
     },
-    /// A parameter lies outside the range in which its formula makes sense.
+    /// A parameter is outside its range.
     #[error("`{}` of objective `{objective}` must be in {}, got {}", parameter.name, parameter.range, short(*value))]
     OutOfRange {
         /// Name of the objective.
@@ -48,12 +48,12 @@ pub enum Error {
         /// The value given.
         value: f64,
     },
-    /// Tensors whose shapes or dtypes do not belong together.
+    /// Tensors with mismatched shapes or dtypes.
     #[error("{operation}: expected {expected}, got {got}")]
     Mismatch {
-        /// The operation that was asked for.
+        /// The operation.
         operation: &'static str,
-        /// What would have fitted.
+        /// The expected shapes or dtypes.
         expected: String,
         /// What was given.
         got: String,
@@ -64,7 +64,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Advice for the user, if there is any beyond the message.
+    /// A hint for the user, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -81,7 +81,7 @@ impl Error {
     }
 }
 
-/// Which parameters there are, in words.
+/// Lists the parameters.
 fn having(known: &[ParameterSpec]) -> String {
     match known {
         [] => "it has none".to_owned(),

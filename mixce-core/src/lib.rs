@@ -1,7 +1,6 @@
-//! What is optimised: training objectives and the LM-head loss.
-//!
-//! An [`Objective`] maps the log-probability that the model gives the token that occurred to the weight of that token's
-//! cross-entropy; [`lm_head_loss`] applies it to hidden states without ever holding the full matrix of logits.
+//! Training objectives and the LM-head loss.
+//! An [`Objective`] maps the model's log-probability of the observed token to the weight of that token's cross-entropy;
+//! [`lm_head_loss`] applies it to hidden states without materialising the full matrix of logits.
 
 mod error;
 mod lm_head;

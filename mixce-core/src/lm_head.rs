@@ -1,4 +1,4 @@
-//! The LM head and the loss as one operation, so that the full matrix of logits never exists.
+//! The LM head fused with the loss, so that the full matrix of logits is never materialised.
 //!
 //! Legend: N tokens, C channels, V vocabulary.
 
@@ -23,15 +23,15 @@ pub struct LmHeadLoss {
 /// Weighted cross-entropy of `targets` under the logits `hidden head^T`, with its gradient.
 ///
 /// `hidden` is `[N, C]`, `head` `[V, C]` (the token embedding when tied), `targets` `[N]` u32. Divide by the number of
-/// target tokens of the whole optimizer step, so that microbatches and ranks add up to the mean. Logits are produced for a
-/// slice of tokens, turned into `log q`, weights and their gradient `w (softmax - onehot)`, multiplied into the gradients of
-/// `hidden` and `head`, and dropped: this is possible in the forward pass because the loss is a sum of token terms whose
-/// weight depends on that token's `log q` alone. The log-softmax is in f32 whatever the dtype of the hidden states.
+/// target tokens of the whole optimizer step, so that microbatches add up to the mean. Logits are computed for a slice of tokens,
+/// turned into `log q`, weights and their gradient `w (softmax - onehot)`, multiplied into the gradients of `hidden` and `head`,
+/// and freed. This is possible in the forward pass because the loss is a sum of token terms whose weight depends only on that
+/// token's `log q`. The log-softmax is in f32 whatever the dtype of the hidden states.
 /// With no tokens the loss is 0.
 ///
 /// # Errors
-/// When shapes or dtypes do not fit, the denominator is not positive, or a target is outside the vocabulary (off the CPU
-/// targets are not looked at, because that would wait for the device: check them where they come from).
+/// If shapes or dtypes do not match, the denominator is not positive, or a target is outside the vocabulary (checked only on the
+/// CPU, because on other devices the check would force a synchronisation: check targets at their source).
 pub fn lm_head_loss(
     hidden: &Tensor,
     head: &Tensor,
@@ -46,10 +46,10 @@ pub fn lm_head_loss(
     Ok(LmHeadLoss { loss: hidden.apply_op2(head, op)?, log_q: out.log_q })
 }
 
-/// What [`lm_head_backward`] returns.
+/// Result of [`lm_head_backward`].
 #[derive(Debug)]
 pub struct LmHeadBackward {
-    /// `[N]` f32: `log q_t` of each target (nats); [`total_loss`] makes the loss of them.
+    /// `[N]` f32: `log q_t` of each target (nats); [`total_loss`] computes the loss from them.
     pub log_q: Tensor,
     /// The gradient of the hidden states, `[N, C]`.
     pub dhidden: Tensor,
@@ -62,10 +62,10 @@ pub fn total_loss(log_q: &[f32], objective: &dyn Objective) -> f64 {
 }
 
 /// [`lm_head_loss`] and its backward pass at once, without a graph: the gradient of `head` is added to `dhead` `[V, C]` f32 in
-/// place. `precision` is that of the matrix products. Nothing waits for a device.
+/// place. `precision` is that of the matrix products. Does not synchronise the device.
 ///
 /// # Errors
-/// As [`lm_head_loss`]; when `dhead` does not fit; in bf16 when tensors are not f32 on the CPU or CUDA.
+/// As [`lm_head_loss`]; if `dhead` has the wrong shape; in bf16, if tensors are not f32 on the CPU or CUDA.
 pub fn lm_head_backward(
     hidden: &Tensor,
     head: &Tensor,
@@ -85,7 +85,7 @@ pub fn lm_head_backward(
     Ok(LmHeadBackward { log_q, dhidden })
 }
 
-/// The weights of an objective, as the kernels ask for them.
+/// The weights of an objective, in the interface of the kernels.
 struct Weights<'a>(&'a dyn Objective);
 
 impl TokenWeights for Weights<'_> {
@@ -130,7 +130,7 @@ fn check(operation: &'static str, hidden: &Tensor, head: &Tensor, targets: &Tens
     Ok(())
 }
 
-/// An operation whose value and gradients are already known when it is applied.
+/// A candle operation whose value and gradients are precomputed.
 struct Precomputed {
     loss: f32,
     dhidden: Tensor,

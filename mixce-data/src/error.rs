@@ -1,4 +1,4 @@
-//! What can go wrong between a file and its documents.
+//! The errors of this crate.
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,7 @@ impl fmt::Display for Place {
 pub enum Fault {
     /// It ends too early.
     CutOff,
-    /// The decoder's own words.
+    /// The decoder's message.
     Damaged(String),
     /// Decompressing it takes more memory than is allowed.
     TooMuchMemory {
@@ -76,7 +76,7 @@ impl fmt::Display for Fault {
 pub struct Guess {
     /// As `iconv` and the web know it.
     pub encoding: &'static str,
-    /// What stands around the bad byte, read in that encoding.
+    /// The text around the bad byte, decoded in that encoding.
     pub reading: String,
 }
 
@@ -119,7 +119,7 @@ pub enum Error {
     },
 
     /// Standard input was named twice.
-    #[error("`-` (standard input) can be read once only")]
+    #[error("`-` (standard input) can be read only once")]
     StdinTwice,
 
     /// Compressed data or an archive that cannot be read to its end.
@@ -198,7 +198,7 @@ pub enum Error {
     },
 
     /// An object that is no row but holds the rows in a list.
-    #[error("`{}`: its one object holds the rows under the key `{key}`, expected the rows themselves", path.display())]
+    #[error("`{}`: it is a single object with the rows under the key `{key}`, expected the rows themselves", path.display())]
     NestedRows {
         /// The file.
         path: PathBuf,
@@ -207,7 +207,7 @@ pub enum Error {
     },
 
     /// A bad row behind which the others cannot be told apart.
-    #[error("{0}; the rows behind it cannot be told apart")]
+    #[error("{0}; the following rows cannot be separated")]
     LostRows(Box<Error>),
 
     /// A delimited file that can be read in several ways.
@@ -233,7 +233,7 @@ pub enum Error {
     Parquet {
         /// The file.
         path: PathBuf,
-        /// The decoder's own words.
+        /// The decoder's message.
         problem: String,
     },
 
@@ -267,7 +267,7 @@ pub enum Error {
     },
 
     /// The filters left nothing.
-    #[error("no training document passes the filters: of {read} that were read, {dropped}")]
+    #[error("no training document passes the filters: of {read} documents read, {dropped}")]
     NothingLeft {
         /// Documents before the filters.
         read: u64,
@@ -302,7 +302,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Advice for the user, if there is any: one line, printed after the error.
+    /// A hint for the user, if there is one: one line, printed after the error.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
@@ -310,7 +310,7 @@ impl Error {
                 "to read from another program, name `-` and pipe into standard input".into()
             }
             Self::NoMatch { reason: None, .. } => {
-                "quote patterns so that the shell leaves them alone; `*`, `?` and `[...]` are understood".into()
+                "quote patterns so that the shell does not expand them; `*`, `?` and `[...]` are supported".into()
             }
             Self::Compressed { fault: Fault::TooMuchMemory { .. }, .. } => {
                 "compress it again with a smaller window (`zstd --long=27`)".into()
@@ -318,36 +318,36 @@ impl Error {
             Self::Compressed { fault: Fault::NeedsDictionary, path, .. } => {
                 format!("decompress it first: `zstd -D DICTIONARY -d {}`", path.display())
             }
-            Self::Compressed { fault: Fault::CutOff, .. } => "fetch or make the file again".into(),
+            Self::Compressed { fault: Fault::CutOff, .. } => "download or create the file again".into(),
             Self::Compressed { fault: Fault::Damaged(_), .. } => {
-                "what could be read of it may be wrong: fetch or make the file again".into()
+                "the data read so far may be wrong: download or create the file again".into()
             }
             Self::Foreign { hint, .. } => hint.clone(),
             Self::Binary { .. } => "name files of text, JSON lines, CSV, TSV or parquet".into(),
             Self::NotUtf8 { place: Place::Row(_), .. } => {
-                "the column may hold other data than text: `--text-column NAME` takes another one, `--skip-bad-rows N` leaves such rows out".into()
+                "the column may not be text: `--text-column NAME` selects another one, `--skip-bad-rows N` skips such rows".into()
             }
             Self::NotUtf8 { guess: Some(Guess { encoding, reading }), .. } => format!(
-                "it may be {encoding}, where this reads `{reading}`; if so, `iconv -f {encoding} -t UTF-8` converts it, else `--skip-bad-rows N` leaves such rows out"
+                "it may be {encoding}, where this reads `{reading}`; if so, `iconv -f {encoding} -t UTF-8` converts it, else `--skip-bad-rows N` skips such rows"
             ),
             Self::NotUtf8 { guess: None, .. } => {
-                "if it is text in another encoding, `iconv -f ENCODING -t UTF-8` converts it; `--skip-bad-rows N` leaves such rows out".into()
+                "if it is text in another encoding, `iconv -f ENCODING -t UTF-8` converts it; `--skip-bad-rows N` skips such rows".into()
             }
-            Self::BadRow { .. } => "a few bad rows can be left out with `--skip-bad-rows N`".into(),
-            Self::Column { .. } => "name the column of the text with `--text-column NAME`".into(),
+            Self::BadRow { .. } => "a few bad rows can be skipped with `--skip-bad-rows N`".into(),
+            Self::Column { .. } => "choose the text column with `--text-column NAME`".into(),
             Self::NestedRows { path, key } => {
-                format!("take them out, for example with `jq -c '.\"{key}\"[]' {}`", path.display())
+                format!("extract them, for example with `jq -c '.\"{key}\"[]' {}`", path.display())
             }
-            Self::LostRows(_) => "mend the row, or write one row a line".into(),
+            Self::LostRows(_) => "fix the row, or write one row per line".into(),
             Self::Delimiter { .. } => {
-                "name what stands between the fields with `--delimiter`, such as `--delimiter ';'`".into()
+                "choose the field separator with `--delimiter`, such as `--delimiter ';'`".into()
             }
             Self::Header { .. } => {
-                "if the first line is a row, say so with `--no-header`; else name the text's column with `--text-column NAME`".into()
+                "if the first line is a row, use `--no-header`; else choose the text column with `--text-column NAME`".into()
             }
             Self::TooManyBadRows { next, .. } => return next.hint(),
             Self::NothingLeft { .. } => {
-                "`--min-words` and `--max-words` set the limits; if the numbers surprise, is this the data set that was named?".into()
+                "`--min-words` and `--max-words` set the limits; if the numbers are unexpected, is this the right data set?".into()
             }
             Self::NothingToTrainOn { passed, .. } => {
                 let fewer = passed / 20;

@@ -1,4 +1,4 @@
-//! Files that are either whole or absent.
+//! Atomic file writes.
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ pub fn temporary_beside(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.{}-{unique}.tmp", std::process::id()))
 }
 
-/// Lines on their way to a file that gets its name only when it is complete and on disk; dropped before, it leaves nothing.
+/// A line writer whose file gets its name only once it is complete and on disk; if dropped earlier, nothing is left.
 #[derive(Debug)]
 pub struct LinesFile {
     path: PathBuf,
@@ -47,7 +47,7 @@ impl LinesFile {
             .map_err(Error::io("write", &self.partial))
     }
 
-    /// Gives the file its name, replacing one that is there.
+    /// Syncs the file and renames it into place, replacing an existing one.
     ///
     /// # Errors
     /// [`Error::Io`].

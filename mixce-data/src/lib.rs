@@ -1,11 +1,10 @@
-//! Text in: documents from files of any of the usual formats, the Moses detokenizer, and the paper's data sets.
+//! Readers for the common file formats, the Moses detokenizer, and the paper's data sets.
 //!
 //! - [`input`]: text, JSON lines, CSV, TSV and parquet, compressed or not, one document after another in bounded memory;
 //! - [`moses`]: tokenised English back to running text, as `detokenizer.perl -l en` does;
 //! - [`mod@prepare`]: WikiText, WebText and WritingPrompts as the MixCE paper uses them, and any other text;
-//! - [`quantiles`]: lengths in a few numbers.
-//!
-//! Nothing here knows of tensors or models.
+//! - [`quantiles`]: summaries of document lengths.
+//! This crate does not depend on tensors or models.
 pub mod error;
 pub mod fsio;
 pub mod input;

@@ -1,4 +1,4 @@
-//! Lengths in a few numbers.
+//! Summaries of document lengths.
 use std::collections::BTreeMap;
 
 use serde::Serialize;

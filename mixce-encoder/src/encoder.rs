@@ -1,4 +1,4 @@
-//! The encoder: texts in, vectors of length 1 out.
+//! The encoder, which maps texts to unit vectors.
 //!
 //! Legend: B texts of a batch, T tokens of the longest of them, C channels.
 
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::pooling::{Pooling, Recipe, object};
 use crate::weights;
 
-/// A BERT (Devlin et al., NAACL 2019) that makes one vector of a text: SimCSE (Gao et al., EMNLP 2021), or one of sentence-transformers'.
+/// A BERT (Devlin et al., NAACL 2019) for sentence embeddings: SimCSE (Gao et al., EMNLP 2021), or a sentence-transformers model.
 pub struct SentenceEncoder {
     bert: BertModel,
     /// Weight `[C, C]` (inputs last) and bias of the pooler, where the pooling has one.
@@ -42,9 +42,8 @@ impl fmt::Debug for SentenceEncoder {
 
 impl SentenceEncoder {
     /// Loads `config.json`, weights (safetensors or PyTorch's) and tokenizer (`tokenizer.json` or `vocab.txt`) of a folder.
-    ///
-    /// `name` is what the checkpoint is called: a SimCSE checkpoint says nowhere else that it is an unsupervised one. Texts are cut
-    /// to `max_tokens` tokens, or fewer where the model's positions or its sentence-transformers settings end.
+    /// `name` is the checkpoint's name, the only indication that a SimCSE checkpoint is unsupervised. Texts are truncated to `max_tokens`
+    /// tokens, or to the limit of the model's positions or its sentence-transformers settings if that is lower.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for another architecture than BERT or another pooling than [`Pooling`] has, [`Error::Weights`] when
@@ -86,34 +85,33 @@ impl SentenceEncoder {
         Ok(Self { bert, pooler, pooling: recipe.pooling, tokenizer, max_tokens, width, fingerprint })
     }
 
-    /// How the vectors of the tokens become one.
+    /// The pooling method.
     #[must_use]
     pub fn pooling(&self) -> Pooling {
         self.pooling
     }
 
-    /// Numbers of a vector.
+    /// The dimension of a vector.
     #[must_use]
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// The most tokens of a text that count, `[CLS]` and `[SEP]` included.
+    /// The maximum number of tokens of a text, `[CLS]` and `[SEP]` included.
     #[must_use]
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
     }
 
-    /// SHA-256, in hex, of everything that decides which vector a text gets, but for [`SentenceEncoder::max_tokens`].
+    /// SHA-256, in hex, of everything that determines the vectors, except [`SentenceEncoder::max_tokens`].
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// The vectors of texts, one after another, each of length 1 (a vector of zeros stays). An empty text is `[CLS] [SEP]`.
-    ///
-    /// Texts of similar lengths go through the model together, as many as make about `batch_tokens` tokens with their padding. The
-    /// batch is a matter of time and memory; the numbers do not depend on it but for rounding.
+    /// The concatenated unit vectors of texts (a zero vector stays zero). An empty text is `[CLS] [SEP]`.
+    /// Texts of similar lengths are batched, with about `batch_tokens` tokens per batch including padding. The batch size affects time and
+    /// memory, and the vectors only by rounding.
     ///
     /// # Errors
     /// When the tokenizer or a tensor operation fails.
@@ -124,7 +122,7 @@ impl SentenceEncoder {
             .collect::<mixce_lm::Result<_>>()?;
         let mut order: Vec<usize> = (0..ids.len()).collect();
         order.sort_by_key(|&text| ids[text].len());
-        // candle's operations between the matrix products run on one thread: batches side by side use the others.
+        // candle's operations between the matrix products are single-threaded: parallel batches use the other threads.
         let vectors: Vec<(&[usize], Vec<f32>)> = batches(&order, &ids, batch_tokens)
             .into_par_iter()
             .map(|batch| Ok((batch, self.embed_batch(batch, &ids)?)))
@@ -191,7 +189,7 @@ fn config(path: &Path) -> Result<Config> {
     Ok(config)
 }
 
-/// More layers than any BERT has; above it the number is damaged.
+/// More layers than any BERT has; a larger number means a damaged file.
 const MAX_LAYERS: usize = 1000;
 
 /// Runs of texts, in this order, whose number times the longest length is at most `batch_tokens`; at least one text each.

@@ -1,4 +1,4 @@
-//! What can go wrong between a checkpoint and the vectors of texts.
+//! The errors of this crate.
 
 use std::path::{Path, PathBuf};
 
@@ -17,10 +17,10 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// The answer of the operating system.
+        /// The operating system's error.
         cause: std::io::Error,
     },
-    /// A file of a checkpoint that says something that cannot be, or that this crate does not have.
+    /// A checkpoint file that is invalid or requires something unsupported.
     #[error("`{}`: {problem}", path.display())]
     Unsupported {
         /// The file.
@@ -28,8 +28,8 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// Weights that do not make the model of the configuration.
-    #[error("the weights in `{}` do not fit its configuration: {problem}", path.display())]
+    /// Weights that do not match the configuration.
+    #[error("the weights in `{}` do not match its configuration: {problem}", path.display())]
     Weights {
         /// The folder.
         path: PathBuf,
@@ -42,13 +42,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// What to do about it, where that can be said.
+    /// A hint, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Checkpoint(error) => error.hint(),
             Self::Unsupported { .. } | Self::Weights { .. } => Some(
-                "an encoder is a BERT of SimCSE's or of sentence-transformers' kind, with CLS or mean pooling".to_owned(),
+                "supported encoders are BERT models in the format of SimCSE or sentence-transformers, with CLS or mean pooling".to_owned(),
             ),
             _ => None,
         }

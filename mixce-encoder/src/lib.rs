@@ -1,7 +1,7 @@
-//! Sentence embeddings: one vector for each text, by a BERT encoder as SimCSE and sentence-transformers publish them.
+//! BERT sentence embeddings, from SimCSE and sentence-transformers checkpoints.
 //!
-//! [`SentenceEncoder::load`] reads a checkpoint's folder and finds out from its files how the vectors of the tokens become one
-//! ([`Pooling`]); [`SentenceEncoder::embed`] embeds texts. Two texts are as close as the cosine of their vectors, which is
+//! [`SentenceEncoder::load`] reads a checkpoint's folder and determines the pooling from its files
+//! ([`Pooling`]); [`SentenceEncoder::embed`] embeds texts. The similarity of two texts is the cosine of their vectors,
 //! [`cosine`].
 
 mod encoder;

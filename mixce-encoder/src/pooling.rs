@@ -1,4 +1,4 @@
-//! How the vectors of a text's tokens become one vector, by the files of a checkpoint.
+//! Pooling of token vectors, according to a checkpoint's files.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// One vector of many.
+/// Pooling of token vectors into one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pooling {
@@ -21,20 +21,20 @@ pub enum Pooling {
     Mean,
 }
 
-/// What a checkpoint's files say beside the weights.
+/// The settings in a checkpoint's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Recipe {
     pub(crate) pooling: Pooling,
-    /// The number of tokens that sentence-transformers would cut texts to.
+    /// The maximum number of tokens in sentence-transformers.
     pub(crate) max_tokens: Option<usize>,
 }
 
-/// No such file is larger.
+/// Maximum size of such a file.
 const MAX_BYTES: u64 = 1 << 20;
 
 impl Recipe {
-    /// Reads `modules.json` and the pooling module that it names, or `1_Pooling/config.json`. Without either it is a SimCSE checkpoint: the
-    /// name says whether it is an unsupervised one, as for SimCSE's own tool.
+    /// Reads `modules.json` and the pooling module that it names, or `1_Pooling/config.json`. Without either it is a SimCSE
+    /// checkpoint, which is unsupervised if its name says so, as in SimCSE's own tool.
     pub(crate) fn of(folder: &Path, name: &str) -> Result<Self> {
         let pooling = match pooling_module(folder)? {
             Some(module) => module_pooling(&folder.join(module).join("config.json"))?,
@@ -118,10 +118,7 @@ pub(crate) fn bytes(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path).map_err(io)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(Error::unsupported(
-            path,
-            format!("larger than the {MAX_BYTES} bytes that such a file may have"),
-        ));
+        return Err(Error::unsupported(path, format!("larger than the limit of {MAX_BYTES} bytes")));
     }
     Ok(bytes)
 }

@@ -10,9 +10,8 @@ use sha2::{Digest as _, Sha256};
 use crate::error::Result;
 
 /// All tensors that belong to the encoder, in f32, and the SHA-256 of their names, shapes and values.
-///
-/// The prefix `bert.` of task models is taken off, and layer norms that were converted from TensorFlow (`gamma`, `beta`) get the names
-/// of today. Heads for other tasks and stored position numbers are left out.
+/// The prefix `bert.` of task models is stripped, and layer norms converted from TensorFlow (`gamma`, `beta`) are renamed to `weight` and
+/// `bias`. Task heads and stored position ids are skipped.
 pub(crate) fn load(folder: &Path, device: &Device) -> Result<(HashMap<String, Tensor>, [u8; 32])> {
     let mut tensors = HashMap::new();
     let mut hash = Sha256::new();
@@ -28,7 +27,7 @@ pub(crate) fn load(folder: &Path, device: &Device) -> Result<(HashMap<String, Te
     Ok((tensors, hash.finalize().into()))
 }
 
-/// The tensors of the dictionary that holds the encoder: a PyTorch file may have others beside it.
+/// The tensors of the dictionary with the encoder; a PyTorch file may have others.
 fn of_one_dictionary(tensors: Vec<TensorInfo>) -> Vec<TensorInfo> {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for info in tensors.iter().filter(|info| wanted(&info.name).is_some()) {

@@ -1,7 +1,6 @@
-//! Coherence: whether a continuation is about what its prompt is about.
-//!
-//! Su et al., NeurIPS 2022, as the MixCE authors measure it: the mean over texts of the cosine of two sentence embeddings, the prompt's and the
-//! continuation's. A text without prompt or continuation has no value.
+//! Coherence: whether a continuation stays on the topic of its prompt.
+//! Su et al., NeurIPS 2022, as measured by the MixCE authors: the mean over texts of the cosine similarity of the sentence embeddings of
+//! prompt and continuation. A text without prompt or continuation has no value.
 
 use crate::error::Result;
 use crate::metric::{Inputs, Metric, MetricSpec, Need, Score, ScoreSpec, Scores};
@@ -9,7 +8,7 @@ use crate::metric::{Inputs, Metric, MetricSpec, Need, Score, ScoreSpec, Scores};
 pub(crate) const METRIC: MetricSpec = MetricSpec {
     name: "coherence",
     title: "coherence",
-    summary: "How close continuations are to their prompts",
+    summary: "Similarity of continuations to their prompts",
     needs: &[Need::Embeddings],
     scores_human: true,
     scores: &[ScoreSpec::as_human("coherence")],

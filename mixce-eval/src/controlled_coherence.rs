@@ -1,7 +1,6 @@
 //! Controlled coherence: [coherence](crate::coherence) over [windows](crate::windows) of equal length.
-//!
-//! Zhang et al., ACL 2023, and the authors' code. One value for each length of windows; none where a set has too few. Windows overlap and come from
-//! the same texts, so they are no independent samples, and there is no interval.
+//! Zhang et al., ACL 2023, and the authors' code. One value per window length; `None` if a set has too few windows. Windows overlap and come
+//! from the same texts, so they are not independent samples, and there is no interval.
 
 use crate::error::Result;
 use crate::metric::{EmbeddedPairs, Inputs, Metric, MetricSpec, Need, Score, ScoreSpec, ScoreValue, Scores};

@@ -1,7 +1,6 @@
-//! Controlled MAUVE: [MAUVE](crate::mauve) over [windows](crate::windows) of equal length, so that the lengths of the texts play no part.
-//!
-//! Zhang et al., ACL 2023, and the authors' code. One value for each length of windows; none where a set has too few. The human texts are
-//! scored by a second draw of windows against the first, which shows how much a system can reach.
+//! Controlled MAUVE: [MAUVE](crate::mauve) over [windows](crate::windows) of equal length, so that text lengths do not matter.
+//! Zhang et al., ACL 2023, and the authors' code. One value per window length; `None` if a set has too few windows. The score of the human
+//! texts compares a second draw of windows with the first, as a ceiling.
 
 use crate::error::Result;
 use crate::mauve::{self, MauveMetric};

@@ -1,8 +1,7 @@
 //! Distinct bigrams per document: whether a text repeats pairs of tokens.
-//!
-//! `mean over texts of |{(x_i, x_i+1)}| / (n - 1)`, the different bigrams of a text of `n` tokens divided by all of them. A text with fewer than two
-//! tokens has no bigram and is left out of the mean, and counted. distinct-2 (Li et al., NAACL 2016) as it is usually computed pools the bigrams of
-//! all texts, so it falls with their number; this one does not, and two systems can be compared text by text.
+//! `mean over texts of |{(x_i, x_i+1)}| / (n - 1)`, the distinct bigrams of a text of `n` tokens divided by all of them. A text with fewer
+//! than two tokens has no bigram; it is left out of the mean and counted. The usual distinct-2 (Li et al., NAACL 2016) pools the bigrams of
+//! all texts, so it falls with their number; this metric does not, and two systems can be compared text by text.
 
 use std::collections::HashSet;
 
@@ -38,7 +37,7 @@ impl Metric for DistinctBigrams {
     }
 }
 
-/// Different bigrams of one text divided by all; `None` with fewer than two tokens.
+/// Distinct bigrams of one text divided by all; `None` with fewer than two tokens.
 ///
 /// ```
 /// use mixce_eval::distinct_bigrams::distinct_bigrams;

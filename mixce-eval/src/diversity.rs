@@ -2,9 +2,9 @@
 //!
 //! The paper's definition (Zhang et al., ACL 2023, and `metrics.py` of the authors' code) pools the n-grams of one text for
 //! n = 1 to 4, leaves out n-grams of three or more tokens that repeat a single token, and divides the number of distinct
-//! ones by the number of all; the corpus value is the mean over texts. It sees repetition inside a text and is near one for
-//! texts of a sentence or two. [`pooled_diversity`] applies the same rule to all texts together, so that it sees a model
-//! that writes the same few sentences over and over.
+//! ones by the number of all; the corpus value is the mean over texts. It measures repetition inside a text and is near one for
+//! texts of a sentence or two. [`pooled_diversity`] applies the same rule to all texts together, so it also detects a model
+//! that writes the same few sentences again and again.
 //!
 //! Texts are token ids; the paper takes GPT-2's tokens, prompt included.
 
@@ -55,14 +55,14 @@ pub fn text_diversity(text: &[u32]) -> Option<f64> {
     counts.share()
 }
 
-/// The mean of [`text_diversity`] over the texts that are not empty; `None` when all are.
+/// The mean of [`text_diversity`] over the non-empty texts; `None` if all are empty.
 #[must_use]
 pub fn mean_diversity<T: AsRef<[u32]> + Sync>(texts: &[T]) -> Option<f64> {
     let shares: Vec<f64> = texts.par_iter().filter_map(|text| text_diversity(text.as_ref())).collect();
     (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64)
 }
 
-/// [`text_diversity`]'s rule applied to the n-grams of all texts together (no n-gram crosses from one text to the next).
+/// [`text_diversity`]'s rule applied to the n-grams of all texts together (no n-gram spans two texts).
 ///
 /// The value falls with the number of texts; compare equal numbers of texts only.
 #[must_use]

@@ -1,10 +1,10 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::path::{Path, PathBuf};
 
 use crate::metric::Need;
 
-/// What goes wrong with features and what is computed from them.
+/// The errors of reading features and computing metrics.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -15,10 +15,10 @@ pub enum Error {
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// The answer of the operating system.
+        /// The operating system's error.
         cause: std::io::Error,
     },
-    /// A file of features that is not what its name promises.
+    /// A malformed feature file.
     #[error("cannot read features from `{}`: {problem}", path.display())]
     Malformed {
         /// The file.
@@ -26,7 +26,7 @@ pub enum Error {
         /// What is wrong with it: where, expected, got.
         problem: String,
     },
-    /// Values that do not make the matrix that was announced.
+    /// The number of values does not match the shape.
     #[error("a matrix of {rows} x {columns} features cannot be made of {values} values")]
     Shape {
         /// Rows announced.
@@ -36,7 +36,7 @@ pub enum Error {
         /// Values given.
         values: usize,
     },
-    /// A feature that is infinite or not a number.
+    /// A feature that is infinite or NaN.
     #[error("{name}: the feature in row {row}, column {column} is `{value}`, expected a finite number")]
     NotFinite {
         /// Which features.
@@ -60,7 +60,7 @@ pub enum Error {
     },
     /// Not enough samples to cluster.
     #[error(
-        "MAUVE needs at least 2 samples on each side and one a bucket: got {human} human and {model} model samples for {buckets} buckets"
+        "MAUVE needs at least 2 samples on each side and one per bucket: got {human} human and {model} model samples for {buckets} buckets"
     )]
     TooFew {
         /// Human samples.
@@ -80,9 +80,9 @@ pub enum Error {
         /// What it is.
         got: String,
     },
-    /// Embeddings that are not those of the texts.
+    /// Embeddings that do not match the texts.
     #[error(
-        "{texts} texts with prompt and continuation need embeddings of as many rows and one width, got {} x {} of prompts and {} x {} of continuations",
+        "{texts} texts with prompt and continuation need embeddings with as many rows and equal width, got {} x {} of prompts and {} x {} of continuations",
         prompts[0], prompts[1], continuations[0], continuations[1]
     )]
     Pairs {
@@ -93,7 +93,7 @@ pub enum Error {
         /// Rows and columns of the continuations' embeddings.
         continuations: [usize; 2],
     },
-    /// Something that a metric needs was not given.
+    /// A required input is missing.
     #[error("the input `{}` is missing", .0.describe())]
     MissingInput(Need),
     /// A metric of a set of texts could not be computed.
@@ -114,12 +114,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// What to do about it, if that is known.
+    /// A hint, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::TooFew { .. } => {
-                Some("score more texts; published values use 5000 or more a side".to_owned())
+                Some("score more texts; published values use 5000 or more per side".to_owned())
             }
             Self::Columns { .. } => Some("extract both with the same model and layer".to_owned()),
             Self::Metric { source, .. } => source.hint(),

@@ -1,7 +1,6 @@
 //! Histograms of several sets of numbers over common bins, and their moments and quantiles.
-//!
-//! Bins are equally wide and closed on the left; the last is closed on both sides. A number outside of all bins, or one that is not finite, is in
-//! none of them. As `numpy.histogram` does it.
+//! As in `numpy.histogram`, bins have equal width and are closed on the left; the last is closed on both sides. Numbers outside the bins and
+//! non-finite numbers are not counted.
 
 use serde::Serialize;
 
@@ -12,7 +11,8 @@ pub struct Bins {
 }
 
 impl Bins {
-    /// `count` bins from the smallest to the largest finite value; around a single value one unit wide. `None` without a finite value or a bin.
+    /// `count` bins from the smallest to the largest finite value, or one unit around a single value. `None` without a finite
+    /// value or a bin.
     ///
     /// ```
     /// let bins = mixce_eval::histogram::Bins::covering([1.0, 3.0, f64::NAN], 4).unwrap();
@@ -33,7 +33,7 @@ impl Bins {
         Some(Self { edges })
     }
 
-    /// Where the bins begin, and where the last one ends.
+    /// The bin edges, one more than bins.
     #[must_use]
     pub fn edges(&self) -> &[f64] {
         &self.edges
@@ -62,9 +62,9 @@ pub struct Summary {
     pub n: u64,
     /// Their mean.
     pub mean: f64,
-    /// Their standard deviation with `n - 1` in the denominator; 0 for one number.
+    /// Their standard deviation, divisor `n - 1`; 0 for one number.
     pub std: f64,
-    /// The 5 % quantile; quantiles lie between numbers in proportion (numpy's default).
+    /// The 5 % quantile; quantiles are interpolated linearly (numpy's default).
     pub p5: f64,
     /// The 25 % quantile.
     pub p25: f64,

@@ -1,17 +1,16 @@
-//! How good is the text: metrics over token ids, texts and features, for any generator.
-//!
-//! [`METRICS`] lists what `mixce score` offers, each a file of this crate. Its functions can be called without it, too. Beside them:
+//! Metrics for generated text, over token ids, texts and features, for any generator.
+//! [`METRICS`] lists the metrics of `mixce score`, one file of this crate each. Their functions can also be called directly. In
+//! addition:
 //!
 //! | what | for |
 //! | --- | --- |
-//! | [`metric`] | several metrics at once: what they need, their settings, results with intervals and tests |
-//! | [`perplexity::LikelihoodSums`] | how likely a model finds a text, over tokens or as the MixCE authors average it |
-//! | [`histogram::Bins`], [`histogram::Summary`] | how numbers are distributed, several sets over common bins |
+//! | [`metric`] | several metrics at once: inputs, settings, results with intervals and tests |
+//! | [`perplexity::LikelihoodSums`] | perplexity, averaged over tokens or like the MixCE authors |
+//! | [`histogram::Bins`], [`histogram::Summary`] | histograms over common bins, moments and quantiles |
 //! | [`windows::draw_windows`] | windows of equal length, for the controlled metrics |
-//! | [`resample::bootstrap_mean`], [`resample::paired_test`] | how sure a mean or a difference is |
-//!
-//! Nothing here knows a model or a trainer: texts come as they are, as token ids, as [`features::Features`] or as embeddings. Functions return `None` where a
-//! mean has nothing to average over.
+//! | [`resample::bootstrap_mean`], [`resample::paired_test`] | intervals of means, tests of differences |
+//! This crate does not depend on a model or a trainer: its inputs are texts, token ids, [`features::Features`] or embeddings. A mean over
+//! nothing is `None`.
 
 mod coherence;
 mod controlled_coherence;
@@ -35,7 +34,7 @@ pub mod zipf;
 
 pub use error::{Error, Result};
 
-/// All metrics, in the order of their results. A new one has its line here.
+/// All metrics, in the order of their results.
 pub static METRICS: &[metric::MetricSpec] = &[
     diversity::METRIC,
     repetition::METRIC,

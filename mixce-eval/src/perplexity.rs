@@ -5,12 +5,11 @@
 //! nll, authors = mean over documents of m(batch of the document),   m(batch) = sum of -log q in it / its tokens
 //! perplexity   = exp(nll)
 //! ```
-//!
-//! The authors average the token means of batches of documents, each batch counted once for every document in it. A batch of short documents
-//! weighs as much as one of long ones, so their number depends on how many documents make a batch, and on their order; the first does not.
+//! The authors average the token means of batches of documents, weighting each batch by its number of documents. A batch of short documents
+//! weighs as much as one of long ones, so their value depends on the batch size and the order of documents; the first does not.
 //! Source: `run_clm_no_trainer.py` of <https://github.com/bloomberg/MixCE-acl2023>, commit 7f8f9b2.
 
-/// Adds up log-likelihoods, a document at a time, in the order of the data.
+/// Accumulates log-likelihoods, one document at a time, in the order of the data.
 ///
 /// ```
 /// use mixce_eval::perplexity::LikelihoodSums;
@@ -30,11 +29,11 @@ pub struct LikelihoodSums {
     tokens: u64,
     documents: u64,
     batch: Batch,
-    /// Of the batches that are full: their means times their documents, and their documents.
+    /// Over the full batches: the sum of mean times documents, and the number of documents.
     batch_means: (f64, f64),
 }
 
-/// The batch that is being filled.
+/// The current, incomplete batch.
 #[derive(Clone, Copy, Debug, Default)]
 struct Batch {
     nll: f64,
@@ -64,7 +63,7 @@ impl LikelihoodSums {
         }
     }
 
-    /// Adds the `log q` (nats) of a document's counted tokens. A document without any takes its place in its batch.
+    /// Adds the `log q` (nats) of a document's scored tokens. A document without any still counts in its batch.
     pub fn add(&mut self, log_q: &[f32]) {
         let (nll, tokens) = (-log_q.iter().map(|log_q| f64::from(*log_q)).sum::<f64>(), log_q.len() as u64);
         self.nll += nll;
@@ -147,7 +146,7 @@ mod tests {
             };
             let whole = of(documents.len());
             prop_assert!((whole.nll().unwrap() - whole.mean_of_batch_means().unwrap()).abs() < 1e-9);
-            // As the scripts do it: a list with the batch's mean once a document, and its mean.
+            // As in the scripts: a list with the batch's mean once per document, and its mean.
             let mut losses = Vec::new();
             for batch in documents.chunks(size) {
                 let all: Vec<f64> = batch.iter().flatten().map(|q| -f64::from(*q)).collect();

@@ -1,13 +1,12 @@
-//! Repetition inside a text: spans that follow themselves several times.
-//!
-//! The rule is the one of the MixCE authors' code (`repetition` in `metrics.py` with `check_repetition_one` in `utils.py`,
-//! bloomberg/MixCE-acl2023 at 7f8f9b2), followed to the letter, because published numbers depend on its corners:
+//! Repetition inside a text: spans repeated consecutively several times.
+//! The rule is exactly that of the MixCE authors' code (`repetition` in `metrics.py` with `check_repetition_one` in `utils.py`,
+//! bloomberg/MixCE-acl2023 at 7f8f9b2), because published numbers depend on its edge cases:
 //!
 //! 1. Take the distinct tokens in the order of their first occurrence, and each token's occurrences from left to right.
 //!    The stretch from one occurrence up to the next is a *span*; neighbouring spans that are equal form a *run*.
-//! 2. When a run ends because the next stretch differs, one more copy counts if the text goes on with the span; the next
-//!    stretch then begins behind that copy. At the token's last occurrence no such copy is looked for, so a run that ends the text has
-//!    one copy less than one reads.
+//! 2. When a run ends because the next stretch differs, one more copy counts if the text continues with the span; the next
+//!    stretch then begins after that copy. There is no such check at the token's last occurrence, so a run at the end of the text is
+//!    one copy shorter than it appears.
 //! 3. A run of [`MIN_TIMES`] copies or more is a repetition. Of runs whose spans consist of the same set of tokens (the
 //!    rotations of one phrase, found from each of its tokens) the first found is kept, unless a later one begins earlier in the text and
 //!    repeats at least as often.
@@ -22,15 +21,15 @@ use rayon::prelude::*;
 use crate::error::Result;
 use crate::metric::{Inputs, Metric, MetricSpec, Need, Score, ScoreSpec, Scores};
 
-/// How often a span must follow itself to count.
+/// Minimum number of consecutive copies of a repetition.
 pub const MIN_TIMES: usize = 3;
 
-/// What repeats in one text.
+/// The repetitions of one text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Repetition {
     /// Tokens in repetitions divided by tokens of the text.
     pub rate: f64,
-    /// Tokens of the longest span that is repeated; `None` when nothing is.
+    /// Tokens of the longest repeated span; `None` if there is none.
     pub longest_span: Option<usize>,
 }
 
@@ -106,8 +105,8 @@ fn runs(text: &[u32], places: &[usize], report: &mut impl FnMut(Run)) {
                     }
                     report(run);
                 }
-                // A copy behind `previous` holds the token at its start only (else the stretch up to `place` would have
-                // been equal to the span), so `place` lies behind the copy.
+                // A copy after `previous` contains the token only at its start (else the stretch up to `place` would have
+                // been equal to the span), so `place` is after the copy.
                 current = Some(Run { start: previous, length: place.saturating_sub(previous), times: 1 });
             }
         }
@@ -116,7 +115,7 @@ fn runs(text: &[u32], places: &[usize], report: &mut impl FnMut(Run)) {
     current.into_iter().for_each(report);
 }
 
-/// Keeps a run if it is a repetition and not a worse view of one that is kept (step 3 of the rule).
+/// Keeps a run if it is a repetition and not dominated by one already kept (step 3 of the rule).
 fn keep(text: &[u32], run: Run, kept: &mut HashMap<Vec<u32>, Run>) {
     if run.times < MIN_TIMES {
         return;

@@ -1,4 +1,4 @@
-//! How sure is a mean over documents: bootstrap intervals and paired tests.
+//! Bootstrap intervals and paired tests for means over documents.
 //!
 //! Both are seeded and do not depend on the number of threads: resample `r` draws from its own stream of random numbers.
 
@@ -6,7 +6,7 @@ use mixce_kernels::rng::{Stream, purpose};
 use rayon::prelude::*;
 use serde::Serialize;
 
-/// An interval of confidence; `[low, high]` when serialized.
+/// A confidence interval; `[low, high]` when serialized.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(into = "[f64; 2]")]
 pub struct Interval {
@@ -73,10 +73,9 @@ pub struct PairedTest {
 }
 
 /// The paired permutation (sign-flip) test of equal means (Fisher, 1935; Noreen, 1989).
-///
-/// If the systems do not differ, the sign of each pair's difference is a coin toss. With `flips` random sign patterns,
-/// `p = (1 + #{|mean of flipped differences| >= |mean difference|}) / (1 + flips)`. The interval is [`bootstrap_mean`] of the
-/// differences. Pairs in which either value is missing are left out; `None` if none remains.
+/// Under the null hypothesis the sign of each pair's difference is random. With `flips` random sign patterns, `p = (1 + #{|mean
+/// of flipped differences| >= |mean difference|}) / (1 + flips)`. The interval is [`bootstrap_mean`] of the differences. Pairs in
+/// which either value is missing are left out; `None` if none remains.
 ///
 /// ```
 /// use mixce_eval::resample::paired_test;
@@ -96,7 +95,7 @@ pub fn paired_test(
     let differences: Vec<f64> = first.iter().zip(second).filter_map(|(a, b)| Some((*a)? - (*b)?)).collect();
     let interval = bootstrap_mean(&differences, flips, level, seed)?;
     let sum: f64 = differences.iter().sum();
-    // Sums of the same numbers in another order of signs: equal up to rounding counts as equal.
+    // Sums with other signs may differ by rounding, so values equal up to rounding count as equal.
     let scale: f64 = differences.iter().map(|d| d.abs()).sum();
     let threshold = sum.abs() - 1e-12 * scale;
     let stream = Stream::new(seed).fold(purpose::METRIC).fold(2);

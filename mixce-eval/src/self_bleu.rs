@@ -1,12 +1,11 @@
-//! Self-BLEU: how much each text is made of n-grams of the others.
+//! Self-BLEU: n-gram overlap of each text with the others.
 //!
 //! Zhu et al., *Texygen*, SIGIR 2018: the BLEU-4 (Papineni et al., ACL 2002) of each text with all others as references; a
 //! high value means that the texts resemble each other. Uniform weights; an n-gram precision of 0 of `m` becomes `0.1 / m`
 //! (Chen and Cherry, WMT 2014, method 1, NLTK's `SmoothingFunction().method1`); a text that shares no token with the others
 //! scores 0; the brevity penalty takes the reference of the closest length, the shorter of two.
-//!
-//! Every n-gram remembers the two largest counts that it has in one text, and whose the largest is. The largest count in any
-//! *other* text follows from that, so the cost grows with the tokens, not with the square of the texts.
+//! For every n-gram, the two largest counts in a single text are stored, and the text of the largest. They give the largest count in
+//! any *other* text, so the cost is linear in the tokens, not quadratic in the texts.
 
 use std::collections::HashMap;
 
@@ -17,7 +16,7 @@ use crate::metric::{Fact, Inputs, Metric, MetricSpec, Need, Score, ScoreSpec, Sc
 
 /// Longest n-gram.
 pub const MAX_N: usize = 4;
-/// What stands in for a count of zero.
+/// Replacement of a zero count.
 const EPSILON: f64 = 0.1;
 
 /// The largest counts of an n-gram in a single text.
@@ -116,7 +115,7 @@ fn bleu(matches: &[u64; MAX_N], length: usize, reference: usize) -> f64 {
 const TEXTS: Setting<usize> = Setting {
     name: "self-bleu-texts",
     value_name: "N",
-    help: "Self-BLEU compares this many texts, the first of a file that are not empty",
+    help: "Number of texts for self-BLEU, the first non-empty ones of a file",
     default: 1000,
     expected: "a whole number",
     parse: |text| text.parse().ok(),
@@ -125,7 +124,7 @@ const TEXTS: Setting<usize> = Setting {
 pub(crate) const METRIC: MetricSpec = MetricSpec {
     name: "self-bleu",
     title: "self-BLEU",
-    summary: "How much the texts resemble each other",
+    summary: "Similarity of the texts to each other",
     needs: &[Need::TokenIds],
     scores_human: true,
     scores: &[ScoreSpec::as_human("self_bleu")],

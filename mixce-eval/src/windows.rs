@@ -5,7 +5,7 @@
 
 use mixce_kernels::rng::{Stream, purpose};
 
-/// Words of a window that stands for this many tokens, and of a prompt of that many.
+/// The number of words corresponding to this many tokens, `floor(tokens / 1.35)`.
 ///
 /// ```
 /// use mixce_eval::windows::words_for_tokens;
@@ -16,22 +16,20 @@ pub fn words_for_tokens(tokens: usize) -> usize {
     (tokens as f64 / 1.35) as usize
 }
 
-/// There are not as many windows as were asked for.
+/// There are fewer windows than requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shortage {
     /// Windows that exist.
     pub found: usize,
-    /// Windows that were asked for.
+    /// Windows requested.
     pub needed: usize,
 }
 
-/// Draws `count` different windows of `length` words, each place of each text as likely as any other: `(text, first word)`.
-///
-/// `words` are the numbers of words of the texts. As in the authors' code a text of `w` words has `w - length` places: the last
-/// possible one is not among them.
+/// Draws `count` distinct windows of `length` words uniformly from all positions of all texts: `(text, first word)`. `words` are the
+/// word counts of the texts. As in the authors' code a text of `w` words has `w - length` positions: the last possible one is excluded.
 ///
 /// # Errors
-/// [`Shortage`] when there are less than `count` places.
+/// [`Shortage`] if there are fewer than `count` positions.
 pub fn draw_windows(
     words: &[usize],
     length: usize,
@@ -94,7 +92,7 @@ fn count_windows(words: &[usize], length: usize) -> usize {
     words.iter().map(|words| words.saturating_sub(length)).fold(0, usize::saturating_add)
 }
 
-/// The first `count` of a random permutation of `0..n` (Fisher-Yates on a table of what was swapped).
+/// The first `count` elements of a random permutation of `0..n` (Fisher-Yates with a sparse table of swaps).
 fn draw_without_replacement(n: usize, count: usize, stream: Stream) -> Vec<usize> {
     let mut swapped = std::collections::HashMap::new();
     let mut drawn = Vec::with_capacity(count);

@@ -1,15 +1,15 @@
-//! The Zipf coefficient: how steeply the frequency of tokens falls with their rank.
+//! The Zipf coefficient: the slope of token frequencies over ranks.
 //!
 //! Holtzman et al., *The Curious Case of Neural Text Degeneration*, ICLR 2020: minus the slope of the least-squares line
 //! through `(ln rank, ln count)` of the most frequent tokens, 5000 at most. Human English is near 1; a larger value means
-//! that fewer words do more of the work.
+//! that frequencies fall more steeply.
 
 use std::collections::HashMap;
 
 use crate::error::Result;
 use crate::metric::{Inputs, Metric, MetricSpec, Need, Score, ScoreSpec, ScoreValue, Scores};
 
-/// Ranks that take part.
+/// Maximum number of ranks used.
 pub const MAX_RANK: usize = 5000;
 
 /// The Zipf coefficient of all tokens of some texts together; `None` with fewer than two different tokens.

@@ -1,4 +1,4 @@
-//! Our numbers against those of the programs that the metrics come from (`scripts/fixtures/make_metric_fixtures.py`).
+//! Comparison with the reference implementations of the metrics (`scripts/fixtures/make_metric_fixtures.py`).
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 

@@ -386,7 +386,7 @@ fn a_broken_model_does_not_write() {
     for greedy in [false, true] {
         let options = options(Sampling { greedy, ..Sampling::default() }, 3, 1);
         let error = generate(&decoder(&broken), &[(4, &[1, 2])], &options, &mut |_, _| ()).unwrap_err();
-        assert!(error.to_string().contains("sample 4 hold NaN"), "{error}");
+        assert!(error.to_string().contains("sample 4 contain NaN"), "{error}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Absolute http(s) addresses: where a redirect leads, and which of them are the hub's own.
+//! Absolute http(s) addresses: resolving redirects, and recognising the hub's own.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use ureq::http::Uri;
 pub(crate) struct Address(Uri);
 
 impl Address {
-    /// Reads an absolute address; characters that may not stand in one are escaped, as browsers do. `None` if it is none.
+    /// Parses an absolute address, escaping invalid characters as browsers do. `None` if it is not one.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let text = text.split('#').next().unwrap_or_default();
         let uri: Uri =
@@ -19,7 +19,7 @@ impl Address {
         (matches!(scheme, "http" | "https") && !host.is_empty()).then_some(address)
     }
 
-    /// The address that `location` means when it is met at this one ([RFC 3986, section 5](https://www.rfc-editor.org/rfc/rfc3986#section-5)).
+    /// Resolves `location` relative to this address ([RFC 3986, section 5](https://www.rfc-editor.org/rfc/rfc3986#section-5)).
     pub(crate) fn join(&self, location: &str) -> Option<Self> {
         let location = location.trim().split('#').next().unwrap_or_default();
         let path_end = location.find(['/', '?']).unwrap_or(location.len());
@@ -70,7 +70,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// A file's name as the end of an address: all but `/` and the characters that a path may hold escaped.
+/// A file name as the end of an address, with all characters escaped that are not allowed in a path.
 pub(crate) fn escape_path(name: &str) -> String {
     escape(name, |byte| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&byte))
 }

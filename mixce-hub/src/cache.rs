@@ -25,7 +25,7 @@ use crate::{
     source::RepositoryId,
 };
 
-/// How long another process may hold a lock while its file does not grow.
+/// How long another process may hold a lock without progress.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The folder of one model in the cache.
@@ -81,7 +81,7 @@ impl RepositoryCache {
         Ok(Some(commit))
     }
 
-    /// Notes which commit a branch or tag means. A full commit hash needs no note.
+    /// Records the commit of a branch or tag; nothing to do for a full commit hash.
     pub(crate) fn write_reference(&self, revision: &str, commit: &str) -> Result<()> {
         if is_commit(revision) || self.commit(revision)?.as_deref() == Some(commit) {
             return Ok(());
@@ -93,7 +93,7 @@ impl RepositoryCache {
         fs::rename(&temporary, &path).map_err(Error::io("write", &path))
     }
 
-    /// Makes `snapshots/COMMIT/FILE` a relative link to the blob, or a copy where links are not to be had.
+    /// Makes `snapshots/COMMIT/FILE` a relative link to the blob, or a copy if links are not supported.
     pub(crate) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<()> {
         let pointer = self.snapshot(commit).join(file);
         create_parent(&pointer)?;
@@ -110,10 +110,8 @@ impl RepositoryCache {
         fs::rename(&temporary, &pointer).map_err(Error::io("write", &pointer))
     }
 
-    /// Waits for the right to write a blob. `None` on file systems that know no locks.
-    ///
-    /// As long as the other process makes progress there is no limit to the wait; a lock whose file does not grow for
-    /// a minute is an error.
+    /// Waits for the lock on a blob. `None` on file systems without locks.
+    /// There is no time limit while the other process makes progress; a lock whose file does not grow for a minute is an error.
     pub(crate) fn lock(&self, etag: &str) -> Result<Option<File>> {
         let path = self.locks.join(format!("{etag}.lock"));
         create_parent(&path)?;

@@ -1,4 +1,4 @@
-//! The checksums by which the hub names its files.
+//! The checksums in the hub's etags.
 //!
 //! A file stored with LFS or xet is named by the SHA-256 of its bytes (64 hexadecimal digits). A small file lies in git,
 //! which names it by the SHA-1 of `"blob " + length + NUL + bytes` (40 digits). The name is the file's etag, and the name
@@ -7,17 +7,17 @@
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// A running checksum of the kind that an etag asks for.
+/// A running checksum of the kind given by an etag.
 #[derive(Clone)]
 pub(crate) enum Checksum {
     Sha256(Sha256),
     Git(Sha1),
-    /// The etag is no checksum that we know; only the length can be verified.
+    /// The etag is not a known checksum; only the length can be verified.
     Unknown,
 }
 
 impl Checksum {
-    /// The checksum for `etag`; git's needs the length of the file beforehand.
+    /// The checksum for `etag`; git's requires the file's length in advance.
     pub(crate) fn for_etag(etag: &str, bytes_total: Option<u64>) -> Self {
         if !etag.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Self::Unknown;

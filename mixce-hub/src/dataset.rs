@@ -1,4 +1,4 @@
-//! Some files of a repository, such as the parquet files of a data set.
+//! Downloads some files of a repository, such as the parquet files of a data set.
 
 use std::path::Path;
 
@@ -17,10 +17,9 @@ use crate::{
 const MAX_DEPTH: usize = 6;
 
 impl Hub {
-    /// Brings some files of a repository into the cache, or finds them there.
-    ///
-    /// `choose` is given the names of all files and gives those that are wanted, and what to call them if there are none. Offline, and when the network
-    /// fails, it is given those in the cache; shards (`NAME-00000-of-00002.ENDING`) must be complete then.
+    /// Downloads some files of a repository into the cache, unless they are already there.
+    /// `choose` receives the names of all files and returns the wanted ones, and a description of them for the error if there are none. Offline,
+    /// and if the network fails, it receives the names in the cache; shards (`NAME-00000-of-00002.ENDING`) must then be complete.
     ///
     /// # Errors
     ///
@@ -115,7 +114,7 @@ fn collect(folder: &Path, prefix: &str, depth: usize, names: &mut Vec<String>) {
     }
 }
 
-/// The first shard that `NAME-00000-of-00002...` promises and `files` lacks.
+/// The first shard of `NAME-00000-of-00002...` missing in `files`.
 fn missing_shard(file: &str, files: &[String]) -> Option<String> {
     let (head, tail) = file.split_once("-of-")?;
     let (name, number) = head.rsplit_once('-')?;

@@ -1,4 +1,4 @@
-//! The settings of the hub client, with the names and the meaning that they have in the Python tools.
+//! The settings of the hub client, with the same names and meanings as in the Python tools.
 
 use std::{
     fmt, fs,
@@ -16,11 +16,10 @@ pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 pub struct Token(String);
 
 impl Token {
-    /// A token from its text; surrounding white space is dropped. `origin` says where it came from, for the message.
+    /// Parses a token; surrounding white space is dropped. `origin` is its source, for error messages.
     ///
     /// # Errors
-    ///
-    /// [`Error::InvalidToken`] if it holds anything but visible ASCII characters.
+    /// [`Error::InvalidToken`] if it contains anything but visible ASCII characters.
     pub fn new(text: &str, origin: &str) -> Result<Self> {
         let text = text.trim();
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -41,14 +40,14 @@ impl fmt::Debug for Token {
     }
 }
 
-/// How often and how patiently a failed request is repeated.
+/// How failed requests are retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retries {
-    /// Requests in all, the first included, that may fail one after another without progress.
+    /// Maximum consecutive attempts without progress, the first included.
     pub attempts: u32,
-    /// Wait before the second attempt; it doubles each time.
+    /// Delay before the second attempt; doubles each time.
     pub first_delay: Duration,
-    /// The longest wait that a server may ask for with `Retry-After`; above it the error is reported at once.
+    /// The longest accepted `Retry-After`; above it the error is reported immediately.
     pub longest_wait: Duration,
 }
 
@@ -58,7 +57,7 @@ impl Default for Retries {
     }
 }
 
-/// Everything the hub client takes from its surroundings but the proxy. Nothing else is read from the process environment.
+/// Everything the hub client takes from the process environment, except the proxy.
 ///
 /// | variable | meaning |
 /// | --- | --- |
@@ -79,13 +78,13 @@ pub struct HubEnvironment {
     pub endpoint: String,
     /// The access token.
     pub token: Option<Token>,
-    /// Whether the network must not be touched.
+    /// Whether network access is forbidden.
     pub offline: bool,
-    /// How long connecting may take, and how long the hub may be silent before it answers a question.
+    /// Timeout for connecting and for the hub's response to a request.
     pub metadata_timeout: Duration,
-    /// How long a transfer may be silent.
+    /// Timeout for a stalled transfer.
     pub transfer_timeout: Duration,
-    /// What is done after a failure.
+    /// How failures are retried.
     pub retries: Retries,
 }
 
@@ -126,7 +125,7 @@ impl HubEnvironment {
         })
     }
 
-    /// The settings of this process. Read once, at the start of a program, and passed on.
+    /// The settings of this process. Read them once at the start of the program and pass them on.
     ///
     /// # Errors
     ///

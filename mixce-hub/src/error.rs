@@ -1,4 +1,4 @@
-//! What can go wrong between a model's name and its files on disk.
+//! The errors of this crate.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -14,7 +14,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// The model argument is neither an existing folder nor a well-formed hub id.
-    #[error("`{given}` is no model: {reason}")]
+    #[error("`{given}` is not a model: {reason}")]
     InvalidSource {
         /// The argument as it was typed.
         given: String,
@@ -22,14 +22,14 @@ pub enum Error {
         reason: String,
     },
     /// The name of a data set is no hub id.
-    #[error("`{given}` is no data set of the hub: {reason}")]
+    #[error("`{given}` is not a data set on the hub: {reason}")]
     InvalidDataset {
         /// The argument as it was typed.
         given: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// None of a repository's files is what is needed.
+    /// A repository has none of the required files.
     #[error("the {kind} `{repository}` at revision `{revision}` has no {wanted}; its files: {listing}")]
     NoSuchFiles {
         /// Whether it is a model or a data set.
@@ -43,10 +43,10 @@ pub enum Error {
         /// The first of the names that are there.
         listing: String,
     },
-    /// Something that cannot be done offline.
+    /// An operation that requires network access.
     #[error("uploading needs the network, and `HF_HUB_OFFLINE` is set")]
     NoNetwork,
-    /// Something that cannot be done anonymously.
+    /// An operation that requires an access token.
     #[error("uploading to {endpoint} needs an access token")]
     NoToken {
         /// The hub's address.
@@ -58,7 +58,7 @@ pub enum Error {
         /// The folder.
         folder: PathBuf,
     },
-    /// The environment names no place for the cache.
+    /// No environment variable gives the cache folder.
     #[error(
         "no folder for the hub cache: none of `HF_HUB_CACHE`, `HF_HOME`, `XDG_CACHE_HOME` and `HOME` is set"
     )]
@@ -80,7 +80,7 @@ pub enum Error {
     /// The HTTP client could not be set up.
     #[error("the HTTP client could not be set up: {reason}")]
     Client {
-        /// The client's own words.
+        /// The client's message.
         reason: String,
     },
     /// The hub wants a valid login (HTTP 401).
@@ -94,7 +94,7 @@ pub enum Error {
         repository: String,
         /// Whether a token was sent.
         token_sent: bool,
-        /// The server's own words.
+        /// The server's message.
         message: Option<String>,
     },
     /// The login is valid but may not read this model (HTTP 403), or the model is gated.
@@ -110,7 +110,7 @@ pub enum Error {
         token_sent: bool,
         /// Whether the hub said that the model is gated.
         gated: bool,
-        /// The server's own words.
+        /// The server's message.
         message: Option<String>,
     },
     /// There is no such model, as far as this login can see.
@@ -158,17 +158,17 @@ pub enum Error {
         retry_after: Option<Duration>,
     },
     /// Any other HTTP status that is not success.
-    #[error("{url} answered with HTTP status {status}{}", words(.message))]
+    #[error("{url} responded with HTTP status {status}{}", words(.message))]
     Status {
         /// The address that was asked.
         url: String,
         /// The HTTP status.
         status: u16,
-        /// The server's own words.
+        /// The server's message.
         message: Option<String>,
     },
     /// No answer, or the connection was lost or stalled, also after the retries.
-    #[error("no complete answer from {url}: {reason}")]
+    #[error("no complete response from {url}: {reason}")]
     Connection {
         /// The address that was asked.
         url: String,
@@ -176,7 +176,7 @@ pub enum Error {
         reason: String,
     },
     /// The answer was a success but not what the hub's protocol says.
-    #[error("{url} sent an answer that makes no sense: {reason}")]
+    #[error("{url} sent an invalid response: {reason}")]
     Malformed {
         /// The address that was asked.
         url: String,
@@ -185,7 +185,7 @@ pub enum Error {
     },
     /// A name from the server would lead outside the model's folder.
     #[error(
-        "refused the {what} `{name}` of the model `{repository}`: it is no plain name inside the model's folder"
+        "refused the {what} `{name}` of the model `{repository}`: it is not a plain name inside the model's folder"
     )]
     UnsafeName {
         /// What the name stands for: a file, a shard, an etag, a commit.
@@ -197,7 +197,7 @@ pub enum Error {
     },
     /// The model has no weights in a known format, or no configuration.
     #[error(
-        "`{repository}` at revision `{revision}` is no checkpoint: it has no {missing}; its files: {listing}"
+        "`{repository}` at revision `{revision}` is not a checkpoint: it has no {missing}; its files: {listing}"
     )]
     Incomplete {
         /// The model's id.
@@ -294,7 +294,7 @@ fn words(message: &Option<String>) -> String {
 }
 
 impl Error {
-    /// What the user can do about it, in one line, where there is something to say.
+    /// A one-line hint for the user, if there is one.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::InvalidSource { .. } => {
@@ -303,14 +303,14 @@ impl Error {
             Self::InvalidDataset { .. } => "give an id such as `Salesforce/wikitext`, or your own files with `--source`".into(),
             Self::NoSuchFiles { .. } => "choose the configuration with `--config` and the split with `--split`".into(),
             Self::NoNetwork => "unset `HF_HUB_OFFLINE`".into(),
-            Self::NoToken { .. } => "make a token with write permission in the hub's settings and put it into `HF_TOKEN`, or log in with the Python tools".into(),
-            Self::NothingToPush { .. } => "name the folder of an exported model, such as `runs/first/best`".into(),
+            Self::NoToken { .. } => "create a token with write permission in the hub's settings and set `HF_TOKEN`, or log in with the Python tools".into(),
+            Self::NothingToPush { .. } => "give the folder of an exported model, such as `runs/first/best`".into(),
             Self::Forbidden { action: "write to", .. } => "the token needs write permission, and the account must own the repository or belong to its organisation".into(),
             Self::NoCacheFolder => "set `HF_HOME` to a folder with room for the models".into(),
             Self::InvalidEndpoint { .. } => "set `HF_ENDPOINT` to an address such as `https://huggingface.co`, or unset it".into(),
             Self::InvalidToken { .. } => "a token is one word such as `hf_...`; log in again or set `HF_TOKEN`".into(),
             Self::Unauthorized { token_sent: true, .. } => {
-                "the token may be mistyped or revoked: make a new one in the hub's settings and put it into `HF_TOKEN`".into()
+                "the token may be mistyped or revoked: create a new one in the hub's settings and set `HF_TOKEN`".into()
             }
             Self::Unauthorized { token_sent: false, .. } => {
                 "check the spelling of the id; if the model is private or gated, set `HF_TOKEN` to a token that may read it".into()
@@ -330,9 +330,9 @@ impl Error {
             Self::RevisionNotFound { .. } => {
                 "check the spelling of the branch, tag or full commit hash after `@`, and of the id; leave `@...` out for `main`".into()
             }
-            Self::RateLimited { .. } => "wait a while, or set `HF_TOKEN`: the limits are higher with a login".into(),
+            Self::RateLimited { .. } => "wait, or set `HF_TOKEN`: the limits are higher with a login".into(),
             Self::Connection { .. } | Self::Status { status: 500.., .. } => {
-                "run it again: what has arrived is kept and resumed; `HF_HUB_OFFLINE=1` uses the cache alone, `HF_ENDPOINT` another hub".into()
+                "run it again: partial downloads are resumed; `HF_HUB_OFFLINE=1` uses only the cache, `HF_ENDPOINT` another hub".into()
             }
             Self::Incomplete { .. } => {
                 "the weights must be `model.safetensors`, `model.safetensors.index.json` with its shards, or `pytorch_model.bin`".into()
@@ -341,12 +341,12 @@ impl Error {
                 "run it again; if it happens twice, a proxy or mirror (`HF_ENDPOINT`) is changing the file".into()
             }
             Self::NotCached { repository, revision, .. } => format!(
-                "unset `HF_HUB_OFFLINE` and run `mixce download {repository}@{revision}` once with a network, or point `HF_HOME` to the right cache"
+                "unset `HF_HUB_OFFLINE` and run `mixce download {repository}@{revision}` once with network access, or point `HF_HOME` to the right cache"
             ),
             Self::Locked { .. } => "end the other process, or delete the lock file if there is none".into(),
             Self::FolderNotEmpty { .. } => "choose a new folder; nothing was overwritten".into(),
             Self::Stopped { .. } => "run it again to resume where it stopped".into(),
-            Self::UnsafeName { .. } => "do not use this model: a harmless one has no such names".into(),
+            Self::UnsafeName { .. } => "do not use this model: such names are a sign of an attack".into(),
             Self::ShardIndex { .. } | Self::Malformed { .. } | Self::FileNotFound { .. } => {
                 "check `HF_ENDPOINT`, and whether the model is complete on the hub".into()
             }
@@ -354,7 +354,7 @@ impl Error {
         })
     }
 
-    /// Whether the same request may well succeed a moment later.
+    /// Whether the same request may succeed if retried.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Connection { .. } | Self::RateLimited { .. } => true,

@@ -1,18 +1,18 @@
-//! Which files make up a checkpoint, and which names of files are safe to write.
+//! Selects the files of a checkpoint, and validates file names.
 
 use std::{collections::BTreeSet, fs, io::Read, path::Path};
 
 use crate::error::{Error, Result};
 
-/// The model's configuration; a checkpoint cannot be without.
+/// The model's configuration, which is required.
 pub(crate) const CONFIG: &str = "config.json";
 /// All weights in one file.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// The table from tensor names to shard files.
 pub(crate) const SHARD_INDEX: &str = "model.safetensors.index.json";
-/// Weights as PyTorch pickles them; read only if there is nothing better.
+/// PyTorch's pickled weights; used only if there are no others.
 pub(crate) const PYTORCH_WEIGHTS: &str = "pytorch_model.bin";
-/// Taken along where they exist.
+/// Optional files.
 const OPTIONAL: [&str; 11] = [
     "generation_config.json",
     "tokenizer.json",
@@ -22,7 +22,7 @@ const OPTIONAL: [&str; 11] = [
     "vocab.txt",
     "special_tokens_map.json",
     "added_tokens.json",
-    // How a sentence encoder makes one vector of a text.
+    // Pooling settings of sentence encoders.
     "modules.json",
     "sentence_bert_config.json",
     "1_Pooling/config.json",
@@ -39,7 +39,7 @@ enum Weights {
     None,
 }
 
-/// What is wanted of a repository.
+/// The part of a repository to download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     /// Configuration, tokenizer and weights.

@@ -1,4 +1,4 @@
-//! A checkpoint copied out of the cache.
+//! Copies a checkpoint out of the cache.
 
 use std::{fs, io, path::Path};
 
@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Refuses a folder that holds anything, and a path that is no folder.
+/// Refuses a non-empty folder, and a path that is not a folder.
 pub(crate) fn check_empty(folder: &Path) -> Result<()> {
     match fs::read_dir(folder) {
         Ok(mut entries) => match entries.next() {
@@ -29,7 +29,7 @@ pub(crate) fn copy(snapshot: &Snapshot, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
     let staging = folder.join(format!(".partial-{}", std::process::id()));
     if let Err(error) = copy_files(snapshot, &staging) {
-        // The first error is the one to tell.
+        // The first error is reported.
         let _ = fs::remove_dir_all(&staging);
         if !existed {
             let _ = fs::remove_dir(folder);

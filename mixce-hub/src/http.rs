@@ -1,4 +1,4 @@
-//! Requests through ureq: time limits, proxies, redirects, and what a failure means.
+//! Requests through ureq: timeouts, proxies, redirects, and mapping of failures.
 
 use std::{fmt, time::Duration};
 
@@ -13,19 +13,18 @@ use crate::{
     error::{Error, Result},
 };
 
-/// A chain of redirects that is longer is a loop.
+/// Maximum number of redirects.
 const MAX_REDIRECTS: usize = 10;
-/// The longest answer that is read into memory: the listing of a data set with a million files has less.
+/// Maximum response size in memory: the listing of a data set with a million files is smaller.
 const MAX_ANSWER_BYTES: u64 = 256 << 20;
 
-/// An answer, of which the body is still to be read.
+/// A response whose body has not been read.
 pub(crate) type Answer = Response<Body>;
 
-/// A client that gives up when connecting takes longer than `connect` or the other side is silent for `silence`.
-///
-/// Statuses are no errors and redirects are not followed: see [`follow`]. Certificates are those that the system trusts.
+/// A client with the timeouts `connect` for connecting and `silence` for a stalled connection.
+/// Statuses are not errors and redirects are not followed: see [`follow`]. Uses the system's trusted certificates.
 pub(crate) fn agent(endpoint: &Address, connect: Duration, silence: Duration) -> Agent {
-    // A hub on this machine is not reached through a proxy.
+    // A hub on localhost is not reached through a proxy.
     let proxy = if endpoint.is_loopback() { None } else { Proxy::try_from_env() };
     let certificates = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
     Agent::config_builder()
@@ -59,7 +58,9 @@ pub(crate) fn follow(
         }
         let location = text_header(answer.headers(), LOCATION.as_str());
         let location = location.ok_or_else(|| malformed(url, "a redirect without `Location`"))?;
-        target = target.join(&location).ok_or_else(|| malformed(url, "a redirect to no http(s) address"))?;
+        target = target
+            .join(&location)
+            .ok_or_else(|| malformed(url, "a redirect to something other than an http(s) address"))?;
     }
     Err(malformed(url, &format!("more than {MAX_REDIRECTS} redirects")))
 }
@@ -75,10 +76,10 @@ pub(crate) fn text_header(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
-/// A lost, refused or silent connection; or an answer that is no HTTP.
+/// A lost, refused or stalled connection, or an invalid HTTP response.
 pub(crate) fn connection_error(url: impl fmt::Display, error: ureq::Error) -> Error {
     let reason = match error {
-        ureq::Error::Timeout(_) => "no answer within the time limit".to_owned(),
+        ureq::Error::Timeout(_) => "timed out".to_owned(),
         ureq::Error::Io(error) => error.to_string(),
         ureq::Error::Http(_)
         | ureq::Error::Protocol(_)

@@ -1,4 +1,4 @@
-//! Models and data sets from the Hugging Face hub, through a cache that is shared with the Python tools; and folders to it.
+//! A Hugging Face hub client: downloads models and data sets into the cache shared with the Python tools, and uploads folders.
 //!
 //! ```no_run
 //! use mixce_hub::{Hub, HubEnvironment, ModelSource, NoProgress};
@@ -11,27 +11,24 @@
 //! ```
 //!
 //! # What hf-hub does, and what is done here
-//!
-//! hf-hub 0.5 asks which commit a revision means and which files it has (`info`), spells repositories in addresses and in
-//! the cache (`Repo`) and knows where blobs and snapshots lie (`Cache`). The rest is done here, because of what hf-hub does:
-//!
-//! - *Transfers.* It compares no checksum, and appends to a partial file whatever comes, also the whole file from a server
-//!   that ignores `Range`. Here: SHA-256 or git's SHA-1 from the etag, lengths, `Content-Range`.
-//! - *Time.* Its requests have no time limit, and of a refusal only the status is left. Here: limits on silence, retries that
-//!   heed `Retry-After`, the hub's error codes and words; `info` is sent with these settings too.
-//! - *Token.* `Debug` of its client shows it. Here it is added to each request to the hub's own scheme, host and port, and
-//!   to no other.
-//! - *Offline.* It does not know `HF_HUB_OFFLINE`, and asks of a snapshot no more than the one file. Here: without network
-//!   nothing is even set up to connect, and the snapshot must be complete.
-//! - *Environment.* Where nothing is passed to it, it reads `HF_*` and the home folder by itself. Here everything but the proxy comes
-//!   from a [`HubEnvironment`], so that a program decides and a test needs no process environment.
-//! - *References.* It writes `refs/REVISION` in place. Here it is written under another name and renamed.
-//! - *Uploads.* It has none. Here they go over plain HTTP, by the git LFS protocol, to addresses that get no token.
+//! hf-hub 0.5 resolves a revision to a commit and its files (`info`), builds addresses and cache names (`Repo`) and defines the
+//! location of blobs and snapshots (`Cache`). The rest is done here, for these reasons:
+//! - *Transfers.* hf-hub verifies no checksum, and appends any response to a partial file, even the whole file from a server that
+//!   ignores `Range`. Here SHA-256 or git's SHA-1 from the etag, lengths and `Content-Range` are checked.
+//! - *Timeouts.* Its requests have none, and its errors keep only the status of a refusal. Here there are timeouts, retries that
+//!   respect `Retry-After`, and the hub's error codes and messages, also for `info`.
+//! - *Token.* `Debug` of its client shows it. Here it is sent only to the hub's own scheme, host and port.
+//! - *Offline.* It does not support `HF_HUB_OFFLINE`, and checks a snapshot only for a single file. Here no client is even created
+//!   offline, and the snapshot must be complete.
+//! - *Environment.* By default it reads `HF_*` and the home folder itself. Here everything but the proxy comes from a
+//!   [`HubEnvironment`], so that the program decides and tests need no process environment.
+//! - *References.* It writes `refs/REVISION` in place. Here the write is atomic.
+//! - *Uploads.* It has none. Here they use plain HTTP and the git LFS protocol, and storage addresses get no token.
 //!
 //! The hub's other transport, xet, is not used: the hub serves every xet file over plain HTTP too, where it can be resumed
-//! and verified. Requests go through ureq, the client that hf-hub brings: blocking, with rustls and ring, trusting the certificates
-//! that the system trusts, through the proxy of `ALL_PROXY`, `HTTPS_PROXY` or `HTTP_PROXY` (the first that is set, for every
-//! address but those in `NO_PROXY` and a hub on this machine).
+//! and verified. Requests use ureq, hf-hub's own client: blocking, with rustls and ring, the system's trusted certificates, and the
+//! proxy of `ALL_PROXY`, `HTTPS_PROXY` or `HTTP_PROXY` (the first that is set, for every address except those in `NO_PROXY` and a hub on
+//! localhost).
 
 mod address;
 mod cache;
@@ -64,15 +61,15 @@ use cache::RepositoryCache;
 use files::{Part, Plan};
 use remote::Remote;
 
-/// Names of files that an error message lists at most.
+/// Maximum number of file names in an error message.
 const MAX_LISTED: usize = 12;
 
-/// A model on this machine.
+/// A downloaded model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// The folder that holds the files: in the cache, links to the bytes; do not write to it.
     pub path: PathBuf,
-    /// The commit that the revision meant.
+    /// The commit of the revision.
     pub commit: String,
     /// The files of the checkpoint, relative to `path`; the cache may hold more that other tools have fetched.
     pub files: Vec<String>,
@@ -87,7 +84,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A client with these settings. Nothing is sent yet; offline, nothing is set up that could send.
+    /// A client with these settings. Nothing is sent yet; offline, no HTTP client is created.
     ///
     /// # Errors
     ///
@@ -102,25 +99,22 @@ impl Hub {
         &self.environment
     }
 
-    /// Brings a checkpoint into the cache, or finds it there.
-    ///
-    /// Fetched are `config.json`, the generation configuration and the tokenizer's files where they exist, and the weights:
-    /// `model.safetensors`, else `model.safetensors.index.json` with its shards, else `pytorch_model.bin`. Files that are
-    /// there already are not transferred again. Offline the cache alone is used; and with a warning in the log it is used
-    /// too when the network or the hub fails and the cache holds the whole checkpoint.
+    /// Downloads a checkpoint into the cache, unless it is already there.
+    /// The files are `config.json`, the generation configuration and the tokenizer's files if they exist, and the weights:
+    /// `model.safetensors`, else `model.safetensors.index.json` with its shards, else `pytorch_model.bin`. Files already in the
+    /// cache are not transferred again. Offline only the cache is used; it is also used, with a warning, if the network or the
+    /// hub fails and it has the whole checkpoint.
     ///
     /// # Errors
-    ///
-    /// [`Error`], whose variants name each way this can fail. What has arrived is kept, unless it is damaged.
+    /// Any [`Error`]. Partial downloads are kept, unless they are damaged.
     pub fn fetch_model(&self, id: &RepositoryId, progress: &mut dyn FetchProgress) -> Result<Snapshot> {
         self.fetch(id, Part::Model, progress)
     }
 
-    /// As [`Hub::fetch_model`], the tokenizer's files alone; the repository may have no model.
+    /// As [`Hub::fetch_model`], but only the tokenizer's files; the repository may have no model.
     ///
     /// # Errors
-    ///
-    /// As there.
+    /// As [`Hub::fetch_model`].
     pub fn fetch_tokenizer(&self, id: &RepositoryId, progress: &mut dyn FetchProgress) -> Result<Snapshot> {
         self.fetch(id, Part::Tokenizer, progress)
     }
@@ -139,11 +133,10 @@ impl Hub {
         }
     }
 
-    /// The checkpoint as the cache holds it, without any network.
+    /// The checkpoint in the cache, without network access.
     ///
     /// # Errors
-    ///
-    /// [`Error::NotCached`] with the first thing that is missing, or [`Error::ShardIndex`].
+    /// [`Error::NotCached`] with the first missing file, or [`Error::ShardIndex`].
     pub fn cached_model(&self, id: &RepositoryId) -> Result<Snapshot> {
         self.cached(id, Part::Model)
     }
@@ -173,9 +166,8 @@ impl Hub {
         }
     }
 
-    /// Fetches the checkpoint and copies its files to `folder`, which must be empty or not exist.
-    ///
-    /// The files are copies, not links: changing them does not harm the cache. After a failure `folder` is as it was.
+    /// Downloads the checkpoint and copies its files to `folder`, which must be empty or not exist.
+    /// The files are copies, not links, so changing them does not affect the cache. After a failure `folder` is unchanged.
     ///
     /// # Errors
     ///
@@ -216,7 +208,7 @@ impl Hub {
             fetch.file(file, progress)?;
         }
         let weights = plan.weights(&path, id.repository())?;
-        // Before gigabytes are fetched: is the index right?
+        // Validate the index before downloading gigabytes.
         if let Some(missing) = weights.iter().find(|file| !has(file)) {
             return Err(incomplete(&format!("shard `{missing}`, which its index names")));
         }
@@ -230,7 +222,7 @@ impl Hub {
     }
 }
 
-/// The fetching of one model's files.
+/// The download of one model's files.
 struct Fetch<'a> {
     remote: &'a Remote,
     cache: &'a RepositoryCache,
@@ -239,7 +231,7 @@ struct Fetch<'a> {
 }
 
 impl Fetch<'_> {
-    /// Sees to it that the snapshot has this file.
+    /// Ensures that the snapshot has this file.
     fn file(&self, name: &str, progress: &mut dyn FetchProgress) -> Result<()> {
         let pointer = self.cache.snapshot(self.commit).join(name);
         if let Ok(data) = pointer.metadata()

@@ -1,13 +1,13 @@
-//! How a fetch tells its caller what it is doing.
+//! Progress reports of downloads.
 
-/// What is happening to a file.
+/// The state of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FileState {
-    /// It lies in the cache already; nothing is transferred.
+    /// Already in the cache; nothing is transferred.
     Cached,
-    /// Bytes are arriving. The first such report of a resumed file begins at the bytes that were kept.
+    /// In transfer. The first report of a resumed file starts at the bytes already on disk.
     Transferring,
-    /// All bytes are there and the checksum holds.
+    /// Complete, with a verified checksum.
     Complete,
 }
 
@@ -18,9 +18,9 @@ pub struct FileProgress<'a> {
     pub name: &'a str,
     /// Bytes on disk so far.
     pub bytes_done: u64,
-    /// Bytes in all, if the hub said so.
+    /// Total bytes, if the hub reported them.
     pub bytes_total: Option<u64>,
-    /// What is happening.
+    /// The file's state.
     pub state: FileState,
 }
 
@@ -29,7 +29,7 @@ pub trait FetchProgress {
     /// Called before the first byte of a file, about every quarter of a mebibyte, and when the file is complete.
     fn update(&mut self, file: &FileProgress<'_>);
 
-    /// Asked at each report of a transfer: `true` stops it with [`Error::Stopped`](crate::Error::Stopped).
+    /// Called at each report of a transfer: `true` stops it with [`Error::Stopped`](crate::Error::Stopped).
     fn stopped(&self) -> bool {
         false
     }
@@ -41,7 +41,7 @@ impl<F: FnMut(&FileProgress<'_>)> FetchProgress for F {
     }
 }
 
-/// Takes reports and does nothing.
+/// Ignores reports.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoProgress;
 

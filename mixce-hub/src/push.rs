@@ -1,7 +1,6 @@
-//! A folder to the hub: the repository made if need be, its files uploaded, and one commit that adds them all.
-//!
-//! The protocol is the hub's own: small files travel inside the commit, large ones are put into its storage first (git LFS, whole or in parts). What
-//! the storage has already is not sent again, so a push that broke off is repeated cheaply.
+//! Uploads a folder to the hub: creates the repository if necessary, uploads the files, and adds them all in one commit.
+//! Small files are sent inside the commit, large ones are uploaded to the hub's storage first (git LFS, in one request or in parts). Objects
+//! already in the storage are not sent again, so an interrupted push is cheap to repeat.
 
 use std::path::{Path, PathBuf};
 
@@ -20,26 +19,26 @@ use crate::{
     upload::{self, LocalFile},
 };
 
-/// Bytes of a file by which the hub judges whether it is text.
+/// Bytes of a file that the hub uses to detect text.
 const SAMPLE_BYTES: usize = 512;
-/// Files asked about in one question.
+/// Files per request.
 const FILES_A_QUESTION: usize = 256;
-/// What to upload, and where to.
+/// An upload and its target.
 #[derive(Debug, Clone)]
 pub struct PushRequest<'a> {
-    /// The folder; files and folders whose names begin with a dot stay here.
+    /// The folder; hidden files and folders are not uploaded.
     pub folder: &'a Path,
     /// Files that do not lie in the folder: name and content.
     pub extra: Vec<(String, Vec<u8>)>,
     /// The repository and its branch.
     pub id: &'a RepositoryId,
-    /// Whether a repository that does not exist yet is made private. One that exists stays as it is.
+    /// Whether a new repository is private. Existing ones are unchanged.
     pub private: bool,
     /// The commit's first line.
     pub message: &'a str,
 }
 
-/// What a push did.
+/// The result of a push.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pushed {
     /// The commit, as the hub names it.
@@ -50,7 +49,7 @@ pub struct Pushed {
     pub created: bool,
     /// The files of the commit.
     pub files: Vec<String>,
-    /// Bytes that were sent to the storage; what was there already is not among them.
+    /// Bytes sent to the storage, without objects that were already there.
     pub uploaded_bytes: u64,
 }
 
@@ -93,7 +92,7 @@ impl Hub {
     }
 }
 
-/// How a file travels.
+/// How a file is uploaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Small,
@@ -140,7 +139,7 @@ fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Makes the repository; `false` if it exists.
+/// Creates the repository; `false` if it exists.
 fn create(remote: &Remote, request: &PushRequest<'_>) -> Result<bool> {
     let (owner, name) = request.id.owner_and_name();
     let mut question = json!({"name": name, "type": "model", "private": request.private});

@@ -1,4 +1,4 @@
-//! From an HTTP status to words: what the hub means when it says no.
+//! Maps the hub's HTTP error responses to errors.
 
 use std::{io::Read, time::Duration};
 
@@ -8,24 +8,24 @@ use crate::{
     source::{DEFAULT_REVISION, RepositoryId},
 };
 
-/// The longest error page that is read.
+/// Maximum size of an error page.
 const MAX_BODY_BYTES: u64 = 16 << 10;
-/// The longest message of a server that is passed on, in characters.
+/// Maximum length of a server message, in characters.
 const MAX_MESSAGE_CHARS: usize = 300;
 
-/// What was asked of which hub, for the message.
+/// The request, for the error message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Question<'a> {
     pub(crate) endpoint: &'a str,
     pub(crate) token_sent: bool,
     pub(crate) id: &'a RepositoryId,
-    /// What is to be done with the repository: `read`, `write to`.
+    /// The action: `read`, `write to`.
     pub(crate) action: &'static str,
-    /// The file, if the question was about one.
+    /// The file, if the request was for one.
     pub(crate) file: Option<&'a str>,
 }
 
-/// A response that is no success.
+/// An error response.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     status: u16,
@@ -53,7 +53,7 @@ impl Refusal {
         Self { status, url: url.to_owned(), code, message, retry_after }
     }
 
-    /// What the refusal of a storage server means, which knows nothing of repositories.
+    /// The error for a storage server's response, which has no repository information.
     pub(crate) fn plain(self, endpoint: &str) -> Error {
         let message = self.message.map(|text| tidy(&text)).filter(|text| !text.is_empty());
         match self.status {
@@ -95,7 +95,7 @@ impl Refusal {
     }
 }
 
-/// One line without control characters, of bounded length: a server's words end up on a terminal.
+/// One line without control characters, of bounded length, because a server's message is printed on a terminal.
 fn tidy(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     line.chars()

@@ -1,4 +1,4 @@
-//! Questions to the hub: what a repository is made of (through hf-hub), what a file is, and its bytes.
+//! Queries to the hub: a repository's files (through hf-hub), a file's metadata, and its bytes.
 
 use hf_hub::{
     Cache, Repo,
@@ -74,7 +74,7 @@ impl Remote {
         })
     }
 
-    /// The commit that the repository's revision means now, and the files it has.
+    /// The current commit of the repository's revision, and its files.
     pub(crate) fn listing(&self, id: &RepositoryId) -> Result<Listing> {
         let repo = id.repo();
         let url = self.url(&format!("api/{}", repo.api_url()))?;
@@ -96,7 +96,7 @@ impl Remote {
         Ok(Listing { commit: info.sha, files })
     }
 
-    /// hf-hub's question about a repository, asked of `target`, with our limits in place of none.
+    /// hf-hub's query about a repository, sent to `target`, with our timeouts.
     fn info(&self, repo: &Repo, target: &Address) -> std::result::Result<Answer, ureq::Error> {
         let request = self.info.repo(repo.clone()).info_request().uri(target.uri().clone());
         let ours = self.questions.config();
@@ -116,7 +116,7 @@ impl Remote {
             .call()
     }
 
-    /// What the hub says about a file, without its bytes.
+    /// A file's metadata.
     pub(crate) fn describe(&self, id: &RepositoryId, commit: &str, file: &str) -> Result<RemoteFile> {
         let url = self.url(&format!("{}/resolve/{commit}/{}", id.repo().url(), escape_path(file)))?;
         with_retries(&self.environment.retries, || {
@@ -140,9 +140,8 @@ impl Remote {
         })
     }
 
-    /// The file's bytes from `offset` on: an answer with status 200 (all bytes), 206 (from `offset`) or 416 (none left).
-    ///
-    /// One attempt; the caller knows what it has got and repeats.
+    /// The file's bytes from `offset` on: a response with status 200 (all bytes), 206 (from `offset`) or 416 (none left).
+    /// One attempt; the caller tracks progress and retries.
     pub(crate) fn open(&self, id: &RepositoryId, file: &RemoteFile, offset: u64) -> Result<Answer> {
         let ask = |target: &Address| {
             let mut request = self.plain(self.transfers.get(target.uri()), target);
@@ -175,7 +174,7 @@ impl Remote {
         })
     }
 
-    /// With the token where `target` is the hub's own.
+    /// Adds the token if `target` is the hub's own.
     pub(crate) fn authorized<B>(&self, request: RequestBuilder<B>, target: &Address) -> RequestBuilder<B> {
         match &self.environment.token {
             Some(token) if target.same_origin(&self.endpoint) => {

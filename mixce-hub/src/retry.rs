@@ -1,4 +1,4 @@
-//! What is done after a failure that may pass.
+//! Retries after transient failures.
 
 use std::thread;
 
@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Repeats a request while it fails for reasons that may pass.
+/// Retries a request while it fails with transient errors.
 pub(crate) fn with_retries<T>(retries: &Retries, mut request: impl FnMut() -> Result<T>) -> Result<T> {
     let mut failures = 0;
     loop {
@@ -21,7 +21,7 @@ pub(crate) fn with_retries<T>(retries: &Retries, mut request: impl FnMut() -> Re
     }
 }
 
-/// Waits after the `failures`-th failure in a row, or gives the error back if repeating is no use.
+/// Waits after the `failures`-th consecutive failure, or returns the error if retrying is pointless.
 pub(crate) fn pause(retries: &Retries, failures: u32, error: Error) -> Result<()> {
     let asked = error.retry_after().unwrap_or_default();
     if !error.is_transient() || failures >= retries.attempts || asked > retries.longest_wait {

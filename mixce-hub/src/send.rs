@@ -1,4 +1,4 @@
-//! Requests that change something: questions with a body to the hub, and bytes to its storage.
+//! Requests with a body: `POST` to the hub, and `PUT` to its storage.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -27,7 +27,7 @@ use crate::{
 pub(crate) const LFS_JSON: &str = "application/vnd.git-lfs+json";
 
 impl Remote {
-    /// Posts to the hub and gives the answer's body; repeated while it fails for reasons that may pass.
+    /// Posts to the hub and returns the response body; transient failures are retried.
     ///
     /// A repository that has moved answers with its new address, to which the same is posted if it is the hub's own.
     pub(crate) fn post(&self, id: &RepositoryId, path: &str, media: &str, body: &[u8]) -> Result<Vec<u8>> {
@@ -66,7 +66,7 @@ impl Remote {
         serde_json::from_slice(&bytes).map_err(|error| self.malformed(path, &error.to_string()))
     }
 
-    /// An answer of the hub that is not what its protocol says.
+    /// A response that violates the hub's protocol.
     pub(crate) fn malformed(&self, path: &str, reason: &str) -> Error {
         Error::Malformed { url: format!("{}/{path}", self.environment.endpoint), reason: reason.to_owned() }
     }

@@ -1,4 +1,4 @@
-//! What a model argument means: a local folder, or a model on the hub.
+//! Parses a model argument: a local folder, or a model on the hub.
 
 use std::{
     fmt,
@@ -10,13 +10,13 @@ use hf_hub::{Repo, RepoType};
 
 use crate::error::{Error, Result};
 
-/// The revision that is meant when none is given.
+/// The default revision.
 pub const DEFAULT_REVISION: &str = "main";
 
 /// The longest repository id that the hub allows, in bytes.
 const MAX_ID_BYTES: usize = 96;
 
-/// What a repository of the hub holds.
+/// The kind of a hub repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RepositoryKind {
     /// A model.
@@ -103,7 +103,7 @@ impl RepositoryId {
         &self.revision
     }
 
-    /// The same in hf-hub's terms, which knows the addresses and the names in the cache.
+    /// The same as hf-hub's type, which provides addresses and names in the cache.
     pub(crate) fn repo(&self) -> Repo {
         let kind = match self.kind {
             RepositoryKind::Model => RepoType::Model,
@@ -244,12 +244,12 @@ fn revision_fault(revision: &str) -> Option<&'static str> {
     }
     let forbidden = |c: char| c.is_control() || c.is_whitespace() || "~^:?*[\\@\"<>|".contains(c);
     if revision.contains(forbidden) || revision.contains("..") {
-        return Some("the revision after `@` is no name of a branch, tag or commit");
+        return Some("the revision after `@` is not a branch, tag or commit name");
     }
     revision
         .split('/')
         .any(|part| part.is_empty() || part.starts_with('.') || part.ends_with('.'))
-        .then_some("the revision after `@` is no name of a branch, tag or commit")
+        .then_some("the revision after `@` is not a branch, tag or commit name")
 }
 
 #[cfg(test)]
@@ -312,7 +312,7 @@ mod tests {
             "a@b@c",
         ] {
             let error = ModelSource::parse(text).unwrap_err();
-            assert!(error.to_string().starts_with(&format!("`{text}` is no model: ")), "{text}: {error}");
+            assert!(error.to_string().starts_with(&format!("`{text}` is not a model: ")), "{text}: {error}");
             assert!(error.hint().unwrap().contains("openai-community/gpt2"), "{text}");
         }
         assert!(ModelSource::parse(&"x".repeat(97)).is_err());

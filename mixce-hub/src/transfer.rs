@@ -1,4 +1,4 @@
-//! The bytes of one file: resumed where they broke off, verified, and only then given their name.
+//! Transfers one file: resumes, verifies, and then renames it into place.
 
 use std::{
     fs::{self, File},
@@ -20,13 +20,12 @@ use crate::{
 
 /// Read, hashed and written at a time.
 const CHUNK_BYTES: usize = 256 << 10;
-/// So much progress makes a connection's loss the first failure again.
+/// After this many bytes of progress the failure count restarts.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
 /// Transfers a file to `incomplete`, verifies it, and renames it to `complete`.
-///
-/// What `incomplete` holds already is kept and the rest asked for with a `Range` header. If a file that was put together
-/// in that way has the wrong checksum it is fetched once more from the beginning, since the old part may be to blame.
+/// Existing bytes of `incomplete` are kept and the rest is requested with a `Range` header. If a file resumed in this way has the wrong
+/// checksum, it is downloaded again from the beginning, since the old part may be the cause.
 pub(crate) fn transfer(
     remote: &Remote,
     id: &RepositoryId,
@@ -105,7 +104,7 @@ impl<'a> Partial<'a> {
         Ok(())
     }
 
-    /// Receives until the last byte is there, over as many connections as it takes.
+    /// Receives all bytes, over as many connections as necessary.
     fn receive_all(&mut self, remote: &Remote, progress: &mut dyn FetchProgress) -> Result<()> {
         let mut failures = 0;
         // An unknown length is only known to be reached by the end of a connection that began.
@@ -142,7 +141,7 @@ impl<'a> Partial<'a> {
             // The whole file, or another part than asked for.
             StatusCode::PARTIAL_CONTENT => {
                 self.restart()?;
-                return Err(self.lost("another part of the file came than was asked for"));
+                return Err(self.lost("the server sent a different part of the file than requested"));
             }
             _ if self.length > 0 => {
                 tracing::debug!(file = self.file.name, "the server does not resume");
@@ -192,7 +191,7 @@ impl<'a> Partial<'a> {
             tracing::warn!(
                 file = self.file.name,
                 etag = self.file.etag,
-                "the hub names no checksum: only the length is known"
+                "the hub gives no checksum: only the length is verified"
             );
             return Ok(());
         };

@@ -1,4 +1,4 @@
-//! Large files into the hub's storage, by the git LFS protocol.
+//! Uploads large files to the hub's storage with the git LFS protocol.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use crate::{
     source::RepositoryId,
 };
 
-/// A file that is to be uploaded.
+/// A file to upload.
 #[derive(Debug)]
 pub(crate) struct LocalFile {
     pub(crate) name: String,
@@ -94,7 +94,7 @@ impl LocalFile {
     }
 }
 
-/// What the storage wants done with a file.
+/// The storage's instructions for a file.
 #[derive(Debug, Deserialize)]
 struct Object {
     oid: String,
@@ -119,7 +119,7 @@ struct Action {
     header: BTreeMap<String, Value>,
 }
 
-/// Puts files into the storage; gives the number of bytes sent.
+/// Uploads files to the storage; returns the number of bytes sent.
 pub(crate) fn upload(
     remote: &Remote,
     id: &RepositoryId,
@@ -172,7 +172,7 @@ pub(crate) fn upload(
     Ok(sent)
 }
 
-/// Sends a file whole, or in the parts that the storage has given addresses for.
+/// Sends a file in one request, or in the parts for which the storage has given addresses.
 fn send(remote: &Remote, file: &LocalFile, action: &Action, progress: &mut dyn FetchProgress) -> Result<()> {
     let Some(part_bytes) = action.header.get("chunk_size") else {
         let headers = text_headers(action);
@@ -184,12 +184,12 @@ fn send(remote: &Remote, file: &LocalFile, action: &Action, progress: &mut dyn F
         .as_u64()
         .or_else(|| part_bytes.as_str()?.parse().ok())
         .filter(|&n| n > 0)
-        .ok_or_else(|| malformed("`chunk_size` is no number above 0"))?;
+        .ok_or_else(|| malformed("`chunk_size` is not a positive number"))?;
     let mut parts: Vec<(u64, &str)> =
         action.header.iter().filter_map(|(name, url)| Some((name.parse().ok()?, url.as_str()?))).collect();
     parts.sort_unstable();
     if parts.len() as u64 != file.bytes.div_ceil(part_bytes) {
-        return Err(malformed("the number of parts does not fit the file"));
+        return Err(malformed("the number of parts does not match the file"));
     }
     let mut done = Vec::new();
     for (index, (number, url)) in (0u64..).zip(parts) {

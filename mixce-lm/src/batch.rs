@@ -1,4 +1,4 @@
-//! Packed batches: the documents of a microbatch one after another, without padding.
+//! Packed batches: the concatenated documents of a microbatch, without padding.
 
 use candle_core::Device;
 use mixce_kernels::{CuSeqlens, Embedded};
@@ -7,14 +7,13 @@ use crate::config::ModelSpec;
 use crate::error::{Error, Result};
 
 /// Token ids of several texts in one `[N]` axis.
-///
-/// Attention never crosses a text's boundary and positions restart at 0, so the numbers are those of each text alone, and
-/// no arithmetic is spent on padding.
+/// Attention never crosses a text's boundary and positions restart at 0, so the results are those of each text alone, without
+/// computation for padding.
 #[derive(Debug, Clone)]
 pub struct PackedBatch {
     /// Token ids, and each token's position in its text, from 0.
     pub(crate) embedded: Embedded,
-    /// Where each text begins.
+    /// The boundaries of the texts.
     pub cu_seqlens: CuSeqlens,
 }
 
@@ -22,7 +21,7 @@ impl PackedBatch {
     /// Packs texts (any may be empty) for a model of these sizes.
     ///
     /// # Errors
-    /// When a token id is outside the vocabulary or a text is longer than the model's positions.
+    /// If a token id is outside the vocabulary or a text exceeds the model's context length.
     pub fn new(texts: &[&[u32]], spec: &ModelSpec, device: &Device) -> Result<Self> {
         for (text, ids) in texts.iter().enumerate() {
             if ids.len() > spec.positions {

@@ -1,9 +1,8 @@
-//! Loading a model from a folder as the hub serves it.
-//!
-//! Weights may lie in `model.safetensors`, in shards under `model.safetensors.index.json`, in PyTorch's `pytorch_model.bin`
-//! (zip or pre-2020 format, sharded or not), or in the folder's only other weight file. A PyTorch file may hold other
-//! dictionaries beside the model's: the one that fits the configuration is taken. Names may carry the prefixes of wrappers.
-//! Everything is converted to f32 tensor by tensor: peak memory is one copy of the weights.
+//! Loads a model from a folder in the hub's layout.
+//! Weights may be in `model.safetensors`, in shards listed by `model.safetensors.index.json`, in PyTorch's `pytorch_model.bin` (zip or
+//! pre-2020 format, sharded or not), or in the folder's only other weight file. If a PyTorch file has several dictionaries, the one that
+//! matches the configuration is used. Names may have the prefixes of wrappers. Everything is converted to f32 tensor by tensor, so peak
+//! memory is one copy of the weights.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,7 +25,7 @@ mod tensor;
 pub use reading::Reading;
 pub use tensor::{TensorInfo, WeightType};
 
-/// In which kind of file the weights of a checkpoint were found.
+/// The file format of a checkpoint's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightFormat {
     /// Safetensors, whole or in shards.
@@ -44,9 +43,9 @@ pub struct Checkpoint {
     pub parameters: Parameters,
     /// The kind of file they came from.
     pub format: WeightFormat,
-    /// The file that names the weights: the weight file itself, or the index of the shards.
+    /// The weight file, or the index of the shards.
     pub weights_path: PathBuf,
-    /// How its tensors were understood.
+    /// How its tensors were interpreted.
     pub reading: Reading,
 }
 
@@ -60,7 +59,7 @@ struct Weights {
     unused_files: Vec<String>,
 }
 
-/// The file names that are looked for, best first, and how each is read.
+/// The recognised file names, in order of preference, and their formats.
 const CANDIDATES: [(&str, WeightFormat, bool); 4] = [
     ("model.safetensors", WeightFormat::Safetensors, false),
     ("model.safetensors.index.json", WeightFormat::Safetensors, true),
@@ -68,18 +67,18 @@ const CANDIDATES: [(&str, WeightFormat, bool); 4] = [
     ("pytorch_model.bin.index.json", WeightFormat::PyTorch, true),
 ];
 
-/// Files of a trainer that are no weights although they are called so.
+/// Trainer files that are not weights despite their extension.
 const NO_WEIGHTS: [&str; 5] = ["training_args", "optimizer", "scheduler", "scaler", "rng_state"];
 
 /// Loads `config.json` and the weights of a folder onto a device, in f32.
 ///
 /// The architecture is the one of `families` that the configuration names. f16, bf16 and f64 weights are converted; buffers of old
-/// checkpoints are ignored. Where the head is tied, a stored one must equal the embedding (or stand in for it). Tensors that are no
-/// part of the language model are left out: the log and [`Checkpoint::reading`] name them.
+/// checkpoints are ignored. If the head is tied, a stored one must equal the embedding (and replaces it if it is absent). Tensors that are
+/// not part of the language model are skipped, and listed in the log and [`Checkpoint::reading`].
 ///
 /// # Errors
-/// When a file is missing, damaged or lies about its sizes, when the configuration is not supported, when two dictionaries fit it,
-/// and when tensors of the body are missing, unexpected or of another shape than the configuration asks for (all are listed), or hold NaN or infinite values.
+/// If a file is missing, damaged or inconsistent in its sizes, if the configuration is not supported, if two dictionaries match it, and if
+/// tensors of the body are missing, unexpected or misshapen (all are listed), or contain NaN or infinite values.
 pub fn load(dir: &Path, families: &[&'static Family], device: &Device) -> Result<Checkpoint> {
     let config = config::from_file(&dir.join("config.json"), families)?;
     let weights = open(dir)?;
@@ -95,10 +94,10 @@ pub fn load_parameters(dir: &Path, config: &dyn ModelConfig, device: &Device) ->
     Ok(parameters_of(&open(dir)?, config, device)?.0)
 }
 
-/// How [`load`] would understand the tensors of a folder, by reading headers only.
+/// How [`load`] would interpret the tensors of a folder; reads only headers.
 ///
 /// # Errors
-/// As [`load`], but for what only the numbers show.
+/// As [`load`], except errors that depend on values.
 pub fn read(dir: &Path, config: &dyn ModelConfig) -> Result<Reading> {
     Ok(reading::choose(&open(dir)?, config)?.1)
 }

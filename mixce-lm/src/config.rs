@@ -1,4 +1,4 @@
-//! What the rest of the program knows of a model's configuration.
+//! The interface of model configurations.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -12,8 +12,7 @@ use crate::memory::{BlockMemory, PassShape};
 use crate::model::LanguageModel;
 use crate::params::{ParameterSpec, Parameters};
 
-/// Most parameters of a model that is accepted (2^34, 64 GiB in f32): a lying configuration is an error before memory is
-/// asked for.
+/// Maximum number of parameters (2^34, 64 GiB in f32), so that an absurd configuration is an error before memory is allocated.
 pub const MAX_PARAMETERS: u64 = 1 << 34;
 
 /// Largest `config.json` that is read.
@@ -24,7 +23,7 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 pub struct ModelSpec {
     /// V, the number of token ids.
     pub vocabulary: usize,
-    /// The longest text in tokens.
+    /// The context length in tokens.
     pub positions: usize,
     /// C, the channels of the hidden states.
     pub channels: usize,
@@ -52,7 +51,7 @@ impl ModelSpec {
     }
 }
 
-/// The configuration of a model: the content of its `config.json`, and what follows from it.
+/// The configuration of a model: the content of its `config.json`, and derived properties.
 pub trait ModelConfig: Debug + Send + Sync {
     /// The family that reads such configurations.
     fn family(&self) -> &'static Family;
@@ -60,10 +59,10 @@ pub trait ModelConfig: Debug + Send + Sync {
     /// Sizes and special tokens.
     fn spec(&self) -> ModelSpec;
 
-    /// Checks that the values describe a model that can exist.
+    /// Checks that the values describe a valid model.
     ///
     /// # Errors
-    /// The first key that does not hold.
+    /// The first invalid key.
     fn validate(&self) -> Result<()>;
 
     /// The text of a `config.json` that transformers loads: keys sorted, two spaces of indentation, a final newline.
@@ -78,23 +77,22 @@ pub trait ModelConfig: Debug + Send + Sync {
     /// When the configuration is invalid or a parameter is missing.
     fn build(&self, parameters: Parameters) -> Result<Box<dyn LanguageModel>>;
 
-    /// The dropout probabilities: of the embeddings, of attention, of what a block adds to the residual stream.
+    /// The dropout probabilities: of the embeddings, of attention, of a block's contributions to the residual stream.
     fn dropout(&self) -> Vec<f64>;
 
     /// The same with every dropout probability at `p`.
     fn with_dropout(&self, p: f64) -> Arc<dyn ModelConfig>;
 
-    /// The keys that change the numbers of a run, with their values as they act (defaults filled in).
+    /// The keys that affect results, with their effective values (defaults filled in).
     fn decisive_keys(&self) -> Map<String, Value>;
 
-    /// Keys of the file that the architecture does not know and that do not belong to transformers' common part: typing
-    /// errors, most likely.
+    /// Unknown keys of the file that are not among transformers' common ones: typing errors, most likely.
     fn unknown_keys(&self) -> Vec<String>;
 
     /// The sizes in one line, such as `GPT-2: 12 layers, 768 channels, ...`.
     fn describe(&self) -> String;
 
-    /// How the model's tensors are told from others of a checkpoint.
+    /// How to recognise the model's tensors in a checkpoint.
     fn tensor_names(&self) -> TensorNames;
 
     /// Whether a checkpoint stores the matrices of the blocks transposed, judged by the shapes of its tensors by published name.
@@ -103,7 +101,7 @@ pub trait ModelConfig: Debug + Send + Sync {
     /// The name under which transformers' language model stores a parameter.
     fn transformers_name(&self, name: &str) -> String;
 
-    /// The configuration as it is exported: with what `keys` says about the stored weights and the tokenizer.
+    /// The configuration to export, with the `keys` that describe the stored weights and the tokenizer.
     fn exported(&self, keys: &ExportedKeys<'_>) -> Arc<dyn ModelConfig>;
 
     /// Multiply-adds times two of the matrix products of one forward pass over packed texts of `lengths` tokens, with logits
@@ -114,7 +112,7 @@ pub trait ModelConfig: Debug + Send + Sync {
     fn block_memory(&self, shape: PassShape) -> BlockMemory;
 }
 
-/// How the tensors of a family are told from others of a checkpoint.
+/// How to recognise the tensors of a family in a checkpoint.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorNames {
     /// The first segments of the published names of everything but the LM head.
@@ -123,7 +121,7 @@ pub struct TensorNames {
     pub is_buffer: fn(&str) -> bool,
 }
 
-/// What an export says in `config.json` beside the model's own keys.
+/// Keys of an exported `config.json` beside the model's own.
 #[derive(Debug, Clone, Copy)]
 pub struct ExportedKeys<'a> {
     /// The element type of the stored weights as transformers writes it: `float32`, ...
@@ -134,21 +132,21 @@ pub struct ExportedKeys<'a> {
     pub eos: Option<u32>,
 }
 
-/// A configuration of any family, shared by whoever needs it.
+/// A shared configuration of any family.
 pub type SharedConfig = Arc<dyn ModelConfig>;
 
 /// A model architecture that the program can read: one entry of its list of architectures.
 #[derive(Debug)]
 pub struct Family {
-    /// What it is called in messages: `GPT-2`.
+    /// The name in messages: `GPT-2`.
     pub name: &'static str,
     /// The values of `model_type` that it reads. The first is also the tag of a model card.
     pub model_types: &'static [&'static str],
-    /// Whether a `config.json` without `model_type` is its own.
+    /// Whether a `config.json` without `model_type` belongs to it.
     pub reads_untyped: bool,
     /// Parses and validates the keys of a `config.json`.
     pub parse: fn(Map<String, Value>) -> Result<SharedConfig>,
-    /// The names of published sizes that are known without a file.
+    /// The names of built-in published sizes.
     pub presets: &'static [&'static str],
     /// A published size by name, with or without its owner on the hub.
     pub preset: fn(&str) -> Option<SharedConfig>,

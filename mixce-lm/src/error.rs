@@ -3,9 +3,8 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// What goes wrong between a folder of files and a model.
-///
-/// Each message is complete in itself (causes are part of it); what to do about it is in [`Error::hint`].
+/// Errors of loading, training and sampling models.
+/// Each message includes its causes; [`Error::hint`] has the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -16,10 +15,10 @@ pub enum Error {
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The answer of the operating system.
+        /// The operating system's error.
         cause: std::io::Error,
     },
-    /// A file that is not what its name promises.
+    /// A malformed file.
     #[error("cannot read `{}`: {problem}", path.display())]
     Malformed {
         /// The file.
@@ -35,7 +34,7 @@ pub enum Error {
         /// What is wrong with its content.
         cause: Box<Error>,
     },
-    /// A key of `config.json` has a value that cannot be.
+    /// A key of `config.json` has an invalid value.
     #[error("config key `{key}` must be {expected}, got `{got}`")]
     ConfigValue {
         /// The key as written.
@@ -45,7 +44,7 @@ pub enum Error {
         /// What it holds.
         got: String,
     },
-    /// A key of `config.json` asks for a computation that this crate does not have.
+    /// A key of `config.json` requires an unsupported computation.
     #[error("config key `{key}` = `{value}` is not supported: {reason}")]
     ConfigUnsupported {
         /// The key as written.
@@ -55,7 +54,7 @@ pub enum Error {
         /// Why it is refused.
         reason: &'static str,
     },
-    /// A `config.json` of an architecture that the program does not have.
+    /// A `config.json` of an unknown architecture.
     #[error("config key `model_type` = `{model_type}` is not supported: known architectures are {known}")]
     UnknownArchitecture {
         /// Its value, or `(missing)`.
@@ -72,22 +71,22 @@ pub enum Error {
         expected: String,
     },
     /// The tensors of a checkpoint are not those of the configuration.
-    #[error("the tensors in `{}` do not fit the configuration: {}", path.display(), .mismatch.describe())]
+    #[error("the tensors in `{}` do not match the configuration: {}", path.display(), .mismatch.describe())]
     TensorMismatch {
         /// The weight file (or the index of the sharded files, or the word for parameters in memory).
         path: PathBuf,
         /// Every missing, unexpected and misshapen tensor.
         mismatch: Box<TensorMismatch>,
     },
-    /// A file of which two dictionaries of tensors fit the configuration.
-    #[error("`{}` holds {} models that fit the configuration: {}", path.display(), candidates.len(), quoted(candidates))]
+    /// A file with two dictionaries of tensors that match the configuration.
+    #[error("`{}` contains {} models that match the configuration: {}", path.display(), candidates.len(), quoted(candidates))]
     TwoModels {
         /// The weight file.
         path: PathBuf,
         /// The paths of their dictionaries; empty for the outermost one.
         candidates: Vec<String>,
     },
-    /// A checkpoint whose head should be its embedding, and is not.
+    /// A checkpoint whose head should be tied to its embedding, but differs.
     #[error(
         "`{head}` differs from `{embedding}` in `{}`, but config key `tie_word_embeddings` is true",
         path.display()
@@ -100,7 +99,7 @@ pub enum Error {
         /// The name of the head in the file.
         head: String,
     },
-    /// A tensor of a weight file holds values that are no numbers.
+    /// A tensor of a weight file contains non-finite values.
     #[error(
         "tensor `{name}` in `{}` ({dtype}): {count} of {total} values are NaN or infinite, the first is {value} at {index:?}",
         path.display()
@@ -121,7 +120,7 @@ pub enum Error {
         /// The first one, in f32.
         value: f32,
     },
-    /// A tensor holds values that the element type of a file has no room for.
+    /// A tensor contains values outside the range of a file's element type.
     #[error(
         "tensor `{name}` cannot be stored as {dtype}: {count} of its {total} values would be NaN or infinite"
     )]
@@ -141,7 +140,7 @@ pub enum Error {
         /// The name.
         name: String,
     },
-    /// An output folder that already holds something.
+    /// A non-empty output folder.
     #[error("output folder `{}` exists and is not empty", path.display())]
     NotEmpty {
         /// The folder.
@@ -166,7 +165,7 @@ pub enum Error {
     Tokenizer {
         /// `encode` or `decode`.
         action: &'static str,
-        /// The answer of the library.
+        /// The library's message.
         problem: String,
     },
     /// A token id for which the model has no embedding.
@@ -201,19 +200,19 @@ pub enum Error {
         /// Its index, from 0.
         prompt: u64,
     },
-    /// Something for which the device has no kernels.
+    /// An operation without kernels for the device.
     #[error("{what} needs kernels that this version does not have for the model's device and dtype")]
     NotFused {
         /// Activation checkpointing, bf16 or sampling in bf16.
         what: &'static str,
     },
-    /// A block that was asked to save activations returned none.
+    /// A block did not return activations to save.
     #[error("block {layer} saved no activations for its backward pass")]
     NothingSaved {
         /// The layer, from 0.
         layer: usize,
     },
-    /// A parameter took no part in a backward pass.
+    /// A parameter has no gradient after a backward pass.
     #[error("parameter `{name}` has no gradient after a backward pass")]
     MissingGradient {
         /// Its published name.
@@ -227,7 +226,7 @@ pub enum Error {
     },
     /// The model gives no usable distribution for the next token.
     #[error(
-        "the logits of sample {sample} hold NaN or infinity after {tokens} new tokens: the model's weights are broken"
+        "the logits of sample {sample} contain NaN or infinity after {tokens} new tokens: the model's weights are broken"
     )]
     BrokenLogits {
         /// The number of the sample.
@@ -254,7 +253,7 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// What the user can do about it, where that is not plain from the message.
+    /// A hint for the user, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -274,7 +273,7 @@ impl Error {
                 )
             }
             Self::TwoModels { .. } => {
-                Some("save the one that is wanted into a file of its own, with `torch.save`".to_owned())
+                Some("save the one you want to a separate file with `torch.save`".to_owned())
             }
             Self::HeadNotTied { .. } => Some(
                 "if the head was trained on its own, set tie_word_embeddings to false in config.json"
@@ -287,15 +286,15 @@ impl Error {
                 "weights are loaded as f32, in which numbers above 3.4e38 become infinite".to_owned(),
             ),
             Self::NotFinite { .. } => Some(
-                "the training that wrote them diverged, or the file is damaged: take an earlier checkpoint, or fetch the file again"
+                "the training that wrote them diverged, or the file is damaged: use an earlier checkpoint, or download the file again"
                     .to_owned(),
             ),
             Self::NotStorable { dtype: "f16", .. } => {
-                Some("f16 has room for numbers up to 65504: store bf16 or f32".to_owned())
+                Some("f16 is limited to 65504: store bf16 or f32".to_owned())
             }
             Self::NotEmpty { .. } => Some("choose a new folder or remove this one".to_owned()),
             Self::NoTokenizer { .. } => Some(
-                "copy the tokenizer files of the base model into the folder, or name another tokenizer"
+                "copy the tokenizer files of the base model into the folder, or choose another tokenizer"
                     .to_owned(),
             ),
             Self::VocabularyTooLarge { .. } => {
@@ -315,7 +314,7 @@ impl Error {
         move |cause| Self::Io { action, path, cause }
     }
 
-    /// A file that is not what its name promises.
+    /// A malformed file.
     #[must_use]
     pub fn malformed(path: &Path, problem: impl ToString) -> Self {
         Self::Malformed { path: path.to_owned(), problem: problem.to_string() }
@@ -345,11 +344,11 @@ pub struct TensorMismatch {
     pub ambiguous: Vec<(String, String, String)>,
 }
 
-/// So many names of one kind are spelled out in a message; the rest is counted.
+/// Maximum number of names of one kind in a message; the rest are counted.
 const LISTED: usize = 24;
 
 impl TensorMismatch {
-    /// Whether there is nothing to complain about.
+    /// Whether there are no differences.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.missing.is_empty()
@@ -358,7 +357,7 @@ impl TensorMismatch {
             && self.ambiguous.is_empty()
     }
 
-    /// All of it in one line: every name with its shapes.
+    /// All differences in one line: every name with its shapes.
     #[must_use]
     pub fn describe(&self) -> String {
         let with_shape = |(name, shape): &(String, Vec<usize>)| format!("`{name}` {shape:?}");

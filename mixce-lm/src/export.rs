@@ -1,4 +1,4 @@
-//! Writing a model as a folder that Hugging Face tools load.
+//! Exports a model as a folder for Hugging Face tools.
 //!
 //! Names and metadata are those that `GPT2LMHeadModel.save_pretrained` of transformers 5.23 writes: keys with the prefix
 //! `transformer.`, the metadata `{"format": "pt"}` (without which transformers refuses the file), no second copy of a
@@ -24,7 +24,7 @@ mod safetensors;
 pub use card::{DataFacts, TrainingFacts};
 pub use safetensors::write_safetensors;
 
-/// How the tensors are named in `model.safetensors`.
+/// Tensor names in `model.safetensors`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum NameStyle {
     /// With the prefix `transformer.`, as transformers saves a language model.
@@ -41,9 +41,9 @@ pub struct ExportRequest<'a> {
     pub config: &'a dyn ModelConfig,
     /// The weights.
     pub parameters: &'a Parameters,
-    /// The tokenizer; without one the folder holds the model only.
+    /// The tokenizer; without one the folder only contains the model.
     pub tokenizer: Option<&'a Tokenizer>,
-    /// What the model card says.
+    /// The facts in the model card.
     pub facts: &'a TrainingFacts,
     /// The names of the tensors.
     pub names: NameStyle,
@@ -52,8 +52,7 @@ pub struct ExportRequest<'a> {
 }
 
 /// Writes `config.json`, `generation_config.json`, `model.safetensors`, the tokenizer's files and `README.md` into `dir`.
-///
-/// All is written into a temporary folder beside `dir` and renamed at the end: `dir` is complete or does not exist.
+/// Everything is written to a temporary folder beside `dir` and renamed at the end, so `dir` is complete or does not exist.
 ///
 /// # Errors
 /// When `dir` exists and is not empty, parameters do not belong to the configuration, or a file cannot be written. Nothing is
@@ -69,13 +68,13 @@ pub fn export(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
     partial.finish(dir)
 }
 
-/// The model card, `README.md`: what was trained how, as far as is known.
+/// The model card, `README.md`.
 #[must_use]
 pub fn model_card(config: &dyn ModelConfig, facts: &TrainingFacts) -> String {
     card::render(config, facts)
 }
 
-/// The error that [`export`] would give for this folder, to be asked before long work.
+/// Checks whether [`export`] can write to this folder, for use before long work.
 ///
 /// # Errors
 /// When `dir` exists and is not an empty folder.
@@ -94,7 +93,7 @@ fn write_folder(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
     let config = exported_config(request)?;
     files::write_atomic(&dir.join("config.json"), config.to_json().as_bytes())?;
     files::write_atomic(&dir.join("generation_config.json"), &generation_config(&*config)?)?;
-    // Refuses parameters of another model before anything is written in their name.
+    // Refuses parameters of another model before anything is written.
     let checked = Parameters::new(
         request.config,
         request.parameters.iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())),
@@ -113,7 +112,7 @@ fn write_folder(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
     files::write_atomic(&dir.join("README.md"), model_card(request.config, request.facts).as_bytes())
 }
 
-/// The configuration with the keys that say how and as what it is stored.
+/// The configuration with the keys that describe the stored weights.
 fn exported_config(request: &ExportRequest<'_>) -> Result<Arc<dyn ModelConfig>> {
     let dtype = match request.dtype {
         DType::F32 => "float32",
@@ -160,7 +159,7 @@ pub fn partial_beside(dir: &Path) -> Result<PathBuf> {
     Ok(absolute.with_file_name(hidden))
 }
 
-/// A folder beside the final one, removed again unless it gets its name.
+/// A temporary folder beside the final one, removed on drop unless it was renamed.
 struct PartialFolder {
     path: PathBuf,
     finished: bool,
@@ -182,7 +181,7 @@ impl PartialFolder {
     fn finish(mut self, target: &Path) -> Result<()> {
         sync_folder(&self.path);
         if target.exists() {
-            // Empty, or this fails and nothing is lost.
+            // Fails unless the folder is empty, so nothing is lost.
             fs::remove_dir(target).map_err(Error::io("replace", target))?;
         }
         fs::rename(&self.path, target).map_err(Error::io("create", target))?;
@@ -203,7 +202,7 @@ impl Drop for PartialFolder {
     }
 }
 
-/// Asks that the names in a folder reach the disk; not every system can.
+/// Syncs a folder's entries to disk, on systems that support it.
 fn sync_folder(path: &Path) {
     if let Ok(folder) = File::open(path) {
         let _ = folder.sync_all();

@@ -1,4 +1,4 @@
-//! Small files: read with a limit on their size, written whole or not at all.
+//! Small files: reads with a size limit, atomic writes.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,10 +15,7 @@ pub fn read_bytes(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(limit_bytes + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
     if bytes.len() as u64 > limit_bytes {
-        return Err(Error::malformed(
-            path,
-            format!("larger than the {limit_bytes} bytes that such a file may have"),
-        ));
+        return Err(Error::malformed(path, format!("larger than the limit of {limit_bytes} bytes")));
     }
     Ok(bytes)
 }
@@ -31,10 +28,10 @@ pub fn read_text(path: &Path, limit_bytes: u64) -> Result<String> {
     String::from_utf8(read_bytes(path, limit_bytes)?).map_err(|cause| Error::malformed(path, cause))
 }
 
-/// Writes a file under a temporary name in the same folder, waits until it is on disk, then gives it its name.
+/// Writes a file under a temporary name in the same folder, syncs it, and renames it.
 ///
 /// # Errors
-/// When it cannot be written; what was there before stays.
+/// If it cannot be written; the previous file is then unchanged.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".partial-{}", std::process::id()));
@@ -47,7 +44,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     };
     let written = write();
     if written.is_err() {
-        // The error that matters is the one above.
+        // The error above is reported.
         let _ = std::fs::remove_file(&partial);
     }
     written

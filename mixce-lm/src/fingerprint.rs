@@ -1,4 +1,4 @@
-//! What a model is, in one number.
+//! The fingerprint of a model.
 
 use candle_core::DType;
 use mixce_base::hex;

@@ -1,12 +1,11 @@
-//! How much arithmetic a model needs, counted from its shape.
+//! Floating-point operations of a model, computed from its shape.
 
 use crate::config::ModelConfig;
 
 /// Floating-point operations of the matrix products of one forward pass over packed texts of `lengths` tokens, with logits for
 /// `logit_tokens` of them: two for each multiply-add.
-///
-/// Embeddings, norms, activations, softmax and dropout are left out: they are bound by memory, and together below 1 % of the sum.
-/// Texts that continue a cache need the same arithmetic as in one pass: give their final lengths.
+/// Embeddings, norms, activations, softmax and dropout are not counted: they are memory-bound, and together below 1 % of the total.
+/// For texts that continue a cache, give their final lengths: the arithmetic is the same as in one pass.
 #[must_use]
 pub fn forward(
     config: &dyn ModelConfig,
@@ -18,8 +17,8 @@ pub fn forward(
 
 /// Floating-point operations of a training step over packed texts: three times [`forward`] with logits for every token.
 ///
-/// Each product of the forward pass has two in the backward pass, one for either factor's gradient. Work that an implementation does
-/// twice (recomputed activations or attention scores) does not count, nor do the loss and the optimizer.
+/// Each product of the forward pass has two in the backward pass, one for either factor's gradient. Recomputed
+/// activations and attention scores are not counted, nor are the loss and the optimizer.
 #[must_use]
 pub fn training(config: &dyn ModelConfig, lengths: impl IntoIterator<Item = usize>) -> u128 {
     let mut tokens = 0;

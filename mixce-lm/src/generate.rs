@@ -1,4 +1,4 @@
-//! Sampling continuations of prompts, many sequences at once.
+//! Batched sampling of continuations.
 
 use candle_core::Tensor;
 use mixce_kernels::all_finite;
@@ -16,11 +16,11 @@ use crate::sampling::Sampling;
 pub struct GenerateOptions {
     /// How tokens are chosen.
     pub sampling: Sampling,
-    /// At most so many tokens are added to a prompt; fewer when the model's positions are used up.
+    /// Maximum number of new tokens; fewer if the model's context length is reached.
     pub max_new_tokens: usize,
-    /// The tokens that end a text, any of them; none is part of the continuation.
+    /// The tokens that end a text; not part of the continuation.
     pub eos: Vec<u32>,
-    /// Sequences that are sampled at once. Memory only: the texts do not depend on it (up to rounding in the logits).
+    /// Sequences per batch. Affects memory; the texts do not depend on it (up to rounding in the logits).
     pub batch_size: usize,
     /// Seed of the samples; sample number `i` draws from its own stream.
     pub seed: u64,
@@ -32,7 +32,7 @@ pub struct GenerateOptions {
 pub enum Finish {
     /// The model chose an end-of-text token.
     Eos,
-    /// The limit on tokens, or the model's positions, were reached.
+    /// The token limit or the model's context length was reached.
     Length,
 }
 
@@ -77,8 +77,8 @@ impl Sequence {
 /// Samples a continuation for every prompt, `(index, token ids)`, and returns them in the order of the prompts.
 ///
 /// The stream of a sample is `Stream::new(seed).fold(purpose::SAMPLING).fold(index)` and number `t` of it chooses token `t`, so
-/// a sample depends on model, prompt, seed and index alone. `progress` is called with the number of finished samples and of
-/// new tokens since the last call. Sequences that have ended leave the batch.
+/// a sample depends only on model, prompt, seed and index. `progress` is called with the number of finished samples and of
+/// new tokens since the last call. Finished sequences are removed from the batch.
 ///
 /// # Errors
 /// When a prompt is empty, too long or holds an unknown token, a sampling parameter is out of range, the model's logits are not
@@ -138,7 +138,7 @@ fn generate_batch(
     }
 }
 
-/// Runs `f` on a thread of the rayon pool, so that its many short parallel loops do not each wake and wait for another thread.
+/// Runs `f` on a thread of the rayon pool, so that its many short parallel loops avoid the latency of waking a pool thread.
 fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| f())
 }
@@ -155,7 +155,7 @@ fn choose_tokens(
     sequences.par_iter_mut().zip(rows).map(|(sequence, row)| sequence.step(row, options)).collect()
 }
 
-/// Moves ended sequences to the results and out of the cache.
+/// Moves finished sequences to the results and removes them from the cache.
 fn retire(
     sequences: &mut Vec<Sequence>,
     finished: &[Option<Finish>],

@@ -1,4 +1,4 @@
-//! Sums of gradients by parameter name.
+//! Gradient accumulators by parameter name.
 
 use candle_core::{Tensor, Var};
 use mixce_kernels::clear;
@@ -6,7 +6,7 @@ use mixce_kernels::clear;
 use crate::error::Result;
 use crate::params::Parameters;
 
-/// Sums of gradients, one for each parameter of a model, in the model's own order and shapes.
+/// Gradient accumulators, one per parameter of a model, in the model's order and shapes.
 #[derive(Debug)]
 pub struct Gradients {
     sums: Parameters,
@@ -15,10 +15,10 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Zeros for these parameters.
+    /// Zero-initialised accumulators for these parameters.
     ///
     /// # Errors
-    /// When they cannot be allocated.
+    /// If they cannot be allocated.
     pub fn zeros(parameters: &Parameters) -> Result<Self> {
         let mut variables = Vec::with_capacity(parameters.len());
         let sums = parameters.try_map(|_, tensor| {
@@ -30,22 +30,22 @@ impl Gradients {
         Ok(Self { sums, variables })
     }
 
-    /// The sums by parameter name, in the model's order. They change with every backward pass.
+    /// The accumulators by parameter name, in the model's order. Every backward pass updates them.
     #[must_use]
     pub fn sums(&self) -> &Parameters {
         &self.sums
     }
 
-    /// Adds to the sum of the parameter at `index` of the model's order.
+    /// Adds to the accumulator of the parameter at `index` in the model's order.
     ///
     /// # Errors
-    /// When shapes do not fit.
+    /// If shapes do not match.
     pub(crate) fn add(&self, index: usize, gradient: &Tensor) -> Result<()> {
         let sum = &self.variables[index];
         Ok(sum.set(&(sum.as_detached_tensor() + gradient)?.detach())?)
     }
 
-    /// Back to zero.
+    /// Resets all to zero.
     ///
     /// # Errors
     /// When a tensor operation fails.

@@ -1,10 +1,9 @@
-//! What decoder-only language models share.
-//!
-//! - [`LanguageModel`]: what trainer, evaluation and sampling see of a model; [`ModelConfig`] and [`Family`]: how one comes from a
+//! The shared parts of decoder-only language models.
+//! - [`LanguageModel`]: the trait used by trainer, evaluation and sampling; [`ModelConfig`] and [`Family`]: configurations from a
 //!   `config.json`;
-//! - [`Architecture`], [`Block`], [`Embedding`]: what an architecture writes; [`Transformer`] has every loop over them once;
+//! - [`Architecture`], [`Block`], [`Embedding`]: the traits of an architecture; [`Transformer`] implements the loops over them;
 //! - [`Parameters`], [`Gradients`]: tensors by their published names;
-//! - [`checkpoint`], [`export`]: weights in and out; [`Tokenizer`]; [`PackedBatch`];
+//! - [`checkpoint`], [`export`]: loading and saving weights; [`Tokenizer`]; [`PackedBatch`];
 //! - [`generate()`](generate::generate): sampling, through a [`Decoder`].
 
 mod architecture;

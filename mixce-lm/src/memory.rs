@@ -1,25 +1,25 @@
-//! The memory that a block needs in training, as its architecture counts it from the shapes.
+//! Memory of a block in training, computed by its architecture from the shapes.
 
 use mixce_kernels::Precision;
 
-/// A pass of training, as far as memory depends on it.
+/// The properties of a training pass that determine its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PassShape {
-    /// N, the tokens that go through the model together: the inputs of the longest microbatch.
+    /// N, the input tokens of the longest microbatch.
     pub tokens: usize,
-    /// Whether blocks are computed again in the backward pass (activation checkpointing).
+    /// Whether blocks are recomputed in the backward pass (activation checkpointing).
     pub recompute: bool,
-    /// Whether the kernels are those of CUDA, which handle all rows at once; on the CPU it is 1024 at a time.
+    /// Whether the CUDA kernels are used, which process all rows at once; the CPU processes 1024 at a time.
     pub on_cuda: bool,
-    /// In bf16 CUDA saves the activations inside a branch of a block in 2 bytes; on the CPU memory is that of f32.
+    /// Whether activations inside a branch are saved as bf16, which only CUDA does; the CPU needs the memory of f32.
     pub precision: Precision,
 }
 
 /// The memory of one block, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockMemory {
-    /// What is saved from the forward pass for the backward pass.
+    /// The saved activations.
     pub saved: u128,
-    /// What is in use on top of that while the gradients of the block are computed.
+    /// Additional memory during the backward pass of the block.
     pub working: u128,
 }

@@ -1,4 +1,4 @@
-//! What trainer, evaluation, sampling and the program see of a model.
+//! The model traits used by trainer, evaluation, sampling and the program.
 //!
 //! Legend: N packed tokens, B sequences, C channels, V vocabulary.
 
@@ -17,13 +17,13 @@ use crate::gradients::Gradients;
 use crate::params::Parameters;
 use crate::{features, fingerprint};
 
-/// How a pass of training is computed.
+/// Options of a training pass.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PassOptions {
-    /// The stream of this microbatch's dropout masks; without one there is no dropout.
+    /// The stream of this microbatch's dropout masks; `None` for no dropout.
     pub dropout: Option<Stream>,
-    /// Activation checkpointing: of each block only the input is saved, and the block is computed once more in the backward
-    /// pass. About a third more time for a fraction of the memory; the result and all gradients are the same bits.
+    /// Activation checkpointing: only the input of each block is saved, and the block is recomputed in the backward pass. About a
+    /// third more time for a fraction of the memory; the result and all gradients are bit-identical.
     pub recompute: bool,
     /// Number format of the operands of the linear layers' products, forward and backward, and on CUDA of the activations saved
     /// inside the branches of a block. The residual stream, attention, norms, sums and gradients of parameters are computed in
@@ -32,9 +32,8 @@ pub struct PassOptions {
 }
 
 /// A decoder-only language model with its weights: token ids in, final hidden states out.
-///
-/// The logits are `hidden lm_head^T`. They are left to the caller, because training and scoring only want them for a slice of
-/// tokens, and sampling only for the last token of each sequence.
+/// The logits, `hidden lm_head^T`, are left to the caller, because training and scoring compute them for a slice of tokens at a time, and
+/// sampling only for the last token of each sequence.
 ///
 /// Whether a gradient reaches the weights depends on the tensors that a model was made from: variables for training, plain
 /// tensors otherwise ([`LanguageModel::detached`]).
@@ -51,31 +50,31 @@ pub trait LanguageModel: Debug + Send + Sync {
     /// The matrix of the LM head, `[V, C]`: the token embedding when tied.
     fn lm_head(&self) -> &Tensor;
 
-    /// Final hidden states `[N, C]`, after the last norm. On variables they carry candle's graph. With a stream, dropout acts, each
-    /// layer and site with its own numbers; without one nothing is random.
+    /// Final hidden states `[N, C]`, after the last norm, with candle's graph if the weights are variables. With a stream there is dropout,
+    /// with separate random numbers for each layer and site.
     ///
     /// # Errors
     /// When a tensor operation fails.
     fn hidden_states(&self, batch: &PackedBatch, dropout: Option<Stream>) -> Result<Tensor>;
 
-    /// The forward pass of training, whose result holds what its backward pass needs.
+    /// The forward pass of training, whose result holds the saved activations.
     ///
     /// # Errors
     /// [`Error::NotFused`](crate::Error::NotFused) on devices without fused kernels for what `options` ask; when a tensor
     /// operation fails.
     fn forward<'a>(&'a self, batch: &'a PackedBatch, options: PassOptions) -> Result<Box<dyn Forward + 'a>>;
 
-    /// The model made ready for sampling. It holds its own copy of every weight matrix; to have the memory once only, hand over
-    /// the last owner of the weights.
+    /// Prepares the model for sampling. The decoder has its own copy of every weight matrix; to avoid holding the weights twice, pass in
+    /// their last owner.
     ///
     /// # Errors
     /// When this device has no products in `precision`; when a tensor operation fails.
     fn into_decoder(self: Box<Self>, precision: Precision) -> Result<Box<dyn Decoder>>;
 
-    /// The same model outside of any gradient graph; it shares the weights, so it sees later updates of variables.
+    /// The same model outside any gradient graph; it shares the weights, so later updates of variables are visible.
     ///
     /// # Errors
-    /// Never for a model that was built with its own parameters.
+    /// Never for a model built with its own parameters.
     fn detached(&self) -> Result<Box<dyn LanguageModel>> {
         self.config().build(self.parameters().detached())
     }
@@ -93,10 +92,9 @@ pub trait LanguageModel: Debug + Send + Sync {
         PackedBatch::new(texts, self.spec(), self.device())
     }
 
-    /// The final hidden state at the last token of each text, `[B, C]` on the CPU, in f32: what MAUVE compares.
-    ///
-    /// The texts go through the model packed, about `batch_tokens` tokens at a time; that is a matter of memory, the numbers do not
-    /// depend on it but for rounding. Cheapest on a detached model.
+    /// The final hidden state at the last token of each text, `[B, C]` on the CPU, in f32: the features of MAUVE.
+    /// Batches have about `batch_tokens` tokens, which affects memory, and the result only by rounding. Cheapest on a detached
+    /// model.
     ///
     /// # Errors
     /// When a text is empty, longer than the model's positions or has a token outside the vocabulary, and when a tensor operation
@@ -105,8 +103,8 @@ pub trait LanguageModel: Debug + Send + Sync {
         features::last_hidden_states(self, texts, batch_tokens)
     }
 
-    /// SHA-256, in hex, of the configuration and all weights in f32: two models with one fingerprint compute the same numbers, wherever
-    /// and in which format they were stored.
+    /// SHA-256, in hex, of the configuration and all weights in f32: models with equal fingerprints are identical, whatever format they
+    /// were stored in.
     ///
     /// # Errors
     /// When a tensor cannot be read.
@@ -115,20 +113,20 @@ pub trait LanguageModel: Debug + Send + Sync {
     }
 }
 
-/// A forward pass of training. It borrows its batch and its model, so that a backward pass on another batch cannot be written.
+/// A forward pass of training. It borrows its batch and its model, so a backward pass on another batch does not compile.
 pub trait Forward {
     /// Final hidden states `[N, C]` after the last norm, outside of any graph.
     fn hidden(&self) -> Tensor;
 
     /// The backward pass: `dhidden` `[N, C]` is the gradient of the hidden states; the gradient of every parameter is added to
-    /// `gradients`. Saved activations are freed on the way, and `dhidden` too. The LM head's own gradient is the caller's to add.
+    /// `gradients`. Saved activations and `dhidden` are freed as it proceeds. The caller adds the LM head's own gradient.
     ///
     /// # Errors
     /// When a tensor operation fails, or on devices without fused kernels when a parameter has no gradient.
     fn backward(self: Box<Self>, dhidden: Tensor, gradients: &Gradients) -> Result<()>;
 }
 
-/// A model made ready for sampling ([`LanguageModel::into_decoder`]).
+/// A model prepared for sampling ([`LanguageModel::into_decoder`]).
 pub trait Decoder: Debug + Send + Sync {
     /// Sizes and special tokens.
     fn spec(&self) -> &ModelSpec;
@@ -136,13 +134,14 @@ pub trait Decoder: Debug + Send + Sync {
     /// The device of the weights.
     fn device(&self) -> &Device;
 
-    /// Final hidden states `[B, C]` at the last token of each prompt, and a cache with room for `new_tokens` more tokens a sequence.
+    /// Final hidden states `[B, C]` at the last token of each prompt, and a cache with room for `new_tokens` more tokens per
+    /// sequence.
     ///
     /// # Errors
     /// When a prompt is empty or a tensor operation fails.
     fn prefill(&self, batch: &PackedBatch, new_tokens: usize) -> Result<(Tensor, KvCache)>;
 
-    /// Final hidden states `[B, C]` of one more token for each sequence of the cache, which they join.
+    /// Final hidden states `[B, C]` of one more token for each sequence of the cache, which is extended by them.
     ///
     /// # Errors
     /// When the cache is full, a token id is outside the vocabulary, a sequence has used up the model's positions, or a tensor

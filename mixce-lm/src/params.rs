@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result, TensorMismatch};
 
-/// What kind of weight a parameter is; decides its initial values and whether weight decay applies.
+/// The kind of a parameter, which determines its initial values and weight decay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ParameterKind {
     /// A table of embeddings: of tokens `[V, C]`, of positions `[T, C]`.
@@ -24,14 +24,14 @@ pub enum ParameterKind {
 }
 
 impl ParameterKind {
-    /// Whether weight decay is customary for this kind: matrices and embeddings, not biases nor layer norms.
+    /// Whether weight decay applies to this kind: matrices and embeddings, but not biases or layer norms.
     #[must_use]
     pub fn decays(self) -> bool {
         matches!(self, Self::Embedding | Self::Matrix)
     }
 }
 
-/// How a parameter begins when a model is trained from nothing.
+/// Initialisation of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
     /// All 0.
@@ -42,7 +42,7 @@ pub enum Init {
     Normal(f64),
 }
 
-/// Name, shape, kind and beginning of one parameter.
+/// Name, shape, kind and initialisation of one parameter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParameterSpec {
     /// The published name without prefix, such as `h.0.attn.c_attn.weight`.
@@ -58,7 +58,7 @@ pub struct ParameterSpec {
 }
 
 impl ParameterSpec {
-    /// Whether it is a matrix of a block: what checkpoints of other trainers may hold transposed.
+    /// Whether it is a matrix of a block, which checkpoints of other trainers may store transposed.
     #[must_use]
     pub fn is_block_matrix(&self) -> bool {
         self.in_block && self.shape.len() == 2
@@ -111,7 +111,7 @@ impl Parameters {
     /// Initial weights as the configuration describes them, in f32, from the seed alone (not from the device or thread count).
     ///
     /// # Errors
-    /// When the configuration is not valid or the device has no room.
+    /// If the configuration is invalid or the device is out of memory.
     pub fn random(config: &dyn ModelConfig, seed: u64, device: &Device) -> Result<Self> {
         config.validate()?;
         let stream = Stream::new(seed).fold(purpose::INIT);
@@ -146,7 +146,7 @@ impl Parameters {
         self.iter().zip(&self.kinds).map(|((name, tensor), &kind)| (name, kind, tensor))
     }
 
-    /// All parameters in order, with names and kinds, one after another: what was taken is no longer held.
+    /// Consumes the parameters in order, with names and kinds, freeing each as it is taken.
     pub fn into_entries(self) -> impl Iterator<Item = (String, ParameterKind, Tensor)> {
         self.tensors.into_iter().zip(self.kinds).map(|((name, tensor), kind)| (name, kind, tensor))
     }

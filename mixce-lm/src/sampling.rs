@@ -1,4 +1,4 @@
-//! From the logits of the next token to a token.
+//! Samples the next token from its logits.
 
 use mixce_kernels::softmax_quantile;
 use serde::{Deserialize, Serialize};
@@ -6,9 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 /// How the next token is chosen.
-///
-/// The default is unbiased sampling from the model, what MixCE is about. The filters act in transformers' order:
-/// temperature, then top-k, then top-p.
+/// The default is unbiased sampling from the model. The filters are applied in transformers' order: temperature, then top-k, then
+/// top-p.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sampling {
@@ -106,7 +105,7 @@ fn keep_top_k(scores: &mut [f64], k: usize) {
     scores.iter_mut().filter(|z| **z < threshold).for_each(|z| *z = f64::NEG_INFINITY);
 }
 
-/// Drops the least likely tokens as long as those dropped sum to at most `1 - p`, and at least one is left.
+/// Drops the least likely tokens while their probabilities sum to at most `1 - p`, keeping at least one token.
 fn keep_top_p(probabilities: &mut [f64], p: f64) {
     let mut order: Vec<usize> = (0..probabilities.len()).collect();
     order.sort_by(|a, b| probabilities[*b].total_cmp(&probabilities[*a]));

@@ -1,4 +1,4 @@
-//! The ids that a model's folder names for the beginning and the end of a text.
+//! The BOS and EOS ids in a model's folder.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use crate::tokenizer::Tokenizer;
 
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// The ids under `key` (`bos_token_id`, `eos_token_id`): those of `generation_config.json` where it names any, else those of
-/// `config.json`. transformers' `generate` reads them in this order; defaults that no file writes down do not count.
+/// The ids under `key` (`bos_token_id`, `eos_token_id`): those of `generation_config.json` if it has any, else those of
+/// `config.json`, the order of transformers' `generate`. Defaults that are not in a file do not count.
 pub(crate) fn named_ids(dir: &Path, key: &str) -> Result<Vec<u32>> {
     for name in ["generation_config.json", "config.json"] {
         let path = dir.join(name);

@@ -1,4 +1,4 @@
-//! From text to token ids and back, by the files that a model comes with.
+//! Tokenizers, loaded from a model's files.
 //!
 //! The rules are those of transformers 5.23, file by file: `docs/src/reference/tokenizers-and-checkpoints.md`.
 
@@ -25,12 +25,11 @@ pub use class::TokenizerClass;
 use settings::{NamedToken, Settings};
 use source::{Object, SourceFiles, model_object};
 
-/// The token that GPT-2 puts between texts; both BOS and EOS.
+/// GPT-2's separator between texts; both BOS and EOS.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 
-/// A tokenizer as transformers' fast tokenizers behave, without templates, truncation or padding.
-///
-/// Texts are encoded as they are: nothing is put before or after them, EOS included (that is the caller's decision).
+/// A tokenizer that behaves like transformers' fast tokenizers, without templates, truncation or padding.
+/// Nothing is added before or after a text; appending EOS is up to the caller.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     engine: Engine,
@@ -44,28 +43,27 @@ pub struct Tokenizer {
     eos: Option<u32>,
 }
 
-/// A token that is found in a text before the vocabulary's rules are applied.
+/// An added token, which is matched before the vocabulary's rules apply.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct AddedTokenInfo {
     /// Its id.
     pub id: u32,
-    /// Its spelling in a text.
+    /// Its text.
     pub content: String,
-    /// Whether it is left out of plain text ([`Tokenizer::decode_plain`]).
+    /// Whether [`Tokenizer::decode_plain`] omits it.
     pub special: bool,
 }
 
 impl Tokenizer {
     /// Reads `tokenizer.json`, or else GPT-2's `vocab.json` and `merges.txt` (byte-level BPE), or else BERT's `vocab.txt` (WordPiece),
-    /// from a model's folder, with the special and added tokens that `tokenizer_config.json`, `special_tokens_map.json` and
-    /// `added_tokens.json` name. What is done otherwise than these files ask for is said in the log and kept in [`Tokenizer::notes`].
-    ///
-    /// BOS and EOS are those that these files name, else those of `generation_config.json` or `config.json` (the first, of
-    /// several), else `<|endoftext|>`, where the vocabulary has them.
+    /// from a model's folder, with the special and added tokens of `tokenizer_config.json`, `special_tokens_map.json` and
+    /// `added_tokens.json`. Deviations from these files are logged and kept in [`Tokenizer::notes`]. BOS and EOS are those named by these
+    /// files, else those of `generation_config.json` or `config.json` (the first of several), else `<|endoftext|>`, if the vocabulary has
+    /// them.
     ///
     /// # Errors
-    /// When there are no such files, or one is damaged: not JSON, merges of tokens that do not exist, two tokens of one
-    /// id, entries that are no tokens.
+    /// If there are no such files, or one is damaged: not JSON, merges of nonexistent tokens, two tokens with the same id, entries that
+    /// are not tokens.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let model = model_object(dir, "config.json")?;
         let mut tokenizer = Self::from_source(dir, SourceFiles::read(dir)?, &model)?;
@@ -81,7 +79,7 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// The tokenizer of some files; `model` is the content of the `config.json` beside them.
+    /// The tokenizer of these files; `model` is the content of the `config.json` beside them.
     fn from_source(dir: &Path, source: SourceFiles, model: &Object) -> Result<Self> {
         let path = dir.join("tokenizer.json");
         let json: Option<Value> = source
@@ -120,19 +118,19 @@ impl Tokenizer {
         Self::new(engine, SourceFiles::default(), settings)
     }
 
-    /// Learns a byte-level BPE from texts: 256 bytes, merges by frequency up to `vocab_size`, `<|endoftext|>` last.
+    /// Trains a byte-level BPE on texts: 256 bytes, merges by frequency up to `vocab_size`, `<|endoftext|>` last.
     ///
     /// Deterministic. At least 257 tokens result; fewer than `vocab_size` when the texts have no more pairs.
     ///
     /// # Errors
-    /// When the library fails.
+    /// If the `tokenizers` library fails.
     pub fn train<'t>(texts: impl IntoIterator<Item = &'t str>, vocab_size: usize) -> Result<Self> {
         let (tokens, merges) = bpe::train(texts, vocab_size)?;
         Self::from_vocab(&tokens, &merges)
     }
 
     fn new(mut engine: Engine, source: SourceFiles, settings: Settings) -> Result<Self> {
-        // As transformers does: what a tokenizer.json was saved with must not cut or pad texts.
+        // As in transformers, truncation and padding saved in tokenizer.json do not apply.
         engine.with_padding(None);
         engine.with_truncation(None).map_err(|cause| failed("set up", cause))?;
         let size = engine.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
@@ -149,24 +147,24 @@ impl Tokenizer {
         self.token_id(&self.named.get(name)?.token.content)
     }
 
-    /// The same where a file names it, and not the class alone.
+    /// The same, but only if a file names it and not just the class.
     fn named_by_file(&self, name: &str) -> Option<u32> {
         self.named_id(name).filter(|_| self.named.get(name).is_some_and(|named| !named.by_default))
     }
 
-    /// The class of transformers whose rules apply.
+    /// The transformers class whose rules apply.
     #[must_use]
     pub fn class(&self) -> TokenizerClass {
         self.class
     }
 
-    /// What was done otherwise than the files ask for, and tokens that no file names.
+    /// Deviations from the files, and tokens that no file names.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// The tokens that are found before the vocabulary's rules are applied, by id.
+    /// The added tokens, which are matched before the vocabulary's rules apply, by id.
     #[must_use]
     pub fn added_tokens(&self) -> Vec<AddedTokenInfo> {
         let tokens = self.engine.get_added_tokens_decoder().into_iter();
@@ -196,8 +194,8 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// As [`Tokenizer::encode`], inside the tokenizer's template, which for BERT is `[CLS] text [SEP]`. Text is cut off at its end so that
-    /// there are at most `max_tokens` ids, unless the template alone has more.
+    /// As [`Tokenizer::encode`], inside the tokenizer's template, which for BERT is `[CLS] text [SEP]`. The text is truncated at its end to
+    /// at most `max_tokens` ids in total, unless the template alone has more.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -219,10 +217,10 @@ impl Tokenizer {
     }
 
     /// The text of token ids, special tokens spelled out. Ids outside the vocabulary (a model may have more rows than its
-    /// tokenizer has tokens) are left out; bytes that are no UTF-8 become U+FFFD.
+    /// tokenizer has tokens) are skipped; invalid UTF-8 becomes U+FFFD.
     ///
     /// # Errors
-    /// When the library fails.
+    /// If the `tokenizers` library fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.engine.decode(ids, false).map_err(|cause| failed("decode", cause))
     }
@@ -230,7 +228,7 @@ impl Tokenizer {
     /// [`Tokenizer::decode`] without the special tokens.
     ///
     /// # Errors
-    /// When the library fails.
+    /// If the `tokenizers` library fails.
     pub fn decode_plain(&self, ids: &[u32]) -> Result<String> {
         self.engine.decode(ids, true).map_err(|cause| failed("decode", cause))
     }
@@ -265,13 +263,12 @@ impl Tokenizer {
         self.eos
     }
 
-    /// SHA-256, in hex, of all that decides which ids a text becomes: vocabulary, merges, rules, special tokens, BOS and EOS.
-    ///
-    /// Equal fingerprints mean equal encodings. Two spellings of one tokenizer (`tokenizer.json` against `vocab.json` and
+    /// SHA-256, in hex, of everything that determines the encoding: vocabulary, merges, rules, special tokens, BOS and EOS.
+    /// Equal fingerprints mean equal encodings. Two representations of one tokenizer (`tokenizer.json` against `vocab.json` and
     /// `merges.txt`) may differ.
     ///
     /// # Errors
-    /// When the library cannot write itself down.
+    /// If the `tokenizers` library cannot serialize itself.
     pub fn fingerprint(&self) -> Result<String> {
         let rules = self.engine.to_string(false).map_err(|cause| failed("describe", cause))?;
         let mut hash = Sha256::new();
@@ -281,8 +278,8 @@ impl Tokenizer {
         Ok(mixce_base::hex(&hash.finalize()))
     }
 
-    /// Warns of the tokens for which the model has no embedding. They do no harm until one occurs, and then the text is refused:
-    /// tools add a padding token without resizing the model.
+    /// Warns about tokens without an embedding, such as a padding token that was added without resizing the model. A text that contains one
+    /// is refused.
     pub fn check_vocabulary(&self, vocabulary: usize) {
         let beyond: Vec<u32> = (vocabulary..self.size)
             .filter_map(|id| u32::try_from(id).ok())
@@ -291,8 +288,8 @@ impl Tokenizer {
         if let Some(&first) = beyond.first() {
             let first = self.token(first).unwrap_or_default();
             tracing::warn!(
-                "{} of the tokenizer's tokens have no row in the model, which has {} (config key `vocab_size`); the first is `{first}`. \
-                 A text that holds one is refused",
+                "{} of the tokenizer's tokens have no embedding in the model, which has {} (config key `vocab_size`); the first is `{first}`. \
+                 A text that contains one is refused",
                 beyond.len(),
                 vocabulary
             );

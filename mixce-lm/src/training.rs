@@ -1,10 +1,9 @@
-//! Passes of training: forward that saves activations, backward that adds gradients up in place.
+//! Training passes: a forward pass that saves activations, and a backward pass that accumulates gradients in place.
 //!
 //! Legend: N packed tokens, C channels.
-//!
-//! candle's graph is not used where the kernels have their own backward pass: for every gradient that reaches a tensor
-//! `Tensor::backward` allocates zeros, adds on one thread, and allocates the sum. Elsewhere the pass is
-//! [`LanguageModel::hidden_states`] with candle's graph behind the same interface.
+//! candle's graph is not used if the kernels have their own backward pass, because `Tensor::backward` allocates zeros, adds on one
+//! thread, and allocates the sum for every gradient that reaches a tensor. Otherwise the pass is [`LanguageModel::hidden_states`] with
+//! candle's graph, behind the same interface.
 
 use candle_core::Tensor;
 use mixce_kernels::{Precision, has_backward_kernels};
@@ -34,14 +33,14 @@ pub(crate) fn forward<'a, A: Architecture>(
     Ok(Box::new(GraphForward { hidden: model.hidden_states(batch, options.dropout)?, model }))
 }
 
-/// A pass by the kernels' own forward and backward passes.
+/// A pass with the kernels' own forward and backward passes.
 struct FusedForward<'a, A: Architecture> {
     /// Outside of any graph.
     model: Transformer<A>,
     batch: &'a PackedBatch,
     options: PassOptions,
     hidden: Tensor,
-    /// Of each block its input, and its saved activations unless they are computed again.
+    /// The input of each block, and its saved activations unless they are recomputed.
     layers: Vec<(Tensor, Option<<A::Block as Block>::Saved>)>,
     /// The input of the last norm.
     last: Tensor,
@@ -95,7 +94,7 @@ impl<A: Architecture> Forward for FusedForward<'_, A> {
     }
 }
 
-/// A pass by candle's graph.
+/// A pass with candle's graph.
 struct GraphForward<'a, A: Architecture> {
     model: &'a Transformer<A>,
     hidden: Tensor,
@@ -111,7 +110,7 @@ impl<A: Architecture> Forward for GraphForward<'_, A> {
         for (index, (name, tensor)) in self.model.parameters().iter().enumerate() {
             match store.get(tensor) {
                 Some(gradient) => gradients.add(index, gradient)?,
-                // The LM head's own gradient does not come through the hidden states.
+                // The LM head's own gradient does not flow through the hidden states.
                 None if name == self.model.spec.head && !self.model.spec.is_tied() => {}
                 None => return Err(Error::MissingGradient { name: name.to_owned() }),
             }

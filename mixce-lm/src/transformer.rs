@@ -46,7 +46,7 @@ impl<A: Architecture> Body<A> {
         })
     }
 
-    /// The residual stream behind the last block: `layer` is called with each block and its input and returns its output.
+    /// The residual stream after the last block: `layer` is called with each block and its input and returns its output.
     pub(crate) fn run(
         &self,
         tokens: &Embedded,
@@ -95,7 +95,7 @@ impl<A: Architecture> Transformer<A> {
         &self.architecture
     }
 
-    /// The same model outside of any gradient graph; it shares the weights, so it sees later updates of variables.
+    /// The same model outside any gradient graph; it shares the weights, so later updates of variables are visible.
     ///
     /// # Errors
     /// Never for a model that was made by [`Transformer::new`].
@@ -103,7 +103,7 @@ impl<A: Architecture> Transformer<A> {
         Self::new(self.architecture.clone(), self.parameters.detached())
     }
 
-    /// The model made ready for sampling (see [`LanguageModel::into_decoder`]).
+    /// Prepares the model for sampling (see [`LanguageModel::into_decoder`]).
     ///
     /// # Errors
     /// As [`LanguageModel::into_decoder`].

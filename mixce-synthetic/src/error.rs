@@ -1,7 +1,7 @@
 //! The error type of this crate.
 use std::path::{Path, PathBuf};
 
-/// What can go wrong in this crate.
+/// The errors of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -1,4 +1,4 @@
-//! Small worlds whose data distribution P is known exactly, so that a trained model can be compared with the truth.
+//! Synthetic data whose distribution P is known exactly, so that a trained model can be compared with it.
 //!
 //! - [`bigram`]: the paper's synthetic experiments. P is a matrix of transition probabilities, and so is what a model learned.
 //! - [`grammar`]: short stories from a probabilistic grammar, with exact probability, entropy and support.

@@ -1,4 +1,4 @@
-//! What can go wrong between a text file and a finished run.
+//! The errors of this crate.
 use std::path::PathBuf;
 
 /// Shorthand for a result with this crate's [`Error`].
@@ -21,7 +21,7 @@ pub enum Error {
     },
 
     /// A data file holds nothing to train or evaluate on.
-    #[error("`{name}` holds no usable document: {empty} empty, {short} without a target token")]
+    #[error("`{name}` has no usable document: {empty} empty, {short} without a target token")]
     NoDocuments {
         /// The data file, or the first and how many more.
         name: String,
@@ -38,14 +38,14 @@ pub enum Error {
         first: String,
         /// Last document of the batch that failed.
         last: String,
-        /// The tokenizer's own words.
+        /// The tokenizer's message.
         message: String,
     },
 
-    /// The tokenizer cannot say what it is.
+    /// The tokenizer has no fingerprint.
     #[error("the tokenizer has no fingerprint: {message}")]
     Tokenizer {
-        /// The tokenizer's own words.
+        /// The tokenizer's message.
         message: String,
     },
 
@@ -71,12 +71,12 @@ pub enum Error {
         problem: String,
     },
 
-    /// A configuration value, or a combination of them, makes no sense.
+    /// An invalid configuration value or combination.
     #[error("{message}")]
     Config {
         /// Names the flags, what was expected and what was given.
         message: String,
-        /// Advice.
+        /// A hint.
         hint: Option<String>,
     },
 
@@ -87,7 +87,7 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong, with the line where it is known.
         message: String,
-        /// Advice.
+        /// A hint.
         hint: Option<String>,
     },
 
@@ -158,7 +158,7 @@ pub enum Error {
 
     /// A model that is being evaluated gives a token no finite likelihood.
     #[error(
-        "the model{} is broken: it gives a token of document {document} the log-likelihood `{log_q}`",
+        "the model{} is broken: the log-likelihood of a token of document {document} is `{log_q}`",
         .step.map_or_else(String::new, |step| format!(" of step {step}"))
     )]
     NonFiniteLikelihood {
@@ -213,7 +213,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Advice for the user, if there is any: one line, printed after the error.
+    /// A hint for the user, if there is one: one line, printed after the error.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -222,10 +222,11 @@ impl Error {
                 Some("choose another `--out`, or continue the run with `--resume auto`".into())
             }
             Self::NoCheckpoint { .. } => Some(
-                "a checkpoint counts only once its `COMPLETE` file exists; start without `--resume`".into(),
+                "a checkpoint is complete only once its `COMPLETE` file exists; start without `--resume`"
+                    .into(),
             ),
             Self::ResumeMismatch { .. } => {
-                Some("repeat the run's own settings, or start a new run from its exported model".into())
+                Some("use the run's own settings, or start a new run from its exported model".into())
             }
             Self::TokenOutOfRange { .. } => Some("is this the tokenizer that belongs to the model?".into()),
             Self::NonFiniteLoss { .. }
@@ -236,8 +237,8 @@ impl Error {
             Self::Data(error) => error.hint(),
             Self::Model(error) => error.hint(),
             Self::Objective(error) => error.hint(),
-            Self::RunInUse { .. } => Some("wait until it has ended, or choose another `--out`".into()),
-            Self::BadCache { .. } => Some("delete the file; it is built again".into()),
+            Self::RunInUse { .. } => Some("wait until it has finished, or choose another `--out`".into()),
+            Self::BadCache { .. } => Some("delete the file; it will be rebuilt".into()),
             _ => None,
         }
     }

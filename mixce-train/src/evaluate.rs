@@ -7,10 +7,11 @@ use crate::data::Examples;
 use crate::error::{Error, Result};
 use crate::packing::Packed;
 
-/// Tokens that go through the model together, unless a single example is longer.
+/// Tokens per forward pass, unless a single example is longer.
 pub const DEFAULT_BATCH_TOKENS: usize = 4096;
 
-/// The result of an evaluation. Sums run over all target tokens of the corpus, in f64: the numbers do not depend on how it is cut into batches.
+/// The result of an evaluation. Sums run over all target tokens of the corpus in f64, so the numbers do not depend on the
+/// batches.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Evaluation {
     /// Mean of `-log q` in nats per target token.
@@ -20,7 +21,7 @@ pub struct Evaluation {
     /// Mean of the objective's `w(q) (-log q)` in nats per target token.
     #[serde(skip)]
     pub loss: f64,
-    /// Mean of the objective's potential: what falls when training goes well.
+    /// Mean of the objective's potential, which training minimises.
     #[serde(skip)]
     pub potential: f64,
     /// Target tokens.
@@ -29,23 +30,23 @@ pub struct Evaluation {
     pub documents: u64,
 }
 
-/// What is known of one example: position in the corpus, its token ids, and `log q` (nats) of each token but the first.
+/// The scores of one example: position in the corpus, its token ids, and `log q` (nats) of each token but the first.
 #[derive(Clone, Copy, Debug)]
 pub struct Scored<'a> {
     /// Position in the corpus.
     pub index: usize,
-    /// Its token ids (of a confined block: those of one of its pieces, each of which is reported).
+    /// Its token ids (in a confined block each piece is reported separately).
     pub tokens: &'a [u32],
     /// `log q` of `tokens[1..]`.
     pub log_q: &'a [f32],
 }
 
 /// Scores every example with detached parameters and without dropout, `batch_tokens` tokens at a time, in order.
-///
-/// `on_example` sees each of them (for per-token output, or progress).
+/// `on_example` receives each of them (for per-token output, or progress).
 ///
 /// # Errors
-/// [`Error::NothingToEvaluate`] without examples; [`Error::TokenOutOfRange`]; [`Error::NonFiniteLikelihood`] when the model is broken; errors of the model, and of `on_example`.
+/// [`Error::NothingToEvaluate`] without examples; [`Error::TokenOutOfRange`]; [`Error::NonFiniteLikelihood`] for a non-finite `log q`; errors
+/// of the model and of `on_example`.
 pub fn evaluate(
     model: &dyn LanguageModel,
     examples: &Examples,
@@ -53,7 +54,7 @@ pub fn evaluate(
     batch_tokens: usize,
     on_example: &mut dyn FnMut(Scored<'_>) -> Result<()>,
 ) -> Result<Evaluation> {
-    // The last token of a document is a target only: no embedding is looked up for it.
+    // The last token of a document is only a target: no embedding is looked up for it.
     examples.store().require_vocabulary(model.spec().vocabulary)?;
     let model = model.detached()?;
     let mut sums = Sums::default();
@@ -84,7 +85,7 @@ pub fn evaluate(
     sums.finish(examples.len() as u64)
 }
 
-/// `log q` of every target of some examples, one after another.
+/// `log q` of every target of some examples, concatenated.
 fn score(model: &dyn LanguageModel, batch: &[&[u32]]) -> Result<Vec<f32>> {
     let packed = Packed::new(model, batch)?;
     let hidden = model.hidden_states(&packed.inputs, None)?;

@@ -1,4 +1,4 @@
-//! Files that are either whole or absent.
+//! Atomic file and folder writes.
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -28,7 +28,7 @@ pub(crate) fn write_atomic(
         fs::rename(&temporary, path).map_err(Error::io("rename a file to", path))
     })();
     if outcome.is_err() {
-        // The error that matters is the first one; a temporary file left behind does no harm.
+        // The first error is reported; a leftover temporary file is harmless.
         let _ = fs::remove_file(&temporary);
     }
     outcome
@@ -39,8 +39,7 @@ pub(crate) fn write_bytes_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic(path, |writer| writer.write_all(bytes).map_err(Error::io("write", path)))
 }
 
-/// Puts the folder `new` at `path`. A folder already there is moved aside first, back again if the rename fails, and removed at the end.
-///
+/// Moves the folder `new` to `path`. An existing folder is moved aside first, restored if the rename fails, and removed at the end.
 /// A kill between the two renames leaves the old folder as `.NAME.PID-N.old.tmp`.
 pub(crate) fn replace_folder(new: &Path, path: &Path) -> Result<()> {
     let aside = path.exists().then(|| temporary_beside(path).with_extension("old.tmp"));
@@ -60,18 +59,18 @@ pub(crate) fn replace_folder(new: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A name of something half-written, taken apart.
+/// The parts of a temporary name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Temporary<'a> {
-    /// The name it would have got.
+    /// The final name.
     pub(crate) target: &'a str,
-    /// Whether it is whole, and was moved aside for another by [`replace_folder`].
+    /// Whether it is complete and was moved aside by [`replace_folder`].
     pub(crate) aside: bool,
 }
 
 impl<'a> Temporary<'a> {
     /// The names that [`temporary_beside`] (`.NAME.PID-N.tmp`), [`replace_folder`] (`.NAME.PID-N.old.tmp`) and
-    /// [`mixce_lm::export::partial_beside`] (`.NAME.partial-PID`) make, also of one another's; `None` for any other.
+    /// [`mixce_lm::export::partial_beside`] (`.NAME.partial-PID`) create, also nested; `None` for any other.
     pub(crate) fn of(name: &'a str) -> Option<Self> {
         let mut found = Self::outermost(name)?;
         while let Some(inner) = Self::outermost(found.target) {
@@ -94,8 +93,8 @@ impl<'a> Temporary<'a> {
     }
 }
 
-/// Removes what a killed process left half-written in `folder` of entries that `is_ours`; what was moved aside, and whose replacement never
-/// arrived, gets its name back. Only for the one process that may write there. An absent folder holds nothing.
+/// Removes temporary entries left in `folder` by a killed process, if `is_ours`; a folder that was moved aside and never replaced is
+/// moved back. Only for the process that holds the lock. An absent folder is treated as empty.
 pub(crate) fn clean_up(folder: &Path, is_ours: &dyn Fn(&str) -> bool) -> Result<()> {
     if !folder.is_dir() {
         return Ok(());
@@ -111,14 +110,14 @@ pub(crate) fn clean_up(folder: &Path, is_ours: &dyn Fn(&str) -> bool) -> Result<
             fs::rename(&path, &target).map_err(Error::io("rename", &path))?;
             continue;
         }
-        tracing::info!("removing the half-written `{}`", path.display());
+        tracing::info!("removing the incomplete `{}`", path.display());
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         removed.map_err(Error::io("remove", &path))?;
     }
     Ok(())
 }
 
-/// Makes a rename or creation inside `folder` survive a power cut, where the system supports it.
+/// Syncs `folder`, so that a rename or creation in it survives a power failure, where the system supports it.
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     #[cfg(unix)]
     File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io("sync", folder))?;

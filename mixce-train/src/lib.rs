@@ -1,12 +1,12 @@
-//! Text to batches to optimizer steps to checkpoints.
+//! Training of language models, from text to checkpoints.
 //!
 //! - [`data`]: documents, token cache, epoch order, microbatches;
 //! - [`optim`]: AdamW, gradient norm, schedules;
 //! - [`trainer`]: the loop; [`observer`]: what it reports; [`metrics`]: `metrics.jsonl` and TensorBoard event files;
 //! - [`mod@evaluate`]: negative log-likelihood of a corpus;
-//! - [`checkpoint`]: stopping and going on exactly; [`run_folder`]: where everything of a run lies;
-//! - [`plan`]: memory and arithmetic of a step, before it runs;
-//! - [`config`]: the settings of a run, from TOML and flags; [`prepare`]: from settings and files to a run.
+//! - [`checkpoint`]: exact stop and resume; [`run_folder`]: the files of a run;
+//! - [`plan`]: estimates of memory and arithmetic of a step;
+//! - [`config`]: the settings of a run, from TOML and flags; [`prepare`]: loads everything for a run.
 pub mod checkpoint;
 pub mod config;
 pub mod data;

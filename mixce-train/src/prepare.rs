@@ -1,4 +1,4 @@
-//! From a configuration and local folders to a run: load, encode, check; then create the run folder and train.
+//! Prepares and launches a run: loads, encodes and checks; then creates the run folder and trains.
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use crate::observer::{RunPlan, TrainObserver};
 use crate::run_folder::{Provenance, RunFolder};
 use crate::trainer::{TrainJob, TrainOutcome, train};
 
-/// Where model and tokenizer lie on this machine, once hub ids are fetched.
+/// Local folders of model and tokenizer, once hub ids are downloaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources {
     /// Checkpoint folder to finetune; `None`: train from scratch with the configuration's `from_config`.
@@ -38,11 +38,12 @@ pub struct Prepared {
     pub valid: Option<Examples>,
 }
 
-/// Loads everything that `config` names; the model is of one of `families`.
+/// Loads the model, tokenizer and data of `config`; the architecture is one of `families`.
 ///
 /// # Errors
-/// An invalid configuration, or one that the device cannot do; a model, tokenizer or data file that cannot be read; a document with a token that the model has no embedding for;
-/// `--max-length` or `--block-size` beyond the model's positions; [`Error::Interrupted`] when `stop` has become true meanwhile.
+/// An invalid configuration, or one that the device does not support; a model, tokenizer or data file that cannot be read; a document with
+/// a token outside the model's vocabulary; `--max-length` or `--block-size` beyond the model's positions; [`Error::Interrupted`] if `stop`
+/// becomes true.
 pub fn prepare(
     config: &TrainConfig,
     sources: &Sources,
@@ -69,7 +70,7 @@ pub fn prepare(
     }
     let config = &fitted;
 
-    // Data before weights: a bad line is found in seconds, a large checkpoint takes longer.
+    // Data before weights: a bad line is found in seconds, loading a large checkpoint takes longer.
     let (train, valid) = inputs(config)?;
     let train = train.ok_or_else(|| Error::config("expected `--train`, a file of training documents"))?;
     let train = examples(&train, &tokenizer, config, stop)?;
@@ -87,7 +88,7 @@ pub fn prepare(
     Ok(Prepared { model, parameters, tokenizer, train, valid })
 }
 
-/// Finds the files of training and development documents.
+/// Resolves the files of training and development documents.
 fn inputs(config: &TrainConfig) -> Result<(Option<Input>, Option<Input>)> {
     let is_stdin =
         |files: &Option<DataFiles>| files.iter().flat_map(|f| &f.0).any(|path| path == Path::new(STDIN));
@@ -100,8 +101,8 @@ fn inputs(config: &TrainConfig) -> Result<(Option<Input>, Option<Input>)> {
     Ok((open(&config.train)?, open(&config.valid)?))
 }
 
-/// The examples of some files, as the configuration wants them encoded, and cut or concatenated. Without `max_length` documents stay whole:
-/// [`TrainConfig::resolved_for`] sets it.
+/// The examples of some files, encoded and truncated or concatenated according to the configuration. Without `max_length`, which
+/// [`TrainConfig::resolved_for`] sets, documents are not truncated.
 ///
 /// # Errors
 /// As [`cache::open_or_build`].
@@ -111,7 +112,7 @@ pub fn examples(
     config: &TrainConfig,
     stop: &AtomicBool,
 ) -> Result<Examples> {
-    // Blocks are cut from whole documents.
+    // Blocks are made of whole documents.
     let max_length = config.max_length.filter(|_| config.block_size == 0);
     let settings = EncodeSettings { max_length, add_bos: config.add_bos };
     let store = match &config.cache_dir {
@@ -120,7 +121,7 @@ pub fn examples(
     };
     let counts = store.counts();
     tracing::info!(
-        "`{}`: {} documents, {} tokens ({} cut, {} empty, {} without a target and {} bad ones skipped)",
+        "`{}`: {} documents, {} tokens ({} truncated, {} empty, {} without a target and {} bad ones skipped)",
         input.name(),
         counts.documents,
         counts.tokens,
@@ -133,20 +134,20 @@ pub fn examples(
         (0, _) => Ok(Examples::documents(store)),
         (block, true) => {
             tracing::info!(
-                "documents are concatenated into blocks of {block} tokens; attention stays within each document"
+                "documents are concatenated into blocks of {block} tokens; attention is confined to each document"
             );
             Examples::confined_blocks(store, block)
         }
         (block, false) => {
             tracing::warn!(
-                "documents are concatenated into blocks of {block} tokens, and attention crosses from one to the next (`--confine-attention` prevents that)"
+                "documents are concatenated into blocks of {block} tokens, and attention crosses document boundaries (`--confine-attention` prevents that)"
             );
             Examples::blocks(store, block)
         }
     }
 }
 
-/// Makes (or, with `config.resume`, reopens) the run folder `config.out`, writes `run.toml` and trains.
+/// Creates (or, with `config.resume`, reopens) the run folder `config.out`, writes `run.toml` and trains.
 ///
 /// # Errors
 /// [`Error::OutputNotEmpty`], and as [`train`].
@@ -163,7 +164,7 @@ pub fn launch(
         Some(_) => RunFolder::open_or_create(out)?,
         None => RunFolder::create(out)?,
     };
-    // Without `resume`: the file is to repeat the run, not to go on with it.
+    // Without `resume`: the file is for repeating the run, not for continuing it.
     let repeated = TrainConfig { resume: None, ..config.resolved_for(prepared.model.spec().positions) };
     let mut run_toml = RunTomlWriter { run: &run, config: repeated, provenance };
     let mut all: Vec<&mut dyn TrainObserver> = vec![&mut run_toml];
@@ -179,7 +180,8 @@ pub fn launch(
     train(&job, parameters, &mut all)
 }
 
-/// Writes `run.toml` when the run starts: after a checkpoint to resume from has been found to fit, so that a refused one leaves no trace.
+/// Writes `run.toml` when the run starts, after the checkpoint to resume from has been accepted, so that a refused one changes
+/// nothing.
 struct RunTomlWriter<'a> {
     run: &'a RunFolder,
     config: TrainConfig,

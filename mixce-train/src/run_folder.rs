@@ -19,7 +19,7 @@ use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::fsio;
 
-/// How a run was made; the table `provenance` of `run.toml`.
+/// Provenance of a run; the table `provenance` of `run.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Provenance {
     /// Version of the program.
@@ -30,9 +30,9 @@ pub struct Provenance {
     /// Commit of the model on the hub, if it came from there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_commit: Option<String>,
-    /// Device that was used, spelt out.
+    /// Device used, with its number.
     pub device: String,
-    /// Threads that were used.
+    /// Threads used.
     pub threads: usize,
     /// Operating system and processor architecture.
     pub platform: String,
@@ -42,7 +42,7 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    /// What the library itself knows; the rest is the caller's to fill in.
+    /// The fields known to the library; the caller fills in the rest.
     #[must_use]
     pub fn of(device: &candle_core::Device) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl Provenance {
     }
 }
 
-/// The device in words: `cpu`, `cuda:0`.
+/// The device name: `cpu`, `cuda:0`.
 #[must_use]
 pub fn device_name(device: &candle_core::Device) -> String {
     match device.location() {
@@ -67,14 +67,15 @@ pub fn device_name(device: &candle_core::Device) -> String {
     }
 }
 
-/// A run folder that exists.
+/// An existing run folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunFolder {
     root: PathBuf,
 }
 
 impl RunFolder {
-    /// Makes a new run folder; one that exists must be empty, but for what a run leaves that was killed before it had a `run.toml`.
+    /// Creates a run folder. An existing one must be empty, except for leftovers of a run that was killed before it had a
+    /// `run.toml`.
     ///
     /// # Errors
     /// [`Error::OutputNotEmpty`], [`Error::Io`].
@@ -84,7 +85,7 @@ impl RunFolder {
         Ok(Self { root: root.into() })
     }
 
-    /// Checks that [`Self::create`] may use `root`, without touching anything.
+    /// Checks that [`Self::create`] may use `root`, without changing anything.
     ///
     /// # Errors
     /// [`Error::OutputNotEmpty`], [`Error::Io`].
@@ -95,7 +96,7 @@ impl RunFolder {
         for entry in fs::read_dir(root).map_err(Error::io("read", root))? {
             let path = entry.map_err(Error::io("read", root))?.path();
             let found = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            // What a killed run left is removed, or written to, once the folder is locked.
+            // Leftovers of a killed run are removed or reused once the folder is locked.
             if !is_leftover(&path, &found) {
                 return Err(Error::OutputNotEmpty { path: root.into(), found });
             }
@@ -103,28 +104,28 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Opens the folder of an earlier run to continue it. An absent or empty one is made; one that holds other things is refused.
+    /// Opens the folder of an earlier run to continue it. An absent or empty one is created; one with other contents is refused.
     ///
     /// # Errors
-    /// [`Error::OutputNotEmpty`] when it holds something but no `run.toml`, [`Error::Io`].
+    /// [`Error::OutputNotEmpty`] if it is not empty and has no `run.toml`, [`Error::Io`].
     pub fn open_or_create(root: &Path) -> Result<Self> {
         let folder = Self { root: root.into() };
         if folder.run_toml().is_file() { Ok(folder) } else { Self::create(root) }
     }
 
-    /// Writes `run.toml`: the configuration, readable again by [`TrainConfig::from_toml_file`], and how the run was made.
+    /// Writes `run.toml`: the configuration, in the format of [`TrainConfig::from_toml_file`], and the provenance.
     ///
     /// # Errors
-    /// [`Error::Config`] when a value has no TOML form, [`Error::Io`].
+    /// [`Error::Config`] if a value cannot be written as TOML, [`Error::Io`].
     pub fn write_run_toml(&self, config: &TrainConfig, provenance: &Provenance) -> Result<()> {
         let table = toml::to_string(provenance)
-            .map_err(|e| Error::config(format!("the provenance has no TOML form: {e}")))?;
+            .map_err(|e| Error::config(format!("cannot write the provenance as TOML: {e}")))?;
         let text = format!("{}\n[{}]\n{table}", config.to_toml()?, crate::config::PROVENANCE);
         fsio::write_bytes_atomic(&self.run_toml(), text.as_bytes())
     }
 
-    /// Removes what a killed run left half-written in the run folder and among its checkpoints. A model folder that was moved aside, and whose
-    /// replacement never arrived, is moved back. Only for the one process that owns the run folder.
+    /// Removes incomplete files of a killed run from the run folder and its checkpoints. A model folder that was moved aside and never replaced
+    /// is moved back. Only for the process that holds the lock on the run folder.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -133,12 +134,11 @@ impl RunFolder {
         checkpoint::clean_up(&self.checkpoints())
     }
 
-    /// Takes the sole right to write into the run folder, which ends when the result is dropped or the process ends, however it ends.
-    ///
-    /// It is a lock on the folder itself, so nothing is left behind. A file system that has no locks is used without, with a warning.
+    /// Locks the run folder for writing until the result is dropped or the process ends, however it ends.
+    /// The lock is on the folder itself, so no lock file is left. On a file system without locks there is only a warning.
     ///
     /// # Errors
-    /// [`Error::RunInUse`] when another process (or this one) has it; [`Error::Io`].
+    /// [`Error::RunInUse`] if another process (or this one) holds it; [`Error::Io`].
     pub fn lock(&self) -> Result<RunLock> {
         #[cfg(unix)]
         {
@@ -148,14 +148,14 @@ impl RunFolder {
                 Err(fs::TryLockError::WouldBlock) => return Err(Error::RunInUse { path: self.root.clone() }),
                 Err(fs::TryLockError::Error(error)) => {
                     tracing::warn!(
-                        "cannot lock `{}`, which other runs could use too: {error}",
+                        "cannot lock `{}`, so other runs could write to it too: {error}",
                         self.root.display()
                     );
                 }
             }
             Ok(RunLock { _folder: Some(folder) })
         }
-        // Elsewhere folders cannot be opened as files.
+        // On other systems folders cannot be opened as files.
         #[cfg(not(unix))]
         Ok(RunLock { _folder: None })
     }
@@ -197,13 +197,13 @@ impl RunFolder {
     }
 }
 
-/// The sole right to write into a run folder; see [`RunFolder::lock`].
+/// The lock on a run folder; see [`RunFolder::lock`].
 #[derive(Debug)]
 pub struct RunLock {
     _folder: Option<File>,
 }
 
-/// Whether a run folder has an entry of this name that is, or may be, written under a temporary one.
+/// Whether this is the name of a run folder's entry that is written under a temporary name.
 fn is_entry(name: &str) -> bool {
     ["best", "final", "run.toml", "metrics.jsonl"].contains(&name) || name.starts_with("events.out.tfevents.")
 }
@@ -294,7 +294,7 @@ mod tests {
         RunFolder::create(folder.path()).unwrap();
         RunFolder::open_or_create(folder.path()).unwrap().clean_up().unwrap();
         assert_eq!(names(folder.path()), ["metrics.jsonl"]);
-        // A log with lines is somebody's.
+        // A log with lines belongs to another run.
         fs::write(folder.path().join("metrics.jsonl"), "{}\n").unwrap();
         assert!(RunFolder::open_or_create(folder.path()).is_err());
     }

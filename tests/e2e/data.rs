@@ -162,14 +162,14 @@ fn the_users_own_files_become_splits_twice_the_same() {
     );
     let shown = world.run(&format!("{line} --out second")).success();
     assert!(
-        shown.stdout.contains("length in") && shown.stdout.contains("taken as they are"),
+        shown.stdout.contains("length in") && shown.stdout.contains("not detokenised"),
         "{}",
         shown.stdout
     );
     for name in ["train.txt", "valid.txt", "test.txt"] {
         assert!(world.read(&format!("first/{name}")) == world.read(&format!("second/{name}")), "{name}");
     }
-    world.run(&format!("{line} --out first")).refused(&["holds `train.txt` already", "--overwrite"]);
+    world.run(&format!("{line} --out first")).refused(&["already contains `train.txt`", "--overwrite"]);
     world.run(&format!("{line} --out first --overwrite")).success();
     world.run("data prepare webtext --out w").refused(&["needs `--source`", "webtext.train.jsonl"]);
     world.run("data prepare text --source nothing --out w").refused(&["cannot read `nothing`"]);
@@ -260,7 +260,7 @@ fn titles_and_the_sources_own_name_decide_on_no_split() {
     world.write("essays/walden.txt", "one\n");
     world.run("data prepare text --source essays --out e").refused(&[
         "`a-test-of-will.txt` may be test",
-        "`walden.txt` say nothing",
+        "`walden.txt` name no split",
         "hint: ",
     ]);
 }

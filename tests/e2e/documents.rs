@@ -128,7 +128,7 @@ fn what_cannot_be_continued_is_told() {
     let line =
         "generate --model model --documents mixed.txt --prompt-length 3 --max-length 40 --num-samples 1";
     let outcome = world.run(&format!("{line} --out a --json")).success();
-    assert!(outcome.stderr.contains("1 documents of at most 3 tokens are left out"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("1 documents of at most 3 tokens are skipped"), "{}", outcome.stderr);
     let indices: Vec<Value> =
         world.rows("a/mixed.sample.jsonl").iter().map(|row| row["index"].clone()).collect();
     assert_eq!(indices, [0, 2]);

@@ -131,7 +131,7 @@ fn a_dry_run_tells_and_writes_nothing() {
     assert!(number(&plan["memory"], "activations") > 0.0);
     let text = world.run(&line).success().stdout;
     assert!(
-        text.contains("24 (8 an epoch, 8 documents each)") && text.contains("13 648 parameters"),
+        text.contains("24 (8 per epoch, 8 documents each)") && text.contains("13 648 parameters"),
         "{text}"
     );
     assert!(world.snapshot() == before);

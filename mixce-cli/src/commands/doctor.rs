@@ -1,4 +1,4 @@
-//! `mixce doctor`: what this machine offers, and whether the arithmetic is right on it.
+//! `mixce doctor`: describes this machine and checks the arithmetic on it.
 
 mod checks;
 mod parity;
@@ -18,14 +18,14 @@ use crate::output::{bytes, table};
 use crate::version;
 use checks::Check;
 
-/// Device, features, cache and hub settings; checks the fast operations against the plain ones
+/// Show device, features, cache and hub settings, and check the fused operations against plain ones
 #[derive(Debug, Args)]
-#[command(after_help = "Example: mixce doctor --json\n\nExit status 1 when a check does not hold.")]
+#[command(after_help = "Example: mixce doctor --json\n\nExit status 1 if a check fails.")]
 pub(crate) struct DoctorArgs {
     /// Compare the GPU with the CPU: operations forward and backward, ten steps of training, sampling, speed
     #[arg(long)]
     parity: bool,
-    /// With `--parity`: in the shapes of GPT-2 small (takes minutes on the CPU's side)
+    /// With `--parity`: use the shapes of GPT-2 small (takes minutes on the CPU)
     #[arg(long, requires = "parity")]
     full: bool,
 }
@@ -41,11 +41,11 @@ struct Report {
     cpu_features: Vec<&'static str>,
     hub: HubReport,
     checks: Vec<Check>,
-    /// What `--parity` would have checked if there were a GPU.
+    /// The checks of `--parity` skipped for lack of a GPU.
     not_checked: Vec<&'static str>,
 }
 
-/// What there is to know of a GPU.
+/// Properties of a GPU.
 #[derive(Debug, Serialize)]
 struct GpuReport {
     name: String,
@@ -98,7 +98,7 @@ pub(crate) fn run(args: &DoctorArgs, context: &Context) -> Result<()> {
     checks.push(Check::new(
         "hub cache",
         writable,
-        format!("`{cache}` {}", if writable { "is writable" } else { "cannot be written" }),
+        format!("`{cache}` {}", if writable { "is writable" } else { "is not writable" }),
     ));
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -151,17 +151,17 @@ fn text(report: &Report) -> String {
         ));
     }
     for name in &report.not_checked {
-        rows.push(row("not checked", format!("{name}: no GPU here")));
+        rows.push(row("not checked", format!("{name}: no GPU")));
     }
     table(&rows, &[])
 }
 
-/// Whether files can be made in a folder, or in the nearest of its parents that exists.
+/// Whether files can be created in a folder, or in its nearest existing ancestor.
 fn is_writable(folder: &Path) -> bool {
     let Some(existing) = folder.ancestors().find(|f| f.exists()) else { return false };
     let probe = existing.join(format!(".mixce-doctor-{}", std::process::id()));
     let written = std::fs::write(&probe, b"").is_ok();
-    // The probe is empty; one that cannot be removed could not be written either.
+    // Errors are ignored: the probe is an empty file.
     let _ = std::fs::remove_file(&probe);
     written
 }

@@ -1,4 +1,4 @@
-//! `mixce download`: a checkpoint from the hub.
+//! `mixce download`: downloads a checkpoint from the hub.
 
 use std::path::PathBuf;
 
@@ -12,15 +12,15 @@ use crate::error::Problem;
 use crate::interrupt;
 use crate::progress::FetchBars;
 
-/// Fetch a checkpoint into the hub cache, or a folder: resumable, checksums verified
+/// Download a checkpoint into the hub cache or a folder, with resume and checksums
 #[derive(Debug, Args)]
 #[command(after_help = "Example: mixce download openai-community/gpt2 --out models/gpt2\n\n\
-    HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE mean what they mean in the Python tools; the cache is shared with them.")]
+    HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE work as in the Python tools, which share the cache.")]
 pub(crate) struct DownloadArgs {
     /// Hub id, with or without revision: owner/name, owner/name@branch
     #[arg(value_name = "MODEL")]
     model: String,
-    /// Folder for a copy of the files; must be empty or not exist [default: the cache alone]
+    /// Folder for a copy of the files; must be empty or not exist [default: only the cache]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &DownloadArgs, context: &Context) -> Result<()> {
                 .into());
         }
     };
-    interrupt::install("what has arrived is kept and resumed the next time");
+    interrupt::install("partial downloads are kept and resumed next time");
     let hub = Hub::new(HubEnvironment::from_process()?)?;
     let mut bars = FetchBars::default();
     let snapshot = match &args.out {

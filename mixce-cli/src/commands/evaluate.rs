@@ -30,39 +30,41 @@ pub(crate) struct EvaluateArgs {
     /// Folder of a model, run folder (its best model), or hub id
     #[arg(long, alias = authors::MODEL, value_name = "MODEL")]
     model: String,
-    /// Documents: files or patterns, or `-`; .txt (one a line), .jsonl, .csv, .tsv, .parquet, also .gz and .zst
+    /// Documents: files or patterns, or `-`; .txt (one per line), .jsonl, .csv, .tsv, .parquet, also .gz and .zst
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     data: Vec<PathBuf>,
     #[command(flatten)]
     reading: ReadingArgs,
-    /// Write the log-probability (nats) of every token here, one JSON object a document
+    /// Write the log-probability (nats) of every token here, one JSON object per document
     #[arg(long, value_name = "FILE")]
     per_token: Option<PathBuf>,
     /// Replace an existing `--per-token` file
     #[arg(long)]
     overwrite: bool,
-    /// Longest document in tokens, EOS included; the rest is cut [default: 512, or the model's positions if fewer]
+    /// Longest document in tokens, EOS included; longer ones are truncated [default: 512, or the model's context length if
+    /// shorter]
     #[arg(long, alias = authors::MAX_LENGTH, value_name = "TOKENS")]
     max_length: Option<usize>,
-    /// Glue documents into blocks of this many tokens; 0: do not
+    /// Concatenate documents into blocks of this many tokens; 0: do not
     #[arg(long, alias = authors::BLOCK_SIZE, default_value_t = 0, value_name = "TOKENS")]
     block_size: usize,
-    /// Within blocks, let attention see a token's own document only
+    /// Within blocks, restrict attention to a token's own document
     #[arg(long, requires = "block_size")]
     confine_attention: bool,
-    /// Put the tokenizer's BOS before each document
+    /// Prepend the tokenizer's BOS to each document
     #[arg(long)]
     add_bos: bool,
-    /// Read the first N tokens of each document without counting them: the perplexity of continuations
+    /// Condition on the first N tokens of each document without scoring them: the perplexity of continuations
     #[arg(long, alias = authors::PROMPT_LENGTH, default_value_t = 0, value_name = "TOKENS", conflicts_with_all = ["block_size", "confine_attention"])]
     prompt_length: usize,
-    /// As another program counts: `authors` takes the mean of the token means of batches, in the data's order [default: the mean over tokens]
+    /// Average like another program: `authors` takes the mean of the token means of batches, in the data's order [default: the
+    /// mean over tokens]
     #[arg(long, value_enum, value_name = "PROGRAM")]
     compat: Option<Compat>,
-    /// Documents of a batch of `--compat authors`
+    /// Documents per batch of `--compat authors`
     #[arg(long, default_value_t = 32, value_name = "N", requires = "compat")]
     batch_size: usize,
-    /// Tokens that go through the model together; memory only, the numbers do not depend on it
+    /// Tokens per forward pass; affects memory, not the result
     #[arg(long, default_value_t = DEFAULT_BATCH_TOKENS, value_name = "TOKENS")]
     batch_tokens: usize,
     /// Folder or hub id of the tokenizer [default: the model's own]
@@ -70,7 +72,7 @@ pub(crate) struct EvaluateArgs {
     tokenizer: Option<String>,
 }
 
-/// Whose way of counting.
+/// Values of `--compat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Compat {
@@ -78,7 +80,7 @@ pub(crate) enum Compat {
     Authors,
 }
 
-/// The result as `--json` prints it.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Report {
     /// Mean of `-log q`, as `settings.compat` says.
@@ -86,11 +88,11 @@ struct Report {
     perplexity: f64,
     tokens: u64,
     documents: u64,
-    /// Documents without text, or without a token to predict, and bad rows: all left out.
+    /// Skipped: documents without text, documents without a token to predict, and bad rows.
     empty: u64,
     short: u64,
     bad: u64,
-    /// The mean over tokens, where `nll` is another one.
+    /// The mean over tokens, if `nll` is another mean.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_nll: Option<f64>,
     settings: serde_json::Value,
@@ -109,9 +111,9 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
     let stop = interrupt::install("nothing is written");
     let positions = loaded.model.spec().positions;
-    // In blocks no document is cut.
+    // In blocks documents are not truncated.
     let room = if args.block_size == 0 { positions } else { usize::MAX };
-    // The last token of a document needs no position: what was typed may be one more, and is checked document by document.
+    // The last token of a document needs no position: an explicit length may be one more, and is checked per document.
     let max_length = at_most("--max-length", args.max_length, DEFAULT_MAX_LENGTH, room);
     let examples = examples(args, max_length, &input, &loaded.tokenizer, stop)?;
     require_context(&input.name(), &examples, positions)?;
@@ -125,7 +127,7 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
         0 => 0,
         tokens => tokens - 1 + usize::from(args.add_bos),
     };
-    // An error of ours cannot pass through the library's callback; it is kept here.
+    // The library's callback cannot return our error; it is kept here.
     let mut failure = None;
     let mut on_example = |scored: Scored<'_>| {
         bar.set_position(scored.index as u64 + 1);
@@ -148,7 +150,7 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     context.output.either(&report, || report.text())
 }
 
-/// The documents, encoded, and cut or concatenated as the flags say.
+/// The documents, encoded, and truncated or concatenated according to the flags.
 fn examples(
     args: &EvaluateArgs,
     max_length: usize,
@@ -156,10 +158,10 @@ fn examples(
     tokenizer: &Tokenizer,
     stop: &AtomicBool,
 ) -> Result<Examples> {
-    // As in training, documents that are concatenated into blocks stay whole.
+    // As in training, documents that are concatenated into blocks are not truncated.
     let cut_to = (args.block_size == 0).then_some(max_length);
     let settings = EncodeSettings { max_length: cut_to, add_bos: args.add_bos };
-    // As in training, the tokens of a large file go to disk and not into memory.
+    // As in training, the tokens of a large file are cached on disk.
     let store = match default_cache().filter(|_| input.bytes().is_ok_and(|n| n >= CACHED_FROM_BYTES)) {
         Some(cache) => open_or_build(input, tokenizer, settings, &cache, stop)?,
         None => encode_input(input, tokenizer, settings, stop)?,
@@ -186,7 +188,7 @@ fn report(
         let problem = format!("no document is longer than its prompt of {} tokens", args.prompt_length);
         Problem::new(problem).hint("choose a smaller `--prompt-length`")
     })?;
-    // With a prompt, documents that are not longer have nothing that counts.
+    // Documents no longer than the prompt have no scored token.
     let documents = if args.prompt_length == 0 { documents } else { sums.documents() };
     let (nll, token_nll) = match (args.compat, sums.mean_of_batch_means()) {
         (Some(Compat::Authors), Some(of_batches)) => (of_batches, Some(of_tokens)),
@@ -220,7 +222,7 @@ impl Report {
     }
 }
 
-/// Refuses documents that the model has no positions for. (The last token of a document is a target only.)
+/// Refuses documents that exceed the model's context. (The last token of a document is only a target.)
 fn require_context(name: &str, examples: &Examples, positions: usize) -> Result<()> {
     match (0..examples.len()).find(|&i| examples.length(i) > positions + 1) {
         None => Ok(()),

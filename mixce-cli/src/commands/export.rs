@@ -1,4 +1,4 @@
-//! `mixce export`: a model as a folder that Hugging Face tools load.
+//! `mixce export`: writes a model folder for Hugging Face tools.
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ pub(crate) struct ExportArgs {
     /// New folder; must be empty or not exist
     #[arg(long, alias = authors::OUT, value_name = "DIR")]
     out: PathBuf,
-    /// Names of the tensors
+    /// Tensor names
     #[arg(long, value_enum, default_value_t = Format::Hf)]
     format: Format,
     /// Element type of the stored weights
@@ -87,7 +87,7 @@ pub(crate) fn run(args: &ExportArgs, context: &Context) -> Result<()> {
     context.output.either(&report, || args.out.display().to_string())
 }
 
-/// What is known of the training: the run's settings where the model lies in a run folder, else where it came from.
+/// Facts about the training: the run's settings if the model is in a run folder, else its origin.
 pub(crate) fn facts_of(folder: &Path, model: &str) -> Result<TrainingFacts> {
     let state = folder.join(STATE_FILE);
     let (config, steps) = if state.is_file() {

@@ -31,8 +31,8 @@ use sample_file::Sample;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mixce generate --model runs/first --prompts test.txt --prompt-length 50 --out samples.jsonl\n\n\
-    A sample depends on the model, its prompt, the seed and its index alone, not on the batch size.\n\n\
-    The paper's evaluation, three samples of each document and a grid of top-p, into a folder:\n\
+    A sample depends only on the model, its prompt, the seed and its index, not on the batch size.\n\n\
+    The paper's evaluation, three samples per document and a grid of top-p, written to a folder:\n\
     mixce generate --model runs/first --documents valid.txt --name dev --out samples\n\
     mixce generate --model runs/first --documents valid.txt --name dev --out samples --resume --num-samples 1 --top-p 0.85,0.9,0.95"
 )]
@@ -44,46 +44,47 @@ pub(crate) struct GenerateArgs {
     source: PromptSource,
     #[command(flatten)]
     reading: ReadingArgs,
-    /// Take only the first N tokens of each prompt [default: all; with --documents 50]
+    /// Use only the first N tokens of each prompt [default: all; with --documents 50]
     #[arg(long, alias = authors::PROMPT_LENGTH, value_name = "TOKENS")]
     pub(crate) prompt_length: Option<usize>,
     /// Longest continuation in tokens
     #[arg(long, default_value_t = 128, value_name = "TOKENS", conflicts_with = "documents")]
     pub(crate) max_new_tokens: usize,
-    /// Longest prompt and continuation together, and longest human text, in tokens [default: 512, or the model's positions if fewer]
+    /// Maximum length of prompt plus continuation, and of human texts, in tokens [default: 512, or the model's context length if
+    /// shorter]
     #[arg(long, alias = authors::MAX_LENGTH, value_name = "TOKENS", requires = "documents")]
     max_length: Option<usize>,
-    /// As another program does it: `authors` lets samples grow to the longest document of their batch [default: to --max-length]
+    /// Imitate another program: `authors` limits samples to the longest document of their batch [default: to --max-length]
     #[arg(long, value_enum, value_name = "PROGRAM", requires = "documents")]
     compat: Option<Compat>,
-    /// Divide the logits by this, above 0; 1: the model as it is; with --documents also several [default: 1]
+    /// Divide the logits by this, above 0; 1: unbiased; several values with --documents [default: 1]
     #[arg(long, value_name = "T", value_delimiter = ',')]
     temperature: Vec<f64>,
-    /// Choose among the K most likely tokens [default: all]
+    /// Sample from the K most likely tokens [default: all]
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Choose among the most likely tokens that sum to probability P, in (0, 1]; with --documents also several [default: all]
+    /// Sample from the most likely tokens whose probabilities sum to P, in (0, 1]; several values with --documents [default: all]
     #[arg(long, value_name = "P", value_delimiter = ',')]
     top_p: Vec<f64>,
     /// Take the most likely token instead of sampling
     #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p"])]
     greedy: bool,
-    /// Samples of each prompt [default: 1; with --documents 3]
+    /// Samples per prompt [default: 1; with --documents 3]
     #[arg(long, value_name = "N")]
     num_samples: Option<usize>,
-    /// Samples drawn at once; memory only, the texts do not depend on it (but for `--compat authors`)
+    /// Samples per batch; affects memory, not the texts (except with `--compat authors`)
     #[arg(long, default_value_t = 32, value_name = "N")]
     batch_size: usize,
-    /// File for the samples: JSON lines if it ends in .jsonl or with --json, else text; with --documents a folder [default: stdout]
+    /// Output file: JSON lines if it ends in .jsonl or with --json, else text; with --documents a folder [default: stdout]
     #[arg(long, value_name = "PATH")]
     out: Option<PathBuf>,
     /// Replace an existing `--out` file
     #[arg(long, conflicts_with = "documents")]
     overwrite: bool,
-    /// First part of the file names in the folder `--out` [default: the name of the data file]
+    /// Prefix of the file names in the folder `--out` [default: the name of the data file]
     #[arg(long, value_name = "NAME", requires = "documents")]
     name: Option<String>,
-    /// Go on with the samples in the folder `--out`; further samples and ways of sampling may be added
+    /// Continue the samples in the folder `--out`; more samples and sampling methods may be added
     #[arg(long, requires = "documents")]
     resume: bool,
     /// Folder or hub id of the tokenizer [default: the model's own]
@@ -94,17 +95,18 @@ pub(crate) struct GenerateArgs {
     precision: Precision,
 }
 
-/// Where the prompts come from: one of these is needed.
+/// Source of the prompts: exactly one is required.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct PromptSource {
-    /// File of prompts: one a line, or a table (.jsonl, .csv, ...) with a column `prompt`; `-` is standard input; blank ones are left out and have no index
+    /// File of prompts: one per line, or a table (.jsonl, .csv, ...) with a column `prompt`; `-` is standard input; blank prompts
+    /// are skipped and not numbered
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
     /// A prompt
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// Documents to continue from their first tokens, as the paper evaluates: files or patterns, or `-`
+    /// Documents to continue from their first tokens, as in the paper's evaluation: files or patterns, or `-`
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "out")]
     documents: Vec<PathBuf>,
     /// N samples from the beginning-of-text token
@@ -112,7 +114,7 @@ struct PromptSource {
     unconditional: Option<usize>,
 }
 
-/// More samples or tokens than anyone waits for; above it a number is a slip.
+/// More samples or tokens than is practical; a larger number is a typo.
 const MAX_COUNT: usize = 100_000_000;
 
 pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
@@ -126,7 +128,7 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
         [sampling] => continue_prompts(args, sampling, context),
         _ => {
             let problem = Problem::new("`--temperature` and `--top-p`: several values need `--documents`");
-            Err(problem.hint("run `mixce generate` once for each").into())
+            Err(problem.hint("run `mixce generate` once per value").into())
         }
     }
 }
@@ -202,7 +204,7 @@ fn continue_prompts(args: &GenerateArgs, sampling: &Sampling, context: &Context)
     file.map_or(Ok(()), AtomicFile::finish)
 }
 
-/// One line: a JSON object, or prompt and continuation with line breaks turned into spaces.
+/// One line: a JSON object, or prompt and continuation with line breaks replaced by spaces.
 fn render(
     sample: &Continuation,
     prompt: &Prompt,

@@ -1,4 +1,4 @@
-//! `mixce inspect`: what a checkpoint, a weight file, a run folder, a dataset or a token cache holds.
+//! `mixce inspect`: describes a checkpoint, weight file, run folder, data set or token cache.
 
 pub(crate) mod dataset;
 mod decoding;
@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::error::Problem;
 use crate::reading::ReadingArgs;
 
-/// Show what a checkpoint, weight file, run folder, data file or token cache holds
+/// Show the contents of a checkpoint, weight file, run folder, data file or token cache
 #[derive(Debug, Args)]
 #[command(after_help = "Example: mixce inspect runs/first/best\n\n\
     Reads headers, not weights. With --json one object: `kind` is checkpoint, weights, run, dataset or cache.")]
@@ -47,13 +47,13 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<()> {
     let is_pattern = path.to_string_lossy().contains(['*', '?', '[']) || path.as_os_str() == STDIN;
     if !path.exists() && !is_pattern {
         return Err(Problem::new(format!("there is no `{}`", path.display()))
-            .hint("`mixce download MODEL --out DIR` brings a model of the hub into a folder")
+            .hint("`mixce download MODEL --out DIR` downloads a hub model to a folder")
             .into());
     }
     dataset::inspect(path, args.tokenizer.as_deref(), &args.reading, context)
 }
 
-/// Whether a folder holds files, and none that a checkpoint has.
+/// Whether a folder holds files, but none of a checkpoint.
 fn is_data_folder(path: &Path) -> bool {
     let Ok(entries) = std::fs::read_dir(path) else { return false };
     let names: Vec<String> =

@@ -10,11 +10,11 @@ use crate::cli;
 use crate::context::Context;
 use crate::files::AtomicFile;
 
-/// Print the manual page, or write those of all commands into a folder
+/// Print the manual page, or write the pages of all commands to a folder
 #[derive(Debug, Args)]
 #[command(after_help = "Example: mixce man --out ~/.local/share/man/man1")]
 pub(crate) struct ManArgs {
-    /// Folder for one page a command (mixce.1, mixce-train.1, ...); without it the main page goes to stdout
+    /// Folder for one page per command (mixce.1, mixce-train.1, ...); without it the main page goes to stdout
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &ManArgs, context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A page for each subcommand, and for those below it.
+/// Writes a page for each subcommand, recursively.
 fn add_pages(above: &str, command: &Command, pages: &mut Vec<(String, Command)>) {
     for subcommand in command.get_subcommands() {
         let name = format!("{above}-{}", subcommand.get_name());

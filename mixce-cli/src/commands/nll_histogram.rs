@@ -1,4 +1,4 @@
-//! `mixce nll-histogram`: how likely a model finds human texts and generated ones, text by text and token by token.
+//! `mixce nll-histogram`: negative log-likelihood of human and generated texts under a model, per text and per token.
 
 mod figure;
 
@@ -26,17 +26,17 @@ use crate::positions::{DEFAULT_MAX_LENGTH, fitted};
 use crate::reading::ReadingArgs;
 use crate::{interrupt, models, progress};
 
-/// Most bins; above it a number is a slip.
+/// Maximum number of bins; a larger number is a typo.
 const MAX_BINS: usize = 10_000;
-/// Most bins where none are asked for: more cannot be told apart in the figure.
+/// Maximum default number of bins: more are indistinguishable in the figure.
 const MAX_DEFAULT_BINS: usize = 100;
 
 /// Histograms of the negative log-likelihood of human and generated texts under a model, as in figure 2 of the paper
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mixce nll-histogram --model runs/first --human samples/dev.human --generated samples/dev.sample --svg nll.svg\n\n\
-    A text counts with the mean over its tokens, a token with its own value, both in nats. The end of a text is not counted: a sample that\n\
-    was cut off has none. In .jsonl files a row's `prompt` and `continuation` (or `text`) are one text, as `mixce generate` writes them."
+    Texts are scored by the mean over their tokens, tokens individually, both in nats. EOS is not scored, because a truncated sample\n\
+    has none. In .jsonl files a row's `prompt` and `continuation` (or `text`) are one text, as `mixce generate` writes them."
 )]
 pub(crate) struct NllHistogramArgs {
     /// Folder of a model, run folder (its best model), or hub id
@@ -45,15 +45,15 @@ pub(crate) struct NllHistogramArgs {
     /// Human texts: files or patterns, or `-`
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     human: Vec<PathBuf>,
-    /// Generated texts, those of several files together
+    /// Generated texts; several files are pooled
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     generated: Vec<PathBuf>,
     #[command(flatten)]
     reading: ReadingArgs,
-    /// Read the first N tokens of each text without counting them: generated texts have their prompts from people
+    /// Condition on the first N tokens of each text without scoring them: prompts of generated texts are human
     #[arg(long, alias = authors::PROMPT_LENGTH, default_value_t = 0, value_name = "TOKENS")]
     prompt_length: usize,
-    /// Longest text in tokens; the rest is cut [default: 512, or the model's positions if fewer]
+    /// Longest text in tokens; longer ones are truncated [default: 512, or the model's context length if shorter]
     #[arg(long, alias = authors::MAX_LENGTH, value_name = "TOKENS")]
     max_length: Option<usize>,
     /// Bins of each histogram [default: twice the cube root of the smaller set's size, at most 100]
@@ -65,7 +65,7 @@ pub(crate) struct NllHistogramArgs {
     /// Replace an existing `--svg` file
     #[arg(long)]
     overwrite: bool,
-    /// Tokens that go through the model together; memory only, the numbers do not depend on it
+    /// Tokens per forward pass; affects memory, not the result
     #[arg(long, default_value_t = DEFAULT_BATCH_TOKENS, value_name = "TOKENS")]
     batch_tokens: usize,
     /// Folder or hub id of the tokenizer [default: the model's own]
@@ -73,16 +73,16 @@ pub(crate) struct NllHistogramArgs {
     tokenizer: Option<String>,
 }
 
-/// Negative log-likelihoods (nats) of some texts.
+/// Negative log-likelihoods (nats) of a set of texts.
 #[derive(Debug, Default)]
 struct Likelihoods {
-    /// The mean over the counted tokens of each text.
+    /// The mean over the scored tokens of each text.
     texts: Vec<f64>,
-    /// Each counted token.
+    /// Each scored token.
     tokens: Vec<f64>,
-    /// Texts without a counted token.
+    /// Texts without a scored token.
     too_short: u64,
-    /// Texts that were cut.
+    /// Truncated texts.
     cut: u64,
 }
 
@@ -104,7 +104,7 @@ impl Likelihoods {
 /// Both sets at one level, over common bins.
 #[derive(Debug, Serialize)]
 struct Level {
-    /// Where bins begin, and where the last one ends, in nats.
+    /// Bin edges in nats, one more than bins.
     edges: Vec<f64>,
     human: Set,
     generated: Set,
@@ -119,7 +119,7 @@ struct Set {
 }
 
 impl Level {
-    /// `None` when a set is empty. Without a number of bins it is Rice's `2 n^(1/3)` for the smaller set.
+    /// `None` if a set is empty. The default number of bins is Rice's rule, `2 n^(1/3)` for the smaller set.
     fn of(human: &[f64], generated: &[f64], bins: Option<usize>) -> Option<Self> {
         let smaller = human.len().min(generated.len()) as f64;
         let bins = bins.unwrap_or_else(|| ((2.0 * smaller.cbrt()).ceil() as usize).min(MAX_DEFAULT_BINS));
@@ -135,7 +135,7 @@ impl Level {
     }
 }
 
-/// The result as `--json` prints it.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Report {
     sequence: Level,
@@ -201,7 +201,7 @@ fn likelihoods(
     loaded: &LoadedModel,
     stop: &AtomicBool,
 ) -> Result<Likelihoods> {
-    // The end of a text is scored like any token, and then left out.
+    // EOS is scored like any token, and then left out.
     let settings = EncodeSettings { max_length: Some(max_length.saturating_add(1)), add_bos: false };
     let store = encode_input(input, &loaded.tokenizer, settings, stop)?;
     let mut likelihoods = Likelihoods { cut: store.counts().truncated, ..Likelihoods::default() };

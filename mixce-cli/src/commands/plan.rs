@@ -1,4 +1,4 @@
-//! `mixce plan`: what training will need.
+//! `mixce plan`: estimates memory and time of training.
 
 use anyhow::Result;
 use candle_core::Device;
@@ -21,37 +21,37 @@ use crate::speed;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mixce plan --model gpt2-large --batch-size 8 --max-length 512 --device cuda --gflops 15000\n\n\
-    Memory is counted from the shapes, for documents that all have --max-length tokens; short documents need less. The\n\
-    program itself, the allocator's unused pages and CUDA's context come on top. Time is the operations of the matrix products over\n\
-    an assumed share of this device's matmul peak, which is measured now (some seconds) unless --gflops says it: a guess, where\n\
-    `mixce bench train` measures. With --device cuda and no such device here only memory is estimated, or what --gflops makes of it."
+        Memory is computed from the shapes, for documents of --max-length tokens; shorter documents need less. The program itself,\n\
+    the allocator's unused pages and CUDA's context are not included. Time is the operations of the matrix products divided by an\n\
+    assumed share of this device's matmul peak, which is measured now (some seconds) unless --gflops is given. It is a rough\n\
+    estimate; `mixce bench train` measures. With --device cuda and no such device, time is estimated only with --gflops."
 )]
 pub(crate) struct PlanArgs {
     /// gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2; a config.json; or the folder of a model (its config.json)
     #[arg(long, value_name = "NAME|FILE|FOLDER")]
     model: String,
-    /// Documents of a microbatch
+    /// Documents per microbatch
     #[arg(long, default_value_t = 8, value_name = "N")]
     batch_size: usize,
-    /// Microbatches of an optimizer step
+    /// Microbatches per optimizer step
     #[arg(long, default_value_t = 8, value_name = "N")]
     grad_accum: usize,
-    /// Tokens of the longest document, EOS included [default: 512, or the model's positions if fewer]
+    /// Tokens of the longest document, EOS included [default: 512, or the model's context length if shorter]
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<usize>,
     /// Recompute activations in the backward pass: less memory, more time
     #[arg(long)]
     activation_checkpointing: bool,
-    /// Number format of the operands of matrix products; with bf16, CUDA keeps less. Time follows the rate of f32, or --gflops
+    /// Number format of the operands of matrix products; with bf16, CUDA saves less. Time is based on the f32 rate, or --gflops
     #[arg(long, default_value = "f32", value_parser = words::<Precision>(&["f32", "bf16"]))]
     precision: Precision,
-    /// Target tokens of the whole training, all epochs together: adds how long it takes
+    /// Target tokens of the whole training, over all epochs: adds the total time
     #[arg(long, value_name = "N")]
     tokens: Option<u64>,
     /// The device's rate of f32 matrix products in GFLOP/s, instead of measuring it
     #[arg(long, value_name = "GFLOP/S", allow_negative_numbers = true)]
     gflops: Option<f64>,
-    /// Share of that rate which training is assumed to reach, above 0 and up to 1; on CPUs it was 0.56 to 0.78
+    /// Assumed share of that rate in training, above 0 and up to 1; measured on CPUs: 0.56 to 0.78
     #[arg(long, default_value_t = 0.65, value_name = "SHARE", allow_negative_numbers = true)]
     share: f64,
 }
@@ -72,7 +72,7 @@ impl PlanArgs {
     }
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Plan {
     model: String,
@@ -86,17 +86,17 @@ struct Plan {
     tokens_per_microbatch: u64,
     tokens_per_step: u64,
     memory: StepMemory,
-    /// Operations of an optimizer step, in 10^9.
+    /// Floating-point operations of an optimizer step, in 10^9.
     gflop_per_step: f64,
-    /// Null where there is no device to measure and no `--gflops`.
+    /// Null if there is no device to measure and no `--gflops`.
     time: Option<Time>,
 }
 
-/// From operations to time.
+/// Time estimated from operations.
 #[derive(Debug, Serialize)]
 struct Time {
     matmul_peak_gflops: f64,
-    /// Or else it was given.
+    /// False if it was given.
     measured: bool,
     assumed_share: f64,
     tokens_per_s: f64,
@@ -117,7 +117,7 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
     context.output.either(&plan, || plan.text())
 }
 
-/// The device to plan for; `None` for a CUDA device that is not here.
+/// The device to plan for; `None` for a CUDA device that is not present.
 fn open(context: &Context) -> Result<Option<Device>> {
     match context.start() {
         Err(error) if context.device.as_deref().is_some_and(|name| name.starts_with("cuda")) => {
@@ -134,7 +134,7 @@ fn plan(
     config: &dyn ModelConfig,
     device: Option<&Device>,
 ) -> Result<Plan> {
-    // The last token of a document is a target only.
+    // The last token of a document is only a target.
     let inputs = max_length.saturating_sub(1);
     let (batch_size, recompute) = (args.batch_size, args.activation_checkpointing);
     let tokens = batch_size.saturating_mul(inputs);
@@ -144,7 +144,7 @@ fn plan(
         on_cuda: device.is_none_or(Device::is_cuda),
         precision: args.precision.into(),
     };
-    // One document's operations: a batch may be too large to list.
+    // The operations of one document: a batch may be too large to list.
     let of_document = executed_flops(config, std::iter::once(inputs), recompute) as f64;
     let gflop_per_step = of_document * batch_size as f64 * args.grad_accum as f64 / 1e9;
     let tokens_per_step = (tokens as u64).saturating_mul(args.grad_accum as u64);
@@ -192,7 +192,7 @@ impl Plan {
             row(
                 "microbatch",
                 format!(
-                    "{} documents of {} tokens: {} go through the model",
+                    "{} documents of {} tokens: {} input tokens",
                     self.batch_size,
                     self.max_length,
                     grouped(self.tokens_per_microbatch)
@@ -205,7 +205,7 @@ impl Plan {
             format!("{} tokens, {} GFLOP", grouped(self.tokens_per_step), rounded(self.gflop_per_step)),
         ));
         match &self.time {
-            None => rows.push(row("time", "not known: no such device here, and no --gflops".to_owned())),
+            None => rows.push(row("time", "unknown: no such device, and no --gflops".to_owned())),
             Some(time) => rows.extend(time.rows()),
         }
         table(&rows, &[])
@@ -239,7 +239,7 @@ impl Time {
     }
 }
 
-/// An estimate with no more digits than it deserves.
+/// Rounds an estimate to its significant digits.
 fn rounded(rate: f64) -> String {
     match rate {
         ..1.0 => format!("{rate:.3}"),
@@ -248,14 +248,14 @@ fn rounded(rate: f64) -> String {
     }
 }
 
-/// The rows that say where memory goes.
+/// The rows of the memory breakdown.
 pub(super) fn memory_rows(memory: &StepMemory, device: &str) -> Vec<Vec<String>> {
     let row = |name: &str, value: String| vec![name.to_owned(), value];
     let state = memory.parameters.saturating_add(memory.gradients).saturating_add(memory.moments);
     vec![
         row("memory", format!("about {} on {device}, f32", bytes(memory.peak))),
         row("", format!("{} parameters, gradients and moments", bytes(state))),
-        row("", format!("{} activations kept for the backward pass", bytes(memory.activations))),
+        row("", format!("{} activations saved for the backward pass", bytes(memory.activations))),
         row(
             "",
             format!(

@@ -1,4 +1,4 @@
-//! `mixce push`: a model to the hub.
+//! `mixce push`: uploads a model to the hub.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use crate::models::{self, Network};
 use crate::output::bytes;
 use crate::progress::FetchBars;
 
-/// Upload a model folder to the hub, with a model card; a new repository is private
+/// Upload a model folder to the hub, with a model card; new repositories are private
 #[derive(Debug, Args)]
 #[command(after_help = "Example: mixce push runs/first/best me/my-gpt2\n\n\
     The token comes from HF_TOKEN or the login of the Python tools, needs write permission, and is never printed.")]
@@ -26,13 +26,13 @@ pub(crate) struct PushArgs {
     /// Folder of a model (as `mixce export` writes it), or a run folder (its best model)
     #[arg(value_name = "DIR")]
     folder: PathBuf,
-    /// Where to: owner/name, or owner/name@branch for a branch that exists
+    /// Target repository: owner/name, or owner/name@branch for an existing branch
     #[arg(value_name = "REPO")]
     repository: String,
-    /// Make a new repository public (one that exists stays as it is)
+    /// Create the repository as public (existing ones are unchanged)
     #[arg(long)]
     public: bool,
-    /// First line of the commit
+    /// Commit message
     #[arg(long, default_value = "Upload model with mixce", value_name = "TEXT")]
     message: String,
 }
@@ -40,7 +40,7 @@ pub(crate) struct PushArgs {
 pub(crate) fn run(args: &PushArgs, context: &Context) -> Result<()> {
     let id: ModelId = args.repository.parse()?;
     if !args.folder.is_dir() {
-        let problem = Problem::new(format!("`{}` is no folder", args.folder.display()));
+        let problem = Problem::new(format!("`{}` is not a folder", args.folder.display()));
         return Err(problem.hint("the folder comes first, then the repository").into());
     }
     let named = args.folder.display().to_string();
@@ -72,10 +72,10 @@ pub(crate) fn run(args: &PushArgs, context: &Context) -> Result<()> {
     })
 }
 
-/// Refuses folders that no tool could load, and checkpoints, which hold three times the model.
+/// Refuses folders that no tool could load, and training checkpoints, which are three times the model's size.
 fn require_model(folder: &Path) -> Result<()> {
     if !folder.join("config.json").is_file() {
-        return Err(Problem::new(format!("`{}` holds no `config.json`: it is no model", folder.display()))
+        return Err(Problem::new(format!("`{}` has no `config.json`: it is not a model", folder.display()))
             .hint("`mixce export --model MODEL --out DIR` writes a folder to upload")
             .into());
     }
@@ -94,7 +94,7 @@ fn card(folder: &Path, named: &str) -> Result<Vec<(String, Vec<u8>)>> {
     }
     let config = config::from_file(&folder.join("config.json"), FAMILIES)?;
     let mut facts = facts_of(folder, named)?;
-    // A folder on this machine is no base model that anybody else could find.
+    // A local folder is not a base model that others could find.
     if facts.base_model.as_deref() == Some(named) {
         facts.base_model = None;
     }

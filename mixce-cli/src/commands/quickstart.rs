@@ -1,4 +1,4 @@
-//! `mixce quickstart`: why MixCE exists, in under two minutes and offline.
+//! `mixce quickstart`: a demonstration of MixCE in under two minutes, offline.
 
 use std::path::{Path, PathBuf};
 
@@ -11,15 +11,14 @@ use crate::context::Context;
 use crate::progress;
 use crate::quickstart::{self, Progress, Settings, free_folder};
 
-/// Where the files go without `--out`.
+/// Default of `--out`.
 const DEFAULT_FOLDER: &str = "runs/quickstart";
 
-/// Offline demonstration: train by MLE and by MixCE on texts whose true distribution is known, and compare
-///
-/// A built-in grammar writes a corpus in which some texts carry a wrong word. A small GPT-2 learns it by MLE and is then
-/// finetuned twice with one seed and budget: by MLE and by MixCE. Both are sampled as they are. Printed for each: perplexity
+/// Offline demonstration: train with MLE and MixCE on texts with a known distribution, and compare
+/// A built-in grammar generates a corpus in which some texts contain a wrong word. A small GPT-2 is trained on it with MLE and then
+/// finetuned twice with the same seed and budget: with MLE and with MixCE. Both are sampled unbiased. Printed for each: perplexity
 /// on clean held-out texts, the share of samples inside the grammar's support, their cross-entropy under the (smoothed)
-/// grammar in nats a text, and their diversity; and for comparison the MLE model sampled at the temperature at which it is
+/// grammar in nats per text, and their diversity; and as a control the MLE model sampled at the temperature at which it is
 /// as diverse as MixCE.
 #[derive(Debug, Args)]
 #[command(
@@ -29,13 +28,13 @@ pub(crate) struct QuickstartArgs {
     /// Folder for corpus, models, samples, report and figure [default: runs/quickstart, or the next free runs/quickstart-N]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// MixCE's share of the forward cross-entropy, 0 to 1; 1 is MLE
+    /// MixCE's weight of the forward cross-entropy, 0 to 1; 1 is MLE
     #[arg(long, value_name = "ETA", default_value_t = Settings::default().eta)]
     eta: f64,
     /// The kind of wrong word
     #[arg(long, value_enum, value_name = "KIND", default_value = "slip")]
     noise: NoiseKind,
-    /// Share of the training texts that are drawn for a wrong word, 0 to 1
+    /// Share of training texts selected for a wrong word, 0 to 1
     #[arg(long, value_name = "P", default_value_t = Settings::default().noise_rate)]
     noise_rate: f64,
     /// Optimizer steps of the base model
@@ -50,7 +49,7 @@ pub(crate) struct QuickstartArgs {
     #[arg(long, value_name = "N", default_value_t = Settings::default().texts,
           value_parser = clap::value_parser!(u64).range(1..10_000_000))]
     texts: u64,
-    /// Samples from each model
+    /// Samples per model
     #[arg(long, value_name = "N", default_value_t = Settings::default().samples,
           value_parser = clap::value_parser!(u64).range(1..10_000_000))]
     samples: u64,
@@ -59,9 +58,9 @@ pub(crate) struct QuickstartArgs {
 /// `--noise`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum NoiseKind {
-    /// A slip of the pen in a function word (she for he, is for are): likely where the right word is all but certain
+    /// Another function word (she for he, is for are), where the right word is almost certain
     Slip,
-    /// Any word of the lexicon in place of another: each error is rare everywhere
+    /// Any word of the lexicon replaces another: each error is rare everywhere
     AnyWord,
 }
 
@@ -92,7 +91,7 @@ pub(crate) fn run(args: &QuickstartArgs, context: &Context) -> Result<()> {
     context.output.either(&report, || report.to_text(&out))
 }
 
-/// One progress bar a stage.
+/// One progress bar per stage.
 #[derive(Default)]
 struct Bars {
     current: Option<ProgressBar>,

@@ -25,7 +25,7 @@ use crate::{interrupt, progress};
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "Example: mixce synthetic --objectives mle,mixce --vocab 20,50 --out runs/synthetic\n\
-                  Finished cells are kept in OUT/cells; the same command continues a run that was stopped."
+                  Finished cells are kept in OUT/cells; the same command continues an interrupted run."
 )]
 pub(crate) struct SyntheticArgs {
     #[command(subcommand)]
@@ -35,7 +35,7 @@ pub(crate) struct SyntheticArgs {
     preset: Option<String>,
     #[arg(long, value_name = "NAMES", value_delimiter = ',', help = objectives_help())]
     objectives: Option<Vec<ObjectiveName>>,
-    /// Values of eta, or of the first parameter of an objective that has another [default: 0,0.01,0.1,0.5,0.9,0.99,1]
+    /// Values of eta, or of the first parameter of objectives without eta [default: 0,0.01,0.1,0.5,0.9,0.99,1]
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',')]
     etas: Option<Vec<f64>>,
     /// Vocabularies, EOS included [default: 20]
@@ -59,13 +59,14 @@ pub(crate) struct SyntheticArgs {
     /// Model: network (the authors') or table (free logits; learning rate 0.02, no weight decay) [default: network]
     #[arg(long, value_name = "NAME", value_parser = named::<ModelKind>)]
     model: Option<ModelKind>,
-    /// How `counts` differentiates reverse terms: local (as the authors credit), all-tokens or score-function (full gradient) [default: local]
+    /// How `counts` differentiates reverse terms: local (as the authors), all-tokens or score-function (full gradient) [default:
+    /// local]
     #[arg(long, value_name = "NAME", value_parser = named::<ReverseGradient>)]
     reverse_gradient: Option<ReverseGradient>,
-    /// Development loss that picks the epoch: loss (as the paper) or potential (monotone) [default: loss]
+    /// Development criterion that selects the epoch: loss (as in the paper) or potential (monotone) [default: loss]
     #[arg(long, value_name = "NAME", value_parser = named::<Selection>)]
     select: Option<Selection>,
-    /// Epochs at most [default: 50]
+    /// Maximum number of epochs [default: 50]
     #[arg(long)]
     epochs: Option<usize>,
     /// Sequences per step [default: 1000]
@@ -97,25 +98,25 @@ pub(crate) struct SyntheticArgs {
     no_plots: bool,
 }
 
-/// What `synthetic` can do besides running a grid.
+/// Subcommands of `synthetic`.
 #[derive(Debug, Subcommand)]
 enum SyntheticCommand {
-    /// What forward and reverse cross-entropy charge for mass where P is zero (figure 3 of the paper)
+    /// Plot the cost of mass where P is zero under forward and reverse cross-entropy (figure 3 of the paper)
     Figure3(Figure3Args),
 }
 
 /// Flags of `synthetic figure3`.
 #[derive(Debug, Args)]
 struct Figure3Args {
-    /// Outcomes, of which P allows half
+    /// Number of outcomes, half of which have P > 0
     #[arg(long, default_value_t = 20, value_name = "OUTCOMES")]
     outcomes: usize,
-    /// Where the figure goes
+    /// Output file of the figure
     #[arg(long, default_value = "figure3.svg", value_name = "FILE")]
     out: PathBuf,
 }
 
-/// What the program gives to this subcommand.
+/// The context of this subcommand.
 struct Environment<'a> {
     /// Whether results are JSON lines.
     json: bool,
@@ -125,14 +126,14 @@ struct Environment<'a> {
     stop: &'a AtomicBool,
     /// Prints a line to stdout.
     print: &'a (dyn Fn(&str) -> Result<()> + Sync),
-    /// Makes a progress bar over this many cells.
+    /// Creates a progress bar over this many cells.
     bar: &'a (dyn Fn(u64) -> ProgressBar + Sync),
 }
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
-    /// All is done.
+    /// All cells are done.
     Complete,
     /// Ctrl-C; finished cells are kept.
     Interrupted,
@@ -153,7 +154,7 @@ pub(crate) fn run(args: &SyntheticArgs, context: &Context) -> Result<()> {
     let environment = Environment {
         json: context.output.is_json(),
         seed: context.seed,
-        stop: interrupt::install("finished cells are kept; the same command goes on from them"),
+        stop: interrupt::install("finished cells are kept; the same command continues from them"),
         print: &|line| context.output.line(line),
         bar: &|cells| progress::bar(cells, "cells"),
     };
@@ -185,7 +186,7 @@ fn run_in(args: &SyntheticArgs, environment: &Environment<'_>) -> Result<Ended> 
         if environment.json
             && let Ok(line) = serde_json::to_string(&finished.cell)
         {
-            // A reader that has gone is noticed by the printer; the cells go on.
+            // A closed pipe is handled by the printer; the cells continue.
             let _ = (environment.print)(&line);
         }
     });
@@ -206,7 +207,7 @@ fn run_in(args: &SyntheticArgs, environment: &Environment<'_>) -> Result<Ended> 
     Ok(Ended::Complete)
 }
 
-/// The grid that the flags describe.
+/// The grid described by the flags.
 fn grid(args: &SyntheticArgs, seed: Option<u64>) -> Grid {
     let mut grid = match args.preset.as_deref() {
         Some("appendix") => Grid::appendix(),
@@ -247,21 +248,21 @@ fn grid(args: &SyntheticArgs, seed: Option<u64>) -> Grid {
     grid
 }
 
-/// Fits to the data what was not typed, and says so: a batch larger than the training set, vocabularies larger than the text's.
+/// Reduces defaults to fit the data, with a warning: a batch larger than the training set, vocabularies larger than the text's.
 fn fit_defaults(grid: &mut Grid, args: &SyntheticArgs) {
     let train = &mut grid.train;
     if args.batch_size.is_none() && (1..train.batch_size).contains(&train.train_size) {
         train.batch_size = train.train_size;
         tracing::warn!("`--batch-size` is {}, the whole training set", train.batch_size);
     }
-    // A text that cannot be read is reported when the world is made of it.
+    // An unreadable text is reported when P is estimated from it.
     let Some(text) = args.text.as_ref().and_then(|path| std::fs::read_to_string(path).ok()) else { return };
-    // Its words and EOS.
+    // Its words plus EOS.
     let most = text.split_whitespace().collect::<HashSet<_>>().len() + 1;
     if args.vocab.is_none() && most > 1 && grid.vocabs.iter().any(|vocab| *vocab > most) {
         grid.vocabs.retain(|vocab| *vocab < most);
         grid.vocabs.push(most);
-        tracing::warn!("`--vocab` is {:?}: the text has {} different words, and EOS", grid.vocabs, most - 1);
+        tracing::warn!("`--vocab` is {:?}: the text has {} distinct words, plus EOS", grid.vocabs, most - 1);
     }
 }
 

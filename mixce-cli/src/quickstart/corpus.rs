@@ -1,4 +1,4 @@
-//! The texts of the experiment and a tokenizer made for them.
+//! The texts of the experiment and a tokenizer trained on them.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ pub(super) struct Corpus {
     pub(super) tokenizer: Tokenizer,
     pub(super) train: Examples,
     pub(super) valid: Examples,
-    /// Clean texts: what a perfect model of P would write.
+    /// Clean texts, sampled from P.
     pub(super) held_out: Vec<String>,
     pub(super) held_out_examples: Examples,
 }
@@ -54,7 +54,7 @@ impl Corpus {
     }
 }
 
-/// Writes one text a line.
+/// Writes one text per line.
 pub(super) fn write_lines(path: &Path, texts: &[String]) -> Result<PathBuf> {
     let mut content = texts.join("\n");
     content.push('\n');

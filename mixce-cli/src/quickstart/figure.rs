@@ -1,4 +1,4 @@
-//! The result as a picture: share of samples inside the support against diversity.
+//! The result as a figure: share of samples inside the support, with diversity.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::svg::{self, Area};
 const WIDTH: u32 = 760;
 const HEIGHT: u32 = 300;
 
-/// Draws one horizontal bar a system: the share of its samples that the clean grammar can write.
+/// Draws one horizontal bar per system: the share of its samples that the clean grammar can generate.
 pub(super) fn write(report: &Report, path: &Path) -> Result<()> {
     let text = svg::draw((WIDTH, HEIGHT), |root| draw(report, root))?;
     std::fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))

@@ -1,9 +1,8 @@
 //! The experiment behind `mixce quickstart`: does MixCE keep a model inside the support of a distribution that is known?
-//!
-//! A built-in grammar is the distribution P. The training corpus is a sample of it in which some texts carry a wrong word,
-//! as text from the web does. A small GPT-2 learns the corpus by MLE; from there it is finetuned twice with the same data
-//! order, dropout, steps and seed, once by MLE and once by MixCE. Both are sampled without tricks. The control that a
-//! sceptic asks for is the MLE model sampled at the temperature at which its texts are as diverse as those of MixCE.
+//! A built-in grammar is the distribution P. The training corpus is a sample of it in which some texts contain a wrong word,
+//! as web text does. A small GPT-2 is trained on the corpus by MLE, then finetuned twice with the same data order, dropout, steps
+//! and seed, once with MLE and once with MixCE. Both are sampled unbiased. The control is the MLE model sampled at the
+//! temperature at which its texts are as diverse as those of MixCE.
 
 mod corpus;
 mod figure;
@@ -24,20 +23,20 @@ pub(crate) use settings::Settings;
 
 use corpus::Corpus;
 
-/// What a long run tells its user: the stage, and how much of it is done.
+/// Progress of a long run: the stage, and how much of it is done.
 pub(crate) trait Progress {
     /// A stage of `total` units begins.
     fn begin(&mut self, stage: &str, total: u64);
-    /// `done` units of the stage are done; `note` is worth showing beside them.
+    /// `done` units of the stage are done; `note` is shown beside them.
     fn update(&mut self, done: u64, note: &str);
     /// The stage is over.
     fn end(&mut self);
 }
 
-/// Runs the whole experiment and writes everything it makes below `out`, which must not exist or be empty.
+/// Runs the whole experiment and writes its output below `out`, which must be empty or not exist.
 ///
 /// # Errors
-/// When `out` is occupied, a file cannot be written, or training fails.
+/// If `out` is not empty, a file cannot be written, or training fails.
 pub(crate) fn run(
     settings: &Settings,
     out: &Path,
@@ -73,7 +72,7 @@ pub(crate) fn run(
     Ok(report)
 }
 
-/// The first of `base`, `base-2`, `base-3`, ... that does not exist: where a run goes that was not told where to.
+/// The first of `base`, `base-2`, `base-3`, ... that does not exist, the default output folder.
 pub(crate) fn free_folder(base: &Path) -> PathBuf {
     let name = base.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let numbered = (2u32..).map(|i| base.with_file_name(format!("{name}-{i}")));

@@ -1,4 +1,4 @@
-//! The result of the experiment: as JSON, as a table, as text.
+//! The result of the experiment as JSON, table and text.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use serde::Serialize;
 use super::Settings;
 use super::settings::name_of;
 
-/// What one model, sampled in one way, was found to do.
+/// Scores of one model with one sampling method.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct System {
     /// Perplexity per token (end of text included) on held-out texts of the clean grammar, at temperature 1.
     pub(crate) perplexity: f64,
-    /// Share of the samples that the clean grammar can write, in `[0, 1]`.
+    /// Share of the samples that the clean grammar can generate, in `[0, 1]`.
     pub(crate) in_support: f64,
-    /// Mean of `-log` of the smoothed P over the samples, in nats a text.
+    /// Mean of `-log` of the smoothed P over the samples, in nats per text.
     pub(crate) reverse_cross_entropy: f64,
     /// Distinct n-grams (n = 1 to 4) of all samples together divided by all.
     pub(crate) diversity: f64,
@@ -45,16 +45,16 @@ pub(crate) struct Gold {
     pub(crate) diversity: f64,
     /// Of a fresh sample of the grammar.
     pub(crate) distinct: f64,
-    /// Exact entropy of the grammar, in nats a text.
+    /// Exact entropy of the grammar, in nats per text.
     pub(crate) entropy_nats: f64,
 }
 
-/// The systems that are compared.
+/// The compared systems.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Systems {
-    /// Finetuned by MLE, sampled as it is.
+    /// Finetuned with MLE, unbiased samples.
     pub(crate) mle: System,
-    /// Finetuned by MixCE, sampled as it is.
+    /// Finetuned with MixCE, unbiased samples.
     pub(crate) mixce: System,
     /// The MLE model at the temperature that gives the diversity of MixCE.
     #[serde(rename = "mle-temperature")]
@@ -95,7 +95,7 @@ impl Report {
         Ok(())
     }
 
-    /// The report for people: a Markdown table, what it says, a few samples.
+    /// The human-readable report: a Markdown table, the verdict, a few samples.
     pub(crate) fn to_text(&self, out: &Path) -> String {
         let mut text = String::new();
         let s = &self.settings;
@@ -142,7 +142,7 @@ impl Report {
         text
     }
 
-    /// What the numbers say, whichever way they fell.
+    /// The verdict in words, whatever the outcome.
     pub(crate) fn verdict(&self) -> String {
         let Systems { mle, mixce, mle_temperature: control } = &self.systems;
         let points = |a: &System, b: &System| 100.0 * (a.in_support - b.in_support);
@@ -153,11 +153,11 @@ impl Report {
             d if d < -noise => format!("{:.1} points fewer than", -d),
             d => format!("within noise ({d:+.1} points) of"),
         };
-        // The temperature is found to about 0.01, which moves the diversity by less than this.
+        // The temperature is found to about 0.01, which changes the diversity by less than this.
         let unmatched = if (control.diversity - mixce.diversity).abs() <= 0.02 * mixce.diversity {
             ""
         } else {
-            " (but no temperature gave it that diversity, so the two cannot be compared)"
+            " (but no temperature gave this diversity, so the two are not comparable)"
         };
         format!(
             "MixCE writes {} MLE inside the grammar's support, and {} MLE sampled at the temperature of equal diversity{}.",

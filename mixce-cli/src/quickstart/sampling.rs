@@ -1,4 +1,4 @@
-//! Sampling the models and scoring what they write.
+//! Samples the models and scores the texts.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ const BATCH: usize = 250;
 /// Samples shown to the user.
 const SHOWN: usize = 5;
 
-/// Temperatures among which the one of equal diversity is looked for.
+/// Range of temperatures searched for the one of equal diversity.
 const TEMPERATURES: (f64, f64) = (0.1, 1.5);
 
 /// Halvings of the interval: the last is about 0.01 wide.
@@ -86,7 +86,7 @@ impl<'a> Sampler<'a> {
         self.score(name, model, 0.5 * (low + high), progress)
     }
 
-    /// What P itself scores: its exact perplexity on the held-out texts, and a fresh sample of it.
+    /// Scores of P itself: its exact perplexity on the held-out texts, and a fresh sample of it.
     pub(super) fn gold(&self) -> Result<Gold> {
         let held_out = &self.corpus.held_out;
         let nats: f64 = held_out.iter().filter_map(|text| self.grammar.log_prob_text(text)).map(|l| -l).sum();
@@ -97,13 +97,13 @@ impl<'a> Sampler<'a> {
         let texts: Vec<String> = (0..self.settings.samples)
             .map(|i| mixce_synthetic::grammar::render(&self.grammar.sample(stream, i)))
             .collect();
-        let score = SampleScore::of(&self.smoothed, &texts).context("no samples were asked for")?;
+        let score = SampleScore::of(&self.smoothed, &texts).context("no samples were requested")?;
         let ids = self.corpus.tokenizer.encode_batch(&texts)?;
         Ok(Gold {
             perplexity,
             in_support: score.in_support,
             reverse_cross_entropy: score.reverse_cross_entropy_nats,
-            diversity: pooled_diversity(&ids).context("no samples were asked for")?,
+            diversity: pooled_diversity(&ids).context("no samples were requested")?,
             distinct: score.distinct,
             entropy_nats: self.grammar.facts().entropy_nats,
         })
@@ -143,10 +143,10 @@ impl<'a> Sampler<'a> {
     ) -> Result<System> {
         let decode = |sample: &Continuation| Ok(self.corpus.tokenizer.decode(&sample.tokens)?);
         let texts: Vec<String> = samples.iter().map(decode).collect::<Result<_>>()?;
-        // A model may write a line break; JSON keeps one sample a line all the same.
+        // A sample may contain a line break; JSON still keeps one sample per line.
         let json = |text: &String| serde_json::json!({ "text": text }).to_string();
         write_lines(&self.dir.join(format!("{name}.jsonl")), &texts.iter().map(json).collect::<Vec<_>>())?;
-        let score = SampleScore::of(&self.smoothed, &texts).context("no samples were asked for")?;
+        let score = SampleScore::of(&self.smoothed, &texts).context("no samples were requested")?;
         let held_out = &self.corpus.held_out_examples;
         let evaluation = evaluate(&*trained.model, held_out, &Mle, DEFAULT_BATCH_TOKENS, &mut |_| Ok(()))?;
         Ok(System {

@@ -1,4 +1,4 @@
-//! What the experiment does; the defaults are what `mixce quickstart` runs.
+//! Settings of the experiment; the defaults are those of `mixce quickstart`.
 
 use mixce_core::objective::MixCe;
 use mixce_synthetic::grammar::Noise;
@@ -9,12 +9,12 @@ use serde::Serialize;
 pub(crate) struct Settings {
     /// Seed of corpus, weights, data order, dropout and samples.
     pub(crate) seed: u64,
-    /// MixCE's share of the forward cross-entropy.
+    /// MixCE's weight of the forward cross-entropy.
     pub(crate) eta: f64,
     /// The kind of wrong word.
     #[serde(serialize_with = "noise_name")]
     pub(crate) noise: Noise,
-    /// Probability that a training text is drawn for a wrong word.
+    /// Probability that a training text is selected for a wrong word.
     pub(crate) noise_rate: f64,
     /// Training texts.
     pub(crate) texts: u64,
@@ -24,7 +24,7 @@ pub(crate) struct Settings {
     pub(crate) base_steps: u64,
     /// Steps of each finetuning.
     pub(crate) finetune_steps: u64,
-    /// Texts of a step.
+    /// Texts per step.
     pub(crate) batch_size: usize,
     /// Layers.
     pub(crate) layers: usize,
@@ -54,7 +54,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Checks what can be wrong before anything is done.
+    /// Validates the settings before anything is done.
     pub(super) fn validate(&self) -> anyhow::Result<()> {
         MixCe::new(self.eta)?;
         if !(0.0..=1.0).contains(&self.noise_rate) {

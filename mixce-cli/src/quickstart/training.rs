@@ -17,7 +17,7 @@ use mixce_train::trainer::{TrainJob, train};
 use super::corpus::{Corpus, MAX_TOKENS};
 use super::{Progress, Settings};
 
-/// A trained model and where it was exported to.
+/// A trained model and its export folder.
 pub(super) struct Trained {
     pub(super) model: Box<dyn LanguageModel>,
     pub(super) dir: PathBuf,
@@ -30,7 +30,7 @@ pub(super) struct Training<'a> {
     pub(super) progress: &'a mut dyn Progress,
 }
 
-/// Passes steps on to the progress display.
+/// Forwards steps to the progress display.
 struct Watch<'a>(&'a mut dyn Progress);
 
 impl TrainObserver for Watch<'_> {
@@ -41,7 +41,7 @@ impl TrainObserver for Watch<'_> {
 }
 
 impl Training<'_> {
-    /// Trains the base model from random weights by MLE.
+    /// Trains the base model from random weights with MLE.
     pub(super) fn base(&mut self, dir: &Path) -> Result<Trained> {
         let size = self.corpus.tokenizer.vocab_size();
         let end = self.corpus.tokenizer.eos_id();
@@ -66,7 +66,7 @@ impl Training<'_> {
         self.run("training the base model (MLE)", &config, Arc::new(model_config), &parameters, dir)
     }
 
-    /// Finetunes the base model: by MixCE with this `eta`, or by MLE.
+    /// Finetunes the base model with MixCE at this `eta`, or with MLE.
     pub(super) fn finetune(&mut self, base: &Trained, eta: Option<f64>, dir: &Path) -> Result<Trained> {
         let objective = ObjectiveConfig::named(if eta.is_some() { "mixce" } else { "mle" })?;
         let steps = self.settings.finetune_steps;

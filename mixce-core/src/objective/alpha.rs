@@ -9,7 +9,7 @@ use super::{Objective, ObjectiveSpec, ParameterSpec, Range};
 pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
     name: "alpha",
     weight: "q^alpha",
-    summary: "what a temperature of 1 - `alpha` does, trained in; `alpha` 0: MLE, 1: DFT",
+    summary: "trains in a sampling temperature of 1 - `alpha`; `alpha` 0: MLE, 1: DFT",
     parameters: &[ParameterSpec {
         name: "alpha",
         range: Range::closed(0.0, 1.0),
@@ -40,7 +40,7 @@ impl Alpha {
     /// The member with exponent `alpha` in `[0, 1]`.
     ///
     /// # Errors
-    /// When `alpha` is outside `[0, 1]`.
+    /// If `alpha` is outside `[0, 1]`.
     pub fn new(alpha: f64) -> crate::Result<Self> {
         Ok(Self { alpha: SPEC.check("alpha", alpha)? })
     }

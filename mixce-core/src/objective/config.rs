@@ -1,4 +1,4 @@
-//! Choosing an objective by name and parameters.
+//! Selection of an objective by name and parameters.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{Objective, ObjectiveSpec, ParameterSpec, mixce, short};
 use crate::{Error, Result};
 
-/// An objective of [`OBJECTIVES`](super::OBJECTIVES) and the parameters that were given; the others have their defaults.
+/// An objective of [`OBJECTIVES`](super::OBJECTIVES) and its explicit parameters; the others have their defaults.
 ///
 /// As text `NAME` or `NAME:parameter=value,..`. In a configuration file it is that text, or a table of `name` and parameters.
 /// Values are checked by [`Self::build`].
@@ -27,7 +27,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, PartialEq)]
 pub struct ObjectiveConfig {
     spec: &'static ObjectiveSpec,
-    /// One for each parameter of the specification, in its order.
+    /// One entry per parameter of the specification, in its order.
     given: Vec<Option<f64>>,
 }
 
@@ -74,7 +74,7 @@ impl ObjectiveConfig {
             .map_or(known.default, |(_, value)| value))
     }
 
-    /// The same objective with `given(parameter, value given so far)` for each parameter.
+    /// The same objective with `given(parameter, current explicit value)` as the value of each parameter.
     #[must_use]
     pub fn map(&self, mut given: impl FnMut(&'static ParameterSpec, Option<f64>) -> Option<f64>) -> Self {
         Self {
@@ -97,7 +97,7 @@ impl ObjectiveConfig {
         Ok(())
     }
 
-    /// Checks the parameters and makes the objective.
+    /// Checks the parameters and constructs the objective.
     ///
     /// # Errors
     /// [`Error::OutOfRange`].

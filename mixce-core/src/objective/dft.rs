@@ -15,8 +15,7 @@ pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
 };
 
 /// Dynamic fine-tuning (DFT, 2025): `w = q`. The same objective as MixCE with `eta = 0`.
-///
-/// Potential `-q`. Every one-hot distribution on the support is a fixed point, so none is reported.
+/// Potential `-q`. The fixed point is not unique: every one-hot distribution on the support is one.
 ///
 /// ```
 /// use mixce_core::objective::{Dft, MixCe, Objective};

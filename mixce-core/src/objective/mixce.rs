@@ -9,12 +9,12 @@ use super::{Objective, ObjectiveSpec, ParameterSpec, Range, bisect};
 pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
     name: "mixce",
     weight: "eta + (1 - eta) q",
-    summary: "forward and reverse cross-entropy mixed; `eta` 1: MLE, 0: DFT",
+    summary: "mixture of forward and reverse cross-entropy; `eta` 1: MLE, 0: DFT",
     parameters: &[ParameterSpec {
         name: "eta",
         range: Range::closed(0.0, 1.0),
         default: 0.1,
-        help: "share of the forward cross-entropy: 1 is MLE, the paper uses 0.1 to 0.7",
+        help: "weight of the forward cross-entropy: 1 is MLE, the paper uses 0.1 to 0.7",
     }],
     build: |config| Ok(Arc::new(MixCe::new(config.get("eta")?)?)),
 };
@@ -23,8 +23,8 @@ pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
 /// ACL 2023): `w = eta + (1 - eta) q`.
 ///
 /// The reverse cross-entropy `-E_Q[log P]` needs `P` on the model's own samples. Replacing the reward `log P` by `P`, and
-/// sequence probabilities by token probabilities, gives `-E_P[sum_t q_t grad log q_t]`, which needs data alone: tokens
-/// that the model finds likely are pushed further. `eta = 1` is MLE.
+/// sequence probabilities by token probabilities, gives `-E_P[sum_t q_t grad log q_t]`, which needs only data: tokens
+/// that the model already finds likely get more weight. `eta = 1` is MLE.
 ///
 /// Potential: `eta (-log q) - (1 - eta) q`. Fixed point: `q_j = eta p_j / (c - (1 - eta) p_j)` with the `c` for which the
 /// probabilities sum to one; it is sharper than `p` for every `eta < 1`, and one-hot in the limit `eta -> 0`.
@@ -72,7 +72,7 @@ impl Objective for MixCe {
     }
 
     fn potential(&self, log_q: f64) -> f64 {
-        // At eta = 0 the forward term is absent even where log q is minus infinity.
+        // At eta = 0 the forward term is zero even if log q is minus infinity.
         let forward = if self.eta == 0.0 { 0.0 } else { -self.eta * log_q };
         forward - (1.0 - self.eta) * log_q.exp()
     }

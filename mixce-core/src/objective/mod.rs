@@ -1,19 +1,16 @@
 //! Token-weighted cross-entropy objectives: `loss = mean_t w(q_t) (-log q_t)` with `w` held constant in the gradient.
-//!
-//! `q_t` is the model's probability of the token that occurred at position `t`. The gradient with respect to the logits of
-//! that position is `w(q_t) (softmax(z) - onehot)`, so an objective is nothing but its weight function. Each has
+//! `q_t` is the model's probability of the observed token at position `t`. The gradient with respect to the logits of that
+//! position is `w(q_t) (softmax(z) - onehot)`, so an objective is defined by its weight function. Each has
 //!
 //! - a *potential*: the function `l(q)` whose true gradient is that of the loss, `dl/d log q = -w(q)`. The loss itself need
-//!   not fall when training goes well (for MixCE with `eta = 0` it is `-q log q`, which is 0 both at `q = 1` and at
-//!   `q = 0`); the potential does, and is what to plot;
+//!   not decrease in training (for MixCE with `eta = 0` it is `-q log q`, which is 0 both at `q = 1` and at
+//!   `q = 0`); the potential does, and is the curve to plot;
 //! - a *fixed point*: for a context whose true next-token distribution is `p`, the model distribution at which the expected
 //!   gradient vanishes, `p_j w(q_j) / q_j` being the same for every token of the support.
-//!
-//! [`OBJECTIVES`] lists those that can be chosen by name, with their parameters; [`ObjectiveConfig`] is such a choice. An
-//! objective of your own needs no entry there: implement [`Objective`] and hand it over as `Arc<dyn Objective>`.
-//!
-//! To add an objective for everyone: one file here with the struct, its `SPEC` and its `impl Objective`, named in this file and
-//! in [`OBJECTIVES`]. Command line, configuration files and the tests below know it then.
+//! [`OBJECTIVES`] lists the objectives that can be selected by name, with their parameters; [`ObjectiveConfig`] is a selection. A
+//! custom objective needs no entry: implement [`Objective`] and pass it as `Arc<dyn Objective>`.
+//! To add an objective to the list: create a file here with the struct, its `SPEC` and its `impl Objective`, and name it in this file
+//! and in [`OBJECTIVES`]. Command line, configuration files and tests pick it up from there.
 
 mod alpha;
 mod config;
@@ -59,8 +56,7 @@ pub static OBJECTIVES: &[ObjectiveSpec] = &[
 ];
 
 /// A token-weighted cross-entropy objective (see the [module documentation](self)).
-///
-/// One of your own:
+/// A custom objective:
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
@@ -102,9 +98,8 @@ pub trait Objective: Debug + Send + Sync {
     fn potential(&self, log_q: f64) -> f64;
 
     /// [`Objective::weight`] for every element of a tensor of any float dtype, on its device.
-    ///
-    /// By default the elements go through [`Objective::weight`] on the host; on a GPU that waits for the device at every
-    /// slice of tokens, so an objective that is trained there should compute its weights by tensor operations.
+    /// The default computes [`Objective::weight`] on the host, which on a GPU synchronises the device for every slice of tokens. An
+    /// objective used on a GPU should override it with tensor operations.
     ///
     /// # Errors
     /// When a tensor operation fails.
@@ -115,7 +110,7 @@ pub trait Objective: Debug + Send + Sync {
     }
 
     /// The model distribution at which the expected gradient vanishes for a context with true distribution `p`
-    /// (non-negative, summing to 1), or `None` where no closed form is known or it is not unique.
+    /// (non-negative, summing to 1), or `None` if no closed form is known or it is not unique.
     fn fixed_point(&self, _p: &[f64]) -> Option<Vec<f64>> {
         None
     }

@@ -1,4 +1,4 @@
-//! What is known of an objective beside its formula: its name, its parameters and how it is made of them.
+//! The registry entry of an objective: its name, its parameters and its constructor.
 
 use std::fmt;
 use std::ops::{Bound, RangeBounds as _};
@@ -14,11 +14,11 @@ pub struct ObjectiveSpec {
     pub name: &'static str,
     /// The formula of the weight `w(q)`, as text.
     pub weight: &'static str,
-    /// One line: whose objective it is, and what it equals at the ends of its parameters' ranges.
+    /// One line: its origin, and what it equals at the ends of its parameters' ranges.
     pub summary: &'static str,
-    /// The parameters, the one to search over first.
+    /// The parameters; the first is the one to tune.
     pub parameters: &'static [ParameterSpec],
-    /// Makes the objective, with [`ObjectiveConfig::get`] for each parameter.
+    /// Constructs the objective, using [`ObjectiveConfig::get`] for each parameter.
     pub build: fn(&ObjectiveConfig) -> Result<Arc<dyn Objective>>,
 }
 
@@ -46,7 +46,7 @@ impl ObjectiveSpec {
         })
     }
 
-    /// `value` if the parameter can have it.
+    /// `value` if it is in the parameter's range.
     pub(super) fn check(&self, parameter: &str, value: f64) -> Result<f64> {
         let parameter = *self.parameter(parameter)?;
         if parameter.range.contains(value) {
@@ -57,7 +57,7 @@ impl ObjectiveSpec {
     }
 }
 
-/// Entries are equal when their names are.
+/// Entries are equal if their names are.
 impl PartialEq for ObjectiveSpec {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name
@@ -69,11 +69,11 @@ impl PartialEq for ObjectiveSpec {
 pub struct ParameterSpec {
     /// The name users type.
     pub name: &'static str,
-    /// The values for which the formula makes sense.
+    /// The range of valid values.
     pub range: Range,
-    /// The value where none is given.
+    /// The default value.
     pub default: f64,
-    /// What it is, in a few words.
+    /// A short description.
     pub help: &'static str,
 }
 
@@ -138,7 +138,7 @@ impl fmt::Display for Range {
     }
 }
 
-/// The shorter of the plain and the scientific notation of a number, both of which read back exactly.
+/// The shorter of the plain and the scientific notation of a number; both round-trip exactly.
 pub(crate) fn short(value: f64) -> String {
     let (plain, scientific) = (value.to_string(), format!("{value:e}"));
     if scientific.len() < plain.len() { scientific } else { plain }

@@ -15,7 +15,7 @@ pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
             name: "gamma",
             range: Range::closed(0.0, 1.0),
             default: 1e-7,
-            help: "share of the token that occurred in the proxy of the true distribution",
+            help: "weight of the observed token in the proxy of the true distribution",
         },
         ParameterSpec {
             name: "min_weight",
@@ -33,7 +33,7 @@ pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
 /// `gamma = 0` is MLE; `gamma = 1, min_weight = 0` is DFT. Without the clamp the potential is
 /// `-log(gamma + (1 - gamma) q) / (1 - gamma)`; where the clamp is active it continues linearly in `log q`. Fixed point
 /// without the clamp and for `gamma < 1`: the soft threshold `q_j = max(p_j / c - gamma, 0) / (1 - gamma)`, which gives rare
-/// tokens a probability of exactly zero. With a clamp none is reported.
+/// tokens a probability of exactly zero. With the clamp none is given.
 ///
 /// ```
 /// use mixce_core::objective::{Objective, TaiLr};

@@ -1,4 +1,4 @@
-//! The cross-entropy of those tokens alone that the model finds likely.
+//! The cross-entropy of tokens above a probability threshold.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::{Objective, ObjectiveSpec, ParameterSpec, Range};
 pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
     name: "threshold",
     weight: "1 if q >= tau, else 0",
-    summary: "tokens below a threshold are left out; `tau` 0: MLE",
+    summary: "ignores tokens below a probability threshold; `tau` 0: MLE",
     parameters: &[ParameterSpec {
         name: "tau",
         range: Range::right_open(0.0, 1.0),
@@ -20,13 +20,11 @@ pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
 };
 
 /// Thresholded likelihood (*Beyond log-likelihood*, arXiv 2510.00526): `w = 1` for `q >= tau` and 0 below.
-///
-/// A token that the model finds unlikely is taken for noise and has no gradient. `tau = 0` is MLE. Potential:
-/// `-log max(q, tau)`, constant where the weight is 0.
-///
-/// Any set of tokens whose `p_j`, divided by their sum `s`, are all at least `tau` gives a fixed point `q_j = p_j / s` that is 0
-/// elsewhere, the most likely token alone included; so none is reported for `tau > 0`. From a model close to `p`, tokens
-/// rarer than `tau` disappear and the others keep their proportions.
+/// A token that the model finds unlikely is treated as noise and has no gradient. `tau = 0` is MLE. Potential: `-log max(q,
+/// tau)`, constant where the weight is 0.
+/// For `tau > 0` the fixed point is not unique: any set of tokens whose `p_j`, divided by their sum `s`, are all at least `tau` gives
+/// one, `q_j = p_j / s` and 0 elsewhere. Starting from a model close to `p`, tokens rarer than `tau` disappear and the others keep
+/// their proportions.
 ///
 /// ```
 /// use mixce_core::objective::{Objective, Threshold};

@@ -14,7 +14,7 @@ pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
         name: "alpha",
         range: Range::left_open(0.0, 1.0),
         default: 0.05,
-        help: "probability below which the weight shrinks",
+        help: "probability below which the weight decreases",
     }],
     build: |config| Ok(Arc::new(TrSft::new(config.get("alpha")?)?)),
 };
@@ -22,7 +22,7 @@ pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
 /// TrSFT (arXiv 2512.17636): `w = q / max(q, alpha)`, full weight above the threshold and proportional to `q` below it.
 ///
 /// Potential: `-log q` for `q >= alpha`, continued by `1 - log alpha - q / alpha` below. Tokens below the threshold all
-/// have the same ratio `w / q = 1 / alpha`, so a fixed point has at most the largest of them; none is reported.
+/// have the same ratio `w / q = 1 / alpha`, so a fixed point has at most the largest of them; no closed form is given.
 ///
 /// ```
 /// use mixce_core::objective::{Objective, TrSft};

@@ -14,7 +14,7 @@ pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
         name: "eta",
         range: Range::closed(0.0, 1.0),
         default: 0.5,
-        help: "share of maximum likelihood in the weight",
+        help: "weight of maximum likelihood in the mixture",
     }],
     build: |config| Ok(Arc::new(Tvd::new(config.get("eta")?)?)),
 };
@@ -22,8 +22,8 @@ pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
 /// The objective called `tvd` in EMO's experiments (Ren et al., *EMO: Earth mover distance optimization for autoregressive
 /// language modeling*, ICLR 2024): `w = r + (1 - r) max(q / ((1 - r) + r q), 0.2)`.
 ///
-/// With `g = 1 - r` the inner part is TaiLr's weight with the authors' clamp; the outer mix makes it a different objective.
-/// `r = 1` is MLE. Potential: `r (-log q)` plus `1 - r` times TaiLr's potential. No fixed point is reported.
+/// With `g = 1 - r` the inner part is TaiLr's weight with the authors' clamp; the outer mixture makes it a different objective.
+/// `r = 1` is MLE. Potential: `r (-log q)` plus `1 - r` times TaiLr's potential. No fixed point is given.
 ///
 /// ```
 /// use mixce_core::objective::{Objective, Tvd};
@@ -63,7 +63,7 @@ impl Objective for Tvd {
     }
 
     fn potential(&self, log_q: f64) -> f64 {
-        // A term with factor zero is absent even where it is infinite.
+        // A term with factor zero is zero even if it is infinite.
         let term = |factor: f64, value: f64| if factor == 0.0 { 0.0 } else { factor * value };
         term(self.ratio, -log_q) + term(1.0 - self.ratio, self.inner.potential(log_q))
     }

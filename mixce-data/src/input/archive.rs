@@ -1,4 +1,4 @@
-//! tar archives, read from front to back: one member after another, nothing written to disk.
+//! Streams the members of tar archives sequentially, without writing to disk.
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,14 +22,14 @@ pub(super) struct Members {
     recorder: Recorder,
 }
 
-/// A member that is to be read.
+/// A member to read.
 pub(super) struct Member {
     /// Its path within the archive.
     pub(super) name: PathBuf,
     pub(super) bytes: Bytes,
 }
 
-/// The archive's bytes, and how many of them belong to the member that is read.
+/// The archive's bytes, and how many of them belong to the current member.
 struct Source {
     bytes: Bytes,
     left: u64,
@@ -37,7 +37,7 @@ struct Source {
     padding: u64,
 }
 
-/// Properties that headers of their own give to the next member.
+/// Properties of the next member from extended headers.
 #[derive(Default)]
 struct Extended {
     name: Option<Vec<u8>>,
@@ -52,7 +52,7 @@ impl Members {
         Self { path: path.into(), source: Arc::new(Mutex::new(source)), recorder }
     }
 
-    /// The next member that is a file and not hidden; the others are noted. What the last one's reader left unread is skipped.
+    /// The next member that is a file and not hidden; others are recorded. Unread bytes of the previous member are skipped.
     pub(super) fn next_member(&mut self) -> Result<Option<Member>> {
         let mut extended = Extended::default();
         loop {
@@ -104,7 +104,7 @@ impl Members {
             if read > 0 && empty_blocks == 0 {
                 drop(source);
                 return Err(match read {
-                    BLOCK_BYTES => self.damaged("the sum of a member's header does not match"),
+                    BLOCK_BYTES => self.damaged("the checksum of a member's header does not match"),
                     _ => self.cut_off(),
                 });
             }
@@ -151,13 +151,13 @@ impl Extended {
                         b"path" => self.name = Some(value.to_vec()),
                         b"size" => {
                             let size = std::str::from_utf8(value).ok().and_then(|size| size.parse().ok());
-                            self.size = Some(size.ok_or("the size of a member is no number")?);
+                            self.size = Some(size.ok_or("the size of a member is not a number")?);
                         }
                         key => self.sparse |= key.starts_with(b"GNU.sparse."),
                     }
                 }
             }
-            // Where a link leads, and properties of all members: neither is needed.
+            // Link targets and global properties are not needed.
             _ => {}
         }
         Ok(())
@@ -185,7 +185,7 @@ fn is_extension(kind: EntryType) -> bool {
     )
 }
 
-/// A member's path without what would lead out of the archive.
+/// A member's path without components that lead out of the archive.
 fn relative(name: &str) -> PathBuf {
     Path::new(name).components().filter(|part| matches!(part, Component::Normal(_))).collect()
 }
@@ -196,7 +196,7 @@ fn why_unused(name: &Path, header: &Header) -> Option<String> {
         String::from_utf8_lossy(&to).into_owned()
     };
     match header.entry_type() {
-        // Archivers of old mark a folder by the slash behind its name.
+        // Old archivers mark a folder with a trailing slash.
         EntryType::Regular if header.path_bytes().ends_with(b"/") => Some(FOLDER.into()),
         EntryType::Regular | EntryType::Continuous => {
             let hidden = |part: Component<'_>| part.as_os_str().to_string_lossy().starts_with('.');
@@ -212,7 +212,7 @@ fn why_unused(name: &Path, header: &Header) -> Option<String> {
 }
 
 fn lock(source: &Mutex<Source>) -> MutexGuard<'_, Source> {
-    // One thread reads; a panic elsewhere changes nothing here.
+    // Only one thread reads, so a poisoned lock is harmless.
     source.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -230,7 +230,7 @@ impl Source {
         if skipped == wanted { Ok(()) } else { Err(fault(KIND, Fault::CutOff)) }
     }
 
-    /// Fills a block; less only at the end.
+    /// Fills a block, except at the end.
     fn read_block(&mut self, block: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while filled < block.len() {

@@ -1,14 +1,14 @@
-//! Which column of a table is the text.
+//! Chooses the text column of a table.
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Names that a text column usually has, besides `text`. Case does not count.
+/// Usual names of a text column besides `text`, case-insensitive.
 const USUAL: [&str; 7] = ["text", "content", "document", "story", "article", "sentence", "body"];
 /// Columns that an error message lists at most.
 const MAX_LISTED: usize = 12;
 
-/// What a column holds, as far as is known.
+/// What is known about a column's contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holds {
     /// Text in at least one row.
@@ -48,27 +48,27 @@ impl Reason {
     }
 }
 
-/// The positions of the columns that make up the text, joined by a space, and why.
+/// The indices of the text columns, which are joined with a space, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
     pub(super) columns: Vec<usize>,
     pub(super) reason: Reason,
 }
 
-/// The columns that were asked for, or what their names alone decide: `text`, else the only one with a [`USUAL`] name. `None` if the columns'
-/// content must be looked at.
+/// The requested columns, or those that names alone decide: `text`, else the only one with a [`USUAL`] name. `None` if the contents of the
+/// columns must be examined.
 pub(super) fn by_name(path: &Path, wanted: &[String], names: &[String]) -> Result<Option<Choice>> {
     let columns: Vec<Column> =
         names.iter().map(|name| Column { name: name.clone(), holds: Holds::Text }).collect();
     if !wanted.is_empty() {
         return choose(path, wanted, &columns).map(Some);
     }
-    // Where several have such a name, their content may still tell.
+    // If several have such a name, their contents may still decide.
     Ok(named(path, &columns).unwrap_or_default())
 }
 
-/// The columns that make up the text: those that were asked for; else `text`; else, of those that hold text, the only one with a [`USUAL`]
-/// name; else the only one that holds text.
+/// The text columns: the requested ones; else `text`; else, of those that hold text, the only one with a [`USUAL`] name; else the only one
+/// that holds text.
 pub(super) fn choose(path: &Path, wanted: &[String], columns: &[Column]) -> Result<Choice> {
     if !wanted.is_empty() {
         let columns: Result<Vec<usize>> = wanted.iter().map(|name| asked(path, name, columns)).collect();
@@ -87,7 +87,7 @@ pub(super) fn choose(path: &Path, wanted: &[String], columns: &[Column]) -> Resu
             Ok(Choice { columns: vec![*only], reason })
         }
         [] => Err(problem(path, "no column `text`, and none that holds text", columns)),
-        _ => Err(problem(path, "no column `text`, and several that may be meant", columns)),
+        _ => Err(problem(path, "no column `text`, and several candidates", columns)),
     }
 }
 
@@ -118,7 +118,7 @@ fn named(path: &Path, columns: &[Column]) -> Result<Option<Choice>> {
     match usual.as_slice() {
         [only] => choice(*only),
         [] => Ok(None),
-        _ => Err(problem(path, "no column `text`, and several that may be meant", columns)),
+        _ => Err(problem(path, "no column `text`, and several candidates", columns)),
     }
 }
 
@@ -187,10 +187,10 @@ mod tests {
         let error = choose_of(&[], &[("a", TEXT), ("b", TEXT), ("n", NUMBERS)]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "`t.csv`: no column `text`, and several that may be meant (it has `a`, `b`, `n`: numbers)"
+            "`t.csv`: no column `text`, and several candidates (it has `a`, `b`, `n`: numbers)"
         );
         assert!(error.hint().unwrap().contains("--text-column"));
-        assert!(refused(&[], &[("story", TEXT), ("body", TEXT)]).contains("several that may be meant"));
+        assert!(refused(&[], &[("story", TEXT), ("body", TEXT)]).contains("several candidates"));
         assert!(refused(&[], &[("a", NUMBERS)]).contains("none that holds text"));
         assert!(refused(&["x"], &[("a", TEXT)]).contains("no column `x`"));
         assert!(refused(&["a"], &[("a", NUMBERS)]).contains("`a` does not hold text but numbers"));

@@ -40,7 +40,7 @@ pub enum Compression {
     Xz,
 }
 
-/// The endings that promise a compression.
+/// The extensions of compressed files.
 const ENDINGS: [(&str, Compression); 11] = [
     (".gz", Compression::Gzip),
     (".gzip", Compression::Gzip),
@@ -74,7 +74,7 @@ impl Compression {
         found.unwrap_or((Self::None, name))
     }
 
-    /// The word for it in messages.
+    /// The name in messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

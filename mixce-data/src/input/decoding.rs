@@ -1,4 +1,4 @@
-//! What was found between a file's bytes and its documents.
+//! Records how a file's bytes were decoded.
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -131,14 +131,13 @@ impl Archive {
 }
 
 impl Decoding {
-    /// What a user should know who did not ask: what was ignored, or read otherwise than the file's name says. One sentence each.
+    /// Warnings about ignored data, or data read differently from what the file's name says. One sentence each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let name = self.path.display();
         if self.not_compressed_as_named {
-            warnings
-                .push(format!("`{name}` is not compressed, although its name says so; it is read as it is"));
+            warnings.push(format!("`{name}` is not compressed, although its name says so; it is read as is"));
         }
         for layer in &self.compression {
             let kind = layer.kind.name();
@@ -155,7 +154,7 @@ impl Decoding {
         let LineEnds { lf, crlf, cr } = self.line_ends;
         if cr > 0 && lf + crlf > 0 && self.format == Some(Format::Text) {
             warnings.push(format!(
-                "`{name}`: {cr} line ends are a carriage return alone, {} are not; each ends a line",
+                "`{name}`: {cr} line endings are lone carriage returns, {} are not; each ends a line",
                 lf + crlf
             ));
         }
@@ -179,7 +178,7 @@ impl Archive {
             warnings.push(format!("`{name}` is an archive without files"));
         }
         if self.unterminated {
-            warnings.push(format!("`{name}` has no end mark of an archive; it may be cut off"));
+            warnings.push(format!("`{name}` has no end-of-archive marker; it may be truncated"));
         }
         if self.trailing_bytes > 0 {
             let bytes = self.trailing_bytes;

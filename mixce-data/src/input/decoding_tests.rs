@@ -235,7 +235,7 @@ fn line_ends_are_those_of_python_and_counted() {
     let got = read("a.txt", b"a\nb\r\nc\rd\r\r\ne\n");
     assert_eq!(got.texts, ["a", "b", "c", "d", "", "e"]);
     assert_eq!(got.decoding.line_ends, LineEnds { lf: 2, crlf: 2, cr: 2 });
-    assert!(got.decoding.warnings()[0].contains("2 line ends are a carriage return alone, 4 are not"));
+    assert!(got.decoding.warnings()[0].contains("2 line endings are lone carriage returns, 4 are not"));
     assert!(read("a.txt", b"a\rb\rc").decoding.warnings().is_empty());
     let other = "a\u{85}b\u{2028}c\u{2029}d\u{b}e\u{c}f";
     assert_eq!(read("a.txt", format!("{other}\nlast").as_bytes()).texts, [other, "last"]);
@@ -324,7 +324,7 @@ fn zstd_frames_of_every_kind_are_read() {
     let mut spoilt = whole.clone();
     *spoilt.last_mut().unwrap() ^= 1;
     assert!(matches!(fault("a.txt.zst", &spoilt), Fault::Damaged(_)));
-    assert!(fault("a.txt.zst", &[&whole, &b"rest"[..]].concat()).to_string().contains("no zstd frame"));
+    assert!(fault("a.txt.zst", &[&whole, &b"rest"[..]].concat()).to_string().contains("not a zstd frame"));
 }
 
 #[test]
@@ -349,11 +349,7 @@ fn what_is_no_text_is_named_with_a_way_out() {
         (b"ARROW1\0\0\xff\xff\xff\xff", "an Arrow file", "to_parquet"),
         (b"%PDF-1.7\n%\xe2\xe3", "a PDF document", "pdftotext"),
         (b"SQLite format 3\0\x10", "an SQLite database", "sqlite3"),
-        (
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-            "a pointer of Git LFS",
-            "git lfs pull",
-        ),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer", "git lfs pull"),
     ] {
         let error = refused("a.txt", bytes);
         assert!(error.to_string().contains(what), "{error}");
@@ -412,7 +408,7 @@ fn members_of_archives_are_read_in_order_and_the_others_named() {
     let one = archive(&[("a.txt", b"a\n")]);
     assert_eq!(read("c.tar", &[one.clone(), bytes.clone()].concat()).texts.len(), 6);
     let unended = read("c.tar", &one[..1024]);
-    assert!(unended.decoding.warnings()[0].contains("it may be cut off"));
+    assert!(unended.decoding.warnings()[0].contains("it may be truncated"));
     assert_eq!(fault("c.tar", &one[..513]), Fault::CutOff);
     assert_eq!(fault("c.tar", &one[..1000]), Fault::CutOff);
     let trailing = read("c.tar", &[one.as_slice(), b"rest"].concat());
@@ -421,7 +417,7 @@ fn members_of_archives_are_read_in_order_and_the_others_named() {
     spoilt[1024] ^= 1;
     assert!(matches!(fault("c.tar", &spoilt), Fault::Damaged(_)));
     let nested = refused("c.tar", &archive(&[("inner.tar", &one)])).to_string();
-    assert!(nested.contains("an archive within an archive"), "{nested}");
+    assert!(nested.contains("nested archives"), "{nested}");
     let error = refused("c.tar", &archive(&[("a/bad.txt", b"x\n\xff\n")])).to_string();
     assert!(error.contains("c.tar/a/bad.txt` line 2"), "{error}");
 }
@@ -487,10 +483,7 @@ fn folders_and_patterns_name_what_they_leave_out() {
         let whole = open(folder.path()).unwrap();
         assert_eq!(texts(&whole), ["1", "2", "3"]);
         let all = reasons(&whole).join("\n");
-        assert!(
-            all.contains("up a link to a folder") && all.contains("gone.txt a link that leads nowhere"),
-            "{all}"
-        );
+        assert!(all.contains("up a link to a folder") && all.contains("gone.txt a broken link"), "{all}");
     }
     let empty = tempfile::tempdir().unwrap();
     assert!(open(empty.path()).unwrap_err().to_string().contains("holds no files that could be read"));

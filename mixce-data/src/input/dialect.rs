@@ -1,4 +1,4 @@
-//! How a delimited file separates fields: by its head.
+//! Detects the delimiter of a file from its beginning.
 use std::path::Path;
 
 use super::record::{Outcome, Quotes, RecordParser, Syntax};
@@ -6,11 +6,11 @@ use super::record_ends::RecordEnds;
 use super::window::Window;
 use crate::error::{Error, Result};
 
-/// Bytes at the head of a file that are looked at.
+/// Bytes examined at the beginning of a file.
 const HEAD_BYTES: usize = 1 << 20;
-/// Records of the head that are looked at, at most.
+/// Maximum number of records examined.
 const HEAD_RECORDS: usize = 1000;
-/// Delimiters that a file may have without saying so.
+/// Delimiters that are detected.
 const CANDIDATES: [u8; 4] = [b',', b';', b'\t', b'|'];
 /// Percentage of the records that must have as many fields as the first one,
 pub(super) const AGREEING: usize = 90;

@@ -1,4 +1,4 @@
-//! The documents of an input, one after another.
+//! Iterates over the documents of an input.
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -216,16 +216,16 @@ impl<'a> Documents<'a> {
         }
         self.skipped += 1;
         if self.skipped <= MAX_NAMED {
-            tracing::warn!("bad row left out: {error}");
+            tracing::warn!("bad row skipped: {error}");
         } else {
-            tracing::debug!("bad row left out: {error}");
+            tracing::debug!("bad row skipped: {error}");
         }
         Ok(())
     }
 
     fn tell_skipped(&self) {
         if self.skipped > MAX_NAMED {
-            tracing::warn!("{} bad rows were left out; the first {MAX_NAMED} are named above", self.skipped);
+            tracing::warn!("{} bad rows were skipped; the first {MAX_NAMED} are listed above", self.skipped);
         }
     }
 }
@@ -308,7 +308,7 @@ fn open_member(member: Member, path: PathBuf, settings: &ReadSettings) -> Result
     let recorder = Recorder::new(&path);
     let (format, bytes) = match stream::open(member.bytes, &path, &recorder)? {
         Stream::Tar(_) => {
-            let problem = "an archive within an archive is not read; unpack the outer one".to_owned();
+            let problem = "nested archives are not supported; unpack the outer one".to_owned();
             return Err(Error::Archive { path, problem });
         }
         Stream::Parquet(bytes) => (files::parquet_format(&path, settings.data_format)?, bytes),
@@ -328,7 +328,7 @@ fn open_member(member: Member, path: PathBuf, settings: &ReadSettings) -> Result
 }
 
 fn changed(path: &Path) -> Error {
-    let source = std::io::Error::other("it has changed since it was looked at first");
+    let source = std::io::Error::other("it has changed since it was first read");
     Error::Io { action: "read", path: path.into(), source }
 }
 

@@ -9,10 +9,10 @@ const UNDECODABLE: u8 = 0xff;
 /// How characters are written as bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Encoding {
-    /// Also taken where nothing speaks for another one.
+    /// The default.
     #[serde(rename = "UTF-8")]
     Utf8,
-    /// Little-endian, what Windows calls Unicode.
+    /// Little-endian, called Unicode on Windows.
     #[serde(rename = "UTF-16LE")]
     Utf16Le,
     /// Big-endian.
@@ -27,7 +27,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// As `iconv` and the web know it.
+    /// The IANA name, as used by `iconv`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! From a name that was typed to the files it means, and those it does not.
+//! Resolves a path, pattern or folder to files.
 use std::fs::{self, FileType};
 use std::path::{Component, Path, PathBuf};
 
@@ -9,25 +9,24 @@ use super::decoding::{FOLDER, Unused, named};
 use super::format::Format;
 use crate::error::{Error, Result};
 
-/// Folders within folders that are searched.
+/// Maximum depth of nested folders.
 const MAX_DEPTH: usize = 32;
-/// Endings of plain text and of archives.
+/// Extensions of plain text and of archives.
 const USUAL_ENDINGS: [&str; 8] = ["txt", "text", "raw", "tokens", "lines", "wp_source", "wp_target", "tar"];
-/// Names that a warning lists.
+/// Maximum number of names in a warning.
 const MAX_NAMED: usize = 10;
 
-/// The files that a name means.
+/// The files of a name.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// In the order in which they are read.
     pub(super) files: Vec<PathBuf>,
-    /// What the name covers as well, and is not read.
+    /// Other matches, which are not read.
     pub(super) unused: Vec<Unused>,
 }
 
-/// The files of a path, of a pattern (what matches it, in alphabetical order), or of a folder (all that lie in it and below, in that order).
-///
-/// Patterns and folders leave out hidden files, unless the pattern spells the dot, and whatever is no file; a warning names them.
+/// The files of a path, of a pattern (all matches in alphabetical order), or of a folder (all files in and below it, in that order).
+/// Patterns and folders skip hidden files, unless the pattern spells out the dot, and anything that is not a file; a warning lists them.
 pub(super) fn find(name: &Path) -> Result<Found> {
     let text = name.to_string_lossy();
     if name.is_dir() {
@@ -70,11 +69,13 @@ impl Found {
             let kind = fs::metadata(&path).map(|data| data.file_type()).ok();
             match kind {
                 _ if entry.file_name().to_string_lossy().starts_with('.') => self.unused(path, "hidden"),
-                None => self.unused(path, "a link that leads nowhere"),
+                None => self.unused(path, "a broken link"),
                 Some(kind) if kind.is_file() => self.files.push(path),
                 // Such a link may lead back up.
                 Some(kind) if kind.is_dir() && is_link => self.unused(path, "a link to a folder"),
-                Some(kind) if kind.is_dir() && depth == MAX_DEPTH => self.unused(path, "too deep a folder"),
+                Some(kind) if kind.is_dir() && depth == MAX_DEPTH => {
+                    self.unused(path, "a folder nested too deeply")
+                }
                 Some(kind) if kind.is_dir() => self.add_folder(&path, depth + 1)?,
                 Some(kind) => self.unused(path, kind_of(kind)),
             }
@@ -94,7 +95,7 @@ impl Found {
             })
             .collect::<Result<_>>()?;
         paths.sort();
-        // Parts of the pattern that spell a dot: what they match is meant.
+        // Components of the pattern that spell out a dot match hidden files.
         let dotted: Vec<Pattern> = pattern
             .split(['/', '\\'])
             .filter(|part| part.starts_with('.'))
@@ -115,16 +116,16 @@ impl Found {
                 Ok(kind) if kind.is_file() => self.files.push(path),
                 Ok(kind) if kind.is_dir() => folders.push(path),
                 Ok(kind) => self.unused(path, kind_of(kind)),
-                Err(_) => self.unused(path, "a link that leads nowhere"),
+                Err(_) => self.unused(path, "a broken link"),
             }
         }
-        // `**` goes through folders: those whose files were found are no loss.
+        // `**` matches folders too: those whose files were found are not reported.
         folders.retain(|folder| !self.files.iter().any(|file| file.starts_with(folder)));
         folders.into_iter().for_each(|folder| self.unused(folder, FOLDER));
         Ok(())
     }
 
-    /// Says what is not read, and what is read as text for want of an ending that says more.
+    /// Reports what is not read, and what is read as text because its extension is unknown.
     fn warn(&self, name: &str) {
         let read = self.files.len();
         if let Some(list) = named(&self.unused.iter().collect::<Vec<_>>()) {
@@ -138,7 +139,10 @@ impl Found {
             if unknown.len() > MAX_NAMED {
                 list.push(format!("and {} more", unknown.len() - MAX_NAMED));
             }
-            tracing::warn!("`{name}`: read as text, for their endings are not known: {}", list.join(", "));
+            tracing::warn!(
+                "`{name}`: read as text because their extensions are unknown: {}",
+                list.join(", ")
+            );
         }
         tracing::info!("`{name}`: {read} files are read");
     }
@@ -153,7 +157,7 @@ fn has_known_ending(path: &Path) -> bool {
         || (compression != Compression::None && ending.is_empty())
 }
 
-/// Refuses what cannot be read from the beginning twice.
+/// Refuses files that cannot be reread from the beginning.
 fn require_file(path: &Path) -> Result<()> {
     let kind = fs::metadata(path).map_err(Error::io("read", path))?.file_type();
     if kind.is_file() { Ok(()) } else { Err(Error::NotAFile { path: path.into(), kind: kind_of(kind) }) }

@@ -1,4 +1,4 @@
-//! What a text that is not UTF-8 may be encoded in: for a hint, never for reading.
+//! Guesses the encoding of text that is not UTF-8, for a hint only.
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
 
 use crate::error::Guess;

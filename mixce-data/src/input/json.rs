@@ -90,7 +90,7 @@ impl RowParser<'_> {
     fn invalid(&self, error: &serde_json::Error) -> Error {
         let problem = error.to_string();
         if problem.contains("surrogate") || problem.contains("unexpected end of hex escape") {
-            return self.bad(r"a `\u` escape in a string is half of a surrogate pair: this is no text");
+            return self.bad(r"a `\u` escape in a string is a lone surrogate: this is not text");
         }
         self.bad(format!("not a JSON value ({problem})"))
     }
@@ -126,7 +126,7 @@ impl RowParser<'_> {
             Some(Field::Other(kind)) => {
                 Err(self.bad(format!("expected a string under `{key}`, got {}", kind.name())))
             }
-            Some(Field::Twice) => Err(self.bad(format!("the key `{key}` stands twice"))),
+            Some(Field::Twice) => Err(self.bad(format!("the key `{key}` occurs twice"))),
             None => {
                 let all = kinds(object).map_err(|error| self.invalid(&error))?;
                 let all: Vec<_> = all.iter().take(5).map(|(key, _)| format!("`{key}`")).collect();

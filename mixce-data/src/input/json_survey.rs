@@ -1,4 +1,4 @@
-//! Which keys of a JSON file are the text, by all of its rows.
+//! Finds the text keys of a JSON file by scanning all rows.
 use std::collections::HashMap;
 
 use super::column::{Column, Holds, Reason, choose};
@@ -6,7 +6,7 @@ use super::json_row::{Kind, kinds, without_words};
 use super::json_values::Values;
 use crate::error::{Error, Result};
 
-/// Keys that are told apart. A file with more has no columns.
+/// Maximum number of distinct keys. A file with more is not a table.
 const MAX_KEYS: usize = 4096;
 
 /// What the rows hold under one key.

@@ -1,10 +1,9 @@
-//! Where one JSON value ends, or where it stops being JSON.
-//!
-//! The scanner knows the grammar, so that a value that is cut off is noticed at the next row and not at the end of the file. What it lets
-//! through beyond the grammar (`NaN`, `Infinity`, `-Infinity`, as Python writes them) is noted; numbers and escapes are left to the parser.
+//! Finds the end of a JSON value, or the first byte at which it is not valid JSON.
+//! The scanner checks the grammar, so that a truncated value is detected at the next row and not at the end of the file. Python's
+//! `NaN`, `Infinity` and `-Infinity` are accepted and noted; numbers and escapes are left to the parser.
 use std::ops::Range;
 
-/// Nesting from which on a value is refused; the parser has the same limit.
+/// Maximum nesting; the parser has the same limit.
 const MAX_DEPTH: usize = 127;
 
 /// Longest number, in bytes.
@@ -20,18 +19,18 @@ enum Expect {
     /// A key, or the end of an empty object.
     FirstKey,
     Colon,
-    /// Behind a value: `,` or the end of what it is in.
+    /// After a value: `,` or the end of the enclosing array or object.
     Next,
 }
 
-/// How far a scan came.
+/// Result of a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Scan {
-    /// The value goes on behind the bytes there are.
+    /// The value continues beyond the available bytes.
     Unfinished,
     /// The value ends before this byte.
     Value(usize),
-    /// What is wrong, and at which byte.
+    /// The byte and the problem.
     Broken(usize, &'static str),
 }
 
@@ -57,13 +56,13 @@ impl Scanner {
         &self.words
     }
 
-    /// Goes on with the scan. `bytes` are those of the last call and perhaps more; `ended`: nothing follows them.
+    /// Continues the scan. `bytes` extends the bytes of the last call; `ended`: nothing follows them.
     pub(super) fn run(&mut self, bytes: &[u8], ended: bool) -> Scan {
         loop {
             if self.in_string {
                 match self.string(bytes) {
                     Some(Scan::Unfinished) if ended => {
-                        return Scan::Broken(bytes.len(), "the file ends inside of a string");
+                        return Scan::Broken(bytes.len(), "the file ends inside a string");
                     }
                     Some(scan) => return scan,
                     None if self.is_complete() => return Scan::Value(self.at),
@@ -75,7 +74,7 @@ impl Scanner {
             }
             let Some(&byte) = bytes.get(self.at) else {
                 return match ended {
-                    true => Scan::Broken(self.at, "the file ends inside of a value"),
+                    true => Scan::Broken(self.at, "the file ends inside a value"),
                     false => Scan::Unfinished,
                 };
             };
@@ -143,7 +142,7 @@ impl Scanner {
             }
             (Value | FirstItem, _) => return self.word(bytes, ended),
             (Key | FirstKey, _) => return Some(Scan::Broken(self.at, "expected a key in quotes")),
-            (Colon, _) => return Some(Scan::Broken(self.at, "expected `:` behind a key")),
+            (Colon, _) => return Some(Scan::Broken(self.at, "expected `:` after a key")),
             (Next, _) => {
                 let expected = if in_object { "expected `,` or `}`" } else { "expected `,` or `]`" };
                 return Some(Scan::Broken(self.at, expected));
@@ -158,7 +157,7 @@ impl Scanner {
         self.expect = Expect::Next;
     }
 
-    /// A number, `true`, `false`, `null`, or what Python writes for numbers that are none.
+    /// A number, `true`, `false`, `null`, or Python's NaN and infinities.
     fn word(&mut self, bytes: &[u8], ended: bool) -> Option<Scan> {
         let length = bytes[self.at..]
             .iter()
@@ -226,8 +225,8 @@ mod tests {
             ("[1,]", 3, "expected a value"),
             ("{\"a\":[1}", 7, "expected `,` or `]`"),
             ("nonsense", 0, "expected a value"),
-            ("{\"a\":", 5, "the file ends inside of a value"),
-            ("{\"a", 3, "the file ends inside of a string"),
+            ("{\"a\":", 5, "the file ends inside a value"),
+            ("{\"a", 3, "the file ends inside a string"),
         ] {
             let Scan::Broken(got, problem) = scan(text) else { panic!("{text}: {:?}", scan(text)) };
             assert!(got == at && problem.contains(words), "{text}: {got} {problem}");

@@ -1,9 +1,9 @@
-//! The values of a JSON file, one after another: lines, objects laid out over several lines, or the items of an array.
+//! Iterates over the values of a JSON file: lines, multi-line objects, or the items of an array.
 //!
 //! A file that begins with `[` is an array of rows, or several such arrays one after another; any other is a sequence of values with white
-//! space between them. Behind a value that is broken, reading goes on at the line after the one on which it begins; where an earlier value
-//! had several lines, at the next line that begins with `{` as far to the right as the broken value. Where values share lines, or an array has
-//! no further line, those behind the broken one cannot be told apart.
+//! space between them. After a broken value, reading resumes at the line after the one on which it begins; if an earlier value spanned
+//! several lines, at the next line that begins with `{` at the indentation of the broken value. Where values share lines, or an array has
+//! no further line, the following values cannot be separated.
 use std::ops::Range;
 use std::path::Path;
 
@@ -15,10 +15,10 @@ use super::record_ends::RecordEnds;
 use super::window::Window;
 use crate::error::{Error, Place, Result};
 
-/// Lines of JSON end with any of these: a line end inside of a string would be escaped.
+/// JSON lines may end with any of these, because line breaks inside strings are escaped.
 const LINE_ENDS: RecordEnds = RecordEnds::Any;
 
-/// How the values lie in the file, as far as it is read.
+/// The layout of the values read so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
     /// Each value on a line of its own.
@@ -29,7 +29,7 @@ pub(super) enum Layout {
     Array,
 }
 
-/// Where in the file the next value is looked for.
+/// The scanner's position in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Position {
     /// At the beginning of the file.
@@ -46,7 +46,7 @@ enum Position {
     Resumed,
 }
 
-/// One value as it stands in the file.
+/// The bytes of one value.
 pub(super) struct Value<'a> {
     pub(super) place: Place,
     pub(super) bytes: &'a [u8],
@@ -57,7 +57,7 @@ pub(super) struct Value<'a> {
 pub(super) struct Values {
     window: Window,
     position: Position,
-    /// Bytes of the window that belong to the value handed out last.
+    /// Bytes of the window that belong to the last returned value.
     used: usize,
     /// The line on which the window's bytes begin, and whether a value began on it.
     line: u64,
@@ -209,7 +209,7 @@ impl Values {
     fn at_end(&mut self) -> Result<bool> {
         if self.in_array() {
             self.position = Position::Top;
-            let problem = "the file ends inside of its array: it is cut off";
+            let problem = "the file ends inside its array: it is truncated";
             return Err(Error::bad_row(self.path(), Place::Line(self.line), problem));
         }
         Ok(false)
@@ -239,7 +239,7 @@ impl Values {
         }
     }
 
-    /// What is wrong with the text behind a value outside of arrays, on its line.
+    /// The problem with the text after a value outside an array, on its line.
     fn what_follows(&mut self, end: usize) -> Result<Option<&'static str>> {
         if self.in_array() {
             return Ok(None);
@@ -251,10 +251,10 @@ impl Values {
                 Some(b'\n' | b'\r' | b'{') => return Ok(None),
                 Some(b',') => {
                     return Ok(Some(
-                        "a comma behind the value: is this a part of an array without its brackets?",
+                        "a comma after the value: is this part of an array without its brackets?",
                     ));
                 }
-                Some(_) => return Ok(Some("text behind the value, on the same line")),
+                Some(_) => return Ok(Some("text after the value, on the same line")),
                 None if !self.window.more()? => return Ok(None),
                 None => {}
             }
@@ -281,7 +281,7 @@ impl Values {
         }
     }
 
-    /// Goes to the next line that may begin a value. Where the values behind cannot be told apart, the error is made final.
+    /// Advances to the next line that may begin a value. If the following values cannot be separated, the error is final.
     fn resume(&mut self, is_cut_off: bool, error: Error) -> Result<Error> {
         if self.shares_lines && !is_cut_off {
             return Ok(Error::LostRows(Box::new(error)));

@@ -1,4 +1,4 @@
-//! Line ends counted, and made the same, while a text is read.
+//! Counts and normalises line endings while a text is read.
 use std::io::{self, BufRead, Read};
 
 use super::compression::Bytes;

@@ -1,4 +1,4 @@
-//! Parquet: the columns of the text, a few rows at a time.
+//! Parquet: reads the text columns, a few rows at a time.
 use std::collections::VecDeque;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,21 +17,21 @@ use super::lines::too_long;
 use super::{Description, MAX_DOCUMENT_BYTES, Row, Rows};
 use crate::error::{Error, Place, Result};
 
-/// Rows decoded at once, at most: a page of the column is in memory, and the texts of these.
+/// Maximum rows decoded at once: a page of the column and the texts of these rows are in memory.
 const MAX_BATCH_ROWS: usize = 256;
-/// Bytes of text from which on fewer rows are decoded at once.
+/// Bytes of text above which fewer rows are decoded at once.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// The rows of a file. Pages are read one by one; other columns are not touched.
+/// The rows of a file. Pages are read one at a time; other columns are not read.
 pub(super) struct ParquetRows {
     path: PathBuf,
     reader: SerializedFileReader<File>,
-    /// Positions of the text's columns among the leaves of the schema, and their names.
+    /// Indices of the text columns among the leaves of the schema, and their names.
     chosen: Vec<usize>,
     names: Vec<String>,
     reason: Reason,
     next_group: usize,
-    /// Rows to decode next: few where texts are long.
+    /// Rows to decode next: few if texts are long.
     batch_rows: usize,
     columns: Vec<TextColumn>,
     /// Rows handed out, bad ones included.
@@ -118,7 +118,7 @@ impl ParquetRows {
         let place = Place::Row(self.row);
         let mut fields: Vec<String> = Vec::with_capacity(self.columns.len());
         let mut problem = None;
-        // Every column is taken from, also behind a bad field: the next row begins in all of them.
+        // Every column advances, also after a bad field, so that the columns stay aligned.
         for (column, name) in self.columns.iter_mut().zip(&self.names) {
             let words = match column.decoded.pop_front().flatten() {
                 None => format!("expected text in column `{name}`, got null"),
@@ -133,7 +133,7 @@ impl ParquetRows {
                     }
                     Err(error) => {
                         let byte = error.valid_up_to() + 1;
-                        format!("column `{name}` holds bytes that are no UTF-8 text, from byte {byte} on")
+                        format!("column `{name}` holds bytes that are not UTF-8, from byte {byte} on")
                     }
                 },
             };
@@ -164,7 +164,7 @@ impl TextColumn {
     }
 }
 
-/// What the schema says that a column holds.
+/// A column's contents according to the schema.
 fn holds(column: &ColumnDescriptor) -> Holds {
     if column.max_rep_level() > 0 {
         return Holds::Other("lists");
@@ -177,7 +177,7 @@ fn holds(column: &ColumnDescriptor) -> Holds {
             (None, ConvertedType::UTF8 | ConvertedType::ENUM | ConvertedType::JSON) => Holds::Text,
             (None, ConvertedType::NONE) => Holds::Bytes,
             (_, ConvertedType::DECIMAL) => Holds::Other("numbers"),
-            _ => Holds::Other("bytes that are no text"),
+            _ => Holds::Other("bytes that are not text"),
         },
         _ => match column.logical_type_ref() {
             Some(LogicalType::Unknown) => Holds::Nothing,
@@ -207,12 +207,12 @@ impl Rows for ParquetRows {
     }
 }
 
-/// Runs the decoder, which may panic on a damaged file.
+/// Runs the decoder, catching panics on damaged files.
 fn guarded<T>(path: &Path, f: impl FnOnce() -> std::result::Result<T, ParquetError>) -> Result<T> {
     let problem = match catch_unwind(AssertUnwindSafe(f)) {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(error)) => error.to_string(),
-        Err(_) => "the decoder gave up on it".to_owned(),
+        Err(_) => "the decoder panicked".to_owned(),
     };
     Err(Error::Parquet { path: path.into(), problem })
 }

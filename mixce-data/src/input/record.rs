@@ -8,7 +8,7 @@ pub(super) struct Syntax {
     pub(super) line_ends: RecordEnds,
 }
 
-/// How forgiving a parser is with quotes.
+/// How a parser treats quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Quotes {
     /// A quoted field may hold anything, quotes doubled; behind its closing quote the field ends. A quote inside of an unquoted field is text.
@@ -28,7 +28,7 @@ pub(super) enum Outcome {
     Unfinished,
     /// It is whole; the next one begins at this byte.
     Whole(usize),
-    /// There is text behind a closing quote, or a quote where none may be, at this byte.
+    /// There is text after a closing quote, or a misplaced quote, at this byte.
     Stray(usize),
     /// The bytes end inside of a quoted field.
     Unclosed,
@@ -99,7 +99,7 @@ impl RecordParser {
         }
     }
 
-    /// Goes on with the record. `bytes` are those of the last call and perhaps more; `ended`: nothing follows them.
+    /// Continues the record. `bytes` extends the bytes of the last call; `ended`: nothing follows them.
     pub(super) fn run(&mut self, bytes: &[u8], ended: bool) -> Outcome {
         loop {
             let outcome = match self.state {

@@ -1,4 +1,4 @@
-//! The records of a delimited file, and where reading resumes behind a broken one.
+//! The records of a delimited file, with recovery after broken ones.
 //!
 //! A record is broken when a quote in it is never closed, when there is text behind a closing quote, or when it has several lines and another
 //! number of fields than the first record. Then, in this order:
@@ -47,7 +47,7 @@ struct Broken {
 }
 
 const NEVER_CLOSED: &str = "a quote that is opened here is never closed";
-const STRAY: &str = "text behind the closing quote of a field; a quote inside must be doubled";
+const STRAY: &str = "text after the closing quote of a field; a quote inside must be doubled";
 
 impl Records {
     /// `line` is the number of the line on which the window begins.
@@ -207,7 +207,7 @@ impl Records {
                 let more = self.syntax.line_ends.count(&self.window.bytes()[..end]).saturating_sub(1);
                 let error = match more {
                     0 => self.bad(problem.as_str()),
-                    _ => self.bad(format!("{problem} (the record goes on for {more} more lines)")),
+                    _ => self.bad(format!("{problem} (the record spans {more} more lines)")),
                 };
                 self.pass(end);
                 error
@@ -258,7 +258,7 @@ impl Records {
                 return Ok(parser.fields);
             }
             Outcome::Whole(_) => self.wrong_width(parser.fields.len()),
-            Outcome::Stray(_) => "a stray quote, behind a quote that is never closed".to_owned(),
+            Outcome::Stray(_) => "a stray quote, after a quote that is never closed".to_owned(),
             Outcome::Unfinished | Outcome::Unclosed => NEVER_CLOSED.to_owned(),
         };
         let Some(end) = self.end_of_line(0)? else { return Err(self.skip_overlong_line()?) };

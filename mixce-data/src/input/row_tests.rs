@@ -106,14 +106,14 @@ fn what_python_writes_for_numbers_is_read() {
 #[test]
 fn bad_json_rows_are_named_and_cost_no_other() {
     for (row, words) in [
-        ("{\"text\":\"half \\ud83d\"}", "half of a surrogate pair"),
-        ("{\"text\":\"a\",\"text\":\"b\"}", "the key `text` stands twice"),
+        ("{\"text\":\"half \\ud83d\"}", "lone surrogate"),
+        ("{\"text\":\"a\",\"text\":\"b\"}", "the key `text` occurs twice"),
         ("\"a string\"", "expected a JSON object, got a string"),
         ("{\"text\":\"cut", "not a JSON value"),
         ("{\"text\":\"cut\"", "not a JSON value"),
         ("{\"text\":\"cut\",\"more\":", "not a JSON value"),
-        ("{\"text\":\"a\"},", "a comma behind the value"),
-        ("{\"text\":\"a\"} b", "text behind the value"),
+        ("{\"text\":\"a\"},", "a comma after the value"),
+        ("{\"text\":\"a\"} b", "text after the value"),
         ("{\"text\":\"a\tb\"}", "control character"),
         ("{}", "no key `text` (it has none)"),
         ("12", "got a number"),
@@ -253,7 +253,7 @@ fn ragged_rows_are_bad_rows() {
     let csv = |more: &str| format!("id,text\n1,a\n2,\"b\n{more}4,d\",e\n5,f\n");
     let told = message("a.csv", csv("3,c\n"), settings());
     assert!(told.contains("line 3: expected 2 fields, as in the first record, got 3"), "{told}");
-    assert!(told.contains("goes on for 2 more lines"), "{told}");
+    assert!(told.contains("spans 2 more lines"), "{told}");
     assert_eq!(kept("a.csv", csv("3,c\n"), 1), ["a", "f"]);
     assert_eq!(kept("a.csv", csv(&"3,c\n".repeat(20)), 2).len(), 22);
 }

@@ -1,4 +1,4 @@
-//! Plain text, documents with a separator between.
+//! Plain text with a separator between documents.
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
@@ -11,20 +11,20 @@ use super::lines::{too_long, utf8};
 use super::{Description, MAX_DOCUMENT_BYTES, Row, Rows};
 use crate::error::{Place, Result};
 
-/// Documents between occurrences of a separator, whose own line ends are `\n` like the text's ([`super::line_ends`]). Line ends around a document do
-/// not belong to it; those inside do.
+/// Documents between occurrences of a separator, whose line endings are normalised to `\n` like the text's ([`super::line_ends`]). Line
+/// breaks around a document are dropped; those inside are kept.
 pub(super) struct SeparatedRows {
     path: PathBuf,
     bytes: Box<dyn BufRead + Send>,
     compression: Compression,
     separator: Finder<'static>,
-    /// Read, not yet handed out.
+    /// Read, not yet returned.
     buffer: Vec<u8>,
     /// No separator begins before this byte of the buffer.
     searched: usize,
     /// Line on which the buffer begins.
     line: u64,
-    /// The document at the buffer's beginning is too long: its rest is to be thrown away.
+    /// The document at the buffer's beginning is too long, and its rest is discarded.
     overflowed: bool,
     ended: bool,
 }

@@ -1,11 +1,11 @@
-//! What a file is, by its first bytes. The file's name has no say in it.
+//! Detects a file's type from its first bytes, regardless of its name.
 use std::path::Path;
 
 use super::compression::Compression;
 use super::encoding::Encoding;
 use crate::error::Error;
 
-/// Bytes that are looked at.
+/// Bytes examined.
 pub(super) const HEAD_BYTES: usize = 8192;
 
 /// What begins with some bytes.
@@ -16,7 +16,7 @@ pub(super) enum Content {
     Parquet,
     /// Text, after a mark of so many bytes.
     Text(Encoding, usize),
-    /// Something that is known and not read.
+    /// A known format that is not supported.
     Foreign(&'static Foreign),
     /// Not text, for the first NUL byte stands at this offset.
     Binary(usize),
@@ -38,22 +38,22 @@ const fn foreign(offset: usize, mark: &'static [u8], what: &'static str, hint: &
     Foreign { offset, mark, what, hint }
 }
 
-const NO_TEXT: &str = "name files of text, JSON lines, CSV, TSV or parquet";
-const WEIGHTS: &str = "`--model` takes models; data files hold text";
-const ARRAYS: &str = "export the texts, one JSON object a line, and name that file";
+const NO_TEXT: &str = "use files of text, JSON lines, CSV, TSV or parquet";
+const WEIGHTS: &str = "`--model` takes models; data files must hold text";
+const ARRAYS: &str = "export the texts, one JSON object per line, and use that file";
 const PICKLE: &str = "write it in another format with Python, for example `pandas.read_pickle(\"{}\").to_json(\"data.jsonl\", orient=\"records\", lines=True)`";
 const ARROW: &str = "write it as parquet: `pandas.read_feather(\"{}\").to_parquet(\"data.parquet\")`";
 const ARROW_STREAM: &str =
     "write it as parquet: `datasets.Dataset.from_file(\"{}\").to_parquet(\"data.parquet\")`";
-const OLD_ZSTD: &str = "decompress it with a zstd program that still knows the format: `zstd -d {}`";
-const UNZIP: &str = "unpack it first, `unzip {} -d FOLDER`, and name the files in the folder";
+const OLD_ZSTD: &str = "decompress it with a zstd version that supports the format: `zstd -d {}`";
+const UNZIP: &str = "unpack it first, `unzip {} -d FOLDER`, and use the files in the folder";
 
 /// Marks that text does not begin with, in the order in which they are tried.
 static FOREIGN: [Foreign; 38] = [
     foreign(
         0,
         b"version https://git-lfs.github.com/spec/",
-        "a pointer of Git LFS, not the file itself",
+        "a Git LFS pointer, not the file itself",
         "fetch the file with `git lfs pull`",
     ),
     foreign(0, b"PK\x03\x04", "a zip archive", UNZIP),
@@ -79,7 +79,7 @@ static FOREIGN: [Foreign; 38] = [
         "write it as parquet: `pandas.read_orc(\"{}\").to_parquet(\"data.parquet\")`",
     ),
     foreign(0, b"Obj\x01", "an Avro file", ARRAYS),
-    foreign(0, b"%PDF-", "a PDF document", "take its text out first: `pdftotext {} FILE.txt`"),
+    foreign(0, b"%PDF-", "a PDF document", "extract its text first: `pdftotext {} FILE.txt`"),
     foreign(0, b"{\\rtf", "an RTF document", "save it as plain text: `pandoc {} -t plain -o FILE.txt`"),
     foreign(0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office document", "save it as plain text or CSV"),
     foreign(
@@ -92,13 +92,13 @@ static FOREIGN: [Foreign; 38] = [
     foreign(
         0,
         b"\x93NUMPY",
-        "an array of NumPy",
+        "a NumPy array",
         "texts are read from text, JSON lines, CSV, TSV and parquet; `mixce score` takes arrays of features",
     ),
-    foreign(0, b"\x80\x02", "a pickle of Python", PICKLE),
-    foreign(0, b"\x80\x03", "a pickle of Python", PICKLE),
-    foreign(0, b"\x80\x04", "a pickle of Python", PICKLE),
-    foreign(0, b"\x80\x05", "a pickle of Python", PICKLE),
+    foreign(0, b"\x80\x02", "a Python pickle", PICKLE),
+    foreign(0, b"\x80\x03", "a Python pickle", PICKLE),
+    foreign(0, b"\x80\x04", "a Python pickle", PICKLE),
+    foreign(0, b"\x80\x05", "a Python pickle", PICKLE),
     foreign(0, b"GGUF", "the weights of a model (GGUF)", WEIGHTS),
     foreign(0, b"\x89PNG\r\n\x1a\n", "an image (PNG)", NO_TEXT),
     foreign(0, b"\xff\xd8\xff", "an image (JPEG)", NO_TEXT),
@@ -110,12 +110,12 @@ static FOREIGN: [Foreign; 38] = [
     foreign(0, b"070701", "an archive of `cpio`", "unpack it first: `cpio -id < {}`"),
 ];
 
-/// Of the marks above those that text may well begin with: they count only where a control character or a byte beyond ASCII follows soon.
+/// The signatures above that text may begin with: they count only if a control or non-ASCII byte follows soon.
 const ALSO_TEXT: [&[u8]; 5] = [b"PARE", b"GGUF", b"GIF89a", b"RIFF", b"070701"];
 
 static SAFETENSORS: Foreign = foreign(0, b"", "the weights of a model (safetensors)", WEIGHTS);
 static LZMA: Foreign =
-    foreign(0, b"", "lzma data of the old kind", "decompress it first: `xz --format=lzma -dc {} > FILE`");
+    foreign(0, b"", "data in the old lzma format", "decompress it first: `xz --format=lzma -dc {} > FILE`");
 static DOCX: Foreign =
     foreign(0, b"", "a Word document (docx)", "save it as plain text: `pandoc {} -t plain -o FILE.txt`");
 static XLSX: Foreign = foreign(0, b"", "an Excel workbook (xlsx)", "save the sheet as CSV");
@@ -123,8 +123,8 @@ static PPTX: Foreign = foreign(0, b"", "a PowerPoint file (pptx)", "save it as p
 static ODF: Foreign = foreign(0, b"", "an OpenDocument file", "save it as plain text or CSV");
 static EPUB: Foreign =
     foreign(0, b"", "an EPUB book", "save it as plain text: `pandoc {} -t plain -o FILE.txt`");
-static TORCH: Foreign = foreign(0, b"", "a file of PyTorch", WEIGHTS);
-static NPZ: Foreign = foreign(0, b"", "arrays of NumPy (npz)", ARRAYS);
+static TORCH: Foreign = foreign(0, b"", "a PyTorch file", WEIGHTS);
+static NPZ: Foreign = foreign(0, b"", "NumPy arrays (npz)", ARRAYS);
 
 /// What is known by the names of a zip archive's first members.
 static ZIPS: [(&[u8], &Foreign); 8] = [
@@ -148,7 +148,7 @@ impl Content {
             Compression::None => {}
             compression => return Self::Compressed(compression),
         }
-        // The mark of UTF-32BE is two NULs and more, so marks come before all that is judged by NULs.
+        // The UTF-32BE mark begins with two NULs, so marks are checked before NULs.
         if let Some((encoding, mark)) = Encoding::of_mark(head) {
             return Self::Text(encoding, mark);
         }
@@ -195,7 +195,7 @@ fn is_binary(head: &[u8]) -> bool {
     head.iter().take(64).any(|b| control(b) || !b.is_ascii())
 }
 
-/// A tar header, of any age, carries the sum of its own bytes.
+/// Every tar header contains a checksum of its own bytes.
 pub(super) fn is_tar(head: &[u8]) -> bool {
     let Some(block) = head.get(..512) else { return false };
     // The sum is taken with blanks in its own place.
@@ -235,14 +235,14 @@ mod tests {
             what(b"PK\x03\x04\x14\0[Content_Types].xml....word/document.xml"),
             "a Word document (docx)"
         );
-        assert_eq!(what(b"PK\x03\x04\x14\0\x08archive/data.pkl"), "a file of PyTorch");
+        assert_eq!(what(b"PK\x03\x04\x14\0\x08archive/data.pkl"), "a PyTorch file");
         assert_eq!(
             what(b"\x28\0\0\0\0\0\0\0{\"wte\":{\"dtype\":\"F32\"}}"),
             "the weights of a model (safetensors)"
         );
         assert_eq!(
             what(b"\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff\0\x2c"),
-            "lzma data of the old kind"
+            "data in the old lzma format"
         );
         assert_eq!(what(b"\xff\xff\xff\xff\x10\x02\0\0"), "an Arrow stream, as `datasets` keeps its tables");
         assert_eq!(what(b"version https://git-lfs.github.com/spec/v1\noid sha256:"), FOREIGN[0].what);

@@ -1,4 +1,4 @@
-//! Plain text, one document a line.
+//! Plain text, one document per line.
 use super::format::Format;
 use super::lines::Lines;
 use super::{Description, Row, Rows};

@@ -1,4 +1,4 @@
-//! zstd: frames one after another, of any window, and frames without data between.
+//! zstd: concatenated frames with any window size, and skippable frames.
 use std::io::{self, BufRead, Read};
 
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
@@ -7,16 +7,16 @@ use super::compression::{Bytes, Compression, decoder_error, fault};
 use super::decoding::LayerRecorder;
 use crate::error::Fault;
 
-/// The largest window that is accepted, as a power of two: that of `zstd --ultra --long=31`, and all that the library can decode on a 64-bit machine.
+/// The largest accepted window, as a power of two: that of `zstd --ultra --long=31`, the library's maximum on a 64-bit machine.
 const MAX_WINDOW_LOG: u32 = if usize::BITS == 64 { 31 } else { 30 };
-/// Bytes of a frame that say what it is: its mark, and a header of the longest kind.
+/// Bytes that identify a frame: its magic number and the longest header.
 const HEADER_BYTES: u64 = 18;
 
 /// The data of all frames. What follows the last one must be zero bytes.
 pub(super) struct Frames {
     source: Bytes,
     decoder: Decoder<'static>,
-    /// The beginning of a frame, as far as it has not been decoded.
+    /// The part of a frame's beginning that has not been decoded.
     head: Vec<u8>,
     head_used: usize,
     in_frame: bool,
@@ -31,7 +31,7 @@ impl Frames {
         Ok(Self { source, decoder, head: Vec::new(), head_used: 0, in_frame: false, ended: false, layer })
     }
 
-    /// Looks at the beginning of the next frame; `false` at the end.
+    /// Reads the beginning of the next frame; `false` at the end.
     fn next_frame(&mut self) -> io::Result<bool> {
         // The decoder may not have needed all of the last head: a frame can be shorter.
         self.head.drain(..std::mem::take(&mut self.head_used));
@@ -45,7 +45,7 @@ impl Frames {
         if Compression::of_bytes(mark) != Compression::Zstd {
             let frame = [0x28, 0xb5, 0x2f, 0xfd].starts_with(mark);
             let skippable = (0x50..=0x5f).contains(&mark[0]) && [0x2a, 0x4d, 0x18].starts_with(&mark[1..]);
-            let what = "bytes that are no zstd frame follow the last frame";
+            let what = "bytes that are not a zstd frame follow the last frame";
             let what = if frame || skippable { Fault::CutOff } else { Fault::Damaged(what.into()) };
             return Err(fault(Compression::Zstd.name(), what));
         }
@@ -83,7 +83,7 @@ impl Frames {
         Ok(())
     }
 
-    /// Decodes some bytes of the frame; the number may be 0 where it is not at its end.
+    /// Decodes some bytes of the frame; may return 0 before its end.
     fn decode(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let from_head = self.head_used < self.head.len();
         let input = if from_head { &self.head[self.head_used..] } else { self.source.fill_buf()? };
@@ -101,7 +101,7 @@ impl Frames {
             self.source.consume(used);
         }
         self.in_frame = hint != 0;
-        // Without input the decoder can only hand out what it still holds.
+        // Without input the decoder can only flush its buffer.
         if at_end && written == 0 && self.in_frame {
             return Err(fault(Compression::Zstd.name(), Fault::CutOff));
         }

@@ -6,13 +6,12 @@
 //! 1. A blank line, and one that is `<...>` from end to end, passes through.
 //! 2. ` @-@ ` becomes `-`; `&bar;`, `&#124;`, `&lt;`, `&gt;`, `&bra;`, `&ket;`, `&quot;`, `&apos;`, `&#91;`, `&#93;`, `&amp;` are resolved, in this order.
 //! 3. The line is cut at single ASCII spaces; a run of spaces gives empty tokens.
-//! 4. Each token is put behind the text so far, with or without a space between, by the first rule that fits it (see [`detokenize`]).
+//! 4. Each token is appended to the text so far, with or without a space, by the first rule that matches it (see [`detokenize`]).
 //! 5. Runs of spaces become one, a space at either end goes.
 //!
 //! Hyphens made of `--`, right curly quotes and the typographic apostrophe are tokens like any other; `n't` stays apart (`do n't`), since only
 //! a mode of the original that nobody used joins it.
-//!
-//! Written from a description of the rules; the original is LGPL and no part of it is here.
+//! Written from a description of the rules; contains no part of the original, which is LGPL.
 mod classes;
 mod datasets;
 
@@ -21,8 +20,7 @@ pub use datasets::{wikitext_markers, writing_prompt_marks};
 use classes::{begins_alphabetic, ends_alphanumeric, is_cjk, is_closing, is_opening, is_quote};
 
 /// Detokenises one line (without its line end).
-///
-/// A token goes behind the text so far by the first of these rules that fits:
+/// A token is appended to the text so far by the first of these rules that matches:
 ///
 /// | | token | space before | space after |
 /// | --- | --- | --- | --- |

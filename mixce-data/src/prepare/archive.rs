@@ -103,7 +103,7 @@ fn open(path: &Path) -> Result<Box<dyn Read>> {
     let head = bytes.fill_buf().map_err(Error::io("read", path))?;
     let unknown = |what: &str| {
         let problem = format!(
-            "{what}, and only tar, plain or compressed with gzip or zstd, can be read: unpack it, and name the folder"
+            "{what}, and only tar, plain or compressed with gzip or zstd, is supported: unpack it, and use the folder"
         );
         Err(Error::Archive { path: path.into(), problem })
     };
@@ -133,7 +133,7 @@ fn plain_name(name: &Path) -> std::result::Result<PathBuf, String> {
             Component::CurDir => {}
             Component::RootDir | Component::Prefix(_) | Component::ParentDir => {
                 return Err(format!(
-                    "member `{}` would lie outside of the folder it is unpacked to",
+                    "member `{}` would be unpacked outside the target folder",
                     name.display()
                 ));
             }

@@ -1,4 +1,4 @@
-//! Which files of a data set's repository on the hub are worth fetching.
+//! Selects the files of a data set's hub repository to download.
 use std::path::Path;
 
 use super::files::{Unused, is_data};

@@ -1,4 +1,4 @@
-//! Which data set, and what that means for its texts.
+//! The data sets and their processing.
 use super::clean::Detokenize;
 use super::filter::Filter;
 

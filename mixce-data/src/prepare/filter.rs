@@ -1,4 +1,4 @@
-//! Which documents are kept.
+//! Filters documents.
 use serde::Serialize;
 
 /// Keeps documents by their number of words (runs of anything but white space).

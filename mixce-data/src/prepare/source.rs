@@ -10,7 +10,7 @@ use super::split::{Assignment, Split, assign};
 use crate::error::{Error, Result};
 use crate::input::{Documents, Format, Input, ReadSettings};
 
-/// What to do where names leave open which files are of which split.
+/// The hint if names do not determine the splits.
 const RENAME: &str =
     "name files or folders `train`, `valid` and `test`, or give one file or folder alone as `--source`";
 

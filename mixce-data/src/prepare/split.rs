@@ -1,4 +1,4 @@
-//! Which split a file belongs to, by its name inside the source.
+//! Determines a file's split from its name within the source.
 //!
 //! The words are `train`, `training`; `valid`, `validation`, `val`, `dev`; `test`. They count in the file's own name and in those of the folders
 //! between the source and the file; the name of the source itself says nothing.
@@ -97,8 +97,8 @@ fn doubt(names: &[&Path], claims: &[Claim]) -> String {
             parts.push(format!("{} may be {}", listed(&own), split.name()));
         }
     }
-    parts.push(format!("{} say nothing", listed(&of(None))));
-    format!("the names leave open which files are of which split: {}", parts.join("; "))
+    parts.push(format!("{} name no split", listed(&of(None))));
+    format!("the names do not determine the splits: {}", parts.join("; "))
 }
 
 /// What a path says.
@@ -287,7 +287,7 @@ mod tests {
         }
         let doubt = splits(&["alice.txt", "moby.txt", "a-test-of-will.txt"]).unwrap_err();
         assert!(
-            doubt.contains("`a-test-of-will.txt` may be test; `alice.txt`, `moby.txt` say nothing"),
+            doubt.contains("`a-test-of-will.txt` may be test; `alice.txt`, `moby.txt` name no split"),
             "{doubt}"
         );
         // Beside names that decide, or alone, a mention counts.

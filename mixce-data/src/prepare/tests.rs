@@ -266,7 +266,7 @@ fn members_that_are_not_used_are_named() {
 fn archives_that_lead_out_or_cannot_be_read_are_refused() {
     for name in ["../train.txt", "a/../../train.txt", "/tmp/train.txt"] {
         let error = find_archive("c.tar", &archive(&[(name, "x\n")])).1.unwrap_err().to_string();
-        assert!(error.contains(name) && error.contains("outside of the folder"), "{error}");
+        assert!(error.contains(name) && error.contains("outside the target folder"), "{error}");
     }
     for (name, head, words) in [
         ("c.tar.xz", &b"\xfd7zXZ\0"[..], "xz"),
@@ -274,7 +274,7 @@ fn archives_that_lead_out_or_cannot_be_read_are_refused() {
         ("c.tar.bz2", b"BZh9", "bzip2"),
     ] {
         let error = find_archive(name, head).1.unwrap_err().to_string();
-        assert!(error.contains(words) && error.contains("unpack it, and name the folder"), "{error}");
+        assert!(error.contains(words) && error.contains("unpack it, and use the folder"), "{error}");
     }
     let cut = &archive(&[("train.txt", &"x".repeat(2000))])[..1500];
     let error = find_archive("c.tar", cut).1.unwrap_err();

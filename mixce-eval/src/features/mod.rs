@@ -1,4 +1,4 @@
-//! Matrices of features: one row a text, in memory and from files.
+//! Feature matrices, one row per text, in memory and from files.
 
 mod npy;
 mod safetensors;
@@ -33,7 +33,8 @@ impl Features {
     /// The file's size is checked against the shape in its header before anything is allocated.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read; [`Error::Malformed`] when it is of another kind, cut off, or no matrix of numbers.
+    /// [`Error::Io`] if it cannot be read; [`Error::Malformed`] if it has another format, is truncated, or is not a numeric
+    /// matrix.
     pub fn read(path: &Path) -> Result<Self> {
         let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
         let parse: fn(&Path, &[u8]) -> Result<Self> = match extension.as_deref() {
@@ -41,7 +42,7 @@ impl Features {
             Some("safetensors") => safetensors::parse,
             _ => return Err(Error::malformed(path, "expected a name that ends in `.npy` or `.safetensors`")),
         };
-        // As long as the file is, and no longer: nothing in it decides how much memory is taken here.
+        // Reads as much as the file has: its header does not determine the allocation.
         let bytes = fs::read(path).map_err(Error::io("read", path))?;
         parse(path, &bytes)
     }
@@ -123,7 +124,7 @@ fn matrix(path: &Path, shape: &[usize], number: Number, column_major: bool, data
     if expected != Some(data.len()) {
         let size = expected.map_or_else(|| "more bytes than exist".to_owned(), |n| format!("{n} bytes"));
         let problem = format!(
-            "the header announces {rows} x {columns} numbers ({size}), the file holds {} bytes",
+            "the header announces {rows} x {columns} numbers ({size}), the file has {} bytes",
             data.len()
         );
         return Err(Error::malformed(path, problem));

@@ -45,10 +45,10 @@ fn sizes_that_lie_are_errors_and_not_allocations() {
     for (shape, words) in [
         ("(18446744073709551615, 2)", "more bytes than exist"),
         ("(4611686018427387904, 1)", "more bytes than exist"),
-        ("(1000000000, 1000)", "the file holds 8 bytes"),
+        ("(1000000000, 1000)", "the file has 8 bytes"),
         ("(3,)", "expected a matrix"),
         ("(99999999999999999999, 2)", "cannot read the shape"),
-        ("(2, 0)", "the file holds 8 bytes"),
+        ("(2, 0)", "the file has 8 bytes"),
         ("(-1, 2)", "cannot read the shape"),
         ("oops", "cannot read the shape"),
     ] {

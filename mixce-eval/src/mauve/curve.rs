@@ -1,4 +1,4 @@
-//! From two histograms to MAUVE's curve, its area, and the frontier integral.
+//! MAUVE's divergence curve, its area, and the frontier integral of two histograms.
 //!
 //! Pillutla et al., *MAUVE*, NeurIPS 2021 and JMLR 2023; Liu et al., *Divergence Frontiers for Generative Models*, NeurIPS 2021.
 

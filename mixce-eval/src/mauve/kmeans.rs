@@ -1,25 +1,23 @@
-//! Lloyd's k-means, exact, without the comparisons that cannot change anything.
+//! Exact Lloyd's k-means that skips comparisons which cannot change anything.
 //!
 //! Legend: N points, D dimensions, K clusters.
-//!
-//! A point is compared with all K centres only if its own centre moved in the last round; else with those that moved, because
-//! its distances to the others are what they were, and its own centre was the nearest of them. In late rounds few centres move, so a
-//! round costs a fraction of `N K D`. Comparisons are matrix products over blocks of points.
-//!
-//! Blocks are the same for any number of threads and sums run in a fixed order: so are the results.
+//! A point is compared with all K centres only if its own centre moved in the last round; otherwise only with those that moved, because
+//! its distances to the others are unchanged and its own centre was the nearest. In late rounds few centres move, so a round costs a
+//! fraction of `N K D`. Comparisons are matrix products over blocks of points.
+//! Blocks and the order of sums do not depend on the number of threads, so neither do the results.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use mixce_kernels::rng::Stream;
 use rayon::prelude::*;
 
-/// Points that are compared with the centres by one matrix product.
+/// Points per matrix product.
 const BLOCK: usize = 256;
 /// Centres side by side in the search for the nearest.
 const LANES: usize = 16;
-/// Rounds without any gain after which a run ends (only empty clusters can keep it going).
+/// Rounds without improvement after which a run ends (only empty clusters can prolong it).
 const PATIENCE: usize = 10;
-/// By how much the twins of a split cluster differ (faiss uses the same).
+/// Relative perturbation of the halves of a split cluster (as in faiss).
 const SPLIT: f32 = 1.0 / 1024.0;
 
 /// A clustering.
@@ -202,7 +200,7 @@ impl<'a> Lloyd<'a> {
         true
     }
 
-    /// Gives each empty cluster half of a large one: the centres become that centre, shifted a little this way and that.
+    /// Gives each empty cluster half of a large one: the two centres are that centre, perturbed in opposite directions.
     fn fill_empty(&mut self, mut counts: Vec<usize>) {
         let d = self.data.d;
         for empty in 0..self.k {
@@ -281,7 +279,7 @@ fn smallest(products: &[f32], norms: &[f32]) -> (usize, f32) {
             best = (place, score);
         }
     }
-    // Nothing is below infinity only where scores are not finite; the first centre is as good as any.
+    // If all scores are non-finite, any centre will do.
     if best.0 == usize::MAX || best.0 >= first_rest + rest.len() { (0, best.1) } else { best }
 }
 

@@ -7,13 +7,13 @@ use crate::metric::{
     SettingSpec, SettingValues,
 };
 
-/// More seeds than anyone waits for.
+/// More seeds than is practical.
 const MAX_SEEDS: usize = 100_000;
 
 const SEEDS: Setting<usize> = Setting {
     name: "mauve-seeds",
     value_name: "N",
-    help: "Seeds of k-means, each giving a score; mean and deviation are reported",
+    help: "Number of k-means seeds; mean and standard deviation of the scores are reported",
     default: 5,
     expected: "1 to 100000",
     parse: |text| text.parse().ok().filter(|n| (1..=MAX_SEEDS).contains(n)),
@@ -37,13 +37,13 @@ const SCALING: Setting<f64> = Setting {
     parse: |text| text.parse().ok().filter(|s: &f64| *s > 0.0 && s.is_finite()),
 };
 
-/// The settings of all metrics that are MAUVE of something.
+/// The settings shared by the MAUVE metrics.
 pub(crate) const SETTINGS: &[&dyn SettingSpec] = &[&SEEDS, &BUCKETS, &SCALING];
 
 pub(crate) const METRIC: MetricSpec = MetricSpec {
     name: "mauve",
     title: "MAUVE",
-    summary: "Overlap with the human texts by clusters of a language model's features: MAUVE, MAUVE* and the frontier integral",
+    summary: "Overlap with the human texts in clusters of a language model's features: MAUVE, MAUVE* and the frontier integral",
     needs: &[Need::Features],
     scores_human: false,
     scores: &[
@@ -62,20 +62,20 @@ pub(crate) struct MauveMetric {
 }
 
 impl MauveMetric {
-    /// Seeds count up from that of the values.
+    /// Consecutive seeds from that of the values.
     pub(crate) fn new(values: &SettingValues) -> Result<Self> {
         let seeds = (0..values.get(&SEEDS)? as u64).map(|i| values.seed().wrapping_add(i)).collect();
         let (buckets, scaling) = (values.get(&BUCKETS)?, values.get(&SCALING)?);
         Ok(Self { settings: MauveSettings { seeds, buckets, scaling, ..MauveSettings::default() } })
     }
 
-    /// MAUVE, and a warning where it says little.
+    /// MAUVE, with a warning if there are few samples.
     pub(crate) fn compare(&self, features: FeaturePair<'_>) -> Result<(Mauve, Option<String>)> {
         let FeaturePair { human, model } = features;
         let few = human.rows().min(model.rows());
         let warning = (few < FEW_SAMPLES).then(|| {
             format!(
-                "a score of {few} samples says little: its bias and noise fall with the number, use {FEW_SAMPLES} or more, 5000 if you can"
+                "a score of {few} samples is unreliable: bias and noise fall with the number of samples, use {FEW_SAMPLES} or more, preferably 5000"
             )
         });
         Ok((mauve(human, model, &self.settings)?, warning))

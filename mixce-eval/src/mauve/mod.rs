@@ -1,4 +1,4 @@
-//! MAUVE: how close two sets of texts are, by the clusters that a language model's features of them fall into.
+//! MAUVE: similarity of two sets of texts, from their distributions over clusters of a language model's features.
 //!
 //! Pillutla et al., *MAUVE: Measuring the Gap Between Neural Text and Human Text using Divergence Frontiers*, NeurIPS 2021. As
 //! mauve-text 0.4 computes it:
@@ -7,10 +7,8 @@
 //! 2. project on the principal components that explain 90 % of the variance ([`pca`]);
 //! 3. cluster into `n / 10` buckets, the best of five runs of k-means ([`kmeans`]);
 //! 4. compare the two histograms over the buckets by a curve of divergences; its area is the score ([`curve`]).
-//!
-//! Step 3 is random, and its noise is as large as many differences that are reported: the standard deviation over seeds is 0.005 to
-//! 0.01. So there are several seeds by default. Random numbers are ours, so a score equals that of another program in
-//! distribution, not in digits.
+//! Step 3 is random, and its noise is as large as many reported differences: the standard deviation over seeds is 0.005 to 0.01. The
+//! default is therefore several seeds. The random numbers differ from mauve-text's, so scores agree in distribution, not exactly.
 
 pub mod curve;
 pub mod kmeans;
@@ -25,7 +23,7 @@ use crate::metric::Spread;
 
 pub(crate) use metric::{METRIC, MauveMetric, SETTINGS};
 
-/// Below this number of samples a side, MAUVE says little.
+/// Below this number of samples per side, MAUVE is unreliable.
 pub const FEW_SAMPLES: usize = 1000;
 
 /// How MAUVE is computed; the defaults are those of mauve-text.

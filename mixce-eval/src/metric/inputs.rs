@@ -1,9 +1,9 @@
-//! What metrics see of a set of texts.
+//! The inputs of metrics.
 
 use crate::error::{Error, Result};
 use crate::features::Features;
 
-/// A kind of input. Whoever scores texts computes each kind that is needed once, for all metrics.
+/// A kind of input. The caller computes each required kind once, for all metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Need {
     /// The texts themselves.
@@ -35,7 +35,7 @@ impl Need {
     }
 }
 
-/// One set of texts: what the metrics in use need of it, the rest `None`.
+/// The inputs for one set of texts; those that no metric needs are `None`.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs<'a> {
     /// [`Need::Texts`].
@@ -92,7 +92,7 @@ pub struct FeaturePair<'a> {
 pub struct OfWindows<T> {
     /// Length of the windows, in tokens.
     pub tokens: usize,
-    /// `None` when the texts hold too few windows.
+    /// `None` if the texts have too few windows.
     pub drawn: Option<T>,
 }
 
@@ -105,7 +105,7 @@ pub struct EmbeddedPairs {
 }
 
 impl EmbeddedPairs {
-    /// Of the texts, those that are `present` have both parts; row `i` of the embeddings is the `i`-th of these.
+    /// Texts that are `present` have both parts; row `i` of the embeddings belongs to the `i`-th of these.
     ///
     /// # Errors
     /// [`Error::Pairs`] when the embeddings have other numbers of rows than there are present texts, or different widths.

@@ -1,8 +1,7 @@
-//! What every metric has in common: what it needs, how it is set, what it gives.
-//!
-//! A metric is one file of this crate with a `METRIC`, its entry in [`METRICS`](crate::METRICS). It sees texts, token ids, features or
-//! embeddings as [`Inputs`], never a model; who calls it computes what [`MetricSpec::needs`] names. A [`Scorer`] applies several metrics to
-//! one set of texts after another, and a [`ScoreTable`] holds the results with their intervals and tests.
+//! The common interface of metrics: inputs, settings, results.
+//! A metric is one file of this crate with a `METRIC`, its entry in [`METRICS`](crate::METRICS). It gets texts, token ids, features or
+//! embeddings as [`Inputs`], never a model; the caller computes what [`MetricSpec::needs`] lists. A [`Scorer`] applies several metrics to
+//! each set of texts, and a [`ScoreTable`] holds the results with their intervals and tests.
 //!
 //! ```
 //! use mixce_eval::metric::{Inputs, Resampling, ScoreTable, Scorer, SettingValues, SetScores};
@@ -45,7 +44,7 @@ pub trait Metric: Debug + Send + Sync {
     /// The scores of one set of texts, in the order of [`MetricSpec::scores`].
     ///
     /// # Errors
-    /// [`Error::MissingInput`](crate::Error::MissingInput) without an input that the metric needs, or what goes wrong in computing it.
+    /// [`Error::MissingInput`](crate::Error::MissingInput) without a required input, or a failure of the computation.
     fn score(&self, inputs: &Inputs<'_>) -> Result<Scores>;
 
     /// Its settings by their keys in JSON; most metrics have none.
@@ -61,11 +60,11 @@ pub struct MetricSpec {
     pub name: &'static str,
     /// The name in messages.
     pub title: &'static str,
-    /// What it measures, in a few words.
+    /// A short description.
     pub summary: &'static str,
     /// What its [`Inputs`] must hold.
     pub needs: &'static [Need],
-    /// Whether the human texts have a score too; not for metrics that compare a set with them.
+    /// Whether the human texts have a score too; false for metrics that compare a set with them.
     pub scores_human: bool,
     /// Its results, in order.
     pub scores: &'static [ScoreSpec],
@@ -85,7 +84,7 @@ pub struct ScoreSpec {
 }
 
 impl ScoreSpec {
-    /// A score that is best where it equals that of human texts.
+    /// A score whose best value is that of human texts.
     #[must_use]
     pub const fn as_human(key: &'static str) -> Self {
         Self { key, best: Best::AsHuman }

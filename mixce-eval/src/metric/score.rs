@@ -1,18 +1,18 @@
-//! What a metric gives.
+//! The results of metrics.
 
 use serde::{Serialize, Serializer};
 
 use crate::lengths::Lengths;
 use crate::resample::Interval;
 
-/// What one or several metrics say of a set of texts.
+/// The results of one or several metrics for a set of texts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scores {
     /// The results.
     pub scores: Vec<Score>,
-    /// Facts beside the results, by key: how many texts have a value, how many clusters there were.
+    /// Details beside the results, by key, such as the number of texts with a value or the number of clusters.
     pub details: Vec<(&'static str, Fact)>,
-    /// Reasons to read them with caution, one sentence each.
+    /// Warnings about the results, one sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ pub struct Score {
     pub key: &'static str,
     /// The result for the whole set.
     pub value: ScoreValue,
-    /// One value a text (`None`: it has none), where the result is a statistic of them: the basis of intervals and paired tests.
+    /// One value per text (`None`: it has none), if the result is a statistic of them; used for intervals and paired tests.
     pub documents: Option<Vec<Option<f64>>>,
     /// Interval of the mean of `documents`; set by [`ScoreTable::new`](super::ScoreTable::new).
     pub interval: Option<Interval>,
@@ -66,7 +66,7 @@ impl Score {
     }
 }
 
-/// The forms of a result. `None`, null in JSON, where there is nothing to compute it from.
+/// The forms of a result. `None`, null in JSON, if there is nothing to compute it from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum ScoreValue {

@@ -1,4 +1,4 @@
-//! Several metrics, applied to one set of texts after another.
+//! Applies several metrics to each set of texts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,20 +41,20 @@ impl Scorer {
         self.metrics.iter().map(|(spec, _)| *spec)
     }
 
-    /// What the metrics need, together.
+    /// The inputs that the metrics need.
     #[must_use]
     pub fn needs(&self) -> BTreeSet<Need> {
         needs(self.metrics())
     }
 
-    /// The settings of these metrics and of all others of [`METRICS`] that need no further inputs: what is recorded does not depend on
-    /// the choice among metrics of one kind.
+    /// The settings of these metrics and of all others of [`METRICS`] with the same inputs, so that the recorded settings do not depend on
+    /// the choice among them.
     #[must_use]
     pub fn settings(&self) -> &BTreeMap<&'static str, Fact> {
         &self.settings
     }
 
-    /// The scores of the human texts, by those metrics that do not compare with them.
+    /// The scores of the human texts, for metrics that do not compare with them.
     ///
     /// # Errors
     /// [`Error::Metric`] with what went wrong.

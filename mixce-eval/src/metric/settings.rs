@@ -1,4 +1,4 @@
-//! The settings of metrics: declared by a metric, typed by a user.
+//! The settings of metrics, declared by a metric and set by a user.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -20,9 +20,9 @@ pub struct Resampling {
 /// The scores of one set of texts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SetScores {
-    /// What the set is called.
+    /// Name of the set.
     pub name: String,
-    /// How many texts it has, if texts are what was scored.
+    /// Number of texts, if texts were scored.
     pub texts: Option<TextCounts>,
     /// Its scores.
     pub scores: Scores,
@@ -33,7 +33,7 @@ pub struct SetScores {
 pub struct TextCounts {
     /// All of them.
     pub texts: usize,
-    /// Those without a word.
+    /// Empty ones.
     pub empty: usize,
 }
 
@@ -52,15 +52,15 @@ pub struct Comparison {
     pub test: PairedTest,
 }
 
-/// The scores of human and generated texts. Serialized, it is what `mixce score --json` prints beside its settings: a set is one object with
-/// its scores and details by their keys, and under `confidence` the intervals by those of their scores.
+/// The scores of human and generated texts. Serialized, it is the output of `mixce score --json` except its settings: each set is an object
+/// with its scores and details by key, and under `confidence` the intervals by the keys of their scores.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoreTable {
     /// Of the human texts, unless only features were scored.
     pub human: Option<SetScores>,
     /// Of each system.
     pub systems: Vec<SetScores>,
-    /// Every two systems with equally many texts, by every score that is about the mean of its documents.
+    /// Every pair of systems with the same number of texts, for every score that is a mean over documents.
     pub comparisons: Vec<Comparison>,
 }
 

@@ -80,5 +80,5 @@ fn what_is_missing_is_called_a_data_set() {
     let error = world.hub(&[]).fetch_files(&none, "x", &|_| Vec::new(), &mut NoProgress).unwrap_err();
     assert!(error.to_string().contains("has no data set `owner/none`"), "{error}");
     let error = RepositoryId::dataset("a b").unwrap_err();
-    assert!(error.to_string().starts_with("`a b` is no data set of the hub"), "{error}");
+    assert!(error.to_string().starts_with("`a b` is not a data set on the hub"), "{error}");
 }

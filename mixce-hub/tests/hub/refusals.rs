@@ -87,7 +87,7 @@ fn lasting_troubles_are_reported() {
     let world = World::new();
     world.server.fault("GET", "/revision/main", Fault::Status(503, ""), 4);
     let (message, hint) = refusal(&world, &[], MODEL);
-    assert!(message.contains("answered with HTTP status 503: words for status 503"), "{message}");
+    assert!(message.contains("responded with HTTP status 503: words for status 503"), "{message}");
     assert!(hint.contains("HF_HUB_OFFLINE"), "{hint}");
     world.server.take_requests();
     world.server.fault("GET", "/revision/main", Fault::RateLimit(3600), 1);

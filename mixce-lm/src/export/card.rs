@@ -1,4 +1,4 @@
-//! The model card: what was trained how, from facts alone.
+//! The model card, which states only facts about the training.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::ModelConfig;
 
-/// What a model card tells about the training. Everything unknown is left out.
+/// Facts about the training for the model card. Unknown ones are omitted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TrainingFacts {
@@ -14,7 +14,7 @@ pub struct TrainingFacts {
     pub base_model: Option<String>,
     /// The name of the objective: `mle`, `mixce`, ...
     pub objective: Option<String>,
-    /// The mixing ratio of MixCE, where the objective has one.
+    /// The mixing ratio of MixCE, if the objective has one.
     pub eta: Option<f64>,
     /// The data files.
     pub data: Vec<DataFacts>,
@@ -85,7 +85,7 @@ pub(super) fn render(config: &dyn ModelConfig, facts: &TrainingFacts) -> String 
         );
         card.push_str("Reverse Cross-Entropies*, ACL 2023.\n");
     }
-    card.push_str("\n## Licence\n\nTo be stated by whoever publishes this model; the base model and the data have theirs.\n");
+    card.push_str("\n## Licence\n\nTo be stated by the publisher of this model. The licences of the base model and the data apply too.\n");
     card
 }
 

@@ -1,4 +1,4 @@
-//! Writing a safetensors file tensor by tensor, so that no second copy of the model is needed.
+//! Writes a safetensors file tensor by tensor, without a second copy of the model.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -38,7 +38,7 @@ pub fn write_safetensors(path: &Path, tensors: BTreeMap<String, &Tensor>, dtype:
     };
     let written = write();
     if written.is_err() {
-        // The error that matters is the one above.
+        // The error above is reported.
         let _ = fs::remove_file(&partial);
     }
     written

@@ -1,5 +1,5 @@
-//! Adding special and other tokens to a tokenizer in the order in which transformers 5.23 does
-//! (`TokenizersBackend.__init__`), which decides their ids.
+//! Adds special and other tokens to a tokenizer in the order of transformers 5.23 (`TokenizersBackend.__init__`), which decides
+//! their ids.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use super::failed;
 use super::settings::Settings;
 use crate::error::Result;
 
-/// Adds what the settings name. Notes what differs from the files.
+/// Adds the tokens of the settings. Notes deviations from the files.
 pub(super) fn apply(engine: &mut Engine, settings: &mut Settings) -> Result<()> {
     let present = engine.get_added_tokens_decoder();
     let mut tokens: Vec<AddedToken> = settings
@@ -27,7 +27,7 @@ pub(super) fn apply(engine: &mut Engine, settings: &mut Settings) -> Result<()> 
         }
         if named.by_default && engine.token_to_id(&named.token.content).is_none() {
             settings.notes.push(format!(
-                "no file names `{}`, which the vocabulary lacks: it is added, as {} of transformers does",
+                "no file names `{}`, which the vocabulary lacks: it is added, as in transformers' {}",
                 named.token.content,
                 settings.class.name()
             ));
@@ -63,7 +63,7 @@ pub(super) fn note_lost(engine: &Engine, json: Option<&Value>, settings: &mut Se
     for token in tokens.filter_map(|token| token.get("content")?.as_str()) {
         if engine.token_to_id(token).is_none() {
             settings.notes.push(format!(
-                "`{token}` of tokenizer.json is not a token: `added_tokens_decoder` of tokenizer_config.json, which counts, lacks it"
+                "`{token}` of tokenizer.json is not a token: `added_tokens_decoder` of tokenizer_config.json takes precedence and lacks it"
             ));
         }
     }

@@ -1,6 +1,6 @@
-//! Byte-level BPE: GPT-2's two files, their checks, and learning one.
-//!
-//! The library trusts its files: a merge whose result is longer than any token makes it panic. Hence the checks here.
+//! Byte-level BPE: reads and checks GPT-2's two files, and trains a tokenizer.
+//! The `tokenizers` library does not validate its files: a merge whose result is longer than any token makes it panic. Hence the
+//! checks.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 pub(super) type Vocab = HashMap<String, u32>;
 pub(super) type Merges = Vec<(String, String)>;
 
-/// Largest id that makes sense; the model has a row for each.
+/// Largest valid id; the model has a row for each.
 const MAX_ID: u64 = i32::MAX as u64;
 
 /// `vocab.json`: an object from token to id.
@@ -42,7 +42,7 @@ pub(super) fn parse_vocab(path: &Path, bytes: &[u8]) -> Result<Vocab> {
     Ok(object.into_iter().map(|(token, id)| (token, id as u32)).collect())
 }
 
-/// `merges.txt`: one pair a line, best first; a first line `#version` and empty lines are skipped.
+/// `merges.txt`: one pair per line, best first; a first line `#version` and empty lines are skipped.
 pub(super) fn parse_merges(path: &Path, bytes: &[u8], vocab: &Vocab) -> Result<Merges> {
     let text = std::str::from_utf8(bytes).map_err(|cause| Error::malformed(path, cause))?;
     let mut merges = Vec::new();
@@ -177,7 +177,7 @@ pub(super) fn engine_from_json(path: &Path, bytes: &[u8], json: &Value) -> Resul
     Engine::from_bytes(bytes).map_err(|cause| Error::malformed(path, cause))
 }
 
-/// Vocabulary and merges of a `tokenizer.json`; `None` when its model is no BPE.
+/// Vocabulary and merges of a `tokenizer.json`; `None` if its model is not BPE.
 fn bpe_of_json(json: &Value) -> Result<Option<(Vocab, Merges)>, String> {
     let (Some(vocab), Some(merges)) = (
         json.pointer("/model/vocab").and_then(Value::as_object),
@@ -207,7 +207,7 @@ fn bpe_of_json(json: &Value) -> Result<Option<(Vocab, Merges)>, String> {
     Ok(Some((known, merges)))
 }
 
-/// Whether this is a tokenizer of GPT-2's kind.
+/// Whether this is a byte-level BPE like GPT-2's.
 pub(super) fn is_byte_level(engine: &Engine) -> bool {
     matches!(engine.get_pre_tokenizer(), Some(PreTokenizerWrapper::ByteLevel(_)))
         && matches!(engine.get_model(), ModelWrapper::BPE(_))
@@ -241,7 +241,7 @@ pub(super) fn gpt2_files(engine: &Engine) -> Result<Option<(Vec<u8>, Vec<u8>)>> 
     Ok(Some((vocab, text.into_bytes())))
 }
 
-/// Tokens in order and merges of a byte-level BPE learnt from texts, one id below `vocab_size` left for `<|endoftext|>`.
+/// Tokens in order and merges of a byte-level BPE trained on texts, one id below `vocab_size` left for `<|endoftext|>`.
 pub(super) fn train<'t>(
     texts: impl IntoIterator<Item = &'t str>,
     vocab_size: usize,

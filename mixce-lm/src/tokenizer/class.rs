@@ -1,4 +1,4 @@
-//! Which class of transformers reads a folder (`models/auto/tokenization_auto.py` of transformers 5.23).
+//! Determines the transformers class that reads a folder (`models/auto/tokenization_auto.py` of transformers 5.23).
 
 use indexmap::IndexMap;
 use serde_json::Value;
@@ -8,7 +8,7 @@ use super::END_OF_TEXT;
 use super::settings::NamedToken;
 use super::source::{Object, SourceFiles};
 
-/// The class of transformers whose rules a tokenizer follows.
+/// The transformers class whose rules a tokenizer follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenizerClass {
     /// `GPT2Tokenizer`: takes vocabulary and merges, also out of `tokenizer.json`, and sets up GPT-2's pipeline around them.
@@ -22,7 +22,7 @@ pub enum TokenizerClass {
 }
 
 impl TokenizerClass {
-    /// transformers' name for it.
+    /// The name in transformers.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -33,7 +33,7 @@ impl TokenizerClass {
         }
     }
 
-    /// The class that a folder asks for, and what to say where that class is not known here.
+    /// The class of a folder, and a note if that class is unknown.
     ///
     /// `model` is the content of `config.json`, `config` of `tokenizer_config.json`, `json` of `tokenizer.json`.
     pub(super) fn of(
@@ -50,7 +50,7 @@ impl TokenizerClass {
                 && json.pointer("/model/merges").is_some_and(Value::is_array)
         });
         let has_bpe = if json.is_some() { is_bpe } else { has("vocab.json") && has("merges.txt") };
-        // What can be read at all, whatever is asked for.
+        // The fallback for unknown classes.
         let fallback = match json {
             Some(_) => Self::Generic,
             None if has_bpe => Self::Gpt2,
@@ -81,7 +81,7 @@ impl TokenizerClass {
         (class, note)
     }
 
-    /// The special tokens that the class has where no file names them.
+    /// The class's default special tokens.
     pub(super) fn default_tokens(self) -> IndexMap<String, NamedToken> {
         let tokens: &[(&str, &str)] = match self {
             Self::Gpt2 => {

@@ -1,4 +1,4 @@
-//! Writing a tokenizer's files.
+//! Writes a tokenizer's files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,9 +15,9 @@ use crate::files;
 const CONFIG: &str = "tokenizer_config.json";
 
 impl Tokenizer {
-    /// Writes the tokenizer's files into an existing folder. Files it was read from are copied byte for byte, but that a
-    /// `tokenizer_config.json` without `tokenizer_class` gets one; of `tokenizer.json`, `vocab.json` and `merges.txt` (where they
-    /// say all that the others say), `tokenizer_config.json` and `special_tokens_map.json` those that did not exist are made.
+    /// Writes the tokenizer's files into an existing folder. Files it was read from are copied byte for byte, except that a
+    /// `tokenizer_config.json` without `tokenizer_class` gets one. Of `tokenizer.json`, `vocab.json` and `merges.txt` (if they can represent
+    /// the tokenizer), `tokenizer_config.json` and `special_tokens_map.json`, missing ones are generated.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -61,7 +61,7 @@ impl Tokenizer {
                 files = with_pair;
             } else {
                 tracing::info!(
-                    "the tokenizer is written without vocab.json and merges.txt, which cannot hold all of it"
+                    "the tokenizer is written without vocab.json and merges.txt, which cannot represent it"
                 );
             }
         }
@@ -113,7 +113,7 @@ fn with_class(config: &[u8], class: TokenizerClass) -> Option<Vec<u8>> {
     Some([&config[..start], key.as_bytes(), rest].concat())
 }
 
-/// Whether two byte-level BPEs of the same merges encode alike.
+/// Whether two byte-level BPEs with the same merges encode identically.
 fn same_rules(a: &Engine, b: &Engine) -> bool {
     let pieces = |engine: &Engine| {
         (

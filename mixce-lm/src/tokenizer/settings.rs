@@ -1,5 +1,5 @@
-//! What the files beside a vocabulary say, read as transformers 5.23 reads them (`tokenization_utils_base.py`,
-//! `_from_pretrained`): which class reads the folder, which tokens are named, which are added.
+//! Reads the tokenizer settings like transformers 5.23 (`tokenization_utils_base.py`, `_from_pretrained`): the class, the named tokens,
+//! the added tokens.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,15 +20,15 @@ const CONFIG: &str = "tokenizer_config.json";
 const MAP: &str = "special_tokens_map.json";
 const ADDED: &str = "added_tokens.json";
 
-/// A token by its name, and who named it.
+/// A named token and its source.
 #[derive(Debug, Clone)]
 pub(super) struct NamedToken {
     pub(super) token: AddedToken,
-    /// Named by the class alone, by no file.
+    /// Named by the class, not by a file.
     pub(super) by_default: bool,
 }
 
-/// Tokens under names that are not transformers' own (`image_token`), which are added behind the others.
+/// Tokens under names that are not transformers' own (`image_token`), which are added after the others.
 #[derive(Default)]
 struct OtherNames {
     /// Those that transformers comes upon when it sets up the class: they are added first.
@@ -37,7 +37,7 @@ struct OtherNames {
     declared: IndexMap<String, NamedToken>,
 }
 
-/// What the files beside a vocabulary say.
+/// The settings in a tokenizer's files.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) class: TokenizerClass,
@@ -51,12 +51,12 @@ pub(super) struct Settings {
     /// Whether BERT's tokenizer lowers the case of letters; most do.
     pub(super) do_lower_case: bool,
     pub(super) split_special_tokens: bool,
-    /// What is done otherwise than the files ask for.
+    /// Deviations from the files.
     pub(super) notes: Vec<String>,
 }
 
 impl Settings {
-    /// What holds where there are no such files.
+    /// The defaults without such files.
     pub(super) fn of_class(class: TokenizerClass) -> Self {
         Self {
             class,
@@ -110,7 +110,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Named and extra special tokens of `tokenizer_config.json` or `special_tokens_map.json`; later files overrule earlier ones.
+    /// Named and extra special tokens of `tokenizer_config.json` or `special_tokens_map.json`; later files override earlier ones.
     /// Names that are not transformers' own go to `other`.
     fn read_named(
         &mut self,
@@ -128,7 +128,7 @@ impl Settings {
                     drop(other.declared.insert(key.clone(), named(token)));
                 }
                 Some(token) => drop(other.found.insert(key.clone(), named(token))),
-                // `add_bos_token` and the like are no tokens; a null takes the class's default away.
+                // `add_bos_token` and the like are not tokens; a null removes the class's default.
                 None if known => drop(self.named.shift_remove(key)),
                 None => {}
             }
@@ -144,7 +144,8 @@ impl Settings {
             let counts = key == "extra_special_tokens" || self.extra.is_empty();
             for value in tokens.filter(|_| counts).into_iter().flatten() {
                 let token = special_token(value).map_err(damaged)?;
-                self.extra.push(token.ok_or_else(|| damaged("holds what is no token".to_owned()))?);
+                self.extra
+                    .push(token.ok_or_else(|| damaged("contains something that is not a token".to_owned()))?);
             }
         }
         Ok(())
@@ -203,7 +204,7 @@ impl Settings {
         let set = |key: &str| config.get(key).and_then(Value::as_bool) == Some(true);
         for key in ["add_bos_token", "add_eos_token"].into_iter().filter(|key| set(key)) {
             self.notes.push(format!(
-                "`{key}` of {CONFIG} is not applied: a document gets EOS behind it, and BOS before it where `add_bos` asks for it"
+                "`{key}` of {CONFIG} is not applied: documents get a trailing EOS, and a leading BOS with `add_bos`"
             ));
         }
         let is_bpe = json.is_none_or(|json| json.pointer("/model/merges").is_some());
@@ -223,7 +224,7 @@ impl Settings {
 /// `added_tokens_decoder`: an object from id to described token.
 fn decoder_tokens(path: &Path, decoder: &Value) -> Result<BTreeMap<u32, AddedToken>> {
     let key = "added_tokens_decoder";
-    let object = decoder.as_object().ok_or_else(|| at_key(path, key, "is no object"))?;
+    let object = decoder.as_object().ok_or_else(|| at_key(path, key, "is not an object"))?;
     let mut tokens = BTreeMap::new();
     for (id, value) in object {
         let damaged = || at_key(path, key, &format!("has a damaged entry `{id}`"));
@@ -239,7 +240,7 @@ fn special_token(value: &Value) -> Result<Option<AddedToken>, String> {
         Value::String(text) => Ok(Some(AddedToken::from(text.clone(), true))),
         Value::Object(_) => described(value, true).map(|token| token.map(|token| token.special(true))),
         Value::Null | Value::Bool(_) => Ok(None),
-        other => Err(format!("is no token: `{other}`")),
+        other => Err(format!("is not a token: `{other}`")),
     }
 }
 

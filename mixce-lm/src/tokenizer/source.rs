@@ -1,4 +1,4 @@
-//! The files of a tokenizer, kept as they were read.
+//! The files of a tokenizer, kept as read.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// Everything that belongs to a tokenizer, as transformers names it.
+/// The file names of tokenizers in transformers.
 const NAMES: [&str; 7] = [
     "tokenizer.json",
     "vocab.json",

@@ -1,4 +1,4 @@
-//! BERT's tokenizer from its list of tokens: WordPiece between `[CLS]` and `[SEP]`.
+//! BERT's tokenizer from its vocabulary: WordPiece between `[CLS]` and `[SEP]`.
 //!
 //! Checkpoints that are older than `tokenizer.json`, SimCSE's among them, have nothing else. The rules are those of transformers'
 //! `BertTokenizer`: control characters dropped, CJK characters apart, lower case without accents if so configured, words split at
@@ -19,12 +19,12 @@ const UNKNOWN: &str = "[UNK]";
 const BEGINNING: &str = "[CLS]";
 const END: &str = "[SEP]";
 
-/// The tokenizer of a `vocab.txt`: a token a line, numbered from 0.
+/// The tokenizer of a `vocab.txt`: one token per line, numbered from 0.
 pub(super) fn engine(path: &Path, vocab: &[u8], lower_case: bool) -> Result<Engine> {
     let vocab = WordPiece::read_bytes(vocab).map_err(|cause| Error::malformed(path, cause))?;
     let special = |token: &str| match vocab.get(token) {
         Some(id) => Ok((token.to_owned(), *id)),
-        None => Err(Error::malformed(path, format!("no token `{token}`, so not a vocabulary of BERT's"))),
+        None => Err(Error::malformed(path, format!("no token `{token}`, so not a BERT vocabulary"))),
     };
     let (end, beginning) = (special(END)?, special(BEGINNING)?);
     special(UNKNOWN)?;

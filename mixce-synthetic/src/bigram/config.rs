@@ -22,7 +22,7 @@ pub enum Estimator {
 #[serde(rename_all = "kebab-case")]
 pub enum ReverseGradient {
     /// The divergence of each context weighted by how often sequences from Q visit it, visits held fixed: what the
-    /// authors' straight-through estimator credits, without its noise. It has the optimum of the full gradient where
+    /// authors' straight-through estimator differentiates, without its noise. It has the optimum of the full gradient where
     /// P is reachable.
     #[default]
     Local,
@@ -34,7 +34,7 @@ pub enum ReverseGradient {
     ScoreFunction,
 }
 
-/// Which development loss picks the epoch.
+/// The development criterion that selects the epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Selection {
@@ -56,7 +56,7 @@ pub struct TrainConfig {
     pub estimator: Estimator,
     /// How `counts` differentiates reverse terms (`exact` always takes the full gradient).
     pub reverse_gradient: ReverseGradient,
-    /// Epochs at most.
+    /// Maximum number of epochs.
     pub epochs: usize,
     /// Sequences per step.
     pub batch_size: usize,
@@ -72,7 +72,7 @@ pub struct TrainConfig {
     pub dropout: f64,
     /// Epochs without a new best development loss before training stops.
     pub patience: usize,
-    /// Which development loss picks the epoch.
+    /// The development criterion that selects the epoch.
     pub select: Selection,
 }
 

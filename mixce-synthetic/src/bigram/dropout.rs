@@ -20,7 +20,7 @@ impl Dropout {
         Self { threshold: (p * 65536.0).round() as u32, scale: (1.0 / (1.0 - p)) as f32 }
     }
 
-    /// What a unit that stays is multiplied by.
+    /// The scale of units that are kept.
     pub(crate) fn scale(self) -> f32 {
         self.scale
     }

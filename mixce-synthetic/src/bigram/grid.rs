@@ -122,7 +122,7 @@ struct Saved {
     learned: Option<Vec<f64>>,
 }
 
-/// What must be equal for a saved cell to be used again.
+/// The settings that must match for a saved cell to be reused.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Settings {
     source: Source,
@@ -351,7 +351,7 @@ impl<'a> Runner<'a> {
     /// The metrics of the empirical transition matrix of a cell's training data: maximum likelihood without a model.
     ///
     /// # Errors
-    /// When P or its samples cannot be had.
+    /// If P or its samples are not available.
     pub fn empirical(&self, key: &CellKey) -> Result<super::Distance> {
         let train = &self.grid.train;
         let data = Dataset::sample(self.world(key)?, train.train_size, train.dev_size, key.seed)?;

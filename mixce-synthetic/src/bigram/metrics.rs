@@ -1,4 +1,4 @@
-//! How far a learned matrix is from P: avg. js and avg. 0s of the paper.
+//! Distance of a learned matrix from P: avg. js and avg. 0s of the paper.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use super::{Error, Result, World};
 pub struct Distance {
     /// Mean over contexts of the Jensen-Shannon divergence between learned and true row, nats, in `[0, ln 2]`.
     pub avg_js: f64,
-    /// Mean learned probability of what P forbids.
+    /// Mean learned probability of transitions that P forbids.
     pub avg_0s: f64,
 }
 

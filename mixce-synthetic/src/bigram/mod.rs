@@ -1,8 +1,8 @@
-//! The bigram world: the paper's synthetic experiments, where the data distribution P is known.
+//! The paper's bigram experiments, where the data distribution P is known.
 //!
 //! A bigram language model P over V tokens (the last is EOS) writes sequences; a model Q is trained on them with each
 //! objective and compared with P (section 4 of *MixCE: Training Autoregressive Language Models by Mixing Forward and
-//! Reverse Cross-Entropies*, ACL 2023). Because only V + 1 contexts exist, gradients can be had three ways, see
+//! Reverse Cross-Entropies*, ACL 2023). Because there are only V + 1 contexts, there are three ways to estimate gradients, see
 //! [`Estimator`].
 
 mod adam;

@@ -1,4 +1,4 @@
-//! What a cell minimises.
+//! The training criterion of a cell.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What an objective converges to with unlimited data and capacity, and figure 3 of the paper.
+//! The optimum of an objective with unlimited data and capacity, and figure 3 of the paper.
 
 use mixce_core::Objective;
 
@@ -24,7 +24,7 @@ pub fn population_distance(objective: &dyn Objective, world: &World) -> Result<O
     population_optimum(objective, world).map(|learned| compare(&learned, world)).transpose()
 }
 
-/// A point of figure 3: mass `leak` that Q puts where P is (almost) zero, and what the cross-entropies charge, nats.
+/// A point of figure 3: mass `leak` that Q puts where P is (almost) zero, and the resulting cross-entropies, nats.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct ChargePoint {
     /// Probability mass of Q outside of P's support.
@@ -37,8 +37,7 @@ pub struct ChargePoint {
 
 /// Figure 3 of the paper: P is uniform over half of `outcomes`, Q moves a share `leak` of its mass to the other half,
 /// uniformly.
-///
-/// Forward cross-entropy charges `-ln((1 - leak) / k)`, next to nothing for a small leak; reverse cross-entropy charges
+/// Forward cross-entropy is `-ln((1 - leak) / k)`, which hardly changes for a small leak; reverse cross-entropy is
 /// `(1 - leak) ln k + leak * 69.08`, with `k = outcomes / 2`: 69 nats for all of it.
 #[must_use]
 pub fn charges(outcomes: usize, steps: usize) -> Vec<ChargePoint> {

@@ -1,4 +1,4 @@
-//! Drawing from many small categorical distributions, and walking the chains they make.
+//! Sampling from many small categorical distributions, and from the Markov chains they form.
 
 use mixce_kernels::rng::Stream;
 use pulp::{Arch, Simd, WithSimd};
@@ -133,7 +133,7 @@ impl WithSimd for SetRows<'_> {
 pub(crate) struct Walks {
     /// How many.
     pub(crate) count: usize,
-    /// Tokens of a chain at most.
+    /// Maximum tokens of a chain.
     pub(crate) limit: usize,
     /// The outcome that ends a chain.
     pub(crate) end: usize,
@@ -143,7 +143,7 @@ pub(crate) struct Walks {
     pub(crate) first: usize,
 }
 
-/// A chain under way.
+/// A chain being sampled.
 #[derive(Clone, Copy)]
 struct Walker {
     index: usize,
@@ -163,7 +163,7 @@ struct WalkChains<'a> {
 impl WithSimd for WalkChains<'_> {
     type Output = ();
 
-    /// A chain waits for memory at every token, so several go side by side.
+    /// Chains sampled in parallel, to hide the memory latency of each token.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         const SIDE_BY_SIDE: usize = 16;

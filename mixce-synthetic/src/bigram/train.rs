@@ -16,7 +16,7 @@ use super::{
     compare,
 };
 
-/// What a trained cell gives.
+/// The result of a trained cell.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The metrics of the best epoch.
@@ -149,9 +149,8 @@ impl<'a> Trainer<'a> {
     }
 
     /// `counts` and `exact`: pseudo-counts, then a backward pass over the contexts; dropout for data terms only.
-    ///
-    /// One mask serves all visits to a context in the batch. Data terms bear that, but a reverse term pays 69 nats
-    /// for every forbidden token that a mask lets through, and the noise of one mask per context drowns its signal.
+    /// One mask is shared by all visits to a context in the batch. That is harmless for data terms, but a reverse term incurs 69 nats for
+    /// every forbidden token that a mask permits, and the noise of one mask per context dominates its signal.
     fn pseudo_gradient(&mut self, batch: &[u32], stream: Stream) {
         self.grads.fill(0.0);
         if !matches!(self.loss, Loss::Reverse { eta: 0.0, .. }) {
@@ -254,7 +253,7 @@ impl<'a> Trainer<'a> {
     /// The development loss, dropout off, nats per sequence.
     ///
     /// Reverse terms: `sampled` draws as many sequences as the development set has; `counts` and `exact` take the
-    /// exact expectation, which spares early stopping the noise. JS is always sampled from Q.
+    /// exact expectation, so that early stopping is not affected by noise. JS is always sampled from Q.
     pub(crate) fn dev_loss(&mut self, epoch: u64) -> f64 {
         let stride = self.model.stride();
         self.model.forward(None, &mut self.forward);

@@ -10,7 +10,7 @@
 
 use super::linear::{Factors, axpy64, dot64};
 
-/// How far sequences go.
+/// The length limit of sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Horizon {
     /// At most this many tokens (at least 1); what goes on is cut off.
@@ -74,7 +74,7 @@ pub struct Chain<'a> {
     probs: &'a [f64],
 }
 
-/// What a token earns: `[V + 1]` for the first token and `[V, V + 1]` after each output (row 0: after PAD).
+/// The reward of a token: `[V + 1]` for the first token and `[V, V + 1]` after each output (row 0: after PAD).
 #[derive(Clone, Debug)]
 pub struct Rewards {
     /// Of the first token.

@@ -1,4 +1,4 @@
-//! P: a bigram language model whose probabilities are known.
+//! The bigram language model P with known probabilities.
 
 use std::path::Path;
 

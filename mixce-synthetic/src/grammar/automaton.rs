@@ -1,4 +1,4 @@
-//! The grammar as a deterministic weighted automaton: one path a text, so every probability is a plain product.
+//! The grammar as a deterministic weighted automaton: one path per text, so every probability is a product.
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -10,7 +10,7 @@ pub(super) type WordId = u32;
 /// Index of a state.
 pub(super) type StateId = u32;
 
-/// A transition: with probability `probability` write `word` and go on at `to`.
+/// A transition: with probability `probability` write `word` and continue at `to`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Arc {
     pub(super) word: WordId,
@@ -147,7 +147,7 @@ impl Builder {
         id
     }
 
-    /// The state that writes `part` and then goes on at `next`.
+    /// The state that writes `part` and then continues at `next`.
     fn compile(&mut self, part: &Expr, next: StateId) -> StateId {
         let key = (Rc::as_ptr(part), next);
         if let Some(&id) = self.compiled.get(&key) {

@@ -1,7 +1,7 @@
-//! A small world of stories whose distribution is known exactly.
+//! A grammar of short stories whose distribution is known exactly.
 //!
 //! [`Grammar::stories`] writes one to three short sentences: about animals, trades, people, things and pairs of
-//! people. Words follow Zipf's law within their class, and what is written early decides what may come much later:
+//! people. Words follow Zipf's law within their class, and there are long-range dependencies:
 //!
 //! | what must agree | example |
 //! | --- | --- |
@@ -23,7 +23,7 @@
 //!
 //! is exact in linear time, sampling is a walk, and entropy, mean length and the number of texts ([`GrammarFacts`])
 //! follow by dynamic programming. [`NoisyCorpus`] puts wrong words into some texts, [`SmoothedGrammar`] gives every
-//! text a finite probability, [`SampleScore`] measures the samples of a model against the truth.
+//! text a finite probability, [`SampleScore`] scores the samples of a model under the true distribution.
 //!
 //! ```
 //! use mixce_synthetic::grammar::{Grammar, words};

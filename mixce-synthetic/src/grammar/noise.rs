@@ -1,4 +1,4 @@
-//! A corpus with wrong words in it, as text from the web has, and its exact probability.
+//! A corpus with wrong words, as in web text, and its exact probability.
 
 use std::ops::Range;
 
@@ -9,15 +9,14 @@ use super::lexicon::SLIPS;
 use super::text::is_mark;
 use super::{Grammar, check_probability};
 
-/// Which words may stand in the place of another.
+/// Which words may replace another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Noise {
     /// Any other word of the lexicon: "The foxes umbrella in the garden."
     AnyWord,
-    /// A slip of the pen in a function word: another pronoun, is for are, a for an: "Anna feeds the geese. He is
-    /// tired." Such errors are likely just where the right word is all but certain, unlike those of
-    /// [`Noise::AnyWord`], each of which is rare everywhere. Four texts in five have such a word, and no
-    /// slip is in the support; the others stay clean.
+    /// Another function word of the same class: another pronoun, is for are, a for an: "Anna feeds the geese. He is
+    /// tired." Such errors occur exactly where the right word is almost certain, unlike those of [`Noise::AnyWord`], each of which is
+    /// rare everywhere. Four texts in five have such a word, and no slip is in the support; the others stay clean.
     Slip,
 }
 
@@ -106,7 +105,7 @@ impl<'g> NoisyCorpus<'g> {
         indices.map(|index| super::render(&self.text(index).0))
     }
 
-    /// `log N(tokens)` in nats; `None` if no noisy text reads so.
+    /// `log N(tokens)` in nats; `None` if it is not a possible noisy text.
     #[must_use]
     pub fn log_prob(&self, tokens: &[&str]) -> Option<f64> {
         let clean = self.grammar.log_prob(tokens).map_or(0.0, f64::exp);

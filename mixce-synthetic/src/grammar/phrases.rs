@@ -1,4 +1,4 @@
-//! Noun phrases, places and verb phrases: the parts that the stories share.
+//! Noun phrases, places and verb phrases, the shared parts of the stories.
 
 use super::expr::{Expr, choice, maybe, phrase, seq, sequence, word, zipf, zipf_weight, zipf_word};
 use super::lexicon::{Forms, Gender, Lexicon, Number};

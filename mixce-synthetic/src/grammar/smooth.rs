@@ -2,7 +2,7 @@
 
 use super::{Grammar, check_probability, words};
 
-/// The grammar's distribution with a little of a flat one mixed in, so that every text has a finite log-probability:
+/// The grammar's distribution mixed with a small share of a flat one, so that every text has a finite log-probability:
 ///
 /// ```text
 /// S(x) = (1 - epsilon) P(x) + epsilon U(x)
@@ -10,10 +10,10 @@ use super::{Grammar, check_probability, words};
 /// ```
 ///
 /// `U` draws a length from a geometric distribution with the mean of `P`, then each token uniformly from the lexicon
-/// and one more class that stands for every token outside it (which of the unknown tokens it is costs nothing).
+/// and one more class for all tokens outside it (which unknown token it is has no cost).
 ///
 /// The reverse cross-entropy of samples `x_1..x_k` of a model `Q` is the Monte Carlo estimate
-/// `CE(Q, S) = -1/k sum_i log S(x_i)` in nats a text. For `Q = S` it is the entropy `H(S)`; a model that
+/// `CE(Q, S) = -1/k sum_i log S(x_i)` in nats per text. For `Q = S` it is the entropy `H(S)`; a model that
 /// writes few, likely texts gets below that, so read it beside diversity. A text outside the support costs about
 /// `-log epsilon + n log(L + 1)`.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ pub struct SmoothedGrammar<'g> {
 }
 
 impl<'g> SmoothedGrammar<'g> {
-    /// The customary share of the flat distribution.
+    /// The default share of the flat distribution.
     pub const EPSILON: f64 = 1e-3;
 
     /// Mixes in a share `epsilon` of the flat distribution.
@@ -65,14 +65,14 @@ impl<'g> SmoothedGrammar<'g> {
     }
 }
 
-/// How well samples of a model agree with a grammar.
+/// Scores of a model's samples under a grammar.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SampleScore {
     /// Number of samples.
     pub samples: usize,
-    /// Share of the samples that the clean grammar can write, in `[0, 1]`.
+    /// Share of the samples that the clean grammar can generate, in `[0, 1]`.
     pub in_support: f64,
-    /// Mean of `-log S`, in nats a text.
+    /// Mean of `-log S`, in nats per text.
     pub reverse_cross_entropy_nats: f64,
     /// Different texts over all texts, in `[0, 1]`.
     pub distinct: f64,

@@ -1,8 +1,8 @@
-//! Exact facts about the grammar's distribution, by dynamic programming over the automaton.
+//! Exact statistics of the grammar's distribution, by dynamic programming over the automaton.
 
 use super::automaton::{Automaton, State};
 
-/// Exact facts about the texts of a grammar.
+/// Exact statistics of a grammar's texts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GrammarFacts {
     /// Number of different tokens, punctuation marks included.
@@ -11,7 +11,7 @@ pub struct GrammarFacts {
     pub states: usize,
     /// Number of different texts (saturates at `u128::MAX`).
     pub distinct_texts: u128,
-    /// `H(P) = -sum_x P(x) log P(x)`, in nats a text.
+    /// `H(P) = -sum_x P(x) log P(x)`, in nats per text.
     pub entropy_nats: f64,
     /// `sum_x P(x) |x|`, in tokens.
     pub mean_tokens: f64,
@@ -62,7 +62,7 @@ fn visits(automaton: &Automaton) -> Vec<f64> {
     visits
 }
 
-/// Entropy in nats of what happens in a state: which arc is taken, or that the text ends.
+/// Entropy in nats of the choice in a state: which arc is taken, or that the text ends.
 fn choice_entropy(state: &State) -> f64 {
     let probabilities = state.arcs.iter().map(|arc| arc.probability).chain([state.accept]);
     probabilities.filter(|p| *p > 0.0).map(|p| -p * p.ln()).sum()

@@ -1,4 +1,4 @@
-//! The stories: sentences built from phrases, with what must be remembered passed on as arguments.
+//! The stories: sentences built from phrases, with features to remember passed as arguments.
 
 use super::expr::{Expr, choice, seq, sequence, word, zipf, zipf_weight, zipf_word};
 use super::lexicon::{Gender, Lexicon, Number, Person};

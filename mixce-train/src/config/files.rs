@@ -1,17 +1,16 @@
-//! Data files as they are named in a configuration.
+//! Data files in a configuration.
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// One or several data files: paths, patterns such as `data/*.parquet`, or `-` for standard input.
-///
-/// In TOML one name may stand without brackets.
+/// One or more data files: paths, patterns such as `data/*.parquet`, or `-` for standard input.
+/// In TOML a single name needs no brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataFiles(pub Vec<PathBuf>);
 
 impl DataFiles {
-    /// For a model card: the names without their folders.
+    /// The file names without folders, for a model card.
     #[must_use]
     pub fn file_names(&self) -> String {
         let name = |path: &PathBuf| path.file_name().map(|n| n.to_string_lossy().into_owned());

@@ -1,4 +1,4 @@
-//! TOML in: unknown keys refused with a suggestion, errors with their line.
+//! Reads TOML: unknown keys are refused with a suggestion, errors give the line.
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
@@ -8,10 +8,10 @@ use serde::de::{self, Deserialize, Visitor};
 use super::TrainConfig;
 use crate::error::{Error, Result};
 
-/// Longest configuration file; a longer one (a device, a data file) is no configuration and is not read into memory.
+/// Maximum size of a configuration file; a longer one (a device, a data file) is not read into memory.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// Other trainers' spellings, for the suggestion only.
+/// Names in other trainers, for suggestions only.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("model_name_or_path", "model"),
     ("train_file", "train"),
@@ -29,11 +29,11 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("resume_from_checkpoint", "resume"),
 ];
 
-/// Table of `run.toml` that records how a run was made; it is no setting and is skipped on reading.
+/// Table of `run.toml` with the provenance of a run; ignored on reading.
 pub(crate) const PROVENANCE: &str = "provenance";
 
 impl TrainConfig {
-    /// Reads a TOML file; keys that are absent keep their defaults. A run folder's `run.toml` is such a file.
+    /// Reads a TOML file; absent keys keep their defaults. A run folder's `run.toml` is such a file.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::ConfigFile`] with the line and, for an unknown key, a suggestion.
@@ -41,7 +41,7 @@ impl TrainConfig {
         Self::from_toml_str(&read_text(path)?, path)
     }
 
-    /// Reads TOML text; `path` only serves the error messages.
+    /// Reads TOML text; `path` is only used in error messages.
     ///
     /// # Errors
     /// [`Error::ConfigFile`].
@@ -49,7 +49,7 @@ impl TrainConfig {
         let error = |message: String, hint| Error::ConfigFile { path: path.into(), message, hint };
         let toml_error = |e: toml::de::Error, table: Option<&toml::Table>| {
             let line = e.span().map(|span| line_of(text, span.start));
-            // A table read before is deserialised without spans; its message names the key instead.
+            // An already parsed table has no spans; its message names the key instead.
             let place = line.filter(|_| table.is_none()).map_or_else(String::new, |n| format!("line {n}: "));
             error(format!("{place}{}", one_line(e.message())), None)
         };
@@ -62,7 +62,7 @@ impl TrainConfig {
                 return Err(error(format!("{place}unknown key `{key}`"), hint));
             }
         }
-        // One key at a time would give the best message; deserialising single-key tables does just that.
+        // Deserializing one key at a time gives the best message.
         for (key, value) in &table {
             let single = toml::Table::from_iter([(key.clone(), value.clone())]);
             if let Err(e) = Self::deserialize(single) {
@@ -77,16 +77,17 @@ impl TrainConfig {
     /// The configuration as TOML text.
     ///
     /// # Errors
-    /// [`Error::Config`] when a value has no TOML form (a seed above 2^63 - 1, say).
+    /// [`Error::Config`] if a value cannot be written as TOML (such as a seed above 2^63 - 1).
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::config(format!("the configuration has no TOML form: {e}")))
+        toml::to_string(self)
+            .map_err(|e| Error::config(format!("cannot write the configuration as TOML: {e}")))
     }
 
     /// All keys, as serde knows them.
     #[must_use]
     pub fn keys() -> &'static [&'static str] {
         let mut keys: &'static [&'static str] = &[];
-        // The collector always answers with an error, after it has seen the names.
+        // The collector always returns an error, after it has recorded the names.
         let _ = Self::deserialize(KeyCollector { keys: &mut keys });
         keys
     }
@@ -104,7 +105,7 @@ pub(super) fn read_text(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// The known key that `unknown` most likely stands for.
+/// The known key most similar to `unknown`.
 fn suggestion(unknown: &str) -> Option<&'static str> {
     let plain = unknown.replace('-', "_").to_ascii_lowercase();
     if let Some((_, known)) = ELSEWHERE.iter().find(|(other, _)| *other == plain) {
@@ -131,7 +132,7 @@ fn line_of_key(text: &str, key: &str) -> Option<usize> {
     text.lines().position(starts).map(|n| n + 1)
 }
 
-/// A deserializer that only notes the field names a struct asks for.
+/// A deserializer that only records the field names of a struct.
 struct KeyCollector<'a> {
     keys: &'a mut &'static [&'static str],
 }

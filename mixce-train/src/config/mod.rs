@@ -1,7 +1,6 @@
-//! Everything that decides what a training run does.
-//!
-//! Order of precedence: [`TrainConfig::default`] (the paper's settings), then a TOML file ([`TrainConfig::from_toml_file`]), then flags, which the
-//! caller writes over the fields. Then [`TrainConfig::validate`], once, before any file is written.
+//! The settings of a training run.
+//! In increasing precedence: [`TrainConfig::default`] (the paper's settings), a TOML file ([`TrainConfig::from_toml_file`]), and flags, which
+//! the caller writes into the fields. Call [`TrainConfig::validate`] once, before any file is written.
 mod files;
 mod load;
 mod objective;
@@ -37,7 +36,7 @@ pub struct TrainConfig {
     /// Train from scratch: a `config.json`. Excludes `model`, needs `tokenizer`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from_config: Option<PathBuf>,
-    /// Tokenizer, as `model`; default: the model's own.
+    /// Tokenizer, in the same form as `model`; default: the model's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
     /// Files of training documents.
@@ -46,33 +45,33 @@ pub struct TrainConfig {
     /// Files of development documents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub valid: Option<DataFiles>,
-    /// Column of the text in tables (several are joined by a space); default: found out.
+    /// Text column of tables (several are joined with a space); default: detected.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub text_column: OneOrMany,
-    /// What stands between the documents of text files; default: a line is a document.
+    /// Separator between documents of text files; default: one document per line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub document_separator: Option<String>,
-    /// Bad rows that may be left out of each of `train` and `valid`.
+    /// Bad rows that may be skipped in each of `train` and `valid`.
     pub skip_bad_rows: u64,
-    /// Format of the data files; default: by their names.
+    /// Format of the data files; default: by file name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_format: Option<Format>,
-    /// What stands between the fields of CSV and TSV; default: found out.
+    /// Field separator of CSV and TSV; default: detected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delimiter: Option<String>,
-    /// The first record of CSV and TSV is a row; columns are called `1`, `2`, ...
+    /// CSV and TSV have no header; columns are called `1`, `2`, ...
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub no_header: bool,
     /// Run folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out: Option<PathBuf>,
-    /// Folder of the token caches; without one, documents are encoded into memory.
+    /// Folder of the token caches; without one, documents are encoded in memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_dir: Option<PathBuf>,
 
-    /// What is optimised.
+    /// The training objective.
     pub objective: ObjectiveConfig,
-    /// Parameter `eta` of the objective; parameters that have no key are given with its name.
+    /// Parameter `eta` of the objective; parameters without a key are given with its name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta: Option<f64>,
     /// Parameter `gamma` of the objective.
@@ -90,34 +89,34 @@ pub struct TrainConfig {
     /// Optimizer steps of the whole run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<u64>,
-    /// Documents of a microbatch.
+    /// Documents per microbatch.
     pub batch_size: usize,
-    /// Microbatches of an optimizer step.
+    /// Microbatches per optimizer step.
     pub grad_accum: usize,
-    /// Longest document in tokens, EOS included; the rest is cut. Default: 512, or the model's positions where those are fewer.
+    /// Longest document in tokens, EOS included; longer ones are truncated. Default: 512, or the model's positions if fewer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_length: Option<usize>,
     /// Whether documents are concatenated into blocks; default: if `block_size` is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pack: Option<Pack>,
-    /// Glue documents into blocks of this many tokens; 0: do not.
+    /// Concatenate documents into blocks of this many tokens; 0: do not.
     pub block_size: usize,
-    /// Within blocks, let attention see a token's own document only.
+    /// Within blocks, restrict attention to a token's own document.
     pub confine_attention: bool,
-    /// Put the tokenizer's BOS before each document.
+    /// Prepend the tokenizer's BOS to each document.
     pub add_bos: bool,
     /// Keep the file's order in every epoch.
     pub no_shuffle: bool,
 
     /// Peak learning rate.
     pub lr: f64,
-    /// Shape of the learning rate after the warm-up.
+    /// Learning-rate schedule after the warm-up.
     pub scheduler: ScheduleKind,
     /// Optimizer steps of warm-up.
     pub warmup_steps: u64,
     /// Decoupled weight decay of embeddings and matrices (never of biases and layer norms).
     pub weight_decay: f64,
-    /// Largest global gradient norm; 0: no clipping.
+    /// Maximum global gradient norm; 0: no clipping.
     pub clip_grad_norm: f64,
     /// AdamW's two decay rates.
     pub betas: [f64; 2],
@@ -126,42 +125,43 @@ pub struct TrainConfig {
     /// All three dropout rates; default: the checkpoint's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropout: Option<f64>,
-    /// Arithmetic of the forward and backward passes.
+    /// Number format of matrix products in the forward and backward passes.
     pub precision: Precision,
-    /// Recompute each block in the backward pass instead of keeping what is inside it: less memory, the same bits.
+    /// Recompute each block in the backward pass instead of saving its activations: less memory, bit-identical results.
     pub activation_checkpointing: bool,
 
     /// When to evaluate on `valid`.
     pub eval_every: Every,
     /// When to write a checkpoint.
     pub save_every: Every,
-    /// Checkpoints kept.
+    /// Number of checkpoints to keep.
     pub keep_last: usize,
-    /// What the best model is chosen by.
+    /// Criterion for the best model.
     pub select: Selection,
-    /// Stop after this many evaluations in a row without an improvement.
+    /// Stop after this many consecutive evaluations without improvement.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<u64>,
-    /// Log every so many optimizer steps.
+    /// Log every this many optimizer steps.
     pub log_every: u64,
     /// Continue from a checkpoint: a checkpoint folder, a run folder, or `auto` (the newest in `out`, if any).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resume: Option<String>,
 
-    /// Seed of everything drawn at random.
+    /// Seed of all random numbers.
     pub seed: u64,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
-    /// Threads; default: all cores.
+    /// CPU threads; default: all cores.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
 }
 
-/// Tokens of the longest document, where none is named and the model has as many positions: the paper's.
+/// Default of `max_length` for models with enough positions, as in the paper.
 pub const DEFAULT_MAX_LENGTH: usize = 512;
 
 impl Default for TrainConfig {
-    /// The paper's settings: MixCE, AdamW at 5e-5 falling linearly to 0, five epochs, 64 documents a step of at most 512 tokens.
+    /// The paper's settings: MixCE, AdamW at 5e-5 decaying linearly to 0, five epochs, 64 documents of at most 512 tokens per
+    /// step.
     fn default() -> Self {
         let adamw = AdamWConfig::default();
         Self {
@@ -218,7 +218,7 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// How the examples are cut into steps.
+    /// How the examples are grouped into steps.
     #[must_use]
     pub fn batcher(&self) -> BatcherConfig {
         BatcherConfig {
@@ -229,15 +229,15 @@ impl TrainConfig {
         }
     }
 
-    /// Tokens of the longest document with a model: `max_length`, or else [`DEFAULT_MAX_LENGTH`], or the model's positions where those are fewer. (In
-    /// blocks no document is cut.)
+    /// Tokens of the longest document: `max_length`, else [`DEFAULT_MAX_LENGTH`], or the model's positions if fewer. (In blocks documents are
+    /// not truncated.)
     #[must_use]
     pub fn max_length_for(&self, positions: usize) -> usize {
         let room = if self.block_size == 0 { positions } else { usize::MAX };
         self.max_length.unwrap_or(DEFAULT_MAX_LENGTH.min(room))
     }
 
-    /// [`Self::resolved`], with the defaults that depend on the model spelt out too.
+    /// [`Self::resolved`], also with the defaults that depend on the model.
     #[must_use]
     pub fn resolved_for(&self, positions: usize) -> Self {
         Self { max_length: Some(self.max_length_for(positions)), ..self.resolved() }
@@ -257,19 +257,19 @@ impl TrainConfig {
         }
     }
 
-    /// Optimizer steps of the whole run: `max_steps`, or else `epochs` times the steps of one.
+    /// Optimizer steps of the whole run: `max_steps`, else `epochs` times the steps per epoch.
     #[must_use]
     pub fn total_steps(&self, steps_per_epoch: u64) -> u64 {
         self.max_steps.unwrap_or_else(|| self.epochs.saturating_mul(steps_per_epoch))
     }
 
-    /// The model's configuration with this run's dropout rates, if it has its own.
+    /// The model's configuration with this run's dropout rates, if set.
     #[must_use]
     pub fn with_dropout(&self, model: &Arc<dyn ModelConfig>) -> Arc<dyn ModelConfig> {
         self.dropout.map_or_else(|| model.clone(), |p| model.with_dropout(p))
     }
 
-    /// How forward and backward passes are computed.
+    /// Precision and recomputation of forward and backward passes.
     #[must_use]
     pub fn pass(&self) -> PassOptions {
         PassOptions {

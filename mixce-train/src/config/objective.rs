@@ -1,4 +1,4 @@
-//! The objective of a run: its name, and parameters given with the name or as keys of their own.
+//! The objective of a run: its name, and its parameters, given with the name or as separate keys.
 use mixce_core::ObjectiveConfig;
 use mixce_core::objective::{OBJECTIVES, ObjectiveSpec, ParameterSpec};
 
@@ -6,12 +6,12 @@ use super::TrainConfig;
 use crate::error::{Error, Result};
 
 impl TrainConfig {
-    /// The parameters that have a key of their own, and its value.
+    /// The parameters that have their own key, and its value.
     fn short_forms(&self) -> [(&'static str, Option<f64>); 4] {
         [("eta", self.eta), ("gamma", self.gamma), ("min_weight", self.min_weight), ("alpha", self.alpha)]
     }
 
-    /// The key of a parameter that has one.
+    /// The key of a parameter, if it has one.
     fn short_form_mut(&mut self, parameter: &ParameterSpec) -> Option<&mut Option<f64>> {
         match parameter.name {
             "eta" => Some(&mut self.eta),
@@ -22,7 +22,7 @@ impl TrainConfig {
         }
     }
 
-    /// Replaces the objective; parameters given with its name also replace the values of their keys.
+    /// Replaces the objective; parameters given with its name override their keys.
     pub fn set_objective(&mut self, objective: ObjectiveConfig) {
         for (parameter, _) in objective.given().filter(|(_, given)| given.is_some()) {
             if let Some(key) = self.short_form_mut(parameter) {
@@ -32,7 +32,7 @@ impl TrainConfig {
         self.objective = objective;
     }
 
-    /// The objective with the parameters of both kinds; [`ObjectiveConfig::build`] checks them.
+    /// The objective with both kinds of parameters; [`ObjectiveConfig::build`] checks them.
     #[must_use]
     pub fn objective_config(&self) -> ObjectiveConfig {
         let short_forms = self.short_forms();
@@ -42,8 +42,8 @@ impl TrainConfig {
         self.objective.map(|parameter, given| given.or_else(|| key(parameter)))
     }
 
-    /// The same configuration with every parameter of the objective spelt out: by its key where it has one, so that two
-    /// configurations of one objective are equal however they were written, else with the name.
+    /// The same configuration with all parameters of the objective explicit: as keys where they have one, else with the name, so that
+    /// equivalent configurations are equal however they were written.
     #[must_use]
     pub fn resolved(&self) -> Self {
         let mut config = self.clone();
@@ -60,8 +60,8 @@ impl TrainConfig {
         config
     }
 
-    /// Moves parameters given with the name to their keys. One that is given both ways stays for
-    /// [`Self::validate_objective`] to refuse.
+    /// Moves parameters given with the name to their keys. A parameter given both ways is left, and refused by
+    /// [`Self::validate_objective`].
     pub(super) fn with_objective_as_keys(mut self) -> Self {
         self.objective = self.objective.clone().map(|parameter, given| {
             match self.short_form_mut(parameter).filter(|key| key.is_none()) {
@@ -83,7 +83,7 @@ impl TrainConfig {
                 Some((_, None)) => {}
                 Some((_, Some(other))) => {
                     return Err(Error::config(format!(
-                        "`{}` and `--objective {}:{name}={other}` say the same: give one of them",
+                        "`{}` and `--objective {}:{name}={other}` set the same parameter: give only one",
                         flag(name, value),
                         spec.name
                     )));
@@ -104,7 +104,7 @@ fn without_meaning(name: &str, value: f64, spec: &ObjectiveSpec) -> Error {
     let owners: Vec<_> = owners.map(|owner| format!("`--objective {}`", owner.name)).collect();
     Error::Config {
         message: format!(
-            "`{}` has no meaning with `--objective {}`, which has {known}",
+            "`{}` does not apply to `--objective {}`, which has {known}",
             flag(name, value),
             spec.name
         ),
@@ -183,15 +183,18 @@ mod tests {
     #[test]
     fn a_parameter_is_given_once_and_belongs_to_the_objective() {
         let (error, _) = refusal(&TrainConfig { eta: Some(0.5), ..with("mixce:eta=0.3") });
-        assert_eq!(error, "`--eta 0.5` and `--objective mixce:eta=0.3` say the same: give one of them");
+        assert_eq!(
+            error,
+            "`--eta 0.5` and `--objective mixce:eta=0.3` set the same parameter: give only one"
+        );
         let file = parse("objective = \"mixce:eta=0.3\"\neta = 0.5\n");
         assert_eq!(refusal(&file).0, error);
 
         let (error, hint) = refusal(&TrainConfig { min_weight: Some(1e-3), ..with("mixce") });
-        assert_eq!(error, "`--min-weight 0.001` has no meaning with `--objective mixce`, which has `eta`");
+        assert_eq!(error, "`--min-weight 0.001` does not apply to `--objective mixce`, which has `eta`");
         assert_eq!(hint.unwrap(), "it belongs to `--objective tailr`");
         let (error, hint) = refusal(&TrainConfig { alpha: Some(0.5), ..with("mle") });
-        assert_eq!(error, "`--alpha 0.5` has no meaning with `--objective mle`, which has no parameter");
+        assert_eq!(error, "`--alpha 0.5` does not apply to `--objective mle`, which has no parameter");
         assert_eq!(hint.unwrap(), "it belongs to `--objective alpha` and `--objective trsft`");
     }
 

@@ -1,4 +1,4 @@
-//! Relative paths in the `run.toml` of a run folder, read from another folder than that in which the run was started.
+//! Resolves relative paths in a `run.toml` that is read from another folder than the one in which the run was started.
 use std::path::{Component, Path, PathBuf};
 
 use mixce_data::input::STDIN;
@@ -8,9 +8,9 @@ use super::{DataFiles, TrainConfig};
 use crate::error::Result;
 
 impl TrainConfig {
-    /// As [`Self::from_toml_file`], but the relative paths in a `run.toml` that lies in its run folder mean the same files wherever the program is
-    /// started: `/a/runs/x/run.toml` with `out = "runs/x"` is of a run that was started in `/a`, and there its files lie. So a project may be moved
-    /// as a whole.
+    /// As [`Self::from_toml_file`], but relative paths in a `run.toml` inside its run folder refer to the same files whatever the working
+    /// directory: `/a/runs/x/run.toml` with `out = "runs/x"` belongs to a run started in `/a`, so its paths are relative to `/a`. A project can
+    /// thus be moved as a whole.
     ///
     /// # Errors
     /// As [`Self::from_toml_file`].
@@ -22,7 +22,7 @@ impl TrainConfig {
             && here.as_ref().is_none_or(|here| !same_folder(here, &base))
         {
             tracing::warn!(
-                "relative paths in `{}` are those of `{}`, in which the run was started",
+                "relative paths in `{}` are relative to `{}`, in which the run was started",
                 path.display(),
                 base.display()
             );
@@ -31,7 +31,7 @@ impl TrainConfig {
         Ok(config)
     }
 
-    /// The folder that a `run.toml` says its run was started in; `None` for other files and those of earlier versions.
+    /// The folder in which the run of a `run.toml` was started; `None` for other files and those of earlier versions.
     ///
     /// # Errors
     /// [`crate::Error::Io`].
@@ -51,7 +51,7 @@ impl TrainConfig {
             }
         }
         for name in [&mut self.model, &mut self.tokenizer].into_iter().flatten() {
-            // What is no folder there is an id of the hub.
+            // If it is not a folder there, it is a hub id.
             let folder = base.join(&*name);
             if folder.exists() {
                 *name = folder.to_string_lossy().into_owned();
@@ -68,7 +68,7 @@ fn provenance(text: &str) -> Option<toml::Table> {
     }
 }
 
-/// The folder in which a run was started whose `run.toml` lies at `path`, if that is where the relative path `out` leads from it.
+/// The folder in which the run of the `run.toml` at `path` was started, if the relative path `out` leads from it to `path`.
 fn started_in(path: &Path, out: &Path) -> Option<PathBuf> {
     let mut parts = PathBuf::new();
     for part in out.components() {
@@ -84,7 +84,7 @@ fn started_in(path: &Path, out: &Path) -> Option<PathBuf> {
         return None;
     }
     let base = run.ancestors().nth(parts.components().count())?;
-    // Without `..` of the way that led here.
+    // Without the `..` components of the given path.
     Some(base.canonicalize().unwrap_or_else(|_| base.to_owned()))
 }
 

@@ -1,11 +1,11 @@
-//! Checks of a configuration, single values first, then combinations; the messages name the flags.
+//! Validation of a configuration, single values first, then combinations; messages name the flags.
 use candle_core::Device;
 
 use super::{Every, Pack, Selection, TrainConfig};
 use crate::error::{Error, Result};
 
 impl TrainConfig {
-    /// Checks everything that can be checked before any file is opened: [`Self::validate_settings`], and that model, data and output are named.
+    /// All checks that need no file: [`Self::validate_settings`], and that model, data and output are given.
     ///
     /// # Errors
     /// [`Error::Config`].
@@ -40,7 +40,7 @@ impl TrainConfig {
         Ok(())
     }
 
-    /// Checks the values of the settings, without regard to where model and data come from.
+    /// Checks the values of the settings, but not the sources of model and data.
     ///
     /// # Errors
     /// [`Error::Config`].
@@ -87,17 +87,17 @@ impl TrainConfig {
                 Err(Error::config("`--pack concat` needs `--block-size`, the length of a block"))
             }
             (Some(Pack::Documents), 2..) => Err(Error::config(format!(
-                "`--block-size {}` has no meaning with `--pack documents`",
+                "`--block-size {}` does not apply to `--pack documents`",
                 self.block_size
             ))),
             (_, 0) if self.confine_attention => Err(Error::config(
-                "`--confine-attention` has no meaning without `--block-size`: attention never leaves a document then",
+                "`--confine-attention` does not apply without `--block-size`: attention is always confined to a document then",
             )),
             _ => Ok(()),
         }
     }
 
-    /// TOML's integers end at 2^63 - 1; `run.toml` and `--config` must be able to hold every setting.
+    /// TOML integers are limited to 2^63 - 1, and `run.toml` must be able to represent every setting.
     fn validate_integers(&self) -> Result<()> {
         let steps = |every| if let Every::Steps(n) = every { n } else { 0 };
         for (flag, value) in [
@@ -141,17 +141,17 @@ impl TrainConfig {
         }
         if let Some(max_steps) = self.max_steps.filter(|&n| self.warmup_steps >= n) {
             return Err(Error::config(format!(
-                "`--warmup-steps {}` leaves nothing of `--max-steps {max_steps}`",
+                "`--warmup-steps {}` must be less than `--max-steps {max_steps}`",
                 self.warmup_steps
             )));
         }
         Ok(())
     }
 
-    /// Refuses settings that cannot be had on `device`.
+    /// Refuses settings that `device` does not support.
     ///
     /// # Errors
-    /// bf16 where there are no instructions for it.
+    /// bf16 on hardware without bf16 instructions.
     pub fn check_device(&self, device: &Device) -> Result<()> {
         let refused = |error: candle_core::Error| Error::Config {
             message: format!("`--precision bf16`: {error}"),
@@ -160,7 +160,7 @@ impl TrainConfig {
         mixce_kernels::Precision::from(self.precision).check(device).map_err(refused)
     }
 
-    /// Settings that the command line knows but this version cannot do.
+    /// Refuses settings that this version does not implement.
     fn validate_support(&self) -> Result<()> {
         if self.select == Selection::Mauve {
             return Err(Error::config(

@@ -1,4 +1,4 @@
-//! Settings that take one of a few values.
+//! Enumerated settings.
 use std::fmt;
 use std::str::FromStr;
 
@@ -9,14 +9,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub enum Every {
     /// At the end of each epoch.
     Epoch,
-    /// After each this many optimizer steps.
+    /// Every this many optimizer steps.
     Steps(u64),
-    /// Only where it happens in any case, at the end of the run.
+    /// Only at the end of the run.
     Never,
 }
 
 impl Every {
-    /// Whether it is due after `steps_done` steps of the run, of which the last one did or did not end an epoch.
+    /// Whether it is due after `steps_done` steps of the run, the last of which may have ended an epoch.
     #[must_use]
     pub fn is_due(&self, steps_done: u64, epoch_ended: bool) -> bool {
         match *self {
@@ -76,7 +76,7 @@ impl<'de> Deserialize<'de> for Every {
     }
 }
 
-/// Number format of the products of the forward and backward passes; parameters, moments and sums are f32 in any case.
+/// Number format of matrix products in the forward and backward passes; parameters, moments and accumulation are always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -96,24 +96,24 @@ impl From<Precision> for mixce_kernels::Precision {
     }
 }
 
-/// What an example is.
+/// How examples are formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pack {
-    /// A document.
+    /// One document.
     Documents,
-    /// A block of tokens of concatenated documents, each closed by its EOS.
+    /// A block of concatenated documents, each ending in EOS.
     Concat,
 }
 
-/// What the best model is chosen by, on the development documents; smaller is better.
+/// Criterion for the best model, on the development documents; smaller is better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Selection {
-    /// Mean negative log-likelihood a token.
+    /// Mean negative log-likelihood per token.
     #[default]
     Nll,
-    /// The objective's own value. For MixCE with a small `eta` it is not monotone in the likelihood: the authors' rule, not the better one.
+    /// The objective's loss, the MixCE authors' criterion. With a small `eta` it is not monotone in the likelihood.
     Loss,
     /// MAUVE of samples.
     Mauve,

@@ -1,4 +1,4 @@
-//! Files of version 0.1.0 from before the registry of objectives: read, and each of their keys written as then.
+//! Configuration files of version 0.1.0, from before the registry of objectives, are read, and their keys are still written.
 
 use super::TrainConfig;
 use crate::checkpoint::TrainState;

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one JSON object a line, flushed line by line, so that a killed run keeps what it had logged.
+//! `metrics.jsonl`: one JSON object per line, flushed line by line, so that a killed run keeps what it had logged.
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
@@ -9,10 +9,9 @@ use crate::error::{Error, Result};
 use crate::fsio;
 use crate::observer::{EvaluationReport, RunPlan, StepReport, TrainObserver};
 
-/// Appends reports to a JSON-lines file, which is opened when the run starts.
-///
-/// A logged step is the bare [`StepReport`]; an evaluation is an [`EvaluationReport`] with `"event":"evaluation"` in front. When a run is
-/// resumed, lines of steps after the checkpoint, and a torn last line, are dropped first: the run writes them again.
+/// Appends reports to a JSON lines file, which is opened when the run starts.
+/// A logged step is a [`StepReport`]; an evaluation is an [`EvaluationReport`] preceded by `"event":"evaluation"`. When a run is resumed,
+/// lines of steps after the checkpoint and an incomplete last line are dropped first; the run writes them again.
 #[derive(Debug)]
 pub struct JsonlWriter {
     path: PathBuf,
@@ -27,7 +26,7 @@ struct Tagged<'a, T> {
 }
 
 impl JsonlWriter {
-    /// A writer of `path`; nothing is touched yet.
+    /// A writer for `path`, which is not opened yet.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self { path, file: None }
@@ -55,7 +54,7 @@ impl JsonlWriter {
         let mut line =
             serde_json::to_vec(value).map_err(|e| Error::config(format!("cannot serialise: {e}")))?;
         line.push(b'\n');
-        // One write call a line: nothing is buffered, and readers never see half a line from it.
+        // One unbuffered write call per line, so that readers never see a partial line.
         file.write_all(&line).map_err(Error::io("write", &self.path))
     }
 }

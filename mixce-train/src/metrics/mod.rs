@@ -1,4 +1,4 @@
-//! Observers that write what happened: `metrics.jsonl` and TensorBoard event files.
+//! Observers that write `metrics.jsonl` and TensorBoard event files.
 mod jsonl;
 pub mod tensorboard;
 

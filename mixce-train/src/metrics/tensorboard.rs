@@ -1,4 +1,4 @@
-//! TensorBoard event files with scalars, written by hand: the format is small.
+//! TensorBoard event files with scalars. The format is small enough to write by hand.
 //!
 //! A file is a sequence of records: length (`u64`), masked CRC-32C of those 8 bytes, data, masked CRC-32C of the data; all little-endian
 //! (TFRecord, `tensorflow/core/lib/io/record_writer.h`). The data is a protocol buffer `Event`
@@ -12,10 +12,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::observer::{EvaluationReport, RunPlan, StepReport, TrainObserver};
 
-/// How the names of event files begin.
+/// Prefix of event file names.
 const PREFIX: &str = "events.out.tfevents.";
 
-/// Appends scalars to an event file, which is created with its first event.
+/// Appends scalars to an event file, which is created by its first event.
 #[derive(Debug)]
 pub struct TensorBoardWriter {
     path: PathBuf,
@@ -23,7 +23,7 @@ pub struct TensorBoardWriter {
 }
 
 impl TensorBoardWriter {
-    /// A writer of `events.out.tfevents.SECONDS.PID` in `folder`; nothing is touched yet.
+    /// A writer for `events.out.tfevents.SECONDS.PID` in `folder`, which is not created yet.
     #[must_use]
     pub fn new(folder: &Path) -> Self {
         let seconds = seconds_since_epoch() as u64;
@@ -55,7 +55,7 @@ impl TensorBoardWriter {
         self.write_record(&event)
     }
 
-    /// Whether the folder holds an event file already, of a run that was killed before its first checkpoint, say.
+    /// Whether the folder already has an event file, such as that of a run killed before its first checkpoint.
     fn has_older_file(&self) -> Result<bool> {
         let Some(folder) = self.path.parent().filter(|folder| folder.is_dir()) else { return Ok(false) };
         for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
@@ -67,7 +67,7 @@ impl TensorBoardWriter {
         Ok(false)
     }
 
-    /// Tells TensorBoard that the run starts again at `step`: later points of older files are void.
+    /// Tells TensorBoard that the run restarts at `step`, which invalidates later points of older files.
     fn restart(&mut self, step: u64) -> Result<()> {
         let mut event = event_head(step);
         // SessionLog { status: START }.

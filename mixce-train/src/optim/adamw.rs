@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// The constants of the update.
+/// Hyperparameters of AdamW.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AdamWConfig {
     /// Decay rate of the first moment.
@@ -19,7 +19,7 @@ pub struct AdamWConfig {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub epsilon: f64,
-    /// Decoupled weight decay of the parameters that decay.
+    /// Decoupled weight decay, for parameters to which it applies.
     pub weight_decay: f64,
 }
 
@@ -44,14 +44,11 @@ struct Slot {
 /// Update number `t` (counted from 1) with gradient `g` and rate `lr`:
 ///
 /// ```text
-/// p <- p (1 - lr * weight_decay)            only where the parameter decays
-/// m <- m + (1 - beta1) (g - m)
-/// v <- beta2 v + (1 - beta2) g^2
-/// p <- p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon)
+/// p <- p (1 - lr * weight_decay)            only if weight decay applies m <- m + (1 - beta1) (g - m) v <- beta2 v + (1 - beta2)
+/// g^2 p <- p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon)
 /// ```
-///
-/// Moments are f32 whatever the parameter's type. For f32 on CPU and CUDA all lines run in place in one pass entry by entry, so that the result
-/// does not depend on the number of threads; elsewhere they are plain candle operations.
+/// Moments are f32 whatever the parameter's type. For f32 on CPU and CUDA the update is a single in-place elementwise pass, whose result
+/// does not depend on the number of threads; elsewhere it uses plain candle operations.
 #[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
@@ -59,7 +56,7 @@ pub struct AdamW {
     steps: u64,
 }
 
-/// The numbers of one update that all parameters share.
+/// The values of one update shared by all parameters.
 #[derive(Clone, Copy, Debug)]
 struct Update {
     config: AdamWConfig,
@@ -70,10 +67,10 @@ struct Update {
 }
 
 impl AdamW {
-    /// An optimizer with zero moments. Each parameter comes with its name and whether weight decay applies to it.
+    /// An optimizer with zero moments. Each parameter has a name and a flag for weight decay.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when the moments cannot be allocated.
+    /// [`Error::Tensor`] if the moments cannot be allocated.
     pub fn new(
         parameters: impl IntoIterator<Item = (String, Var, bool)>,
         config: AdamWConfig,
@@ -98,22 +95,22 @@ impl AdamW {
         self.slots.keys().map(String::as_str)
     }
 
-    /// Names of the parameters that decay.
+    /// Names of the parameters with weight decay.
     pub fn decaying(&self) -> impl Iterator<Item = &str> {
         self.slots.iter().filter(|(_, slot)| slot.decays).map(|(name, _)| name.as_str())
     }
 
-    /// One update. `gradients` stand in the order of [`Self::names`]; each is multiplied by `gradient_scale` (clipping) first.
+    /// One update. `gradients` are in the order of [`Self::names`]; each is first multiplied by `gradient_scale` (clipping).
     ///
     /// # Errors
-    /// [`Error::OptimizerState`] when a gradient is missing or misshapen, before anything is changed; [`Error::Tensor`] when an
+    /// [`Error::OptimizerState`] if a gradient is missing or misshapen, before anything is changed; [`Error::Tensor`] if an
     /// operation fails.
     pub fn step(&mut self, learning_rate: f64, gradients: &[Tensor], gradient_scale: f64) -> Result<()> {
         self.update(learning_rate, gradients, gradient_scale, None)
     }
 
-    /// [`Self::step`] with the factor of a guard that has judged these gradients, or without effect when it found a failure (then the
-    /// number of updates done is too large by one: the run must stop).
+    /// [`Self::step`] with the clipping factor of a guard that has checked these gradients. Has no effect if the guard found a failure (the
+    /// update is still counted, so the run must stop).
     ///
     /// # Errors
     /// As [`Self::step`].
@@ -170,10 +167,10 @@ impl AdamW {
         self.slots.iter().flat_map(both).collect()
     }
 
-    /// Takes over the moments of [`Self::state`] and the number of updates done.
+    /// Restores the moments of [`Self::state`] and the number of updates done.
     ///
     /// # Errors
-    /// [`Error::OptimizerState`] when one is missing or misshapen.
+    /// [`Error::OptimizerState`] if one is missing or misshapen.
     pub fn load_state(&mut self, mut state: HashMap<String, Tensor>, steps: u64) -> Result<()> {
         for (name, slot) in &mut self.slots {
             for (suffix, moment) in [("exp_avg", &mut slot.first), ("exp_avg_sq", &mut slot.second)] {
@@ -181,7 +178,7 @@ impl AdamW {
                 let loaded = state.remove(&key);
                 let got = loaded.as_ref().map(|t| t.dims().to_vec()).unwrap_or_default();
                 match loaded {
-                    // A copy: the moments are updated in place and must not share memory with anything.
+                    // A copy: the moments are updated in place and must not share memory.
                     Some(t) if t.dims() == moment.dims() => {
                         *moment = t
                             .to_device(moment.device())
@@ -242,7 +239,7 @@ impl Slot {
         }
     }
 
-    /// The same update in plain candle operations: the reference, and the path of every other device.
+    /// The same update in plain candle operations: the reference, and the fallback for other devices.
     fn apply_plain(&mut self, gradient: &Tensor, update: &Update) -> candle_core::Result<()> {
         let (b1, b2) = (update.config.beta1, update.config.beta2);
         let g = (gradient.to_dtype(DType::F32)? * update.gradient_scale)?;

@@ -1,10 +1,10 @@
-//! One gradient norm over all parameters, and clipping by it.
+//! Global gradient norm and clipping.
 use candle_core::Tensor;
 use mixce_kernels::sum_of_squares;
 
 use crate::error::{Error, Result};
 
-/// Sums of squares of the gradients of all parameters.
+/// Sums of squares of all gradients.
 #[derive(Clone, Debug)]
 pub struct GradientNorms {
     squared: Vec<f64>,
@@ -14,27 +14,27 @@ impl GradientNorms {
     /// Squared norms of `gradients`, in their order: see [`sum_of_squares`].
     ///
     /// # Errors
-    /// [`Error::Tensor`] when a tensor operation fails.
+    /// [`Error::Tensor`] if a tensor operation fails.
     pub fn of<'a>(gradients: impl IntoIterator<Item = &'a Tensor>) -> Result<Self> {
         let squared = gradients.into_iter().map(sum_of_squares).collect::<candle_core::Result<_>>();
         Ok(Self { squared: squared.map_err(Error::tensor("gradient norm"))? })
     }
 
-    /// `sqrt(sum of squares of every entry of every gradient)`; 0 when there are none.
+    /// `sqrt(sum of squares of every entry of every gradient)`; 0 if there are none.
     #[must_use]
     pub fn global(&self) -> f64 {
         self.squared.iter().sum::<f64>().sqrt()
     }
 
-    /// Position and squared norm of the first gradient that holds a NaN or an infinity (or whose squares overflow f32).
+    /// Index and squared norm of the first gradient with a NaN or an infinity (or whose sum of squares overflows f32).
     #[must_use]
     pub fn first_non_finite(&self) -> Option<(usize, f64)> {
         self.squared.iter().copied().enumerate().find(|(_, s)| !s.is_finite())
     }
 }
 
-/// What gradients of norm `norm` are multiplied by so that the norm does not exceed `max_norm`: `min(1, max_norm / (norm + 1e-6))`, as
-/// `torch.nn.utils.clip_grad_norm_` does. `max_norm` 0 switches clipping off.
+/// The clipping factor for gradients of norm `norm`: `min(1, max_norm / (norm + 1e-6))`, as in `torch.nn.utils.clip_grad_norm_`.
+/// `max_norm` 0 disables clipping.
 #[must_use]
 pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
     if max_norm == 0.0 { 1.0 } else { (max_norm / (norm + 1e-6)).min(1.0) }

@@ -1,30 +1,28 @@
-//! Learning-rate schedules with warm-up, as transformers defines them.
+//! Learning-rate schedules with warm-up, as in transformers.
 use serde::{Deserialize, Serialize};
 
 /// The shape of a schedule after its warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
-    /// Falls in a straight line to 0 at the last step.
+    /// Decays linearly to 0 at the last step.
     #[default]
     Linear,
-    /// Falls along half a cosine to 0 at the last step.
+    /// Decays along half a cosine to 0 at the last step.
     Cosine,
-    /// Stays at the peak.
+    /// Constant at the peak.
     Constant,
 }
 
 /// A learning-rate schedule: a pure function of the step.
-///
-/// With `s` steps already done, `W` warm-up steps and `T` steps in all, the learning rate of the next update is `peak * f(s)`:
+/// With `s` steps done, `W` warm-up steps and `T` steps in total, the learning rate of the next update is `peak * f(s)`:
 ///
 /// - warm-up, `s < W`: `f = s / W` (the first update of a warm-up has rate 0),
 /// - linear: `f = max(0, (T - s) / max(1, T - W))`,
 /// - cosine: `f = max(0, (1 + cos(pi (s - W) / max(1, T - W))) / 2)`,
 /// - constant: `f = 1`.
-///
-/// Past the end (`s >= T`) linear gives 0 and cosine climbs again, as it does in transformers; the trainer never asks for those.
-/// The functions are those of `get_linear_schedule_with_warmup`, `get_cosine_schedule_with_warmup` (half a cycle) and
+/// Past the end (`s >= T`) linear gives 0 and cosine rises again, as in transformers; the trainer never uses those. The functions
+/// are those of `get_linear_schedule_with_warmup`, `get_cosine_schedule_with_warmup` (half a cycle) and
 /// `get_constant_schedule_with_warmup` in transformers 4 and 5.
 ///
 /// ```

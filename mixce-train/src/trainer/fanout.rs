@@ -1,10 +1,10 @@
-//! Many observers as one.
+//! Combines several observers into one.
 use std::path::Path;
 
 use crate::error::Result;
 use crate::observer::{BestModel, EvaluationReport, RunPlan, StepReport, TrainObserver};
 
-/// Passes every event on to each observer in turn.
+/// Forwards every event to each observer in turn.
 pub(super) struct Fanout<'a> {
     pub(super) observers: Vec<&'a mut dyn TrainObserver>,
 }

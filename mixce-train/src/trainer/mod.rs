@@ -29,15 +29,14 @@ pub use step::{StartedStep, StepResult, TrainStep};
 use sums::Speedometer;
 
 /// Trains; in a run folder also writes metrics (`metrics.jsonl` and TensorBoard), checkpoints and models.
-///
-/// Training begins with copies of `parameters`, which lie on the device to train on and are freed as they are copied.
-///
-/// With `config.resume` set the run goes on from that checkpoint, exactly as if it had never stopped. When the job's `stop` becomes true
+/// Training starts from copies of `parameters`, which must be on the training device and are freed as they are copied.
+/// With `config.resume` set the run continues from that checkpoint, exactly as if it had never stopped. When the job's `stop` becomes true,
 /// the current step is abandoned, a checkpoint of the last whole step is written, and the outcome is [`End::Interrupted`].
 ///
 /// # Errors
-/// A run folder that another process uses; settings, data and checkpoints that do not fit; a parameter without a gradient, a loss or gradient that is not finite (the parameters
-/// keep their last good values, in the last checkpoint); files that cannot be written; errors of observers.
+/// A run folder in use by another process; settings, data and checkpoints that do not match; a parameter without a gradient; a non-finite
+/// loss or gradient (the parameters keep their last finite values, also in the last checkpoint); files that cannot be written; errors of
+/// observers.
 pub fn train(
     job: &TrainJob<'_>,
     parameters: Parameters,
@@ -46,7 +45,7 @@ pub fn train(
     let observers = observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver);
     let Some(run) = job.run else {
         if job.config.resume.is_some() {
-            return Err(Error::config("expected a run folder: `resume` goes on from its checkpoint"));
+            return Err(Error::config("expected a run folder: `resume` continues from its checkpoint"));
         }
         return Trainer::new(job, parameters, Fanout { observers: observers.collect() })?.run();
     };
@@ -66,10 +65,10 @@ pub fn train(
     trainer.run()
 }
 
-/// The stop flag of a run that nobody can interrupt.
+/// The stop flag of an uninterruptible run.
 static NEVER: AtomicBool = AtomicBool::new(false);
 
-/// Everything of a run in progress.
+/// The state of a run in progress.
 struct Trainer<'a> {
     job: &'a TrainJob<'a>,
     config: TrainConfig,
@@ -89,7 +88,7 @@ impl<'a> Trainer<'a> {
         let total_steps = config.total_steps(batcher.steps_per_epoch());
         if config.warmup_steps >= total_steps {
             tracing::warn!(
-                "`--warmup-steps {}`: the whole run of {total_steps} steps warms up",
+                "`--warmup-steps {}`: the whole run of {total_steps} steps is warm-up",
                 config.warmup_steps
             );
         }
@@ -122,7 +121,7 @@ impl<'a> Trainer<'a> {
         Ok(Self { job, config, observers, stop, schedule, batcher, step, state })
     }
 
-    /// The loop, in reading order: data, optimizer step, report, evaluation, checkpoint.
+    /// The loop: data, optimizer step, report, evaluation, checkpoint.
     fn run(mut self) -> Result<TrainOutcome> {
         self.observers.on_start(&self.plan())?;
         let dropout = Stream::new(self.config.seed).fold(purpose::DROPOUT);
@@ -168,7 +167,7 @@ impl<'a> Trainer<'a> {
                     speed = Speedometer::default();
                 }
             } else {
-                // The device goes on while the next batch is packed; a failure shows at the next logged step.
+                // The device works while the next batch is assembled; a failure is reported at the next logged step.
                 speed.add(work.targets(), started.elapsed());
             }
 
@@ -195,7 +194,7 @@ impl<'a> Trainer<'a> {
         let mut watch = |_: crate::evaluate::Scored<'_>| {
             if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
         };
-        // No more than a microbatch: an evaluation then needs less memory than a step.
+        // No more than a microbatch, so that an evaluation needs less memory than a step.
         let tokens = self.config.batch_size.saturating_mul(self.job.train.longest());
         let (model, objective) = (&*self.step.model, &*self.step.objective);
         let tokens = tokens.min(DEFAULT_BATCH_TOKENS);
@@ -262,7 +261,7 @@ impl<'a> Trainer<'a> {
         Ok(TrainOutcome { end: End::Interrupted, steps, model, best, final_model: None, checkpoint })
     }
 
-    /// The checkpoint of the present step, written unless it just was; none without a run folder.
+    /// The checkpoint of the current step, written unless it already exists; `None` without a run folder.
     fn saved_now(&mut self, saved: Option<(u64, PathBuf)>) -> Result<Option<PathBuf>> {
         match saved {
             Some((step, path)) if step == self.state.step => Ok(Some(path)),
@@ -282,7 +281,7 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// Whether a candidate replaces the best model: it must be strictly better, and a number.
+/// Whether a candidate replaces the best model: it must be strictly better, and not NaN.
 fn is_better(select: Selection, candidate: &BestModel, best: Option<&BestModel>) -> bool {
     let value = |model: &BestModel| match select {
         Selection::Loss => model.valid_loss,

@@ -1,4 +1,4 @@
-//! What a run writes besides its log: checkpoints and exported models.
+//! Writing of checkpoints and exported models.
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::fsio;
 use crate::observer::{BestModel, TrainObserver as _};
 use crate::run_folder::RunFolder;
 
-/// `selection.json` beside an exported model: of which step it is and how it scored. Hugging Face tools pass over it.
+/// `selection.json` beside an exported model: its step and scores. Hugging Face tools ignore it.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Chosen {
     step: u64,
@@ -30,7 +30,7 @@ impl Chosen {
         Self { step: model.step, valid_nll: model.valid_nll, valid_loss: model.valid_loss }
     }
 
-    /// `None` when the file is missing or damaged.
+    /// `None` if the file is missing or damaged.
     fn read(folder: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(folder.join(Self::FILE)).ok()?).ok()
     }
@@ -42,7 +42,7 @@ impl Chosen {
 }
 
 impl Trainer<'_> {
-    /// In a run folder, writes the checkpoint of the present state and removes those that `--keep-last` does not cover.
+    /// In a run folder, writes a checkpoint of the current state and removes those that exceed `--keep-last`.
     pub(super) fn save_checkpoint(&mut self) -> Result<Option<PathBuf>> {
         self.step.check()?;
         let Some(run) = self.job.run else { return Ok(None) };
@@ -56,13 +56,13 @@ impl Trainer<'_> {
         Ok(Some(path))
     }
 
-    /// Takes over a checkpoint, after checking that it belongs to this run.
+    /// Restores a checkpoint, after checking that it belongs to this run.
     pub(super) fn load_checkpoint(&mut self, run: &RunFolder, path: &Path) -> Result<()> {
         let Loaded { state, parameters, optimizer } = checkpoint::load(path)?;
         state.require_same_run(path, &self.config, &self.state.train_fingerprint)?;
         checkpoint::require_same_architecture(path, &**self.step.model.config())?;
         let bad = |problem| Error::BadCheckpoint { path: path.into(), problem };
-        // The same data in batches of the same size: the step says where they continue.
+        // With the same data and batch size, the position follows from the step.
         let position = self.batcher.position_of(state.step);
         if state.position != position {
             let Position { epoch, step_in_epoch } = state.position;
@@ -76,7 +76,7 @@ impl Trainer<'_> {
         let planned = self.state.total_steps;
         if state.total_steps != planned {
             tracing::warn!(
-                "the run was planned for {} steps and is now for {planned}: the learning rate follows the new plan",
+                "the run was planned for {} steps and is now for {planned}: the learning rate follows the new schedule",
                 state.total_steps
             );
         }
@@ -89,8 +89,8 @@ impl Trainer<'_> {
         checkpoint::remove_above(&run.checkpoints(), self.state.step)
     }
 
-    /// The best model counts on only if it was chosen on the same development tokens (`valid` is the digest of those before) and its folder,
-    /// which may have moved with the run, holds it: a kill, or going on from an older checkpoint, leaves a model of a later step there.
+    /// The best model is kept only if it was selected on the same development tokens (`valid` is their previous digest) and its folder, which
+    /// may have moved with the run, contains it: after a kill, or after resuming from an older checkpoint, the folder may have a later model.
     fn restore_best(&mut self, run: &RunFolder, valid: Option<&str>) {
         let Some(best) = &mut self.state.best else { return };
         best.path = run.best();
@@ -100,12 +100,12 @@ impl Trainer<'_> {
             (old, new) => old == new,
         };
         if !are_same {
-            tracing::warn!("the development tokens are not the same: the best model is chosen anew");
+            tracing::warn!("the development tokens have changed: the best model is selected anew");
         } else if !best.path.is_dir() {
-            tracing::warn!("`{folder}` is missing: the best model is chosen anew");
+            tracing::warn!("`{folder}` is missing: the best model is selected anew");
         } else if Chosen::read(&best.path) != Some(Chosen::of(best)) {
             tracing::warn!(
-                "`{folder}` holds another model than that of step {}: the best model is chosen anew",
+                "`{folder}` does not contain the model of step {}: the best model is selected anew",
                 best.step
             );
         } else {
@@ -113,11 +113,12 @@ impl Trainer<'_> {
         }
         self.state.best = None;
         self.state.evaluations_without_improvement = 0;
-        // A run that has no step left has no evaluation left either.
+        // Without a remaining step there is no further evaluation.
         self.state.evaluation_due |= self.job.valid.is_some() && self.state.step >= self.state.total_steps;
     }
 
-    /// Exports the present parameters to `folder` in the Hugging Face layout, in place of what was there. `scores` are theirs, if known.
+    /// Exports the current parameters to `folder` in the Hugging Face layout, replacing its contents. `scores` are the model's,
+    /// if known.
     pub(super) fn export_model(
         &self,
         run: &RunFolder,
@@ -140,14 +141,14 @@ impl Trainer<'_> {
             .and_then(|()| scores.map_or(Ok(()), |scores| Chosen::of(scores).write(&new)))
             .and_then(|()| fsio::replace_folder(&new, folder));
         if outcome.is_err() {
-            // Whatever was written; there may be nothing.
+            // Best effort: there may be nothing to remove.
             let _ = fs::remove_dir_all(&new);
         }
         outcome?;
         fsio::sync_folder(run.root())
     }
 
-    /// For the model card.
+    /// Facts for the model card.
     fn facts(&self, valid_nll: Option<f64>) -> TrainingFacts {
         let name_of =
             |files: &Option<DataFiles>| files.as_ref().map(DataFiles::file_names).unwrap_or_default();

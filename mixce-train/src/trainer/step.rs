@@ -16,14 +16,13 @@ use crate::optim::{AdamW, AdamWConfig, GradientNorms, clip_factor};
 use crate::packing::Packed;
 
 /// A model in training: forward, loss, backward and update, without data order, schedule, files or reports.
-///
-/// [`train`](super::train) and benchmarks run the same one.
+/// Shared by [`train`](super::train) and benchmarks.
 #[derive(Debug)]
 pub struct TrainStep {
     pub(super) model: Box<dyn LanguageModel>,
     pub(super) variables: Variables,
     gradients: Gradients,
-    /// Judges gradients where the host does not wait for the device.
+    /// Checks gradients on devices that are not synchronised after every step.
     guard: Option<GradientGuard>,
     pub(super) optimizer: AdamW,
     pub(super) objective: Arc<dyn Objective>,
@@ -31,12 +30,12 @@ pub struct TrainStep {
     pass: PassOptions,
 }
 
-/// A step that was started. On a CUDA device its work may still be going on, and its numbers have not been read.
+/// A started step. On a CUDA device it may still be running, and its results have not been read.
 #[derive(Debug)]
 pub struct StartedStep {
     step: u64,
     targets: u64,
-    /// What is known already.
+    /// Results read so far.
     sums: StepSums,
     /// `log q` of the targets of microbatches not yet read.
     log_q: Vec<Tensor>,
@@ -51,7 +50,7 @@ impl StartedStep {
     }
 }
 
-/// What one optimizer step measured, over all its microbatches and before its update.
+/// Statistics of one optimizer step, over all its microbatches and before its update.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepResult {
     /// Mean of the objective's `w(q) (-log q)` in nats per target token.
@@ -67,12 +66,11 @@ pub struct StepResult {
 }
 
 impl TrainStep {
-    /// A model with copies of `parameters` and a fresh optimizer. `clip_grad_norm` 0 switches clipping off.
-    ///
-    /// Each parameter is freed as it is copied, so that no second set of them stays where nobody else holds it.
+    /// A model with copies of `parameters` and a new optimizer. `clip_grad_norm` 0 disables clipping.
+    /// Each parameter is freed as it is copied, so that there is no second copy unless the caller holds one.
     ///
     /// # Errors
-    /// Parameters that do not fit the configuration, or that cannot be copied to f32.
+    /// Parameters that do not match the configuration, or cannot be copied to f32.
     pub fn new(
         config: &dyn ModelConfig,
         parameters: Parameters,
@@ -90,26 +88,25 @@ impl TrainStep {
         Ok(Self { model, variables, gradients, guard, optimizer, objective, clip_grad_norm, pass })
     }
 
-    /// The same, but with the recomputation and the precision of `pass`; its dropout is not looked at.
+    /// The same, with the recomputation and precision of `pass`, whose dropout is ignored.
     #[must_use]
     pub fn with_pass(self, pass: PassOptions) -> Self {
         Self { pass, ..self }
     }
 
-    /// The model, backed by the variables that steps update.
+    /// The model, whose parameters are the variables that steps update.
     #[must_use]
     pub fn model(&self) -> &dyn LanguageModel {
         &*self.model
     }
 
-    /// One step on `microbatches`, with `dropout` folded by the number of each and learning rate `lr`.
-    ///
-    /// The loss of a microbatch is divided by the target tokens of the whole step, so that the sum of the gradients is that of the mean over
-    /// the step, however it is cut. Nothing is updated unless every parameter has a finite gradient.
+    /// One step on `microbatches` with learning rate `lr`; `dropout` is folded with the index of each microbatch.
+    /// The loss of a microbatch is divided by the target tokens of the whole step, so that the accumulated gradient is that of the mean over
+    /// the step, however it is divided. Nothing is updated unless every parameter has a finite gradient.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when `stop` is true before a microbatch; [`Error::NonFiniteLoss`],
-    /// [`Error::NonFiniteGradient`]; errors of tensor operations. The parameters are as before the step.
+    /// [`Error::Interrupted`] if `stop` is true before a microbatch; [`Error::NonFiniteLoss`],
+    /// [`Error::NonFiniteGradient`]; errors of tensor operations. The parameters are then unchanged.
     pub fn run(
         &mut self,
         microbatches: &[Microbatch],
@@ -121,9 +118,8 @@ impl TrainStep {
         self.finish(started)
     }
 
-    /// The first half of [`Self::run`]: on a CUDA device everything is launched and nothing waited for. What [`Self::run`] checks there
-    /// on the way, [`Self::finish`] does; meanwhile a step whose gradients are not finite, and every later one, updates
-    /// nothing.
+    /// The first half of [`Self::run`]: on a CUDA device everything is launched without synchronisation, and [`Self::finish`] does the checks.
+    /// Until then, a step with non-finite gradients and all later ones update nothing.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -171,11 +167,11 @@ impl TrainStep {
         Ok(StartedStep { step, targets, sums, log_q, grad_norm: Some(grad_norm) })
     }
 
-    /// The second half of [`Self::run`]: waits for the device and looks at the step's numbers.
+    /// The second half of [`Self::run`]: synchronises the device and checks the step's results.
     ///
     /// # Errors
-    /// [`Error::NonFiniteLoss`]; [`Error::NonFiniteGradient`], also of an earlier step that was not looked at. The parameters are as before
-    /// the step that failed.
+    /// [`Error::NonFiniteLoss`]; [`Error::NonFiniteGradient`], also of an earlier unchecked step. The parameters are as before the step that
+    /// failed.
     pub fn finish(&self, started: StartedStep) -> Result<StepResult> {
         let StartedStep { step, targets, mut sums, log_q, grad_norm } = started;
         let norm = match self.check() {
@@ -190,13 +186,13 @@ impl TrainStep {
         Ok(StepResult { loss, nll, mean_weight, grad_norm, targets })
     }
 
-    /// Whether steps are started without waiting: [`Self::finish`] then costs a wait.
+    /// Whether steps are asynchronous, so that [`Self::finish`] synchronises the device.
     #[must_use]
     pub fn is_deferred(&self) -> bool {
         self.guard.is_some()
     }
 
-    /// Waits for the steps that were started; the gradient norm of the last one, where it was left on the device.
+    /// Waits for all started steps; returns the gradient norm of the last one, if it was left on the device.
     ///
     /// # Errors
     /// [`Error::NonFiniteGradient`] of the first step that failed.
@@ -213,7 +209,7 @@ impl TrainStep {
         }
     }
 
-    /// Adds a microbatch to the sums of its step, unless its loss is not finite.
+    /// Adds a microbatch to the sums of its step; fails if its loss is not finite.
     fn add(
         &self,
         sums: &mut StepSums,

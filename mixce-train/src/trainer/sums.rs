@@ -1,4 +1,4 @@
-//! What is counted over the microbatches of a step, and over the time between two log lines.
+//! Sums over the microbatches of a step, and over the time between two log lines.
 use std::time::Duration;
 
 use mixce_core::Objective;
@@ -6,7 +6,7 @@ use mixce_core::Objective;
 /// Sums over the target tokens of a step.
 #[derive(Debug, Default)]
 pub(super) struct StepSums {
-    /// The objective's value, already divided by the step's target tokens.
+    /// The objective's loss, already divided by the step's target tokens.
     pub(super) loss: f64,
     log_q: f64,
     weight: f64,
@@ -14,7 +14,7 @@ pub(super) struct StepSums {
 }
 
 impl StepSums {
-    /// Adds a microbatch: its share of the loss, and `log q` of its targets.
+    /// Adds a microbatch: its part of the loss, and `log q` of its targets.
     pub(super) fn add(&mut self, loss: f64, log_q: &[f32], objective: &dyn Objective) {
         self.loss += loss;
         for &log_q in log_q {

@@ -17,12 +17,12 @@ pub(super) struct Variables {
 }
 
 impl Variables {
-    /// Fresh variables holding copies of `parameters`, each of which is freed once it is copied.
+    /// New variables with copies of `parameters`, each of which is freed once it is copied.
     pub(super) fn new(parameters: Parameters) -> Result<Self> {
         let mut variables = IndexMap::new();
         let mut decays = Vec::new();
         for (name, kind, tensor) in parameters.into_entries() {
-            // Detached it is copied even if it is a variable: ours are updated in place, other people's must not be.
+            // Detaching copies it even if it is a variable: ours are updated in place, the caller's must not be.
             let variable = tensor.detach().to_dtype(DType::F32).and_then(|t| Var::from_tensor(&t));
             variables.insert(name, variable.map_err(Error::tensor("trainable parameters"))?);
             decays.push(kind.decays());
@@ -50,12 +50,12 @@ impl Variables {
         self.variables.iter().map(|(name, variable)| (name.as_str(), variable))
     }
 
-    /// The present values, sharing memory with the variables: to be written before the next update.
+    /// The current values, which share memory with the variables and must be written before the next update.
     pub(super) fn tensors(&self) -> NamedTensors {
         self.iter().map(|(name, variable)| (name.to_owned(), variable.as_detached_tensor())).collect()
     }
 
-    /// Takes over the values of a checkpoint; the names and shapes must be these.
+    /// Restores the values of a checkpoint, whose names and shapes must match.
     pub(super) fn load(&self, mut values: HashMap<String, Tensor>) -> std::result::Result<(), String> {
         for (name, variable) in self.iter() {
             let value = values.remove(name).ok_or_else(|| format!("parameter `{name}` is missing"))?;

@@ -194,7 +194,7 @@ fn every_format_gives_the_same_tokens() {
 fn standard_input_cannot_be_both_files() {
     let files = Files::new();
     let both = TrainConfig { train: Some("-".into()), valid: Some(DataFiles::from("-")), ..files.config() };
-    assert!(files.prepare(&both).unwrap_err().to_string().contains("once only"));
+    assert!(files.prepare(&both).unwrap_err().to_string().contains("only once"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What goes through the model: random tokens, or documents of a file.
+//! Benchmark inputs: random tokens, or documents of a file.
 
 use std::path::PathBuf;
 
@@ -15,13 +15,14 @@ use crate::error::{Problem, at_least};
 use crate::models::{self, Network};
 use crate::positions::{DEFAULT_MAX_LENGTH, at_most};
 
-/// The flags of measurements that read whole sequences.
+/// The flags of benchmarks that read whole sequences.
 #[derive(Clone, Debug, Args, Serialize)]
 pub(super) struct TextArgs {
-    /// Tokens of each sequence; with --data the longest document, EOS included (the rest is cut) [default: 512, or the model's positions if fewer]
+    /// Tokens per sequence; with --data the longest document, EOS included (longer ones are truncated) [default: 512, or the
+    /// model's context length if shorter]
     #[arg(long, value_name = "TOKENS")]
     pub(super) seq_len: Option<usize>,
-    /// Documents instead of random tokens: text (one a line) or .jsonl; taken in the file's order, over and over
+    /// Use documents instead of random tokens: text (one per line) or .jsonl, repeated in the file's order
     #[arg(long, value_name = "FILE")]
     pub(super) data: Option<PathBuf>,
     /// Tokenizer of --data: folder or hub id [default: that of the --model-config folder]
@@ -30,7 +31,7 @@ pub(super) struct TextArgs {
 }
 
 impl TextArgs {
-    /// The same with the length spelt out.
+    /// The same with an explicit length.
     pub(super) fn fitted(&self, config: &dyn ModelConfig) -> Self {
         let seq_len = at_most("--seq-len", self.seq_len, DEFAULT_MAX_LENGTH, config.spec().positions);
         Self { seq_len: Some(seq_len), ..self.clone() }
@@ -44,11 +45,11 @@ pub(super) enum Batches {
     Random {
         stream: Stream,
         batch_size: usize,
-        /// One more than is read: the last token is a target only.
+        /// One more than is read: the last token is only a target.
         length: usize,
         vocabulary: u64,
     },
-    /// Documents, in order; after the last comes the first.
+    /// Documents in order, repeated.
     Documents { examples: Examples, batch_size: usize },
 }
 
@@ -78,7 +79,7 @@ impl Batches {
         let store = encode_file(data, &tokenizer, settings)?;
         store.require_vocabulary(config.spec().vocabulary)?;
         if store.is_empty() {
-            let problem = format!("`{}` holds no document of two tokens or more", data.display());
+            let problem = format!("`{}` contains no document of two tokens or more", data.display());
             return Err(Problem::new(problem).into());
         }
         Ok(Self::Documents { examples: Examples::documents(store), batch_size })
@@ -104,7 +105,7 @@ impl Batches {
     }
 }
 
-/// The inputs of each sequence of a batch: one token less than it has.
+/// The number of inputs of each sequence of a batch: one less than its tokens.
 pub(super) fn input_lengths(batch: &Microbatch) -> impl Iterator<Item = usize> {
     batch.examples.iter().map(|example| example.len() - 1)
 }

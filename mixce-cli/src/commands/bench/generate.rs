@@ -18,28 +18,28 @@ use crate::error::{Problem, at_least};
 use crate::positions::at_most;
 use crate::speed::timed;
 
-/// Tokens of a prompt, where neither flags nor the model's positions say otherwise.
+/// Default tokens of a prompt, if the model's context length permits.
 const PROMPT_TOKENS: usize = 50;
-/// Tokens of a continuation, likewise.
+/// Default tokens of a continuation, likewise.
 const NEW_TOKENS: usize = 64;
 
-/// Measure sampling: continuations of random prompts, unbiased, all of a batch at once
+/// Measure sampling: unbiased continuations of random prompts, one batch at a time
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mixce bench generate --model-config gpt2 --batch-size 32 --prompt-len 50 --new-tokens 64 --threads 2 --json\n\n\
-    Tokens are new tokens; the time includes reading the prompts. The end-of-text token is a token like any other here, so\n\
-    that every sequence has its full length. A step is one batch from prompts to finished continuations."
+    Tokens are new tokens; the time includes processing the prompts. The end-of-text token does not end a sample here, so that\n\
+    every sequence has its full length. A step is one batch from prompts to finished continuations."
 )]
 pub(super) struct GenerateBench {
     #[command(flatten)]
     common: Common,
-    /// Tokens of each prompt [default: 50, or half of the sequence if fewer]
+    /// Tokens per prompt [default: 50, or half of the sequence if fewer]
     #[arg(long, value_name = "TOKENS")]
     prompt_len: Option<usize>,
-    /// Tokens of each continuation [default: 64, or what the model has positions for if fewer]
+    /// Tokens per continuation [default: 64, or as many as the model's context length permits]
     #[arg(long, value_name = "TOKENS")]
     new_tokens: Option<usize>,
-    /// Instead of --new-tokens: tokens of prompt and continuation together
+    /// Tokens of prompt plus continuation, instead of --new-tokens
     #[arg(long, value_name = "TOKENS", conflicts_with = "new_tokens")]
     seq_len: Option<usize>,
     /// Number format of the operands of matrix products; bf16 needs a CPU with AVX512-BF16
@@ -48,7 +48,7 @@ pub(super) struct GenerateBench {
 }
 
 impl GenerateBench {
-    /// Tokens of each prompt and each continuation; what was not typed is fitted to `positions`.
+    /// Tokens of each prompt and each continuation; defaults are reduced to fit `positions`.
     fn lengths(&self, positions: usize) -> Result<(usize, usize)> {
         let half = self.seq_len.unwrap_or(positions) / 2;
         let prompt = at_most("--prompt-len", self.prompt_len, PROMPT_TOKENS, half.max(1));
@@ -99,7 +99,7 @@ pub(super) fn run(args: &GenerateBench, context: &Context) -> Result<()> {
         let (texts, seconds) =
             timed(&device, || Ok(generate(&*decoder, &numbered, &options, &mut |_, _| ())?))?;
         let tokens: usize = texts.iter().map(|text| text.tokens.len()).sum();
-        // The last new token is not read again.
+        // The last new token is not fed back.
         let flops = flops::forward(&*config, vec![whole - 1; batch_size], tokens);
         Ok(Step { tokens: tokens as u64, flops, seconds })
     })?;

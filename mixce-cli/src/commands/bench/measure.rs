@@ -8,7 +8,7 @@ use crate::progress;
 /// One measured step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Step {
-    /// Tokens of the unit that the measurement counts.
+    /// Tokens in the benchmark's unit.
     pub(super) tokens: u64,
     /// Floating-point operations of its matrix products.
     pub(super) flops: u128,
@@ -16,11 +16,11 @@ pub(super) struct Step {
     pub(super) seconds: f64,
 }
 
-/// Warm-up and counted steps, numbered from 0, with a progress bar. The warm-up's are left out of the result.
+/// Runs warm-up and timed steps, numbered from 0, with a progress bar. Warm-up steps are not in the result.
 pub(super) fn steps(common: &Common, mut step: impl FnMut(u64) -> Result<Step>) -> Result<Vec<Step>> {
     let total = common.warmup.saturating_add(common.steps);
     let bar = progress::bar(total, "steps");
-    // Not with the capacity of `--steps`: that is only a claim.
+    // Without the capacity of `--steps`, which may be absurdly large.
     let mut counted = Vec::new();
     for index in 0..total {
         let done = step(index)?;

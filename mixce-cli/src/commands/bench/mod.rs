@@ -15,13 +15,12 @@ use clap::{Args, Subcommand};
 use crate::context::Context;
 
 /// Measure speed, memory and share of the machine's matmul peak
-///
-/// Weights are random: speed does not depend on them. Speeds are those of the median step; warm-up steps are not counted.
+/// Weights are random, because speed does not depend on them. Speeds are those of the median step, without warm-up steps.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mixce bench train --model-config gpt2 --batch-size 8 --seq-len 512 --threads 2 --json\n\n\
-    The floating-point operations are those of the matrix products: 2 for each multiply-add, in attention the causal lower\n\
-    triangle alone, the LM head included, training three times the forward pass. The peak is the best of several f32 matrix\n\
+        Floating-point operations are those of the matrix products: 2 for each multiply-add, in attention only the causal lower\n\
+    triangle, the LM head included, training three times the forward pass. The peak is the fastest of several f32 matrix\n\
     products of GPT-2's shapes in the same process, on the same threads."
 )]
 pub(crate) struct BenchArgs {
@@ -29,7 +28,7 @@ pub(crate) struct BenchArgs {
     what: What,
 }
 
-/// What is measured.
+/// The benchmark.
 #[derive(Debug, Subcommand)]
 enum What {
     Train(train::TrainBench),

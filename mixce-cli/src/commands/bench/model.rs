@@ -1,4 +1,4 @@
-//! Which model is measured.
+//! The benchmarked model.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,38 +11,38 @@ use serde::Serialize;
 use crate::error::{Problem, at_least};
 use crate::models;
 
-/// More tokens than go through any model together; above it a number is a slip.
+/// More tokens than any batch has; a larger number is a typo.
 const MAX_BATCH_TOKENS: usize = 1 << 24;
 
-/// The flags of every measurement.
+/// The flags of all benchmarks.
 #[derive(Clone, Debug, Args, Serialize)]
 pub(super) struct Common {
     /// gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2; a config.json; or the folder of a model (its config.json)
     #[arg(long, default_value = "gpt2", value_name = "NAME|FILE|FOLDER")]
     pub(super) model_config: String,
-    /// Sequences that go through the model together
+    /// Sequences per batch
     #[arg(long, default_value_t = 8, value_name = "N")]
     pub(super) batch_size: usize,
-    /// Steps that count
+    /// Timed steps
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub(super) steps: u64,
-    /// Steps before those
+    /// Warm-up steps before the timed ones
     #[arg(long, default_value_t = 2, value_name = "N")]
     pub(super) warmup: u64,
 }
 
 impl Common {
-    /// The configuration that `--model-config` means.
+    /// The configuration of `--model-config`.
     pub(super) fn model_config(&self) -> Result<Arc<dyn ModelConfig>> {
         models::known_config("--model-config", &self.model_config)
     }
 
-    /// The folder that `--model-config` names, if it is one.
+    /// The folder of `--model-config`, if it is one.
     pub(super) fn model_folder(&self) -> Option<PathBuf> {
         models::known_folder(&self.model_config)
     }
 
-    /// Refuses sizes that cannot be measured: `tokens` of each sequence, as `flag` gave them.
+    /// Refuses invalid sizes; `tokens` per sequence, as given by `flag`.
     pub(super) fn check(&self, config: &dyn ModelConfig, flag: &str, tokens: usize) -> Result<()> {
         at_least("--batch-size", self.batch_size as u64, 1)?;
         at_least("--steps", self.steps, 1)?;

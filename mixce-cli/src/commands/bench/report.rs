@@ -1,4 +1,4 @@
-//! From timed steps to a result.
+//! Computes the result of timed steps.
 
 use anyhow::Result;
 use candle_core::Device;
@@ -12,11 +12,11 @@ use crate::memory::peak_rss_bytes;
 use crate::output::{bytes, grouped, table};
 use crate::speed::{self, Peak};
 
-/// The result of a measurement: what `--json` prints.
+/// The result of a benchmark; the output of `--json`.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     bench: &'static str,
-    /// Median over the steps of each step's rate.
+    /// Median rate of the steps.
     tokens_per_s: f64,
     tokens_per_s_min: f64,
     tokens_per_s_max: f64,
@@ -36,24 +36,24 @@ pub(super) struct Report {
     settings: Value,
 }
 
-/// What is known before the numbers.
+/// The inputs of the report.
 #[derive(Debug)]
 pub(super) struct Measured {
     /// `train`, `forward` or `generate`.
     pub(super) bench: &'static str,
-    /// The unit of the tokens in words.
+    /// The unit of the tokens.
     pub(super) unit: &'static str,
-    /// The counted steps.
+    /// The timed steps.
     pub(super) steps: Vec<Step>,
     /// Parameters of the model.
     pub(super) parameters: usize,
-    /// All settings that the numbers depend on: objects, which become one.
+    /// All settings that the numbers depend on: JSON objects to be merged.
     pub(super) settings: Vec<Value>,
 }
 
-/// Reads the peak of memory, measures the peak of arithmetic, prints.
+/// Reads the peak memory, measures the matmul peak, prints.
 pub(super) fn print(measured: Measured, device: &Device, context: &Context) -> Result<()> {
-    // In this order: the matrices of the second measurement are not the model's memory.
+    // In this order, so that the matrices of the second measurement are not counted as the model's memory.
     let memory = [peak_rss_bytes(), peak_device_bytes(device)?];
     let peak = speed::peak(device)?;
     let unit = measured.unit;
@@ -117,7 +117,7 @@ impl Report {
 
     fn memory(&self) -> String {
         let known =
-            |count: Option<u64>| count.map_or("not known".to_owned(), |n| format!("{} at most", bytes(n)));
+            |count: Option<u64>| count.map_or("unknown".to_owned(), |n| format!("{} at most", bytes(n)));
         let resident = known(self.peak_rss_bytes);
         match (self.device.as_str(), self.peak_device_bytes) {
             ("cpu", _) => resident,
@@ -126,7 +126,7 @@ impl Report {
     }
 }
 
-/// One object with the keys of all.
+/// Merges the objects.
 fn merged(objects: Vec<Value>) -> Value {
     let maps = objects.into_iter().filter_map(|object| match object {
         Value::Object(map) => Some(map),
@@ -141,7 +141,7 @@ fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
     values
 }
 
-/// The middle of sorted numbers, or the mean of the middle two; 0 without any.
+/// The median: the middle of the sorted numbers, or the mean of the middle two; 0 if empty.
 fn median(sorted: &[f64]) -> f64 {
     let n = sorted.len();
     match (n, n % 2) {

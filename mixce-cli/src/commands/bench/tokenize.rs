@@ -17,7 +17,7 @@ use crate::output::{bytes, grouped, table};
 use crate::reading::ReadingArgs;
 use crate::{interrupt, progress};
 
-/// Measure reading and encoding of data files, as `mixce train` does it
+/// Measure reading and encoding of data files, as in `mixce train`
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mixce bench tokenize --data train.txt --tokenizer openai-community/gpt2 --threads 2 --json\n\n\
@@ -32,12 +32,12 @@ pub(super) struct TokenizeBench {
     /// Folder or hub id of the tokenizer
     #[arg(long, value_name = "MODEL")]
     tokenizer: String,
-    /// Write the token cache into this folder (one that is there already is only opened) [default: count and keep nothing]
+    /// Write the token cache to this folder (an existing one is only opened) [default: only count]
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
 }
 
-/// The result as `--json` prints it.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Report {
     bench: &'static str,
@@ -88,7 +88,7 @@ pub(super) fn run(args: &TokenizeBench, context: &Context) -> Result<()> {
             row("tokens", grouped(report.tokens)),
             row(
                 "memory",
-                report.peak_rss_bytes.map_or("not known".into(), |n| format!("{} at most", bytes(n))),
+                report.peak_rss_bytes.map_or("unknown".into(), |n| format!("{} at most", bytes(n))),
             ),
             row("threads", report.threads.to_string()),
         ];

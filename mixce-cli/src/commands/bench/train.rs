@@ -20,7 +20,7 @@ use crate::context::Context;
 use crate::objective::{ObjectiveParser, short_form_help};
 use crate::speed::timed;
 
-/// Measure training steps: forward, loss, backward, gradient check and AdamW, as `mixce train` does them
+/// Measure training steps: forward, loss, backward, gradient check and AdamW, as in `mixce train`
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mixce bench train --model-config gpt2 --batch-size 8 --seq-len 512 --threads 2 --json\n\n\
@@ -35,7 +35,7 @@ pub(super) struct TrainBench {
     /// All three dropout rates, in [0, 1) [default: the configuration's]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     dropout: Option<f64>,
-    /// What is optimised: the weight w of a token's cross-entropy as a function of its probability q
+    /// Training objective: the weight w of a token's cross-entropy as a function of its probability q
     #[arg(long, default_value = "mixce", value_name = "NAME[:PARAMETER=VALUE,..]", value_parser = ObjectiveParser)]
     objective: ObjectiveConfig,
     #[arg(long, value_name = "ETA", help = short_form_help("eta"), allow_negative_numbers = true)]

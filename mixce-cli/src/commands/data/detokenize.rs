@@ -11,14 +11,14 @@ use crate::context::Context;
 use crate::files::{self, AtomicFile};
 use crate::reading::ReadingArgs;
 
-/// Turn tokenised English into running text, as the Moses detokenizer does; a filter from stdin to stdout
+/// Detokenise English text with the Moses rules; filters stdin to stdout
 #[derive(Debug, Args)]
 #[command(after_help = "Example: mixce data detokenize --marks wikitext wiki.test.tokens --out test.txt")]
 pub(crate) struct DetokenizeArgs {
-    /// Files or patterns; without any, standard input
+    /// Files or patterns [default: standard input]
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Resolve the marks of a data set first
+    /// First resolve the special tokens of a data set
     #[arg(long, value_enum, default_value_t = Marks::None)]
     marks: Marks,
     /// Write here instead of to stdout
@@ -33,7 +33,7 @@ pub(crate) struct DetokenizeArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Marks {
-    /// None: the detokenizer's rules alone
+    /// None: only the detokenizer's rules
     None,
     /// WikiText's @-@, @,@ and @.@
     Wikitext,
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &DetokenizeArgs, context: &Context) -> Result<()> {
     let claim = |path: &PathBuf| AtomicFile::claim(path, args.overwrite);
     let mut out = args.out.as_ref().map(claim).transpose()?;
     for document in input.documents() {
-        // A document of several lines is several lines to the detokenizer.
+        // The detokenizer works line by line.
         for line in lines(&document?.text) {
             match &mut out {
                 Some(file) => file.write(format!("{}\n", plain(line)).as_bytes())?,

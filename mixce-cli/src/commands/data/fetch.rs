@@ -1,4 +1,4 @@
-//! The files of a data set, from the hub.
+//! Downloads the files of a data set.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -11,10 +11,10 @@ use mixce_hub::{DEFAULT_REVISION, Hub, HubEnvironment, RepositoryId};
 use crate::interrupt;
 use crate::progress::FetchBars;
 
-/// Where the hub keeps a parquet copy of data sets that are in other formats.
+/// The branch with the hub's parquet conversion of data sets in other formats.
 const CONVERTED: &str = "refs/convert/parquet";
 
-/// Fetches the files of a configuration (and a split) and sorts them into splits.
+/// Downloads the files of a configuration (and a split) and assigns them to splits.
 pub(super) fn fetch(
     id: &str,
     config: Option<&str>,
@@ -24,7 +24,7 @@ pub(super) fn fetch(
 ) -> Result<Source> {
     let id = RepositoryId::dataset(id)?;
     let hub = Hub::new(HubEnvironment::from_process()?)?;
-    interrupt::install("what has arrived is kept and resumed the next time");
+    interrupt::install("partial downloads are kept and resumed next time");
     let mut wanted = "data files".to_owned();
     if let Some(config) = config {
         wanted += &format!(" of configuration `{config}`");
@@ -41,7 +41,7 @@ pub(super) fn fetch(
     let mut bars = FetchBars::default();
     let snapshot = match hub.fetch_files(&id, &wanted, &choose, &mut bars) {
         Err(error @ mixce_hub::Error::NoSuchFiles { .. }) if id.revision() == DEFAULT_REVISION => {
-            // The first error tells more than one about a branch that nobody asked for.
+            // The first error is more useful than one about the conversion branch.
             hub.fetch_files(&id.at(CONVERTED)?, &wanted, &choose, &mut bars).map_err(|_| error)?
         }
         other => other?,

@@ -1,4 +1,4 @@
-//! `mixce data prepare`: the paper's data sets, and other text, as files of one document a line.
+//! `mixce data prepare`: the paper's data sets, and other text, as files with one document per line.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,54 +18,55 @@ use crate::error::Problem;
 use crate::reading::ReadingArgs;
 use crate::{interrupt, progress};
 
-/// Documents of standard input by which it is decided whether they are tokenised.
+/// Number of documents of standard input used to detect tokenised text.
 const PROBED: usize = 200;
 
-/// Make train.txt, train10K.txt .. train100K.txt, valid.txt and test.txt of a data set, one document a line
+/// Create train.txt, train10K.txt .. train100K.txt, valid.txt and test.txt from a data set, one document per line
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     mixce data prepare wikitext --out data/wikitext\n  \
     mixce data prepare writingprompts --source writingPrompts.tar.gz --out data/stories\n  \
     mixce data prepare text --dataset owner/name --config en --split train --text-column body --out data/mine\n  \
     mixce data prepare wikitext < wiki.test.tokens > test.txt\n\n\
-    The paper's data sets keep documents of 51 to 999 words. Test and development sets are filled up to 5000 documents from the head of the \
-    training set. Without --source, --dataset and --out it is a filter from stdin to stdout.\n\n\
-    A file of a folder or archive is of the split that its own name, or that of a folder below the source, says: train, training; valid, \
+    The paper's data sets keep documents of 51 to 999 words. Test and development sets are filled up to 5000 documents from the beginning of the \
+    training set. Without --source, --dataset and --out it filters stdin to stdout.\n\n\
+    In a folder or archive, the split of a file follows from its own name or that of a folder below the source: train, training; valid, \
     validation, val, dev; test. The word must stand alone between dots, with or without a shard number (`wiki.train.tokens`, `test-00001.jsonl`, \
-    `dev/a.txt`), or be all that tells two names apart (`my_train.txt`, `my_test.txt`). If no name says so, all files are the training split; \
-    otherwise those that say nothing are left out and named. The source's own name says nothing.")]
+    `dev/a.txt`), or be the only difference between two names (`my_train.txt`, `my_test.txt`). If no name names a split, all files are the \
+    training split; otherwise the other files are skipped and listed. The source's own name is ignored.")]
 pub(crate) struct PrepareArgs {
-    /// Which data set; `text` is any other
+    /// Data set; `text` for any other
     #[arg(value_enum, value_name = "COLLECTION")]
     collection: CollectionArg,
-    /// Your copy: a folder, a file, or a tar archive, plain, gzip or zstd [default: fetched from the hub]
+    /// Local copy: a folder, a file, or a tar archive, plain, gzip or zstd [default: downloaded from the hub]
     #[arg(long, value_name = "PATH", conflicts_with = "dataset")]
     source: Option<PathBuf>,
-    /// A data set of the hub: owner/name, owner/name@revision
+    /// Data set on the hub: owner/name, owner/name@revision
     #[arg(long, value_name = "ID")]
     dataset: Option<String>,
     /// Configuration: the folder within the data set [default: wikitext-103-raw-v1 for wikitext]
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
-    /// Which files are the training split, by a word of their names, and nothing else is read [default: train, valid, test]
+    /// Read only the files whose names contain this word, as the training split [default: train, valid, test]
     #[arg(long, value_name = "WORD", requires = "dataset", conflicts_with = "source")]
     split: Option<String>,
-    /// Folder to write to
+    /// Output folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Replace files of an earlier run
     #[arg(long)]
     overwrite: bool,
-    /// Whether texts are detokenised [default: auto for wikitext and writingprompts, never for others]
+    /// When to detokenise [default: auto for wikitext and writingprompts, never for others]
     #[arg(long, value_enum)]
     detokenize: Option<DetokenizeArg>,
-    /// Fewest words of a document [default: 51; for `text` 1]
+    /// Minimum words of a document [default: 51; for `text` 1]
     #[arg(long, value_name = "N")]
     min_words: Option<u64>,
-    /// Most words of a document [default: 999; for `text` no limit]
+    /// Maximum words of a document [default: 999; for `text` no limit]
     #[arg(long, value_name = "N")]
     max_words: Option<u64>,
-    /// Documents of the development and of the test set [default: 5000; for `text` at most a twentieth, and files of yours as they are]
+    /// Documents in each of the development and test sets [default: 5000; for `text` at most a twentieth, and your own files as
+    /// they are]
     #[arg(long, value_name = "N")]
     held_out: Option<u64>,
     /// Folder or hub id of a tokenizer, to count tokens too
@@ -91,9 +92,9 @@ enum CollectionArg {
 enum DetokenizeArg {
     /// If the first documents look tokenised
     Auto,
-    /// In any case
+    /// Always
     Always,
-    /// Not at all
+    /// Never
     Never,
 }
 
@@ -167,7 +168,7 @@ pub(crate) fn run(args: &PrepareArgs, context: &Context) -> Result<()> {
     report::print(&prepared, &source, settings.collection, out, args.tokenizer.as_deref(), context)
 }
 
-/// Names the files that are not used, those of one reason in one line.
+/// Lists the unused files, one line per reason.
 fn warn_unused(unused: &[Unused]) {
     let mut by_reason: BTreeMap<&str, Vec<&Path>> = BTreeMap::new();
     unused.iter().for_each(|file| by_reason.entry(file.reason).or_default().push(&file.name));
@@ -176,7 +177,7 @@ fn warn_unused(unused: &[Unused]) {
     }
 }
 
-/// The splits' documents: of the user's files, or of the hub.
+/// The splits' documents, from the user's files or the hub.
 fn source(args: &PrepareArgs) -> Result<Source> {
     let (collection, reading) = (args.collection(), args.reading.settings());
     if let Some(source) = &args.source {
@@ -227,14 +228,14 @@ fn filter_stdin(args: &PrepareArgs, settings: &PrepareSettings, context: &Contex
     }
     let told = dropped.describe(&settings.filter);
     if read > 0 && dropped.total() == read {
-        tracing::warn!("no document passes the filters: of {read} that were read, {told}");
+        tracing::warn!("no document passes the filters: of {read} documents read, {told}");
     } else if dropped.total() > 0 {
-        tracing::info!("of {read} documents the filters dropped {told}");
+        tracing::info!("of {read} documents, the filters dropped {told}");
     }
     Ok(())
 }
 
-/// Refuses a folder that holds a prepared data set, unless it may be replaced.
+/// Refuses a folder that holds a prepared data set, unless overwriting is allowed.
 fn refuse_occupied(out: &Path, overwrite: bool) -> Result<()> {
     if out.exists() && !out.is_dir() {
         return Err(Problem::new(format!("`--out {}` is a file, not a folder", out.display())).into());
@@ -242,7 +243,7 @@ fn refuse_occupied(out: &Path, overwrite: bool) -> Result<()> {
     let names = ["train.txt", "valid.txt", "test.txt"];
     match names.into_iter().find(|name| out.join(name).exists()) {
         Some(name) if !overwrite => {
-            let problem = Problem::new(format!("`{}` holds `{name}` already", out.display()));
+            let problem = Problem::new(format!("`{}` already contains `{name}`", out.display()));
             Err(problem.hint("choose another folder, or replace the files with `--overwrite`").into())
         }
         _ => Ok(()),

@@ -1,4 +1,4 @@
-//! What was prepared: counts and lengths.
+//! Report of `data prepare`: counts and lengths.
 
 use std::path::{Path, PathBuf};
 
@@ -74,7 +74,7 @@ pub(super) fn print(
             text += &format!("{}: its first {}\n", path.display(), grouped(*size));
         }
         text +=
-            if prepared.detokenized { "texts were detokenised\n" } else { "texts were taken as they are\n" };
+            if prepared.detokenized { "texts were detokenised\n" } else { "texts were not detokenised\n" };
         for (name, _, _, words, tokens) in &reports {
             let mut lengths = vec![("words", *words)];
             lengths.extend(tokens.map(|tokens| ("tokens", tokens)));
@@ -108,7 +108,7 @@ fn token_lengths(path: &Path, tokenizer: &Tokenizer) -> Result<LengthSummary> {
     let input = Input::open(&[path], ReadSettings::default())?;
     let mut lengths = Lengths::default();
     let settings = EncodeSettings { max_length: None, add_bos: false };
-    let stop = interrupt::install("nothing more is counted");
+    let stop = interrupt::install("counting is cancelled");
     count_tokens(&input, tokenizer, settings, stop, |length| lengths.add(length))?;
     Ok(lengths.summary())
 }

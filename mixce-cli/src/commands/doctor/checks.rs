@@ -1,4 +1,4 @@
-//! The fast operations against the plain ones, on this machine's device.
+//! Compares the fused operations with plain ones, on this machine's device.
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor, Var};
@@ -10,19 +10,19 @@ use serde::Serialize;
 
 use crate::speed::Peak;
 
-/// Largest difference allowed between two f32 computations of numbers around 1 that add in different orders.
+/// Tolerance for f32 results around 1 that are summed in different orders.
 const TOLERANCE: f64 = 1e-4;
 
 /// One check and its outcome.
 #[derive(Debug, Serialize)]
 pub(super) struct Check {
     pub(super) name: &'static str,
-    /// What was compared with.
+    /// What it was compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) against: Option<&'static str>,
     pub(super) holds: bool,
     pub(super) detail: String,
-    /// Of a check that is a measurement.
+    /// For a check that is a measurement.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) speed: Option<Speed>,
 }
@@ -32,7 +32,7 @@ pub(super) struct Check {
 pub(super) struct Speed {
     tokens_per_s: f64,
     gflops: f64,
-    /// Of f32 matrix products, in the same process; null where the model is too small for a share to mean anything.
+    /// Of f32 matrix products, in the same process; null if the model is too small for a meaningful share.
     matmul_peak_gflops: Option<f64>,
     matmul_peak_share: Option<f64>,
 }
@@ -60,12 +60,12 @@ impl Check {
         Self { name, against: None, holds, detail, speed: None }
     }
 
-    /// The same, with a word on what it was compared with, unless it compares nothing.
+    /// Adds what it was compared with.
     pub(super) fn against(self, other: &'static str) -> Self {
         Self { against: self.speed.is_none().then_some(other), ..self }
     }
 
-    /// Holds when two tensors agree; a difference that is no number does not.
+    /// Passes if two tensors agree within the tolerance; NaN fails.
     fn agree(name: &'static str, got: &Tensor, want: &Tensor) -> Result<Self> {
         let difference =
             got.to_device(&Device::Cpu)?.sub(&want.to_device(&Device::Cpu)?)?.abs()?.max_all()?;
@@ -130,10 +130,10 @@ fn gradient(y: &Tensor, x: &Var) -> Result<Tensor> {
 
 fn gradient_of_scalar(y: &Tensor, x: &Var) -> Result<Tensor> {
     let store = y.backward()?;
-    store.get(x).cloned().ok_or_else(|| anyhow::anyhow!("an operation has lost its gradient"))
+    store.get(x).cloned().ok_or_else(|| anyhow::anyhow!("an operation has no gradient"))
 }
 
-/// Normal numbers from a seed of their own.
+/// Normal random numbers from their own seed.
 pub(super) fn normal(seed: u64, shape: &[usize], device: &Device) -> Result<Tensor> {
     let stream = Stream::new(seed);
     let values: Vec<f32> =

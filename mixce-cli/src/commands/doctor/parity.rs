@@ -1,4 +1,4 @@
-//! The GPU against the CPU: operations forward and backward, training, sampling, and how fast the GPU trains.
+//! Compares the GPU with the CPU: operations forward and backward, training, sampling; and measures the GPU's training speed.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -25,7 +25,7 @@ use super::checks::{Check, Speed, normal};
 use super::passes;
 use crate::speed::{Peak, peak};
 
-/// What is left out where there is no GPU.
+/// The checks skipped without a GPU.
 pub(super) const NOT_CHECKED: [&str; 4] = [
     "operations on the GPU against the CPU, forward and backward",
     "ten steps of training on the GPU against the CPU, in f32 and in bf16",
@@ -33,9 +33,9 @@ pub(super) const NOT_CHECKED: [&str; 4] = [
     "speed of training on the GPU, in f32 and in bf16",
 ];
 
-/// Largest difference allowed, relative to the largest number: the order of additions differs.
+/// Tolerance relative to the largest number: sums are in different orders.
 const TOLERANCE: f64 = 1e-4;
-/// The same for the losses of a training run, in which differences add up; in bf16, where operands have 8 bits, against f32.
+/// Tolerance for the losses of a training run, in which differences accumulate; in bf16, with 8 bits of significand, against f32.
 const TRAINING_TOLERANCE: f64 = 1e-3;
 const BF16_TOLERANCE: f64 = 3e-2;
 
@@ -63,7 +63,7 @@ fn compare(gpu: &Device, name: &'static str, inputs: &[Tensor], f: Operation<'_>
         let store = y.sqr()?.sum_all()?.backward()?;
         let gradients = inputs.iter().map(|x| match store.get(x) {
             Some(gradient) => Ok(gradient.clone()),
-            None => anyhow::bail!("{name}: an operation has lost its gradient"),
+            None => anyhow::bail!("{name}: an operation has no gradient"),
         });
         let gradients = gradients.collect::<Result<Vec<_>>>()?;
         Ok(std::iter::once(y).chain(gradients).collect())
@@ -83,7 +83,7 @@ pub(super) fn same_on_both(
         let difference = got.sub(want)?.abs()?.max_all()?.to_scalar::<f32>()?;
         let scale = want.abs()?.max_all()?.to_scalar::<f32>()?.max(1.0);
         let relative = f64::from(difference / scale);
-        // Not `max`, which passes over NaN.
+        // Not `max`, which ignores NaN.
         worst = if relative <= worst { worst } else { relative };
     }
     Ok(Check::new(name, worst <= TOLERANCE, format!("largest relative difference {worst:.1e}")))
@@ -146,7 +146,7 @@ fn small_config() -> Result<Gpt2Config> {
     )?)
 }
 
-/// Documents of up to `length` tokens of a vocabulary, some shorter.
+/// Random documents of at most `length` tokens.
 fn documents(number: usize, length: usize, vocabulary: usize) -> Microbatch {
     let document = |i: usize| (0..length - i % 4).map(|t| ((i * 31 + t * 7) % vocabulary) as u32).collect();
     Microbatch { examples: (0..number).map(document).collect() }
@@ -160,7 +160,7 @@ fn train_step(config: &Gpt2Config, device: &Device, precision: Precision) -> Res
     Ok(step.with_pass(PassOptions { precision, ..PassOptions::default() }))
 }
 
-/// On the GPU in some precision, on the CPU in f32.
+/// Trains on the GPU in the given precision and on the CPU in f32.
 fn training(gpu: &Device, (name, precision): (&'static str, Precision), tolerance: f64) -> Result<Check> {
     let config = small_config()?;
     let run = |device: &Device, precision| -> Result<Vec<StepResult>> {
@@ -195,11 +195,11 @@ fn sampling(gpu: &Device) -> Result<Check> {
     };
     let (got, want) = (run(gpu)?, run(&Device::Cpu)?);
     let same = got.iter().zip(&want).filter(|(got, want)| got == want).count();
-    let detail = format!("{same} of {} texts of 20 tokens are those of the CPU", want.len());
+    let detail = format!("{same} of {} texts of 20 tokens agree with the CPU", want.len());
     Ok(Check::new("sampling", got == want, detail))
 }
 
-/// Not compared with anything: a figure to report, in `full` with its share of the peak.
+/// A measurement without comparison, with `full` also as a share of the peak.
 fn speed(
     gpu: &Device,
     (name, precision): (&'static str, Precision),

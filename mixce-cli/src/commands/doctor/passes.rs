@@ -1,4 +1,4 @@
-//! What training and sampling call beside the differentiable operations, on the GPU and on the CPU: sublayers with their backward passes,
+//! Compares the non-differentiable parts of training and sampling on the GPU and the CPU: sublayers with their backward passes,
 //! attention over a cache, the gradient norm and the update.
 
 use anyhow::Result;
@@ -15,7 +15,7 @@ use super::parity::same_on_both;
 
 const EPSILON: f64 = 1e-5;
 
-/// All of them, for `n` tokens of `c` channels in `heads` heads.
+/// All checks, for `n` tokens of `c` channels in `heads` heads.
 pub(super) fn passes(gpu: &Device, (n, c, heads): (usize, usize, usize)) -> Result<Vec<Check>> {
     let drop = Some(Dropout { p: 0.1, stream: Stream::new(11) });
     Ok(vec![
@@ -96,7 +96,7 @@ fn mlp(n: usize, c: usize, drop: Option<Dropout>, device: &Device) -> Result<Vec
     Ok([vec![y, dx], tensors([&sums.norm, &sums.up, &sums.down])].concat())
 }
 
-/// Three sequences of which two begin later, at the 41st column of a cache for 64.
+/// Three sequences, two of which begin later, at the 41st column of a cache for 64.
 fn cached_attention(c: usize, heads: usize, device: &Device) -> Result<Vec<Tensor>> {
     let shape = [3, heads, 64, c / heads];
     let cache = |seed| normal(seed, &shape, device);

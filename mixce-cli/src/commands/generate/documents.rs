@@ -1,4 +1,4 @@
-//! The paper's evaluation of a model: continuations of the beginnings of human documents, several times, in several ways.
+//! The paper's evaluation of a model: several continuations of human documents, with several sampling methods.
 
 use std::path::{Path, PathBuf};
 
@@ -26,29 +26,29 @@ use crate::{interrupt, progress};
 
 /// Tokens of a prompt, as in the paper.
 const PROMPT_TOKENS: usize = 50;
-/// Samples of each document, as in the paper.
+/// Samples per document, as in the paper.
 const RUNS: usize = 3;
-/// A document whose beginning is continued.
+/// A document to continue.
 #[derive(Debug)]
 pub(super) struct Document {
-    /// Its number among the documents of the data.
+    /// Its index in the data.
     pub(super) index: u64,
-    /// Its tokens without EOS, cut to the longest length.
+    /// Its tokens without EOS, truncated to the maximum length.
     pub(super) tokens: Vec<u32>,
-    /// Tokens of the prompt and the longest continuation.
+    /// Tokens of the prompt plus the longest continuation.
     pub(super) length_tokens: usize,
 }
 
-/// What decides a sample besides its document, the seed and the way of sampling.
+/// What a sample depends on besides its document, the seed and the sampling method.
 #[derive(Clone, Copy, Debug)]
 struct Lengths {
     prompt_tokens: usize,
     max_length: usize,
-    /// Documents of a batch, where the longest of them is as long as its samples may become.
+    /// Documents per batch, if samples are limited to the longest document of their batch.
     authors_batch: Option<usize>,
 }
 
-/// The documents that are longer than a prompt, and how many are not.
+/// The documents longer than a prompt, and the number of others.
 fn documents(store: &TokenStore, lengths: Lengths) -> (Vec<Document>, usize) {
     let tokens: Vec<Vec<u32>> = (0..store.len()).map(|i| store.document(i)).collect();
     let length_of = |i: usize| match lengths.authors_batch {
@@ -80,7 +80,7 @@ pub(super) fn run(args: &GenerateArgs, input: &Input, grid: &[Sampling], context
 
     let device = context.start()?;
     let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
-    let stop = interrupt::install("the batch under way is finished, `--resume` goes on after it");
+    let stop = interrupt::install("finishing the current batch, `--resume` continues after it");
     let lengths = lengths(args, loaded.model.spec().positions)?;
     let encoding = EncodeSettings { max_length: Some(lengths.max_length), add_bos: false };
     let store = encode_input(input, &loaded.tokenizer, encoding, stop)?;
@@ -92,7 +92,7 @@ pub(super) fn run(args: &GenerateArgs, input: &Input, grid: &[Sampling], context
     }
     if skipped > 0 {
         tracing::warn!(
-            "{skipped} documents of at most {longer} tokens are left out: nothing follows a prompt"
+            "{skipped} documents of at most {longer} tokens are skipped: nothing follows the prompt"
         );
     }
 
@@ -148,7 +148,7 @@ fn lengths(args: &GenerateArgs, positions: usize) -> Result<Lengths> {
     let prompt_tokens = args.prompt_length.unwrap_or_else(|| prompt_within(max_length));
     if max_length <= prompt_tokens + 1 {
         let problem = format!(
-            "`--max-length {max_length}` leaves no room behind a prompt of {prompt_tokens} tokens and EOS"
+            "`--max-length {max_length}` leaves no room after a prompt of {prompt_tokens} tokens and EOS"
         );
         return Err(Problem::new(problem).hint("raise it, or lower `--prompt-length`").into());
     }
@@ -156,7 +156,7 @@ fn lengths(args: &GenerateArgs, positions: usize) -> Result<Lengths> {
     Ok(Lengths { prompt_tokens, max_length, authors_batch })
 }
 
-/// The length of prompts where none is named: the paper's, or half of a length that has no room for it, which is said.
+/// The default prompt length: the paper's, or half of the maximum length if that has no room for it, with a log line.
 fn prompt_within(max_length: usize) -> usize {
     if max_length > PROMPT_TOKENS + 1 {
         return PROMPT_TOKENS;
@@ -168,7 +168,7 @@ fn prompt_within(max_length: usize) -> usize {
     half
 }
 
-/// A name becomes the beginning of file names in the output folder, and of nothing else.
+/// A name is a prefix of file names in the output folder, so it must not contain path separators.
 fn require_plain_name(name: &str) -> Result<()> {
     let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
     if plain {
@@ -177,7 +177,7 @@ fn require_plain_name(name: &str) -> Result<()> {
     Err(Problem::new(format!("`--name`: expected a word that can begin a file name, got `{name}`")).into())
 }
 
-/// Writes the human texts as the samples are written: `NAME.human` and `NAME.human.jsonl`.
+/// Writes the human texts in the same formats as the samples: `NAME.human` and `NAME.human.jsonl`.
 fn write_human(path: &Path, documents: &[Document], prompt: usize, loaded: &LoadedModel) -> Result<()> {
     let (mut text, mut rows) =
         (AtomicFile::create(path)?, AtomicFile::create(&path.with_extension("human.jsonl"))?);
@@ -202,7 +202,7 @@ struct FileReport {
     seed: u64,
     samples: usize,
     mean_new_tokens: f64,
-    /// Share of the samples that ended by themselves.
+    /// Share of the samples that ended with EOS.
     eos: f64,
 }
 
@@ -222,7 +222,7 @@ impl FileReport {
     }
 }
 
-/// The result as `--json` prints it.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Report {
     documents: usize,

@@ -1,4 +1,4 @@
-//! The ways of sampling that one run tries, and what their files are called.
+//! The sampling methods of one run, and their file names.
 
 use anyhow::Result;
 use mixce_lm::sampling::Sampling;
@@ -18,7 +18,7 @@ pub(super) fn grid(
         for &top_p in &top_ps {
             let sampling = Sampling { temperature, top_k, top_p, greedy };
             sampling.validate()?;
-            // Twice the same would be one file.
+            // Duplicates would share a file.
             if !grid.contains(&sampling) {
                 grid.push(sampling);
             }
@@ -27,8 +27,8 @@ pub(super) fn grid(
     Ok(grid)
 }
 
-/// The ending of the files of a way of sampling, as the MixCE authors' scripts name them: `sample` and, for the runs after the first,
-/// `sample1`, `sample2`; `topp(p=0.95)`. What those scripts have no name for is named alike: `temperature(t=0.7)`, `topk(k=40)`, `greedy`.
+/// The file extension of a sampling method, as in the MixCE authors' scripts: `sample` and, for later runs, `sample1`, `sample2`;
+/// `topp(p=0.95)`. Methods that those scripts lack are named similarly: `temperature(t=0.7)`, `topk(k=40)`, `greedy`.
 pub(super) fn ending(sampling: &Sampling, run: usize) -> String {
     let mut ending = String::new();
     if sampling.greedy {

@@ -1,4 +1,4 @@
-//! Prompts: from a file or the command line to token ids.
+//! Reads prompts from a file or the command line and encodes them.
 
 use std::path::Path;
 
@@ -9,17 +9,17 @@ use mixce_lm::Tokenizer;
 use crate::error::Problem;
 use crate::reading::ReadingArgs;
 
-/// A prompt as the model sees it.
+/// An encoded prompt.
 #[derive(Clone, Debug)]
 pub(super) struct Prompt {
-    /// Its text: empty for the beginning of a text; as far as its tokens go.
+    /// Its text, truncated with the tokens; empty for unconditional sampling.
     pub(super) text: String,
     /// Its tokens, at least one.
     pub(super) tokens: Vec<u32>,
 }
 
-/// The prompts of a file, each with its place in words. Those of a table are in the column `prompt`, unless another one is named. Blank ones are
-/// counted and left out, as training does it.
+/// The prompts of a file, each with a description of its location. In a table they are in the column `prompt`, unless another one is
+/// named. Blank ones are counted and skipped, as in training.
 pub(super) fn read(path: &Path, reading: &ReadingArgs) -> Result<Vec<(String, String)>> {
     let settings = reading.over(ReadSettings { text_column: "prompt".into(), ..ReadSettings::default() });
     let input = Input::open(&[path], settings)?;
@@ -38,20 +38,20 @@ pub(super) fn read(path: &Path, reading: &ReadingArgs) -> Result<Vec<(String, St
     if prompts.is_empty() {
         let problem = match blank {
             0 => format!("`{name}` is empty"),
-            count => format!("`{name}` holds no prompt: all {count} are blank"),
+            count => format!("`{name}` contains no prompt: all {count} are blank"),
         };
         let hint = "`--unconditional N` samples from the beginning of a text";
         return Err(Problem::new(problem).hint(hint).into());
     }
     if let Some(place) = first_blank {
         tracing::warn!(
-            "`{name}`: {blank} blank prompts are left out, the first at {place}; samples are numbered without them"
+            "`{name}`: {blank} blank prompts are skipped, the first at {place}; samples are numbered without them"
         );
     }
     Ok(prompts)
 }
 
-/// Encodes prompts, cut to `length` tokens, and checks that they fit the model.
+/// Encodes prompts, truncated to `length` tokens, and checks that they fit the model.
 pub(super) fn encode(
     texts: &[(String, String)],
     tokenizer: &Tokenizer,
@@ -73,7 +73,7 @@ pub(super) fn encode(
             let problem = Problem::new(format!(
                 "{place}: the prompt has {got} tokens, which leaves no room in the model's {positions} positions (config key `n_positions`)"
             ));
-            return Err(problem.hint("cut prompts with `--prompt-length`").into());
+            return Err(problem.hint("shorten prompts with `--prompt-length`").into());
         }
         let text = if cut { tokenizer.decode(&tokens)? } else { text.clone() };
         prompts.push(Prompt { text, tokens });
@@ -81,10 +81,10 @@ pub(super) fn encode(
     Ok(prompts)
 }
 
-/// The prompt that stands for no prompt: the token that begins a text.
+/// The prompt of unconditional sampling: the beginning-of-text token.
 pub(super) fn beginning(tokenizer: &Tokenizer) -> Result<Prompt> {
     match tokenizer.bos_id().or(tokenizer.eos_id()) {
         Some(id) => Ok(Prompt { text: String::new(), tokens: vec![id] }),
-        None => Err(Problem::new("`--unconditional`: the tokenizer has no token that begins a text").into()),
+        None => Err(Problem::new("`--unconditional`: the tokenizer has no beginning-of-text token").into()),
     }
 }

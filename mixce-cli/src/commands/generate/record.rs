@@ -1,4 +1,4 @@
-//! Who may write into a folder of samples, and what the samples there were made with.
+//! The lock on a folder of samples, and the record of the settings they were made with.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use serde_json::Value;
 use crate::error::Problem;
 use crate::files::{self, AtomicFile};
 
-/// The right to write the files of a name, until dropped; the file of the lock goes with it.
+/// Exclusive access to the files of a name, released on drop together with the lock file.
 pub(super) struct Lock {
     _file: File,
     path: PathBuf,
 }
 
 impl Lock {
-    /// Takes it.
+    /// Acquires the lock.
     pub(super) fn take(out: &Path, name: &str) -> Result<Self> {
         let path = out.join(format!(".{name}.lock"));
         Ok(Self { _file: files::lock(&path, &out.join(name))?, path })
@@ -25,33 +25,33 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // An empty file that stays does no harm.
+        // A leftover empty file is harmless.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// `NAME.settings.json`: what the samples beside it were made with.
+/// `NAME.settings.json`: the settings of the samples beside it.
 pub(super) struct Record {
     path: PathBuf,
     resume: bool,
 }
 
 impl Record {
-    /// That of the files of a name.
+    /// The record for the files of a name.
     pub(super) fn new(out: &Path, name: &str, resume: bool) -> Self {
         Self { path: out.join(format!("{name}.settings.json")), resume }
     }
 
-    /// Refuses the files of an earlier run, unless it is gone on with.
+    /// Refuses the files of an earlier run, unless it is resumed.
     pub(super) fn require_usable(&self) -> Result<()> {
         if self.resume || !self.path.exists() {
             return Ok(());
         }
         let problem = Problem::new(format!("`{}` exists", self.path.display()));
-        Err(problem.hint("go on with that run by `--resume`, or choose another `--out` or `--name`").into())
+        Err(problem.hint("continue that run with `--resume`, or choose another `--out` or `--name`").into())
     }
 
-    /// Writes the settings, or compares them with those of the run that is gone on with. The model's name may change.
+    /// Writes the settings, or compares them with those of the resumed run. The model's name may change.
     pub(super) fn keep(&self, settings: &Value) -> Result<()> {
         if !self.path.exists() {
             let mut file = AtomicFile::create(&self.path)?;

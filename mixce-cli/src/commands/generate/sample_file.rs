@@ -1,7 +1,6 @@
-//! A file of samples that grows batch by batch and can be gone on with.
-//!
-//! While it grows it has another name (`.NAME.partial`), and one JSON object a line: a kill leaves whole batches and perhaps a torn
-//! one, which is cut off the next time.
+//! A file of samples that is written batch by batch and can be resumed.
+//! While incomplete it is called `.NAME.partial` and has one JSON object per line. A kill leaves whole batches and perhaps a partial
+//! one, which is dropped on resuming.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -13,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
 
-/// A sample, as `--json` prints it.
+/// A sample; the output of `--json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Sample {
     /// The number of the sample, or of the document it continues.
@@ -37,9 +36,8 @@ pub(super) struct SampleFile {
 }
 
 impl SampleFile {
-    /// Opens the file that will be called `path`, with the samples that it has: all, or as many whole batches as were written.
-    ///
-    /// The samples must be those of `expected`: numbers of documents in order, and the seed.
+    /// Opens the file that will become `path`, with the samples written so far: all, or whole batches.
+    /// The samples must match `expected`: document numbers in order, and the seed.
     pub(super) fn open(path: PathBuf, expected: &[u64], seed: u64, batch_size: usize) -> Result<Self> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let partial = path.with_file_name(format!(".{name}.partial"));
@@ -52,7 +50,7 @@ impl SampleFile {
         let fits = |(sample, index): (&Sample, &u64)| (sample.index, sample.seed) == (*index, seed);
         let fit = samples.len() <= expected.len() && samples.iter().zip(expected).all(fits);
         if !fit || (complete && samples.len() < expected.len()) {
-            let problem = Problem::new(format!("`{}` holds samples of another run", source.display()));
+            let problem = Problem::new(format!("`{}` contains samples of another run", source.display()));
             return Err(problem.hint("remove the file, or choose another `--out`").into());
         }
         let mut file = Self { path, partial, file: None, samples };
@@ -74,7 +72,7 @@ impl SampleFile {
         &self.samples
     }
 
-    /// Adds a batch of samples, which are on their way to the disk when this returns.
+    /// Appends a batch of samples and flushes it.
     pub(super) fn add(&mut self, samples: Vec<Sample>) -> Result<()> {
         let lines: String = samples.iter().map(line).collect::<Result<_>>()?;
         let cannot = self.cannot_write();
@@ -84,7 +82,7 @@ impl SampleFile {
         Ok(())
     }
 
-    /// Gives a file that has all its samples its name.
+    /// Renames the complete file into place.
     pub(super) fn finish(mut self) -> Result<Vec<Sample>> {
         if let Some(file) = self.file.take() {
             file.sync_all().with_context(|| self.cannot_write())?;
@@ -96,10 +94,10 @@ impl SampleFile {
 }
 
 fn line(sample: &Sample) -> Result<String> {
-    Ok(serde_json::to_string(sample).context("a sample has no JSON form")? + "\n")
+    Ok(serde_json::to_string(sample).context("cannot serialize a sample as JSON")? + "\n")
 }
 
-/// The samples of a file, up to the first line that is none.
+/// The samples of a file, up to the first invalid line.
 fn read(path: &Path) -> Result<Vec<Sample>> {
     let text = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);

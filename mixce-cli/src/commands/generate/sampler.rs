@@ -1,4 +1,4 @@
-//! Draws the samples of documents, file by file and batch by batch.
+//! Samples continuations of documents, file by file and batch by batch.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,13 +15,13 @@ use crate::error::Problem;
 use crate::files::AtomicFile;
 use crate::interrupt;
 
-/// A run over all documents in one way.
+/// One pass over all documents with one sampling method.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) sampling: Sampling,
     pub(super) run: usize,
     pub(super) seed: u64,
-    /// The text file; the JSON lines are in the same with `.jsonl` behind.
+    /// The text file; the JSON lines are in a file of this name plus `.jsonl`.
     pub(super) path: PathBuf,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Sampler<'a> {
 }
 
 impl Sampler<'_> {
-    /// All samples of a file: those that are there, and the others.
+    /// All samples of a file: the existing ones, and the missing ones.
     pub(super) fn samples(&self, job: &Job, bar: &ProgressBar) -> Result<Vec<Sample>> {
         let indices: Vec<u64> = self.documents.iter().map(|document| document.index).collect();
         let mut file = SampleFile::open(job.jsonl(), &indices, job.seed, self.batch_size)?;
@@ -61,7 +61,7 @@ impl Sampler<'_> {
                     job.path.display()
                 );
                 return Err(Problem::interrupted(problem)
-                    .hint("go on with the same command and `--resume`")
+                    .hint("continue with the same command and `--resume`")
                     .into());
             }
             file.add(self.batch(batch, job, bar)?)?;
@@ -71,7 +71,7 @@ impl Sampler<'_> {
     }
 
     fn batch(&self, batch: &[Document], job: &Job, bar: &ProgressBar) -> Result<Vec<Sample>> {
-        // Documents whose samples may become equally long go together.
+        // Documents are batched with others of the same maximum length.
         let mut by_length: BTreeMap<usize, Vec<(u64, &[u32])>> = BTreeMap::new();
         for document in batch {
             let prompt = &document.tokens[..self.prompt_tokens];
@@ -102,7 +102,7 @@ impl Sampler<'_> {
         Ok(samples)
     }
 
-    /// One text a line. Prompt and continuation are decoded together: a character may lie across the border.
+    /// One text per line. Prompt and continuation are decoded together, because a character may span the boundary.
     fn write_text(&self, path: &Path, samples: &[Sample]) -> Result<()> {
         let mut file = AtomicFile::create(path)?;
         for (sample, document) in samples.iter().zip(self.documents) {
@@ -113,7 +113,7 @@ impl Sampler<'_> {
     }
 }
 
-/// Line breaks become spaces, as in the authors' files.
+/// Replaces line breaks with spaces, as in the authors' files.
 pub(super) fn one_line(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
 }

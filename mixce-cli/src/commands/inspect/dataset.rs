@@ -1,4 +1,4 @@
-//! Data files.
+//! Describes data files.
 
 use std::path::Path;
 
@@ -18,13 +18,13 @@ use crate::models::{self, Network};
 use crate::output::{bytes, grouped, table};
 use crate::reading::ReadingArgs;
 
-/// Characters of the sample that are shown.
+/// Characters of the sample shown.
 const SAMPLE_CHARACTERS: usize = 300;
 
-/// Files whose format is described one by one.
+/// Maximum number of files described individually.
 const MAX_DESCRIBED: usize = 10;
 
-/// What one pass over the documents finds.
+/// Results of one pass over the documents.
 #[derive(Debug, Default)]
 struct Counts {
     empty: u64,
@@ -61,7 +61,7 @@ impl Counts {
         Ok(counts)
     }
 
-    /// What was understood of each file, a line each.
+    /// How each file was interpreted, one line each.
     fn understood(&self) -> String {
         let mut lines = String::new();
         for report in self.reports.iter().take(MAX_DESCRIBED) {
@@ -157,7 +157,7 @@ fn token_lengths(input: &Input, tokenizer: &str) -> Result<LengthSummary> {
     let tokenizer = Tokenizer::from_dir(&models::locate_tokenizer(tokenizer, Network::Allowed)?.path)?;
     let settings = EncodeSettings { max_length: None, add_bos: false };
     let mut lengths = Lengths::default();
-    let stop = interrupt::install("nothing more is counted");
+    let stop = interrupt::install("counting is cancelled");
     count_tokens(input, &tokenizer, settings, stop, |length| lengths.add(length))?;
     Ok(lengths.summary())
 }

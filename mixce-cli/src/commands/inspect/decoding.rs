@@ -1,13 +1,13 @@
-//! What stands between the bytes of data files and their documents, in words.
+//! Describes how data files were decoded.
 
 use mixce_data::input::{Archive, Decoding, Layer, Unused};
 
 use crate::output::{grouped, table};
 
-/// Files, members and unused files that are listed; the JSON object has more.
+/// Maximum number of files, members and unused files listed; the JSON object has all.
 const MAX_LISTED: usize = 20;
 
-/// The formats that occur, each once.
+/// The distinct formats.
 pub(super) fn formats(decodings: &[Decoding]) -> Vec<&'static str> {
     let mut names = Vec::new();
     let members = |file: &'_ Decoding| file.archive.as_ref().map(|archive| archive.used.clone());
@@ -20,7 +20,7 @@ pub(super) fn formats(decodings: &[Decoding]) -> Vec<&'static str> {
     names
 }
 
-/// One row a file or member, then what is not read.
+/// One row per file or member, then the unread ones.
 pub(super) fn text(decodings: &[Decoding], unused: &[Unused]) -> String {
     let head = ["file", "format", "documents", "compression", "encoding", "LF", "CRLF", "CR"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
@@ -88,7 +88,7 @@ fn layer(layer: &Layer) -> String {
     for (count, what) in [
         (layer.skippable, "skippable frames"),
         (layer.padding_bytes, "bytes of padding"),
-        (layer.trailing_bytes, "bytes ignored behind"),
+        (layer.trailing_bytes, "trailing bytes ignored"),
     ] {
         if count > 0 {
             facts.push(format!("{} {what}", grouped(count)));

@@ -1,4 +1,4 @@
-//! A run folder.
+//! Describes a run folder.
 
 use std::path::Path;
 
@@ -51,11 +51,11 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
     })
 }
 
-/// How the run was made, as `run.toml` records it.
+/// The provenance recorded in `run.toml`.
 pub(super) fn provenance(path: &Path) -> Result<toml::Table> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let mut all: toml::Table =
-        toml::from_str(&text).with_context(|| format!("`{}` is no TOML", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("`{}` is not valid TOML", path.display()))?;
     Ok(match all.remove("provenance") {
         Some(toml::Value::Table(table)) => table,
         _ => toml::Table::new(),
@@ -69,7 +69,7 @@ pub(super) fn made_by(provenance: &toml::Table) -> String {
     format!("mixce {}{commit} on {}, {}", word("version"), word("device"), word("platform"))
 }
 
-/// The last logged step and the last evaluation of `metrics.jsonl`. A run that was killed may have left half a line.
+/// The last logged step and the last evaluation of `metrics.jsonl`. A killed run may have left an incomplete line.
 fn last_metrics(path: &Path) -> Result<(Option<Value>, Option<Value>)> {
     if !path.is_file() {
         return Ok((None, None));

@@ -1,4 +1,4 @@
-//! A token cache.
+//! Describes a token cache.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -15,10 +15,10 @@ use crate::context::Context;
 use crate::models::{self, Network};
 use crate::output::{grouped, table};
 
-/// Tokens of the sample that are shown.
+/// Tokens of the sample shown.
 const SAMPLE_TOKENS: u64 = 60;
 
-/// Whether a file begins as a token cache does.
+/// Whether a file has a token cache's signature.
 pub(super) fn is_cache(path: &Path) -> bool {
     let mut magic = [0; 8];
     path.is_file()
@@ -57,14 +57,14 @@ pub(super) fn inspect(path: &Path, tokenizer: Option<&str>, context: &Context) -
         let rows = [
             row("documents", counts.documents),
             row("tokens", counts.tokens),
-            row("cut to the length limit", counts.truncated),
+            row("truncated", counts.truncated),
             row("empty, skipped", counts.empty),
             row("without a target, skipped", counts.short),
-            row("bad rows, left out", counts.bad),
+            row("bad rows, skipped", counts.bad),
         ];
         let first = sample.map_or_else(|| format!("{ids:?}"), |text| text.replace(char::is_control, " "));
         format!(
-            "token cache, sound; made from {}\n{}{}first: {first}",
+            "token cache, valid; made from {}\n{}{}first: {first}",
             store.fingerprint(),
             table(&rows, &[false, true]),
             length_table(&[("tokens", lengths)])

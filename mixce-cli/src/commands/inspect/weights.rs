@@ -1,4 +1,4 @@
-//! A checkpoint folder or a single weight file.
+//! Describes a checkpoint folder or a single weight file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         Err(mixce_lm::Error::NoTokenizer { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    // What loading would make of it, where the configuration says what is wanted.
+    // How loading would interpret the tensors, if there is a configuration.
     let reading = config.as_ref().map(|config| checkpoint::read(path, &**config));
     let problem = reading.as_ref().and_then(|reading| reading.as_ref().err()).map(ToString::to_string);
     let reading = reading.and_then(Result::ok);

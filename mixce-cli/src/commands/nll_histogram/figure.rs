@@ -1,4 +1,4 @@
-//! The histograms as a picture: texts on the left, tokens on the right.
+//! The histograms as a figure: texts on the left, tokens on the right.
 
 use anyhow::Result;
 use plotters::prelude::*;
@@ -15,11 +15,11 @@ pub(super) fn draw(sequence: &Level, token: &Level) -> Result<String> {
     })
 }
 
-/// One level: both densities over the same bins, so that sets of different sizes compare.
+/// One level: both densities over the same bins, so that sets of different sizes are comparable.
 fn panel(area: &Area<'_>, title: &str, label: &str, level: &Level) -> Result<()> {
     let sets = level.sets().map(|(name, set)| (name, set, densities(set, &level.edges)));
     let highest = sets.iter().flat_map(|(_, _, density)| density).fold(0.0, |a: f64, b| a.max(*b));
-    // Room for the names above the bins.
+    // Room for the legend above the bins.
     let top = highest * 1.3;
     let (low, high) = (level.edges[0], level.edges[level.edges.len() - 1]);
     let mut chart = ChartBuilder::on(area)
@@ -51,14 +51,14 @@ fn panel(area: &Area<'_>, title: &str, label: &str, level: &Level) -> Result<()>
     legend(&mut chart, SeriesLabelPosition::UpperRight)
 }
 
-/// Share of the values in each bin by its width.
+/// Share of the values in each bin divided by its width.
 fn densities(set: &Set, edges: &[f64]) -> Vec<f64> {
     let density =
         |(count, edges): (&u64, &[f64])| *count as f64 / set.summary.n as f64 / (edges[1] - edges[0]);
     set.counts.iter().zip(edges.windows(2)).map(density).collect()
 }
 
-/// The steps of a histogram as a line.
+/// The outline of a histogram.
 fn outline(edges: &[f64], density: &[f64]) -> Vec<(f64, f64)> {
     edges.windows(2).zip(density).flat_map(|(edges, y)| [(edges[0], *y), (edges[1], *y)]).collect()
 }

@@ -15,67 +15,68 @@ use crate::commands::evaluate::Compat;
 use crate::error::Problem;
 use crate::reading::ReadingArgs;
 
-/// The model that the MixCE authors take MAUVE's features from.
+/// The MixCE authors' feature model for MAUVE.
 pub(super) const DEFAULT_FEATURIZER: &str = "openai-community/gpt2-large";
 
-/// Score texts against human ones: diversity, repetition, lengths, MAUVE, coherence, with intervals and paired tests
+/// Compare texts with human ones: diversity, repetition, lengths, MAUVE, coherence, with intervals and paired tests
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mixce score --human test.txt --model-text mle.jsonl mixce.jsonl --tokenizer openai-community/gpt2\n\n\
-    A file has one text a line, or is .jsonl with `text`, or with `prompt` and `continuation` (or `text`), as `mixce generate --json` writes; or \
-    csv, tsv or parquet. It may be compressed, or a pattern that several files match.\n\n\
+    A file has one text per line, or is .jsonl with `text`, or with `prompt` and `continuation` (or `text`), as `mixce generate --json` writes; or \
+    csv, tsv or parquet. It may be compressed, or a pattern that matches several files.\n\n\
     The paper's metrics: mixce score --human human.txt --model-text mixce.txt --metrics diversity,repetition,mauve,coherence,controlled-mauve,controlled-coherence"
 )]
 pub(crate) struct ScoreArgs {
-    /// Texts that people wrote
+    /// Human texts
     #[arg(long, value_name = "FILE", required_unless_present = "human_features")]
     pub(super) human: Option<PathBuf>,
-    /// Texts that systems wrote, one file a system, named by its stem
+    /// Generated texts, one file per system, which is named after the file's stem
     #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "human_features")]
     pub(super) model_text: Vec<PathBuf>,
-    /// What to compute [default: all that needs no further model, MAUVE with features or a featurizer, coherence with an embedder]
+    /// Metrics to compute [default: all that need no further model, MAUVE with features or a featurizer, coherence with an
+    /// embedder]
     #[arg(long, value_parser = metric_parser(), value_delimiter = ',', value_name = "METRICS")]
     pub(super) metrics: Vec<&'static MetricSpec>,
-    /// Folder or hub id of the tokenizer of n-grams and lengths [default: the featurizer's, else whitespace words]
+    /// Folder or hub id of the tokenizer for n-grams and lengths [default: the featurizer's, else whitespace words]
     #[arg(long, value_name = "MODEL")]
     pub(super) tokenizer: Option<String>,
-    /// Folder or hub id of the GPT-2 that MAUVE takes its features from
+    /// Folder or hub id of the GPT-2 for MAUVE's features
     #[arg(long, value_name = "MODEL")]
     pub(super) featurizer: Option<String>,
-    /// Folder or hub id of the BERT that coherence is measured with [default: princeton-nlp/sup-simcse-bert-base-uncased]
+    /// Folder or hub id of the BERT for coherence [default: princeton-nlp/sup-simcse-bert-base-uncased]
     #[arg(long, value_name = "MODEL")]
     pub(super) embedder: Option<String>,
-    /// Tokens of the prompt in texts whose file does not tell prompt and continuation apart; of the tokenizer, else at 1.35 a word
+    /// Prompt length in texts whose file does not separate the prompt, in tokens; without a tokenizer, at 1.35 tokens per word
     #[arg(long, alias = authors::PROMPT_LENGTH, default_value_t = 50, value_name = "TOKENS")]
     pub(super) prompt_length: usize,
-    /// As another program splits: `authors` takes the common prefix of human and model text for the prompt
+    /// Split like another program: `authors` takes the common prefix of human and model text as the prompt
     #[arg(long, value_enum, value_name = "PROGRAM")]
     pub(super) compat: Option<Compat>,
     #[command(flatten)]
     pub(super) windows: WindowFlags,
-    /// Features of the human texts, .npy or .safetensors, one row a text
+    /// Features of the human texts, .npy or .safetensors, one row per text
     #[arg(long, value_name = "FILE", requires = "model_features", conflicts_with = "featurizer")]
     pub(super) human_features: Option<PathBuf>,
-    /// Features of the systems' texts, in the order of `--model-text` if that is given
+    /// Features of the systems' texts, in the order of `--model-text` if given
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "human_features")]
     pub(super) model_features: Vec<PathBuf>,
     #[command(flatten)]
     pub(super) reading: ReadingArgs,
     #[command(flatten)]
     pub(super) settings: SettingFlags,
-    /// Tokens of a text that MAUVE's features see [default: 512, or the featurizer's positions if fewer]
+    /// Maximum tokens per text for MAUVE's features [default: 512, or the featurizer's context length if shorter]
     #[arg(long, value_name = "TOKENS")]
     pub(super) max_length: Option<usize>,
-    /// Tokens that go through a model together; memory only
+    /// Tokens per forward pass; affects memory only
     #[arg(long, default_value_t = 4096, value_name = "TOKENS")]
     pub(super) batch_tokens: usize,
-    /// Folder of the features that were computed before [default: $XDG_CACHE_HOME/mixce/features]
+    /// Cache folder of computed features [default: $XDG_CACHE_HOME/mixce/features]
     #[arg(long, value_name = "FOLDER")]
     pub(super) cache_dir: Option<PathBuf>,
-    /// Neither read nor keep features on disk
+    /// Do not cache features on disk
     #[arg(long, conflicts_with = "cache_dir")]
     pub(super) no_cache: bool,
-    /// Resamples of an interval and sign patterns of a paired test; 0: neither
+    /// Bootstrap resamples of an interval and sign patterns of a paired test; 0: neither
     #[arg(long, default_value_t = 2000, value_name = "N")]
     pub(super) resamples: usize,
     /// Level of the confidence intervals, between 0 and 1
@@ -83,11 +84,11 @@ pub(crate) struct ScoreArgs {
     pub(super) confidence: f64,
 }
 
-/// More resamples than anyone waits for; above it a number is a slip.
+/// More resamples than is practical; a larger number is a typo.
 const MAX_RESAMPLES: usize = 10_000_000;
 
 impl ScoreArgs {
-    /// The metrics that were asked for, or those that can be had without another download; in the order of their results.
+    /// The requested metrics, or those that need no further download; in the order of their results.
     pub(super) fn wanted(&self) -> Result<Vec<&'static MetricSpec>> {
         let is_wanted = |metric: &&MetricSpec| match self.metrics.as_slice() {
             [] => metric.needs.iter().all(|need| self.is_at_hand(*need)),
@@ -112,7 +113,7 @@ impl ScoreArgs {
         self.human.is_some() && !self.model_text.is_empty()
     }
 
-    /// Whether an input can be had from what the flags name.
+    /// Whether an input is available from the flags.
     fn is_at_hand(&self, need: Need) -> bool {
         match need {
             Need::Texts | Need::TokenIds => self.has_texts(),
@@ -122,7 +123,7 @@ impl ScoreArgs {
         }
     }
 
-    /// Refuses flags whose values cannot be.
+    /// Refuses invalid flag values.
     pub(super) fn check(&self) -> Result<()> {
         let refuse = |flag: &str, expected: &str, got: String| {
             Err(Problem::new(format!("`{flag}`: expected {expected}, got `{got}`")).into())
@@ -146,7 +147,7 @@ impl ScoreArgs {
         Ok(())
     }
 
-    /// Where features and embeddings are kept.
+    /// The cache of features and embeddings.
     pub(super) fn cache(&self) -> Option<Cache> {
         let folder = self.cache_dir.clone().or_else(Cache::default_folder);
         folder.filter(|_| !self.no_cache).map(Cache::new)

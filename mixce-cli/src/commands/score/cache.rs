@@ -1,7 +1,6 @@
-//! Features and embeddings on disk: what was computed once is read the next time.
-//!
-//! A file holds those of some texts and is named by the SHA-256 of the model, its settings and the texts. It carries the SHA-256 of its
-//! numbers; one that is cut off, altered or of another size is computed anew.
+//! A cache of features and embeddings on disk.
+//! A file holds the vectors of some texts and is named after the SHA-256 of the model, its settings and the texts. It contains the
+//! SHA-256 of its numbers; a truncated, altered or misshapen file is recomputed.
 //!
 //! Layout: `MIXCEFT1`, rows and columns (u64), SHA-256 of the numbers, the numbers (f32), all little-endian.
 
@@ -18,10 +17,10 @@ use crate::{interrupt, progress};
 const MAGIC: &[u8; 8] = b"MIXCEFT1";
 const HEADER_BYTES: usize = 8 + 16 + 32;
 
-/// Texts whose numbers are kept in one file: after an interruption at most so many are computed again.
+/// Texts per file: after an interruption at most this many are recomputed.
 const TEXTS_PER_FILE: usize = 256;
 
-/// A row of `columns` numbers for each item: those that the cache holds are read, the others computed and kept.
+/// A row of `columns` numbers for each item: cached ones are read, the others computed and cached.
 pub(super) fn rows<T>(
     cache: Option<&Cache>,
     items: &[T],
@@ -30,11 +29,11 @@ pub(super) fn rows<T>(
     compute: impl Fn(&[T]) -> Result<Vec<f32>>,
 ) -> Result<Vec<f32>> {
     let mut all = Vec::with_capacity(items.len() * columns);
-    interrupt::install("what is done is kept");
+    interrupt::install("finished work is kept");
     let bar = progress::bar(items.len() as u64, unit);
     for items in items.chunks(TEXTS_PER_FILE) {
         if interrupt::is_requested() {
-            return Err(Problem::interrupted("interrupted: run the same command again to go on").into());
+            return Err(Problem::interrupted("interrupted: run the same command again to continue").into());
         }
         let key = key(items);
         let values = match cache.and_then(|cache| cache.get(&key, items.len(), columns)) {
@@ -61,7 +60,7 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// The cache in a folder, which is made when something is put in.
+    /// The cache in a folder, which is created on the first write.
     pub(super) fn new(folder: PathBuf) -> Self {
         Self { folder }
     }
@@ -78,19 +77,19 @@ impl Cache {
         self.folder.join(format!("{key}.features"))
     }
 
-    /// The features under a key, if they are there, whole and of this shape.
+    /// The features under a key, if present, intact and of this shape.
     pub(super) fn get(&self, key: &str, rows: usize, columns: usize) -> Option<Vec<f32>> {
         let path = self.path(key);
         let expected = rows.checked_mul(columns)?.checked_mul(4)?.checked_add(HEADER_BYTES)?;
         let size = fs::metadata(&path).ok()?.len();
         let found = if size == expected as u64 { read(&path, rows, columns) } else { None };
         if found.is_none() {
-            tracing::warn!("cached features in `{}` are damaged: computing them again", path.display());
+            tracing::warn!("cached features in `{}` are damaged: recomputing them", path.display());
         }
         found
     }
 
-    /// Keeps features under a key. A cache that cannot be written costs time, not results.
+    /// Stores features under a key. A write failure is only logged.
     pub(super) fn put(&self, key: &str, rows: usize, columns: usize, values: &[f32]) {
         if let Err(error) = write(&self.path(key), rows, columns, values) {
             tracing::warn!("features are not cached: {error:#}");

@@ -1,4 +1,4 @@
-//! Sentence embeddings of texts, by a BERT.
+//! Sentence embeddings of texts with BERT.
 
 use anyhow::Result;
 use candle_core::Device;
@@ -14,13 +14,13 @@ use super::prompts::Pairs;
 use crate::models::{self, Network};
 use crate::progress;
 
-/// The encoder that the MixCE authors measure coherence with.
+/// The coherence encoder of the MixCE authors.
 pub(super) const DEFAULT_EMBEDDER: &str = "princeton-nlp/sup-simcse-bert-base-uncased";
 
-/// The most tokens of a text that count, as in the authors' code.
+/// Maximum tokens per text, as in the authors' code.
 const MAX_TOKENS: usize = 512;
 
-/// A model that turns texts into vectors of length 1.
+/// A model that maps texts to unit vectors.
 #[derive(Debug)]
 pub(super) struct Embedder {
     name: String,
@@ -46,7 +46,7 @@ impl Embedder {
         Ok(Self { name: name.to_owned(), encoder, batch_tokens, cache, device })
     }
 
-    /// What is reported of it.
+    /// Its description in the report.
     pub(super) fn record(&self) -> EmbedderRecord {
         EmbedderRecord {
             model: self.name.clone(),
@@ -75,7 +75,7 @@ impl Embedder {
         )
     }
 
-    /// The name of the vectors of these texts.
+    /// The cache key of these texts' vectors.
     fn key(&self, texts: &[&str]) -> String {
         let mut hash = Sha256::new();
         let (fingerprint, length) = (self.encoder.fingerprint(), self.encoder.max_tokens());
@@ -88,7 +88,7 @@ impl Embedder {
     }
 }
 
-/// An embedder as it is reported.
+/// The description of an embedder in the report.
 #[derive(Debug, Serialize)]
 pub(super) struct EmbedderRecord {
     model: String,

@@ -1,4 +1,4 @@
-//! MAUVE's features of texts, by a GPT-2.
+//! MAUVE's features of texts with GPT-2.
 
 use std::fmt::Write as _;
 
@@ -12,13 +12,13 @@ use super::cache::{self, Cache};
 use crate::models::{self, LoadedModel};
 use crate::positions::{DEFAULT_MAX_LENGTH, fitted};
 
-/// A model that turns texts into features.
+/// A model that maps texts to features.
 pub(super) struct Featurizer {
     model: Box<dyn LanguageModel>,
     tokenizer: Tokenizer,
     /// SHA-256 of configuration and weights, in hex.
     pub(super) fingerprint: String,
-    /// Tokens of a text that count.
+    /// Maximum tokens per text.
     pub(super) max_tokens: usize,
     batch_tokens: usize,
     cache: Option<Cache>,
@@ -45,7 +45,7 @@ impl Featurizer {
         &self.tokenizer
     }
 
-    /// The features of the texts that are not empty.
+    /// The features of the non-empty texts.
     pub(super) fn features(&self, texts: &[String]) -> Result<Features> {
         let mut ids = self.tokenizer.encode_batch(texts)?;
         ids.retain(|ids| !ids.is_empty());
@@ -65,7 +65,7 @@ impl Featurizer {
         Ok(Features::new(ids.len(), columns, values)?)
     }
 
-    /// The name of the features of these texts. Rounding differs between devices, so they have their own.
+    /// The cache key of these texts' features. It includes the device, because rounding differs between devices.
     fn key(&self, ids: &[Vec<u32>]) -> String {
         let mut hash = Sha256::new();
         hash.update(format!(

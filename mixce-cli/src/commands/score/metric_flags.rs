@@ -1,4 +1,4 @@
-//! The flags that the list of metrics declares: the names under `--metrics`, and the settings of each.
+//! The flags generated from the list of metrics: the names under `--metrics`, and the metrics' settings.
 
 use anyhow::Result;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -14,7 +14,7 @@ pub(super) fn metric_parser() -> impl TypedValueParser<Value = &'static MetricSp
     PossibleValuesParser::new(names).try_map(|name| metric::find(&name).ok_or("no such metric"))
 }
 
-/// The settings of all metrics, each once: several metrics may share one.
+/// The settings of all metrics, without duplicates: several metrics may share one.
 fn settings() -> Vec<&'static dyn SettingSpec> {
     let mut all: Vec<&'static dyn SettingSpec> = Vec::new();
     for setting in METRICS.iter().flat_map(|metric| metric.settings) {
@@ -25,12 +25,12 @@ fn settings() -> Vec<&'static dyn SettingSpec> {
     all
 }
 
-/// The values on the command line, defaults included, not checked yet.
+/// The values from the command line, defaults included, not yet validated.
 #[derive(Debug)]
 pub(super) struct SettingFlags(Vec<(&'static dyn SettingSpec, String)>);
 
 impl SettingFlags {
-    /// The values, checked.
+    /// The validated values.
     pub(super) fn values(&self, seed: u64) -> Result<SettingValues> {
         let mut values = SettingValues::new(seed);
         for (setting, text) in &self.0 {

@@ -1,4 +1,4 @@
-//! `mixce score`: how human the texts of some systems are.
+//! `mixce score`: compares generated with human texts.
 
 mod args;
 mod cache;
@@ -95,16 +95,16 @@ fn score(
     Ok(ScoreTable::new(human, systems, resampling))
 }
 
-/// Counts the texts, with a warning where some are empty.
+/// Counts the texts, with a warning if some are empty.
 fn count(set: &TextSet) -> TextCounts {
     let (texts, empty) = (set.texts.len(), set.empty());
     if empty > 0 {
-        tracing::warn!("{}: {empty} of {texts} texts are empty; they have no metrics", set.name);
+        tracing::warn!("{}: {empty} of {texts} texts are empty and not scored", set.name);
     }
     TextCounts { texts, empty }
 }
 
-/// What the output says of how it came about. Refuses sets that cannot be split into prompts and continuations.
+/// The settings in the output. Refuses sets that cannot be split into prompts and continuations.
 fn settings_of(
     preparation: &Preparation<'_>,
     scorer: &Scorer,
@@ -117,7 +117,7 @@ fn settings_of(
     let mut tokenizer = models.tokenizer_record(args)?.map(Some);
     if needs(Need::TokenIds) && tokenizer.is_none() {
         tracing::warn!(
-            "no `--tokenizer`: n-grams and lengths are of whitespace words; the paper's are of GPT-2's tokens"
+            "no `--tokenizer`: n-grams and lengths are in whitespace words; the paper uses GPT-2's tokens"
         );
         tokenizer = Some(None);
     }

@@ -1,4 +1,4 @@
-//! The models and tokenizers that the inputs of the metrics are made with.
+//! The models and tokenizers for the inputs of the metrics.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,7 +16,7 @@ use super::settings::{FeaturizerRecord, TokenizerRecord};
 use crate::models;
 use crate::models::Network;
 
-/// What was loaded; no more than is needed, and the tokenizer that was named.
+/// The loaded models; only those needed, and the given tokenizer.
 pub(super) struct Models {
     pub(super) featurizer: Option<Featurizer>,
     pub(super) embedder: Option<Embedder>,
@@ -49,12 +49,12 @@ impl Models {
         })
     }
 
-    /// The tokenizer that was named, else the featurizer's.
+    /// The given tokenizer, else the featurizer's.
     pub(super) fn tokenizer(&self) -> Option<&Tokenizer> {
         self.tokenizer.as_ref().or_else(|| self.featurizer.as_ref().map(Featurizer::tokenizer))
     }
 
-    /// What is reported of the featurizer.
+    /// The description of the featurizer in the report.
     pub(super) fn featurizer_record(&self, args: &ScoreArgs) -> Option<FeaturizerRecord> {
         self.featurizer.as_ref().map(|featurizer| FeaturizerRecord {
             model: featurizer_name(args).to_owned(),
@@ -63,7 +63,7 @@ impl Models {
         })
     }
 
-    /// What is reported of the tokenizer.
+    /// The description of the tokenizer in the report.
     pub(super) fn tokenizer_record(&self, args: &ScoreArgs) -> Result<Option<TokenizerRecord>> {
         let Some(tokenizer) = self.tokenizer() else { return Ok(None) };
         let model = args.tokenizer.as_deref().unwrap_or(featurizer_name(args)).to_owned();

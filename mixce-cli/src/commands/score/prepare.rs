@@ -1,4 +1,4 @@
-//! The inputs of the metrics: everything that a tokenizer or a model must compute, once for each set of texts.
+//! Computes the inputs of the metrics that need a tokenizer or a model, once per set of texts.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use super::models::Models;
 use super::prompts::Split;
 use super::texts::{TextSet, Words};
 
-/// Where inputs come from.
+/// The sources of the inputs.
 pub(super) struct Preparation<'a> {
     pub(super) args: &'a ScoreArgs,
     pub(super) needs: BTreeSet<Need>,
@@ -22,16 +22,16 @@ pub(super) struct Preparation<'a> {
     pub(super) files: Option<&'a FeatureFiles>,
     pub(super) split: Split<'a>,
     pub(super) human: Option<&'a TextSet>,
-    /// The systems' texts; none where only features are scored.
+    /// The systems' texts; empty if only features are scored.
     pub(super) systems: &'a [TextSet],
     pub(super) words: Words<'a>,
     pub(super) seed: u64,
 }
 
-/// What systems are compared with.
+/// The reference that systems are compared with.
 pub(super) struct Reference<'a> {
     features: Option<Cow<'a, Features>>,
-    /// One entry for each length of windows.
+    /// One entry per window length.
     windows: Vec<Option<Features>>,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Prepared<'a> {
 }
 
 impl<'a> Preparation<'a> {
-    /// What stands for the human texts in comparisons.
+    /// The human reference for comparisons.
     pub(super) fn reference(&self) -> Result<Reference<'a>> {
         let features = match (self.files, self.human) {
             (Some(files), _) => Some(Cow::Borrowed(&files.human)),
@@ -66,13 +66,13 @@ impl<'a> Preparation<'a> {
         Ok(Reference { features, windows })
     }
 
-    /// The inputs of the human texts. Their windows are another draw than that of the reference.
+    /// The inputs of the human texts. Their windows are a different draw from those of the reference.
     pub(super) fn human(&mut self, human: &'a TextSet) -> Result<Prepared<'a>> {
         let partner = self.systems.first().unwrap_or(human);
         self.texts(human, partner, self.seed.wrapping_add(1))
     }
 
-    /// The inputs of the system of this number.
+    /// The inputs of the system with this index.
     pub(super) fn system(&mut self, index: usize) -> Result<Prepared<'a>> {
         let mut prepared = match (self.systems.get(index), self.human) {
             (Some(system), human) => self.texts(system, human.unwrap_or(system), self.seed)?,
@@ -97,7 +97,7 @@ impl<'a> Preparation<'a> {
         Ok(prepared)
     }
 
-    /// The features of the texts, if a model is to compute any.
+    /// The features of the texts, if there is a featurizer.
     fn features(&self, set: &TextSet) -> Result<Option<Cow<'a, Features>>> {
         let featurizer = self.models.featurizer.as_ref().filter(|_| self.needs.contains(&Need::Features));
         featurizer.map(|featurizer| Ok(Cow::Owned(featurizer.features(&set.wholes)?))).transpose()
@@ -124,7 +124,7 @@ impl<'a> Preparation<'a> {
         Ok(())
     }
 
-    /// As many windows as the flags ask for, if there are so many.
+    /// The number of windows that the flags ask for; `None` if there are fewer.
     fn draw<'s, 't>(
         &self,
         source: &'s WindowSource<'t>,

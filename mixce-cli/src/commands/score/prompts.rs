@@ -8,18 +8,18 @@ use serde::Serialize;
 use super::texts::{Text, TextSet};
 use crate::error::Problem;
 
-/// Where the prompt of a text ends when its file does not say so.
+/// Where the prompt of a text ends if its file does not say so.
 pub(super) enum Split<'a> {
-    /// After so many tokens.
+    /// After this many tokens.
     Tokens(&'a Tokenizer, usize),
-    /// After so many whitespace words.
+    /// After this many whitespace words.
     Words(usize),
     /// The longest common prefix, in whitespace words, of the human and the model's text, as in the MixCE authors' code.
     CommonPrefix,
 }
 
 impl<'a> Split<'a> {
-    /// Prompts of this many tokens; without a tokenizer of as many words as stand for them.
+    /// Prompts of this many tokens, or without a tokenizer the corresponding number of words.
     pub(super) fn known(tokenizer: Option<&'a Tokenizer>, prompt_tokens: usize) -> Self {
         match tokenizer {
             Some(tokenizer) => Self::Tokens(tokenizer, prompt_tokens),
@@ -27,7 +27,7 @@ impl<'a> Split<'a> {
         }
     }
 
-    /// What is reported of it.
+    /// Its description in the report.
     pub(super) fn record(&self) -> PromptRecord {
         let (unit, length) = match self {
             Self::Tokens(_, tokens) => ("tokens", PromptLength::Count(*tokens)),
@@ -37,7 +37,7 @@ impl<'a> Split<'a> {
         PromptRecord { unit, length }
     }
 
-    /// Checks that every system's texts have partners, where the split takes them.
+    /// Checks that every system has as many texts as the human side, if the split pairs them.
     pub(super) fn check(&self, sets: &[&TextSet]) -> Result<()> {
         let Some((human, systems)) = sets.split_first().filter(|_| matches!(self, Self::CommonPrefix)) else {
             return Ok(());
@@ -56,8 +56,7 @@ impl<'a> Split<'a> {
     }
 
     /// Prompt and continuation of each text; `partner` holds the texts of the other side.
-    ///
-    /// Where either is empty there is nothing to embed, but with [`Split::CommonPrefix`] both are embedded as they are, as the authors do.
+    /// `None` if either is empty, except with [`Split::CommonPrefix`], where empty texts are embedded, as the authors do.
     pub(super) fn pairs(&self, set: &TextSet, partner: &TextSet) -> Result<Pairs> {
         let other = |text: usize| partner.wholes.get(text).map_or("", String::as_str);
         let all = set.texts.iter().enumerate().map(|(i, text)| self.pair(text, other(i)));
@@ -70,7 +69,7 @@ impl<'a> Split<'a> {
         if parts.len() < present.len() {
             let (without, texts) = (present.len() - parts.len(), present.len());
             tracing::warn!(
-                "{}: {without} of {texts} texts have no prompt or no continuation, so no coherence",
+                "{}: {without} of {texts} texts have no prompt or no continuation and are not scored for coherence",
                 set.name
             );
         }
@@ -97,20 +96,20 @@ impl<'a> Split<'a> {
 
 /// The texts that have a prompt and a continuation.
 pub(super) struct Pairs {
-    /// Which of the set's texts these are.
+    /// Their indices in the set.
     pub(super) present: Vec<bool>,
     /// Their prompts and continuations.
     pub(super) parts: Vec<[String; 2]>,
 }
 
 impl Pairs {
-    /// Of texts that all have both.
+    /// From texts that all have both.
     pub(super) fn all(parts: Vec<[String; 2]>) -> Self {
         Self { present: vec![true; parts.len()], parts }
     }
 }
 
-/// A [`Split`] as it is reported.
+/// The description of a [`Split`] in the report.
 #[derive(Debug, Serialize)]
 pub(super) struct PromptRecord {
     unit: &'static str,
@@ -124,7 +123,7 @@ enum PromptLength {
     Rule(&'static str),
 }
 
-/// The words that a text shares with another at its beginning, and the rest of them.
+/// Splits a text after the words of its common prefix with another.
 fn split_at_common_prefix(text: &str, other: &str) -> [String; 2] {
     let words: Vec<&str> = text.split_whitespace().collect();
     let shared = words.iter().zip(other.split_whitespace()).take_while(|(a, b)| **a == *b).count();
@@ -132,7 +131,7 @@ fn split_at_common_prefix(text: &str, other: &str) -> [String; 2] {
     [prompt.join(" "), continuation.join(" ")]
 }
 
-/// Where a text's first tokens end, in bytes. Tokens that end inside of a character leave it to the continuation.
+/// The byte offset after a text's first tokens. A character split by the boundary belongs to the continuation.
 fn after_tokens(tokenizer: &Tokenizer, text: &str, tokens: usize) -> Result<usize> {
     let ids = tokenizer.encode(text)?;
     for count in (0..=tokens.min(ids.len())).rev() {
@@ -144,7 +143,7 @@ fn after_tokens(tokenizer: &Tokenizer, text: &str, tokens: usize) -> Result<usiz
     Ok(0)
 }
 
-/// Where a text's first words end, in bytes.
+/// The byte offset after a text's first words.
 fn after_words(text: &str, words: usize) -> usize {
     let ends =
         text.split_whitespace().map(|word| word.as_ptr() as usize - text.as_ptr() as usize + word.len());
@@ -178,7 +177,7 @@ mod tests {
         let tokenizer = Tokenizer::train(["plain words"], 257).unwrap();
         let split = Split::known(Some(&tokenizer), 3);
         assert_eq!(split.pair(&text(None, "abcdef"), "").unwrap(), ["abc", "def"]);
-        // One token a byte: the third is the first half of the letter.
+        // One token per byte: the third is the first half of the letter.
         assert_eq!(split.pair(&text(None, "abédef"), "").unwrap(), ["ab", "édef"]);
         assert_eq!(split.pair(&text(None, "é"), "").unwrap(), ["é", ""]);
         assert!(matches!(Split::known(None, 50).record().length, PromptLength::Count(37)));

@@ -1,4 +1,4 @@
-//! How the scores were computed, as `settings` of the output has it.
+//! The settings of the scores, `settings` in the output.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use super::embed::EmbedderRecord;
 use super::prompts::PromptRecord;
 use super::windows::WindowRecord;
 
-/// Everything that the numbers depend on. What was not used has no key.
+/// Everything that the numbers depend on. Unused settings have no key.
 #[derive(Debug, Serialize)]
 pub(super) struct Settings {
     pub(super) version: &'static str,
@@ -19,10 +19,10 @@ pub(super) struct Settings {
     pub(super) resamples: usize,
     pub(super) confidence: f64,
     pub(super) device: String,
-    /// What n-grams are made of.
+    /// The unit of n-grams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) unit: Option<&'static str>,
-    /// `Some(None)`, null in JSON: whitespace words take the place of tokens.
+    /// `Some(None)`, null in JSON: whitespace words are used instead of tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tokenizer: Option<Option<TokenizerRecord>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,19 +36,19 @@ pub(super) struct Settings {
     pub(super) prompts: Option<PromptRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) windows: Option<WindowRecord>,
-    /// Those of the metrics.
+    /// The metrics' settings.
     #[serde(flatten)]
     pub(super) of_metrics: BTreeMap<&'static str, Fact>,
 }
 
-/// A tokenizer as it is reported.
+/// The description of a tokenizer in the report.
 #[derive(Debug, Serialize)]
 pub(super) struct TokenizerRecord {
     pub(super) model: String,
     pub(super) fingerprint: String,
 }
 
-/// A featurizer as it is reported.
+/// The description of a featurizer in the report.
 #[derive(Debug, Serialize)]
 pub(super) struct FeaturizerRecord {
     pub(super) model: String,

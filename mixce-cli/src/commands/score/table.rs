@@ -1,4 +1,4 @@
-//! What `mixce score` prints.
+//! The output of `mixce score`.
 
 use anyhow::{Context as _, Result};
 use mixce_eval::metric::{Comparison, Fact, Score, ScoreTable, ScoreValue, SetScores};
@@ -17,10 +17,10 @@ pub(super) fn json(table: &ScoreTable, settings: &Settings) -> Result<Value> {
         table: &'a ScoreTable,
         settings: &'a Settings,
     }
-    serde_json::to_value(Printed { table, settings }).context("the scores have no JSON form")
+    serde_json::to_value(Printed { table, settings }).context("cannot serialize the scores as JSON")
 }
 
-/// A row for each result, named as in the JSON, and a column for each set; then details, tests and settings.
+/// One row per result, named as in the JSON, and one column per set; then details, tests and settings.
 pub(super) fn text(table: &ScoreTable, settings: &Settings) -> String {
     let sets: Vec<&SetScores> = table.sets().collect();
     let results = rows_of(&sets, |set| set.scores.scores.iter().flat_map(result_cells).collect());
@@ -35,10 +35,10 @@ pub(super) fn text(table: &ScoreTable, settings: &Settings) -> String {
     parts.join("\n")
 }
 
-/// A row's name and what one set has in it.
+/// A row's name and one set's cell.
 type Cell = (String, String);
 
-/// Rows by name, in order of first appearance; `-` where a set has no such row.
+/// Rows by name, in order of first appearance; `-` if a set has no such row.
 fn rows_of(sets: &[&SetScores], cells: impl Fn(&SetScores) -> Vec<Cell>) -> Vec<Vec<String>> {
     let by_set: Vec<Vec<Cell>> = sets.iter().map(|set| cells(set)).collect();
     let mut names: Vec<&String> = Vec::new();
@@ -56,7 +56,7 @@ fn rows_of(sets: &[&SetScores], cells: impl Fn(&SetScores) -> Vec<Cell>) -> Vec<
     names.into_iter().map(row).collect()
 }
 
-/// A table of these rows with a head, or nothing without rows.
+/// A table of these rows with a header, or nothing if there are no rows.
 fn columns(sets: &[&SetScores], corner: &str, rows: Vec<Vec<String>>) -> String {
     if rows.is_empty() {
         return String::new();
@@ -66,7 +66,7 @@ fn columns(sets: &[&SetScores], corner: &str, rows: Vec<Vec<String>>) -> String 
     output::table(&rows, &[&[false], vec![true; sets.len()].as_slice()].concat())
 }
 
-/// Means have their interval, seeds mean and deviation, and each of several parts a row.
+/// Means with their interval, seeds with mean and standard deviation, and one row for each of several parts.
 fn result_cells(score: &Score) -> Vec<Cell> {
     value_cells(score.key, &score.value, score.interval)
 }
@@ -94,7 +94,7 @@ fn value_cells(name: &str, value: &ScoreValue, interval: Option<Interval>) -> Ve
     }
 }
 
-/// Counts of texts, and the facts that metrics give beside their results.
+/// Text counts, and details that metrics report beside their results.
 fn detail_cells(set: &SetScores) -> Vec<Cell> {
     let counts = set.texts.iter().flat_map(|counts| {
         [("texts", counts.texts), ("empty_texts", counts.empty)]

@@ -1,4 +1,4 @@
-//! The texts that are scored: documents of any format, or JSON lines with `prompt` and `continuation` (or `text`).
+//! Reads the texts to score: documents of any format, or JSON lines with `prompt` and `continuation` (or `text`).
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,9 +13,9 @@ use crate::reading::ReadingArgs;
 /// One text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Text {
-    /// What it was asked to continue, if the file says.
+    /// The prompt, if the file has one.
     pub(super) prompt: Option<String>,
-    /// The continuation, or all of the text where the file names no prompt.
+    /// The continuation, or the whole text if the file has no prompt.
     pub(super) rest: String,
 }
 
@@ -37,7 +37,7 @@ impl Text {
     }
 }
 
-/// The texts of a file and what to call it.
+/// The texts of a file and its name.
 #[derive(Clone, Debug)]
 pub(super) struct TextSet {
     /// Name of the system in tables and JSON.
@@ -60,7 +60,9 @@ impl TextSet {
             return Err(Problem::new(format!("`{shown}` is empty")).into());
         }
         if wholes.iter().all(|whole| whole.trim().is_empty()) {
-            return Err(Problem::new(format!("`{shown}` holds no text: all its documents are empty")).into());
+            return Err(
+                Problem::new(format!("`{shown}` contains no text: all its documents are empty")).into()
+            );
         }
         Ok(Self { name, texts, wholes })
     }
@@ -71,7 +73,7 @@ impl TextSet {
     }
 }
 
-/// Names for files: their stems, or their paths where two stems are equal or a pattern stands for several files.
+/// Names for files: their stems, or their paths if two stems are equal or a pattern matches several files.
 pub(super) fn names(paths: &[std::path::PathBuf]) -> Vec<String> {
     let stem = |path: &Path| {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -90,11 +92,11 @@ pub(super) fn names(paths: &[std::path::PathBuf]) -> Vec<String> {
         .collect()
 }
 
-/// What n-grams are made of.
+/// The unit of n-grams.
 pub(super) enum Words<'a> {
     /// The tokens of a tokenizer.
     Tokens(&'a Tokenizer),
-    /// Whitespace-separated words, numbered as they come.
+    /// Whitespace-separated words, numbered in order of appearance.
     Whitespace(HashMap<String, u32>),
 }
 

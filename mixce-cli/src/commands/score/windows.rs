@@ -1,4 +1,4 @@
-//! Which windows the controlled metrics look through.
+//! The windows of the controlled metrics.
 
 use anyhow::Result;
 use clap::Args;
@@ -8,22 +8,22 @@ use serde::Serialize;
 use super::texts::TextSet;
 use crate::error::Problem;
 
-/// Which windows are drawn.
+/// The flags for drawing windows.
 #[derive(Debug, Args)]
 pub(super) struct WindowFlags {
-    /// Lengths of the windows of the controlled metrics, in tokens, at 1.35 tokens a word
+    /// Window lengths of the controlled metrics, in tokens, at 1.35 tokens per word
     #[arg(long, value_delimiter = ',', default_values_t = [100, 200], value_name = "TOKENS")]
     pub(super) window_tokens: Vec<usize>,
-    /// Windows that are drawn of each set and length
+    /// Number of windows drawn for each set and length
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub(super) windows: usize,
 }
 
-/// More windows than anyone waits for.
+/// More windows than is practical.
 const MAX_WINDOWS: usize = 10_000_000;
 
 impl WindowFlags {
-    /// Refuses what cannot be drawn or split.
+    /// Refuses windows that cannot be drawn or split.
     pub(super) fn check(&self, prompt_tokens: usize) -> Result<()> {
         let shortest = words_for_tokens(prompt_tokens) + 1;
         let fits = |tokens: &&usize| words_for_tokens(**tokens) < shortest;
@@ -41,7 +41,7 @@ impl WindowFlags {
         Ok(())
     }
 
-    /// How many windows there are of each length in each set, with a warning where they are too few.
+    /// The number of windows of each length in each set, with a warning if there are too few.
     pub(super) fn record(&self, sets: &[&TextSet], prompt_tokens: usize, seed: u64) -> WindowRecord {
         let sources: Vec<WindowSource<'_>> = sets.iter().map(|set| WindowSource::new(&set.wholes)).collect();
         let mut counts = Vec::new();
@@ -62,7 +62,7 @@ impl WindowFlags {
     }
 }
 
-/// The windows as they are reported.
+/// The description of the windows in the report.
 #[derive(Debug, Serialize)]
 pub(super) struct WindowRecord {
     seed: u64,

@@ -13,12 +13,12 @@ use plotters::prelude::*;
 use super::report::worlds;
 use crate::svg::{Area, COLORS, draw, legend, sample};
 
-/// What is below this counts as zero, which has no place on a logarithmic axis.
+/// Smaller values are clamped to this, because a logarithmic axis has no zero.
 const LOWEST: f64 = 1e-8;
-/// Heat maps have a rectangle per cell; above this size a file would be too large.
+/// Heat maps have a rectangle per cell; larger ones would make too large a file.
 const HEATMAP_VOCAB: usize = 50;
 
-/// A line of a figure: its name and its points.
+/// A line of a figure: name and points.
 type Line = (String, Vec<(f64, f64)>);
 
 /// Writes all figures of a run.
@@ -55,7 +55,7 @@ pub(super) fn write_all(runner: &Runner<'_>, done: &[Finished], folder: &Path) -
     Ok(())
 }
 
-/// One line per objective; objectives without eta give a level line.
+/// One line per objective; objectives without eta give a horizontal line.
 fn lines(rows: &[&Row], etas: &[f64], value: impl Fn(&Row) -> Spread) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for objective in ObjectiveName::all() {
@@ -73,7 +73,7 @@ fn lines(rows: &[&Row], etas: &[f64], value: impl Fn(&Row) -> Spread) -> Vec<Lin
     lines
 }
 
-/// A figure of lines over the values of eta, evenly spaced, with a logarithmic axis upwards.
+/// A line chart over the values of eta, evenly spaced, with a logarithmic y axis.
 fn against_eta(title: &str, label: &str, etas: &[f64], lines: &[Line]) -> Result<String> {
     draw((720, 440), |area| {
         let visible = |points: &[(f64, f64)]| -> Vec<(f64, f64)> {
@@ -116,7 +116,7 @@ fn against_eta(title: &str, label: &str, etas: &[f64], lines: &[Line]) -> Result
     })
 }
 
-/// P beside what MLE and the best MixCE learned, for the first seed.
+/// P beside the matrices learned by MLE and the best MixCE, for the first seed.
 fn heatmaps(runner: &Runner<'_>, done: &[Finished], rows: &[&Row], folder: &Path, name: &str) -> Result<()> {
     for objective in [ObjectiveName::MLE, ObjectiveName::MIXCE] {
         let best = rows.iter().filter(|r| r.objective == objective);
@@ -141,7 +141,7 @@ fn heatmaps(runner: &Runner<'_>, done: &[Finished], rows: &[&Row], folder: &Path
     Ok(())
 }
 
-/// Probabilities `[V, V + 1]` without the column of PAD, dark is likely; the fourth root shows small leaks.
+/// Probabilities `[V, V + 1]` without the PAD column, darker is more likely; the fourth root makes small leaks visible.
 fn heatmap(area: &Area<'_>, title: &str, vocab: usize, probs: &[f64]) -> Result<()> {
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 16))
@@ -176,7 +176,7 @@ pub(super) fn figure3(points: &[ChargePoint]) -> Result<String> {
     draw((640, 420), |area| {
         let high = points.iter().map(|p| p.reverse.max(p.forward)).fold(1.0, f64::max);
         let mut chart = ChartBuilder::on(area)
-            .caption("The price of mass where P is zero", ("sans-serif", 18))
+            .caption("Cost of mass where P is zero", ("sans-serif", 18))
             .margin(10)
             .x_label_area_size(40)
             .y_label_area_size(50)

@@ -6,7 +6,7 @@ use anyhow::Result;
 use mixce_synthetic::bigram::table::{self, Reference, Spread};
 use mixce_synthetic::bigram::{Cell, CellKey, Estimator, Finished, Runner};
 
-/// The Markdown table: gold, the empirical matrix (where data were sampled), the best eta of every objective.
+/// The Markdown table: gold, the empirical matrix (if data were sampled), the best eta of every objective.
 pub(super) fn table(runner: &Runner<'_>, done: &[Finished]) -> Result<String> {
     let cells: Vec<Cell> = done.iter().map(|f| f.cell.clone()).collect();
     let zero = Spread { mean: 0.0, sd: 0.0 };
@@ -29,7 +29,7 @@ pub(super) fn table(runner: &Runner<'_>, done: &[Finished]) -> Result<String> {
     Ok(table::markdown(&table::best(&table::rows(&cells)), &references))
 }
 
-/// The kinds of world (vocabulary, zeros), each with one cell per seed.
+/// The settings of P (vocabulary, zeros), each with one cell per seed.
 pub(super) fn worlds(cells: &[Cell]) -> Vec<(usize, f64, Vec<CellKey>)> {
     let mut worlds: Vec<(usize, f64, Vec<CellKey>)> = Vec::new();
     for key in cells.iter().map(|c| c.key) {

@@ -1,4 +1,4 @@
-//! `--dry-run`: what would happen.
+//! `--dry-run`: prints what would happen.
 
 use anyhow::Result;
 use candle_core::Device;
@@ -23,7 +23,7 @@ pub(super) fn print(
     let steps_per_epoch = batcher.steps_per_epoch();
     let total_steps = config.total_steps(steps_per_epoch);
     let parameters = prepared.parameters.element_count() as u64;
-    // The last token of a document is a target only.
+    // The last token of a document is only a target.
     let microbatch_tokens = config.batch_size.saturating_mul(prepared.train.longest().saturating_sub(1));
     let shape = PassShape {
         tokens: microbatch_tokens,
@@ -65,7 +65,7 @@ pub(super) fn print(
         rows.push(row(
             "steps",
             format!(
-                "{} ({} an epoch, {} documents each)",
+                "{} ({} per epoch, {} documents each)",
                 grouped(total_steps),
                 grouped(steps_per_epoch),
                 config.batch_size * config.grad_accum
@@ -73,7 +73,7 @@ pub(super) fn print(
         ));
         rows.push(row(
             "microbatch",
-            format!("at most {} tokens go through the model together", grouped(microbatch_tokens as u64)),
+            format!("at most {} tokens per forward pass", grouped(microbatch_tokens as u64)),
         ));
         rows.extend(memory_rows(&memory, &device_name(device)));
         let settings = config.to_toml().unwrap_or_else(|error| error.to_string());

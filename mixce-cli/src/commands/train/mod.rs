@@ -32,15 +32,15 @@ use watch::Watcher;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mixce train --model openai-community/gpt2 --train train.txt --valid valid.txt --out runs/first --eta 0.1\n\n\
-    Defaults are the paper's. They are overridden by a --config file, and that by flags. The run folder holds run.toml (the settings, \
+    Defaults are the paper's. A --config file overrides them, and flags override both. The run folder holds run.toml (the settings, \
     usable as --config), metrics.jsonl, TensorBoard events, checkpoints/, best/ and final/. Ctrl-C writes a checkpoint; \
-    --resume auto goes on from it. The flag spellings of the MixCE authors (--train_file, --mixing_ratio, ...) are accepted."
+    --resume auto continues from it. The flag names of the MixCE authors (--train_file, --mixing_ratio, ...) are accepted."
 )]
 pub(crate) struct TrainArgs {
-    /// Settings from a TOML file: keys are the flags' names with underscores; a run folder's run.toml repeats that run
+    /// Read settings from a TOML file, whose keys are the flag names with underscores; a run folder's run.toml repeats that run
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Print what would happen; download and write nothing
+    /// Print what would happen, without downloading or writing anything
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     })
 }
 
-/// The hint for a run's `run.toml` whose files are not in this folder, where that is not the one in which the run was started.
+/// The hint if a `run.toml`'s files are missing and the working directory is not the one in which the run was started.
 fn elsewhere(run_toml: &Path) -> Option<String> {
     let folder = TrainConfig::recorded_folder(run_toml).ok().flatten()?;
     let config = TrainConfig::from_toml_file(run_toml).ok()?;
@@ -75,7 +75,7 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
     let spinner = progress::spinner("loading model and data");
     let Found { sources, commit, pinned } = sources::find(&config, network)?;
     let stop = interrupt::install("nothing is written");
-    // Where tokens are cached is no setting of the run; a dry run writes none.
+    // The cache folder does not affect the run; a dry run writes no cache.
     let cache_dir = if args.dry_run { None } else { sources::cache_folder(&config) };
     let prepared = prepare(&TrainConfig { cache_dir, ..config.clone() }, &sources, FAMILIES, &device, stop)?;
     spinner.finish_and_clear();
@@ -88,7 +88,7 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
         );
     }
 
-    interrupt::install("a checkpoint of the last whole step is written");
+    interrupt::install("writing a checkpoint of the last whole step");
     let provenance = Provenance { model_commit: commit, ..Provenance::of(&device) };
     let mut watcher = Watcher::new(context);
     let outcome = launch(&pinned, prepared, &provenance, &mut [&mut watcher], stop)?;
@@ -96,7 +96,7 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
     conclude(&outcome, &config, context)
 }
 
-/// Defaults, then the file, then flags; checked.
+/// The validated settings: defaults, then the file, then flags.
 fn resolve(args: &TrainArgs, context: &Context) -> Result<TrainConfig> {
     let base = args.config.as_deref().map(TrainConfig::from_run_toml).transpose()?.unwrap_or_default();
     let mut config = args.settings.over(base);
@@ -115,7 +115,7 @@ fn resolve(args: &TrainArgs, context: &Context) -> Result<TrainConfig> {
     Ok(config.resolved())
 }
 
-/// Refuses an output folder that holds something else, before anything is loaded or written.
+/// Refuses a non-empty output folder before anything is loaded or written.
 fn require_usable(config: &TrainConfig) -> Result<()> {
     match &config.out {
         Some(out) if config.resume.is_none() || !out.join("run.toml").is_file() => {
@@ -148,7 +148,7 @@ fn conclude(outcome: &TrainOutcome, config: &TrainConfig, context: &Context) -> 
         return Err(Problem::interrupted(format!(
             "interrupted after step {steps}; checkpoint `{checkpoint}`"
         ))
-        .hint("go on with the same command and `--resume auto`")
+        .hint("continue with the same command and `--resume auto`")
         .into());
     }
     let done = Done {

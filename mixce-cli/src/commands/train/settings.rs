@@ -1,4 +1,4 @@
-//! The flags of `mixce train` that are settings of the run. Each is optional: only what was typed overrides the file.
+//! The flags of `mixce train` that are settings of the run. All are optional: only given flags override the file.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ use crate::authors;
 use crate::objective::{ObjectiveParser, short_form_help};
 use crate::reading::ReadingArgs;
 
-/// One flag for each key of a TOML file.
+/// One flag per key of the TOML file.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Settings {
     /// Model to finetune: hub id, id@revision or folder
@@ -27,10 +27,10 @@ pub(crate) struct Settings {
     /// Folder or hub id of the tokenizer [default: the model's own]
     #[arg(long, value_name = "MODEL", help_heading = "Model and data")]
     pub(crate) tokenizer: Option<String>,
-    /// Training documents: files or patterns, or `-`; .txt (one a line), .jsonl, .csv, .tsv, .parquet, also .gz and .zst
+    /// Training documents: files or patterns, or `-`; .txt (one per line), .jsonl, .csv, .tsv, .parquet, also .gz and .zst
     #[arg(long, alias = authors::TRAIN, value_name = "FILE", num_args = 1.., help_heading = "Model and data")]
     pub(crate) train: Vec<PathBuf>,
-    /// Development documents, by which the best model is chosen; files as for --train
+    /// Development documents, for selecting the best model; files as for --train
     #[arg(long, alias = authors::VALID, value_name = "FILE", num_args = 1.., help_heading = "Model and data")]
     pub(crate) valid: Vec<PathBuf>,
     /// How the data files are read
@@ -39,29 +39,30 @@ pub(crate) struct Settings {
     /// Run folder; must be empty or not exist, unless the run is resumed
     #[arg(long, alias = authors::OUT, value_name = "DIR", help_heading = "Model and data")]
     pub(crate) out: Option<PathBuf>,
-    /// Folder of the token caches [default: $XDG_CACHE_HOME/mixce/tokens for files above 8 MB, memory for smaller ones]
+    /// Folder of the token caches [default: $XDG_CACHE_HOME/mixce/tokens for files of 8 MiB or more, memory for smaller ones]
     #[arg(long, value_name = "DIR", help_heading = "Model and data")]
     pub(crate) cache_dir: Option<PathBuf>,
-    /// Longest document in tokens, EOS included; the rest is cut [default: 512, or the model's positions if fewer]
+    /// Longest document in tokens, EOS included; longer ones are truncated [default: 512, or the model's context length if
+    /// shorter]
     #[arg(long, alias = authors::MAX_LENGTH, value_name = "TOKENS", help_heading = "Model and data")]
     pub(crate) max_length: Option<usize>,
-    /// What an example is: a document, or (concat) a block of concatenated documents [default: concat with --block-size]
+    /// Training examples: single documents, or blocks of concatenated documents [default: concat with --block-size]
     #[arg(long, value_parser = words::<Pack>(&["documents", "concat"]), help_heading = "Model and data")]
     pub(crate) pack: Option<Pack>,
-    /// Within blocks, let attention see a token's own document only
+    /// Within blocks, restrict attention to a token's own document
     #[arg(long, help_heading = "Model and data")]
     pub(crate) confine_attention: bool,
-    /// Glue documents into blocks of this many tokens; 0: do not [default: 0]
+    /// Concatenate documents into blocks of this many tokens; 0: do not [default: 0]
     #[arg(long, alias = authors::BLOCK_SIZE, value_name = "TOKENS", help_heading = "Model and data")]
     pub(crate) block_size: Option<usize>,
-    /// Put the tokenizer's BOS before each document
+    /// Prepend the tokenizer's BOS to each document
     #[arg(long, help_heading = "Model and data")]
     pub(crate) add_bos: bool,
     /// Keep the file's order in every epoch
     #[arg(long, help_heading = "Model and data")]
     pub(crate) no_shuffle: bool,
 
-    /// What is optimised: the weight w of a token's cross-entropy as a function of its probability q [default: mixce]
+    /// Training objective: the weight w of a token's cross-entropy as a function of its probability q [default: mixce]
     #[arg(long, value_name = "NAME[:PARAMETER=VALUE,..]", value_parser = ObjectiveParser, help_heading = "Objective")]
     pub(crate) objective: Option<ObjectiveConfig>,
     #[arg(long, aliases = [authors::ETA, "mixing-ratio"], value_name = "ETA", help = short_form_help("eta"), help_heading = "Objective", allow_negative_numbers = true)]
@@ -79,16 +80,16 @@ pub(crate) struct Settings {
     /// Optimizer steps of the whole run, instead of epochs
     #[arg(long, alias = authors::MAX_STEPS, value_name = "N", help_heading = "Optimization")]
     pub(crate) max_steps: Option<u64>,
-    /// Documents of a microbatch [default: 8]
+    /// Documents per microbatch [default: 8]
     #[arg(long, alias = authors::BATCH_SIZE, value_name = "N", help_heading = "Optimization")]
     pub(crate) batch_size: Option<usize>,
-    /// Microbatches of an optimizer step [default: 8]
+    /// Microbatches per optimizer step [default: 8]
     #[arg(long, alias = authors::GRAD_ACCUM, value_name = "N", help_heading = "Optimization")]
     pub(crate) grad_accum: Option<usize>,
     /// Peak learning rate [default: 5e-5]
     #[arg(long, alias = authors::LR, value_name = "RATE", help_heading = "Optimization", allow_negative_numbers = true)]
     pub(crate) lr: Option<f64>,
-    /// Learning rate after the warm-up [default: linear]
+    /// Learning-rate schedule after the warm-up [default: linear]
     #[arg(long, alias = authors::SCHEDULER, value_parser = words::<ScheduleKind>(&["linear", "cosine", "constant"]), help_heading = "Optimization")]
     pub(crate) scheduler: Option<ScheduleKind>,
     /// Optimizer steps of warm-up [default: 0]
@@ -97,7 +98,7 @@ pub(crate) struct Settings {
     /// AdamW's weight decay of matrices and embeddings [default: 0]
     #[arg(long, value_name = "DECAY", help_heading = "Optimization", allow_negative_numbers = true)]
     pub(crate) weight_decay: Option<f64>,
-    /// Largest norm of the gradient; 0: no clipping [default: 0]
+    /// Maximum global gradient norm; 0: no clipping [default: 0]
     #[arg(long, value_name = "NORM", help_heading = "Optimization", allow_negative_numbers = true)]
     pub(crate) clip_grad_norm: Option<f64>,
     /// AdamW's decay rates [default: 0.9,0.999]
@@ -109,7 +110,8 @@ pub(crate) struct Settings {
     /// All three dropout rates, in [0, 1) [default: the checkpoint's]
     #[arg(long, value_name = "P", help_heading = "Optimization", allow_negative_numbers = true)]
     pub(crate) dropout: Option<f64>,
-    /// Number format of the operands of matrix products in training; bf16 needs a CPU with AVX512-BF16 or a GPU of compute capability 8.0 [default: f32]
+    /// Number format of the operands of matrix products in training; bf16 needs a CPU with AVX512-BF16 or a GPU of compute
+    /// capability 8.0 [default: f32]
     #[arg(long, value_parser = words::<Precision>(&["f32", "bf16"]), help_heading = "Optimization")]
     pub(crate) precision: Option<Precision>,
     /// Recompute activations in the backward pass: less memory, more time
@@ -122,16 +124,16 @@ pub(crate) struct Settings {
     /// Write a checkpoint at the end of each `epoch`, or every N steps [default: epoch]
     #[arg(long, value_name = "epoch|N|never", help_heading = "Evaluation and checkpoints")]
     pub(crate) save_every: Option<Every>,
-    /// Checkpoints kept [default: 2]
+    /// Number of checkpoints to keep [default: 2]
     #[arg(long, value_name = "N", help_heading = "Evaluation and checkpoints")]
     pub(crate) keep_last: Option<usize>,
-    /// What the best model is chosen by, on the development documents [default: nll]
+    /// Criterion for the best model, on the development documents [default: nll]
     #[arg(long, value_parser = words::<Selection>(&["loss", "nll", "mauve"]), help_heading = "Evaluation and checkpoints")]
     pub(crate) select: Option<Selection>,
-    /// Stop after this many evaluations in a row without an improvement
+    /// Stop after this many consecutive evaluations without improvement
     #[arg(long, value_name = "N", help_heading = "Evaluation and checkpoints")]
     pub(crate) patience: Option<u64>,
-    /// Log every so many optimizer steps [default: 10]
+    /// Log every N optimizer steps [default: 10]
     #[arg(long, value_name = "N", help_heading = "Evaluation and checkpoints")]
     pub(crate) log_every: Option<u64>,
     /// Continue a run: `auto` (the newest checkpoint in --out, if any), a run folder, or a checkpoint folder
@@ -139,7 +141,7 @@ pub(crate) struct Settings {
     pub(crate) resume: Option<String>,
 }
 
-/// A parser of words that a library type reads with serde.
+/// Parses words into a library type with serde.
 pub(crate) fn words<T>(known: &'static [&'static str]) -> impl TypedValueParser<Value = T>
 where
     T: for<'de> Deserialize<'de> + Clone + Send + Sync + 'static,
@@ -150,16 +152,16 @@ where
     })
 }
 
-/// Two numbers with a comma between.
+/// Parses two numbers separated by a comma.
 fn two_numbers(text: &str) -> Result<[f64; 2], String> {
     let numbers: Option<Vec<f64>> = text.split(',').map(|n| n.trim().parse().ok()).collect();
     numbers
         .and_then(|n| n.try_into().ok())
-        .ok_or_else(|| "expected two numbers with a comma between".to_owned())
+        .ok_or_else(|| "expected two numbers separated by a comma".to_owned())
 }
 
 impl Settings {
-    /// These flags over a configuration.
+    /// Overrides a configuration with these flags.
     pub(crate) fn over(&self, mut config: TrainConfig) -> TrainConfig {
         macro_rules! set {
             ($($field:ident)*) => { $(if let Some(value) = self.$field.clone() { config.$field = value; })* };
@@ -185,7 +187,7 @@ impl Settings {
         config.data_format = reading.data_format;
         config.delimiter = reading.delimiter;
         config.no_header = reading.no_header;
-        // A flag for one way to get a model overrules the file's choice of the other.
+        // A flag for one source of the model overrides the file's choice of the other.
         if self.model.is_some() != self.from_config.is_some() {
             (config.model, config.from_config) = (None, None);
         }
@@ -245,7 +247,7 @@ mod tests {
         assert_eq!(over("--objective mixce:eta=0.3", file.clone()).resolved().eta, Some(0.3));
         assert_eq!(over("--objective mixce", file.clone()).resolved().eta, Some(0.5));
         let twice = over("--objective mixce:eta=0.3 --eta 0.4", file);
-        assert!(twice.validate_settings().unwrap_err().to_string().contains("say the same"));
+        assert!(twice.validate_settings().unwrap_err().to_string().contains("set the same parameter"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Where model, tokenizer and token caches of a run lie on this machine.
+//! Resolves a run's model, tokenizer and token caches to local folders.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use mixce_train::prepare::Sources;
 
 use crate::models::{self, Network};
 
-/// Data files from this size on are encoded into a cache, also where `--cache-dir` does not say where.
+/// Data files of at least this size are encoded into a cache even without `--cache-dir`.
 pub(crate) const CACHED_FROM_BYTES: u64 = 8 << 20;
 
 /// What a run is made from.
@@ -16,13 +16,13 @@ pub(crate) const CACHED_FROM_BYTES: u64 = 8 << 20;
 pub(super) struct Found {
     /// The folders.
     pub(super) sources: Sources,
-    /// The model's commit, if it is from the hub.
+    /// The model's commit, if it came from the hub.
     pub(super) commit: Option<String>,
-    /// The configuration with the hub ids of model and tokenizer pinned to the commits that were found.
+    /// The configuration with the hub ids of model and tokenizer pinned to the resolved commits.
     pub(super) pinned: TrainConfig,
 }
 
-/// Finds (and fetches) the model and the tokenizer.
+/// Resolves (and downloads) the model and the tokenizer.
 pub(super) fn find(config: &TrainConfig, network: Network) -> Result<Found> {
     let mut pinned = config.clone();
     let named = config.tokenizer.as_deref();
@@ -43,7 +43,7 @@ pub(super) fn find(config: &TrainConfig, network: Network) -> Result<Found> {
     Ok(Found { sources: Sources { model: Some(folder.path), tokenizer }, commit: folder.commit, pinned })
 }
 
-/// Goes on with the commits that a run began with: a hub id without a revision means what `run.toml` says it meant then.
+/// On resuming, pins a hub id without a revision to the commit recorded in `run.toml`.
 pub(super) fn keep_pins(config: &mut TrainConfig, run_toml: &Path) -> Result<()> {
     let before = TrainConfig::from_toml_file(run_toml)?;
     for (now, before) in [(&mut config.model, before.model), (&mut config.tokenizer, before.tokenizer)] {
@@ -55,19 +55,19 @@ pub(super) fn keep_pins(config: &mut TrainConfig, run_toml: &Path) -> Result<()>
     Ok(())
 }
 
-/// The folder of the token caches: the one that was named, else the user's cache folder if a file is large.
+/// The folder of the token caches: the given one, else the user's cache folder if a file is large.
 pub(super) fn cache_folder(config: &TrainConfig) -> Option<PathBuf> {
     if config.cache_dir.is_some() {
         return config.cache_dir.clone();
     }
     let large = |path: &Path| std::fs::metadata(path).is_ok_and(|data| data.len() >= CACHED_FROM_BYTES);
     let files = || [&config.train, &config.valid].into_iter().flatten().flat_map(|files| &files.0);
-    // The size behind a pattern or a pipe is not known yet: cache it.
+    // The size of a pattern or a pipe is not known yet, so it is cached.
     files().find(|path| !path.is_file() || large(path))?;
     default_cache()
 }
 
-/// The folder of the token caches where none is named: in the user's cache folder, if there is one.
+/// The default folder of the token caches: in the user's cache folder, if there is one.
 pub(crate) fn default_cache() -> Option<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;

@@ -1,4 +1,4 @@
-//! What is shown of a run.
+//! Progress display of a run.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ impl<'a> Watcher<'a> {
         Self { context, bar: None, valid_nll: None }
     }
 
-    /// A line of stdout. What keeps it from being written is not worth the run.
+    /// Writes a line to stdout. A failure to write does not stop the run.
     fn emit(&self, value: &impl Serialize) {
         if self.context.output.is_json()
             && let Err(error) = self.context.output.json(value)
@@ -51,7 +51,7 @@ struct Event<'a, T> {
 impl TrainObserver for Watcher<'_> {
     fn on_start(&mut self, plan: &RunPlan) -> Result<()> {
         tracing::info!(
-            "{} steps of {} an epoch, {} examples, {} target tokens an epoch, {} parameters",
+            "{} steps, {} per epoch, {} examples, {} target tokens per epoch, {} parameters",
             plan.total_steps,
             plan.steps_per_epoch,
             plan.examples,

@@ -1,8 +1,8 @@
 //! The divergence of every context weighted by its visits: what `counts` uses for reverse terms by default.
 //!
 //! `sum_c N_c grad E_{y ~ q_c}[r_cy]`, where the visits N are counted on sequences sampled from Q and held fixed. That is
-//! what the authors' straight-through samples credit (they detach the previous token inside log P, and a sequence's
-//! length has no gradient): no token is blamed for what follows it. The full gradient adds the value-to-go of y to the
+//! what the authors' straight-through samples differentiate (they detach the previous token inside log P, and a sequence's
+//! length has no gradient): no token gets credit for what follows it. The full gradient adds the value-to-go of y to the
 //! reward, see `all_tokens`.
 
 use super::rollouts::{Beliefs, Reward, Rollouts};

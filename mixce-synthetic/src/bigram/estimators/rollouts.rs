@@ -1,4 +1,4 @@
-//! Sequences sampled from Q and the score-function gradient of what they earn.
+//! Sequences sampled from Q and the score-function gradient of their rewards.
 
 use mixce_kernels::rng::Stream;
 
@@ -9,7 +9,7 @@ use crate::bigram::simd::ln;
 /// Tokens a model draws at most: the authors' loop stops when begin and tokens together are 500.
 pub(crate) const ROLLOUT_TOKENS: usize = 499;
 
-/// Where the model and P stand: probabilities `[V, stride]`, floored log P by state `[V + 1, stride]`.
+/// Views of the model and P: probabilities `[V, stride]`, floored log P by state `[V + 1, stride]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Beliefs<'a> {
     /// V, the number of contexts and the output EOS.
@@ -33,7 +33,7 @@ pub(crate) struct Rollouts {
     own: Vec<(f64, f64)>,
 }
 
-/// Which reward a reverse term pays per token.
+/// The reward per token of a reverse term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reward {
     /// `log Q - log P`: reverse KL.
@@ -75,7 +75,7 @@ impl Rollouts {
         &self.tokens[span]
     }
 
-    /// What the tokens of a span earn from themselves on.
+    /// The reward-to-go of each token of a span.
     pub(crate) fn to_go(&self, span: std::ops::Range<usize>) -> &[f32] {
         &self.to_go[span]
     }

@@ -2,11 +2,10 @@
 //!
 //! Dropout is drawn for every position; reverse terms are differentiated through straight-through Gumbel-softmax
 //! samples (tau 1, hard) fed back as `one_hot @ E`, with the previous one-hot detached inside log P.
-//!
-//! Two facts make it fast without changing a number but rounding. The first layer depends on the context only, so it
-//! runs once per context and step. And dropout removes about two and a half of the 25 active units, so the logits of
-//! a position are those of the context minus a few rows of the output layer; backward, the sum of logit gradients per
-//! context does all the work of the units that stayed, minus the same few rows.
+//! Two identities make it fast, without changing results beyond rounding. The first layer depends on the context only, so it runs
+//! once per context and step. And dropout removes about two and a half of the 25 active units, so the logits of a position are
+//! those of the context minus a few rows of the output layer; backward, the sum of logit gradients per context does all the work
+//! of the units that stayed, minus the same few rows.
 
 use mixce_kernels::rng::Stream;
 
