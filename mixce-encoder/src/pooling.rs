@@ -118,10 +118,7 @@ pub(crate) fn bytes(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path).map_err(io)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(Error::unsupported(
-            path,
-            format!("larger than the limit of {MAX_BYTES} bytes"),
-        ));
+        return Err(Error::unsupported(path, format!("larger than the limit of {MAX_BYTES} bytes")));
     }
     Ok(bytes)
 }

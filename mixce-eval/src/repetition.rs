@@ -106,7 +106,7 @@ fn runs(text: &[u32], places: &[usize], report: &mut impl FnMut(Run)) {
                     report(run);
                 }
                 // A copy after `previous` contains the token only at its start (else the stretch up to `place` would have
-        // been equal to the span), so `place` is after the copy.
+                // been equal to the span), so `place` is after the copy.
                 current = Some(Run { start: previous, length: place.saturating_sub(previous), times: 1 });
             }
         }

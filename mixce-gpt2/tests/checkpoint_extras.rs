@@ -185,7 +185,9 @@ fn two_dictionaries_that_fit_are_refused_by_name() {
         matches!(&error, Error::TwoModels { candidates, .. } if candidates == &["ema.shadow", "model"]),
         "{error}"
     );
-    assert!(error.to_string().ends_with("contains 2 models that match the configuration: `ema.shadow`, `model`"));
+    assert!(
+        error.to_string().ends_with("contains 2 models that match the configuration: `ema.shadow`, `model`")
+    );
     assert!(error.hint().is_some());
 }
 

@@ -58,7 +58,9 @@ pub(crate) fn follow(
         }
         let location = text_header(answer.headers(), LOCATION.as_str());
         let location = location.ok_or_else(|| malformed(url, "a redirect without `Location`"))?;
-        target = target.join(&location).ok_or_else(|| malformed(url, "a redirect to something other than an http(s) address"))?;
+        target = target
+            .join(&location)
+            .ok_or_else(|| malformed(url, "a redirect to something other than an http(s) address"))?;
     }
     Err(malformed(url, &format!("more than {MAX_REDIRECTS} redirects")))
 }

@@ -101,9 +101,9 @@ impl Hub {
 
     /// Downloads a checkpoint into the cache, unless it is already there.
     /// The files are `config.json`, the generation configuration and the tokenizer's files if they exist, and the weights:
-/// `model.safetensors`, else `model.safetensors.index.json` with its shards, else `pytorch_model.bin`. Files already in the
-/// cache are not transferred again. Offline only the cache is used; it is also used, with a warning, if the network or the
-/// hub fails and it has the whole checkpoint.
+    /// `model.safetensors`, else `model.safetensors.index.json` with its shards, else `pytorch_model.bin`. Files already in the
+    /// cache are not transferred again. Offline only the cache is used; it is also used, with a warning, if the network or the
+    /// hub fails and it has the whole checkpoint.
     ///
     /// # Errors
     /// Any [`Error`]. Partial downloads are kept, unless they are damaged.

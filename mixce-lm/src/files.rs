@@ -15,10 +15,7 @@ pub fn read_bytes(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(limit_bytes + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
     if bytes.len() as u64 > limit_bytes {
-        return Err(Error::malformed(
-            path,
-            format!("larger than the limit of {limit_bytes} bytes"),
-        ));
+        return Err(Error::malformed(path, format!("larger than the limit of {limit_bytes} bytes")));
     }
     Ok(bytes)
 }

@@ -23,7 +23,7 @@ pub struct PassOptions {
     /// The stream of this microbatch's dropout masks; `None` for no dropout.
     pub dropout: Option<Stream>,
     /// Activation checkpointing: only the input of each block is saved, and the block is recomputed in the backward pass. About a
-/// third more time for a fraction of the memory; the result and all gradients are bit-identical.
+    /// third more time for a fraction of the memory; the result and all gradients are bit-identical.
     pub recompute: bool,
     /// Number format of the operands of the linear layers' products, forward and backward, and on CUDA of the activations saved
     /// inside the branches of a block. The residual stream, attention, norms, sums and gradients of parameters are computed in
@@ -51,7 +51,7 @@ pub trait LanguageModel: Debug + Send + Sync {
     fn lm_head(&self) -> &Tensor;
 
     /// Final hidden states `[N, C]`, after the last norm, with candle's graph if the weights are variables. With a stream there is dropout,
-/// with separate random numbers for each layer and site.
+    /// with separate random numbers for each layer and site.
     ///
     /// # Errors
     /// When a tensor operation fails.
@@ -65,7 +65,7 @@ pub trait LanguageModel: Debug + Send + Sync {
     fn forward<'a>(&'a self, batch: &'a PackedBatch, options: PassOptions) -> Result<Box<dyn Forward + 'a>>;
 
     /// Prepares the model for sampling. The decoder has its own copy of every weight matrix; to avoid holding the weights twice, pass in
-/// their last owner.
+    /// their last owner.
     ///
     /// # Errors
     /// When this device has no products in `precision`; when a tensor operation fails.
@@ -104,7 +104,7 @@ pub trait LanguageModel: Debug + Send + Sync {
     }
 
     /// SHA-256, in hex, of the configuration and all weights in f32: models with equal fingerprints are identical, whatever format they
-/// were stored in.
+    /// were stored in.
     ///
     /// # Errors
     /// When a tensor cannot be read.
@@ -119,7 +119,7 @@ pub trait Forward {
     fn hidden(&self) -> Tensor;
 
     /// The backward pass: `dhidden` `[N, C]` is the gradient of the hidden states; the gradient of every parameter is added to
-/// `gradients`. Saved activations and `dhidden` are freed as it proceeds. The caller adds the LM head's own gradient.
+    /// `gradients`. Saved activations and `dhidden` are freed as it proceeds. The caller adds the LM head's own gradient.
     ///
     /// # Errors
     /// When a tensor operation fails, or on devices without fused kernels when a parameter has no gradient.

@@ -57,13 +57,13 @@ pub struct AddedTokenInfo {
 impl Tokenizer {
     /// Reads `tokenizer.json`, or else GPT-2's `vocab.json` and `merges.txt` (byte-level BPE), or else BERT's `vocab.txt` (WordPiece),
     /// from a model's folder, with the special and added tokens of `tokenizer_config.json`, `special_tokens_map.json` and
-/// `added_tokens.json`. Deviations from these files are logged and kept in [`Tokenizer::notes`]. BOS and EOS are those named by these
-/// files, else those of `generation_config.json` or `config.json` (the first of several), else `<|endoftext|>`, if the vocabulary has
-/// them.
+    /// `added_tokens.json`. Deviations from these files are logged and kept in [`Tokenizer::notes`]. BOS and EOS are those named by these
+    /// files, else those of `generation_config.json` or `config.json` (the first of several), else `<|endoftext|>`, if the vocabulary has
+    /// them.
     ///
     /// # Errors
     /// If there are no such files, or one is damaged: not JSON, merges of nonexistent tokens, two tokens with the same id, entries that
-/// are not tokens.
+    /// are not tokens.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let model = model_object(dir, "config.json")?;
         let mut tokenizer = Self::from_source(dir, SourceFiles::read(dir)?, &model)?;
@@ -195,7 +195,7 @@ impl Tokenizer {
     }
 
     /// As [`Tokenizer::encode`], inside the tokenizer's template, which for BERT is `[CLS] text [SEP]`. The text is truncated at its end to
-/// at most `max_tokens` ids in total, unless the template alone has more.
+    /// at most `max_tokens` ids in total, unless the template alone has more.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -279,7 +279,7 @@ impl Tokenizer {
     }
 
     /// Warns about tokens without an embedding, such as a padding token that was added without resizing the model. A text that contains one
-/// is refused.
+    /// is refused.
     pub fn check_vocabulary(&self, vocabulary: usize) {
         let beyond: Vec<u32> = (vocabulary..self.size)
             .filter_map(|id| u32::try_from(id).ok())

@@ -237,7 +237,11 @@ fn damaged_settings_are_named() {
             r#"{"eos_token": {"content": "a", "lstrip": 1}}"#,
             "whose `lstrip` is `1`",
         ),
-        ("special_tokens_map.json", r#"{"additional_special_tokens": [null]}"#, "contains something that is not a token"),
+        (
+            "special_tokens_map.json",
+            r#"{"additional_special_tokens": [null]}"#,
+            "contains something that is not a token",
+        ),
         ("special_tokens_map.json", "[]", "special_tokens_map.json"),
     ] {
         let dir = folder(&["vocab.json", "merges.txt"]);

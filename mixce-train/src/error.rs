@@ -222,7 +222,8 @@ impl Error {
                 Some("choose another `--out`, or continue the run with `--resume auto`".into())
             }
             Self::NoCheckpoint { .. } => Some(
-                "a checkpoint is complete only once its `COMPLETE` file exists; start without `--resume`".into(),
+                "a checkpoint is complete only once its `COMPLETE` file exists; start without `--resume`"
+                    .into(),
             ),
             Self::ResumeMismatch { .. } => {
                 Some("use the run's own settings, or start a new run from its exported model".into())

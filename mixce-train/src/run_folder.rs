@@ -125,7 +125,7 @@ impl RunFolder {
     }
 
     /// Removes incomplete files of a killed run from the run folder and its checkpoints. A model folder that was moved aside and never replaced
-/// is moved back. Only for the process that holds the lock on the run folder.
+    /// is moved back. Only for the process that holds the lock on the run folder.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -135,7 +135,7 @@ impl RunFolder {
     }
 
     /// Locks the run folder for writing until the result is dropped or the process ends, however it ends.
-/// The lock is on the folder itself, so no lock file is left. On a file system without locks there is only a warning.
+    /// The lock is on the folder itself, so no lock file is left. On a file system without locks there is only a warning.
     ///
     /// # Errors
     /// [`Error::RunInUse`] if another process (or this one) holds it; [`Error::Io`].

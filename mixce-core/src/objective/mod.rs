@@ -99,7 +99,7 @@ pub trait Objective: Debug + Send + Sync {
 
     /// [`Objective::weight`] for every element of a tensor of any float dtype, on its device.
     /// The default computes [`Objective::weight`] on the host, which on a GPU synchronises the device for every slice of tokens. An
-/// objective used on a GPU should override it with tensor operations.
+    /// objective used on a GPU should override it with tensor operations.
     ///
     /// # Errors
     /// When a tensor operation fails.

@@ -137,8 +137,7 @@ impl Decoding {
         let mut warnings = Vec::new();
         let name = self.path.display();
         if self.not_compressed_as_named {
-            warnings
-                .push(format!("`{name}` is not compressed, although its name says so; it is read as is"));
+            warnings.push(format!("`{name}` is not compressed, although its name says so; it is read as is"));
         }
         for layer in &self.compression {
             let kind = layer.kind.name();

@@ -349,11 +349,7 @@ fn what_is_no_text_is_named_with_a_way_out() {
         (b"ARROW1\0\0\xff\xff\xff\xff", "an Arrow file", "to_parquet"),
         (b"%PDF-1.7\n%\xe2\xe3", "a PDF document", "pdftotext"),
         (b"SQLite format 3\0\x10", "an SQLite database", "sqlite3"),
-        (
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-            "a Git LFS pointer",
-            "git lfs pull",
-        ),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer", "git lfs pull"),
     ] {
         let error = refused("a.txt", bytes);
         assert!(error.to_string().contains(what), "{error}");
@@ -487,10 +483,7 @@ fn folders_and_patterns_name_what_they_leave_out() {
         let whole = open(folder.path()).unwrap();
         assert_eq!(texts(&whole), ["1", "2", "3"]);
         let all = reasons(&whole).join("\n");
-        assert!(
-            all.contains("up a link to a folder") && all.contains("gone.txt a broken link"),
-            "{all}"
-        );
+        assert!(all.contains("up a link to a folder") && all.contains("gone.txt a broken link"), "{all}");
     }
     let empty = tempfile::tempdir().unwrap();
     assert!(open(empty.path()).unwrap_err().to_string().contains("holds no files that could be read"));

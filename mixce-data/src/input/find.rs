@@ -73,7 +73,9 @@ impl Found {
                 Some(kind) if kind.is_file() => self.files.push(path),
                 // Such a link may lead back up.
                 Some(kind) if kind.is_dir() && is_link => self.unused(path, "a link to a folder"),
-                Some(kind) if kind.is_dir() && depth == MAX_DEPTH => self.unused(path, "a folder nested too deeply"),
+                Some(kind) if kind.is_dir() && depth == MAX_DEPTH => {
+                    self.unused(path, "a folder nested too deeply")
+                }
                 Some(kind) if kind.is_dir() => self.add_folder(&path, depth + 1)?,
                 Some(kind) => self.unused(path, kind_of(kind)),
             }
@@ -137,7 +139,10 @@ impl Found {
             if unknown.len() > MAX_NAMED {
                 list.push(format!("and {} more", unknown.len() - MAX_NAMED));
             }
-            tracing::warn!("`{name}`: read as text because their extensions are unknown: {}", list.join(", "));
+            tracing::warn!(
+                "`{name}`: read as text because their extensions are unknown: {}",
+                list.join(", ")
+            );
         }
         tracing::info!("`{name}`: {read} files are read");
     }

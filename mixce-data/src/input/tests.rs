@@ -193,9 +193,7 @@ fn json_lines_take_text_or_the_only_string_or_what_is_named() {
     let both =
         ReadSettings { text_column: vec!["prompt".to_owned(), "story".to_owned()].into(), ..settings() };
     assert_eq!(read("a.jsonl", rows, both).unwrap(), [(1, "p s".to_owned())]);
-    assert!(
-        message("a.jsonl", "{\"a\":\"x\",\"b\":\"y\"}", settings()).contains("several candidates")
-    );
+    assert!(message("a.jsonl", "{\"a\":\"x\",\"b\":\"y\"}", settings()).contains("several candidates"));
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Scorer {
     }
 
     /// The settings of these metrics and of all others of [`METRICS`] with the same inputs, so that the recorded settings do not depend on
-/// the choice among them.
+    /// the choice among them.
     #[must_use]
     pub fn settings(&self) -> &BTreeMap<&'static str, Fact> {
         &self.settings

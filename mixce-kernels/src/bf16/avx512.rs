@@ -14,15 +14,14 @@ use rayon::prelude::*;
 
 use crate::matmul::Matrix;
 
-/// Rows and columns of the tile that is kept in registers: 8 x 3 vectors of 16 sums, of 32 registers.
+/// Rows and columns of the register tile: 8 x 3 vectors of 16 accumulators, out of 32 registers.
 const ROWS: usize = 8;
 const COLUMNS: usize = super::PANEL;
-/// Pairs of `k` that are multiplied before the sums go back to memory: a panel of the right side (24 KB) stays in the
-/// first-level cache.
+/// Pairs of `k` that are multiplied before the sums are stored: a panel of the right side (24 KB) stays in the L1 cache.
 const PAIRS: usize = 128;
-/// Most rows of a task: its packed rows (64 KB) stay in the second-level cache.
+/// Maximum rows per task: its packed rows (64 KB) stay in the L2 cache.
 const TASK_ROWS: usize = 128;
-/// Most bytes of the packed right side, which all tasks read: it stays in the last-level cache.
+/// Maximum bytes of the packed right side, which all tasks read: it stays in the last-level cache.
 const PACKED_BYTES: usize = 8 << 20;
 
 /// [`super::product`] on a CPU that [`super::is_available`].
@@ -35,7 +34,7 @@ pub(super) fn product(
     let pairs = lhs.columns.div_ceil(2);
     let panel_len = pairs * COLUMNS;
     let step = (PACKED_BYTES / 4 / panel_len.max(1)).max(1) * COLUMNS;
-    // Few rows are cut finer, so that all threads have some.
+    // Few rows are split more finely, so that all threads have work.
     let share = lhs.rows.div_ceil(2 * rayon::current_num_threads());
     let task_rows = share.max(1).next_multiple_of(ROWS).min(TASK_ROWS);
     for first in (0..rhs.columns).step_by(step) {
@@ -91,8 +90,7 @@ thread_local! {
     static RIGHT: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
 }
 
-/// Memory that a thread uses again. Taken out of its place, so that a task which this thread picks up meanwhile finds
-/// none and makes its own.
+/// A buffer reused by a thread. It is taken out while in use, so that a nested task on the same thread allocates its own.
 struct Scratch(Vec<u32>, &'static std::thread::LocalKey<Cell<Vec<u32>>>);
 
 impl Scratch {
@@ -223,7 +221,7 @@ fn pack_columns((even, odd): (&[f32], &[f32]), stride: usize, packed: &mut [u32]
     }
 }
 
-/// The first `n` of 16 lanes.
+/// A mask of the first `n` of 16 lanes.
 fn mask(n: usize) -> u16 {
     if n >= 16 { u16::MAX } else { (1 << n) - 1 }
 }

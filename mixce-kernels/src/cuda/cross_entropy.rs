@@ -67,8 +67,8 @@ impl Gpu<'_> {
     }
 }
 
-/// The products take T: hidden states and head are rounded to it once, and the logits' gradient as it is made. Logits and results
-/// are f32.
+/// The operands of the products have type T: hidden states and head are converted once, and the logits' gradient as it is computed.
+/// Logits and results are f32.
 fn weighted_cross_entropy<T: Element>(
     hidden: &Tensor,
     head: &Tensor,
@@ -140,7 +140,7 @@ impl Gpu<'_> {
         }
     }
 
-    /// The gradient of rows of logits, which may take their place.
+    /// The gradient of rows of logits, which may be computed in place.
     fn logits_gradient<T: Element>(
         &self,
         logits: Array<'_, f32>,

@@ -1,4 +1,4 @@
-//! The description of a GPU, and how much of its memory this process has used.
+//! The description of a GPU, and this process's peak memory on it.
 
 use candle_core::Result;
 use candle_core::cuda::WrapErr;

@@ -16,8 +16,8 @@ const CONFIG: &str = "tokenizer_config.json";
 
 impl Tokenizer {
     /// Writes the tokenizer's files into an existing folder. Files it was read from are copied byte for byte, except that a
-/// `tokenizer_config.json` without `tokenizer_class` gets one. Of `tokenizer.json`, `vocab.json` and `merges.txt` (if they can represent
-/// the tokenizer), `tokenizer_config.json` and `special_tokens_map.json`, missing ones are generated.
+    /// `tokenizer_config.json` without `tokenizer_class` gets one. Of `tokenizer.json`, `vocab.json` and `merges.txt` (if they can represent
+    /// the tokenizer), `tokenizer_config.json` and `special_tokens_map.json`, missing ones are generated.
     ///
     /// # Errors
     /// When a file cannot be written.

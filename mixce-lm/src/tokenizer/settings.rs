@@ -144,7 +144,8 @@ impl Settings {
             let counts = key == "extra_special_tokens" || self.extra.is_empty();
             for value in tokens.filter(|_| counts).into_iter().flatten() {
                 let token = special_token(value).map_err(damaged)?;
-                self.extra.push(token.ok_or_else(|| damaged("contains something that is not a token".to_owned()))?);
+                self.extra
+                    .push(token.ok_or_else(|| damaged("contains something that is not a token".to_owned()))?);
             }
         }
         Ok(())

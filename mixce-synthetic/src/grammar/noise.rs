@@ -15,8 +15,8 @@ pub enum Noise {
     /// Any other word of the lexicon: "The foxes umbrella in the garden."
     AnyWord,
     /// Another function word of the same class: another pronoun, is for are, a for an: "Anna feeds the geese. He is
-/// tired." Such errors occur exactly where the right word is almost certain, unlike those of [`Noise::AnyWord`], each of which is
-/// rare everywhere. Four texts in five have such a word, and no slip is in the support; the others stay clean.
+    /// tired." Such errors occur exactly where the right word is almost certain, unlike those of [`Noise::AnyWord`], each of which is
+    /// rare everywhere. Four texts in five have such a word, and no slip is in the support; the others stay clean.
     Slip,
 }
 

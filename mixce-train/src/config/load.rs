@@ -79,7 +79,8 @@ impl TrainConfig {
     /// # Errors
     /// [`Error::Config`] if a value cannot be written as TOML (such as a seed above 2^63 - 1).
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::config(format!("cannot write the configuration as TOML: {e}")))
+        toml::to_string(self)
+            .map_err(|e| Error::config(format!("cannot write the configuration as TOML: {e}")))
     }
 
     /// All keys, as serde knows them.

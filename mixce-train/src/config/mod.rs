@@ -230,7 +230,7 @@ impl TrainConfig {
     }
 
     /// Tokens of the longest document: `max_length`, else [`DEFAULT_MAX_LENGTH`], or the model's positions if fewer. (In blocks documents are
-/// not truncated.)
+    /// not truncated.)
     #[must_use]
     pub fn max_length_for(&self, positions: usize) -> usize {
         let room = if self.block_size == 0 { positions } else { usize::MAX };

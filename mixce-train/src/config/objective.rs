@@ -43,7 +43,7 @@ impl TrainConfig {
     }
 
     /// The same configuration with all parameters of the objective explicit: as keys where they have one, else with the name, so that
-/// equivalent configurations are equal however they were written.
+    /// equivalent configurations are equal however they were written.
     #[must_use]
     pub fn resolved(&self) -> Self {
         let mut config = self.clone();
@@ -61,7 +61,7 @@ impl TrainConfig {
     }
 
     /// Moves parameters given with the name to their keys. A parameter given both ways is left, and refused by
-/// [`Self::validate_objective`].
+    /// [`Self::validate_objective`].
     pub(super) fn with_objective_as_keys(mut self) -> Self {
         self.objective = self.objective.clone().map(|parameter, given| {
             match self.short_form_mut(parameter).filter(|key| key.is_none()) {
@@ -183,7 +183,10 @@ mod tests {
     #[test]
     fn a_parameter_is_given_once_and_belongs_to_the_objective() {
         let (error, _) = refusal(&TrainConfig { eta: Some(0.5), ..with("mixce:eta=0.3") });
-        assert_eq!(error, "`--eta 0.5` and `--objective mixce:eta=0.3` set the same parameter: give only one");
+        assert_eq!(
+            error,
+            "`--eta 0.5` and `--objective mixce:eta=0.3` set the same parameter: give only one"
+        );
         let file = parse("objective = \"mixce:eta=0.3\"\neta = 0.5\n");
         assert_eq!(refusal(&file).0, error);
 

@@ -9,8 +9,8 @@ use crate::error::Result;
 
 impl TrainConfig {
     /// As [`Self::from_toml_file`], but relative paths in a `run.toml` inside its run folder refer to the same files whatever the working
-/// directory: `/a/runs/x/run.toml` with `out = "runs/x"` belongs to a run started in `/a`, so its paths are relative to `/a`. A project can
-/// thus be moved as a whole.
+    /// directory: `/a/runs/x/run.toml` with `out = "runs/x"` belongs to a run started in `/a`, so its paths are relative to `/a`. A project can
+    /// thus be moved as a whole.
     ///
     /// # Errors
     /// As [`Self::from_toml_file`].

@@ -104,13 +104,13 @@ impl AdamW {
     ///
     /// # Errors
     /// [`Error::OptimizerState`] if a gradient is missing or misshapen, before anything is changed; [`Error::Tensor`] if an
-/// operation fails.
+    /// operation fails.
     pub fn step(&mut self, learning_rate: f64, gradients: &[Tensor], gradient_scale: f64) -> Result<()> {
         self.update(learning_rate, gradients, gradient_scale, None)
     }
 
     /// [`Self::step`] with the clipping factor of a guard that has checked these gradients. Has no effect if the guard found a failure (the
-/// update is still counted, so the run must stop).
+    /// update is still counted, so the run must stop).
     ///
     /// # Errors
     /// As [`Self::step`].

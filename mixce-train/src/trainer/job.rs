@@ -28,7 +28,7 @@ pub struct TrainJob<'a> {
     /// Saved beside the exported models.
     pub tokenizer: Option<&'a Tokenizer>,
     /// Destination of metrics, checkpoints and models. Without one nothing is written, and the trained model is only in the
-/// [`TrainOutcome`].
+    /// [`TrainOutcome`].
     pub run: Option<&'a RunFolder>,
     /// When it becomes true, the current step is abandoned and the run ends with [`End::Interrupted`].
     pub stop: Option<&'a AtomicBool>,
@@ -36,7 +36,7 @@ pub struct TrainJob<'a> {
 
 impl<'a> TrainJob<'a> {
     /// A job that trains `model` on `train` with the objective of `config`, in memory: without development examples, files or
-/// interruption.
+    /// interruption.
     ///
     /// # Errors
     /// If the objective's parameters are out of range.

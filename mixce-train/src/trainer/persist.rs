@@ -90,7 +90,7 @@ impl Trainer<'_> {
     }
 
     /// The best model is kept only if it was selected on the same development tokens (`valid` is their previous digest) and its folder, which
-/// may have moved with the run, contains it: after a kill, or after resuming from an older checkpoint, the folder may have a later model.
+    /// may have moved with the run, contains it: after a kill, or after resuming from an older checkpoint, the folder may have a later model.
     fn restore_best(&mut self, run: &RunFolder, valid: Option<&str>) {
         let Some(best) = &mut self.state.best else { return };
         best.path = run.best();

@@ -102,11 +102,11 @@ impl TrainStep {
 
     /// One step on `microbatches` with learning rate `lr`; `dropout` is folded with the index of each microbatch.
     /// The loss of a microbatch is divided by the target tokens of the whole step, so that the accumulated gradient is that of the mean over
-/// the step, however it is divided. Nothing is updated unless every parameter has a finite gradient.
+    /// the step, however it is divided. Nothing is updated unless every parameter has a finite gradient.
     ///
     /// # Errors
     /// [`Error::Interrupted`] if `stop` is true before a microbatch; [`Error::NonFiniteLoss`],
-/// [`Error::NonFiniteGradient`]; errors of tensor operations. The parameters are then unchanged.
+    /// [`Error::NonFiniteGradient`]; errors of tensor operations. The parameters are then unchanged.
     pub fn run(
         &mut self,
         microbatches: &[Microbatch],
@@ -119,7 +119,7 @@ impl TrainStep {
     }
 
     /// The first half of [`Self::run`]: on a CUDA device everything is launched without synchronisation, and [`Self::finish`] does the checks.
-/// Until then, a step with non-finite gradients and all later ones update nothing.
+    /// Until then, a step with non-finite gradients and all later ones update nothing.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -171,7 +171,7 @@ impl TrainStep {
     ///
     /// # Errors
     /// [`Error::NonFiniteLoss`]; [`Error::NonFiniteGradient`], also of an earlier unchecked step. The parameters are as before the step that
-/// failed.
+    /// failed.
     pub fn finish(&self, started: StartedStep) -> Result<StepResult> {
         let StartedStep { step, targets, mut sums, log_q, grad_norm } = started;
         let norm = match self.check() {
