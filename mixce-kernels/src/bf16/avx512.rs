@@ -178,7 +178,7 @@ fn pack_row<const WIDTH: usize>(row: &[f32], packed: &mut [u32]) {
     let mut pairs = [0u32; 16];
     for (chunk, packed) in row.chunks(32).zip(packed.chunks_mut(16 * WIDTH)) {
         let (low, high) = (chunk.len().min(16), chunk.len().saturating_sub(16));
-        // SAFETY: masked loads of what lies in the chunk, and a store of 64 bytes to an array of 64.
+        // SAFETY: masked loads of what is in the chunk, and a store of 64 bytes to an array of 64.
         unsafe {
             let low = _mm512_maskz_loadu_ps(mask(low), chunk.as_ptr());
             let high = _mm512_maskz_loadu_ps(mask(high), chunk.as_ptr().wrapping_add(16));
@@ -191,7 +191,7 @@ fn pack_row<const WIDTH: usize>(row: &[f32], packed: &mut [u32]) {
     }
 }
 
-/// Pairs of elements that lie `stride` apart in two columns.
+/// Pairs of elements that are `stride` apart in two columns.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pack_columns((even, odd): (&[f32], &[f32]), stride: usize, packed: &mut [u32]) {
     if stride != 1 {
@@ -207,11 +207,11 @@ fn pack_columns((even, odd): (&[f32], &[f32]), stride: usize, packed: &mut [u32]
     for (chunk, packed) in packed.chunks_mut(16).enumerate() {
         let load = |column: &[f32]| {
             let column = column.get(16 * chunk..).unwrap_or(&[]);
-            // SAFETY: a masked load of what lies in the column.
+            // SAFETY: a masked load of what is in the column.
             unsafe { _mm512_maskz_loadu_ps(mask(packed.len().min(column.len())), column.as_ptr()) }
         };
         let both = _mm512_cvtne2ps_pbh(load(odd), load(even));
-        // SAFETY: vectors of the same size; a load of 64 bytes from an array of 64; a masked store of what lies in the
+        // SAFETY: vectors of the same size; a load of 64 bytes from an array of 64; a masked store of what is in the
         // chunk.
         unsafe {
             let both = std::mem::transmute::<__m512bh, __m512i>(both);
@@ -259,7 +259,7 @@ unsafe fn tile(
         for (v, sum) in sums.into_iter().enumerate() {
             let Some(lanes) = row.get_mut(16 * v..) else { break };
             let mask = mask(lanes.len());
-            // SAFETY: masked accesses of what lies in the row.
+            // SAFETY: masked accesses of what is in the row.
             unsafe {
                 let old = _mm512_maskz_loadu_ps(if accumulate { mask } else { 0 }, lanes.as_ptr());
                 _mm512_mask_storeu_ps(lanes.as_mut_ptr(), mask, _mm512_add_ps(old, sum));

@@ -133,7 +133,7 @@ impl Gpu<'_> {
         expect_len(op, "the log-probabilities", log_q, n)?;
         expect_len(op, "the normalisers", log_z, n)?;
         let (v, grid) = (unsigned(op, v)?, Grid::rows(n));
-        // SAFETY: the arguments are those of the kernel, which takes no target that is not below v; n rows lie in every array.
+        // SAFETY: the arguments are those of the kernel, which takes no target that is not below v; n rows are in every array.
         unsafe {
             let name = "mixce_target_log_probs";
             launch!(self, "cross_entropy", name, grid, logits, targets, log_q, log_z, n as u64, v)
