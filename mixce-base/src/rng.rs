@@ -1,13 +1,12 @@
-//! One seeded, counter-based random generator for everything that draws numbers.
+//! A seeded, counter-based random number generator.
 //!
 //! Philox4x32-10 (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011) maps a 64-bit key and a
 //! 128-bit counter to four 32-bit words by ten rounds of multiplication. There is no state: the number at any index is
 //! computed directly, so results do not depend on the order of evaluation, on the number of threads or on the device,
-//! a dropout mask need not be stored for the backward pass, and a resumed run draws what the unbroken run would have.
-//!
-//! The key is the seed; one half of the counter names the *stream* (see [`Stream::fold`]), the other the block in it.
+//! a dropout mask need not be stored for the backward pass, and a resumed run draws the same numbers as an uninterrupted one.
+//! The key is the seed; one half of the counter is the *stream* (see [`Stream::fold`]), the other the block in it.
 
-/// What a stream of random numbers is used for; folded in first, so that different uses of one seed are independent.
+/// The purpose of a stream of random numbers, folded in first, so that different uses of one seed are independent.
 pub mod purpose {
     /// Initial weights.
     pub const INIT: u64 = 1;
@@ -73,12 +72,12 @@ impl Stream {
     #[must_use]
     pub fn fold(self, label: u64) -> Self {
         let counter = [label as u32, (label >> 32) as u32, self.label as u32, (self.label >> 32) as u32];
-        // The complemented key keeps the derivation of labels apart from the numbers drawn under them.
+        // The complemented key separates the derivation of labels from the numbers drawn under them.
         let word = philox4x32(counter, [!self.key[0], !self.key[1]]);
         Self { key: self.key, label: u64::from(word[0]) | u64::from(word[1]) << 32 }
     }
 
-    /// The key, and the half of the counter that names the stream: what a device needs to draw the same numbers.
+    /// The key and the stream's half of the counter, with which a device can draw the same numbers.
     #[must_use]
     pub fn key_and_label(&self) -> (u64, u64) {
         (u64::from(self.key[0]) | u64::from(self.key[1]) << 32, self.label)

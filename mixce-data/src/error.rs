@@ -188,7 +188,7 @@ pub enum Error {
         next: Box<Error>,
     },
 
-    /// A table without the column that was asked for, or without one that is plainly the text.
+    /// A table without the requested column, or without an unambiguous text column.
     #[error("`{}`: {problem}", path.display())]
     Column {
         /// The file.
@@ -206,7 +206,7 @@ pub enum Error {
         key: String,
     },
 
-    /// A bad row behind which the others cannot be told apart.
+    /// A bad row after which the others cannot be separated.
     #[error("{0}; the following rows cannot be separated")]
     LostRows(Box<Error>),
 

@@ -39,7 +39,7 @@ impl Bins {
         &self.edges
     }
 
-    /// How many values lie in each bin.
+    /// How many values are in each bin.
     #[must_use]
     pub fn counts(&self, values: impl IntoIterator<Item = f64>) -> Vec<u64> {
         let mut counts = vec![0; self.edges.len() - 1];

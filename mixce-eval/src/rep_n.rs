@@ -1,4 +1,4 @@
-//! Repeated n-grams: rep-n and the diversity that is made of it.
+//! Repeated n-grams: rep-n and the diversity that is built from it.
 //!
 //! Su et al., *A Contrastive Framework for Neural Text Generation*, NeurIPS 2022, after Welleck et al., ICLR 2020. Distinct and
 //! all n-grams are counted in each text and both counts are summed over the texts:

@@ -145,7 +145,7 @@ impl Gpt2Config {
     ///
     /// # Errors
     /// The first key that does not hold: sizes are positive and fit in memory's address space, `n_embd` is a multiple of
-    /// `n_head`, dropouts lie in `[0, 1)`, epsilon and initial deviation are finite and not negative.
+    /// `n_head`, dropouts are in `[0, 1)`, epsilon and initial deviation are finite and not negative.
     pub fn validate(&self) -> Result<()> {
         let sizes = [
             ("vocab_size", self.vocab_size),

@@ -1,4 +1,4 @@
-//! How much arithmetic a GPT-2 needs, counted from its shape.
+//! Floating-point operations of a GPT-2, computed from its shape.
 
 use crate::config::Gpt2Config;
 

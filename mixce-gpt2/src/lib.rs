@@ -1,4 +1,4 @@
-//! GPT-2 on candle: its configuration, its block, and the names of its tensors. The rest of a language model is [`mixce_lm`]'s.
+//! GPT-2 on candle: configuration, block and tensor names. The rest of the model is in [`mixce_lm`].
 
 mod block;
 pub mod config;

@@ -8,11 +8,11 @@ use crate::config::Gpt2Config;
 /// Counted from the shapes:
 ///
 /// ```text
-/// saved   = N (2 * 2 C * 2 + e (4 C + I)), or 4 N C when blocks are computed again
+/// saved   = N (2 * 2 C * 2 + e (4 C + I)), or 4 N C when blocks are recomputed
 /// working = the larger one of
 ///           the MLP:    4 N C + e R (2 C + 2 I)
 ///           attention:  4 N C + e (4 N C + R C) - N (4 C + e I)
-///           and N (4 C + e (4 C + I)) more when the block was computed again
+///           and N (4 C + e (4 C + I)) more when the block was recomputed
 /// ```
 ///
 /// bytes, where R is N on CUDA and at most 1024 on the CPU, and e is 4, on CUDA in bf16 2; there the operands of products come on

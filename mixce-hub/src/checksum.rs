@@ -1,6 +1,6 @@
 //! The checksums in the hub's etags.
 //!
-//! A file stored with LFS or xet is named by the SHA-256 of its bytes (64 hexadecimal digits). A small file lies in git,
+//! A file stored with LFS or xet is named by the SHA-256 of its bytes (64 hexadecimal digits). A small file is in git,
 //! which names it by the SHA-1 of `"blob " + length + NUL + bytes` (40 digits). The name is the file's etag, and the name
 //! of its blob in the cache.
 

@@ -36,7 +36,7 @@ pub enum Error {
         kind: RepositoryKind,
         /// Its id.
         repository: String,
-        /// The revision that was asked for.
+        /// The revision that was requested.
         revision: String,
         /// What was looked for.
         wanted: String,
@@ -88,7 +88,7 @@ pub enum Error {
     Unauthorized {
         /// The hub's address.
         endpoint: String,
-        /// What was asked for: `read`, `write to`.
+        /// What was requested: `read`, `write to`.
         action: &'static str,
         /// The model's id.
         repository: String,
@@ -102,7 +102,7 @@ pub enum Error {
     Forbidden {
         /// The hub's address.
         endpoint: String,
-        /// What was asked for: `read`, `write to`.
+        /// What was requested: `read`, `write to`.
         action: &'static str,
         /// The model's id.
         repository: String,
@@ -132,7 +132,7 @@ pub enum Error {
         kind: RepositoryKind,
         /// The model's id.
         repository: String,
-        /// The branch, tag or commit that was asked for.
+        /// The branch, tag or commit that was requested.
         revision: String,
     },
     /// A file that should be there is not.
@@ -144,9 +144,9 @@ pub enum Error {
         kind: RepositoryKind,
         /// The model's id.
         repository: String,
-        /// The revision that was asked for.
+        /// The revision that was requested.
         revision: String,
-        /// The file that was asked for.
+        /// The file that was requested.
         file: String,
     },
     /// The hub limits the rate of requests (HTTP 429) and went on doing so.
@@ -202,7 +202,7 @@ pub enum Error {
     Incomplete {
         /// The model's id.
         repository: String,
-        /// The revision that was asked for.
+        /// The revision that was requested.
         revision: String,
         /// What was looked for.
         missing: String,
@@ -252,7 +252,7 @@ pub enum Error {
     NotCached {
         /// The model's id.
         repository: String,
-        /// The revision that was asked for.
+        /// The revision that was requested.
         revision: String,
         /// The file or folder that is not there.
         missing: PathBuf,

@@ -28,7 +28,7 @@ const FILES_A_QUESTION: usize = 256;
 pub struct PushRequest<'a> {
     /// The folder; hidden files and folders are not uploaded.
     pub folder: &'a Path,
-    /// Files that do not lie in the folder: name and content.
+    /// Additional files, not in the folder: name and content.
     pub extra: Vec<(String, Vec<u8>)>,
     /// The repository and its branch.
     pub id: &'a RepositoryId,

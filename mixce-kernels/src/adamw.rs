@@ -1,7 +1,6 @@
-//! The update of AdamW in place, and the sum of squares that clipping needs, for contiguous f32 tensors.
-//!
-//! Every entry is updated on its own, and sums are taken over chunks of fixed size in order: neither depends on the number
-//! of threads.
+//! The in-place AdamW update, and the sum of squares for clipping, for contiguous f32 tensors.
+//! Updates are elementwise, and sums are taken over chunks of fixed size in order, so results do not depend on the number of
+//! threads.
 
 use candle_core::{D, DType, Result, Tensor, bail};
 use rayon::prelude::*;
@@ -10,10 +9,10 @@ use crate::cpu::{is_cpu_f32, with_slices, with_slices_mut};
 use crate::device::gpu_of;
 use crate::simd::{self, vectorised};
 
-/// Entries a thread takes at once: large enough to hide the cost of handing them out, small enough to stay in a core's cache.
+/// Entries per task: large enough to hide scheduling overhead, small enough to stay in a core's cache.
 const CHUNK: usize = 16 * 1024;
 
-/// The numbers of one update (Loshchilov & Hutter, *Decoupled weight decay regularization*, ICLR 2019).
+/// Coefficients of one update (Loshchilov & Hutter, *Decoupled weight decay regularization*, ICLR 2019).
 #[derive(Clone, Copy, Debug)]
 pub struct AdamWUpdate {
     /// `1 - beta1`.
@@ -22,7 +21,7 @@ pub struct AdamWUpdate {
     pub second_keep: f32,
     /// `1 - beta2`.
     pub second_rate: f32,
-    /// The gradient is multiplied by this first (clipping).
+    /// Factor applied to the gradient (clipping).
     pub gradient_scale: f32,
     /// `1 - lr * weight_decay`.
     pub decay_factor: f32,
@@ -34,7 +33,7 @@ pub struct AdamWUpdate {
     pub epsilon: f32,
 }
 
-/// A parameter and its moments: contiguous f32 tensors of one size, which do not share memory.
+/// A parameter and its moments: contiguous f32 tensors of the same size that do not share memory.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamWState<'a> {
     /// `p`.
@@ -85,7 +84,7 @@ fn apply((p, m, v): (&mut [f32], &mut [f32], &mut [f32]), g: &[f32], update: &Ad
 }
 
 /// `sum_i x_i^2` in f32 or better; infinite when a square overflows f32. On the CPU the sums are f32 within a chunk of 16 384 entries and
-/// f64 over them; on CUDA f32 within a thread and f64 over them; on other devices f32, along rows first. The call waits for the device.
+/// f64 over them; on CUDA f32 within a thread and f64 over them; on other devices f32, along rows first. Synchronises the device.
 ///
 /// # Errors
 /// When a tensor operation fails.
@@ -95,7 +94,7 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
         return gpu.sum_of_squares(&x);
     }
     if !is_cpu_f32(&x) {
-        // Rows first, so that no sum runs over more terms than a tensor has rows or columns.
+        // Rows first, so that no sum has more terms than the tensor has rows or columns.
         return x.sqr()?.sum(D::Minus1)?.sum_all()?.to_scalar::<f32>().map(f64::from);
     }
     with_slices("sum of squares", [&x], |[x]| {

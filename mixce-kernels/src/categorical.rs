@@ -1,17 +1,16 @@
-//! Drawing from a softmax without storing its probabilities.
+//! Sampling from a softmax without storing its probabilities.
 
 use crate::math;
 use crate::simd::{self, vectorised};
 
-/// Elements whose weights are added in f32 before they join a sum in f64.
+/// Elements whose weights are summed in f32 before being added to an f64 sum.
 const BLOCK: usize = 256;
 
 /// The index at quantile `uniform` in `[0, 1)` of `softmax(logits / temperature)`: the first one whose cumulative probability exceeds
 /// it. `None` when a logit is not finite, there are none, or the temperature is too low for f32.
-///
-/// Two passes of vector code over the logits, for their maximum and for the weights `exp((z - max) / temperature)` in f32 (2 ulp), whose
-/// sums of 256 are added in f64; then the weights of the one block in which the quantile lies are computed again. A probability is
-/// off by a few 1e-7 of itself. The order of the sums is fixed.
+/// Two vectorised passes over the logits compute their maximum and the weights `exp((z - max) / temperature)` in f32 (2 ulp), whose
+/// sums of 256 are accumulated in f64; then the weights of the block that contains the quantile are recomputed. The relative error of a
+/// probability is a few 1e-7. The order of the sums is fixed.
 #[must_use]
 pub fn softmax_quantile(logits: &[f32], temperature: f64, uniform: f64) -> Option<usize> {
     if !all_finite(logits) {
@@ -26,7 +25,7 @@ pub fn softmax_quantile(logits: &[f32], temperature: f64, uniform: f64) -> Optio
     let mut rest = uniform * sums.iter().sum::<f64>();
     let mut last = None;
     for (block, sum) in sums.iter().enumerate() {
-        // Rounding may leave a remainder behind the last block or its last weight: then that is the one.
+        // Rounding may leave a remainder after the last block or its last weight, which is then taken.
         if *sum > 0.0 {
             last = Some(block);
         }
@@ -54,7 +53,7 @@ pub fn softmax_quantile(logits: &[f32], temperature: f64, uniform: f64) -> Optio
 /// Whether all numbers are finite.
 #[must_use]
 pub fn all_finite(x: &[f32]) -> bool {
-    // A sum with something that is not finite is not finite.
+    // A sum with a non-finite term is not finite.
     vectorised(|| simd::sum(x, |x| x * 0.0)).is_finite()
 }
 

@@ -126,5 +126,5 @@ fn dtype(storage: &CpuStorage) -> DType {
     storage.dtype()
 }
 
-/// Rows a task handles at a time: fixed, so that sums over rows are added in the same order for any number of threads.
+/// Rows per task: fixed, so that sums over rows have the same order for any number of threads.
 pub(crate) const ROWS_PER_TASK: usize = 32;

@@ -5,7 +5,7 @@
 //! separate functions because the weight may depend on `log q_y`: compute the log-probabilities, choose the weights, turn the logits
 //! into their gradient.
 //!
-//! In plain candle operations, for any device: the path where [`crate::lm_head`], which never holds all logits, has no kernel.
+//! In plain candle operations for any device, used where [`crate::lm_head`], which never materialises all logits, has no kernel.
 
 use candle_core::{D, DType, Result, Tensor, bail};
 
@@ -14,7 +14,7 @@ use candle_core::{D, DType, Result, Tensor, bail};
 /// The log-softmax is computed in f32 whatever the dtype of the logits.
 ///
 /// # Errors
-/// When shapes do not fit or a target is not below `V` (looked at on the CPU only).
+/// If shapes do not match or a target is not below `V` (checked only on the CPU).
 pub fn target_log_probs(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     check(logits, targets)?;
     if logits.elem_count() == 0 {
@@ -29,7 +29,7 @@ pub fn target_log_probs(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// `weights` are `[n]`. The result has the shape and dtype of `logits`.
 ///
 /// # Errors
-/// When shapes do not fit or a target is not below `V` (looked at on the CPU only).
+/// If shapes do not match or a target is not below `V` (checked only on the CPU).
 pub fn logits_gradient(logits: &Tensor, targets: &Tensor, weights: &Tensor) -> Result<Tensor> {
     check(logits, targets)?;
     if logits.elem_count() == 0 {
@@ -51,7 +51,7 @@ fn check(logits: &Tensor, targets: &Tensor) -> Result<()> {
             targets.dtype()
         );
     }
-    // Elsewhere this would wait for the device.
+    // On other devices this would force a synchronisation.
     if targets.device().is_cpu() { check_targets(&targets.to_vec1()?, v) } else { Ok(()) }
 }
 

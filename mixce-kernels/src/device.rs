@@ -1,4 +1,4 @@
-//! How a GPU is opened, which tensors have fused kernels, and what is known of a GPU.
+//! Opening a GPU, which tensors have fused kernels, and the description of a GPU.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -50,8 +50,8 @@ pub fn gpu(device: &Device) -> Result<Option<Gpu>> {
     cuda::Gpu::of(device).map(|gpu| gpu.describe()).transpose()
 }
 
-/// The most bytes of a device's memory that this process had in use at any time, as the driver counts them: tensors, not the driver's
-/// own libraries. `None` on the CPU, and where the driver does not count.
+/// The peak device memory of this process in bytes, according to the driver: tensors, not the driver's own libraries. `None` on the CPU,
+/// and if the driver does not report it.
 ///
 /// # Errors
 /// When the driver fails.

@@ -1,4 +1,4 @@
-//! Inverted dropout with a mask that is drawn in the forward pass and drawn again in the backward pass.
+//! Inverted dropout whose mask is regenerated in the backward pass instead of being stored.
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use crate::cuda;
 use crate::{cpu, device::has_backward_kernels, rng::Stream, simd::vectorised};
 
-/// A dropout, by itself or inside another operation: the mask is that of [`dropout`].
+/// A dropout, alone or inside another operation, with the mask of [`dropout`].
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout {
-    /// Probability of an element to be dropped.
+    /// Probability of dropping an element.
     pub p: f64,
     /// Its random words.
     pub stream: Stream,
@@ -19,7 +19,7 @@ pub struct Dropout {
 ///
 /// `y_i = x_i * m_i / (1 - p)`, where `m_i = 0` if word `i` of `stream` (see [`Stream::u32`]) is below `p * 2^32` and 1
 /// otherwise; `i` is the element's index in row-major order. The gradient is `dx_i = dy_i * m_i / (1 - p)`: the mask is
-/// drawn again, never stored. Any shape; f32 is fused, other dtypes and devices take [`dropout_slow`].
+/// regenerated, never stored. Any shape; f32 is fused, other dtypes and devices use [`dropout_slow`].
 /// `p = 0` returns `x` itself.
 ///
 /// # Errors
@@ -35,7 +35,7 @@ pub fn dropout(x: &Tensor, p: f64, stream: Stream) -> Result<Tensor> {
     }
 }
 
-/// [`dropout`] in plain candle operations: the mask is made on the host and multiplied in.
+/// [`dropout`] in plain candle operations: the mask is generated on the host and multiplied in.
 ///
 /// # Errors
 /// When `p` is outside `[0, 1)`.

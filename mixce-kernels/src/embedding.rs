@@ -13,9 +13,8 @@ use crate::residual::active;
 
 /// `x_t = dropout(tokens[input_ids_t] + positions[position_ids_t])`: two tables `[V, C]` and `[T, C]`, result `[N, C]`; the mask is
 /// that of [`crate::dropout`].
-///
-/// Fused for f32 with a real backward pass, in which the gradients of rows that occur several times add up; other dtypes and
-/// devices take [`embedding_sum_slow`].
+/// Fused for f32, with a backward pass that accumulates the gradients of repeated rows; other dtypes and devices use
+/// [`embedding_sum_slow`].
 ///
 /// # Errors
 /// When shapes do not fit, an id is outside its table, or the dropout probability is outside `[0, 1)`.
@@ -58,7 +57,7 @@ pub fn embedding_sum_slow(
     }
 }
 
-/// The backward pass of [`embedding_sum`] by itself: adds the rows of `dropout(dx)` `[N, C]` to `dtokens` and `dpositions` in
+/// The backward pass of [`embedding_sum`]: adds the rows of `dropout(dx)` `[N, C]` to `dtokens` and `dpositions` in
 /// place.
 ///
 /// # Errors
@@ -101,20 +100,20 @@ pub fn embedding_backward(
     })?
 }
 
-/// Which rows of the two tables each token takes.
+/// The rows of the two tables for each token.
 #[derive(Clone, Debug)]
 pub struct Embedded {
-    /// `(token, position)` of every row, on the host: there they can be checked without waiting for a device.
+    /// `(token, position)` of every row, on the host, where they can be checked without synchronising the device.
     rows: Arc<[(u32, u32)]>,
     /// The same, `[N]` u32 each, on the device.
     input_ids: Tensor,
     position_ids: Tensor,
-    /// The rows by token and by position, made by the first backward pass on CUDA.
+    /// The rows grouped by token and by position, computed by the first backward pass on CUDA.
     groups: Arc<OnceLock<[RowGroups; 2]>>,
 }
 
-/// The rows of a batch in the order of the table's rows that they take, so that one block of threads adds up all gradients of one row of
-/// the table: group `g` is `order[offsets[g]..offsets[g + 1]]`, in ascending order.
+/// The rows of a batch sorted by table row, so that one thread block accumulates all gradients of one table row: group `g` is
+/// `order[offsets[g]..offsets[g + 1]]`, in ascending order.
 #[derive(Debug)]
 struct RowGroups {
     order: Tensor,
@@ -146,10 +145,10 @@ impl RowGroups {
 }
 
 impl Embedded {
-    /// Token ids and positions in the document, one of each a row, for tables on `device`.
+    /// Token ids and positions in the document, one of each per row, for tables on `device`.
     ///
     /// # Errors
-    /// When there are not as many of one as of the other, or the device fails.
+    /// If their numbers differ, or the device fails.
     pub fn new(input_ids: &[u32], position_ids: &[u32], device: &Device) -> Result<Self> {
         let n = input_ids.len();
         if position_ids.len() != n {
@@ -171,7 +170,7 @@ impl Embedded {
         }
     }
 
-    /// Refuses ids outside of tables with so many rows.
+    /// Refuses ids outside tables of these sizes.
     fn check(&self, vocabulary: usize, positions: usize) -> Result<()> {
         let outside = |(token, position): &&(u32, u32)| {
             *token as usize >= vocabulary || *position as usize >= positions
@@ -196,7 +195,7 @@ impl Embedded {
     }
 }
 
-/// Row after row, so that sums do not depend on the number of threads.
+/// Sequentially by row, so that sums do not depend on the number of threads.
 fn scatter_add(rows: &[(u32, u32)], dx: &[f32], c: usize, dtokens: &mut [f32], dpositions: &mut [f32]) {
     for ((token, position), dx) in rows.iter().zip(dx.chunks(c.max(1))) {
         dtokens[*token as usize * c..][..c].iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
@@ -206,7 +205,7 @@ fn scatter_add(rows: &[(u32, u32)], dx: &[f32], c: usize, dtokens: &mut [f32], d
 
 struct EmbeddingSum {
     at: Embedded,
-    /// Drawn by the kernel on CUDA; an operation of its own elsewhere.
+    /// Part of the kernel on CUDA; a separate operation elsewhere.
     dropout: Option<Dropout>,
 }
 

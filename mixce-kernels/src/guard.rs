@@ -1,4 +1,4 @@
-//! Clipping by the norm of all gradients on the device, so that the host need not wait for it.
+//! Gradient-norm clipping on the device, without synchronising the host.
 
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -9,29 +9,28 @@ use crate::device::gpu_of;
 /// Numbers of a verdict.
 pub(crate) const VERDICT: usize = 5;
 
-/// Keeps the norm of the gradients, the factor of clipping and the first failure on the device.
-///
-/// The factor is `min(1, max_norm / (norm + 1e-6))`, or 1 when `max_norm` is 0. Once the gradients of a step are not all finite,
-/// neither its update nor any later one changes a parameter, so the host may read the verdict some steps later.
+/// Holds the gradient norm, the clipping factor and the first failure on the device.
+/// The factor is `min(1, max_norm / (norm + 1e-6))`, or 1 if `max_norm` is 0. From a step with non-finite gradients on, no update changes a
+/// parameter, so the host may read the verdict some steps later.
 #[derive(Debug)]
 pub struct GradientGuard {
     /// See `Verdict` in `cuda/adamw.cu`.
     verdict: Tensor,
 }
 
-/// The judgement of a [`GradientGuard`].
+/// The verdict of a [`GradientGuard`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GradientVerdict {
-    /// Norm of all gradients of the last step that was finite, or of the first that was not.
+    /// Gradient norm of the last finite step, or of the first non-finite one.
     pub norm: f64,
     /// The first failure.
     pub failure: Option<GradientFailure>,
 }
 
-/// A gradient that was not finite.
+/// A non-finite gradient.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GradientFailure {
-    /// Its position among the gradients.
+    /// Its index among the gradients.
     pub tensor: usize,
     /// Its sum of squares.
     pub squared_norm: f64,
@@ -40,7 +39,7 @@ pub struct GradientFailure {
 }
 
 impl GradientGuard {
-    /// A guard for gradients like this one, or `None` where norms are read at every step: everywhere but on CUDA.
+    /// A guard for gradients like this one, or `None` on devices other than CUDA, where norms are read at every step.
     ///
     /// # Errors
     /// When the device has no room.
@@ -49,7 +48,7 @@ impl GradientGuard {
         gpu_of(like).map(guard).transpose()
     }
 
-    /// Judges the gradients of step number `step`, before the updates of that step.
+    /// Checks the gradients of step number `step`, before the updates of that step.
     ///
     /// # Errors
     /// When a gradient is not contiguous f32 on the device.
@@ -78,7 +77,7 @@ impl GradientGuard {
         }
     }
 
-    /// The verdict; waits for the device.
+    /// The verdict; synchronises the device.
     ///
     /// # Errors
     /// When the device fails.

@@ -1,29 +1,26 @@
 //! Differentiable tensor operations that candle lacks.
-//!
-//! Every operation here has a real backward pass. Each file holds the operation's documentation, a *slow twin* made of
-//! plain candle operations (the reference in tests, and the path on devices without a fused kernel), the fused version
-//! where there is one, and the dispatch between them: callers never ask which path is taken. Errors are candle's own: these are
-//! tensor operations.
-//!
-//! | operation | what it is |
+//! Every operation here has a backward pass. Each file contains the operation's documentation, a reference implementation of
+//! plain candle operations (used in tests, and on devices without a fused kernel), the fused version if there is one, and the
+//! dispatch between them, which is transparent to callers. Errors are candle's own.
+//! | operation | description |
 //! | --- | --- |
 //! | [`rng::Stream`] | counter-based random numbers: same seed, same numbers, on any device |
-//! | [`dropout`] | inverted dropout whose mask is drawn twice instead of stored |
+//! | [`dropout`] | inverted dropout whose mask is regenerated instead of stored |
 //! | [`Norm`] | layer norm and RMS norm over the last dimension |
 //! | [`Activation`] | GELU (both forms), ReLU, SiLU |
 //! | [`linear`] | affine map |
 //! | [`residual_dropout`] | dropout of a branch and the residual sum in one pass |
 //! | [`embedding_sum`] | token and position embeddings: gather forward, scatter-add backward |
-//! | [`causal_attention`] | multi-head causal self-attention over packed documents, also grouped-query and sliding-window |
-//! | [`HeadTransform`], [`Rotary`] | norms of the heads of queries and keys, and rotary position embedding |
-//! | [`decode_attention`], [`fill_cache`] | attention of one new token a sequence over cached keys and values |
-//! | [`cross_entropy`] | per-token log-probabilities and their gradient, rows of logits at a time |
-//! | [`sublayer`] | whole sublayers of a transformer block: differentiable, or without a graph and with a backward pass |
+//! | [`causal_attention`] | multi-head causal self-attention over concatenated documents, also grouped-query and sliding-window |
+//! | [`HeadTransform`], [`Rotary`] | norms of the query and key heads, and rotary position embedding |
+//! | [`decode_attention`], [`fill_cache`] | attention of one new token per sequence over a key-value cache |
+//! | [`cross_entropy`] | per-token log-probabilities and their gradient, from rows of logits |
+//! | [`sublayer`] | whole sublayers of a transformer block: differentiable, or with an explicit backward pass without a graph |
 //! | [`lm_head`] | LM head and token-weighted cross-entropy, forward and backward at once, without the matrix of logits |
-//! | [`Weight`], [`PackedWeight`] | weights as matrices, or packed beforehand for the products of sampling |
-//! | [`softmax_quantile`] | drawing from a softmax |
-//! | [`adamw_step`] | the update of AdamW in place |
-//! | [`GradientGuard`] | clipping and the check for finite gradients on the device, without waiting for it |
+//! | [`Weight`], [`PackedWeight`] | weights as matrices, or prepacked for the products of sampling |
+//! | [`softmax_quantile`] | sampling from a softmax |
+//! | [`adamw_step`] | the in-place AdamW update |
+//! | [`GradientGuard`] | clipping and the check for finite gradients on the device, without synchronisation |
 //! | [`matmul`] | matrix products of slices in any layout, in f32 or with operands in bf16 |
 
 mod activation;

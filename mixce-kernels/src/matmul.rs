@@ -9,7 +9,7 @@ use candle_core::{Device, Result, bail};
 use crate::bf16;
 use crate::cuda::Gpu;
 
-/// Number format of the operands of a matrix product. Sums are f32 in any case. On the CPU matrices are f32 in memory, too.
+/// Number format of the operands of a matrix product. Accumulation is always f32. On the CPU matrices are also stored as f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// Single precision.
@@ -21,11 +21,11 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// Refuses bf16 where there are no instructions for it: it would be slower than f32 there, and no better. A CPU needs
-    /// AVX512-BF16, a GPU compute capability 8.0.
+    /// Refuses bf16 on devices without instructions for it, where it would be slower than f32 without benefit. A CPU needs AVX512-BF16, a
+    /// GPU compute capability 8.0.
     ///
     /// # Errors
-    /// When the device lacks them.
+    /// If the device lacks them.
     pub fn check(self, device: &Device) -> Result<()> {
         match (self, device) {
             (Self::F32, _) => Ok(()),
@@ -90,13 +90,12 @@ impl<'a> Matrix<'a> {
 }
 
 /// `dst = lhs rhs`, or `dst += lhs rhs`, on all threads of the current rayon pool.
-///
-/// `dst` is row-major, `[lhs.rows, rhs.columns]` with rows `dst_stride` apart. Single precision products go through the `gemm`
-/// crate, which chooses AVX-512 or AVX2 at run time; where the right side is used again and again with few rows on the left, as in
-/// sampling, see [`crate::PackedWeight`]. With [`Precision::Bf16`] the operands are rounded first.
+/// `dst` is row-major, `[lhs.rows, rhs.columns]` with row stride `dst_stride`. Single-precision products use the `gemm` crate, which
+/// selects AVX-512 or AVX2 at run time; if the right side is reused with few rows on the left, as in sampling, see
+/// [`crate::PackedWeight`]. With [`Precision::Bf16`] the operands are rounded first.
 ///
 /// # Panics
-/// When the shapes do not fit: they are the caller's arithmetic, not input.
+/// If the shapes do not match, which is a bug in the caller.
 pub fn matmul(
     precision: Precision,
     dst: &mut [f32],
@@ -119,7 +118,7 @@ pub fn matmul(
     }
 }
 
-/// [`matmul`] in single precision, of matrices whose shapes fit.
+/// [`matmul`] in single precision; the shapes have been checked.
 pub(crate) fn matmul_f32(
     dst: &mut [f32],
     (dst_stride, accumulate): (usize, bool),

@@ -1,6 +1,5 @@
-//! The module `cuda` of a build without the feature: no device is a GPU, and what a GPU does cannot be called, because there is none.
-//!
-//! [`Gpu::of`] gives `None`, so the dispatch in this crate is the same code in every build and is compiled in every build.
+//! The module `cuda` of a build without the feature: there are no GPUs, so GPU functions cannot be called.
+//! [`Gpu::of`] returns `None`, so the dispatch in this crate is the same code in every build.
 
 use std::convert::Infallible;
 use std::marker::PhantomData;
@@ -73,7 +72,7 @@ pub(crate) fn open(_: usize) -> Result<Device> {
     Err(Error::NotCompiledWithCudaSupport)
 }
 
-/// A storage and how its elements lie in it.
+/// A storage and its layout.
 type Operand<'a> = (&'a CudaStorage, &'a Layout);
 
 pub(crate) fn causal_attention(

@@ -1,20 +1,15 @@
-//! Products with weights that were packed beforehand: the matrix products of sampling.
-//!
-//! Decoding multiplies a few rows by every weight matrix, so it is as fast as the weights can be read. A general product copies
-//! them into its own layout first, each time; and read in place, the rows of a matrix `[in, out]` lie a power of two apart, which
-//! leaves most of the cache unused. Packed once, the weights of 48 outputs follow each other in memory in the order in which they
-//! are multiplied.
+//! Matrix products with prepacked weights, for sampling.
+//! Decoding multiplies a few rows by every weight matrix, so its speed is limited by reading the weights. A general product copies
+//! them into its own layout every time; and read in place, the rows of a matrix `[in, out]` are a power of two apart, which leaves most
+//! of the cache unused. Packed once, the weights of 48 outputs are contiguous in memory in the order in which they are multiplied.
 //!
 //! Legend: M rows, K inputs, N outputs; a *panel* is 48 outputs, P = ceil(N / 48) of them.
 //!
 //! A packed weight is `[P, K, 48]` in f32, or `[P, ceil(K / 2), 48]` of pairs of bf16 numbers in u32 (the first of a pair in the low
-//! half). What lies beyond N or K is zero. Every element of a product is summed in the order of K, however many rows
-//! there are and on however many threads, so rows do not depend on their neighbours.
+//! half). Padding beyond N or K is zero. Every element of a product is summed in the order of K, for any number of rows and threads, so
+//! a row does not depend on the other rows.
 
-#![expect(
-    unsafe_code,
-    reason = "tasks write to columns of one matrix; the inner loop does without bounds checks"
-)]
+#![expect(unsafe_code, reason = "tasks write to columns of one matrix; the inner loop has no bounds checks")]
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,12 +24,12 @@ use crate::simd::{LINE, prefetch};
 
 /// Outputs of a panel: three vectors of AVX-512, whose products with 8 rows fill the registers.
 pub(crate) const PANEL: usize = 48;
-/// Inputs that all rows of a task pass over before the next ones: their weights (147 KB) stay in the second-level cache.
+/// Block of inputs that all rows of a task process before the next block: its weights (147 KB) stay in the L2 cache.
 const BLOCK: usize = 768;
-/// Most rows of a task; a multiple of 8.
+/// Maximum rows per task; a multiple of 8.
 const TASK_ROWS: usize = 128;
 
-/// A weight `[K, N]` in the order in which products with a few rows read it. Clones share the memory.
+/// A weight `[K, N]` packed for products with few rows. Clones share the memory.
 #[derive(Clone)]
 pub struct PackedWeight {
     n_in: usize,
@@ -58,7 +53,7 @@ impl PackedWeight {
     /// Packs a matrix `[K, N]` of f32 on the CPU, in any layout.
     ///
     /// # Errors
-    /// When the weight is not such a matrix, or the CPU has no bf16 and it is asked for ([`Precision::check`]).
+    /// If the weight is not such a matrix, or bf16 is requested on a CPU without it ([`Precision::check`]).
     pub fn new(weight: &Tensor, precision: Precision) -> Result<Self> {
         precision.check(weight.device())?;
         let (k, n) = weight.dims2()?;
@@ -100,7 +95,7 @@ impl PackedWeight {
         }
     }
 
-    /// Refuses any other precision than that of this weight's products.
+    /// Refuses a precision other than that of this weight's products.
     pub(crate) fn check_precision(&self, precision: Precision) -> Result<()> {
         let packed = self.precision();
         match packed == precision {
@@ -109,8 +104,7 @@ impl PackedWeight {
         }
     }
 
-    /// `y = x W` for `m` rows, which begin `y_stride` elements apart in `y`, on all threads of the current rayon pool. The shapes are
-    /// the caller's arithmetic.
+    /// `y = x W` for `m` rows, `y_stride` elements apart in `y`, on all threads of the current rayon pool. Panics if the shapes do not match.
     pub(crate) fn multiply(&self, x: &[f32], m: usize, y: &mut [f32], y_stride: usize) {
         let (k, n) = (self.n_in, self.n_out);
         let y_len = m.checked_sub(1).map_or(0, |rows| rows * y_stride + n);
@@ -156,7 +150,7 @@ fn pack_panel(weight: Matrix<'_>, first: usize, packed: &mut [f32]) {
             packed[..columns].copy_from_slice(&weight.data[at(row, 0)..][..columns]);
         }
     } else {
-        // A few rows at a time, so that both sides stay in the cache.
+        // A few rows at a time, so that both sides stay in cache.
         for (block, packed) in packed.chunks_mut(LINE * PANEL).enumerate() {
             for column in 0..columns {
                 for (row, packed) in packed.chunks_mut(PANEL).enumerate() {
@@ -167,27 +161,27 @@ fn pack_panel(weight: Matrix<'_>, first: usize, packed: &mut [f32]) {
     }
 }
 
-/// A matrix to whose parts several tasks write.
+/// A matrix whose parts are written by several tasks.
 #[derive(Clone, Copy)]
 struct Target(*mut f32);
 
-// SAFETY: the pointer is used by `write` alone, whose callers keep to parts of their own.
+// SAFETY: the pointer is only used by `write`, whose callers write disjoint parts.
 unsafe impl Sync for Target {}
 
 impl Target {
     /// # Safety
-    /// The elements from `at` on must lie in the matrix, and nobody else may use them meanwhile.
+    /// The elements from `at` on must be inside the matrix, and not be accessed concurrently.
     #[inline(always)]
     unsafe fn write(&self, at: usize, values: &[f32]) {
-        // SAFETY: as the caller promises; `values` is borrowed, so it is not part of the matrix.
+        // SAFETY: guaranteed by the caller; `values` is borrowed, so it does not overlap the matrix.
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.0.add(at), values.len()) };
     }
 }
 
-/// Some rows of a product for one panel: `out` `[rows, 48]`, zero before.
+/// Some rows of a product for one panel: `out` `[rows, 48]`, initially zero.
 struct Task<'a> {
     x: &'a [f32],
-    /// From the panel on to the end of the packed weight.
+    /// From this panel to the end of the packed weight.
     weight: &'a [f32],
     k: usize,
     out: &'a mut [f32],
@@ -198,7 +192,7 @@ impl WithSimd for Task<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        // As many sums as there are vector registers for: 32 with AVX-512, 16 otherwise.
+        // As many accumulators as there are vector registers: 32 with AVX-512, 16 otherwise.
         match S::F32_LANES {
             16 => self.blocks::<S, 8, 3>(simd),
             _ => self.blocks::<S, 4, 3>(simd),
@@ -206,7 +200,7 @@ impl WithSimd for Task<'_> {
     }
 }
 
-/// Where a tile lies: its first row, its first column, and the inputs from `start` to `end`.
+/// The position of a tile: its first row, its first column, and the inputs from `start` to `end`.
 #[derive(Clone, Copy)]
 struct Tile {
     row: usize,
@@ -244,7 +238,7 @@ impl Task<'_> {
         let x: [&[f32]; R] = std::array::from_fn(|r| &self.x[(row + r) * self.k..][start..end]);
         let (weights, next) = self.weight[start * PANEL..].split_at((end - start) * PANEL);
         let (weights, _) = weights.as_chunks::<PANEL>();
-        // While the rows read these weights, the next ones are fetched, an equal share with every input: that takes 3 lines.
+        // Prefetch the next weights while these are used, an equal share with every input: 3 cache lines.
         let lines = (PANEL / LINE).div_ceil((self.out.len() / PANEL).div_ceil(R));
         let fetched = row / R * lines * weights.len() * LINE;
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
@@ -338,7 +332,7 @@ mod tests {
         Ok(())
     }
 
-    /// A row's bits depend neither on the rows beside it nor on the threads.
+    /// A row's bits depend neither on the other rows nor on the threads.
     #[test]
     fn rows_do_not_depend_on_their_neighbours() -> Result<()> {
         let (m, n, k) = (139, 100, 900);
@@ -377,7 +371,7 @@ mod tests {
         Ok(())
     }
 
-    /// What cannot be packed stays a matrix in f32, and is refused in bf16.
+    /// A weight that cannot be packed stays a matrix in f32, and is refused in bf16.
     #[test]
     fn other_types_are_not_packed() -> Result<()> {
         let (x, weight) =

@@ -1,4 +1,4 @@
-//! The end of a residual branch: bias, dropout and sum in one pass.
+//! Bias, dropout and residual sum of a branch in one pass.
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -9,9 +9,8 @@ use crate::dropout::{Dropout, Keep, check, dropout, dropout_slow};
 use crate::simd::{self, vectorised};
 use crate::{cpu, linear};
 
-/// `y = x + dropout(branch)`, with the mask of [`dropout`]: the same numbers, in one pass over memory.
-///
-/// Fused for f32 with a real backward pass (`dx = dy`, `dbranch = dropout(dy)`).
+/// `y = x + dropout(branch)` in one pass over memory, with the mask of [`dropout`].
+/// Fused for f32, with a backward pass (`dx = dy`, `dbranch = dropout(dy)`).
 ///
 /// # Errors
 /// When the shapes differ or the probability is outside `[0, 1)`.

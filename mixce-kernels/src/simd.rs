@@ -1,11 +1,10 @@
-//! Wide vector instructions chosen at run time.
+//! Vector instructions selected at run time.
 
 #![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "prefetching takes an address"))]
 
 /// Runs `f` compiled for the widest instructions of the machine (AVX-512, AVX2 with FMA, or the baseline).
-///
-/// The compiler vectorises the plain loops that are inlined into `f`: a `cargo build --release` without any target flag
-/// reaches the machine's full width. Everything `f` calls must be `#[inline(always)]` to be part of that.
+/// The compiler vectorises loops inlined into `f`, so a `cargo build --release` without target flags uses the machine's full width.
+/// Everything that `f` calls must be `#[inline(always)]`.
 #[inline(always)]
 pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
@@ -14,11 +13,11 @@ pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
 /// f32 numbers of a cache line.
 pub(crate) const LINE: usize = 16;
 
-/// Asks for the cache line of an element, which need not exist.
+/// Prefetches the cache line of an element, which need not exist.
 #[inline(always)]
 pub(crate) fn prefetch(data: &[f32], at: usize) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint, which does not touch memory: any address will do. The instruction is part of x86-64.
+    // SAFETY: a hint without memory access, so any address is valid. The instruction is part of x86-64.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T1>(data.as_ptr().wrapping_add(at).cast());
@@ -27,10 +26,10 @@ pub(crate) fn prefetch(data: &[f32], at: usize) {
     let _ = (data, at);
 }
 
-/// Partial sums kept side by side, so that the order of additions allows vector code.
+/// Number of interleaved partial sums, so that sums can be vectorised.
 const LANES: usize = 16;
 
-/// The sum of the partial sums, in halves: four vector additions instead of fifteen one after another.
+/// The sum of the partial sums by halving: four vector additions instead of fifteen sequential ones.
 #[inline(always)]
 fn fold(lanes: [f32; LANES]) -> f32 {
     let eight: [f32; 8] = std::array::from_fn(|i| lanes[i] + lanes[i + 8]);
@@ -64,7 +63,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     fold(lanes) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
-/// `max_i x_i`; minus infinity for an empty slice, and NaN is passed over.
+/// `max_i x_i`; minus infinity for an empty slice; NaN is ignored.
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
     let (chunks, rest) = x.as_chunks::<LANES>();

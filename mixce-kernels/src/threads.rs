@@ -1,13 +1,12 @@
-//! One thread pool instead of two.
+//! Disables candle's second thread pool.
 
 #![expect(unsafe_code, reason = "changing the environment is unsafe once other threads run")]
 
 /// Keeps candle's own elementwise thread pool from starting, unless `CANDLE_NUM_THREADS` asks for it.
-///
-/// candle runs elementwise operations on a pool of its own beside rayon's, whose caller waits for the others in a busy loop.
-/// At GPT-2's sizes that costs more than it gains, and where the cores are shared with other work, half of the time. Fused
-/// operations and matrix products use rayon and are not affected. Call it first thing in `main`: it has no effect (and
-/// returns false) once the process has more than one thread, or where their number is not known.
+/// candle runs elementwise operations on its own pool beside rayon's, whose caller busy-waits for the other threads. At GPT-2's sizes
+/// that costs more than it gains, and on shared cores up to half of the time. Fused operations and matrix products use rayon and are
+/// not affected. Call it first in `main`: it has no effect (and returns false) once the process has more than one thread, or if the
+/// number of threads is unknown.
 pub fn use_rayon_alone() -> bool {
     const VARIABLE: &str = "CANDLE_NUM_THREADS";
     if std::env::var_os(VARIABLE).is_some() || !is_single_threaded() {

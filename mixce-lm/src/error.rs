@@ -134,7 +134,7 @@ pub enum Error {
         /// Elements of the tensor.
         total: usize,
     },
-    /// A tensor that was asked for by name does not exist.
+    /// A tensor that was requested by name does not exist.
     #[error("no parameter named `{name}`")]
     UnknownParameter {
         /// The name.

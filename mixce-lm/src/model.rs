@@ -115,7 +115,7 @@ pub trait LanguageModel: Debug + Send + Sync {
 
 /// A forward pass of training. It borrows its batch and its model, so a backward pass on another batch does not compile.
 pub trait Forward {
-    /// Final hidden states `[N, C]` after the last norm, outside of any graph.
+    /// Final hidden states `[N, C]` after the last norm, outside any graph.
     fn hidden(&self) -> Tensor;
 
     /// The backward pass: `dhidden` `[N, C]` is the gradient of the hidden states; the gradient of every parameter is added to

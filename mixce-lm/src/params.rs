@@ -190,7 +190,7 @@ impl Parameters {
         Ok(Self { tensors, kinds: self.kinds.clone() })
     }
 
-    /// The same tensors outside of any gradient graph (shared memory, no copy).
+    /// The same tensors outside any gradient graph (shared memory, no copy).
     #[must_use]
     pub fn detached(&self) -> Self {
         let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.detach())).collect();

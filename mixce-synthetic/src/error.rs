@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A number is outside of its range.
+    /// A number is outside its range.
     #[error("`{name}`: expected {expected}, got {got}")]
     Range {
         /// The setting.
@@ -56,7 +56,7 @@ pub enum Error {
     /// Two settings exclude each other.
     #[error("{what}")]
     Unsupported {
-        /// What was asked for.
+        /// What was requested.
         what: String,
         /// What to do instead.
         hint: String,
@@ -107,7 +107,7 @@ impl Error {
         Self::Io { path: path.to_owned(), source }
     }
 
-    /// A number outside of its range.
+    /// A number outside its range.
     pub(crate) fn range(name: &'static str, expected: impl Into<String>, got: impl ToString) -> Self {
         Self::Range { name, expected: expected.into(), got: got.to_string() }
     }

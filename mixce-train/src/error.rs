@@ -181,7 +181,7 @@ pub enum Error {
         got: Vec<usize>,
     },
 
-    /// The evaluation of a model was asked for without anything to evaluate on.
+    /// The evaluation of a model was requested without anything to evaluate on.
     #[error("there is no target token to evaluate on")]
     NothingToEvaluate,
 

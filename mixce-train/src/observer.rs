@@ -79,7 +79,7 @@ pub trait TrainObserver {
         Ok(())
     }
 
-    /// After every optimizer step whose numbers are looked at: every one on the CPU, the logged ones on CUDA.
+    /// After every optimizer step whose numbers are examined: every one on the CPU, the logged ones on CUDA.
     ///
     /// # Errors
     /// As [`Self::on_start`].

@@ -72,7 +72,7 @@ pub fn step_memory(config: &dyn ModelConfig, shape: PassShape) -> StepMemory {
 }
 
 /// Floating-point operations of the matrix products of a microbatch over texts of `lengths` tokens: those of [`flops::training`], and the
-/// blocks' forward pass once more when it is computed again.
+/// blocks' forward pass once more when it is recomputed.
 #[must_use]
 pub fn executed_flops(
     config: &dyn ModelConfig,

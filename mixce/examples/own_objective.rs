@@ -1,4 +1,4 @@
-//! Trains a tiny model from nothing with an objective of one's own, in memory: no run folder, no files.
+//! Trains a tiny model from scratch with a custom objective, in memory: no run folder, no files.
 //!
 //! ```text
 //! cargo run --release -p mixce --example own_objective
@@ -37,7 +37,7 @@ impl Objective for Focal {
     }
 }
 
-/// The mean negative log-likelihood of the first and of the last step, in nats a token.
+/// The mean negative log-likelihood of the first and of the last step, in nats per token.
 pub(crate) fn run() -> Result<[f64; 2], Box<dyn std::error::Error>> {
     let lines: Vec<String> = (0..64).map(|i| format!("the {i} cats sat on the mat")).collect();
     let tokenizer = Tokenizer::train(lines.iter().map(String::as_str), 300)?;

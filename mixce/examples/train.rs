@@ -1,4 +1,4 @@
-//! Finetunes a checkpoint with MixCE and writes a folder that Hugging Face tools load.
+//! Finetunes a checkpoint with MixCE and exports it for Hugging Face tools.
 //!
 //! ```text
 //! cargo run --release -p mixce --example train -- openai-community/gpt2 train.txt runs/first
@@ -8,7 +8,7 @@
 
 use mixce::prelude::*;
 
-/// `arguments`: a model (a folder or an id on the hub), a file of documents (one a line), and a new run folder.
+/// `arguments`: a model (a folder or an id on the hub), a file of documents (one per line), and a new run folder.
 pub(crate) fn run(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     let [model, text, out] = arguments else { return Err("expected MODEL TEXT OUT".into()) };
     let folder = match ModelSource::parse(model)? {

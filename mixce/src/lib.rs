@@ -1,22 +1,19 @@
-//! Train autoregressive language models with MixCE, and measure whether the text got better.
-//!
-//! This crate has no code of its own: it brings the parts of mixce together for programs that use them as a library. The program
-//! `mixce` is made of the same parts.
-//!
-//! | part | what for |
+//! Train autoregressive language models with MixCE, and evaluate the text they generate.
+//! This crate re-exports the crates of mixce under short names, for use as a library. The program `mixce` is built from the same
+//! crates.
+//! | module | purpose |
 //! | --- | --- |
-//! | [`objectives`] | what is minimised: MLE, MixCE and its relatives, and the LM head fused with the loss |
-//! | [`lm`] | the contract of language models, checkpoints in and out, tokenizers, sampling |
+//! | [`objectives`] | training objectives (MLE, MixCE and related ones), and the LM head fused with the loss |
+//! | [`lm`] | the model traits, loading and saving checkpoints, tokenizers, sampling |
 //! | [`gpt2`] | GPT-2 |
-//! | [`data`] | documents from files |
+//! | [`data`] | readers for data files |
 //! | [`train`] | the training loop, evaluation, run folders |
 //! | [`eval`] | metrics of generated text |
 //! | [`hub`] | models and data sets from the Hugging Face hub |
 //! | [`kernels`] | differentiable tensor operations that candle lacks |
 //!
 //! # Finetune a checkpoint
-//!
-//! Load a folder as the hub serves it, train on a file with one document a line, and find the model in `runs/first/final`:
+//! Load a folder in the hub's layout, train on a file with one document per line, and find the model in `runs/first/final`:
 //!
 //! ```no_run
 //! use mixce::prelude::*;
@@ -36,18 +33,16 @@
 //! # Ok(())
 //! # }
 //! ```
+//! # A custom objective
 //!
-//! # An objective of your own
-//!
-//! An [`Objective`](objectives::Objective) is a weight for the cross-entropy of a token, given its log-probability. Hand one to
-//! [`TrainJob`](train::trainer::TrainJob) in place of those in the registry; without a run folder everything stays in memory. The
+//! An [`Objective`](objectives::Objective) gives the weight of a token's cross-entropy from its log-probability. Pass your own to
+//! [`TrainJob`](train::trainer::TrainJob) instead of one from the registry; without a run folder everything stays in memory. The
 //! example `own_objective` trains with the focal loss.
-//!
-//! # A model of your own
+//! # A custom model
 //!
 //! A decoder-only transformer is an [`Architecture`](lm::Architecture): a configuration, an embedding, a
-//! [`Block`](lm::Block). Any other model implements [`LanguageModel`](lm::LanguageModel) itself; the trainer, evaluation and
-//! sampling ask for no more.
+//! [`Block`](lm::Block). Any other model implements [`LanguageModel`](lm::LanguageModel) itself; trainer, evaluation and sampling
+//! need nothing else.
 
 pub mod prelude;
 
@@ -62,5 +57,5 @@ pub use mixce_train as train;
 
 pub use candle_core::Device;
 
-/// The architectures that `config.json` can name. A new one is a crate and a line here.
+/// The supported architectures. A new one is a crate and a line here.
 pub static FAMILIES: &[&lm::Family] = &[&gpt2::FAMILY];

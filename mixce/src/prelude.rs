@@ -1,4 +1,4 @@
-//! What a program that trains a model imports: `use mixce::prelude::*;`.
+//! The imports of a program that trains a model: `use mixce::prelude::*;`.
 
 pub use std::sync::Arc;
 pub use std::sync::atomic::AtomicBool;

@@ -1,4 +1,4 @@
-//! The examples, run: what they print is what a reader would see.
+//! Runs the examples and checks their output.
 
 #[path = "../examples/own_objective.rs"]
 mod own_objective;

@@ -1,4 +1,4 @@
-//! The program on CUDA against the program on the CPU, as a user runs it.
+//! Compares the program on CUDA with the program on the CPU.
 
 use std::path::Path;
 
@@ -200,7 +200,7 @@ fn training_scoring_and_sampling_are_measured() {
     }
 }
 
-/// What one more step costs: the difference between two runs. Says nothing on a GPU, which counts nothing.
+/// The cost of one more step: the difference between two runs. `None` on a GPU, which has no counters.
 #[test]
 fn a_step_leaks_no_device_memory_and_is_counted() {
     let world = World::new();

@@ -6,7 +6,7 @@ use crate::support::{World, number};
 
 const TINY: &str = "--model-config config.json --batch-size 2 --steps 3 --warmup 1 --threads 1 --json";
 
-/// What every measurement says, with `tokens` in each of its three steps.
+/// The common fields of every benchmark, with `tokens` in each of its three steps.
 fn check(row: &Value, bench: &str, tokens: u64) {
     assert_eq!(row["bench"], bench);
     let seconds: Vec<f64> = row["step_s"].as_array().unwrap().iter().map(|s| s.as_f64().unwrap()).collect();

@@ -1,4 +1,4 @@
-//! Data files of every kind, and data sets made from files.
+//! Data files of every format, and data sets made from files.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -174,7 +174,7 @@ fn the_users_own_files_become_splits_twice_the_same() {
     world.run("data prepare webtext --out w").refused(&["needs `--source`", "webtext.train.jsonl"]);
     world.run("data prepare text --source nothing --out w").refused(&["cannot read `nothing`"]);
     assert!(!world.path("w").exists());
-    // What was written is what trains.
+    // The written files can be trained on.
     world.run(&format!("train --model model --train first/train.txt --valid first/valid.txt --out run --max-steps 1 {SMALL}")).success();
 }
 

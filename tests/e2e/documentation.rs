@@ -1,4 +1,4 @@
-//! Every `mixce` command that README and book show is one that the program accepts.
+//! Checks that the program accepts every `mixce` command in README and book.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ fn documented_commands_are_accepted() {
     let mut count = 0;
     for page in pages() {
         for command in commands(&fs::read_to_string(&page).unwrap()) {
-            // Help is reached only when everything before it was understood.
+            // `--help` succeeds only if everything before it was accepted.
             let outcome = world.run(&format!("{} --help", unquoted(&command)));
             assert_eq!(outcome.status, Some(0), "{}: `mixce {command}`\n{}", page.display(), outcome.stderr);
             count += 1;

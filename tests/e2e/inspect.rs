@@ -1,4 +1,4 @@
-//! Looking into files and folders.
+//! Inspecting files and folders.
 
 use crate::support::{SMALL, World};
 

@@ -13,7 +13,7 @@ fn ctrl_c_leaves_a_checkpoint_to_go_on_from() {
         "train --model model --train train.txt --valid valid.txt --out run --max-steps 1000000 --save-every 1000000 --eval-every 1000000 {SMALL} --json"
     );
     let mut program = world.command(&line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // Training is under way when the first steps are reported.
+    // Training has started once the first steps are reported.
     let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
     for _ in 0..3 {
         lines.next().unwrap().unwrap();

@@ -1,6 +1,5 @@
-//! End-to-end tests: the program as a user runs it, in a folder of its own, with no network but loopback.
-//!
-//! The modules are named by what a user does.
+//! End-to-end tests: run the program as a user does, in a temporary folder, with no network but loopback.
+//! One module per user task.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -30,15 +29,15 @@ mod score_contract;
 mod support;
 mod token_cache;
 
-/// HTTP as the small hub speaks it.
+/// HTTP for the test hub.
 #[path = "../../mixce-hub/tests/hub/http.rs"]
 mod http;
 
-/// A small hub on loopback; the tests of the hub client use the same one.
+/// A test hub on loopback, shared with the tests of the hub client.
 #[path = "../../mixce-hub/tests/hub/server.rs"]
 #[expect(dead_code, reason = "the hub client's own tests use more of it")]
 mod server;
 
-/// The other half of it.
+/// The uploads of the test hub.
 #[path = "../../mixce-hub/tests/hub/uploads.rs"]
 mod uploads;

@@ -1,4 +1,4 @@
-//! What training will need, before it runs.
+//! Estimates of memory and time.
 
 use crate::support::{World, number};
 
@@ -12,7 +12,7 @@ fn memory_and_time_are_planned_without_a_download_or_a_device() {
     assert_eq!((&row["tokens_per_microbatch"], &row["tokens_per_step"]), (&4088.into(), &32_704.into()));
     let memory = &row["memory"];
     assert_eq!((&memory["parameters"], &memory["moments"]), (&497_759_232.into(), &995_518_464.into()));
-    // 12 layers that keep 10 C numbers of 4 bytes a token.
+    // 12 layers that save 10 C numbers of 4 bytes per token.
     assert_eq!(memory["activations"], 4 * 4088 * 12 * 10 * 768);
     let state = 4.0 * number(memory, "parameters");
     let largest = number(memory, "lm_head").max(number(memory, "block"));
@@ -28,7 +28,7 @@ fn memory_and_time_are_planned_without_a_download_or_a_device() {
     let less = world.run(&format!("{line} --activation-checkpointing --json")).row();
     assert!(number(&less["memory"], "peak") < 0.7 * number(memory, "peak"), "{less}");
     assert!(number(&less, "gflop_per_step") > 1.2 * number(&row, "gflop_per_step"), "{less}");
-    // In bf16 CUDA keeps 8 of those 10 C numbers in 2 bytes.
+    // In bf16 CUDA saves 8 of those 10 C numbers in 2 bytes.
     let half = world.run(&format!("{line} --precision bf16 --json")).row();
     assert_eq!(
         (&half["precision"], &half["memory"]["activations"]),

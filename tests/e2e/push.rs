@@ -1,4 +1,4 @@
-//! A model to the hub, and back.
+//! Uploads a model to the hub and downloads it again.
 
 use crate::server::{HubServer, Storage};
 use crate::support::{Outcome, SMALL, World};

@@ -1,4 +1,4 @@
-//! The offline demonstration, in miniature.
+//! A small version of the quickstart.
 
 use crate::support::{World, number};
 

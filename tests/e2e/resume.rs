@@ -1,4 +1,4 @@
-//! Going on with a run.
+//! Resuming a run.
 
 use std::path::Path;
 
@@ -96,7 +96,7 @@ fn a_run_goes_on_from_any_folder() {
         here
     );
 
-    // A file that has left its run folder says where its paths begin.
+    // A file moved out of its run folder still records the base of its paths.
     std::fs::rename(world.path("runs/second"), world.path("renamed")).unwrap();
     let outcome = at("elsewhere", "train --config ../renamed/run.toml --out third");
     outcome.refused(&["hint: relative paths in `../renamed/run.toml`", "start it there"]);
@@ -133,7 +133,7 @@ fn what_a_killed_run_left_goes_with_the_next_start_and_nothing_else_does() {
     }
 }
 
-/// The folder was written by mixce 0.1.0 (see its README); the reference weights are those of that program without a break.
+/// The folder was written by mixce 0.1.0 (see its README); the reference weights are from an uninterrupted run of that program.
 #[test]
 fn a_run_of_an_earlier_program_goes_on() {
     let world = World::new();

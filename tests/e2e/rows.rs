@@ -1,4 +1,4 @@
-//! Files of rows as people have them: what is understood of them is shown, and nothing is lost without a word.
+//! Real-world files of rows: their interpretation is shown, and no row is lost silently.
 
 use serde_json::json;
 
@@ -65,7 +65,7 @@ fn rows_that_are_left_out_are_counted() {
     let rows: String =
         documents.iter().map(|text| format!("{}\n", json!({"score": 1, "text": text}))).collect();
     world.write("good.jsonl", &rows);
-    // One row is cut off, one has no text, one is empty; and numbers as Python writes them do no harm.
+    // One row is truncated, one has no text, one is empty; and numbers as Python writes them do no harm.
     let rows = rows.replace("\"score\":1", "\"score\":NaN") + "{\"score\":-Infinity,\"text\":\"\"}\n";
     world.write("bad.jsonl", format!("{{\"text\":\"cut\n{rows}\n{{\"score\":2}}\n"));
     let good = world.run("evaluate --model model --data good.jsonl --json").row();

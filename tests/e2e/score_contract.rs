@@ -1,7 +1,7 @@
-//! What `score --json` prints, whole: names, places and values of every metric on texts made here.
+//! The complete output of `score --json`: names, structure and values of every metric on texts generated here.
 //!
-//! `MIXCE_BLESS=1 cargo test -p mixce-tests --test e2e score_contract` writes the files of `fixtures/score` anew; say in the commit why
-//! they changed.
+//! `MIXCE_BLESS=1 cargo test -p mixce-tests --test e2e score_contract` regenerates the files of `fixtures/score`; say in the
+//! commit why they changed.
 
 use std::fs;
 

@@ -19,7 +19,7 @@ pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
-/// Flags for a run of eight steps an epoch on [`World::corpus`] that takes a blink.
+/// Flags for a very short run on [`World::corpus`] with eight steps per epoch.
 pub(crate) const SMALL: &str = "--batch-size 4 --grad-accum 2 --max-length 60 --lr 3e-3 --log-every 1";
 
 /// A user's folder.
@@ -56,7 +56,7 @@ impl World {
         String::from_utf8(self.read(name)).unwrap()
     }
 
-    /// The JSON objects of a file, one a line.
+    /// The JSON objects of a file, one per line.
     pub(crate) fn rows(&self, name: &str) -> Vec<Value> {
         rows(&self.text(name))
     }
@@ -76,8 +76,8 @@ impl World {
         export(&self.path(name), &request).unwrap();
     }
 
-    /// The program with these words as arguments; `{tokenizer}` and `{fixtures}` stand for their folders. Nothing of
-    /// this process's environment is seen, and nothing outside of the folder is written.
+    /// The program with these arguments; `{tokenizer}` and `{fixtures}` are replaced by their folders. It does not inherit this process's
+    /// environment, and writes nothing outside the folder.
     pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mixce-e2e"));
         command.env_clear().env("HOME", self.path("home")).env("RUST_BACKTRACE", "0");
@@ -125,7 +125,7 @@ impl World {
     }
 }
 
-/// What a run of the program left.
+/// The outcome of a run of the program.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) line: String,
@@ -144,25 +144,25 @@ impl Outcome {
         }
     }
 
-    /// The same after a check that it went well.
+    /// The same after checking that it succeeded.
     pub(crate) fn success(self) -> Self {
         assert_eq!(self.status, Some(0), "`mixce {}`\n{}{}", self.line, self.stdout, self.stderr);
         self
     }
 
-    /// The JSON objects on stdout, after a check that it went well.
+    /// The JSON objects on stdout, after checking that it succeeded.
     pub(crate) fn rows(self) -> Vec<Value> {
         rows(&self.success().stdout)
     }
 
-    /// The only JSON object on stdout, after a check that it went well.
+    /// The only JSON object on stdout, after checking that it succeeded.
     pub(crate) fn row(self) -> Value {
         let mut rows = self.rows();
         assert_eq!(rows.len(), 1, "{rows:?}");
         rows.remove(0)
     }
 
-    /// Checks that it failed with one clear error that holds these words: status 2, nothing on stdout, one `error:` line.
+    /// Checks that it failed with one error that contains these words: status 2, nothing on stdout, one `error:` line.
     pub(crate) fn refused(&self, words: &[&str]) {
         let told = format!("`mixce {}`\n{}{}", self.line, self.stdout, self.stderr);
         assert_eq!(self.status, Some(2), "{told}");
@@ -204,7 +204,7 @@ pub(crate) fn small_config() -> Gpt2Config {
         n_embd: 16,
         n_layer: 2,
         n_head: 2,
-        // Far from uniform, so that samples and losses tell models apart.
+        // Far from uniform, so that samples and losses distinguish models.
         initializer_range: 0.3,
         bos_token_id: Some(376),
         eos_token_id: Some(376),

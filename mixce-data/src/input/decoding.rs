@@ -28,11 +28,11 @@ pub struct Decoding {
     pub encoding: Option<Encoding>,
     /// Whether a byte order mark stood before the text, and was dropped.
     pub byte_order_mark: bool,
-    /// The line ends of the text.
+    /// The line endings of the text.
     pub line_ends: LineEnds,
     /// Documents, with the empty ones and without bad rows; of an archive those of all members.
     pub documents: u64,
-    /// The ending promises a compression that the bytes do not have: the file was read as it is.
+    /// The extension indicates a compression that the bytes do not have; the file was read as is.
     pub not_compressed_as_named: bool,
     /// The members, if it is an archive.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,9 +51,9 @@ pub struct Layer {
     pub parts: u64,
     /// Frames that hold no data (zstd).
     pub skippable: u64,
-    /// Zero bytes behind a part.
+    /// Zero bytes after a part.
     pub padding_bytes: u64,
-    /// Bytes behind the last part that are not of this compression and were ignored.
+    /// Bytes after the last part that are not of this compression and were ignored.
     pub trailing_bytes: u64,
     /// The largest window of a frame (zstd): memory that decompression may need.
     pub window_bytes: u64,
@@ -83,7 +83,7 @@ pub struct Archive {
     pub unused: Vec<Unused>,
     /// Whether the two empty blocks are missing that end an archive.
     pub unterminated: bool,
-    /// Bytes behind the end that are no archive and were ignored.
+    /// Trailing bytes that are not an archive and were ignored.
     pub trailing_bytes: u64,
 }
 

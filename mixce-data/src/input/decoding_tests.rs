@@ -354,7 +354,7 @@ fn what_is_no_text_is_named_with_a_way_out() {
         let error = refused("a.txt", bytes);
         assert!(error.to_string().contains(what), "{error}");
         assert!(error.hint().unwrap().contains(hint), "{error:?}");
-        // Also inside of a compression, and in an archive.
+        // Also inside a compression, and in an archive.
         assert!(refused("a.txt.gz", &gzip(bytes)).to_string().contains(what));
         assert!(refused("a.tar", &archive(&[("a.txt", bytes)])).to_string().contains(what));
     }
@@ -404,7 +404,7 @@ fn members_of_archives_are_read_in_order_and_the_others_named() {
         );
         assert!(warnings.contains("void.txt` holds no documents"), "{warnings}");
     }
-    // One archive behind another, and one without its end.
+    // One archive after another, and one without its end.
     let one = archive(&[("a.txt", b"a\n")]);
     assert_eq!(read("c.tar", &[one.clone(), bytes.clone()].concat()).texts.len(), 6);
     let unended = read("c.tar", &one[..1024]);

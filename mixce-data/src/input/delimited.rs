@@ -34,12 +34,12 @@ pub(super) struct DelimitedRows {
     names: Vec<String>,
     /// The columns of the text; `None` if the file has no records.
     choice: Option<Choice>,
-    /// Whether the record that was read last is a row still to be handed out.
+    /// Whether the record that was read last is a row still to be returned.
     is_pending: bool,
 }
 
 impl DelimitedRows {
-    /// `open` opens the file at its beginning: where names do not say which column is the text, all of it is looked at first.
+    /// `open` opens the file at its beginning: where names do not say which column is the text, all of it is examined first.
     pub(super) fn open(
         open: &dyn Fn() -> Result<Source>,
         path: &Path,
@@ -129,7 +129,7 @@ fn held(field: &[u8]) -> Holds {
     }
 }
 
-/// Refuses a first record that may well be a row: no column of it was asked for, and none has a usual name.
+/// Refuses a first record that may well be a row: no column of it was requested, and none has a usual name.
 fn require_names(path: &Path, names: &[String]) -> Result<()> {
     let is_name = |name: &String| {
         let mut characters = name.chars();

@@ -1,4 +1,4 @@
-//! What was understood of a file's format.
+//! Describes how a file was interpreted.
 use std::fmt;
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use super::format::Format;
 pub struct Description {
     /// The format.
     pub format: Format,
-    /// How JSON values lie in the file.
+    /// The layout of JSON values in the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layout: Option<JsonLayout>,
     /// How a delimited file separates its fields.
@@ -64,13 +64,13 @@ impl fmt::Display for Dialect {
     }
 }
 
-/// How JSON values lie in a file.
+/// The layout of JSON values in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JsonLayout {
-    /// One object a line.
+    /// One object per line.
     Lines,
-    /// Objects one after another, over several lines or several on a line.
+    /// Objects that span several lines or share a line.
     Objects,
     /// Objects in an array.
     Array,
@@ -79,7 +79,7 @@ pub enum JsonLayout {
 /// How a delimited file separates its fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Dialect {
-    /// What stands between fields.
+    /// The field separator.
     pub delimiter: char,
     /// How the delimiter was found: `asked for`, `named by the first line`, `by the records`, `by the format`.
     pub found: &'static str,
@@ -87,7 +87,7 @@ pub struct Dialect {
     pub header: bool,
     /// Whether `\r` alone ends a line.
     pub carriage_returns: bool,
-    /// Records that could only be read with `\"` for a quote inside of quotes.
+    /// Records that could only be read with `\"` for a quote inside quotes.
     pub backslash_records: u64,
 }
 

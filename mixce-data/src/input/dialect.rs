@@ -101,7 +101,7 @@ fn shown(delimiter: u8) -> String {
     }
 }
 
-/// The first line end outside of quotes decides.
+/// The first line end outside quotes decides.
 fn line_ends(head: &[u8]) -> RecordEnds {
     let mut quoted = false;
     for (at, byte) in head.iter().enumerate() {
@@ -140,7 +140,7 @@ struct Candidate {
     delimiter: u8,
     /// Fields of the first record.
     width: usize,
-    /// Records behind the first, and those of them that have as many fields.
+    /// Records after the first, and those of them that have as many fields.
     records: usize,
     agreeing: usize,
 }

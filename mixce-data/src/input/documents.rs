@@ -267,7 +267,7 @@ impl OpenFile {
                 format!("byte {byte} of its text cannot be decoded: the {} is damaged", encoding.name());
             return Error::bad_row(&path, place, problem);
         }
-        // The first such row holds the first such byte, unless that lies in a column that is not read.
+        // The first such row holds the first such byte, unless that is in a column that is not read.
         let first = first.filter(|first| self.undecodable == 1 && first.line >= place.number());
         Error::NotUtf8 { path, place, byte, offset: first.map(|first| first.offset), guess }
     }
@@ -332,7 +332,7 @@ fn changed(path: &Path) -> Error {
     Error::Io { action: "read", path: path.into(), source }
 }
 
-/// Text with its line ends counted. A field of a table may hold a `\r`; in JSON it is white space wherever it stands.
+/// Text with its line endings counted. A field of a table may hold a `\r`; in JSON it is white space wherever it stands.
 fn source(bytes: Bytes, format: Format, recorder: &Recorder) -> Source {
     let unify = matches!(format, Format::Text | Format::JsonLines);
     let compression = recorder.note(|decoding| decoding.compression.first().map(|layer| layer.kind));

@@ -169,7 +169,7 @@ fn parquet_style() -> impl Strategy<Value = ParquetStyle> {
     )
 }
 
-/// A column of numbers, and two of texts; the second one is the text behind a mark.
+/// A column of numbers, and two of texts; the second one is the text after a mark.
 fn parquet_file(texts: &Texts, style: &ParquetStyle) -> Vec<u8> {
     let schema =
         "message m { required int32 id; optional binary text (UTF8); optional binary mark (STRING); }";

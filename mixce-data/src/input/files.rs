@@ -58,7 +58,7 @@ impl InputFile {
 
 impl Input {
     /// Finds the files that some names mean: paths, patterns (`data/*.parquet`, in alphabetical order), folders (all files in them and below), or `-`
-    /// for standard input, whose bytes are kept in a temporary file. The first bytes of each are looked at.
+    /// for standard input, whose bytes are kept in a temporary file. The first bytes of each are examined.
     ///
     /// # Errors
     /// [`Error::NoMatch`], [`Error::NotAFile`] (pipes, devices), [`Error::Incomplete`] (a folder without files), [`Error::StdinTwice`],
@@ -229,7 +229,7 @@ fn file(shown: PathBuf, copy: Option<Arc<TempPath>>, settings: &ReadSettings) ->
     Ok(file)
 }
 
-/// The format of a file whose bytes are text: the one that was asked for, or the name's.
+/// The format of a file whose bytes are text: the one that was requested, or the name's.
 pub(super) fn text_format(shown: &Path, wanted: Option<Format>) -> Result<Format> {
     let format = wanted.unwrap_or_else(|| Format::of(shown));
     if format == Format::Parquet {

@@ -9,7 +9,7 @@ use super::compression::Compression;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// One document a line, or documents with a separator between.
+    /// One document per line, or documents with a separator between them.
     Text,
     /// JSON objects: one a line, laid out over several lines, or in an array.
     #[serde(rename = "jsonl", alias = "json")]

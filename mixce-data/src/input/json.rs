@@ -26,7 +26,7 @@ pub(super) struct JsonRows {
 }
 
 impl JsonRows {
-    /// `open` opens the file at its beginning: where neither `wanted` nor a name says which key is the text, all of it is looked at first.
+    /// `open` opens the file at its beginning: where neither `wanted` nor a name says which key is the text, all of it is examined first.
     pub(super) fn open(
         open: &dyn Fn() -> Result<Source>,
         path: &Path,

@@ -100,7 +100,7 @@ pub(super) fn kinds(bytes: &[u8]) -> serde_json::Result<Vec<(String, Kind)>> {
 /// The first key of an object, which may be cut off, that holds an array of objects.
 pub(super) fn list_of_rows(bytes: &[u8]) -> Option<String> {
     let found = RefCell::new(Vec::new());
-    // An error is expected where the object is cut off: what was seen before counts.
+    // An error is expected where the object is truncated: what was seen before counts.
     let _ = serde_json::Deserializer::from_slice(bytes).deserialize_map(KindsVisitor(&found));
     found.into_inner().into_iter().find(|(_, kind)| *kind == Kind::Objects).map(|(key, _)| key)
 }

@@ -23,7 +23,7 @@ const LINE_ENDS: RecordEnds = RecordEnds::Any;
 pub(super) enum Layout {
     /// Each value on a line of its own.
     Lines,
-    /// Values over several lines, or several on a line.
+    /// Values over several lines, or several on one line.
     Objects,
     /// The items of an array.
     Array,
@@ -36,11 +36,11 @@ enum Position {
     Start,
     /// Outside of any array.
     Top,
-    /// Behind the `[` of an array.
+    /// After the `[` of an array.
     First,
-    /// Behind a value of an array.
+    /// After a value of an array.
     Item,
-    /// Behind the `,` of an array.
+    /// After the `,` of an array.
     Comma,
     /// In an array behind something broken.
     Resumed,

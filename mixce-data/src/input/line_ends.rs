@@ -4,7 +4,7 @@ use std::io::{self, BufRead, Read};
 use super::compression::Bytes;
 use super::decoding::{Invalid, LineEnds, Recorder};
 
-/// A text with its line ends counted and, where that is wanted, each of `\r\n` and `\r` turned into `\n`, as Python's text files have it
+/// Counts the line endings of a text and, if requested, turns each `\r\n` and `\r` into `\n`, as Python's text files do
 /// ("universal newlines"). No other character ends a line: not U+0085, U+2028, U+2029, the vertical tab or the form feed.
 ///
 /// It also finds the first byte that is not UTF-8, and changes nothing there.
@@ -21,7 +21,7 @@ pub(super) struct LineEndReader {
 }
 
 impl LineEndReader {
-    /// `unify`: whether line ends become `\n`.
+    /// `unify`: whether line endings become `\n`.
     pub(super) fn new(inner: Bytes, unify: bool, recorder: Recorder) -> Self {
         let validator = Some(Validator::default());
         let ends = LineEnds::default();
@@ -105,7 +105,7 @@ fn count_lf(bytes: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', bytes).count() as u64
 }
 
-/// Line ends of bytes: `\n`, `\r\n` and `\r` become `\n`.
+/// Line endings of bytes: `\n`, `\r\n` and `\r` become `\n`.
 pub(super) fn unified(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let (mut ends, mut after_cr) = (LineEnds::default(), false);
@@ -139,7 +139,7 @@ impl Read for LineEndReader {
 struct Validator {
     /// Bytes before the chunk, those of `partial` not counted.
     offset: u64,
-    /// Line ends before the chunk: `\n`, and `\r` that no `\n` follows.
+    /// Line endings before the chunk: `\n`, and `\r` that no `\n` follows.
     lines: u64,
     last: u8,
     /// The beginning of a character that the next chunk completes.
@@ -173,7 +173,7 @@ impl Validator {
         None
     }
 
-    /// Line ends that are complete within these bytes; a `\r` at their end counts with what follows.
+    /// Line endings that are complete within these bytes; a `\r` at their end counts with what follows.
     fn line_ends(&self, bytes: &[u8]) -> u64 {
         let mut count = count_lf(bytes);
         if memchr::memchr(b'\r', bytes).is_some() || self.last == b'\r' {
@@ -226,7 +226,7 @@ mod tests {
             assert_eq!(at("\u{e4}\r\n\u{1f600}\r".as_bytes()), None);
             assert_eq!(at(b"a\r\nb\rc\xfcd\n\xff"), Some((6, 3)), "{step}");
             assert_eq!(at(b"a\n\r\xff"), Some((3, 3)), "{step}");
-            // A character that is cut off by the end.
+            // A character cut off by the end.
             assert_eq!(at(b"a\nb\xf0\x9f\x98"), Some((3, 2)), "{step}");
         }
     }

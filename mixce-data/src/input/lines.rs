@@ -7,7 +7,7 @@ use super::compression::{Compression, Source};
 use super::guess;
 use crate::error::{Error, Place, Result};
 
-/// The lines of a text whose line ends are `\n` ([`super::line_ends`] makes them so).
+/// The lines of a text whose line endings are `\n` ([`super::line_ends`] makes them so).
 pub(super) struct Lines {
     path: PathBuf,
     bytes: Box<dyn BufRead + Send>,

@@ -12,7 +12,7 @@ use crate::error::Fault;
 /// Bytes that tell whether another member begins.
 const MARK_BYTES: usize = 10;
 
-/// Bytes that were looked at, and those behind them.
+/// Bytes that were looked at, and those after them.
 pub(super) type Prefixed = io::Chain<Cursor<Vec<u8>>, Bytes>;
 
 /// Decodes one member, and gives its source back at the member's end.
@@ -98,7 +98,7 @@ impl Member for XzReader<FullReads> {
 
 /// The data of all members.
 ///
-/// Between members, and behind the last one, zero bytes are padding. Other bytes that begin no member are counted and ignored
+/// Between members, and after the last one, zero bytes are padding. Other bytes that begin no member are counted and ignored
 /// ([`Member::IGNORES_REST`]), or a fault.
 pub(super) struct Members<M> {
     state: State<M>,

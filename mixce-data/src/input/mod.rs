@@ -1,7 +1,7 @@
 //! Documents from files: text, JSON, CSV, TSV, parquet, each plain, compressed, or a member of an archive.
 //!
 //! A file's bytes go through a row of readers: decompression (`compression`), members of an archive (`archive`), decoding to UTF-8 (`encoding`),
-//! line ends (`line_ends`), rows. What each finds is kept ([`Decoding`], [`FileReport`]).
+//! line endings (`line_ends`), rows. What each finds is kept ([`Decoding`], [`FileReport`]).
 //!
 //! One reader a format ([`text`](Format::Text), ...), all behind one iterator, [`Documents`]. Memory is bounded by the longest document, not by
 //! the file: a compressed file is never decompressed as a whole, and a document longer than [`MAX_DOCUMENT_BYTES`] is a bad row.
@@ -71,7 +71,7 @@ struct Row {
 
 /// Reads the rows of one file.
 trait Rows {
-    /// The next row; `None` at the end. After an error for which [`crate::Error::is_bad_row`] holds the next call goes on behind the bad row.
+    /// The next row; `None` at the end. After an error for which [`crate::Error::is_bad_row`] holds the next call continues after the bad row.
     fn next_row(&mut self) -> Result<Option<Row>>;
 
     /// What is understood of the format so far.

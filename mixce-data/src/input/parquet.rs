@@ -34,7 +34,7 @@ pub(super) struct ParquetRows {
     /// Rows to decode next: few if texts are long.
     batch_rows: usize,
     columns: Vec<TextColumn>,
-    /// Rows handed out, bad ones included.
+    /// Rows returned, bad ones included.
     row: u64,
 }
 

@@ -11,11 +11,11 @@ pub(super) struct Syntax {
 /// How a parser treats quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Quotes {
-    /// A quoted field may hold anything, quotes doubled; behind its closing quote the field ends. A quote inside of an unquoted field is text.
+    /// A quoted field may hold anything, quotes doubled; after its closing quote the field ends. A quote inside an unquoted field is text.
     Doubled,
-    /// The same, but `\"` is a quote inside of a quoted field too.
+    /// The same, but `\"` is a quote inside a quoted field too.
     Backslash,
-    /// A quote that neither the field nor the line ends behind is text, also inside of a quoted field.
+    /// A quote that is not followed by a delimiter or a line ending is text, also inside a quoted field.
     Lenient,
     /// [`Quotes::Doubled`], but in an unquoted field quotes are in pairs.
     Strict,
@@ -24,13 +24,13 @@ pub(super) enum Quotes {
 /// How a record ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It goes on behind the bytes there are.
+    /// It continues beyond the available bytes.
     Unfinished,
-    /// It is whole; the next one begins at this byte.
+    /// It is complete; the next one begins at this byte.
     Whole(usize),
     /// There is text after a closing quote, or a misplaced quote, at this byte.
     Stray(usize),
-    /// The bytes end inside of a quoted field.
+    /// The bytes end inside a quoted field.
     Unclosed,
 }
 
@@ -39,7 +39,7 @@ enum State {
     FieldStart,
     Plain,
     Quoted,
-    /// Behind the closing quote.
+    /// After the closing quote.
     Closed,
 }
 
@@ -242,7 +242,7 @@ impl RecordParser {
         None
     }
 
-    /// Behind a closing quote.
+    /// After a closing quote.
     fn close(&mut self, bytes: &[u8]) {
         self.state = State::Closed;
         let spans = |&quote: &usize| memchr::memchr2(b'\n', b'\r', &bytes[quote..self.at]).is_some();
@@ -253,7 +253,7 @@ impl RecordParser {
         byte == self.syntax.delimiter || byte == b'\n' || byte == b'\r'
     }
 
-    /// Behind the closing quote.
+    /// After the closing quote.
     fn closed(&mut self, bytes: &[u8], ended: bool) -> Option<Outcome> {
         match bytes.get(self.at) {
             None if !ended => Some(Outcome::Unfinished),

@@ -1,6 +1,6 @@
 //! Which bytes end a line of a table or of JSON.
 
-/// The line ends that a file has outside of quotes.
+/// The line endings that a file has outside quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RecordEnds {
     /// `\n`, with or without `\r` before it. A `\r` alone is text.
@@ -26,7 +26,7 @@ impl RecordEnds {
         }
     }
 
-    /// How many line ends are in `bytes`, which must not stop between `\r` and `\n`.
+    /// How many line endings are in `bytes`, which must not stop between `\r` and `\n`.
     pub(super) fn count(self, bytes: &[u8]) -> u64 {
         let feeds = memchr::memchr_iter(b'\n', bytes).count();
         if self == Self::Lf {

@@ -1,10 +1,10 @@
 //! The records of a delimited file, with recovery after broken ones.
 //!
-//! A record is broken when a quote in it is never closed, when there is text behind a closing quote, or when it has several lines and another
+//! A record is broken when a quote in it is never closed, when there is text after a closing quote, or when it has several lines and another
 //! number of fields than the first record. Then, in this order:
 //!
 //! 1. If it is a record with `\"` for a quote, it is read so.
-//! 2. If the quote is never closed, only the lines up to the one where it opens are a bad row, and the file goes on behind them. As far as its
+//! 2. If the quote is never closed, only the lines up to the one where it opens are a bad row, and the file continues after them. As far as its
 //!    end was searched for (to the end of the file, or for [`MAX_DOCUMENT_BYTES`](super::MAX_DOCUMENT_BYTES)), another broken record costs the
 //!    line on which it is broken, without a search.
 //! 3. Otherwise the record would end at the next quote that a delimiter or a line end follows. If what it takes in are, to [`AGREEING`] percent,
@@ -180,7 +180,7 @@ impl Records {
         })
     }
 
-    /// Where the line ends on which byte `at` of the window stands; `None` if it is too long.
+    /// The end of the line that contains byte `at` of the window; `None` if it is too long.
     fn end_of_line(&mut self, at: usize) -> Result<Option<usize>> {
         loop {
             let (bytes, ended) = (self.window.bytes(), self.window.ended());
@@ -197,7 +197,7 @@ impl Records {
         }
     }
 
-    /// Goes to where reading resumes behind a broken record, whose error this returns.
+    /// Skips to where reading resumes after a broken record, and returns its error.
     fn resume(&mut self, broken: &Broken, quote_at: usize) -> Error {
         let Broken { first_lines, end, problem, is_on_line } = broken;
         let (first_lines, end) = (*first_lines, *end);

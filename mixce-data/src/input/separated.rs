@@ -108,7 +108,7 @@ fn count_lines(bytes: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', bytes).count() as u64
 }
 
-/// `bytes` without the line ends behind.
+/// `bytes` without the line endings behind.
 fn without_line_ends(bytes: &[u8]) -> &[u8] {
     let kept = bytes.iter().rposition(|byte| *byte != b'\n').map_or(0, |at| at + 1);
     &bytes[..kept]

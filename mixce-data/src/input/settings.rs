@@ -12,10 +12,10 @@ pub struct ReadSettings {
     /// The column (key) of the text; several are joined by a space. Empty: found out (see [`ReadSettings`]'s users' documentation).
     pub text_column: OneOrMany,
     /// What stands between documents of a text file; `None`: a line is a document. `\n`, `\r`, `\t`, `\f` (form feed) and `\\` are understood; line
-    /// ends in it match all kinds of line ends.
+    /// ends in it match all kinds of line endings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub document_separator: Option<String>,
-    /// In JSON lines without a named column, an object with `prompt` and `continuation` (or `text`) is one text, the second right behind the
+    /// In JSON lines without a named column, an object with `prompt` and `continuation` (or `text`) is one text, the second right after the
     /// first: a sample, as `mixce generate` writes it.
     #[serde(skip)]
     pub whole_samples: bool,

@@ -12,7 +12,7 @@ use crate::error::{Error, Fault, Result};
 /// Compressions within one another; more are a trap, not data.
 const MAX_LAYERS: usize = 4;
 
-/// What a file holds, behind its compression.
+/// What a file holds, after its compression.
 pub(super) enum Stream {
     /// Text in UTF-8, without a byte order mark. May hold bytes that are not UTF-8: those are bad rows.
     Text(Bytes),

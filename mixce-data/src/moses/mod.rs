@@ -32,7 +32,7 @@ use classes::{begins_alphabetic, ends_alphanumeric, is_cjk, is_closing, is_openi
 /// |   | the same, closing | no | yes |
 /// | 6 | anything else | yes | yes |
 ///
-/// A quote opens when the quotes of its kind so far are even in number, and closes otherwise. A `'` that would open behind an `s` is the genitive of a
+/// A quote opens when the quotes of its kind so far are even in number, and closes otherwise. A `'` that would open after an `s` is the genitive of a
 /// plural (`the dogs ' bowls`): it is put like a closing one and does not count.
 ///
 /// ```
@@ -89,7 +89,7 @@ fn is_clitic(token: &str) -> bool {
 struct QuoteCounts(Vec<(String, u64)>);
 
 impl QuoteCounts {
-    /// Puts a quote behind the text; gives the space that may follow it.
+    /// Puts a quote after the text; gives the space that may follow it.
     fn put(&mut self, token: &str, before: Option<&str>, space: &str, text: &mut String) -> &'static str {
         let spelling = if token.chars().all(|c| matches!(c, '\u{201e}' | '\u{201c}')) { "\"" } else { token };
         let at = self.0.iter().position(|(known, _)| known == spelling).unwrap_or_else(|| {

@@ -29,7 +29,7 @@ pub(super) struct Unpacked {
 }
 
 impl Unpacked {
-    /// The name in messages of a file in the temporary folder: the member's, behind that of the archive.
+    /// The name in messages of a file in the temporary folder: the member's, after that of the archive.
     pub(super) fn shown(&self, path: &Path) -> Option<&Path> {
         self.shown.get(path).map(PathBuf::as_path)
     }

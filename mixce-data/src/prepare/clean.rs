@@ -24,7 +24,7 @@ pub struct Cleaning {
 }
 
 impl Cleaning {
-    /// The document on one line: the collection's marks resolved, detokenised if that is wanted, line ends and the white space around them made one space.
+    /// The document on one line: the collection's marks resolved, detokenised if that is wanted, line endings and the white space around them made one space.
     #[must_use]
     pub fn apply(&self, text: &str) -> String {
         let line = one_line(text);
@@ -43,7 +43,7 @@ impl Cleaning {
     }
 }
 
-/// Line ends with the white space around them become one space; white space at both ends goes.
+/// Line endings with the white space around them become one space; white space at both ends goes.
 fn one_line(text: &str) -> String {
     let text = text.trim();
     if !text.contains(is_line_end) {

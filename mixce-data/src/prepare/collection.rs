@@ -37,7 +37,7 @@ impl Collection {
         }
     }
 
-    /// Whether its texts are detokenised, unless something else is asked for.
+    /// Whether its texts are detokenised, unless something else is requested.
     #[must_use]
     pub fn detokenize(self) -> Detokenize {
         match self {
@@ -46,7 +46,7 @@ impl Collection {
         }
     }
 
-    /// Its filter, unless something else is asked for: more than 50 and fewer than 1000 words for the paper's data sets, at least one for others.
+    /// Its filter, unless something else is requested: more than 50 and fewer than 1000 words for the paper's data sets, at least one for others.
     #[must_use]
     pub fn filter(self) -> Filter {
         let headings = self == Self::Wikitext;

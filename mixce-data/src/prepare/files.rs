@@ -18,7 +18,7 @@ const DATA_ENDINGS: [&str; 14] = [
     "wp_target",
     "lines",
 ];
-/// Endings of archives. Those behind the first five cannot be read, which is said where one is named.
+/// Endings of archives. Those after the first five cannot be read, which is said where one is named.
 const ARCHIVE_ENDINGS: [&str; 13] = [
     ".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.lz4",
     ".zip", ".7z", ".rar",

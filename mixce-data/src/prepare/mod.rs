@@ -1,4 +1,4 @@
-//! The paper's data sets, and other text, as files of one document a line.
+//! The paper's data sets, and other text, as files of one document per line.
 //!
 //! `documents -> `[`Cleaning`]` -> `[`Filter`]` -> valid.txt, test.txt, train.txt, train10K.txt ...`
 //!

@@ -43,7 +43,7 @@ pub struct SplitSource {
 }
 
 impl SplitSource {
-    /// A split that lies in some files.
+    /// A split that is in some files.
     #[must_use]
     pub fn new(input: Input) -> Self {
         Self { first: input, second: None, unpacked: None }

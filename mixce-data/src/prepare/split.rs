@@ -159,7 +159,7 @@ fn words(stem: &str) -> Vec<Word> {
 }
 
 impl Word {
-    /// What is before the word, and what is behind it and its shard number (`3`, `_3`).
+    /// What is before the word, and what is after it and its shard number (`3`, `_3`).
     fn around<'a>(&self, stem: &'a str) -> (&'a str, &'a str) {
         let behind = &stem[self.end..];
         let digits = behind.strip_prefix('_').unwrap_or(behind);
@@ -167,7 +167,7 @@ impl Word {
         (&stem[..self.start], if rest.len() < digits.len() { rest } else { behind })
     }
 
-    /// Whether it is between dots, or at the beginning or end; numbers with hyphens (`-00000-of-00001`, `-v1`) may come behind it.
+    /// Whether it is between dots, or at the beginning or end; numbers with hyphens (`-00000-of-00001`, `-v1`) may come after it.
     fn stands_alone(&self, stem: &str) -> bool {
         let (before, behind) = self.around(stem);
         let (shard, _) = behind.split_once('.').unwrap_or((behind, ""));

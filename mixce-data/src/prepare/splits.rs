@@ -75,7 +75,7 @@ pub struct Prepared {
     pub detokenized: bool,
 }
 
-/// Writes `train.txt`, its beginnings of 10K to 100K documents, `valid.txt` and `test.txt` to `out`, one document a line.
+/// Writes `train.txt`, its beginnings of 10K to 100K documents, `valid.txt` and `test.txt` to `out`, one document per line.
 ///
 /// Each split is cleaned and filtered. Test and development sets are cut to `held_out` documents; where they have fewer (or do not exist), the first
 /// documents of the training split fill them up, the test set first, and are not trained on. The user's own text keeps the sets that it has as they

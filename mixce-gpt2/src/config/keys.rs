@@ -1,4 +1,4 @@
-//! From the keys of a `config.json` to [`Gpt2Config`] and back.
+//! Converts between the keys of a `config.json` and [`Gpt2Config`].
 
 use mixce_kernels::Activation;
 use serde_json::{Map, Value, json};

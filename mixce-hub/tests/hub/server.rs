@@ -112,7 +112,7 @@ impl HubServer {
         lock(&self.state).branches.insert((repository.to_owned(), branch.to_owned()), commit.to_owned());
     }
 
-    /// Gives a repository another name; what is asked for under the old one is redirected.
+    /// Gives a repository another name; what is requested under the old one is redirected.
     pub(crate) fn rename(&self, old: &str, new: &str) {
         lock(&self.state).moved.insert(old.to_owned(), new.to_owned());
     }

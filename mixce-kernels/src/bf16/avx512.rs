@@ -14,15 +14,14 @@ use rayon::prelude::*;
 
 use crate::matmul::Matrix;
 
-/// Rows and columns of the tile that is kept in registers: 8 x 3 vectors of 16 sums, of 32 registers.
+/// Rows and columns of the register tile: 8 x 3 vectors of 16 accumulators, out of 32 registers.
 const ROWS: usize = 8;
 const COLUMNS: usize = super::PANEL;
-/// Pairs of `k` that are multiplied before the sums go back to memory: a panel of the right side (24 KB) stays in the
-/// first-level cache.
+/// Pairs of `k` that are multiplied before the sums are stored: a panel of the right side (24 KB) stays in the L1 cache.
 const PAIRS: usize = 128;
-/// Most rows of a task: its packed rows (64 KB) stay in the second-level cache.
+/// Maximum rows per task: its packed rows (64 KB) stay in the L2 cache.
 const TASK_ROWS: usize = 128;
-/// Most bytes of the packed right side, which all tasks read: it stays in the last-level cache.
+/// Maximum bytes of the packed right side, which all tasks read: it stays in the last-level cache.
 const PACKED_BYTES: usize = 8 << 20;
 
 /// [`super::product`] on a CPU that [`super::is_available`].
@@ -35,7 +34,7 @@ pub(super) fn product(
     let pairs = lhs.columns.div_ceil(2);
     let panel_len = pairs * COLUMNS;
     let step = (PACKED_BYTES / 4 / panel_len.max(1)).max(1) * COLUMNS;
-    // Few rows are cut finer, so that all threads have some.
+    // Few rows are split more finely, so that all threads have work.
     let share = lhs.rows.div_ceil(2 * rayon::current_num_threads());
     let task_rows = share.max(1).next_multiple_of(ROWS).min(TASK_ROWS);
     for first in (0..rhs.columns).step_by(step) {
@@ -91,8 +90,7 @@ thread_local! {
     static RIGHT: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
 }
 
-/// Memory that a thread uses again. Taken out of its place, so that a task which this thread picks up meanwhile finds
-/// none and makes its own.
+/// A buffer reused by a thread. It is taken out while in use, so that a nested task on the same thread allocates its own.
 struct Scratch(Vec<u32>, &'static std::thread::LocalKey<Cell<Vec<u32>>>);
 
 impl Scratch {
@@ -180,7 +178,7 @@ fn pack_row<const WIDTH: usize>(row: &[f32], packed: &mut [u32]) {
     let mut pairs = [0u32; 16];
     for (chunk, packed) in row.chunks(32).zip(packed.chunks_mut(16 * WIDTH)) {
         let (low, high) = (chunk.len().min(16), chunk.len().saturating_sub(16));
-        // SAFETY: masked loads of what lies in the chunk, and a store of 64 bytes to an array of 64.
+        // SAFETY: masked loads of what is in the chunk, and a store of 64 bytes to an array of 64.
         unsafe {
             let low = _mm512_maskz_loadu_ps(mask(low), chunk.as_ptr());
             let high = _mm512_maskz_loadu_ps(mask(high), chunk.as_ptr().wrapping_add(16));
@@ -193,7 +191,7 @@ fn pack_row<const WIDTH: usize>(row: &[f32], packed: &mut [u32]) {
     }
 }
 
-/// Pairs of elements that lie `stride` apart in two columns.
+/// Pairs of elements that are `stride` apart in two columns.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pack_columns((even, odd): (&[f32], &[f32]), stride: usize, packed: &mut [u32]) {
     if stride != 1 {
@@ -209,11 +207,11 @@ fn pack_columns((even, odd): (&[f32], &[f32]), stride: usize, packed: &mut [u32]
     for (chunk, packed) in packed.chunks_mut(16).enumerate() {
         let load = |column: &[f32]| {
             let column = column.get(16 * chunk..).unwrap_or(&[]);
-            // SAFETY: a masked load of what lies in the column.
+            // SAFETY: a masked load of what is in the column.
             unsafe { _mm512_maskz_loadu_ps(mask(packed.len().min(column.len())), column.as_ptr()) }
         };
         let both = _mm512_cvtne2ps_pbh(load(odd), load(even));
-        // SAFETY: vectors of the same size; a load of 64 bytes from an array of 64; a masked store of what lies in the
+        // SAFETY: vectors of the same size; a load of 64 bytes from an array of 64; a masked store of what is in the
         // chunk.
         unsafe {
             let both = std::mem::transmute::<__m512bh, __m512i>(both);
@@ -223,7 +221,7 @@ fn pack_columns((even, odd): (&[f32], &[f32]), stride: usize, packed: &mut [u32]
     }
 }
 
-/// The first `n` of 16 lanes.
+/// A mask of the first `n` of 16 lanes.
 fn mask(n: usize) -> u16 {
     if n >= 16 { u16::MAX } else { (1 << n) - 1 }
 }
@@ -261,7 +259,7 @@ unsafe fn tile(
         for (v, sum) in sums.into_iter().enumerate() {
             let Some(lanes) = row.get_mut(16 * v..) else { break };
             let mask = mask(lanes.len());
-            // SAFETY: masked accesses of what lies in the row.
+            // SAFETY: masked accesses of what is in the row.
             unsafe {
                 let old = _mm512_maskz_loadu_ps(if accumulate { mask } else { 0 }, lanes.as_ptr());
                 _mm512_mask_storeu_ps(lanes.as_mut_ptr(), mask, _mm512_add_ps(old, sum));

@@ -1,4 +1,4 @@
-//! Products of f32 matrices with operands rounded to bf16 and sums in f32.
+//! Products of f32 matrices with operands rounded to bf16 and f32 accumulation.
 //!
 //! AVX512-BF16 multiplies two pairs of bf16 numbers per lane and adds both products to an f32: twice the rate of f32. Operands
 //! are rounded (to nearest, ties to even) while they are packed, so callers keep f32 matrices.
@@ -38,7 +38,7 @@ pub(crate) fn product(
     product_slow(dst, (dst_stride, accumulate), lhs, rhs);
 }
 
-/// [`product`] by rounding both operands and multiplying them in f32: the reference, and the path of other CPUs.
+/// [`product`] by rounding both operands and multiplying in f32: the reference, and the fallback for other CPUs.
 fn product_slow(dst: &mut [f32], (dst_stride, accumulate): (usize, bool), lhs: Matrix<'_>, rhs: Matrix<'_>) {
     let round = |x: &f32| bf16::from_f32(*x).to_f32();
     let (lhs_data, rhs_data): (Vec<f32>, Vec<f32>) =
@@ -55,7 +55,7 @@ pub(crate) fn pack_right(rhs: Matrix<'_>) -> Vec<u32> {
         avx512::pack_right(rhs, &mut packed);
         return packed;
     }
-    // Nothing is packed where `Precision::check` refuses bf16.
+    // Never reached where `Precision::check` refuses bf16.
     let _ = rhs;
     Vec::new()
 }
@@ -71,7 +71,7 @@ pub(crate) fn pack_left(lhs: Matrix<'_>) -> Vec<u32> {
 }
 
 /// `out = lhs rhs` for some rows, from a multiple of 8 on, and one panel of 48 columns, packed by [`pack_left`] and [`pack_right`];
-/// `out` is `[M, 48]`, zero before.
+/// `out` is `[M, 48]`, initially zero.
 pub(crate) fn multiply_panel(left: &[u32], panel: &[u32], out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if is_available() {
@@ -90,7 +90,7 @@ mod tests {
         (0..n as u64).map(|i| Stream::new(seed).normal(i) as f32).collect()
     }
 
-    /// Rounding is the same on both paths; sums in f32 differ by their order alone.
+    /// Rounding is the same on both paths; f32 sums differ only in their order.
     #[test]
     fn fast_equals_slow_in_every_layout() {
         let sizes = [

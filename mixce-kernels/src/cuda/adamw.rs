@@ -1,4 +1,4 @@
-//! The update of AdamW, and the gradient norm that it is clipped by.
+//! The AdamW update, and the gradient norm for clipping.
 
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -11,7 +11,7 @@ use crate::guard::VERDICT;
 const SQUARES_BLOCKS: usize = 64;
 const SQUARES_THREADS: u32 = 256;
 
-/// Tensors whose sums of squares are taken in one launch.
+/// Tensors per launch of the sum of squares.
 const TENSORS: usize = 8;
 
 /// 64 partial sums of `sum_i x_i^2` for each tensor: `[tensors, 64]`.
@@ -19,7 +19,7 @@ fn sums_of_squares(tensors: &[Tensor], like: &Tensor) -> Result<Tensor> {
     let op = "sum of squares";
     let partial = uninitialised((tensors.len(), SQUARES_BLOCKS), DType::F64, like)?;
     for (i, some) in tensors.chunks(TENSORS).enumerate() {
-        // Places past the last tensor are filled with the first one and get no block.
+        // Unused slots are filled with the first tensor and get no block.
         let padded: [&Tensor; TENSORS] = std::array::from_fn(|i| some.get(i).unwrap_or(&some[0]));
         let part = partial.narrow(0, i * TENSORS, some.len())?;
         with_arrays::<f64, _, 0, 1>(op, [], [&part], |_, [], [partial]| {
@@ -44,7 +44,7 @@ impl Gpu<'_> {
         Ok(partial.flatten_all()?.to_vec1::<f64>()?.iter().sum())
     }
 
-    /// Judges the gradients of a step: see `mixce_judge_gradients` in `cuda/adamw.cu`.
+    /// Checks the gradients of a step: see `mixce_judge_gradients` in `cuda/adamw.cu`.
     pub(crate) fn judge(
         &self,
         gradients: &[Tensor],

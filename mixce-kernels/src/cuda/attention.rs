@@ -1,4 +1,4 @@
-//! Causal self-attention over packed documents. The dispatch has refused heads that share keys and values, and windows.
+//! Causal self-attention over concatenated documents. The caller refuses grouped-query heads and windows.
 //!
 //! Legend: N packed tokens, H heads, D head size, C = H D channels.
 
@@ -13,7 +13,7 @@ use super::{
 use crate::attention::{CausalAttention, Heads};
 use crate::dropout::Dropout;
 
-/// A storage and how its elements lie in it.
+/// A storage and its layout.
 type Operand<'a> = (&'a CudaStorage, &'a Layout);
 
 /// The attended values `[N, C]` of `qkv` `[N, 3 C]`, f32 or bf16; `spans` are those of [`crate::CuSeqlens`].
@@ -85,7 +85,7 @@ fn with_problem<T, R>(
 /// Warps of a block, and rows of a warp.
 const WARPS: usize = 4;
 const WARP_ROWS: usize = 4;
-/// Shared memory that every GPU has for a block, in floats.
+/// Shared memory per block available on every GPU, in floats.
 const SHARED_FLOATS: usize = 48 * 1024 / 4;
 
 /// The operands of the kernels.

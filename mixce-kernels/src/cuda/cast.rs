@@ -1,4 +1,4 @@
-//! Operands of matrix products in the type that they are wanted in.
+//! Converts operands of matrix products.
 
 use candle_core::{DType, Result, Tensor};
 
@@ -24,7 +24,7 @@ pub(super) fn operands<T: Element>(a: &Tensor, b: &Tensor) -> Result<[Tensor; 2]
     Ok(rounded)
 }
 
-/// Rounds the first so many of two tensors to bf16.
+/// Rounds the first `count` of two tensors to bf16.
 fn cast(x: [&Tensor; 2], y: [&Tensor; 2], tensors: u32) -> Result<()> {
     const ELEMENTS_OF_A_THREAD: usize = 4;
     let op = "cast";

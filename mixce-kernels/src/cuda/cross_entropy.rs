@@ -67,8 +67,8 @@ impl Gpu<'_> {
     }
 }
 
-/// The products take T: hidden states and head are rounded to it once, and the logits' gradient as it is made. Logits and results
-/// are f32.
+/// The operands of the products have type T: hidden states and head are converted once, and the logits' gradient as it is computed.
+/// Logits and results are f32.
 fn weighted_cross_entropy<T: Element>(
     hidden: &Tensor,
     head: &Tensor,
@@ -133,14 +133,14 @@ impl Gpu<'_> {
         expect_len(op, "the log-probabilities", log_q, n)?;
         expect_len(op, "the normalisers", log_z, n)?;
         let (v, grid) = (unsigned(op, v)?, Grid::rows(n));
-        // SAFETY: the arguments are those of the kernel, which takes no target that is not below v; n rows lie in every array.
+        // SAFETY: the arguments are those of the kernel, which takes no target that is not below v; n rows are in every array.
         unsafe {
             let name = "mixce_target_log_probs";
             launch!(self, "cross_entropy", name, grid, logits, targets, log_q, log_z, n as u64, v)
         }
     }
 
-    /// The gradient of rows of logits, which may take their place.
+    /// The gradient of rows of logits, which may be computed in place.
     fn logits_gradient<T: Element>(
         &self,
         logits: Array<'_, f32>,

@@ -1,4 +1,4 @@
-//! Attention of one new token a sequence over cached keys and values.
+//! Attention of one new token per sequence over a key-value cache.
 
 use candle_core::{Result, Tensor, bail};
 

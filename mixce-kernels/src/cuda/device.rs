@@ -1,4 +1,4 @@
-//! How a GPU is opened, its description, and how much of its memory this process has used.
+//! Opening a GPU, its description, and this process's peak memory on it.
 
 use std::sync::{Mutex, PoisonError};
 

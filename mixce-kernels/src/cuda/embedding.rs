@@ -6,7 +6,7 @@ use super::dropout::arguments;
 use super::{Array, Gpu, Grid, MAX_BLOCKS, THREADS, expect_len, launch, rows, unsigned, with_arrays};
 use crate::dropout::Dropout;
 
-/// Rows of a batch grouped by the row of a table that they take: see `RowGroups` in `crate::embedding`.
+/// Rows of a batch grouped by table row: see `RowGroups` in `crate::embedding`.
 #[derive(Clone, Copy)]
 struct Grouped<'a> {
     ids: Array<'a, u32>,

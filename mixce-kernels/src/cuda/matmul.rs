@@ -39,7 +39,7 @@ impl Gpu<'_> {
     /// `y = a b`, or `y += a b`: `y` is row-major. Sums are f32, whatever the types.
     ///
     /// # Errors
-    /// When sizes do not fit or the device fails.
+    /// If sizes do not match or the device fails.
     pub(super) fn matmul<T: Element, Out: Element>(
         &self,
         y: Array<'_, Out>,
@@ -55,7 +55,7 @@ impl Gpu<'_> {
             return Ok(());
         }
         let (Ok(m), Ok(n), Ok(k)) = (i32::try_from(m), i32::try_from(n), i32::try_from(k)) else {
-            bail!("matmul: [{m}, {k}] times [{k}, {n}] is more than cuBLAS can count")
+            bail!("matmul: [{m}, {k}] times [{k}, {n}] exceeds cuBLAS's index range")
         };
         let operation = |matrix: Matrix<'_, T>| match matrix.transposed {
             true => sys::cublasOperation_t::CUBLAS_OP_T,
@@ -67,9 +67,9 @@ impl Gpu<'_> {
         };
         let (alpha, beta) = (1f32, if add { 1f32 } else { 0f32 });
         let handle = *self.0.cublas_handle().handle();
-        // Otherwise cuBLAS may add up the parts of a sum in the type of the result.
+        // Otherwise cuBLAS may accumulate split sums in the type of the result.
         let mode = sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
-        // cuBLAS counts by columns, so row-major matrices are transposes to it, and it is asked for y^T = b^T a^T.
+        // cuBLAS is column-major, so row-major matrices are transposes to it, and the product is y^T = b^T a^T.
         // SAFETY: the sizes fit the arrays (`Matrix::new` and the checks above), whose storages are borrowed.
         unsafe {
             sys::cublasSetMathMode(handle, mode).result().w()?;

@@ -1,11 +1,10 @@
 //! The fused operations on CUDA: kernels of our own (`cuda/*.cu`) and matrix products by cuBLAS.
-//!
-//! Everything is f32 but the operands of matrix products, and what a product makes for the next one: those are of an [`Element`]
-//! type, f32 or bf16, that the [`Precision`](crate::Precision) asked for decides.
+//! Everything is f32 except the operands of matrix products and the intermediate results between products, which have an [`Element`]
+//! type, f32 or bf16, chosen by the [`Precision`](crate::Precision).
 //!
 //! A file here has the name of the kernels it launches. Its functions take [`Array`]s, whose sizes they check, so that both candle's
-//! custom operations (which hand over storages) and the sublayers (which hand over tensors) can call them. Everything is
-//! put on the device's one stream and nothing waits for it: work runs in the order in which it is launched.
+//! custom operations (with storages) and the sublayers (with tensors) can call them. All work is launched asynchronously on the device's
+//! single stream and runs in launch order.
 //!
 //! Legend: N rows, C columns.
 
@@ -39,14 +38,14 @@ use half::bf16;
 
 /// Threads of a block that handles rows or elements.
 const THREADS: u32 = 256;
-/// Most blocks of such a kernel; its loops cover the rest.
+/// Maximum blocks of such a kernel; its loops cover the rest.
 const MAX_BLOCKS: usize = 65_536;
 /// Threads of a warp.
 const WARP: u32 = 32;
 
-/// What matrix products take: f32 or bf16. Kernels that read or write such numbers exist for both.
+/// An operand type of matrix products: f32 or bf16. Kernels that read or write such values exist for both.
 pub(crate) trait Element: CudaDType + DeviceRepr + WithDType {
-    /// The type to cuBLAS.
+    /// cuBLAS's type.
     const MATRIX: matmul::DataType;
 
     /// The kernel for this type.
@@ -114,7 +113,7 @@ impl<'a, T: CudaDType> Array<'a, T> {
         };
         let view = storage.as_cuda_slice::<T>()?.slice(start..end);
         let stream = storage.device.cuda_stream();
-        // One stream only: there is no other work that this address would have to wait for.
+        // There is only one stream, so no other work needs to be waited for.
         let (address, _) = view.device_ptr(&stream);
         Ok(Self { address, len: end - start, storage: PhantomData })
     }
@@ -191,12 +190,12 @@ struct Grid {
 }
 
 impl Grid {
-    /// One block a row, or as many as are allowed.
+    /// One block per row, up to the maximum.
     fn rows(rows: usize) -> Self {
         Self { blocks: (rows.min(MAX_BLOCKS) as u32, 1), threads: (THREADS, 1), shared_bytes: 0 }
     }
 
-    /// One thread an element, or as many as are allowed.
+    /// One thread per element, up to the maximum.
     fn elements(n: usize) -> Self {
         Self::rows(n.div_ceil(THREADS as usize))
     }
@@ -237,10 +236,10 @@ impl<'a> Gpu<'a> {
         }
     }
 
-    /// Uninitialised f32 memory for what one kernel leaves to the next.
+    /// Uninitialised f32 memory for intermediate results between kernels.
     ///
     /// # Errors
-    /// When the device has no room.
+    /// If the device is out of memory.
     pub(crate) fn buffer(&self, len: usize) -> Result<Tensor> {
         // SAFETY: only kernels of this module read it, after one has written all of it.
         unsafe { Tensor::empty(len, DType::F32, &Device::Cuda(self.0.clone())) }
@@ -288,7 +287,7 @@ use launch;
 fn unsigned(op: &'static str, value: usize) -> Result<u32> {
     match u32::try_from(value) {
         Ok(value) => Ok(value),
-        Err(_) => bail!("{op}: {value} elements are more than a kernel can count"),
+        Err(_) => bail!("{op}: {value} elements exceed a kernel's index range"),
     }
 }
 
@@ -309,10 +308,10 @@ fn expect_len<T>(op: &'static str, what: &str, array: Array<'_, T>, len: usize) 
     }
 }
 
-/// Uninitialised memory for a result that kernels write whole.
+/// Uninitialised memory for a result that kernels overwrite completely.
 ///
 /// # Errors
-/// When the device has no room.
+/// If the device is out of memory.
 pub(crate) fn uninitialised(shape: impl Into<Shape>, dtype: DType, like: &Tensor) -> Result<Tensor> {
     // SAFETY: only kernels of this module read it, after one has written all of it.
     unsafe { Tensor::empty(shape, dtype, like.device()) }

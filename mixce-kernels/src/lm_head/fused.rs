@@ -83,7 +83,7 @@ pub(super) fn by_slices(
     Ok(CrossEntropy { log_q: Tensor::from_vec(log_q, problem.n, hidden.device())?, dhidden })
 }
 
-/// How the work is cut.
+/// The partition of the work.
 pub(super) struct Problem {
     precision: Precision,
     n: usize,
@@ -133,7 +133,7 @@ impl Problem {
         matmul(self.precision, tile, columns, false, hidden, self.head(head, first, columns).t());
     }
 
-    /// Adds what a tile of the logits' gradient gives to the gradients of hidden states and head.
+    /// Adds the contribution of a tile of the logits' gradient to the gradients of hidden states and head.
     fn gradients(
         &self,
         tile: &[f32],
@@ -149,7 +149,7 @@ impl Problem {
     }
 }
 
-/// The softmax of a token's logits so far.
+/// The running softmax of a token's logits.
 #[derive(Clone, Copy)]
 struct Row {
     target: usize,
@@ -178,18 +178,18 @@ impl Row {
 
     fn log_q(&self) -> f32 {
         let log_q = self.target_logit - self.log_z();
-        // Not `min`, which would turn NaN into 0: a broken model would look certain of everything.
+        // Not `min`, which would turn NaN into 0, so that a broken model would look certain.
         if log_q > 0.0 { 0.0 } else { log_q }
     }
 
-    /// Takes in the logits `z` of the columns `first..`.
+    /// Adds the logits `z` of the columns `first..`.
     #[inline(always)]
     fn add(&mut self, z: &[f32], first: usize) {
         if let Some(logit) = self.target.checked_sub(first).and_then(|column| z.get(column)) {
             self.target_logit = *logit;
         }
         let max = simd::max(z).max(self.max);
-        // Where all logits are minus infinity or NaN, shifting by 0 keeps the sum what it is.
+        // If all logits are minus infinity or NaN, shift by 0 to leave the sum unchanged.
         let shift = if max.is_finite() { max } else { 0.0 };
         let sum = f64::from(simd::sum(z, |z| math::exp(z - shift)));
         let rescaled = if self.sum > 0.0 { self.sum * f64::from(self.max - shift).exp() } else { self.sum };

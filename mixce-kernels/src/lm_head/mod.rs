@@ -1,9 +1,8 @@
-//! The LM head and a token-weighted cross-entropy as one operation.
-//!
-//! On the CPU the logits of a slice of tokens are made tile by tile, and while a tile is in the cache its share of `log sum exp` is
-//! taken. When all of a slice's tiles are there the weights are known, and each tile becomes its gradient just before the two
-//! products that need it. On CUDA a slice is one tile, and nothing is read back. The full matrix of logits never exists, and none is
-//! computed twice. Other types and devices take plain candle operations, a slice of tokens at a time.
+//! The LM head fused with a token-weighted cross-entropy.
+//! On the CPU the logits of a slice of tokens are computed tile by tile, and each tile's contribution to `log sum exp` is added while the
+//! tile is in cache. After all tiles of a slice the weights are known, and each tile is turned into its gradient just before the two
+//! products that need it. On CUDA a slice is one tile, and nothing is read back. The full matrix of logits is never materialised, and no
+//! logit is computed twice. Other types and devices use plain candle operations, a slice of tokens at a time.
 //!
 //! Legend: N tokens, C channels, V vocabulary; S tokens of a slice, T tokens of the vocabulary of a tile.
 
@@ -16,13 +15,13 @@ use crate::Precision;
 use crate::cpu::is_cpu_f32;
 use crate::device::gpu_of;
 
-/// Logits of a slice take at most about this much memory: on the CPU 1000 tokens of GPT-2's vocabulary, on CUDA 2600.
+/// Maximum memory for the logits of a slice, approximately: on the CPU 1000 tokens of GPT-2's vocabulary, on CUDA 2600.
 const SLICE_BYTES: usize = 192 << 20;
 const CUDA_SLICE_BYTES: usize = 512 << 20;
-/// Most tokens of a slice on the CPU.
+/// Maximum tokens of a slice on the CPU.
 const SLICE_TOKENS: usize = 1024;
 
-/// How many of `tokens` tokens have logits at the same time in the fused passes, for a vocabulary of `v`.
+/// The number of `tokens` tokens whose logits exist at the same time in the fused passes, for a vocabulary of `v`.
 #[must_use]
 pub fn slice_tokens(tokens: usize, v: usize, on_cuda: bool) -> usize {
     let (bytes, most) = if on_cuda { (CUDA_SLICE_BYTES, usize::MAX) } else { (SLICE_BYTES, SLICE_TOKENS) };
@@ -62,11 +61,11 @@ pub trait TokenWeights: Sync {
 pub struct Weighting<'a> {
     /// The weights before division.
     pub weights: &'a dyn TokenWeights,
-    /// The number of target tokens that the loss is a mean over.
+    /// The number of target tokens in the mean.
     pub denominator: f64,
 }
 
-/// What [`weighted_cross_entropy`] returns.
+/// Result of [`weighted_cross_entropy`].
 #[derive(Clone, Debug)]
 pub struct CrossEntropy {
     /// `log q` of each target (nats), `[N]` f32.
@@ -79,7 +78,7 @@ pub struct CrossEntropy {
 ///
 /// Shapes as in [`target_log_probs`]. The gradient with respect to the logits is `w_t (softmax(z_t) - onehot(y_t))`: that of
 /// the hidden states is returned, that of `head` is added to `dhead` `[V, C]` f32 in place. `precision` is that of the three matrix
-/// products; softmax and sums are f32. On CUDA nothing waits for the device.
+/// products; softmax and sums are f32. Does not synchronise a CUDA device.
 ///
 /// # Errors
 /// When shapes do not fit, on the CPU when a target is not below `V` (on CUDA its numbers are NaN), and in bf16 when tensors are not
@@ -116,7 +115,7 @@ pub fn weighted_cross_entropy(
     }
 }
 
-/// Refuses operands that do not fit.
+/// Refuses operands with mismatched shapes.
 fn check(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<()> {
     let ((n, c), (_, head_c)) = (hidden.dims2()?, head.dims2()?);
     if head_c != c || targets.dims() != [n] {

@@ -1,11 +1,11 @@
-//! The LM head with its loss in plain candle operations, by slices of tokens: for any device and type, and the reference in tests.
+//! The LM head with its loss in plain candle operations, by slices of tokens, for any device and type; the reference in tests.
 
 use candle_core::{DType, Result, Tensor};
 
 use super::{CrossEntropy, Weighting};
 use crate::cross_entropy::{self, logits_gradient};
 
-/// Logits of a slice take at most about this much memory.
+/// Approximate maximum memory for the logits of a slice.
 const SLICE_BYTES: usize = 64 << 20;
 
 /// How many tokens have logits that fit [`SLICE_BYTES`].
@@ -18,7 +18,7 @@ fn slices(n: usize, size: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..n).step_by(size).map(move |start| (start, size.min(n - start)))
 }
 
-/// [`super::target_log_probs`], so many tokens at a time.
+/// [`super::target_log_probs`], a slice of tokens at a time.
 pub(super) fn target_log_probs(
     hidden: &Tensor,
     head: &Tensor,
@@ -37,7 +37,7 @@ pub(super) fn target_log_probs(
     }
 }
 
-/// [`super::weighted_cross_entropy`] in the dtype of the tensors, so many tokens at a time.
+/// [`super::weighted_cross_entropy`] in the dtype of the tensors, a slice of tokens at a time.
 pub(super) fn weighted_cross_entropy(
     hidden: &Tensor,
     head: &Tensor,

@@ -33,7 +33,7 @@ fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()
 }
 
-/// How a tensor lies in memory.
+/// The layout of a tensor in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Placed {
     /// From the beginning of an allocation.
@@ -100,7 +100,7 @@ fn forward_and_backward(
 }
 
 /// An operation of candle's graph gives the same on both devices, forward and backward, and on CUDA the same bits however its inputs
-/// lie in memory, and twice.
+/// are in memory, and twice.
 fn assert_same_on_cuda(
     name: &str,
     inputs: &[Tensor],

@@ -28,7 +28,7 @@ pub enum ModelKind {
     Table,
 }
 
-/// A bigram model and where its parameters lie in one flat vector.
+/// A bigram model and where its parameters are in one flat vector.
 #[derive(Clone, Debug)]
 pub struct Model {
     kind: ModelKind,

@@ -27,7 +27,7 @@ pub fn population_distance(objective: &dyn Objective, world: &World) -> Result<O
 /// A point of figure 3: mass `leak` that Q puts where P is (almost) zero, and the resulting cross-entropies, nats.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct ChargePoint {
-    /// Probability mass of Q outside of P's support.
+    /// Probability mass of Q outside P's support.
     pub leak: f64,
     /// `CE(P, Q) = -E_P[log Q]`.
     pub forward: f64,

@@ -8,7 +8,7 @@ use pulp::{Arch, Simd, WithSimd};
 /// Runs a block with the widest instructions of the machine, for the named arguments.
 ///
 /// A closure given to [`pulp::Arch::dispatch`] would be shorter, but has one caller per instruction set, so the optimiser
-/// leaves a large one outside of all of them and compiles it for the baseline. The method of a type can be forced inside.
+/// leaves a large one outside all of them and compiles it for the baseline. The method of a type can be forced inside.
 macro_rules! wide {
     ($a:lifetime, ($($name:ident: $kind:ty),* $(,)?), $body:block) => {{
         struct Job<$a> {

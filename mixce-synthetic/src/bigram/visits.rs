@@ -1,6 +1,6 @@
 //! Expected visits of the contexts: exact expectations over sequences, with exact gradients.
 //!
-//! A bigram model is a Markov chain that EOS absorbs. With A the `[V, V]` part of the transitions that goes on
+//! A bigram model is a Markov chain that EOS absorbs. With A the `[V, V]` part of the transitions that continues
 //! (outputs 0..V) and `n_1` the distribution after the first token, the expected visits of T tokens are `N = n_1 +
 //! n_1 A + ... + n_1 A^(T-2)`, and an expectation of a sum over tokens is linear in N. Without a limit, N solves `N
 //! (I - A) = n_1`; the value-to-go solves the adjoint system `(I - A) v = r`. With the limit of 500 tokens both are
@@ -13,7 +13,7 @@ use super::linear::{Factors, axpy64, dot64};
 /// The length limit of sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Horizon {
-    /// At most this many tokens (at least 1); what goes on is cut off.
+    /// At most this many tokens (at least 1); what continues is truncated.
     Tokens(usize),
     /// Until EOS, however long it takes: the linear system.
     Unbounded,

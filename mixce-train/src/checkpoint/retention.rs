@@ -1,4 +1,4 @@
-//! Which checkpoints are deleted. The best model is not among them: it lies in the run folder's `best`, out of reach of rotation.
+//! Which checkpoints are deleted. The best model is not among them: it is in the run folder's `best`, out of reach of rotation.
 use std::fs;
 use std::path::Path;
 
@@ -26,7 +26,7 @@ pub fn remove_old(checkpoints: &Path, keep_last: usize) -> Result<()> {
         .try_for_each(|step| remove(&checkpoints.join(folder_name(step))))
 }
 
-/// Removes the complete checkpoints of steps above `step`: those of a branch that is abandoned by going on from an older one. Rotation would
+/// Removes the complete checkpoints of steps above `step`: those of a branch that is abandoned by resuming from an older one. Rotation would
 /// take them for the newest.
 ///
 /// # Errors

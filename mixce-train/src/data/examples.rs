@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// in the file's order and cut every `N` tokens; the remainder is kept as a shorter last block, unless it is a single
 /// token, which has no target. A block of `n` tokens gives `n - 1` targets.
 ///
-/// What attention may see is a *piece* ([`Self::pieces`]): the whole example, or, in confined blocks, the part of a document that lies in the block. A
+/// What attention may see is a *piece* ([`Self::pieces`]): the whole example, or, in confined blocks, the part of a document that is in the block. A
 /// confined block gives one target less for each piece in it, and a piece of a single token none.
 #[derive(Debug)]
 pub struct Examples {
@@ -103,7 +103,7 @@ impl Examples {
         (0..self.len()).map(|i| self.targets_of(i)).sum()
     }
 
-    /// The documents behind the examples.
+    /// The documents from which the examples are made.
     #[must_use]
     pub fn store(&self) -> &TokenStore {
         &self.store

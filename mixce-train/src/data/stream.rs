@@ -17,7 +17,7 @@ const BATCHES_AHEAD: usize = 1;
 
 /// Calls `sink` with the ids of every usable document in the input's order.
 ///
-/// One thread reads and decompresses while all others encode. In memory are at most three batches. Between two of them `stop` is looked at:
+/// One thread reads and decompresses while all others encode. In memory are at most three batches. Between two of them `stop` is examined:
 /// when it has become true, the end is [`Error::Interrupted`].
 pub(super) fn for_each_document(
     input: &Input,

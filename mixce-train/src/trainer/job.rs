@@ -64,7 +64,7 @@ pub struct TrainOutcome {
     pub end: End,
     /// Optimizer steps done, including those before a resume.
     pub steps: u64,
-    /// The model after the last step, outside of any gradient graph.
+    /// The model after the last step, outside any gradient graph.
     pub model: Box<dyn LanguageModel>,
     /// The best model, if there were development examples; its weights are in the run folder.
     pub best: Option<BestModel>,

@@ -10,7 +10,7 @@ fn bf16_trains_as_f32_does() {
     assert_bf16_trains_as_f32(&on_cuda(Setup::new(&documents(20, 1), None)));
 }
 
-/// Blocks that are computed again give the same bits as blocks that are kept.
+/// Blocks that are recomputed give the same bits as blocks that are kept.
 #[test]
 fn a_run_gives_the_same_bits_twice() {
     let with = |activation_checkpointing| {

@@ -69,7 +69,7 @@ fn counted_work() {
     }
 }
 
-/// Launches of a layer and outside of the layers, beside updates, after making sure that nothing waits; none on a GPU.
+/// Launches of a layer and outside the layers, beside updates, after making sure that nothing waits; none on a GPU.
 fn launches(bf16: bool) -> Option<(u64, u64)> {
     let number = |counts: &Value, path: &str| counts.pointer(path).unwrap().as_u64().unwrap();
     // The first step also loads kernels and the like.
@@ -88,7 +88,7 @@ fn launches(bf16: bool) -> Option<(u64, u64)> {
     Some((layer, two_layers - 2 * (layer + tensors_of_a_layer) - other_tensors))
 }
 
-/// The table of docs/src/cuda.md: 12 outside of the layers, the judge, and four sums of squares of 28 tensors. In bf16 each of the
+/// The table of docs/src/cuda.md: 12 outside the layers, the judge, and four sums of squares of 28 tensors. In bf16 each of the
 /// six passes of a layer's three sublayers rounds its weights, and the LM head its operands.
 #[test]
 fn a_step_launches_little_and_waits_for_nothing() {

@@ -67,7 +67,7 @@ fn ten_steps_give_the_numbers_of_the_cpu_and_the_same_bits_twice() {
     for (got, want) in gpu.0.evaluations.iter().zip(&cpu.0.evaluations) {
         assert!((got.valid_nll - want.valid_nll).abs() < 1e-3 * want.valid_nll, "{got:?}, {want:?}");
     }
-    // Blocks that are computed again give the same bits as blocks that are kept.
+    // Blocks that are recomputed give the same bits as blocks that are kept.
     let again = run(&on_cuda(make()), &TrainConfig { activation_checkpointing: true, ..config() });
     assert_eq!(largest_difference(&gpu.1, &again.1), 0.0);
     assert_eq!(again.0.steps.last().map(|s| s.loss), gpu.0.steps.last().map(|s| s.loss));

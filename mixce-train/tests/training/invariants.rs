@@ -46,7 +46,7 @@ fn accumulation_equals_one_big_batch_and_one_document_at_a_time() {
     }
 }
 
-/// Blocks computed again in the backward pass draw the same dropout masks: the run is the same bit for bit.
+/// Blocks recomputed in the backward pass draw the same dropout masks: the run is the same bit for bit.
 #[test]
 fn activation_checkpointing_changes_nothing() {
     let setup = Setup::new(&documents(20, 1), None);
