@@ -72,7 +72,7 @@ fn fused_equals_slow_and_the_definition() -> Result<()> {
     let batches: [&[usize]; 5] = [&[], &[1], &[0, 3, 0], &[5, 1, 64, 2], &[65, 130]];
     for lengths in batches {
         for (count, kv) in [(3, 3), (4, 2), (3, 1)] {
-            for window in [None, Some(1), Some(3), Some(64), Some(100), Some(usize::MAX)] {
+            for window in [None, Some(1), Some(3), Some(64), Some(usize::MAX)] {
                 let heads = shape(count, kv, window, 5);
                 compare(lengths, heads, 5, None)?;
                 compare(lengths, heads, 5, dropout)?;
