@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// Shorthand for a result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Where in a file something stands, counted from 1.
+/// A location in a file, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A line of a text.
@@ -33,7 +33,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What is wrong with compressed data.
+/// A fault in compressed data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It ends too early.
@@ -47,7 +47,7 @@ pub enum Fault {
         /// The limit.
         limit: u64,
     },
-    /// It was compressed with a dictionary, which is a file of its own.
+    /// It was compressed with a separate dictionary.
     NeedsDictionary,
 }
 
@@ -74,7 +74,7 @@ impl fmt::Display for Fault {
 /// The encoding that a text may have, judged by a few bytes of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guess {
-    /// As `iconv` and the web know it.
+    /// The IANA name, as used by `iconv`.
     pub encoding: &'static str,
     /// The text around the bad byte, decoded in that encoding.
     pub reading: String,
@@ -84,7 +84,7 @@ fn of_file(offset: Option<u64>) -> String {
     offset.map(|offset| format!(" (at byte offset {offset} of the file)")).unwrap_or_default()
 }
 
-/// Every way in which reading or preparing data can fail.
+/// Errors of reading or preparing data.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -114,7 +114,7 @@ pub enum Error {
     NoMatch {
         /// The pattern.
         pattern: String,
-        /// What is wrong with it, if it is no pattern at all.
+        /// The problem, if the pattern is invalid.
         reason: Option<String>,
     },
 
@@ -133,7 +133,7 @@ pub enum Error {
         fault: Fault,
     },
 
-    /// A file of a known kind that holds no documents that could be read.
+    /// A file in a known format that is not supported.
     #[error("`{}` is {what}, which is not read as documents", path.display())]
     Foreign {
         /// The file.
@@ -184,7 +184,7 @@ pub enum Error {
     TooManyBadRows {
         /// Rows that were skipped.
         limit: u64,
-        /// The error that was one too many.
+        /// The error that exceeded the limit.
         next: Box<Error>,
     },
 
@@ -197,7 +197,7 @@ pub enum Error {
         problem: String,
     },
 
-    /// An object that is no row but holds the rows in a list.
+    /// A single object with the rows in a list.
     #[error("`{}`: it is a single object with the rows under the key `{key}`, expected the rows themselves", path.display())]
     NestedRows {
         /// The file.
@@ -206,7 +206,7 @@ pub enum Error {
         key: String,
     },
 
-    /// A bad row after which the others cannot be separated.
+    /// A bad row after which the following rows cannot be separated.
     #[error("{0}; the following rows cannot be separated")]
     LostRows(Box<Error>),
 
@@ -219,12 +219,12 @@ pub enum Error {
         problem: String,
     },
 
-    /// A delimited file whose first record does not look like names of columns.
+    /// A delimited file whose first record does not look like column names.
     #[error("`{}`: expected the names of the columns in the first line, got `{field}`", path.display())]
     Header {
         /// The file.
         path: PathBuf,
-        /// The field that is no name.
+        /// The field that is not a name.
         field: String,
     },
 
@@ -255,18 +255,18 @@ pub enum Error {
         missing: String,
     },
 
-    /// The names of a source's files do not say which split they belong to.
+    /// The file names of a source do not determine the splits.
     #[error("`{}`: {problem}", path.display())]
     Splits {
         /// The folder or file that was searched.
         path: PathBuf,
-        /// What is open, and between which files.
+        /// The ambiguity and the files concerned.
         problem: String,
         /// What to do about it.
         hint: &'static str,
     },
 
-    /// The filters left nothing.
+    /// No document passes the filters.
     #[error("no training document passes the filters: of {read} documents read, {dropped}")]
     NothingLeft {
         /// Documents before the filters.
@@ -275,7 +275,7 @@ pub enum Error {
         dropped: String,
     },
 
-    /// Development and test sets took every document.
+    /// Development and test sets use up all documents.
     #[error(
         "no document is left to train on: of {read} that were read {passed} pass the filters, and the test set took {test} of them, the development set {valid} (`--held-out` is {held_out}, for each)"
     )]
@@ -296,7 +296,7 @@ pub enum Error {
     #[error("interrupted")]
     Stopped,
 
-    /// A setting that makes no sense.
+    /// An invalid setting.
     #[error("{0}")]
     Settings(String),
 }
@@ -364,7 +364,7 @@ impl Error {
         matches!(self, Self::NotUtf8 { .. } | Self::BadRow { .. })
     }
 
-    /// The same error with other names for its files.
+    /// The same error with its file names replaced.
     pub(crate) fn with_paths(mut self, rename: &dyn Fn(&Path) -> PathBuf) -> Self {
         match &mut self {
             Self::Io { path, .. }

@@ -11,7 +11,7 @@ pub struct Lengths {
     sum: u64,
 }
 
-/// Some lengths' smallest, largest, mean and quantiles. All 0 when there were none.
+/// Minimum, maximum, mean and quantiles of lengths; all 0 if there are none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct LengthSummary {
     /// Documents.
@@ -22,15 +22,15 @@ pub struct LengthSummary {
     pub mean: f64,
     /// Shortest.
     pub min: u64,
-    /// 5 % are no longer.
+    /// 5 % quantile.
     pub p5: u64,
-    /// A quarter is no longer.
+    /// 25 % quantile.
     pub p25: u64,
-    /// Half are no longer.
+    /// Median.
     pub median: u64,
-    /// Three quarters are no longer.
+    /// 75 % quantile.
     pub p75: u64,
-    /// 95 % are no longer.
+    /// 95 % quantile.
     pub p95: u64,
     /// Longest.
     pub max: u64,

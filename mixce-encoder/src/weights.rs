@@ -1,4 +1,4 @@
-//! The tensors of a BERT checkpoint by the names that candle-transformers asks for.
+//! The tensors of a BERT checkpoint under candle-transformers' names.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

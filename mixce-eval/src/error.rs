@@ -67,7 +67,7 @@ pub enum Error {
         human: usize,
         /// Model samples.
         model: usize,
-        /// Buckets asked for.
+        /// Buckets requested.
         buckets: usize,
     },
     /// A setting outside its range.

@@ -123,7 +123,7 @@ impl Gpt2Config {
     ///
     /// # Errors
     /// When it is not a JSON object, a key has a value of the wrong kind or out of range, two names of one setting
-    /// disagree, or a key asks for an unsupported computation.
+    /// disagree, or a key requires an unsupported computation.
     pub fn from_json(text: &str) -> Result<Self> {
         let object = json_object(text)?;
         let config = keys::parse(object)?;

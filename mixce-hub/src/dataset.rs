@@ -13,7 +13,7 @@ use crate::{
     source::RepositoryId,
 };
 
-/// Folders below a snapshot that are searched when there is no network.
+/// Maximum depth of folders searched in a snapshot without network access.
 const MAX_DEPTH: usize = 6;
 
 impl Hub {

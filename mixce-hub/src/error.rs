@@ -21,7 +21,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The name of a data set is no hub id.
+    /// The name of a data set is not a hub id.
     #[error("`{given}` is not a data set on the hub: {reason}")]
     InvalidDataset {
         /// The argument as it was typed.
@@ -83,7 +83,7 @@ pub enum Error {
         /// The client's message.
         reason: String,
     },
-    /// The hub wants a valid login (HTTP 401).
+    /// The hub requires a valid login (HTTP 401).
     #[error("{endpoint} asks for a login to {action} `{repository}`{}{}", if *.token_sent { ", and refuses the access token that was sent" } else { "" }, words(.message))]
     Unauthorized {
         /// The hub's address.

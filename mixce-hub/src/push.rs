@@ -155,7 +155,7 @@ fn create(remote: &Remote, request: &PushRequest<'_>) -> Result<bool> {
     }
 }
 
-/// Asks the hub how it wants each file.
+/// Queries how each file must be uploaded.
 fn upload_modes(remote: &Remote, id: &RepositoryId, files: &[LocalFile]) -> Result<Vec<Mode>> {
     #[derive(Deserialize)]
     struct Answer {

@@ -127,7 +127,7 @@ impl<'a> Partial<'a> {
         let answer = remote.open(self.id, self.file, self.length)?;
         match answer.status() {
             StatusCode::RANGE_NOT_SATISFIABLE => {
-                // What lies here is no beginning of what the hub has now; or its length was unknown and it is whole.
+                // The partial file does not match the hub's current one; or its length was unknown and it is complete.
                 let whole = self.file.bytes_total.is_none() && total_of(&answer) == Some(self.length);
                 if whole {
                     return Ok(());
@@ -138,7 +138,7 @@ impl<'a> Partial<'a> {
             StatusCode::PARTIAL_CONTENT if start_of(&answer) == Some(self.length) => {
                 tracing::debug!(file = self.file.name, from = self.length, "resuming");
             }
-            // The whole file, or another part than asked for.
+            // The whole file, or a different part than requested.
             StatusCode::PARTIAL_CONTENT => {
                 self.restart()?;
                 return Err(self.lost("the server sent a different part of the file than requested"));

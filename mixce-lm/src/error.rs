@@ -331,7 +331,7 @@ impl Error {
     }
 }
 
-/// Every way in which the tensors of a checkpoint differ from those its configuration asks for.
+/// The differences between the tensors of a checkpoint and those of its configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TensorMismatch {
     /// Tensors that the model needs and the checkpoint lacks: name, expected shape.

@@ -2,7 +2,7 @@
 //!
 //! Names and metadata are those that `GPT2LMHeadModel.save_pretrained` of transformers 5.23 writes: keys with the prefix
 //! `transformer.`, the metadata `{"format": "pt"}` (without which transformers refuses the file), no second copy of a
-//! tied head, `lm_head.weight` without prefix for a head of its own.
+//! tied head, `lm_head.weight` without prefix for an untied head.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -58,7 +58,7 @@ pub enum Error {
         id: u32,
         /// Document, counted from 0 among those kept.
         document: usize,
-        /// Tokens the model knows.
+        /// The model's vocabulary size.
         vocab_size: usize,
     },
 

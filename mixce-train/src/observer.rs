@@ -1,4 +1,4 @@
-//! What a training run tells those who watch it.
+//! The events of a training run.
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,13 +12,13 @@ pub struct RunPlan {
     pub total_steps: u64,
     /// Steps already done by the run that is being resumed.
     pub steps_done: u64,
-    /// Optimizer steps of an epoch.
+    /// Optimizer steps per epoch.
     pub steps_per_epoch: u64,
     /// Training examples (documents or blocks).
     pub examples: usize,
-    /// Target tokens of an epoch.
+    /// Target tokens per epoch.
     pub targets_per_epoch: u64,
-    /// Trainable numbers.
+    /// Trainable parameters.
     pub parameters: u64,
 }
 
@@ -27,9 +27,9 @@ pub struct RunPlan {
 pub struct StepReport {
     /// Optimizer steps done, this one included.
     pub step: u64,
-    /// Epoch it belongs to, counted from 0.
+    /// Epoch of the step, counted from 0.
     pub epoch: u64,
-    /// The objective's value, averaged over the step's target tokens.
+    /// The objective's loss, averaged over the step's target tokens.
     pub loss: f64,
     /// Negative log-likelihood in nats per target token, before the update and with dropout.
     pub nll: f64,
@@ -41,7 +41,7 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Target tokens of the step.
     pub tokens: u64,
-    /// Target tokens per second since the last logged step, evaluation and checkpoints left out.
+    /// Target tokens per second since the last logged step, without evaluation and checkpoints.
     pub tokens_per_s: f64,
 }
 
@@ -52,11 +52,11 @@ pub struct EvaluationReport {
     pub step: u64,
     /// Epoch, counted from 0.
     pub epoch: u64,
-    /// The objective's value, averaged over target tokens.
+    /// The objective's loss, averaged over target tokens.
     pub valid_loss: f64,
     /// Negative log-likelihood in nats per target token.
     pub valid_nll: f64,
-    /// The objective's potential, averaged over target tokens: what falls when training goes well, unlike `valid_loss`.
+    /// The objective's potential, averaged over target tokens, which, unlike `valid_loss`, training minimises.
     pub valid_potential: f64,
     /// `exp(valid_nll)`.
     pub valid_perplexity: f64,
@@ -68,18 +68,18 @@ pub struct EvaluationReport {
     pub best: bool,
 }
 
-/// Receives the events of a run. Every method does nothing unless implemented; an error stops the run.
+/// Receives the events of a run. The default methods do nothing; an error stops the run.
 pub trait TrainObserver {
     /// Before the first step.
     ///
     /// # Errors
-    /// Whatever keeps the observer from doing its work.
+    /// Any failure of the observer.
     fn on_start(&mut self, plan: &RunPlan) -> Result<()> {
         let _ = plan;
         Ok(())
     }
 
-    /// After every optimizer step whose numbers are examined: every one on the CPU, the logged ones on CUDA.
+    /// After every optimizer step whose results are read: all on the CPU, the logged ones on CUDA.
     ///
     /// # Errors
     /// As [`Self::on_start`].
@@ -115,7 +115,7 @@ pub trait TrainObserver {
         Ok(())
     }
 
-    /// After the last step, with the models written; not after an interruption.
+    /// After the last step, once the models are written; not after an interruption.
     ///
     /// # Errors
     /// As [`Self::on_start`].
@@ -128,11 +128,11 @@ pub trait TrainObserver {
 /// The best model so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BestModel {
-    /// Optimizer steps it had seen.
+    /// Its optimizer step.
     pub step: u64,
     /// Its development negative log-likelihood in nats per token.
     pub valid_nll: f64,
-    /// Its development objective value.
+    /// Its development loss.
     pub valid_loss: f64,
     /// Its folder.
     pub path: PathBuf,

@@ -1,12 +1,13 @@
-//! Examples to the model's inputs and targets.
+//! Turns examples into the model's inputs and targets.
 use candle_core::Tensor;
 use mixce_lm::{LanguageModel, PackedBatch};
 
 use crate::error::{Error, Result};
 
-/// Inputs and targets of some examples, packed one after another without padding.
+/// Inputs and targets of some examples, concatenated without padding.
 ///
-/// An example of `n` tokens gives the inputs `0..n - 1` and the targets `1..n`: no position is computed whose prediction nobody scores.
+/// An example of `n` tokens gives the inputs `0..n - 1` and the targets `1..n`: nothing is computed for positions without a
+/// target.
 #[derive(Debug)]
 pub(crate) struct Packed {
     /// Inputs: N tokens.
@@ -16,7 +17,7 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// Packs examples of at least two tokens each (shorter ones add nothing).
+    /// Packs examples of at least two tokens each (shorter ones contribute nothing).
     pub(crate) fn new(model: &dyn LanguageModel, examples: &[impl AsRef<[u32]>]) -> Result<Self> {
         let usable = || examples.iter().map(AsRef::as_ref).filter(|e| e.len() >= 2);
         let inputs: Vec<&[u32]> = usable().map(|e| &e[..e.len() - 1]).collect();

@@ -1,4 +1,4 @@
-//! What a step of training needs, computed from the shapes before anything is allocated.
+//! Memory and arithmetic of a training step, computed from the shapes.
 //!
 //! Legend: N tokens of a microbatch, C channels, I channels inside the MLP, L layers, V vocabulary, S tokens of a slice of logits.
 
@@ -7,7 +7,7 @@ use mixce_lm::memory::PassShape;
 use mixce_lm::{ModelConfig, flops};
 use serde::Serialize;
 
-/// The memory of a step in bytes: what is there all the time, and what comes and goes in each microbatch.
+/// The memory of a step in bytes: permanent, and temporary in each microbatch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct StepMemory {
     /// The parameters.
@@ -16,13 +16,13 @@ pub struct StepMemory {
     pub gradients: u64,
     /// AdamW's two moments.
     pub moments: u64,
-    /// What the blocks keep for the backward pass.
+    /// The saved activations of the blocks.
     pub activations: u64,
-    /// On top of all that while the loss is computed: a slice of logits, the last hidden states and their gradient.
+    /// In addition while the loss is computed: a slice of logits, the last hidden states and their gradient.
     pub lm_head: u64,
-    /// On top of all that while the gradients of a block are computed.
+    /// In addition during the backward pass of a block.
     pub block: u64,
-    /// The most that is in use at any time: everything but the smaller one of `lm_head` and `block`.
+    /// The peak: the sum, with the larger of `lm_head` and `block`.
     pub peak: u64,
 }
 
@@ -35,10 +35,9 @@ pub struct StepMemory {
 /// block       = working
 /// ```
 ///
-/// bytes. On CUDA in bf16 the rounded operands of the LM head come on top: 2 (S V + N C + V C).
-///
-/// Not counted are the batch itself (under 50 bytes a token), the packed operands of matrix products on the CPU (some MB a thread), and
-/// what does not belong to the arithmetic: the program, its data, the allocator's unused pages, CUDA's context and libraries.
+/// bytes. On CUDA in bf16 the rounded operands of the LM head are added: 2 (S V + N C + V C).
+/// Not counted: the batch itself (under 50 bytes per token), the packed operands of matrix products on the CPU (some MB per thread), the
+/// program, its data, the allocator's unused pages, CUDA's context and libraries.
 #[must_use]
 pub fn step_memory(config: &dyn ModelConfig, shape: PassShape) -> StepMemory {
     let spec = config.spec();
@@ -49,7 +48,7 @@ pub fn step_memory(config: &dyn ModelConfig, shape: PassShape) -> StepMemory {
     let block = config.block_memory(shape);
     let slice = lm_head::slice_tokens(shape.tokens, spec.vocabulary, shape.on_cuda) as u128;
     let lm_head = 4 * (3 * n * c + slice * v) + operands(slice * v + n * c + v * c);
-    // Saturating: a batch size is only what somebody typed.
+    // Saturating, because the batch size is unchecked user input.
     let [parameters, moments, activations, lm_head, block] = [
         4 * u128::from(spec.parameters),
         8 * u128::from(spec.parameters),

@@ -27,9 +27,9 @@ def parser(description):
     """The flags of every measurement."""
     flags = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--model-config", default="gpt2", help="`gpt2` (124M) or a config.json")
-    flags.add_argument("--batch-size", type=int, default=4, help="sequences a step")
-    flags.add_argument("--steps", type=int, default=5, help="counted steps")
-    flags.add_argument("--warmup", type=int, default=1, help="steps before counting")
+    flags.add_argument("--batch-size", type=int, default=4, help="sequences per step")
+    flags.add_argument("--steps", type=int, default=5, help="timed steps")
+    flags.add_argument("--warmup", type=int, default=1, help="warm-up steps before the timed ones")
     flags.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's default)")
     flags.add_argument("--attention", choices=["eager", "sdpa"], default="sdpa", help="attention of transformers")
     flags.add_argument("--compile", action="store_true", help="torch.compile the model")

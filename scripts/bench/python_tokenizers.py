@@ -20,7 +20,7 @@ import time
 
 
 def make(arguments):
-    """Writes about so many megabytes of documents, one a line."""
+    """Writes about this many megabytes of documents, one per line."""
     words = pathlib.Path(arguments.words).read_text(encoding="utf-8").split()
     rng = random.Random(1)
     target, written = arguments.megabytes * 10**6, 0

@@ -12,7 +12,7 @@ import torch
 
 def main():
     parser = common.parser(__doc__)
-    parser.add_argument("--seq-len", type=int, default=512, help="tokens a sequence")
+    parser.add_argument("--seq-len", type=int, default=512, help="tokens per sequence")
     arguments = parser.parse_args()
     common.start(arguments, ["seq_len"])
     model = common.build_model(arguments, arguments.seq_len).eval()

@@ -51,8 +51,8 @@ class TrainStep:
 
 def main():
     parser = common.parser(__doc__)
-    parser.add_argument("--seq-len", type=int, default=256, help="tokens a sequence; with --data the longest document")
-    parser.add_argument("--data", help="text file, one document a line, in place of random tokens")
+    parser.add_argument("--seq-len", type=int, default=256, help="tokens per sequence; with --data the longest document")
+    parser.add_argument("--data", help="text file, one document per line, instead of random tokens")
     parser.add_argument("--tokenizer", help="folder of the tokenizer of --data")
     parser.add_argument("--eta", type=float, default=0.1, help="MixCE's eta; 1 is maximum likelihood")
     parser.add_argument("--lr", type=float, default=5e-5, help="learning rate")

@@ -221,7 +221,7 @@ impl Time {
             row(
                 "speed",
                 format!(
-                    "about {} tokens/s, {} s a step, if training reaches {:.0} % of the peak (an assumption; at most {} tokens/s)",
+                    "about {} tokens/s, {} s per step, if training reaches {:.0} % of the peak (an assumption; at most {} tokens/s)",
                     rounded(self.tokens_per_s),
                     rounded(self.step_s),
                     100.0 * self.assumed_share,

@@ -1,4 +1,4 @@
-//! Kinds of compression, by bytes and by names, and what goes wrong in them.
+//! Detection of compression, by bytes and by names, and its errors.
 use std::io::{self, BufRead};
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::error::{Error, Fault};
 /// Bytes read from the disk, and handed on, at a time.
 pub(super) const BUFFER_BYTES: usize = 1 << 18;
 
-/// Bytes on their way from a file to its documents.
+/// A stream of bytes from a file.
 pub(super) type Bytes = Box<dyn BufRead + Send>;
 
 /// The text of a file, and what the file is compressed with on the outside.
@@ -24,11 +24,11 @@ pub(super) struct Source {
     pub(super) compression: Compression,
 }
 
-/// How a file is compressed.
+/// Compression formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// Not at all.
+    /// Uncompressed.
     None,
     /// RFC 1952.
     Gzip,
@@ -86,7 +86,7 @@ impl Compression {
         }
     }
 
-    /// What an error while reading means: of the disk, or of the compressed data.
+    /// Maps an error while reading to an error of the disk or of the compressed data.
     pub(super) fn error(self, path: &Path, error: io::Error) -> Error {
         let cut_off = error.kind() == io::ErrorKind::UnexpectedEof;
         let error = if self == Self::None { error } else { decoder_error(self, error, cut_off) };
@@ -123,7 +123,7 @@ struct Tagged {
     fault: Fault,
 }
 
-/// A fault in data of some kind as an I/O error, which [`read_error`] knows again.
+/// A fault in compressed data as an I/O error, which [`read_error`] unwraps.
 pub(super) fn fault(kind: &'static str, fault: Fault) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, Tagged { kind, fault })
 }

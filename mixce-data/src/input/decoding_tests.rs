@@ -1,4 +1,4 @@
-//! The same documents in every encoding, compression, line end and archive; and what is said about each oddity.
+//! The same documents in every encoding, compression, line ending and archive; and the warnings about irregularities.
 use std::io::Write;
 use std::path::{Path, PathBuf};
 

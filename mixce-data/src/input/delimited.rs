@@ -13,7 +13,7 @@ use super::window::Window;
 use super::{Row, Rows};
 use crate::error::{Error, Place, Result};
 
-/// Longest name of a column that is taken for one unseen, in characters.
+/// Maximum length of a field that looks like a column name, in characters.
 const MAX_NAME: usize = 64;
 
 /// How a delimited file is to be read.
@@ -34,7 +34,7 @@ pub(super) struct DelimitedRows {
     names: Vec<String>,
     /// The columns of the text; `None` if the file has no records.
     choice: Option<Choice>,
-    /// Whether the record that was read last is a row still to be returned.
+    /// Whether the last record is a row that has not been returned yet.
     is_pending: bool,
 }
 
@@ -67,7 +67,7 @@ impl DelimitedRows {
         let usual = if settings.format == Format::Tsv { b'\t' } else { b',' };
         let (syntax, found) = detect(&mut window, settings.delimiter, usual)?;
         let mut records = Records::new(window, syntax, if found == Found::FirstLine { 2 } else { 1 });
-        // Without the names of the columns nothing else can be read: this is no row to leave out.
+        // Without column names nothing can be read, so this row cannot be skipped.
         let fatal = |error: Error| match error {
             error if error.is_bad_row() => Error::Column { path: path.into(), problem: error.to_string() },
             error => error,
@@ -129,7 +129,7 @@ fn held(field: &[u8]) -> Holds {
     }
 }
 
-/// Refuses a first record that may well be a row: no column of it was requested, and none has a usual name.
+/// Refuses a first record that looks like a row, if no column was requested and none has a usual name.
 fn require_names(path: &Path, names: &[String]) -> Result<()> {
     let is_name = |name: &String| {
         let mut characters = name.chars();

@@ -34,8 +34,8 @@ impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.format.name())?;
         match self.layout {
-            Some(JsonLayout::Lines) => f.write_str(", one object a line")?,
-            Some(JsonLayout::Objects) => f.write_str(", objects over several lines or several on a line")?,
+            Some(JsonLayout::Lines) => f.write_str(", one object per line")?,
+            Some(JsonLayout::Objects) => f.write_str(", objects spanning or sharing lines")?,
             Some(JsonLayout::Array) => f.write_str(", objects in an array")?,
             None => {}
         }

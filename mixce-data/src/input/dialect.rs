@@ -39,9 +39,10 @@ impl Found {
 
 /// Finds the syntax of a file and leaves the window at its first record.
 ///
-/// Lines end with `\r` if the first one does. The delimiter is `asked`; else the one of a first line `sep=X`, which is no record; else, of the
-/// [`CANDIDATES`] that separate the first record, the only one that gives [`AGREEING`] percent of the head's records as many fields as the
-/// first ([`AGREEING_ALONE`] percent if it is the only one that separates the first); else `usual`, if it separates the first record or none of them does.
+/// Lines end with `\r` if the first one does. The delimiter is `asked`; else that of a first line `sep=X`, which is not a record;
+/// else, of the [`CANDIDATES`] that separate the first record, the only one that gives [`AGREEING`] percent of the head's records
+/// as many fields as the first ([`AGREEING_ALONE`] percent if it is the only one that separates the first); else `usual`, if it
+/// separates the first record or none of them does.
 ///
 /// # Errors
 /// [`Error::Delimiter`] where that leaves several.
@@ -129,12 +130,12 @@ fn named_delimiter(head: &[u8], line_ends: RecordEnds, ended: bool) -> Option<(u
     }
 }
 
-/// Whether a byte can stand between fields.
+/// Whether a byte can be a delimiter.
 pub(super) fn is_delimiter(byte: u8) -> bool {
     byte.is_ascii() && !byte.is_ascii_alphanumeric() && !matches!(byte, b'"' | b'\n' | b'\r' | b'\\' | 0)
 }
 
-/// What a delimiter makes of the head.
+/// The effect of a delimiter on the head.
 #[derive(Debug)]
 struct Candidate {
     delimiter: u8,

@@ -1,4 +1,4 @@
-//! The same documents in every format and dialect, with everything on that such files have besides documents.
+//! The same documents in every format and dialect, with all features of such files combined.
 use std::sync::Arc;
 
 use ::parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};

@@ -1,4 +1,4 @@
-//! From what was typed to the files that are read.
+//! The files of an input.
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ pub(super) struct InputFile {
     pub(super) is_archive: bool,
     /// A copy on disk that is read instead: of standard input, and of what must be read at random but is compressed.
     copy: Option<Arc<TempPath>>,
-    /// Compression of the file that is no longer there in the copy.
+    /// Compression layers of the file that the copy no longer has.
     pub(super) unpacked: Vec<Layer>,
     /// Whether its warnings have been given: the file may be read more than once.
     pub(super) told: Arc<AtomicBool>,
@@ -116,7 +116,7 @@ impl Input {
         self.files.iter().map(|file| file.shown.as_path())
     }
 
-    /// What patterns and folders cover besides the files that are read.
+    /// Files matched by patterns and folders that are not read.
     #[must_use]
     pub fn unused(&self) -> &[Unused] {
         &self.unused
@@ -140,7 +140,7 @@ impl Input {
         &self.settings
     }
 
-    /// A name for messages and for files made from these: the file's, or the first one's and how many more there are.
+    /// A name for messages and derived files: the file's, or the first one's and the number of others.
     #[must_use]
     pub fn name(&self) -> String {
         let first = self.paths().next().map(|p| p.display().to_string()).unwrap_or_default();
@@ -172,7 +172,7 @@ impl Input {
     /// # Errors
     /// [`Error::Io`]; [`Error::Stopped`] soon after `stop` has become true.
     pub fn digest(&self, stop: &AtomicBool) -> Result<[u8; 32]> {
-        // Every part is of fixed length or a digest of its own, so that no two inputs run together.
+        // Every part has fixed length or is a digest, so that the encoding is unambiguous.
         let mut all = Sha256::new();
         all.update(READER_VERSION.to_le_bytes());
         all.update(Sha256::digest(self.settings.key()));
@@ -197,7 +197,7 @@ impl Input {
     }
 }
 
-/// Looks at a file's first bytes, and at its name for what they do not tell.
+/// Detects a file's format from its first bytes, and from its name where they do not decide.
 fn file(shown: PathBuf, copy: Option<Arc<TempPath>>, settings: &ReadSettings) -> Result<InputFile> {
     let mut file = InputFile {
         shown,

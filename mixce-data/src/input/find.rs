@@ -65,7 +65,7 @@ impl Found {
             let entry = entry.map_err(Error::io("read", folder))?;
             let path = entry.path();
             let is_link = entry.file_type().map_err(Error::io("read", &path))?.is_symlink();
-            // A link that leads nowhere has no metadata of its own.
+            // A broken link has no metadata.
             let kind = fs::metadata(&path).map(|data| data.file_type()).ok();
             match kind {
                 _ if entry.file_name().to_string_lossy().starts_with('.') => self.unused(path, "hidden"),

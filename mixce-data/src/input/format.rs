@@ -11,7 +11,7 @@ use super::compression::Compression;
 pub enum Format {
     /// One document per line, or documents with a separator between them.
     Text,
-    /// JSON objects: one a line, laid out over several lines, or in an array.
+    /// JSON objects: one per line, spanning several lines, or in an array.
     #[serde(rename = "jsonl", alias = "json")]
     JsonLines,
     /// Comma separated values; the first record names the columns.

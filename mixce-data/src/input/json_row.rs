@@ -1,4 +1,4 @@
-//! What is in one JSON object: the fields of the text, or the kinds of all fields.
+//! Parses one JSON object: the text fields, or the kinds of all fields.
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
@@ -11,7 +11,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 pub(super) enum Field {
     Text(String),
     Other(Kind),
-    /// The key stands twice in the object.
+    /// The key occurs twice in the object.
     Twice,
 }
 

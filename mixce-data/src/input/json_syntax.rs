@@ -115,7 +115,7 @@ impl Scanner {
         }
     }
 
-    /// One token that is no white space.
+    /// One token other than white space.
     fn token(&mut self, byte: u8, bytes: &[u8], ended: bool) -> Option<Scan> {
         use Expect::{Colon, FirstItem, FirstKey, Key, Next, Value};
         let in_object = self.open.last() == Some(&true);

@@ -1,4 +1,4 @@
-//! gzip, bzip2 and xz: members (streams) one after another, and what may follow the last one.
+//! gzip, bzip2 and xz: concatenated members (streams), and trailing bytes.
 use std::io::{self, BufRead, Cursor, Read};
 
 use bzip2::bufread::BzDecoder;

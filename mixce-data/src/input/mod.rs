@@ -2,9 +2,9 @@
 //!
 //! A file's bytes go through a row of readers: decompression (`compression`), members of an archive (`archive`), decoding to UTF-8 (`encoding`),
 //! line endings (`line_ends`), rows. What each finds is kept ([`Decoding`], [`FileReport`]).
-//!
-//! One reader a format ([`text`](Format::Text), ...), all behind one iterator, [`Documents`]. Memory is bounded by the longest document, not by
-//! the file: a compressed file is never decompressed as a whole, and a document longer than [`MAX_DOCUMENT_BYTES`] is a bad row.
+//! One reader per format ([`text`](Format::Text), ...), all behind one iterator, [`Documents`]. Memory is bounded by the longest
+//! document, not by the file: a compressed file is never decompressed as a whole, and a document longer than
+//! [`MAX_DOCUMENT_BYTES`] is a bad row.
 mod archive;
 mod column;
 mod compression;
@@ -65,7 +65,7 @@ pub const MAX_DOCUMENT_BYTES: usize = 64 << 20;
 struct Row {
     place: Place,
     text: String,
-    /// Bytes of the text that are its prompt, where the row tells prompt and continuation apart.
+    /// Bytes of the text that are its prompt, if the row separates prompt and continuation.
     prompt_bytes: Option<usize>,
 }
 
@@ -74,10 +74,10 @@ trait Rows {
     /// The next row; `None` at the end. After an error for which [`crate::Error::is_bad_row`] holds the next call continues after the bad row.
     fn next_row(&mut self) -> Result<Option<Row>>;
 
-    /// What is understood of the format so far.
+    /// The format as detected so far.
     fn describe(&self) -> Description;
 
-    /// Lines so far with nothing on them that are no rows.
+    /// Blank lines so far that are not rows.
     fn blank_lines(&self) -> u64 {
         0
     }

@@ -153,7 +153,7 @@ impl Records {
         Err(self.resume(&Broken { first_lines, end, problem, is_on_line }, quote_at))
     }
 
-    /// Whether a record that seems whole has taken in others: several lines, and the wrong number of fields.
+    /// Whether a seemingly complete record has swallowed others: several lines, and the wrong number of fields.
     fn is_suspicious(&self, fields: &Fields, end: usize) -> bool {
         self.width.is_some_and(|width| width != fields.len())
             && self.syntax.line_ends.count(&self.window.bytes()[..end]) > 1
@@ -224,7 +224,7 @@ impl Records {
         }
     }
 
-    /// Whether a part of the window has records of its own. Of one column they would tell nothing.
+    /// Whether a part of the window contains valid records. Not meaningful with a single column.
     fn takes_in_records(&self, begin: usize, end: usize) -> bool {
         let mut rest = &self.window.bytes()[begin.min(end)..end];
         let (mut records, mut all) = (0, 0);

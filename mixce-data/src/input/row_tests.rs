@@ -1,4 +1,4 @@
-//! What people's files of rows hold besides rows.
+//! Irregularities of real-world files of rows.
 use super::tests::{Folder, column, message, read, settings, texts};
 use super::*;
 use crate::error::Error;

@@ -1,4 +1,4 @@
-//! How files are to be read, as far as that is not the files' own business.
+//! Settings for reading files.
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::dialect::is_delimiter;
@@ -11,20 +11,20 @@ use crate::error::{Error, Result};
 pub struct ReadSettings {
     /// The column (key) of the text; several are joined by a space. Empty: found out (see [`ReadSettings`]'s users' documentation).
     pub text_column: OneOrMany,
-    /// What stands between documents of a text file; `None`: a line is a document. `\n`, `\r`, `\t`, `\f` (form feed) and `\\` are understood; line
-    /// ends in it match all kinds of line endings.
+    /// Separator between documents of a text file; `None`: one document per line. `\n`, `\r`, `\t`, `\f` (form feed) and `\\` are
+    /// understood; line ends in it match all kinds of line endings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub document_separator: Option<String>,
     /// In JSON lines without a named column, an object with `prompt` and `continuation` (or `text`) is one text, the second right after the
     /// first: a sample, as `mixce generate` writes it.
     #[serde(skip)]
     pub whole_samples: bool,
-    /// Bad rows that may be left out; one more is an error.
+    /// Bad rows that may be skipped; one more is an error.
     pub skip_bad_rows: u64,
     /// The format; `None`: by the file's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_format: Option<Format>,
-    /// What stands between the fields of CSV and TSV, one ASCII character or `\t`; `None`: found out.
+    /// Field separator of CSV and TSV, one ASCII character or `\t`; `None`: detected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delimiter: Option<String>,
     /// The first record of CSV and TSV is a row; the columns are called `1`, `2`, ...
@@ -81,14 +81,14 @@ impl ReadSettings {
         }
     }
 
-    /// Everything that decides which documents a file has, in bytes that no two settings share.
+    /// A unique byte encoding of everything that determines a file's documents.
     #[must_use]
     pub fn key(&self) -> Vec<u8> {
         format!("{self:?}").into_bytes()
     }
 }
 
-/// Some words; in a configuration file one of them may stand without brackets.
+/// A list of words; in a configuration file a single word needs no brackets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OneOrMany(pub Vec<String>);
 

@@ -1,4 +1,4 @@
-//! From a file's bytes to its text: decompressed, decoded, or recognised as something that holds no text.
+//! Turns a file's bytes into text: decompresses, decodes, or recognises an unsupported format.
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
 use std::path::Path;
@@ -9,10 +9,10 @@ use super::encoding::{Encoding, Transcoder};
 use super::sniff::{Content, HEAD_BYTES};
 use crate::error::{Error, Fault, Result};
 
-/// Compressions within one another; more are a trap, not data.
+/// Maximum nested compressions, against decompression bombs.
 const MAX_LAYERS: usize = 4;
 
-/// What a file holds, after its compression.
+/// The content of a file after decompression.
 pub(super) enum Stream {
     /// Text in UTF-8, without a byte order mark. May hold bytes that are not UTF-8: those are bad rows.
     Text(Bytes),

@@ -1,4 +1,4 @@
-//! All formats against each other, and each against bad input.
+//! Compares all formats, and tests each with bad input.
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The unread bytes of a file, as many at once as a reader asks for.
+//! A growable buffer of a file's unread bytes.
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 

@@ -24,7 +24,7 @@ pub(super) struct Unpacked {
     shown: HashMap<PathBuf, PathBuf>,
     /// The data files; none of them has another's name.
     pub(super) files: Vec<SourceFile>,
-    /// What was passed over.
+    /// Unused members.
     pub(super) unused: Vec<Unused>,
 }
 
@@ -36,9 +36,8 @@ impl Unpacked {
 }
 
 /// Unpacks the data files of an archive.
-///
-/// Each gets a folder of its own, so that no two meet, whatever their names and the file system; of members of one name the last is taken, as by
-/// `tar`.
+/// Each gets its own folder, so that names cannot collide on any file system; of members with the same name the last is used, as
+/// by `tar`.
 ///
 /// # Errors
 /// [`Error::Archive`] for a compression that is not known, a damaged archive, and a member whose name would lead out of a folder.

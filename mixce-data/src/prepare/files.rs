@@ -18,7 +18,7 @@ const DATA_ENDINGS: [&str; 14] = [
     "wp_target",
     "lines",
 ];
-/// Endings of archives. Those after the first five cannot be read, which is said where one is named.
+/// Extensions of archives. Those after the first five are not supported, which the error says.
 const ARCHIVE_ENDINGS: [&str; 13] = [
     ".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.lz4",
     ".zip", ".7z", ".rar",
@@ -77,7 +77,7 @@ pub(super) fn passed_over(name: &Path) -> Option<&'static str> {
     reason
 }
 
-/// Why a file is no data file by its ending; `None` for one that is.
+/// Why a file is not a data file according to its extension; `None` if it is one.
 pub(super) fn not_data(name: &Path) -> Option<&'static str> {
     if is_archive(name) {
         return Some(Unused::ARCHIVE);

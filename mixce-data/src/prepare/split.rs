@@ -81,7 +81,7 @@ pub(super) fn assign(names: &[&Path]) -> Result<Assignment, String> {
     } else {
         claims.iter().map(|claim| claim.split).collect()
     };
-    // Without a name that decides, folders are no data sets of their own.
+    // If no name decides, folders are not separate data sets.
     let root = |claim: &Claim| if decided { claim.root.clone() } else { PathBuf::new() };
     Ok(Assignment { splits, roots: claims.iter().map(root).collect(), decided })
 }
@@ -275,7 +275,7 @@ mod tests {
             Ok(vec!["train", "valid", "-"])
         );
         assert_eq!(splits(&["train_set/a.txt", "test_set/a.txt"]), Ok(vec!["train", "test"]));
-        // In another folder, or with another rest, it is no twin.
+        // Not a counterpart in another folder, or with a different remainder.
         assert_eq!(splits(&["a/my_train.txt", "b/my_test.txt"]), Ok(vec!["train", "train"]));
         assert_eq!(splits(&["my_train.txt", "your_test.txt"]), Ok(vec!["train", "train"]));
     }

@@ -7,7 +7,7 @@ use super::{Gpt2Config, wrong};
 use mixce_lm::special_ids::id_list;
 use mixce_lm::{Error, Result};
 
-/// Names under which transformers knows an activation. Those in one row compute the same function in f32 up to rounding
+/// Names of activations in transformers. Those in one row compute the same function in f32 up to rounding
 /// (`ACT2CLS` in transformers' `activations.py`); the first is the one that is written.
 const ACTIVATIONS: [(Activation, &[&str]); 4] = [
     (
@@ -199,7 +199,7 @@ pub(super) fn parse(object: Map<String, Value>) -> Result<Gpt2Config> {
     let default = Gpt2Config::default();
     let context = object.get("n_ctx").cloned();
     let mut keys = Keys(object);
-    // `n_ctx` stands beside `n_positions` in old files and is no alias in transformers: it counts only where it is alone.
+    // Old files have `n_ctx` beside `n_positions`. transformers does not treat it as an alias: it counts only if it is alone.
     let positions_named =
         ["n_positions", "max_position_embeddings"].iter().any(|name| keys.0.contains_key(*name));
     let positions: &[&str] =
@@ -249,7 +249,7 @@ pub(super) fn parse(object: Map<String, Value>) -> Result<Gpt2Config> {
     Ok(config)
 }
 
-/// Keys whose value, unless it is the neutral one, asks for another computation.
+/// Keys whose value, unless neutral, requires another computation.
 fn refuse_unsupported(object: &Map<String, Value>) -> Result<()> {
     let refuse = |key: &str, value: &Value, reason| {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);

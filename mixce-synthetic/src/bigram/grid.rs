@@ -78,7 +78,7 @@ impl Grid {
     }
 }
 
-/// One cell asked for.
+/// A requested cell.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CellKey {
     /// The objective.

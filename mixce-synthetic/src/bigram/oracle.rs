@@ -5,8 +5,7 @@ use mixce_core::Objective;
 use super::{Distance, Result, World, compare};
 
 /// The population optimum of a token-weighted objective in a world, `[V, V + 1]`: its fixed point in every context.
-///
-/// `None` where the objective knows no closed form.
+/// `None` if the objective has no closed form.
 #[must_use]
 pub fn population_optimum(objective: &dyn Objective, world: &World) -> Option<Vec<f64>> {
     let mut out = Vec::new();

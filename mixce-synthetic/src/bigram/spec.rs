@@ -56,7 +56,7 @@ impl ObjectiveName {
         self != Self::REVERSE_KL && self.spec().is_none_or(|spec| !spec.parameters.is_empty())
     }
 
-    /// The values of eta to run out of those asked for: none for objectives without a parameter (which then run once,
+    /// The values of eta to run out of the requested ones: none for objectives without a parameter (which then run once,
     /// with the value given here), and of those in `[0, 1]` only where the objective is defined.
     #[must_use]
     pub fn etas(self, asked: &[f64]) -> Vec<f64> {

@@ -158,7 +158,7 @@ impl World {
     }
 
     /// Floored log probabilities by *state*, `[V + 1, V + 1]`: states `1..V` follow that token, state V begins a
-    /// sequence, state 0 follows PAD, after which P knows nothing (the floor everywhere), as in the authors' code.
+    /// sequence, state 0 follows PAD, after which P is undefined (the floor everywhere), as in the authors' code.
     #[must_use]
     pub fn log_by_state(&self) -> Vec<f64> {
         let outputs = self.vocab + 1;

@@ -1,4 +1,4 @@
-//! Which checkpoints there are.
+//! Finds checkpoints.
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use super::{COMPLETE_FILE, STATE_FILE};
 use crate::error::{Error, Result};
 use crate::fsio;
 
-/// Complete checkpoints in the folder `checkpoints`, by rising step. An absent folder has none.
+/// Complete checkpoints in the folder `checkpoints`, by ascending step. An absent folder has none.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -25,20 +25,20 @@ pub fn latest(checkpoints: &Path) -> Result<Option<(u64, PathBuf)>> {
     Ok(complete(checkpoints)?.pop())
 }
 
-/// Removes what a killed run left half-written. Only for the one process that owns the run folder.
+/// Removes incomplete checkpoints of a killed run. Only for the process that holds the lock on the run folder.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn clean_up(checkpoints: &Path) -> Result<()> {
     fsio::clean_up(checkpoints, &|name| step_of(name).is_some())?;
     for (_, path) in steps_in(checkpoints)?.into_iter().filter(|(_, p)| !p.join(COMPLETE_FILE).is_file()) {
-        tracing::info!("removing the half-written checkpoint `{}`", path.display());
+        tracing::info!("removing the incomplete checkpoint `{}`", path.display());
         fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
     }
     Ok(())
 }
 
-/// The checkpoint that `--resume` means: `auto` is the newest of the run folder `out` (`None` if there is none yet); a path is a
+/// Resolves `--resume`: `auto` is the newest checkpoint of the run folder `out` (`None` if there is none yet); a path is a
 /// checkpoint folder, or a run folder whose newest checkpoint is taken.
 ///
 /// # Errors

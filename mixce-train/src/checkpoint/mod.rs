@@ -1,8 +1,8 @@
-//! Training checkpoints: written whole or not at all, and continued from exactly.
+//! Training checkpoints, written atomically and resumed exactly.
 //!
 //! A checkpoint is a folder `step-00000100` with `model.safetensors` (parameters), `optimizer.safetensors` (AdamW moments), `state.json`
-//! ([`TrainState`]) and, written last, `COMPLETE`. It is made under a temporary name and renamed; one without `COMPLETE` does not exist as
-//! far as this program is concerned. There is no random state to keep: every draw is a function of seed, step and place.
+//! ([`TrainState`]) and, written last, `COMPLETE`. It is created under a temporary name and renamed; one without `COMPLETE` is ignored. No
+//! generator state is stored: every random number is a function of seed, step and purpose.
 mod find;
 mod retention;
 mod state;
@@ -33,7 +33,7 @@ pub const COMPLETE_FILE: &str = "COMPLETE";
 /// Tensors by name.
 pub type NamedTensors = Vec<(String, Tensor)>;
 
-/// What was read from a checkpoint.
+/// The contents of a checkpoint.
 #[derive(Debug)]
 pub struct Loaded {
     /// Everything but tensors.
@@ -51,11 +51,10 @@ pub fn folder_name(step: u64) -> String {
 }
 
 /// Writes the checkpoint of `state.step` into the folder `checkpoints` and returns its path.
-///
-/// `extra` files (name and content) are put beside the others, for instance a `config.json`.
+/// `extra` files (name and content), such as a `config.json`, are added.
 ///
 /// # Errors
-/// [`Error::Io`] or [`Error::BadCheckpoint`]; an older checkpoint is untouched then.
+/// [`Error::Io`] or [`Error::BadCheckpoint`]; older checkpoints are then unchanged.
 pub fn save(
     checkpoints: &Path,
     state: &TrainState,

@@ -1,4 +1,4 @@
-//! Which checkpoints are deleted. The best model is not among them: it is in the run folder's `best`, out of reach of rotation.
+//! Deletes old checkpoints. The best model is not affected: it is in the run folder's `best`.
 use std::fs;
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::find::complete;
 use super::{COMPLETE_FILE, folder_name};
 use crate::error::{Error, Result};
 
-/// Of the complete checkpoints' `steps`, those to remove so that the newest `keep_last` (at least one) stay.
+/// The `steps` of complete checkpoints to remove so that the newest `keep_last` (at least one) remain.
 #[must_use]
 pub fn steps_to_remove(steps: &[u64], keep_last: usize) -> Vec<u64> {
     let mut sorted = steps.to_vec();
@@ -15,7 +15,7 @@ pub fn steps_to_remove(steps: &[u64], keep_last: usize) -> Vec<u64> {
     sorted
 }
 
-/// Removes old checkpoints; the marker goes first, so that one removed by half does not count as complete.
+/// Removes old checkpoints, the marker first, so that a partially removed one does not count as complete.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -26,14 +26,14 @@ pub fn remove_old(checkpoints: &Path, keep_last: usize) -> Result<()> {
         .try_for_each(|step| remove(&checkpoints.join(folder_name(step))))
 }
 
-/// Removes the complete checkpoints of steps above `step`: those of a branch that is abandoned by resuming from an older one. Rotation would
-/// take them for the newest.
+/// Removes the complete checkpoints of steps above `step`: those of a branch that is abandoned by resuming from an older one. Otherwise
+/// rotation would treat them as the newest.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn remove_above(checkpoints: &Path, step: u64) -> Result<()> {
     for (_, path) in complete(checkpoints)?.into_iter().filter(|(other, _)| *other > step) {
-        tracing::warn!("removing `{}`: the run goes on from step {step}", path.display());
+        tracing::warn!("removing `{}`: the run continues from step {step}", path.display());
         remove(&path)?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Everything of a run that is not a tensor.
+//! The state of a run except tensors.
 use std::path::Path;
 
 use mixce_lm::{ModelConfig, config};
@@ -12,18 +12,18 @@ use crate::observer::BestModel;
 /// Version of `state.json`; a file of another version is refused.
 pub const STATE_VERSION: u32 = 1;
 
-/// What a run needs to go on exactly where it stood.
+/// The state needed to resume a run exactly.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainState {
     /// [`STATE_VERSION`].
     pub version: u32,
     /// Optimizer steps done.
     pub step: u64,
-    /// Where the next step's data begins.
+    /// Position of the next step in the data.
     pub position: Position,
     /// The best model so far.
     pub best: Option<BestModel>,
-    /// Evaluations in a row without an improvement.
+    /// Consecutive evaluations without improvement.
     pub evaluations_without_improvement: u64,
     /// Whether the evaluation that is due after `step` was not finished (the run was interrupted in it).
     pub evaluation_due: bool,
@@ -37,7 +37,7 @@ pub struct TrainState {
     pub config: TrainConfig,
 }
 
-/// Settings that change the numbers of a run. Epochs and steps change the schedule too, but are meant to be extended.
+/// Settings that affect a run's results. Epochs and steps affect the schedule too, but may be extended.
 const DECISIVE: &[&str] = &[
     "objective",
     "eta",
@@ -90,21 +90,21 @@ impl TrainState {
         let as_json = |config: &TrainConfig| serde_json::to_value(config).unwrap_or_default();
         let mut differences = differences(DECISIVE, &as_json(&self.config), &as_json(config));
         if !are_same_tokens(&self.train_fingerprint, fingerprint) {
-            differences.push("the training tokens are not the same".into());
+            differences.push("the training tokens have changed".into());
         }
         refuse(checkpoint, &differences)
     }
 }
 
-/// Whether two fingerprints may be of the same tokens. Those of programs that read files differently cannot be compared, and are taken for equal
-/// with a warning.
+/// Whether two fingerprints may belong to the same tokens. Fingerprints of versions that read files differently cannot be compared, and are
+/// assumed equal, with a warning.
 pub(crate) fn are_same_tokens(old: &str, new: &str) -> bool {
     let version = |fingerprint: &str| fingerprint.split_once('-').map(|(version, _)| version.to_owned());
     if version(old) == version(new) {
         return old == new;
     }
     tracing::warn!(
-        "the checkpoint is of another version of the program, whose fingerprints of data cannot be compared: the tokens are taken to be the same"
+        "the checkpoint is from another version of the program, whose data fingerprints cannot be compared: the tokens are assumed to be the same"
     );
     true
 }

@@ -8,17 +8,17 @@ use crate::error::{Error, Result};
 /// How examples are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatcherConfig {
-    /// Examples of a microbatch.
+    /// Examples per microbatch.
     pub batch_size: usize,
-    /// Microbatches of an optimizer step.
+    /// Microbatches per optimizer step.
     pub grad_accum: usize,
-    /// Draw a new order each epoch; otherwise the file's order.
+    /// Shuffle each epoch; otherwise keep the file's order.
     pub shuffle: bool,
     /// Seed of the order.
     pub seed: u64,
 }
 
-/// Where in the data the next optimizer step begins.
+/// Position of the next optimizer step in the data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// Epoch, counted from 0.
@@ -35,7 +35,7 @@ impl Position {
     }
 }
 
-/// Examples that go through the model together.
+/// A microbatch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Microbatch {
     /// Token ids of each example (of confined blocks: of each piece), at least two each.
@@ -60,18 +60,16 @@ pub struct StepBatch {
 }
 
 impl StepBatch {
-    /// Target tokens of the whole step: what its loss is divided by.
+    /// Target tokens of the whole step, the denominator of its loss.
     #[must_use]
     pub fn targets(&self) -> u64 {
         self.microbatches.iter().map(Microbatch::targets).sum()
     }
 }
 
-/// Deals out the examples of an epoch step by step.
-///
-/// An epoch has `ceil(examples / (batch_size * grad_accum))` steps; the last one may be short, in microbatches and in examples, and is
-/// dealt out like the others. The order of epoch `e` is a permutation drawn from `(seed, DATA_ORDER, e)` alone, so a
-/// [`Position`] is all that a resumed run needs.
+/// Groups the examples of an epoch into steps.
+/// An epoch has `ceil(examples / (batch_size * grad_accum))` steps; the last one may have fewer microbatches and examples. The order of
+/// epoch `e` is a permutation determined by `(seed, DATA_ORDER, e)`, so a resumed run only needs a [`Position`].
 #[derive(Debug)]
 pub struct Batcher<'a> {
     examples: &'a Examples,
@@ -84,7 +82,7 @@ impl<'a> Batcher<'a> {
     /// A batcher over `examples`.
     ///
     /// # Errors
-    /// [`Error::Config`] when a size is 0, or there is no example, or more than 2^32 - 1.
+    /// [`Error::Config`] if a size is 0, or there are no examples, or more than 2^32 - 1.
     pub fn new(examples: &'a Examples, config: BatcherConfig) -> Result<Self> {
         if config.batch_size == 0 || config.grad_accum == 0 {
             return Err(Error::config("`--batch-size` and `--grad-accum`: expected at least 1, got 0"));
@@ -119,7 +117,7 @@ impl<'a> Batcher<'a> {
         Position { epoch: steps / per_epoch, step_in_epoch: steps % per_epoch }
     }
 
-    /// The data of the step at `position`; a step beyond the epoch's end is an empty batch.
+    /// The data of the step at `position`; a step past the end of the epoch is an empty batch.
     pub fn step(&mut self, position: Position) -> StepBatch {
         self.load_order(position.epoch);
         let per_step = self.examples_per_step();
@@ -140,7 +138,7 @@ impl<'a> Batcher<'a> {
         if self.order_epoch == Some(epoch) {
             return;
         }
-        // `new` has checked that the number fits.
+        // `new` has checked the range.
         let n = self.examples.len() as u32;
         self.order = if self.config.shuffle {
             Stream::new(self.config.seed).fold(purpose::DATA_ORDER).fold(epoch).permutation(n)

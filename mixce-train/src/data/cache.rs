@@ -1,11 +1,10 @@
-//! Encodes data files once and keeps the tokens in a memory-mapped file.
+//! Encodes data files once and caches the tokens in a memory-mapped file.
 //!
 //! The file's name and header carry a key: SHA-256 over the data files' bytes, how they are read, the tokenizer's fingerprint and the settings.
-//! A cache that does not check out (size, checksum, key) is built again. Building is atomic, so two processes may do it at once, and a build that is
-//! stopped leaves nothing.
-//!
-//! Building takes constant memory: a thread reads batches of documents while the last one is encoded on all threads, and tokens and offsets
-//! go to scratch files at once.
+//! An invalid cache (size, checksum, key) is rebuilt. Building is atomic, so two processes may do it at once, and an interrupted build leaves
+//! nothing behind.
+//! Building takes constant memory: one thread reads batches of documents while the previous batch is encoded on all threads, and tokens and
+//! offsets are written to scratch files immediately.
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -23,7 +22,7 @@ use super::stream::for_each_document;
 use crate::error::{Error, Result};
 use crate::fsio;
 
-/// Opens the token cache of `input` in the folder `cache`, building it first when it is absent or damaged.
+/// Opens the token cache of `input` in the folder `cache`, building it if it is absent or damaged.
 ///
 /// # Errors
 /// Unreadable, empty or malformed data ([`Error::Data`], [`Error::NoDocuments`]), a tokenizer error, or a folder that cannot be written;
@@ -41,7 +40,7 @@ pub fn open_or_build(
     match MappedTokens::open(&path, Some(&key)) {
         Ok((mapped, counts)) => return Ok(TokenStore::from_mapped(counts, fingerprint(&key), mapped)),
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => tracing::warn!("{error}; building it again"),
+        Err(error) => tracing::warn!("{error}; rebuilding it"),
     }
     std::fs::create_dir_all(cache).map_err(Error::io("create", cache))?;
     build(input, tokenizer, settings, &key, &path, stop)?;
@@ -49,7 +48,7 @@ pub fn open_or_build(
     Ok(TokenStore::from_mapped(counts, fingerprint(&key), mapped))
 }
 
-/// Opens a token cache file, whatever it was made from.
+/// Opens a token cache file with any key.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::BadCache`].
@@ -62,7 +61,7 @@ pub fn open(path: &Path) -> Result<TokenStore> {
 /// Encodes `input` into memory, without a cache.
 ///
 /// # Errors
-/// As [`open_or_build`], but for the cache.
+/// As [`open_or_build`], except those of the cache.
 pub fn encode_input(
     input: &Input,
     tokenizer: &dyn Encode,
@@ -80,7 +79,7 @@ pub fn encode_input(
     Ok(TokenStore::from_memory(counts, fingerprint(&key), tokens, offsets))
 }
 
-/// [`encode_input`] for one file in the format that its name says.
+/// [`encode_input`] for one file in the format given by its name.
 ///
 /// # Errors
 /// As [`encode_input`].
@@ -89,7 +88,7 @@ pub fn encode_file(path: &Path, tokenizer: &dyn Encode, settings: EncodeSettings
     encode_input(&input, tokenizer, settings, &AtomicBool::new(false))
 }
 
-/// Counts documents and tokens, and keeps none; `on_length` receives each document's number of tokens.
+/// Counts documents and tokens without keeping them; `on_length` receives each document's number of tokens.
 ///
 /// # Errors
 /// As [`encode_input`].
@@ -113,7 +112,7 @@ fn cache_key(
     settings: EncodeSettings,
     stop: &AtomicBool,
 ) -> Result<[u8; 32]> {
-    // Every field is of fixed length or followed by its length, so that no two inputs run together.
+    // Every field has fixed length or is followed by its length, so that the encoding is unambiguous.
     let mut key = Sha256::new();
     key.update(VERSION.to_le_bytes());
     key.update(input.digest(stop)?);
@@ -127,7 +126,7 @@ fn cache_key(
     Ok(key.finalize().into())
 }
 
-/// A file that is removed at the end, whatever happens.
+/// A scratch file that is removed on drop.
 struct Scratch {
     path: PathBuf,
     writer: BufWriter<File>,
@@ -144,7 +143,7 @@ impl Scratch {
         self.writer.write_all(bytes).map_err(Error::io("write", &self.path))
     }
 
-    /// Calls `sink` with all that was written, piece by piece.
+    /// Calls `sink` with the file's contents in chunks.
     fn read_back(&mut self, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.writer.flush().map_err(Error::io("write", &self.path))?;
         let mut source = File::open(&self.path).map_err(Error::io("read", &self.path))?;
@@ -161,12 +160,12 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // The error that matters, if any, is on its way already.
+        // The first error, if any, is already being returned.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// Counts and offsets stand before the tokens in the cache and are known last: both go to scratch files first.
+/// Counts and offsets precede the tokens in the cache but are known last, so all are written to scratch files first.
 fn build(
     input: &Input,
     tokenizer: &dyn Encode,
@@ -220,7 +219,7 @@ fn write_cache(
     })
 }
 
-/// What names the tokens of an input in a checkpoint: the version of the readers, and the key.
+/// The fingerprint of an input's tokens in a checkpoint: the version of the readers, and the key.
 fn fingerprint(key: &[u8]) -> String {
     format!("{READER_VERSION}-{}", hex(key))
 }

@@ -1,14 +1,14 @@
-//! Texts to token ids: the first `max_length - 1` tokens of a document and EOS.
+//! Encodes documents: the first `max_length - 1` tokens plus EOS.
 use mixce_lm::Tokenizer;
 
 use crate::error::{Error, Result};
 
-/// What this crate needs of a tokenizer.
+/// The tokenizer interface of this crate.
 pub trait Encode: Sync {
     /// Token ids of each text, without special tokens added.
     ///
     /// # Errors
-    /// The tokenizer's own words.
+    /// The tokenizer's message.
     fn encode_batch(&self, texts: &[&str]) -> std::result::Result<Vec<Vec<u32>>, String>;
 
     /// The token that ends a document.
@@ -17,10 +17,10 @@ pub trait Encode: Sync {
     /// The token that may begin a document, if the tokenizer has one.
     fn bos_id(&self) -> Option<u32>;
 
-    /// A string that changes whenever the tokenizer would encode something differently.
+    /// A string that changes whenever an encoding would change.
     ///
     /// # Errors
-    /// The tokenizer's own words.
+    /// The tokenizer's message.
     fn fingerprint(&self) -> std::result::Result<String, String>;
 }
 
@@ -42,21 +42,20 @@ impl Encode for Tokenizer {
     }
 }
 
-/// How a document becomes token ids.
+/// Encoding options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EncodeSettings {
-    /// Longest document in tokens, EOS (and BOS) included; `None` keeps documents whole.
+    /// Maximum tokens per document, EOS (and BOS) included; `None` for no limit.
     pub max_length: Option<usize>,
-    /// Put the tokenizer's BOS in front.
+    /// Prepend the tokenizer's BOS.
     pub add_bos: bool,
 }
 
-/// Encodes texts: `[BOS] + first tokens + EOS`, at most `max_length` in all.
-///
-/// The flag beside each document says whether it was cut.
+/// Encodes texts as `[BOS] + first tokens + EOS`, at most `max_length` in total.
+/// The flag of each document says whether it was truncated.
 ///
 /// # Errors
-/// The tokenizer's own words, or that it has no EOS, or no BOS although `add_bos` asks for one.
+/// The tokenizer's message, or that it has no EOS, or no BOS with `add_bos`.
 pub fn encode_documents(
     tokenizer: &dyn Encode,
     texts: &[&str],

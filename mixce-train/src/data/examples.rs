@@ -1,17 +1,15 @@
-//! What one item of a batch is: a document, or a block of concatenated documents.
+//! Training examples: documents, or blocks of concatenated documents.
 use std::ops::Range;
 
 use super::store::TokenStore;
 use crate::error::{Error, Result};
 
-/// The items that batches are made of.
-///
-/// Without blocks an example is a document. With blocks of `N` tokens the documents, each closed by its EOS, are laid end to end
-/// in the file's order and cut every `N` tokens; the remainder is kept as a shorter last block, unless it is a single
-/// token, which has no target. A block of `n` tokens gives `n - 1` targets.
-///
-/// What attention may see is a *piece* ([`Self::pieces`]): the whole example, or, in confined blocks, the part of a document that is in the block. A
-/// confined block gives one target less for each piece in it, and a piece of a single token none.
+/// The items of batches.
+/// Without blocks an example is a document. With blocks of `N` tokens the documents, each ending in EOS, are concatenated in the file's
+/// order and cut every `N` tokens; the remainder is a shorter last block, unless it is a single token, which has no target. A block of `n`
+/// tokens has `n - 1` targets.
+/// Attention is restricted to a *piece* ([`Self::pieces`]): the whole example, or, in confined blocks, the part of a document in the block.
+/// Each piece of `n` tokens has `n - 1` targets.
 #[derive(Debug)]
 pub struct Examples {
     store: TokenStore,
@@ -20,7 +18,7 @@ pub struct Examples {
 }
 
 impl Examples {
-    /// One example a document.
+    /// One example per document.
     #[must_use]
     pub fn documents(store: TokenStore) -> Self {
         Self { store, block_tokens: None, confined: false }
@@ -39,7 +37,7 @@ impl Examples {
         Ok(Self { store, block_tokens: Some(block_tokens), confined: false })
     }
 
-    /// Blocks of `block_tokens` tokens, within which each document is by itself.
+    /// Blocks of `block_tokens` tokens, with attention confined to each document.
     ///
     /// # Errors
     /// [`Error::Config`] for blocks of fewer than three tokens: one of two may hold an end and a beginning, neither with a target.
@@ -72,7 +70,7 @@ impl Examples {
         self.store.tokens(self.range(index))
     }
 
-    /// The parts of example `index` between which attention does not cross, in order, those without a target left out.
+    /// The pieces of example `index` to which attention is confined, in order, without those that have no target.
     #[must_use]
     pub fn pieces(&self, index: usize) -> Vec<Vec<u32>> {
         self.piece_ranges(index).into_iter().map(|range| self.store.tokens(range)).collect()

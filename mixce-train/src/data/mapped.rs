@@ -1,4 +1,4 @@
-//! The one module that maps a file into memory: the token cache, read in place.
+//! The memory-mapped token cache.
 //!
 //! Layout, all integers little-endian:
 //!
@@ -10,7 +10,7 @@
 //! | 16..48 | key, SHA-256 (see [`super::cache`]) |
 //! | 48..104 | documents, tokens, empty, short, truncated, bad, largest token id, `u64` each |
 //! | 104.. | documents + 1 offsets, `u64`, in tokens; then the tokens, `u32` |
-#![expect(unsafe_code, reason = "a memory map is unsafe to make; everything read from it is checked")]
+#![expect(unsafe_code, reason = "memory-mapping is unsafe; everything read from the map is checked")]
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -36,7 +36,7 @@ pub(super) struct MappedTokens {
 }
 
 impl MappedTokens {
-    /// Maps `path` and checks magic, version, key (if one is expected), sizes, checksum and offsets before anything is used.
+    /// Maps `path` and validates magic, version, key (if one is expected), sizes, checksum and offsets.
     pub(super) fn open(path: &Path, key: Option<&[u8; 32]>) -> Result<(Self, DataCounts)> {
         let bad = |problem: String| Error::BadCache { path: path.into(), problem };
         let file = File::open(path).map_err(Error::io("read", path))?;
@@ -95,12 +95,12 @@ impl MappedTokens {
         Ok(())
     }
 
-    /// What the cache was made from, as a digest.
+    /// The digest of the cache's sources.
     pub(super) fn key(&self) -> &[u8] {
         &self.map[16..48]
     }
 
-    /// No token id is larger.
+    /// The largest token id.
     pub(super) fn largest_id(&self) -> u64 {
         u64_at(&self.map, 96)
     }
@@ -117,7 +117,7 @@ impl MappedTokens {
     }
 }
 
-/// CRC-32 of what the checksum covers. Read, not mapped: the pages of a large cache would count as this process' memory.
+/// The CRC-32 of the checksummed bytes. Read, not mapped, because mapped pages would count as this process's memory.
 fn checksum(mut file: File) -> std::io::Result<u32> {
     file.seek(SeekFrom::Start(CHECKED_FROM as u64))?;
     let mut crc = crc32fast::Hasher::new();

@@ -1,4 +1,4 @@
-//! From data files to microbatches of token ids.
+//! Turns data files into microbatches of token ids.
 //!
 //! [`Input`]` -> `[`encode`]` -> `[`cache`]` -> `[`TokenStore`]` -> `[`Examples`]` -> `[`Batcher`].
 mod batcher;

@@ -6,20 +6,20 @@ use serde::{Deserialize, Serialize};
 use super::mapped::MappedTokens;
 use crate::error::{Error, Result};
 
-/// What became of the documents of a file.
+/// Counts of a file's documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataCounts {
     /// Documents kept.
     pub documents: u64,
-    /// Tokens of those, EOS (and BOS) included.
+    /// Their tokens, EOS (and BOS) included.
     pub tokens: u64,
     /// Documents that were empty or blank, skipped.
     pub empty: u64,
-    /// Documents of fewer than two tokens, which give no target, skipped.
+    /// Documents of fewer than two tokens, which have no target, skipped.
     pub short: u64,
-    /// Documents cut to the length limit.
+    /// Truncated documents.
     pub truncated: u64,
-    /// Bad rows left out (`--skip-bad-rows`).
+    /// Bad rows skipped (`--skip-bad-rows`).
     pub bad: u64,
 }
 
@@ -38,7 +38,7 @@ enum Backing {
 }
 
 impl TokenStore {
-    /// Documents already encoded, kept in memory. Those of fewer than two tokens are skipped and counted.
+    /// Encoded documents in memory. Those of fewer than two tokens are skipped and counted.
     #[must_use]
     pub fn from_documents<I, D>(documents: I) -> Self
     where
@@ -63,7 +63,7 @@ impl TokenStore {
         Self { counts, fingerprint, backing: Backing::Memory { tokens, offsets } }
     }
 
-    /// Documents laid end to end, of which everything is known.
+    /// Concatenated documents with their offsets and counts.
     pub(super) fn from_memory(
         counts: DataCounts,
         fingerprint: String,
@@ -102,7 +102,7 @@ impl TokenStore {
         &self.fingerprint
     }
 
-    /// Token positions of document `index` in [`Self::tokens`]; empty past the end.
+    /// The range of document `index` in [`Self::tokens`]; empty past the end.
     #[must_use]
     pub fn range(&self, index: usize) -> Range<u64> {
         if index >= self.len() {
@@ -125,7 +125,7 @@ impl TokenStore {
         low
     }
 
-    /// The token ids at some positions of all documents laid end to end; clipped at the end.
+    /// The token ids in a range of the concatenated documents, clipped at the end.
     #[must_use]
     pub fn tokens(&self, range: Range<u64>) -> Vec<u32> {
         let end = range.end.min(self.counts.tokens);
@@ -142,7 +142,7 @@ impl TokenStore {
         self.tokens(self.range(index))
     }
 
-    /// Checks that every id fits a model of `vocab_size` tokens.
+    /// Checks that every id is below `vocab_size`.
     ///
     /// # Errors
     /// [`Error::TokenOutOfRange`] with the first offending id and its document.

@@ -1,4 +1,4 @@
-//! Documents through the tokenizer, in batches of bounded size.
+//! Streams documents through the tokenizer in batches of bounded size.
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
@@ -8,17 +8,16 @@ use super::encode::{Encode, EncodeSettings, encode_documents};
 use super::store::DataCounts;
 use crate::error::{Error, Result};
 
-/// Documents handed to the tokenizer at once, at most.
+/// Maximum documents per tokenizer batch.
 const BATCH_DOCUMENTS: usize = 1024;
-/// Bytes of text from which on a batch is full.
+/// Bytes of text at which a batch is full.
 const BATCH_BYTES: usize = 4 << 20;
-/// Batches that wait for the tokenizer while another one is encoded.
+/// Batches queued while another one is encoded.
 const BATCHES_AHEAD: usize = 1;
 
 /// Calls `sink` with the ids of every usable document in the input's order.
-///
-/// One thread reads and decompresses while all others encode. In memory are at most three batches. Between two of them `stop` is examined:
-/// when it has become true, the end is [`Error::Interrupted`].
+/// One thread reads and decompresses while all others encode. At most three batches are in memory. `stop` is checked between batches; if it
+/// is true, the result is [`Error::Interrupted`].
 pub(super) fn for_each_document(
     input: &Input,
     tokenizer: &dyn Encode,
@@ -30,7 +29,7 @@ pub(super) fn for_each_document(
     std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel(BATCHES_AHEAD);
         scope.spawn(move || read_batches(input, &sender));
-        // On an error the receiver goes, and with it the reader.
+        // On an error the receiver is dropped, which stops the reader.
         for message in receiver {
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
@@ -55,7 +54,7 @@ enum Message {
     Failed(Error),
 }
 
-/// Sends the input's documents; ends early when the receiver is gone.
+/// Sends the input's documents; stops if the receiver is dropped.
 fn read_batches(input: &Input, sender: &mpsc::SyncSender<Message>) {
     let mut documents = input.documents();
     loop {
