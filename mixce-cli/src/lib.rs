@@ -10,6 +10,7 @@ mod commands;
 mod context;
 mod error;
 mod files;
+mod flags;
 mod interrupt;
 mod logging;
 mod memory;

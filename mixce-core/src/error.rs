@@ -1,5 +1,7 @@
 //! The error type of this crate.
 
+use mixce_base::Hint;
+
 use crate::objective::{OBJECTIVES, ParameterSpec, short};
 
 /// What can go wrong in this crate.
@@ -63,10 +65,8 @@ pub enum Error {
     Candle(#[from] candle_core::Error),
 }
 
-impl Error {
-    /// Advice for the user, if there is any beyond the message.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::OutOfRange { parameter, .. } => {
                 Some(format!("`{}` is the {}", parameter.name, parameter.help))

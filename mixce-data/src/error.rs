@@ -2,6 +2,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use mixce_base::Hint;
+use mixce_base::files::FileError;
+
 /// Shorthand for a result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -180,7 +183,7 @@ pub enum Error {
     },
 
     /// More bad rows than were allowed.
-    #[error("more than {limit} bad rows (`--skip-bad-rows {limit}`); the next one: {next}")]
+    #[error("more than {limit} bad rows (`settings.skip_bad_rows = {limit}`); the next one: {next}")]
     TooManyBadRows {
         /// Rows that were skipped.
         limit: u64,
@@ -277,7 +280,7 @@ pub enum Error {
 
     /// Development and test sets took every document.
     #[error(
-        "no document is left to train on: of {read} that were read {passed} pass the filters, and the test set took {test} of them, the development set {valid} (`--held-out` is {held_out}, for each)"
+        "no document is left to train on: of {read} that were read {passed} pass the filters, and the test set took {test} of them, the development set {valid} (`settings.held_out` is {held_out}, for each)"
     )]
     NothingToTrainOn {
         /// Documents of the training split, before the filters.
@@ -301,10 +304,14 @@ pub enum Error {
     Settings(String),
 }
 
-impl Error {
-    /// Advice for the user, if there is any: one line, printed after the error.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
+impl From<FileError> for Error {
+    fn from(FileError { action, path, source }: FileError) -> Self {
+        Self::Io { action, path, source }
+    }
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NotAFile { .. } => {
                 "to read from another program, name `-` and pipe into standard input".into()
@@ -325,39 +332,41 @@ impl Error {
             Self::Foreign { hint, .. } => hint.clone(),
             Self::Binary { .. } => "name files of text, JSON lines, CSV, TSV or parquet".into(),
             Self::NotUtf8 { place: Place::Row(_), .. } => {
-                "the column may hold other data than text: `--text-column NAME` takes another one, `--skip-bad-rows N` leaves such rows out".into()
+                "the column may hold other data than text: `settings.text_column = NAME` takes another one, `settings.skip_bad_rows = N` leaves such rows out".into()
             }
             Self::NotUtf8 { guess: Some(Guess { encoding, reading }), .. } => format!(
-                "it may be {encoding}, where this reads `{reading}`; if so, `iconv -f {encoding} -t UTF-8` converts it, else `--skip-bad-rows N` leaves such rows out"
+                "it may be {encoding}, where this reads `{reading}`; if so, `iconv -f {encoding} -t UTF-8` converts it, else `settings.skip_bad_rows = N` leaves such rows out"
             ),
             Self::NotUtf8 { guess: None, .. } => {
-                "if it is text in another encoding, `iconv -f ENCODING -t UTF-8` converts it; `--skip-bad-rows N` leaves such rows out".into()
+                "if it is text in another encoding, `iconv -f ENCODING -t UTF-8` converts it; `settings.skip_bad_rows = N` leaves such rows out".into()
             }
-            Self::BadRow { .. } => "a few bad rows can be left out with `--skip-bad-rows N`".into(),
-            Self::Column { .. } => "name the column of the text with `--text-column NAME`".into(),
+            Self::BadRow { .. } => "a few bad rows can be left out with `settings.skip_bad_rows = N`".into(),
+            Self::Column { .. } => "name the column of the text with `settings.text_column = NAME`".into(),
             Self::NestedRows { path, key } => {
                 format!("take them out, for example with `jq -c '.\"{key}\"[]' {}`", path.display())
             }
             Self::LostRows(_) => "mend the row, or write one row a line".into(),
             Self::Delimiter { .. } => {
-                "name what stands between the fields with `--delimiter`, such as `--delimiter ';'`".into()
+                "name what stands between the fields with `settings.delimiter`, such as `;`".into()
             }
             Self::Header { .. } => {
-                "if the first line is a row, say so with `--no-header`; else name the text's column with `--text-column NAME`".into()
+                "if the first line is a row, say so with `settings.no_header`; else name the text's column with `settings.text_column = NAME`".into()
             }
             Self::TooManyBadRows { next, .. } => return next.hint(),
             Self::NothingLeft { .. } => {
-                "`--min-words` and `--max-words` set the limits; if the numbers surprise, is this the data set that was named?".into()
+                "`settings.min_words` and `settings.max_words` set the limits; if the numbers surprise, is this the data set that was named?".into()
             }
             Self::NothingToTrainOn { passed, .. } => {
                 let fewer = passed / 20;
-                format!("take fewer: `--held-out {fewer}` leaves at least {} to train on", passed - 2 * fewer)
+                format!("take fewer: `settings.held_out = {fewer}` leaves at least {} to train on", passed - 2 * fewer)
             }
             Self::Splits { hint, .. } => (*hint).into(),
             _ => return None,
         })
     }
+}
 
+impl Error {
     /// Whether this is about one row, after which reading may go on.
     #[must_use]
     pub fn is_bad_row(&self) -> bool {

@@ -7,7 +7,6 @@
 //!
 //! Nothing here knows of tensors or models.
 pub mod error;
-pub mod fsio;
 pub mod input;
 pub mod moses;
 pub mod prepare;

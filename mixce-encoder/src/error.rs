@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use mixce_base::Hint;
+
 /// Shorthand for a result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -41,10 +43,8 @@ pub enum Error {
     Compute(#[from] candle_core::Error),
 }
 
-impl Error {
-    /// What to do about it, where that can be said.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Checkpoint(error) => error.hint(),
             Self::Unsupported { .. } | Self::Weights { .. } => Some(
@@ -53,7 +53,9 @@ impl Error {
             _ => None,
         }
     }
+}
 
+impl Error {
     pub(crate) fn unsupported(path: &Path, problem: impl Into<String>) -> Self {
         Self::Unsupported { path: path.to_owned(), problem: problem.into() }
     }

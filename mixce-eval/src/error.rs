@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use mixce_base::Hint;
+
 use crate::metric::Need;
 
 /// What goes wrong with features and what is computed from them.
@@ -113,10 +115,8 @@ pub enum Error {
     Eigen,
 }
 
-impl Error {
-    /// What to do about it, if that is known.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::TooFew { .. } => {
                 Some("score more texts; published values use 5000 or more a side".to_owned())
@@ -126,7 +126,9 @@ impl Error {
             _ => None,
         }
     }
+}
 
+impl Error {
     pub(crate) fn malformed(path: &Path, problem: impl Into<String>) -> Self {
         Self::Malformed { path: path.into(), problem: problem.into() }
     }

@@ -3,7 +3,7 @@
 //! MAUVE and coherence depend on the lengths of the texts. The MixCE authors' *controlled* versions compare windows of
 //! `floor(L / 1.35)` whitespace words (about `L` tokens), 10 000 of them drawn from all places in all texts.
 
-use mixce_kernels::rng::{Stream, purpose};
+use mixce_base::rng::{Stream, purpose};
 
 /// Words of a window that stands for this many tokens, and of a prompt of that many.
 ///

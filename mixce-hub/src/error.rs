@@ -2,6 +2,9 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
+use mixce_base::Hint;
+use mixce_base::files::FileError;
+
 use crate::source::RepositoryKind;
 
 /// The result of a hub operation.
@@ -293,15 +296,19 @@ fn words(message: &Option<String>) -> String {
     message.as_ref().map(|message| format!(": {message}")).unwrap_or_default()
 }
 
-impl Error {
-    /// What the user can do about it, in one line, where there is something to say.
-    pub fn hint(&self) -> Option<String> {
+impl From<FileError> for Error {
+    fn from(FileError { action, path, source }: FileError) -> Self {
+        Self::Io { action, path, source }
+    }
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::InvalidSource { .. } => {
                 "give an existing folder, or a hub id such as `openai-community/gpt2` or `openai-community/gpt2@main`".into()
             }
-            Self::InvalidDataset { .. } => "give an id such as `Salesforce/wikitext`, or your own files with `--source`".into(),
-            Self::NoSuchFiles { .. } => "choose the configuration with `--config` and the split with `--split`".into(),
+            Self::InvalidDataset { .. } => "give an id such as `Salesforce/wikitext`".into(),
             Self::NoNetwork => "unset `HF_HUB_OFFLINE`".into(),
             Self::NoToken { .. } => "make a token with write permission in the hub's settings and put it into `HF_TOKEN`, or log in with the Python tools".into(),
             Self::NothingToPush { .. } => "name the folder of an exported model, such as `runs/first/best`".into(),
@@ -350,10 +357,12 @@ impl Error {
             Self::ShardIndex { .. } | Self::Malformed { .. } | Self::FileNotFound { .. } => {
                 "check `HF_ENDPOINT`, and whether the model is complete on the hub".into()
             }
-            Self::Status { .. } | Self::Client { .. } | Self::Io { .. } => return None,
+            Self::NoSuchFiles { .. } | Self::Status { .. } | Self::Client { .. } | Self::Io { .. } => return None,
         })
     }
+}
 
+impl Error {
     /// Whether the same request may well succeed a moment later.
     pub(crate) fn is_transient(&self) -> bool {
         match self {

@@ -3,9 +3,12 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use mixce_base::Hint;
+use mixce_base::files::FileError;
+
 /// What goes wrong between a folder of files and a model.
 ///
-/// Each message is complete in itself (causes are part of it); what to do about it is in [`Error::hint`].
+/// Each message is complete in itself (causes are part of it); what to do about it is in [`Hint::hint`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -253,10 +256,8 @@ pub enum Error {
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-impl Error {
-    /// What the user can do about it, where that is not plain from the message.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::InFile { cause, .. } => cause.hint(),
             Self::ConfigUnsupported { key, .. } if key == "activation_function" => {
@@ -301,14 +302,16 @@ impl Error {
             Self::VocabularyTooLarge { .. } => {
                 Some("use the tokenizer that the model was trained with".to_owned())
             }
-            Self::TextTooLong { .. } => Some("shorten the text, for training with --max-length".to_owned()),
+            Self::TextTooLong { .. } => Some("shorten the text, or let documents be cut at `config.max_length`".to_owned()),
             Self::EmptyPrompt { .. } => {
-                Some("begin with the tokenizer's beginning-of-text token (`--unconditional`)".to_owned())
+                Some("begin with the tokenizer's beginning-of-text token".to_owned())
             }
             _ => None,
         }
     }
+}
 
+impl Error {
     /// An operation of the file system on `path` that failed.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_owned();
@@ -329,6 +332,12 @@ impl Error {
             Self::Io { .. } | Self::Malformed { .. } | Self::InFile { .. } => self,
             cause => Self::InFile { path: path.to_owned(), cause: Box::new(cause) },
         }
+    }
+}
+
+impl From<FileError> for Error {
+    fn from(FileError { action, path, source }: FileError) -> Self {
+        Self::Io { action, path, cause: source }
     }
 }
 

@@ -1,6 +1,9 @@
 //! The error type of this crate.
 use std::path::{Path, PathBuf};
 
+use mixce_base::Hint;
+use mixce_base::files::FileError;
+
 /// What can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -85,23 +88,29 @@ pub enum Error {
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-impl Error {
-    /// Advice for the reader of the message, if there is any.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
+impl From<FileError> for Error {
+    fn from(FileError { path, source, .. }: FileError) -> Self {
+        Self::Io { path, source }
+    }
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Unsupported { hint, .. } => Some(hint.clone()),
             Self::Matrix { .. } => Some(
                 "a matrix of V x V probabilities, comma separated; the last row and column are EOS, the last row is zero"
                     .to_owned(),
             ),
-            Self::SmallText { .. } => Some("pass a longer text or a smaller `--vocab`".to_owned()),
+            Self::SmallText { .. } => Some("pass a longer text or a smaller `config.vocab`".to_owned()),
             Self::Objective(error) => error.hint(),
-            Self::Diverged { .. } => Some("lower `--lr`".to_owned()),
+            Self::Diverged { .. } => Some("lower `config.lr`".to_owned()),
             _ => None,
         }
     }
+}
 
+impl Error {
     /// An input or output error with its path.
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io { path: path.to_owned(), source }

@@ -1,6 +1,9 @@
 //! What can go wrong between a text file and a finished run.
 use std::path::PathBuf;
 
+use mixce_base::Hint;
+use mixce_base::files::FileError;
+
 /// Shorthand for a result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -212,17 +215,22 @@ pub enum Error {
     },
 }
 
-impl Error {
-    /// Advice for the user, if there is any: one line, printed after the error.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
+impl From<FileError> for Error {
+    fn from(FileError { action, path, source }: FileError) -> Self {
+        Self::Io { action, path, source }
+    }
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Config { hint, .. } | Self::ConfigFile { hint, .. } => hint.clone(),
             Self::OutputNotEmpty { .. } => {
-                Some("choose another `--out`, or continue the run with `--resume auto`".into())
+                Some("choose another `config.out`, or continue the run with `config.resume = auto`".into())
             }
             Self::NoCheckpoint { .. } => Some(
-                "a checkpoint counts only once its `COMPLETE` file exists; start without `--resume`".into(),
+                "a checkpoint counts only once its `COMPLETE` file exists; start without `config.resume`"
+                    .into(),
             ),
             Self::ResumeMismatch { .. } => {
                 Some("repeat the run's own settings, or start a new run from its exported model".into())
@@ -230,18 +238,20 @@ impl Error {
             Self::TokenOutOfRange { .. } => Some("is this the tokenizer that belongs to the model?".into()),
             Self::NonFiniteLoss { .. }
             | Self::NonFiniteGradient { .. }
-            | Self::NonFiniteLikelihood { step: Some(_), .. } => {
-                Some("try a lower `--lr`, some `--warmup-steps`, or `--clip-grad-norm 1`".into())
-            }
+            | Self::NonFiniteLikelihood { step: Some(_), .. } => Some(
+                "try a lower `config.lr`, some `config.warmup_steps`, or `config.clip_grad_norm = 1`".into(),
+            ),
             Self::Data(error) => error.hint(),
             Self::Model(error) => error.hint(),
             Self::Objective(error) => error.hint(),
-            Self::RunInUse { .. } => Some("wait until it has ended, or choose another `--out`".into()),
+            Self::RunInUse { .. } => Some("wait until it has ended, or choose another `config.out`".into()),
             Self::BadCache { .. } => Some("delete the file; it is built again".into()),
             _ => None,
         }
     }
+}
 
+impl Error {
     /// An [`Error::Io`], ready for `map_err`.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

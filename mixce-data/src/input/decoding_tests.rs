@@ -1,4 +1,5 @@
 //! The same documents in every encoding, compression, line end and archive; and what is said about each oddity.
+use mixce_base::Hint as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 

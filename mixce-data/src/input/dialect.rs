@@ -93,7 +93,7 @@ fn listed(delimiters: impl Iterator<Item = u8>) -> String {
     delimiters.map(|delimiter| format!("`{}`", shown(delimiter))).collect::<Vec<_>>().join(" and ")
 }
 
-/// A delimiter as `--delimiter` takes it.
+/// A delimiter as a user types it.
 fn shown(delimiter: u8) -> String {
     match delimiter {
         b'\t' => r"\t".to_owned(),
@@ -188,6 +188,7 @@ impl Candidate {
 mod tests {
     use super::super::compression::{Compression, Source};
     use super::*;
+    use mixce_base::Hint as _;
 
     fn detected(text: &str, usual: u8) -> Result<(char, Found, String)> {
         let bytes = Box::new(std::io::Cursor::new(text.as_bytes().to_vec()));
@@ -231,7 +232,7 @@ mod tests {
     fn doubt_names_the_candidates() {
         let error = detected("id;price,eur\n1;2,50\n2;3,10\n", b',').unwrap_err();
         assert_eq!(error.to_string(), "`a.csv`: more than one delimiter fits the records: `,` and `;`");
-        assert!(error.hint().unwrap().contains("--delimiter"));
+        assert!(error.hint().unwrap().contains("settings.delimiter"));
         let error = detected("id;text\n1\n2\n3;4;5\n", b',').unwrap_err();
         assert!(error.to_string().contains("the first line is separated by `;`"), "{error}");
     }

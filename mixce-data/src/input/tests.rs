@@ -1,4 +1,5 @@
 //! All formats against each other, and each against bad input.
+use mixce_base::Hint as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,4 +1,5 @@
 //! Small data sets in every shape they are published in.
+use mixce_base::Hint as _;
 use std::io::Write;
 use std::path::Path;
 
@@ -150,17 +151,20 @@ fn sources_without_a_training_split_or_with_two_configurations_are_refused() {
     write(source.path(), "b/train.txt", "x");
     let error = find(None).unwrap_err();
     assert!(error.to_string().contains("`a/train.txt` and `b/train.txt`"), "{error}");
-    assert!(error.hint().unwrap().contains("`--config`"));
+    assert_eq!(error.hint().unwrap(), "choose one, or name its folder");
     let found = find(Some("b")).unwrap();
     assert!(found.splits[0].is_some());
     assert_eq!(
         reasons(&found),
-        ["a/test.txt: not below the folder of `--config`", "a/train.txt: not below the folder of `--config`"]
+        [
+            "a/test.txt: not below the folder of the configuration",
+            "a/train.txt: not below the folder of the configuration"
+        ]
     );
     assert!(find(Some("c")).unwrap_err().to_string().contains("`c`"));
     let file = source.path().join("a/train.txt");
     let error = super::find(&file, Collection::Text, Some("b"), &ReadSettings::default()).unwrap_err();
-    assert!(error.to_string().contains("`--config b`"), "{error}");
+    assert!(error.to_string().contains("the configuration `b`"), "{error}");
 }
 
 fn reasons(source: &Source) -> Vec<String> {
@@ -210,8 +214,14 @@ fn members_of_one_name_in_several_folders_are_all_kept() {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(&bytes).unwrap();
     let packed = zstd::encode_all(bytes.as_slice(), 1).unwrap();
-    for (name, bytes) in [("c.tar", bytes.clone()), ("c.tgz", gzip.finish().unwrap()), ("c.tar.zst", packed)]
-    {
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bzip2.write_all(&bytes).unwrap();
+    for (name, bytes) in [
+        ("c.tar", bytes.clone()),
+        ("c.tgz", gzip.finish().unwrap()),
+        ("c.tar.zst", packed),
+        ("c.tar.bz2", bzip2.finish().unwrap()),
+    ] {
         let (folder, found) = find_archive(name, &bytes);
         let found = found.unwrap();
         assert_eq!(texts(&found), [vec!["a", "b", "c"], vec!["d"], vec!["f", "e"]], "{name}");
@@ -268,14 +278,15 @@ fn archives_that_lead_out_or_cannot_be_read_are_refused() {
         let error = find_archive("c.tar", &archive(&[(name, "x\n")])).1.unwrap_err().to_string();
         assert!(error.contains(name) && error.contains("outside of the folder"), "{error}");
     }
-    for (name, head, words) in [
-        ("c.tar.xz", &b"\xfd7zXZ\0"[..], "xz"),
-        ("c.zip", b"PK\x03\x04", "zip"),
-        ("c.tar.bz2", b"BZh9", "bzip2"),
-    ] {
-        let error = find_archive(name, head).1.unwrap_err().to_string();
-        assert!(error.contains(words) && error.contains("unpack it, and name the folder"), "{error}");
-    }
+    let error = find_archive("c.zip", b"PK\x03\x04").1.unwrap_err();
+    assert!(
+        error.to_string().contains("zip") && error.hint().unwrap().contains("unpack it first"),
+        "{error}"
+    );
+    let error = find_archive("c.tar.xz", b"\xfd7zXZ\0").1.unwrap_err();
+    assert!(matches!(error, Error::Compressed { kind: "xz", .. }), "{error}");
+    let error = find_archive("c.tar", b"a text\n").1.unwrap_err();
+    assert!(error.to_string().contains("it holds no tar archive"), "{error}");
     let cut = &archive(&[("train.txt", &"x".repeat(2000))])[..1500];
     let error = find_archive("c.tar", cut).1.unwrap_err();
     assert!(matches!(error, Error::Archive { .. }), "{error}");
@@ -375,9 +386,12 @@ fn held_out_sets_that_take_everything_are_told_with_a_number_that_works() {
     let error = run(source.path(), out.path(), &PrepareSettings::new(Collection::Wikitext)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no document is left to train on: of 2840 that were read 1420 pass the filters, and the test set took 1420 of them, the development set 0 (`--held-out` is 5000, for each)"
+        "no document is left to train on: of 2840 that were read 1420 pass the filters, and the test set took 1420 of them, the development set 0 (`settings.held_out` is 5000, for each)"
     );
-    assert_eq!(error.hint().unwrap(), "take fewer: `--held-out 71` leaves at least 1278 to train on");
+    assert_eq!(
+        error.hint().unwrap(),
+        "take fewer: `settings.held_out = 71` leaves at least 1278 to train on"
+    );
     assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
     run(source.path(), out.path(), &small(Collection::Wikitext, 71)).unwrap();
     assert_eq!(lines(out.path(), "train.txt").len(), 1278);

@@ -1,6 +1,6 @@
 //! Drawing from many small categorical distributions, and walking the chains they make.
 
-use mixce_kernels::rng::Stream;
+use mixce_base::rng::Stream;
 use pulp::{Arch, Simd, WithSimd};
 
 /// Outcomes searched at once: one AVX-512 register of f32.

@@ -115,8 +115,6 @@ pub enum Selection {
     Nll,
     /// The objective's own value. For MixCE with a small `eta` it is not monotone in the likelihood: the authors' rule, not the better one.
     Loss,
-    /// MAUVE of samples.
-    Mauve,
 }
 
 #[cfg(test)]

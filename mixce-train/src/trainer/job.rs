@@ -51,7 +51,7 @@ impl<'a> TrainJob<'a> {
 pub enum End {
     /// All steps were done.
     Finished,
-    /// The development score had not improved for `--patience` evaluations.
+    /// The development score had not improved for `config.patience` evaluations.
     OutOfPatience,
     /// It was asked to stop; in a run folder a checkpoint was written.
     Interrupted,

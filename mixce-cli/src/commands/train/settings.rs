@@ -126,7 +126,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "N", help_heading = "Evaluation and checkpoints")]
     pub(crate) keep_last: Option<usize>,
     /// What the best model is chosen by, on the development documents [default: nll]
-    #[arg(long, value_parser = words::<Selection>(&["loss", "nll", "mauve"]), help_heading = "Evaluation and checkpoints")]
+    #[arg(long, value_parser = words::<Selection>(&["loss", "nll"]), help_heading = "Evaluation and checkpoints")]
     pub(crate) select: Option<Selection>,
     /// Stop after this many evaluations in a row without an improvement
     #[arg(long, value_name = "N", help_heading = "Evaluation and checkpoints")]
