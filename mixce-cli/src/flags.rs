@@ -5,8 +5,11 @@ use crate::cli;
 /// Fields that no flag of their name sets, as they are called in a configuration file.
 const WITHOUT_FLAG: [&str; 1] = ["adam_epsilon"];
 
+/// No field, although the program has a flag of this name: `config.json` is a file.
+const FILE_ENDING: &str = "json";
+
 /// A message of the libraries in the words of the command line: they write `` `config.max_length = 8` `` (or `settings.`), a user
-/// `` `--max-length 8` ``. What is no field, such as the file `config.json`, stays.
+/// `` `--max-length 8` ``. Everything else stays.
 pub(crate) fn in_words_of_flags(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -19,7 +22,7 @@ pub(crate) fn in_words_of_flags(text: &str) -> String {
             out.push_str(name);
         } else {
             let flag = name.replace('_', "-");
-            if !cli::has_flag(&flag) {
+            if flag == FILE_ENDING || !cli::has_flag(&flag) {
                 continue;
             }
             out.push_str("--");
@@ -70,6 +73,7 @@ mod tests {
         for text in [
             "cannot read `models/config.json`: no such file",
             "`config.json` has no `vocab_size`",
+            "`settings.json`",
             "`config.model.bak`",
             "`settings.nothing = 3`",
             "config.max_length is no quotation",
