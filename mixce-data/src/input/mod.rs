@@ -39,11 +39,15 @@ mod window;
 mod zstandard;
 
 #[cfg(test)]
+mod archive_tests;
+#[cfg(test)]
 mod decoding_tests;
 #[cfg(test)]
 mod every_way;
 #[cfg(test)]
 mod row_tests;
+#[cfg(test)]
+mod test_files;
 #[cfg(test)]
 mod tests;
 
