@@ -5,61 +5,28 @@ use mixce_base::Hint;
 use crate::objective::{OBJECTIVES, ParameterSpec, short};
 
 /// What can go wrong in this crate.
+#[expect(missing_docs, reason = "the messages say what such fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No objective of this name is registered.
     #[error("unknown objective `{name}`: expected one of {}", listed(OBJECTIVES.iter().map(|spec| spec.name)))]
-    UnknownObjective {
-        /// The name given.
-        name: String,
-    },
+    UnknownObjective { name: String },
     /// The objective has no such parameter.
     #[error("objective `{objective}` has no parameter `{parameter}`: {}", having(known))]
-    UnknownParameter {
-        /// Name of the objective.
-        objective: &'static str,
-        /// The name given.
-        parameter: String,
-        /// The parameters it has.
-        known: &'static [ParameterSpec],
-    },
+    UnknownParameter { objective: &'static str, parameter: String, known: &'static [ParameterSpec] },
     /// Something else than `parameter=number` follows the objective's name.
     #[error("objective `{objective}`: expected `parameter=number`, got `{got}`")]
-    BadAssignment {
-        /// Name of the objective.
-        objective: &'static str,
-        /// The text between two commas.
-        got: String,
-    },
+    BadAssignment { objective: &'static str, got: String },
     /// Two values for one parameter.
     #[error("`{parameter}` of objective `{objective}` is given twice")]
-    GivenTwice {
-        /// Name of the objective.
-        objective: &'static str,
-        /// Name of the parameter.
-        parameter: &'static str,
-    },
+    GivenTwice { objective: &'static str, parameter: &'static str },
     /// A parameter lies outside the range in which its formula makes sense.
     #[error("`{}` of objective `{objective}` must be in {}, got {}", parameter.name, parameter.range, short(*value))]
-    OutOfRange {
-        /// Name of the objective.
-        objective: &'static str,
-        /// The parameter.
-        parameter: ParameterSpec,
-        /// The value given.
-        value: f64,
-    },
+    OutOfRange { objective: &'static str, parameter: ParameterSpec, value: f64 },
     /// Tensors whose shapes or dtypes do not belong together.
     #[error("{operation}: expected {expected}, got {got}")]
-    Mismatch {
-        /// The operation that was asked for.
-        operation: &'static str,
-        /// What would have fitted.
-        expected: String,
-        /// What was given.
-        got: String,
-    },
+    Mismatch { operation: &'static str, expected: String, got: String },
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -88,6 +88,7 @@ fn of_file(offset: Option<u64>) -> String {
 }
 
 /// Every way in which reading or preparing data can fail.
+#[expect(missing_docs, reason = "the messages say what such fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -96,26 +97,18 @@ pub enum Error {
     Io {
         /// What was tried, as a verb: `read`, `create`, ...
         action: &'static str,
-        /// The file or folder.
         path: PathBuf,
-        /// The reason the operating system gave.
         #[source]
         source: std::io::Error,
     },
 
     /// A path that is neither a file nor `-`.
     #[error("`{}` is {kind}, not a file", path.display())]
-    NotAFile {
-        /// The path.
-        path: PathBuf,
-        /// What it is instead.
-        kind: &'static str,
-    },
+    NotAFile { path: PathBuf, kind: &'static str },
 
     /// A pattern that no file matches, or that is none.
     #[error("no file matches `{pattern}`{}", .reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default())]
     NoMatch {
-        /// The pattern.
         pattern: String,
         /// What is wrong with it, if it is no pattern at all.
         reason: Option<String>,
@@ -128,29 +121,24 @@ pub enum Error {
     /// Compressed data or an archive that cannot be read to its end.
     #[error("`{}` {}", path.display(), fault.told(kind))]
     Compressed {
-        /// The file.
         path: PathBuf,
         /// `gzip`, `zstd`, `bzip2`, `xz`, `tar`.
         kind: &'static str,
-        /// What is wrong.
         fault: Fault,
     },
 
     /// A file of a known kind that holds no documents that could be read.
     #[error("`{}` is {what}, which is not read as documents", path.display())]
     Foreign {
-        /// The file.
         path: PathBuf,
         /// Its kind, with an article.
         what: &'static str,
-        /// What to do.
         hint: String,
     },
 
     /// A file that is not text.
     #[error("`{}` is not text: byte {byte} is a NUL", path.display())]
     Binary {
-        /// The file.
         path: PathBuf,
         /// The first NUL byte, counted from 1 (of the decompressed file).
         byte: u64,
@@ -159,24 +147,19 @@ pub enum Error {
     /// A text holds bytes that are not UTF-8.
     #[error("`{}` {place}, byte {byte}: the text is not UTF-8{}", path.display(), of_file(*offset))]
     NotUtf8 {
-        /// The file.
         path: PathBuf,
-        /// Line or row.
         place: Place,
         /// First bad byte of the line or field, counted from 1.
         byte: usize,
         /// The same byte within the whole (decompressed) file, counted from 0, where it is known.
         offset: Option<u64>,
-        /// What the text may be instead.
         guess: Option<Guess>,
     },
 
     /// A row that cannot be used.
     #[error("`{}` {place}: {problem}", path.display())]
     BadRow {
-        /// The file.
         path: PathBuf,
-        /// Line or row.
         place: Place,
         /// What was expected and what was found.
         problem: String,
@@ -194,7 +177,6 @@ pub enum Error {
     /// A table without the column that was asked for, or without one that is plainly the text.
     #[error("`{}`: {problem}", path.display())]
     Column {
-        /// The file.
         path: PathBuf,
         /// What was looked for, and the columns there are.
         problem: String,
@@ -202,12 +184,7 @@ pub enum Error {
 
     /// An object that is no row but holds the rows in a list.
     #[error("`{}`: its one object holds the rows under the key `{key}`, expected the rows themselves", path.display())]
-    NestedRows {
-        /// The file.
-        path: PathBuf,
-        /// The key of the list.
-        key: String,
-    },
+    NestedRows { path: PathBuf, key: String },
 
     /// A bad row behind which the others cannot be told apart.
     #[error("{0}; the rows behind it cannot be told apart")]
@@ -215,46 +192,25 @@ pub enum Error {
 
     /// A delimited file that can be read in several ways.
     #[error("`{}`: {problem}", path.display())]
-    Delimiter {
-        /// The file.
-        path: PathBuf,
-        /// The delimiters that may be meant.
-        problem: String,
-    },
+    Delimiter { path: PathBuf, problem: String },
 
     /// A delimited file whose first record does not look like names of columns.
     #[error("`{}`: expected the names of the columns in the first line, got `{field}`", path.display())]
-    Header {
-        /// The file.
-        path: PathBuf,
-        /// The field that is no name.
-        field: String,
-    },
+    Header { path: PathBuf, field: String },
 
     /// A parquet file that cannot be read.
     #[error("`{}`: not a readable parquet file: {problem}", path.display())]
-    Parquet {
-        /// The file.
-        path: PathBuf,
-        /// The decoder's own words.
-        problem: String,
-    },
+    Parquet { path: PathBuf, problem: String },
 
     /// A tar archive that cannot be read, or lacks a member.
     #[error("archive `{}`: {problem}", path.display())]
-    Archive {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong or missing.
-        problem: String,
-    },
+    Archive { path: PathBuf, problem: String },
 
     /// Files of a data set that were not found.
     #[error("`{}` holds no {missing}", path.display())]
     Incomplete {
         /// The folder or file that was searched.
         path: PathBuf,
-        /// What was looked for.
         missing: String,
     },
 
@@ -265,7 +221,6 @@ pub enum Error {
         path: PathBuf,
         /// What is open, and between which files.
         problem: String,
-        /// What to do about it.
         hint: &'static str,
     },
 

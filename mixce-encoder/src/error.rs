@@ -8,6 +8,7 @@ use mixce_base::Hint;
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// A failure to load an encoder or to embed a text.
+#[expect(missing_docs, reason = "the messages say what such fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -16,28 +17,13 @@ pub enum Error {
     Checkpoint(#[from] mixce_lm::Error),
     /// A file that cannot be read.
     #[error("cannot read `{}`: {cause}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The answer of the operating system.
-        cause: std::io::Error,
-    },
+    Io { path: PathBuf, cause: std::io::Error },
     /// A file of a checkpoint that says something that cannot be, or that this crate does not have.
     #[error("`{}`: {problem}", path.display())]
-    Unsupported {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
+    Unsupported { path: PathBuf, problem: String },
     /// Weights that do not make the model of the configuration.
     #[error("the weights in `{}` do not fit its configuration: {problem}", path.display())]
-    Weights {
-        /// The folder.
-        path: PathBuf,
-        /// What is wrong with them.
-        problem: String,
-    },
+    Weights { path: PathBuf, problem: String },
     /// A tensor operation failed.
     #[error("cannot embed: {0}")]
     Compute(#[from] candle_core::Error),

@@ -9,6 +9,7 @@ use mixce_base::files::FileError;
 /// What goes wrong between a folder of files and a model.
 ///
 /// Each message is complete in itself (causes are part of it); what to do about it is in [`Hint::hint`].
+#[expect(missing_docs, reason = "the messages say what such fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -17,59 +18,35 @@ pub enum Error {
     Io {
         /// What was attempted: `read`, `create`, ...
         action: &'static str,
-        /// The file or folder.
         path: PathBuf,
-        /// The answer of the operating system.
         cause: std::io::Error,
     },
     /// A file that is not what its name promises.
     #[error("cannot read `{}`: {problem}", path.display())]
     Malformed {
-        /// The file.
         path: PathBuf,
         /// What is wrong with it, and where.
         problem: String,
     },
     /// Another error, met while reading a file.
     #[error("in `{}`: {cause}", path.display())]
-    InFile {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with its content.
-        cause: Box<Error>,
-    },
+    InFile { path: PathBuf, cause: Box<Error> },
     /// A key of `config.json` has a value that cannot be.
     #[error("config key `{key}` must be {expected}, got `{got}`")]
-    ConfigValue {
-        /// The key as written.
-        key: String,
-        /// What the key may hold.
-        expected: String,
-        /// What it holds.
-        got: String,
-    },
+    ConfigValue { key: String, expected: String, got: String },
     /// A key of `config.json` asks for a computation that this crate does not have.
     #[error("config key `{key}` = `{value}` is not supported: {reason}")]
-    ConfigUnsupported {
-        /// The key as written.
-        key: String,
-        /// Its value.
-        value: String,
-        /// Why it is refused.
-        reason: &'static str,
-    },
+    ConfigUnsupported { key: String, value: String, reason: &'static str },
     /// A `config.json` of an architecture that the program does not have.
     #[error("config key `model_type` = `{model_type}` is not supported: known architectures are {known}")]
     UnknownArchitecture {
         /// Its value, or `(missing)`.
         model_type: String,
-        /// The values that are read.
         known: String,
     },
     /// A folder holds none of the weight files that can be read.
     #[error("no weights in `{}`: expected one of {expected}", path.display())]
     NoWeights {
-        /// The folder.
         path: PathBuf,
         /// The file names that were looked for.
         expected: String,
@@ -79,13 +56,11 @@ pub enum Error {
     TensorMismatch {
         /// The weight file (or the index of the sharded files, or the word for parameters in memory).
         path: PathBuf,
-        /// Every missing, unexpected and misshapen tensor.
         mismatch: Box<TensorMismatch>,
     },
     /// A file of which two dictionaries of tensors fit the configuration.
     #[error("`{}` holds {} models that fit the configuration: {}", path.display(), candidates.len(), quoted(candidates))]
     TwoModels {
-        /// The weight file.
         path: PathBuf,
         /// The paths of their dictionaries; empty for the outermost one.
         candidates: Vec<String>,
@@ -96,7 +71,6 @@ pub enum Error {
         path.display()
     )]
     HeadNotTied {
-        /// The weight file.
         path: PathBuf,
         /// The name of the embedding in the file.
         embedding: String,
@@ -109,19 +83,13 @@ pub enum Error {
         path.display()
     )]
     NotFinite {
-        /// The weight file.
         path: PathBuf,
-        /// The name in the file.
         name: String,
-        /// The element type in the file.
         dtype: &'static str,
-        /// How many there are.
         count: usize,
         /// Elements of the tensor.
         total: usize,
-        /// Where the first one is.
         index: Vec<usize>,
-        /// The first one, in f32.
         value: f32,
     },
     /// A tensor holds values that the element type of a file has no room for.
@@ -129,33 +97,21 @@ pub enum Error {
         "tensor `{name}` cannot be stored as {dtype}: {count} of its {total} values would be NaN or infinite"
     )]
     NotStorable {
-        /// Its published name.
         name: String,
-        /// The element type of the file.
         dtype: &'static str,
-        /// How many there are.
         count: usize,
         /// Elements of the tensor.
         total: usize,
     },
     /// A tensor that was asked for by name does not exist.
     #[error("no parameter named `{name}`")]
-    UnknownParameter {
-        /// The name.
-        name: String,
-    },
+    UnknownParameter { name: String },
     /// An output folder that already holds something.
     #[error("output folder `{}` exists and is not empty", path.display())]
-    NotEmpty {
-        /// The folder.
-        path: PathBuf,
-    },
+    NotEmpty { path: PathBuf },
     /// A folder without a tokenizer.
     #[error("no tokenizer in `{}`: expected `tokenizer.json`, `vocab.json` and `merges.txt`, or `vocab.txt`", path.display())]
-    NoTokenizer {
-        /// The folder.
-        path: PathBuf,
-    },
+    NoTokenizer { path: PathBuf },
     /// The tokenizer produces token ids for which the model has no embedding.
     #[error("the tokenizer has {tokenizer} tokens but the model only {model} (config key `vocab_size`)")]
     VocabularyTooLarge {
@@ -169,7 +125,6 @@ pub enum Error {
     Tokenizer {
         /// `encode` or `decode`.
         action: &'static str,
-        /// The answer of the library.
         problem: String,
     },
     /// A token id for which the model has no embedding.
@@ -177,7 +132,6 @@ pub enum Error {
         "token id {id} at position {position} of text {text} is outside the vocabulary of {vocabulary} tokens"
     )]
     TokenOutOfRange {
-        /// The id.
         id: u32,
         /// Where it stands, from 0.
         position: usize,
@@ -218,10 +172,7 @@ pub enum Error {
     },
     /// A parameter took no part in a backward pass.
     #[error("parameter `{name}` has no gradient after a backward pass")]
-    MissingGradient {
-        /// Its published name.
-        name: String,
-    },
+    MissingGradient { name: String },
     /// A text without any token.
     #[error("text {text} is empty: it has no last token")]
     EmptyText {
@@ -233,21 +184,13 @@ pub enum Error {
         "the logits of sample {sample} hold NaN or infinity after {tokens} new tokens: the model's weights are broken"
     )]
     BrokenLogits {
-        /// The number of the sample.
         sample: u64,
         /// Tokens sampled before.
         tokens: usize,
     },
     /// A sampling parameter outside its range.
     #[error("`{parameter}` must be {expected}, got {got}")]
-    Sampling {
-        /// The parameter.
-        parameter: &'static str,
-        /// Its admissible values.
-        expected: &'static str,
-        /// The value given.
-        got: String,
-    },
+    Sampling { parameter: &'static str, expected: &'static str, got: String },
     /// A tensor operation failed.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
