@@ -57,7 +57,7 @@ impl fmt::Display for Problem {
 impl StdError for Problem {}
 
 /// Writes `error: ...` and its hints to stderr; gives the exit status.
-pub(crate) fn report(failure: &anyhow::Error, color: ColorWhen) -> u8 {
+pub(crate) fn print(failure: &anyhow::Error, color: ColorWhen) -> u8 {
     let status = status_of(failure);
     let (red, cyan, plain) =
         if color.on_stderr() { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };

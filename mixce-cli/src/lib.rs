@@ -56,7 +56,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             progress::clear();
-            ExitCode::from(error::report(&failure, color))
+            ExitCode::from(error::print(&failure, color))
         }
     }
 }

@@ -98,8 +98,8 @@ impl<'a> Trainer<'a> {
             examples.store().require_vocabulary(model.spec().vocabulary)?;
         }
         let (adamw, clip) = (config.adamw(), config.clip_grad_norm);
-        let step =
-            TrainStep::new(&*model, parameters, job.objective.clone(), adamw, clip)?.with_pass(config.pass());
+        let step = TrainStep::new(&*model, parameters, job.objective.clone(), adamw, clip)?
+            .with_options(config.pass_options());
         let schedule = Schedule {
             kind: config.scheduler,
             peak: config.lr,

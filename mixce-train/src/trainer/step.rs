@@ -28,7 +28,7 @@ pub struct TrainStep {
     pub(super) optimizer: AdamW,
     pub(super) objective: Arc<dyn Objective>,
     clip_grad_norm: f64,
-    pass: PassOptions,
+    options: PassOptions,
 }
 
 /// A step that was started. On a CUDA device its work may still be going on, and its numbers have not been read.
@@ -86,14 +86,14 @@ impl TrainStep {
         let guard = GradientGuard::new(gradients.sums().get(model.spec().head)?)
             .map_err(Error::tensor("gradient norm"))?;
         let optimizer = variables.optimizer(adamw)?;
-        let pass = PassOptions::default();
-        Ok(Self { model, variables, gradients, guard, optimizer, objective, clip_grad_norm, pass })
+        let options = PassOptions::default();
+        Ok(Self { model, variables, gradients, guard, optimizer, objective, clip_grad_norm, options })
     }
 
-    /// The same, but with the recomputation and the precision of `pass`; its dropout is not looked at.
+    /// The same, but with the recomputation and the precision of `options`; its dropout is not looked at.
     #[must_use]
-    pub fn with_pass(self, pass: PassOptions) -> Self {
-        Self { pass, ..self }
+    pub fn with_options(self, options: PassOptions) -> Self {
+        Self { options, ..self }
     }
 
     /// The model, backed by the variables that steps update.
@@ -143,10 +143,10 @@ impl TrainStep {
                 return Err(Error::Interrupted);
             }
             let Packed { inputs, targets: next } = Packed::new(&*self.model, &microbatch.examples)?;
-            let pass = PassOptions { dropout: Some(dropout.fold(index as u64)), ..self.pass };
-            let forward = self.model.forward(&inputs, pass)?;
+            let options = PassOptions { dropout: Some(dropout.fold(index as u64)), ..self.options };
+            let forward = self.model.forward(&inputs, options)?;
             let dhead = self.gradients.sums().get(self.model.spec().head)?;
-            let (head, dhead) = (self.model.lm_head(), (dhead, pass.precision));
+            let (head, dhead) = (self.model.lm_head(), (dhead, options.precision));
             let objective = &*self.objective;
             let out = lm_head_backward(&forward.hidden(), head, &next, objective, targets as f64, dhead)?;
             match self.guard {
