@@ -67,7 +67,7 @@ impl Sampler<'_> {
             file.add(self.batch(batch, job, bar)?)?;
         }
         self.write_text(&job.path, file.samples())?;
-        Ok(file.finish()?)
+        file.finish()
     }
 
     fn batch(&self, batch: &[Document], job: &Job, bar: &ProgressBar) -> Result<Vec<Sample>> {
