@@ -9,12 +9,14 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokenizers::{Tokenizer as Engine, TruncationDirection};
 
+use crate::checkpoint::gguf::{Gguf, find};
 use crate::error::{Error, Result};
 use crate::special_ids::named_ids;
 
 mod added;
 mod bpe;
 mod class;
+mod gguf;
 mod save;
 mod settings;
 mod source;
@@ -60,15 +62,23 @@ impl Tokenizer {
     /// from a model's folder, with the special and added tokens that `tokenizer_config.json`, `special_tokens_map.json` and
     /// `added_tokens.json` name. What is done otherwise than these files ask for is said in the log and kept in [`Tokenizer::notes`].
     ///
+    /// Where `dir` is a GGUF file, or a folder with one and without such files, the tokenizer is the one in its metadata.
+    ///
     /// BOS and EOS are those that these files name, else those of `generation_config.json` or `config.json` (the first, of
     /// several), else `<|endoftext|>`, where the vocabulary has them.
     ///
     /// # Errors
-    /// When there are no such files, or one is damaged: not JSON, merges of tokens that do not exist, two tokens of one
+    /// When there is none, or one is damaged: not JSON, merges of tokens that do not exist, two tokens of one
     /// id, entries that are no tokens.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let model = model_object(dir, "config.json")?;
-        let mut tokenizer = Self::from_source(dir, SourceFiles::read(dir)?, &model)?;
+        let files = SourceFiles::read(dir)?;
+        let (files, note) = match files.has_vocabulary() {
+            true => (files, None),
+            false => from_gguf(dir)?.unwrap_or((files, None)),
+        };
+        let mut tokenizer = Self::from_source(dir, files, &model)?;
+        tokenizer.notes.extend(note);
         let first = |key: &str| -> Result<Option<u32>> {
             Ok(named_ids(dir, key)?.into_iter().find(|&id| (id as usize) < tokenizer.size))
         };
@@ -297,6 +307,14 @@ impl Tokenizer {
                 vocabulary
             );
         }
+    }
+}
+
+/// The files that the tokenizer of a GGUF file would have, and a note.
+fn from_gguf(path: &Path) -> Result<Option<(SourceFiles, Option<String>)>> {
+    match find(path)? {
+        Some(file) => gguf::source(&Gguf::open(&file)?),
+        None => Ok(None),
     }
 }
 
