@@ -105,7 +105,8 @@ impl Hub {
     /// Brings a checkpoint into the cache, or finds it there.
     ///
     /// Fetched are `config.json`, the generation configuration and the tokenizer's files where they exist, and the weights:
-    /// `model.safetensors`, else `model.safetensors.index.json` with its shards, else `pytorch_model.bin`. Files that are
+    /// `model.safetensors`, else `model.safetensors.index.json` with its shards, else `pytorch_model.bin`, else the only GGUF file, which
+    /// needs no `config.json`. Files that are
     /// there already are not transferred again. Offline the cache alone is used; and with a warning in the log it is used
     /// too when the network or the hub fails and the cache holds the whole checkpoint.
     ///
@@ -156,7 +157,7 @@ impl Hub {
         if !path.is_dir() {
             return Err(not_cached(path));
         }
-        let plan = Plan::of(part, |file| path.join(file).is_file()).map_err(|missing| {
+        let plan = Plan::of(part, |file| path.join(file).is_file(), &gguf_models(&path)?).map_err(|missing| {
             not_cached(path.join(if part == Part::Tokenizer {
                 "tokenizer.json"
             } else if missing.contains(files::CONFIG) {
@@ -201,13 +202,15 @@ impl Hub {
     ) -> Result<Snapshot> {
         let listing = remote.listing(id)?;
         let has = |file: &str| listing.files.iter().any(|name| name == file);
-        let incomplete = |missing: &str| Error::Incomplete {
+        let incomplete = |missing: String| Error::Incomplete {
             repository: id.repository().to_owned(),
             revision: id.revision().to_owned(),
-            missing: missing.to_owned(),
+            missing,
             listing: abbreviate(&listing.files),
         };
-        let plan = Plan::of(part, has).map_err(incomplete)?;
+        let gguf: Vec<String> =
+            listing.files.iter().filter(|name| files::is_gguf_model(name)).cloned().collect();
+        let plan = Plan::of(part, has, &gguf).map_err(incomplete)?;
         let cache = RepositoryCache::new(&self.environment.cache_dir, id);
         let path = cache.snapshot(&listing.commit);
         let fetch = Fetch { remote, cache: &cache, id, commit: &listing.commit };
@@ -218,7 +221,7 @@ impl Hub {
         let weights = plan.weights(&path, id.repository())?;
         // Before gigabytes are fetched: is the index right?
         if let Some(missing) = weights.iter().find(|file| !has(file)) {
-            return Err(incomplete(&format!("shard `{missing}`, which its index names")));
+            return Err(incomplete(format!("shard `{missing}`, which its index names")));
         }
         for file in &weights {
             fetch.file(file, progress)?;
@@ -280,6 +283,19 @@ fn abbreviate(names: &[String]) -> String {
         count if count > MAX_LISTED => format!("{shown} and {} more", count - MAX_LISTED),
         _ => shown,
     }
+}
+
+/// The GGUF files of a snapshot.
+fn gguf_models(path: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(Error::io("read", path))? {
+        let name = entry.map_err(Error::io("read", path))?.file_name().to_string_lossy().into_owned();
+        if files::is_gguf_model(&name) && path.join(&name).is_file() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// The error that `missing` is not in the cache.

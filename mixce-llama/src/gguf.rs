@@ -152,3 +152,56 @@ fn order(part: &str, metadata: &Metadata) -> Result<StoredOrder> {
     };
     Ok(StoredOrder::RotaryPairs { heads: usize::try_from(heads).unwrap_or_default() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn open(name: &str) -> Gguf {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/gguf");
+        Gguf::open(&folder.join(name).with_extension("gguf")).unwrap()
+    }
+
+    #[test]
+    fn the_metadata_give_the_keys_of_a_configuration() {
+        let llama3 = json!({
+            "model_type": "llama", "max_position_embeddings": 128, "hidden_size": 32, "intermediate_size": 64,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+            "rms_norm_eps": 1e-6, "attention_bias": false, "mlp_bias": false,
+            "rope_parameters": {
+                "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+            },
+        });
+        assert_eq!(Value::Object(config(&open("llama3")).unwrap()), llama3);
+        let mistral = config(&open("mistral")).unwrap();
+        assert_eq!((&mistral["model_type"], &mistral["attention_bias"]), (&json!("llama"), &json!(true)));
+        let smollm = config(&open("smollm")).unwrap();
+        assert_eq!(
+            smollm["rope_parameters"],
+            json!({"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0})
+        );
+        let qwen3 = config(&open("qwen3")).unwrap();
+        assert_eq!((&qwen3["model_type"], &qwen3["head_dim"]), (&json!("qwen3"), &json!(16)));
+        assert_eq!(config(&open("qwen2")).unwrap().get("attention_bias"), None);
+    }
+
+    #[test]
+    fn queries_and_keys_of_llama_alone_are_reordered() {
+        let of = |file: &str, name: &str| tensor(name, open(file).metadata()).unwrap();
+        let parameter = |name: &str, order| Some(GgufTensor::Parameter { name: name.to_owned(), order });
+        let pairs = |heads| StoredOrder::RotaryPairs { heads };
+        assert_eq!(of("mistral", "blk.1.attn_q.bias"), parameter("layers.1.self_attn.q_proj.bias", pairs(4)));
+        assert_eq!(of("mistral", "blk.1.attn_k.weight"), parameter("layers.1.self_attn.k_proj.weight", pairs(2)));
+        let values = parameter("layers.0.self_attn.v_proj.weight", StoredOrder::Same);
+        assert_eq!(of("mistral", "blk.0.attn_v.weight"), values);
+        let queries = parameter("layers.0.self_attn.q_proj.weight", StoredOrder::Same);
+        assert_eq!(of("qwen2", "blk.0.attn_q.weight"), queries);
+        assert_eq!(of("llama3", "rope_freqs.weight"), Some(GgufTensor::Redundant));
+        for unknown in ["blk.0.ffn_gate_exps.weight", "blk.x.attn_q.weight", "blk.0.attn_q.scale", "other"] {
+            assert_eq!(of("llama3", unknown), None, "{unknown}");
+        }
+    }
+}
