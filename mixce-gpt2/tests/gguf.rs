@@ -35,8 +35,8 @@ fn parameters_and_logits_equal_transformers() {
         assert_close(name, &probe(parameter), &want, 1e-5);
     }
     let counts = &loaded.reading.dequantised;
-    assert_eq!((counts["Q8_0"], counts.contains_key("f32"), counts.len() >= 3), (2, false, true), "{counts:?}");
-    assert!(loaded.reading.notes()[0].contains("2 Q8_0"), "{:?}", loaded.reading.notes());
+    assert_eq!((counts["Q4_0"], counts["Q5_0"], counts["Q8_0"], counts.len()), (2, 2, 1, 3), "{counts:?}");
+    assert!(loaded.reading.notes()[0].contains("(2 Q4_0, 2 Q5_0, 1 Q8_0)"), "{:?}", loaded.reading.notes());
     assert!(!loaded.reading.transposed);
 
     let ids = expected["input_ids"].to_dtype(DType::U32).unwrap().to_vec1::<u32>().unwrap();

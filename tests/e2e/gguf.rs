@@ -68,11 +68,11 @@ fn inspect_shows_architecture_types_and_tokenizer() {
     let world = world();
     let row = world.run("inspect m.gguf --json").row();
     assert_eq!((&row["kind"], &row["architecture"]), (&"checkpoint".into(), &"gpt2".into()));
-    assert_eq!((&row["types"]["Q8_0"], &row["reading"]["dequantised"]["Q8_0"]), (&2.into(), &2.into()));
+    assert_eq!((&row["types"]["Q4_0"], &row["reading"]["dequantised"]["Q4_0"]), (&2.into(), &2.into()));
     assert_eq!((&row["tokenizer"]["bos"], &row["vocabulary"]), (&1.into(), &352.into()));
     assert!(row["problem"].is_null() && row["tokenizer_problem"].is_null(), "{row}");
     let text = world.run("inspect m.gguf").success().stdout;
-    for words in ["GGUF file, architecture gpt2", "GPT-2: 2 layers", "2 Q8_0", "tokenizer: 352 tokens"] {
+    for words in ["GGUF file, architecture gpt2", "GPT-2: 2 layers", "2 Q4_0", "tokenizer: 352 tokens"] {
         assert!(text.contains(words), "{words}: {text}");
     }
     let other = world.run("inspect {fixtures}/gguf/types.gguf --json").row();
