@@ -241,6 +241,40 @@ mod tests {
         assert_eq!(gather(&span, &layout), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
     }
 
+    /// A tensor of f32 in a file that begins with these values.
+    fn stored(shape: &[usize], values: &[f32]) -> (tempfile::NamedTempFile, TensorInfo) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        std::fs::write(file.path(), bytes).unwrap();
+        let tensor = TensorInfo {
+            name: "x".to_owned(),
+            dictionary: String::new(),
+            shape: shape.to_vec(),
+            dtype: WeightType::F32,
+            file: file.path().to_owned(),
+            offset: 0,
+            layout: None,
+        };
+        (file, tensor)
+    }
+
+    #[test]
+    fn rotary_pairs_become_halves() {
+        // Two heads of four rows of two values: rows 0 and 1 are the first pair, 2 and 3 the second.
+        let (_file, tensor) = stored(&[8, 2], &(0..16).map(|x| x as f32).collect::<Vec<_>>());
+        let halves = tensor.without_rotary_pairs(2).unwrap();
+        let rows = [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0];
+        let expected: Vec<f32> = rows.iter().flat_map(|row| [2.0 * row, 2.0 * row + 1.0]).collect();
+        assert_eq!(halves.read_f32().unwrap(), expected);
+        assert_eq!(halves.shape, [8, 2]);
+        let transposed = halves.transposed();
+        let columns = [0, 1].map(|column| expected.iter().skip(column).step_by(2).copied().collect::<Vec<_>>());
+        assert_eq!((transposed.shape.as_slice(), transposed.read_f32().unwrap()), (&[2, 8][..], columns.concat()));
+        let (_file, bias) = stored(&[4], &[0.0, 1.0, 2.0, 3.0]);
+        assert_eq!(bias.without_rotary_pairs(1).unwrap().read_f32().unwrap(), [0.0, 2.0, 1.0, 3.0]);
+        assert!(bias.without_rotary_pairs(4).is_none() && bias.without_rotary_pairs(0).is_none());
+    }
+
     #[test]
     fn decodes_every_float_type() {
         let mut values = Vec::new();

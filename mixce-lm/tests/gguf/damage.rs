@@ -125,6 +125,7 @@ fn tensors_that_do_not_lie_in_the_file_are_refused_by_name() {
         (vec![1 << 40], 0, "does not lie in the file"),
         (vec![1 << 40, 1 << 40], 0, "does not lie in the file"),
         (vec![u64::MAX, 2], 0, "does not lie in the file"),
+        (vec![0, 1 << 40, 1 << 40], 0, "does not lie in the file"),
         (vec![33], 8, "no multiple of the 32 of Q8_0"),
         (vec![4; 5], 0, "has 5 dimensions"),
         (vec![4], 77, "unknown element type 77"),

@@ -119,7 +119,8 @@ fn placed(
             let problem = format!("has rows of {columns} values, no multiple of the {values} of {}", dtype.name());
             return Err(damaged(problem));
         }
-        let count = dimensions.iter().try_fold(1u64, |product, &size| product.checked_mul(size));
+        // In the order of the shape: where an empty dimension comes last, the others must not overflow.
+        let count = dimensions.iter().rev().try_fold(1u64, |product, &size| product.checked_mul(size));
         let length = count.and_then(|count| (count / values as u64).checked_mul(bytes as u64));
         let start = data_start.checked_add(offset);
         let end = start.zip(length).and_then(|(start, length)| start.checked_add(length));
@@ -136,7 +137,6 @@ fn placed(
         if !names.insert(name.clone()) {
             return Err(damaged("occurs twice".to_owned()));
         }
-        // Its bytes lie in the file, but empty dimensions may stand beside ones of any size.
         let shape = dimensions.iter().rev().map(|&size| usize::try_from(size));
         let shape = shape.collect::<Result<_, _>>().map_err(|cause| damaged(cause.to_string()))?;
         tensors.push(TensorInfo {
