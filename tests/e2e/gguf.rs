@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::server::{HubServer, Storage};
 use crate::support::{SMALL, World, fixtures, number};
 
 /// A user's folder with `m.gguf`, a GPT-2 in eight element types.
@@ -58,9 +59,30 @@ fn a_gguf_file_stands_where_a_configuration_or_a_tokenizer_is_asked_for() {
     assert_eq!(plan["parameters"], world.run("inspect m.gguf --json").row()["parameters"]);
     world.run("inspect train.txt --tokenizer m.gguf --json").success();
     world.run(&format!("train --from-config config.json --tokenizer m.gguf --train train.txt --out run --max-steps 1 {SMALL}")).success();
-    // The other way round: the file's weights with another tokenizer, whose larger vocabulary is said.
-    let outcome = world.run("evaluate --model m.gguf --tokenizer {tokenizer} --data valid.txt").success();
-    assert!(outcome.stderr.contains("have no row in the model, which has 352"), "{}", outcome.stderr);
+    // The file's weights with another tokenizer, which counts: it has ids that the model has not.
+    world.run("evaluate --model m.gguf --tokenizer {tokenizer} --data valid.txt").refused(&["vocabulary of 352 tokens"]);
+}
+
+#[test]
+fn a_repository_with_one_gguf_file_is_fetched_and_used() {
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+    let world = world();
+    let server = HubServer::start();
+    let bytes = world.read("m.gguf");
+    server.put("owner/one", COMMIT, "m-q8.gguf", Storage::Large, bytes.clone());
+    server.put("owner/two", COMMIT, "m-q4.gguf", Storage::Large, bytes.clone());
+    server.put("owner/two", COMMIT, "m-q8.gguf", Storage::Large, bytes);
+    ["owner/one", "owner/two"].map(|name| server.point(name, "main", COMMIT));
+    let nll = |model: &str| {
+        number(&world.run_at(&server, &format!("evaluate --model {model} --data valid.txt --json"), &[]).row(), "nll")
+    };
+    assert_eq!(nll("owner/one"), nll("m.gguf"));
+    let line = format!("train --model owner/one --train train.txt --out run --max-steps 1 {SMALL}");
+    world.run_at(&server, &line, &[("HF_HUB_OFFLINE", "1")]).success();
+    assert!(world.text("run/run.toml").contains(&format!("model = \"owner/one@{COMMIT}\"")));
+    world
+        .run_at(&server, "download owner/two", &[])
+        .refused(&["2 GGUF files, expected one", "m-q4.gguf", "fetch one yourself"]);
 }
 
 #[test]
