@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::block::{Block, BlockGradients, gradients, norm};
 use crate::config::Gpt2Config;
 use crate::embedding::Embedding;
-use crate::{Gpt2, flops, memory, names, parameters};
+use crate::{Gpt2, flops, gguf, memory, names, parameters};
 
 /// GPT-2.
 pub static FAMILY: Family = Family {
@@ -25,6 +25,7 @@ pub static FAMILY: Family = Family {
     parse: |keys| Ok(Arc::new(Gpt2Config::try_from(keys)?)),
     presets: &Gpt2Config::PRESETS,
     preset: |name| Gpt2Config::preset(name).map(|config| Arc::new(config) as Arc<dyn ModelConfig>),
+    gguf: Some(gguf::FORMAT),
 };
 
 /// Keys of the configuration that change the numbers of a run; the others are names and ids.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use crate::checkpoint::gguf::GgufFormat;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::memory::{BlockMemory, PassShape};
@@ -150,6 +151,8 @@ pub struct Family {
     pub presets: &'static [&'static str],
     /// A published size by name, with or without its owner on the hub.
     pub preset: fn(&str) -> Option<SharedConfig>,
+    /// How its models are read from GGUF files, if they are.
+    pub gguf: Option<GgufFormat>,
 }
 
 /// The architectures among which a `config.json` chooses.

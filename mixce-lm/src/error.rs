@@ -62,6 +62,18 @@ pub enum Error {
         /// The values that are read.
         known: String,
     },
+    /// A key of a GGUF file asks for something that the program does not have.
+    #[error("metadata key `{key}` = `{value}` in `{}` is not supported: {reason}", path.display())]
+    MetadataUnsupported {
+        /// The file.
+        path: PathBuf,
+        /// The key as written.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What would be.
+        reason: String,
+    },
     /// A folder holds none of the weight files that can be read.
     #[error("no weights in `{}`: expected one of {expected}", path.display())]
     NoWeights {
@@ -261,6 +273,12 @@ impl Error {
             Self::ConfigUnsupported { key, .. } if key == "activation_function" => {
                 Some("use one of gelu_new, gelu, relu, silu".to_owned())
             }
+            Self::MetadataUnsupported { key, .. } if key.starts_with("tokenizer.") => Some(
+                "name the tokenizer of the model that the file was made from, or put its tokenizer.json and the file into a folder".to_owned(),
+            ),
+            Self::NoWeights { expected, .. } if expected.contains(".gguf`") => {
+                Some("name one of the GGUF files".to_owned())
+            }
             Self::TensorMismatch { mismatch, .. } if !mismatch.misshapen.is_empty() => {
                 Some("config.json and the weights come from different models".to_owned())
             }
@@ -325,7 +343,10 @@ impl Error {
     pub fn in_file(self, path: &Path) -> Self {
         match self {
             // These name their file already.
-            Self::Io { .. } | Self::Malformed { .. } | Self::InFile { .. } => self,
+            Self::Io { .. }
+            | Self::Malformed { .. }
+            | Self::InFile { .. }
+            | Self::MetadataUnsupported { .. } => self,
             cause => Self::InFile { path: path.to_owned(), cause: Box::new(cause) },
         }
     }

@@ -9,12 +9,14 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokenizers::{Tokenizer as Engine, TruncationDirection};
 
+use crate::checkpoint::gguf::{Gguf, find};
 use crate::error::{Error, Result};
 use crate::special_ids::named_ids;
 
 mod added;
 mod bpe;
 mod class;
+mod gguf;
 mod save;
 mod settings;
 mod source;
@@ -61,12 +63,20 @@ impl Tokenizer {
     /// files, else those of `generation_config.json` or `config.json` (the first of several), else `<|endoftext|>`, if the vocabulary has
     /// them.
     ///
+    /// If `dir` is a GGUF file, or a folder with one and without such files, the tokenizer is the one in its metadata.
+    ///
     /// # Errors
     /// If there are no such files, or one is damaged: not JSON, merges of nonexistent tokens, two tokens with the same id, entries that
     /// are not tokens.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let model = model_object(dir, "config.json")?;
-        let mut tokenizer = Self::from_source(dir, SourceFiles::read(dir)?, &model)?;
+        let files = SourceFiles::read(dir)?;
+        let (files, note) = match files.has_vocabulary() {
+            true => (files, None),
+            false => from_gguf(dir)?.unwrap_or((files, None)),
+        };
+        let mut tokenizer = Self::from_source(dir, files, &model)?;
+        tokenizer.notes.extend(note);
         let first = |key: &str| -> Result<Option<u32>> {
             Ok(named_ids(dir, key)?.into_iter().find(|&id| (id as usize) < tokenizer.size))
         };
@@ -294,6 +304,14 @@ impl Tokenizer {
                 vocabulary
             );
         }
+    }
+}
+
+/// The files that the tokenizer of a GGUF file would have, and a note.
+fn from_gguf(path: &Path) -> Result<Option<(SourceFiles, Option<String>)>> {
+    match find(path)? {
+        Some(file) => gguf::source(&Gguf::open(&file)?),
+        None => Ok(None),
     }
 }
 

@@ -17,9 +17,9 @@ use crate::trainer::{TrainJob, TrainOutcome, train};
 /// Local folders of model and tokenizer, once hub ids are downloaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources {
-    /// Checkpoint folder to finetune; `None`: train from scratch with the configuration's `from_config`.
+    /// Checkpoint folder or GGUF file to finetune; `None`: train from scratch with the configuration's `from_config`.
     pub model: Option<PathBuf>,
-    /// Folder with the tokenizer's files.
+    /// Folder with the tokenizer's files, or GGUF file with a tokenizer.
     pub tokenizer: PathBuf,
 }
 
@@ -55,7 +55,7 @@ pub fn prepare(
     config.check_device(device)?;
     let tokenizer = Tokenizer::from_dir(&sources.tokenizer)?;
     let model = match (&sources.model, &config.from_config) {
-        (Some(folder), _) => model_config::from_file(&folder.join("config.json"), families)?,
+        (Some(path), _) => checkpoint::config(path, families)?,
         (None, Some(file)) => model_config::from_file(file, families)?,
         (None, None) => return Err(Error::config("expected `--model` or `--from-config`")),
     };

@@ -13,6 +13,7 @@ mod documents;
 mod evaluate;
 mod export;
 mod finetune;
+mod gguf;
 mod help;
 mod hub;
 mod inspect;

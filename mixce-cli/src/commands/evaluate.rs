@@ -27,7 +27,7 @@ use crate::{interrupt, models, progress};
 #[derive(Debug, Args)]
 #[command(after_help = "Example: mixce evaluate --model runs/first --data test.txt --json")]
 pub(crate) struct EvaluateArgs {
-    /// Folder of a model, run folder (its best model), or hub id
+    /// Folder or GGUF file of a model, run folder (its best model), or hub id
     #[arg(long, alias = authors::MODEL, value_name = "MODEL")]
     model: String,
     /// Documents: files or patterns, or `-`; .txt (one per line), .jsonl, .csv, .tsv, .parquet, also .gz and .zst

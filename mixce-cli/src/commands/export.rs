@@ -22,7 +22,7 @@ use crate::models::{self, Network};
     after_help = "Example: mixce export --model runs/first/checkpoints/step-00000100 --out models/step-100"
 )]
 pub(crate) struct ExportArgs {
-    /// Folder of a model, run folder (its best model), RUN/checkpoints/step-N, or hub id
+    /// Folder or GGUF file of a model, run folder (its best model), RUN/checkpoints/step-N, or hub id
     #[arg(long, alias = authors::MODEL, value_name = "MODEL")]
     model: String,
     /// New folder; must be empty or not exist

@@ -39,7 +39,7 @@ const MAX_DEFAULT_BINS: usize = 100;
     has none. In .jsonl files a row's `prompt` and `continuation` (or `text`) are one text, as `mixce generate` writes them."
 )]
 pub(crate) struct NllHistogramArgs {
-    /// Folder of a model, run folder (its best model), or hub id
+    /// Folder or GGUF file of a model, run folder (its best model), or hub id
     #[arg(long, alias = authors::MODEL, value_name = "MODEL")]
     model: String,
     /// Human texts: files or patterns, or `-`

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Weights;
 use super::names::{self, Plan};
-use super::tensor::TensorInfo;
+use super::tensor::{TensorInfo, WeightType};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result, TensorMismatch};
 
@@ -28,6 +28,8 @@ pub struct Reading {
     pub absent: Vec<String>,
     /// Other weight files of the folder, which are not read.
     pub unused_files: Vec<String>,
+    /// Parameters that are stored in blocks of a GGUF file and dequantised: how many of each format.
+    pub dequantised: BTreeMap<&'static str, usize>,
 }
 
 /// So many names are spelled out in a warning; the rest is counted.
@@ -42,8 +44,12 @@ pub(super) fn choose(weights: &Weights, config: &dyn ModelConfig) -> Result<(Pla
     if let Some((name, shard)) = weights.lost.iter().find(|(name, _)| !names::can_be_absent(name, config)) {
         return Err(Error::malformed(path, format!("tensor `{name}` should be in `{shard}` but is not")));
     }
+    let tensors = match &weights.gguf {
+        Some(gguf) => gguf.parameters(config.family())?,
+        None => weights.tensors.clone(),
+    };
     let mut dictionaries: BTreeMap<&str, Vec<TensorInfo>> = BTreeMap::new();
-    for tensor in &weights.tensors {
+    for tensor in &tensors {
         dictionaries.entry(&tensor.dictionary).or_default().push(tensor.clone());
     }
     let own = config.tensor_names();
@@ -74,7 +80,7 @@ pub(super) fn choose(weights: &Weights, config: &dyn ModelConfig) -> Result<(Pla
         };
         return Err(Error::TensorMismatch { path: path.to_owned(), mismatch: mismatch.into() });
     };
-    let elsewhere = weights.tensors.iter().filter(|tensor| tensor.dictionary != dictionary);
+    let elsewhere = tensors.iter().filter(|tensor| tensor.dictionary != dictionary);
     let left_out = plan.left_out.iter().chain(elsewhere).map(TensorInfo::path).collect();
     let reading = Reading {
         dictionary: dictionary.to_owned(),
@@ -84,6 +90,7 @@ pub(super) fn choose(weights: &Weights, config: &dyn ModelConfig) -> Result<(Pla
         transposed: plan.transposed,
         absent: weights.lost.iter().map(|(name, _)| name.clone()).collect(),
         unused_files: weights.unused_files.clone(),
+        dequantised: dequantised(&plan),
     };
     Ok((plan, reading))
 }
@@ -116,6 +123,14 @@ impl Reading {
         if self.transposed {
             notes.push("the matrices of the blocks are stored as [out, in] and are transposed".to_owned());
         }
+        if !self.dequantised.is_empty() {
+            let counts: Vec<String> =
+                self.dequantised.iter().map(|(format, count)| format!("{count} {format}")).collect();
+            notes.push(format!(
+                "quantised tensors ({}) are dequantised to f32; training and export do not quantise them again",
+                counts.join(", ")
+            ));
+        }
         if !self.absent.is_empty() {
             notes.push(format!(
                 "the index lists {} tensors that no shard holds and the model does not need: {}",
@@ -132,6 +147,16 @@ impl Reading {
             tracing::warn!("`{}`: {note}", path.display());
         }
     }
+}
+
+fn dequantised(plan: &Plan) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for (_, tensor) in &plan.sources {
+        if let WeightType::Blocks(format) = &tensor.dtype {
+            *counts.entry(format.name()).or_insert(0) += 1;
+        }
+    }
+    counts
 }
 
 fn listed(names: &[String]) -> String {

@@ -17,7 +17,7 @@ const MAX_BATCH_TOKENS: usize = 1 << 24;
 /// The flags of all benchmarks.
 #[derive(Clone, Debug, Args, Serialize)]
 pub(super) struct Common {
-    /// gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2; a config.json; or the folder of a model (its config.json)
+    /// gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2; a config.json; the folder of a model (its config.json); or a GGUF file
     #[arg(long, default_value = "gpt2", value_name = "NAME|FILE|FOLDER")]
     pub(super) model_config: String,
     /// Sequences per batch
@@ -37,9 +37,9 @@ impl Common {
         models::known_config("--model-config", &self.model_config)
     }
 
-    /// The folder of `--model-config`, if it is one.
-    pub(super) fn model_folder(&self) -> Option<PathBuf> {
-        models::known_folder(&self.model_config)
+    /// The folder or GGUF file that `--model-config` names, if it is one.
+    pub(super) fn model(&self) -> Result<Option<PathBuf>> {
+        models::known_model(&self.model_config)
     }
 
     /// Refuses invalid sizes; `tokens` per sequence, as given by `flag`.

@@ -18,7 +18,7 @@ use crate::reading::ReadingArgs;
 /// One flag per key of the TOML file.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Settings {
-    /// Model to finetune: hub id, id@revision or folder
+    /// Model to finetune: hub id, id@revision, folder or GGUF file
     #[arg(long, alias = authors::MODEL, value_name = "MODEL", help_heading = "Model and data")]
     pub(crate) model: Option<String>,
     /// Train from scratch with this config.json (needs --tokenizer)
