@@ -14,6 +14,7 @@
 //! | [`linear`] | affine map with the weight stored `[in, out]` (GPT-2's Conv1D layout) |
 //! | [`residual_dropout`] | dropout of a branch and the residual sum in one pass |
 //! | [`embedding_sum`] | token and position embeddings: gather forward, scatter-add backward |
+//! | [`token_embedding`] | the same of tokens alone |
 //! | [`causal_attention`] | multi-head causal self-attention over packed documents |
 //! | [`decode_attention`], [`fill_cache`] | attention of one new token a sequence over cached keys and values |
 //! | [`cross_entropy`] | per-token log-probabilities and their gradient, rows of logits at a time |
@@ -65,7 +66,9 @@ pub use attention::{
 pub use categorical::{all_finite, softmax_quantile};
 pub use device::{Gpu, gpu, has_backward_kernels, peak_device_bytes};
 pub use dropout::{Dropout, dropout, dropout_slow};
-pub use embedding::{Embedded, embedding_backward, embedding_sum, embedding_sum_slow};
+pub use embedding::{
+    Embedded, embedding_backward, embedding_sum, embedding_sum_slow, token_embedding, token_embedding_backward,
+};
 pub use guard::{GradientFailure, GradientGuard, GradientVerdict};
 pub use layer_norm::{Norm, layer_norm, layer_norm_slow};
 pub use linear::{linear, linear_slow};

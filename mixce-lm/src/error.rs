@@ -259,7 +259,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::InFile { cause, .. } => cause.hint(),
-            Self::ConfigUnsupported { key, .. } if key == "activation_function" => {
+            Self::ConfigUnsupported { key, .. }
+                if ["activation_function", "hidden_act"].contains(&key.as_str()) =>
+            {
                 Some("use one of gelu_new, gelu, relu, silu".to_owned())
             }
             Self::TensorMismatch { mismatch, .. } if !mismatch.misshapen.is_empty() => {

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | [`objectives`] | what is minimised: MLE, MixCE and its relatives, and the LM head fused with the loss |
 //! | [`lm`] | the contract of language models, checkpoints in and out, tokenizers, sampling |
-//! | [`gpt2`] | GPT-2 |
+//! | [`gpt2`], [`llama`] | GPT-2; Llama, Mistral, Qwen2 and Qwen3 |
 //! | [`data`] | documents from files |
 //! | [`train`] | the training loop, evaluation, run folders |
 //! | [`eval`] | metrics of generated text |
@@ -57,10 +57,11 @@ pub use mixce_eval as eval;
 pub use mixce_gpt2 as gpt2;
 pub use mixce_hub as hub;
 pub use mixce_kernels as kernels;
+pub use mixce_llama as llama;
 pub use mixce_lm as lm;
 pub use mixce_train as train;
 
 pub use candle_core::Device;
 
 /// The architectures that `config.json` can name. A new one is a crate and a line here.
-pub static FAMILIES: &[&lm::Family] = &[&gpt2::FAMILY];
+pub static FAMILIES: &[&lm::Family] = &[&gpt2::FAMILY, &llama::FAMILY];

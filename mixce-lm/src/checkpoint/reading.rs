@@ -28,6 +28,9 @@ pub struct Reading {
     pub absent: Vec<String>,
     /// Other weight files of the folder, which are not read.
     pub unused_files: Vec<String>,
+    /// The prefix that transformers itself writes.
+    #[serde(skip)]
+    own_prefix: Option<String>,
 }
 
 /// So many names are spelled out in a warning; the rest is counted.
@@ -84,8 +87,15 @@ pub(super) fn choose(weights: &Weights, config: &dyn ModelConfig) -> Result<(Pla
         transposed: plan.transposed,
         absent: weights.lost.iter().map(|(name, _)| name.clone()).collect(),
         unused_files: weights.unused_files.clone(),
+        own_prefix: own_prefix(config),
     };
     Ok((plan, reading))
+}
+
+/// The first segment of transformers' name of the embedding: `transformer`, `model`.
+fn own_prefix(config: &dyn ModelConfig) -> Option<String> {
+    let name = config.transformers_name(config.spec().embedding);
+    name.split_once('.').map(|(prefix, _)| prefix.to_owned())
 }
 
 impl Reading {
@@ -96,7 +106,8 @@ impl Reading {
         if !self.dictionary.is_empty() {
             notes.push(format!("the model is the dictionary `{}`", self.dictionary));
         }
-        let usual: BTreeSet<&str> = ["transformer", "lm"].into();
+        let usual = ["transformer", "lm"].into_iter().chain(self.own_prefix.as_deref());
+        let usual: BTreeSet<&str> = usual.collect();
         let prefixes: Vec<String> = self
             .prefixes
             .iter()
