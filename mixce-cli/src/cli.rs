@@ -13,7 +13,7 @@ use crate::commands::{
 use crate::context::Context;
 use crate::version;
 
-/// Finetune GPT-2 with MixCE: mixed cross-entropies, learned from human text, for text that reads like it.
+/// Finetune GPT-2, Llama, Mistral or Qwen with MixCE: mixed cross-entropies, learned from human text, for text that reads like it.
 ///
 /// Results go to stdout, everything else to stderr. Exit status: 0 success, 1 a check did not hold, 2 an error, 130 Ctrl-C.
 #[derive(Debug, Parser)]

@@ -185,7 +185,7 @@ pub enum Error {
     },
     /// A text that does not fit the model's positions.
     #[error(
-        "text {text} has {tokens} tokens, but the model has {positions} positions (config key `n_positions`)"
+        "text {text} has {tokens} tokens, but the model has {positions} positions (config key `n_positions` or `max_position_embeddings`)"
     )]
     TextTooLong {
         /// The text (document, prompt) of the batch, from 0.

@@ -37,8 +37,8 @@ pub struct StepMemory {
 ///
 /// bytes. On CUDA in bf16 the rounded operands of the LM head come on top: 2 (S V + N C + V C).
 ///
-/// Not counted are the batch itself (under 50 bytes a token), the packed operands of matrix products on the CPU (some MB a thread), and
-/// what does not belong to the arithmetic: the program, its data, the allocator's unused pages, CUDA's context and libraries.
+/// Not counted are the batch itself (under 50 bytes a token), the tables of a rotary embedding (4 bytes a position and channel of a
+/// head), the packed operands of matrix products on the CPU (some MB a thread), and what does not belong to the arithmetic: the program, its data, the allocator's unused pages, CUDA's context and libraries.
 #[must_use]
 pub fn step_memory(config: &dyn ModelConfig, shape: PassShape) -> StepMemory {
     let spec = config.spec();

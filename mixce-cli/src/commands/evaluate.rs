@@ -50,9 +50,9 @@ pub(crate) struct EvaluateArgs {
     /// Within blocks, let attention see a token's own document only
     #[arg(long, requires = "block_size")]
     confine_attention: bool,
-    /// Put the tokenizer's BOS before each document
-    #[arg(long)]
-    add_bos: bool,
+    /// Put the tokenizer's BOS before each document, or not [default: as the tokenizer's own files ask]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    add_bos: Option<bool>,
     /// Read the first N tokens of each document without counting them: the perplexity of continuations
     #[arg(long, alias = authors::PROMPT_LENGTH, default_value_t = 0, value_name = "TOKENS", conflicts_with_all = ["block_size", "confine_attention"])]
     prompt_length: usize,
@@ -113,7 +113,13 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     let room = if args.block_size == 0 { positions } else { usize::MAX };
     // The last token of a document needs no position: what was typed may be one more, and is checked document by document.
     let max_length = at_most("--max-length", args.max_length, DEFAULT_MAX_LENGTH, room);
-    let examples = examples(args, max_length, &input, &loaded.tokenizer, stop)?;
+    let add_bos = args.add_bos.unwrap_or_else(|| loaded.tokenizer.opening().is_some());
+    let settings = EncodeSettings {
+        // As in training, documents that are concatenated into blocks stay whole.
+        max_length: (args.block_size == 0).then_some(max_length),
+        add_bos,
+    };
+    let examples = examples(args, settings, &input, &loaded.tokenizer, stop)?;
     require_context(&input.name(), &examples, positions)?;
 
     let bar = progress::bar(examples.len() as u64, "documents");
@@ -123,7 +129,7 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     // `log_q` begins with the second token.
     let uncounted = match args.prompt_length {
         0 => 0,
-        tokens => tokens - 1 + usize::from(args.add_bos),
+        tokens => tokens - 1 + usize::from(add_bos),
     };
     // An error of ours cannot pass through the library's callback; it is kept here.
     let mut failure = None;
@@ -144,28 +150,25 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     if let Some(file) = per_token {
         file.finish()?;
     }
-    let report = report(args, max_length, &sums, all.documents, examples.store().counts())?;
+    let report = report(args, (max_length, add_bos), &sums, all.documents, examples.store().counts())?;
     context.output.either(&report, || report.text())
 }
 
 /// The documents, encoded, and cut or concatenated as the flags say.
 fn examples(
     args: &EvaluateArgs,
-    max_length: usize,
+    settings: EncodeSettings,
     input: &Input,
     tokenizer: &Tokenizer,
     stop: &AtomicBool,
 ) -> Result<Examples> {
-    // As in training, documents that are concatenated into blocks stay whole.
-    let cut_to = (args.block_size == 0).then_some(max_length);
-    let settings = EncodeSettings { max_length: cut_to, add_bos: args.add_bos };
     // As in training, the tokens of a large file go to disk and not into memory.
     let store = match default_cache().filter(|_| input.bytes().is_ok_and(|n| n >= CACHED_FROM_BYTES)) {
         Some(cache) => open_or_build(input, tokenizer, settings, &cache, stop)?,
         None => encode_input(input, tokenizer, settings, stop)?,
     };
     let truncated = store.counts().truncated;
-    if truncated > 0 {
+    if let (1.., Some(max_length)) = (truncated, settings.max_length) {
         tracing::warn!("{truncated} documents were cut to {max_length} tokens (`--max-length`)");
     }
     Ok(match args.block_size {
@@ -177,7 +180,7 @@ fn examples(
 
 fn report(
     args: &EvaluateArgs,
-    max_length: usize,
+    (max_length, add_bos): (usize, bool),
     sums: &LikelihoodSums,
     documents: u64,
     data: DataCounts,
@@ -196,7 +199,7 @@ fn report(
         "max_length": max_length,
         "block_size": args.block_size,
         "confine_attention": args.confine_attention,
-        "add_bos": args.add_bos,
+        "add_bos": add_bos,
         "prompt_length": args.prompt_length,
         "compat": args.compat,
         "batch_size": args.compat.map(|_| args.batch_size),
@@ -227,7 +230,7 @@ fn require_context(name: &str, examples: &Examples, positions: usize) -> Result<
         Some(index) => {
             let tokens = examples.length(index);
             let problem = Problem::new(format!(
-                "document {} of `{name}` has {tokens} tokens, but the model has {positions} positions (config key `n_positions`)",
+                "document {} of `{name}` has {tokens} tokens, but the model has {positions} positions (config key `n_positions` or `max_position_embeddings`)",
                 index + 1
             ));
             let cut = positions + 1;

@@ -20,7 +20,7 @@ pub struct Reading {
     pub prefixes: Vec<String>,
     /// Tensors that are no part of the language model, with the dictionary before the name: heads of other tasks, optimizer states.
     pub left_out: Vec<String>,
-    /// The number of stored attention masks, which are not read.
+    /// The number of stored buffers (attention masks, tables of rotary embeddings), which are not read.
     pub buffers: usize,
     /// Whether the matrices of the blocks were stored transposed, as nanoGPT does.
     pub transposed: bool,

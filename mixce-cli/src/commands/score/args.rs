@@ -39,7 +39,7 @@ pub(crate) struct ScoreArgs {
     /// Folder or hub id of the tokenizer of n-grams and lengths [default: the featurizer's, else whitespace words]
     #[arg(long, value_name = "MODEL")]
     pub(super) tokenizer: Option<String>,
-    /// Folder or hub id of the GPT-2 that MAUVE takes its features from
+    /// Folder or hub id of the language model that MAUVE takes its features from
     #[arg(long, value_name = "MODEL")]
     pub(super) featurizer: Option<String>,
     /// Folder or hub id of the BERT that coherence is measured with [default: princeton-nlp/sup-simcse-bert-base-uncased]
