@@ -67,7 +67,8 @@ pub use categorical::{all_finite, softmax_quantile};
 pub use device::{Gpu, gpu, has_backward_kernels, peak_device_bytes};
 pub use dropout::{Dropout, dropout, dropout_slow};
 pub use embedding::{
-    Embedded, embedding_backward, embedding_sum, embedding_sum_slow, token_embedding, token_embedding_backward,
+    Embedded, embedding_backward, embedding_sum, embedding_sum_slow, token_embedding,
+    token_embedding_backward,
 };
 pub use guard::{GradientFailure, GradientGuard, GradientVerdict};
 pub use layer_norm::{Norm, layer_norm, layer_norm_slow};

@@ -4,9 +4,7 @@
 
 use candle_core::Tensor;
 use mixce_kernels::rng::Stream;
-use mixce_kernels::sublayer::{
-    GatedMlp, GatedMlpGradients, LinearResidual, NormLinear, NormLinearGradients,
-};
+use mixce_kernels::sublayer::{GatedMlp, GatedMlpGradients, LinearResidual, NormLinear, NormLinearGradients};
 use mixce_kernels::{
     Affine, AffineGradients, CuSeqlens, Dropout, HeadNorm, HeadTransform, HeadTransformGradients, Heads,
     Norm, Precision, Rotary, Weight, causal_attention_backward,

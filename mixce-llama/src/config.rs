@@ -151,7 +151,11 @@ impl LlamaConfig {
             ));
         }
         if !self.head_dim.is_multiple_of(2) {
-            return Err(wrong("head_dim", "even, as the rotary embedding turns pairs of channels", self.head_dim));
+            return Err(wrong(
+                "head_dim",
+                "even, as the rotary embedding turns pairs of channels",
+                self.head_dim,
+            ));
         }
         if !(0.0..1.0).contains(&self.attention_dropout) {
             return Err(wrong("attention_dropout", "in [0, 1)", self.attention_dropout));

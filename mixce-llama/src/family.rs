@@ -121,7 +121,9 @@ impl ModelConfig for LlamaConfig {
         match self.rope.scaling {
             RopeScaling::None => {}
             RopeScaling::Linear { factor } => text.push_str(&format!(", linear rope scaling by {factor}")),
-            RopeScaling::Llama3 { factor, .. } => text.push_str(&format!(", llama3 rope scaling by {factor}")),
+            RopeScaling::Llama3 { factor, .. } => {
+                text.push_str(&format!(", llama3 rope scaling by {factor}"))
+            }
         }
         if let Some(window) = self.sliding_window {
             let layers = self.windowed_layers.iter().filter(|windowed| **windowed).count();

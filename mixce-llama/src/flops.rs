@@ -37,7 +37,8 @@ pub(crate) fn forward(
         in_window += rising * (rising + 1) / 2 + (length - rising) * rising;
     }
     let layers = config.num_hidden_layers as u128;
-    let windowed = (0..config.num_hidden_layers).filter(|&layer| config.window(layer).is_some()).count() as u128;
+    let windowed =
+        (0..config.num_hidden_layers).filter(|&layer| config.window(layer).is_some()).count() as u128;
     let matrices = 2 * tokens * c * ((2 * h + 2 * k) * d + 3 * inner);
     let attention = 4 * h * d * ((layers - windowed) * pairs + windowed * in_window);
     layers * matrices + attention + 2 * logit_tokens as u128 * c * v

@@ -3,8 +3,7 @@
 use mixce_lm::config::TensorNames;
 
 /// What begins the names of the body, and which stored tensors are buffers.
-pub(crate) const NAMES: TensorNames =
-    TensorNames { body: &["embed_tokens", "layers", "norm"], is_buffer };
+pub(crate) const NAMES: TensorNames = TensorNames { body: &["embed_tokens", "layers", "norm"], is_buffer };
 
 /// Tables of the rotary embedding that old versions of transformers and other tools stored, in the model or in every layer.
 fn is_buffer(name: &str) -> bool {

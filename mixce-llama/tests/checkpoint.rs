@@ -31,7 +31,8 @@ fn names_are_read_with_and_without_prefixes() {
         assert!(checkpoint.reading.notes().is_empty(), "transformers' own prefix is not worth a word");
         let bare = loaded(&config, &renamed(&parameters, str::to_owned)).unwrap();
         assert_same(&bare.parameters, &parameters);
-        let wrapped = loaded(&config, &renamed(&parameters, |name| format!("module._orig_mod.{}", of_model(name))));
+        let wrapped =
+            loaded(&config, &renamed(&parameters, |name| format!("module._orig_mod.{}", of_model(name))));
         let wrapped = wrapped.unwrap();
         assert_same(&wrapped.parameters, &parameters);
         assert!(wrapped.reading.notes()[0].contains("`_orig_mod.`"), "{:?}", wrapped.reading.notes());

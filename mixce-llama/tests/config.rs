@@ -96,7 +96,8 @@ fn old_names_of_the_rotary_embedding_are_read() {
         json!({"rope_type": "linear", "rope_theta": 5.0, "factor": 2.0})
     );
     // The inner base and the newer name of the type count.
-    let both = json!({"rope_type": "default", "type": "linear", "rope_theta": 7.0, "partial_rotary_factor": 1.0});
+    let both =
+        json!({"rope_type": "default", "type": "linear", "rope_theta": 7.0, "partial_rotary_factor": 1.0});
     assert_eq!(
         scaling(json!({"rope_theta": 5.0, "rope_parameters": both})),
         json!({"rope_type": "default", "rope_theta": 7.0})
@@ -203,9 +204,7 @@ fn unsupported_keys_are_named() {
 
 #[test]
 fn impossible_values_are_named() {
-    let llama3 = |low: f64, high: f64| {
-        json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": low, "high_freq_factor": high})
-    };
+    let llama3 = |low: f64, high: f64| json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": low, "high_freq_factor": high});
     for (changes, key) in [
         (json!({"vocab_size": 0}), "vocab_size"),
         (json!({"hidden_size": 1.5}), "hidden_size"),
@@ -230,7 +229,8 @@ fn impossible_values_are_named() {
         let message = error_of("llama", changes);
         assert!(message.starts_with(&format!("config key `{key}` must be ")), "{message}");
     }
-    let huge = json!({"hidden_size": 2_000_000_000, "intermediate_size": 2_000_000_000, "num_hidden_layers": 4000});
+    let huge =
+        json!({"hidden_size": 2_000_000_000, "intermediate_size": 2_000_000_000, "num_hidden_layers": 4000});
     assert!(error_of("llama", huge).contains("at most 17179869184 parameters"));
     for (changes, key) in [
         (json!({"sliding_window": 0}), "sliding_window"),
@@ -286,9 +286,13 @@ fn the_sizes_fit_in_a_line() {
         tiny("llama").describe(),
         "Llama: 2 layers, 8 channels, 2 heads (1 of keys and values) of 4, 16 positions, 13 tokens"
     );
-    let windowed = with("mistral", &json!({"sliding_window": 3, "rope_scaling": {"type": "linear", "factor": 2}}));
+    let windowed =
+        with("mistral", &json!({"sliding_window": 3, "rope_scaling": {"type": "linear", "factor": 2}}));
     let text = windowed.unwrap().describe();
-    assert!(text.starts_with("Mistral: ") && text.ends_with(", linear rope scaling by 2, a window of 3 in 2 layers"));
+    assert!(
+        text.starts_with("Mistral: ")
+            && text.ends_with(", linear rope scaling by 2, a window of 3 in 2 layers")
+    );
 }
 
 #[test]

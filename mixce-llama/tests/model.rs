@@ -132,7 +132,10 @@ fn gradients_are_the_finite_differences() {
     for model_type in ["llama", "mistral", "qwen2", "qwen3"] {
         let mut keys = tiny_keys(model_type);
         keys.extend([("sliding_window".to_owned(), 3.into()), ("initializer_range".to_owned(), 0.4.into())]);
-        keys.extend([("use_sliding_window".to_owned(), true.into()), ("max_window_layers".to_owned(), 1.into())]);
+        keys.extend([
+            ("use_sliding_window".to_owned(), true.into()),
+            ("max_window_layers".to_owned(), 1.into()),
+        ]);
         keys.extend([("attention_bias".to_owned(), true.into()), ("mlp_bias".to_owned(), true.into())]);
         let config = LlamaConfig::try_from(keys).unwrap();
         let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
@@ -140,7 +143,8 @@ fn gradients_are_the_finite_differences() {
             random(&config).try_map(|_, t| Ok(Var::from_tensor(&wide(t))?.into_inner())).unwrap();
         let model = Llama::new(config.clone(), parameters).unwrap();
         let batch = model.pack(&[&[1, 5, 2, 7, 7, 3], &[4, 0]]).unwrap();
-        let loss = |model: &Llama| model.hidden_states(&batch, None).unwrap().sqr().unwrap().sum_all().unwrap();
+        let loss =
+            |model: &Llama| model.hidden_states(&batch, None).unwrap().sqr().unwrap().sum_all().unwrap();
         let graph = loss(&model).backward().unwrap();
         for (name, tensor) in model.parameters().iter().filter(|(name, _)| *name != "lm_head.weight") {
             let gradient: Vec<f64> = graph.get(tensor).unwrap().flatten_all().unwrap().to_vec1().unwrap();
@@ -151,7 +155,8 @@ fn gradients_are_the_finite_differences() {
             let moved = |h: f64| {
                 let change = (&direction * h).unwrap();
                 let parameters = model.parameters().detached();
-                let parameters = parameters.try_map(|n, t| if n == name { Ok((t + &change)?) } else { Ok(t.clone()) });
+                let parameters =
+                    parameters.try_map(|n, t| if n == name { Ok((t + &change)?) } else { Ok(t.clone()) });
                 let moved = Llama::new(config.clone(), parameters.unwrap()).unwrap();
                 loss(&moved).to_scalar::<f64>().unwrap()
             };
@@ -190,8 +195,10 @@ fn bf16_gives_the_gradients_of_f32_up_to_rounding() {
 fn cached_decoding_equals_the_full_forward_pass() {
     for name in CONFIGURATIONS {
         let model = model(name);
-        let texts: Vec<Vec<u32>> =
-            [(23, 3), (14, 1), (12, 9)].iter().map(|&(n, k)| (0..n).map(|i| (k * i + 5) % 61).collect()).collect();
+        let texts: Vec<Vec<u32>> = [(23, 3), (14, 1), (12, 9)]
+            .iter()
+            .map(|&(n, k)| (0..n).map(|i| (k * i + 5) % 61).collect())
+            .collect();
         let prompts: Vec<&[u32]> = vec![&texts[0][..12], &texts[1][..3], &texts[2][..1]];
         let full = |ids: &[u32]| {
             let hidden = model.hidden_states(&model.pack(&[ids]).unwrap(), None).unwrap();
@@ -203,7 +210,12 @@ fn cached_decoding_equals_the_full_forward_pass() {
         for step in 0..=11 {
             for (row, (text, prompt)) in texts.iter().zip(&prompts).enumerate() {
                 let want = full(&text[..prompt.len() + step]);
-                assert_close(&format!("{name} step {step} row {row}"), &last.narrow(0, row, 1).unwrap(), &want, 2e-5);
+                assert_close(
+                    &format!("{name} step {step} row {row}"),
+                    &last.narrow(0, row, 1).unwrap(),
+                    &want,
+                    2e-5,
+                );
             }
             if step < 11 {
                 let next = [texts[0][12 + step], texts[1][3 + step], texts[2][1 + step]];
@@ -247,7 +259,13 @@ fn what_the_model_cannot_read_is_refused() {
 fn features_are_the_states_at_the_last_tokens() {
     let (model, texts) = (model("mistral_window"), inputs("mistral_window"));
     let want = model.hidden_states(&model.pack(&slices(&texts)).unwrap(), None).unwrap();
-    let ends: Vec<u32> = texts.iter().scan(0, |end, text| { *end += text.len() as u32; Some(*end - 1) }).collect();
+    let ends: Vec<u32> = texts
+        .iter()
+        .scan(0, |end, text| {
+            *end += text.len() as u32;
+            Some(*end - 1)
+        })
+        .collect();
     let want = want.index_select(&Tensor::new(ends, &Device::Cpu).unwrap(), 0).unwrap();
     for batch_tokens in [1, 20, 4096] {
         let got = model.last_hidden_states(&slices(&texts), batch_tokens).unwrap();

@@ -219,7 +219,9 @@ fn the_files_say_whether_texts_begin_with_bos() {
         assert_eq!(tokenizer.opening().is_some(), tokenizer.notes().iter().any(|note| note.contains("BOS")));
         tokenizer.opening()
     };
-    let class = |more: &str| format!(r#"{{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>"{more}}}"#);
+    let class = |more: &str| {
+        format!(r#"{{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>"{more}}}"#)
+    };
     assert_eq!(opening(false, &class("")), None);
     assert_eq!(opening(true, &class("")), Some(376));
     assert_eq!(opening(true, &class(r#", "add_bos_token": false"#)), None);

@@ -30,7 +30,8 @@ fn folder(name: &str) -> PathBuf {
 
 /// A model whose parameters are variables.
 fn model(name: &str) -> Box<dyn LanguageModel> {
-    let checkpoint = checkpoint::load(&folder(name), &[&mixce_gpt2::FAMILY, &mixce_llama::FAMILY], &device()).unwrap();
+    let checkpoint =
+        checkpoint::load(&folder(name), &[&mixce_gpt2::FAMILY, &mixce_llama::FAMILY], &device()).unwrap();
     let parameters = checkpoint.parameters.try_map(|_, t| Ok(Var::from_tensor(t)?.into_inner())).unwrap();
     checkpoint.config.build(parameters).unwrap()
 }

@@ -142,6 +142,10 @@ fn the_peak_is_the_planned_one() {
         let want =
             step_memory(&*config, PassShape { tokens, recompute, on_cuda: false, precision: Precision::F32 });
         let ratio = got / want.peak as f64;
-        assert!((ratio - 1.0).abs() < 0.1, "{ratio} of {want:?}, {}, recompute {recompute}", config.describe());
+        assert!(
+            (ratio - 1.0).abs() < 0.1,
+            "{ratio} of {want:?}, {}, recompute {recompute}",
+            config.describe()
+        );
     }
 }

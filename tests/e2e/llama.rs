@@ -25,11 +25,14 @@ fn world() -> World {
 fn it_trains_resumes_and_is_evaluated() {
     let world = world();
     let train = |flags: &str| {
-        let line = format!("train --model model --train train.txt --valid valid.txt {SMALL} --dropout 0.1 --json {flags}");
+        let line = format!(
+            "train --model model --train train.txt --valid valid.txt {SMALL} --dropout 0.1 --json {flags}"
+        );
         world.run(&line).rows()
     };
     let rows = train("--out run --epochs 3");
-    let steps: Vec<f64> = rows.iter().filter(|row| row.get("loss").is_some()).map(|row| number(row, "nll")).collect();
+    let steps: Vec<f64> =
+        rows.iter().filter(|row| row.get("loss").is_some()).map(|row| number(row, "nll")).collect();
     assert_eq!(steps.len(), 24);
     let mean = |steps: &[f64]| steps.iter().sum::<f64>() / steps.len() as f64;
     assert!(mean(&steps[16..]) < mean(&steps[..8]) - 0.3, "the loss falls: {steps:?}");
@@ -70,7 +73,9 @@ fn it_writes_scores_and_is_exported() {
         (&json!(["Qwen3ForCausalLM"]), &json!("qwen3"), &json!("bfloat16"))
     );
     assert!(world.text("hf/README.md").contains("# A Qwen3 language model"));
-    let nll = |model: &str| number(&world.run(&format!("evaluate --model {model} --data valid.txt --json")).row(), "nll");
+    let nll = |model: &str| {
+        number(&world.run(&format!("evaluate --model {model} --data valid.txt --json")).row(), "nll")
+    };
     assert!((nll("hf") - nll("model")).abs() < 0.05);
 }
 
@@ -88,7 +93,10 @@ fn it_is_inspected_planned_and_measured() {
     world.run(&format!("bench train {line} --seq-len 16")).row();
     world.run(&format!("bench forward {line} --seq-len 16")).row();
     world.run(&format!("bench generate {line} --prompt-len 12 --new-tokens 9")).row();
-    world.write("odd.json", config().to_json().replace("\"rope_type\": \"default\"", "\"rope_type\": \"yarn\""));
+    world.write(
+        "odd.json",
+        config().to_json().replace("\"rope_type\": \"default\"", "\"rope_type\": \"yarn\""),
+    );
     world.run("plan --model odd.json").refused(&["rope_parameters.rope_type", "yarn", "`llama3`"]);
 }
 
@@ -96,9 +104,13 @@ fn it_is_inspected_planned_and_measured() {
 #[test]
 fn the_convention_of_its_tokenizer_is_honoured_and_said() {
     let world = world();
-    world.write("model/tokenizer_config.json", r#"{"tokenizer_class": "GPT2Tokenizer", "add_bos_token": true}"#);
+    world.write(
+        "model/tokenizer_config.json",
+        r#"{"tokenizer_class": "GPT2Tokenizer", "add_bos_token": true}"#,
+    );
     let evaluate = |flags: &str| {
-        let outcome = world.run(&format!("evaluate --model model --data valid.txt --max-length 60 --json {flags}"));
+        let outcome =
+            world.run(&format!("evaluate --model model --data valid.txt --max-length 60 --json {flags}"));
         assert!(outcome.stderr.contains("texts begin with BOS, `<|endoftext|>`"), "{}", outcome.stderr);
         outcome.row()
     };
@@ -111,7 +123,8 @@ fn the_convention_of_its_tokenizer_is_honoured_and_said() {
     world.run(&line).success();
     assert!(world.text("run/run.toml").contains("add_bos = true"));
     let tokens = |tokenizer: &str| {
-        let line = format!("generate --model model {tokenizer} --prompt the --max-new-tokens 8 --greedy --json");
+        let line =
+            format!("generate --model model {tokenizer} --prompt the --max-new-tokens 8 --greedy --json");
         world.run(&line).row()["tokens"].clone()
     };
     assert_ne!(tokens(""), tokens("--tokenizer {tokenizer}"), "the prompt begins otherwise");

@@ -75,8 +75,8 @@ pub(super) fn parse(mut object: Map<String, Value>) -> Result<LlamaConfig> {
     let model_type = model_type(&object)?;
     refuse_llamas(&object)?;
     let default = model_type.defaults();
-    let positions = ConfigKeys(object.clone())
-        .size(&["max_position_embeddings"], default.max_position_embeddings)?;
+    let positions =
+        ConfigKeys(object.clone()).size(&["max_position_embeddings"], default.max_position_embeddings)?;
     let rope = Rope::take(&mut object, positions)?;
     let mut keys = ConfigKeys(object);
     let num_hidden_layers = keys.size(&["num_hidden_layers"], 32)?;
@@ -146,7 +146,11 @@ fn refuse_llamas(object: &Map<String, Value>) -> Result<()> {
     for (key, value) in object {
         match key.as_str() {
             "pretraining_tp" if !value.is_null() && value.as_u64() != Some(1) => {
-                return Err(unsupported(key, value, "products are not split as in tensor-parallel pretraining"));
+                return Err(unsupported(
+                    key,
+                    value,
+                    "products are not split as in tensor-parallel pretraining",
+                ));
             }
             "rope_interleaved" if !value.is_null() && value != false => {
                 return Err(unsupported(key, value, "the rotary embedding turns the halves of a head"));

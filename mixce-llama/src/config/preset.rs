@@ -81,14 +81,9 @@ fn smollm2() -> Size {
 fn size(name: &str) -> Option<Size> {
     Some(match name {
         "SmolLM2-135M" => smollm2(),
-        "SmolLM2-360M" => Size {
-            hidden_size: 960,
-            intermediate_size: 2560,
-            layers: 32,
-            heads: 15,
-            kv: 5,
-            ..smollm2()
-        },
+        "SmolLM2-360M" => {
+            Size { hidden_size: 960, intermediate_size: 2560, layers: 32, heads: 15, kv: 5, ..smollm2() }
+        }
         "SmolLM2-1.7B" => Size {
             hidden_size: 2048,
             intermediate_size: 8192,

@@ -73,7 +73,12 @@ impl Rope {
         let numbers = match self.scaling {
             RopeScaling::None => vec![],
             RopeScaling::Linear { factor } => vec![("rope_parameters.factor", factor)],
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => {
                 if high_freq_factor <= low_freq_factor {
                     let expected = format!("greater than `low_freq_factor` ({low_freq_factor})");
                     return Err(wrong("rope_parameters.high_freq_factor", expected, high_freq_factor));
@@ -81,7 +86,10 @@ impl Rope {
                 vec![
                     ("rope_parameters.factor", factor),
                     ("rope_parameters.low_freq_factor", low_freq_factor),
-                    ("rope_parameters.original_max_position_embeddings", original_max_position_embeddings as f64),
+                    (
+                        "rope_parameters.original_max_position_embeddings",
+                        original_max_position_embeddings as f64,
+                    ),
                 ]
             }
         };
@@ -163,7 +171,12 @@ impl Rope {
             RopeScaling::Linear { factor } => {
                 json!({"rope_type": "linear", "rope_theta": theta, "factor": factor})
             }
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => {
                 json!({
                     "rope_type": "llama3",
                     "rope_theta": theta,
@@ -182,7 +195,12 @@ impl RopeScaling {
         match self {
             Self::None => frequency,
             Self::Linear { factor } => frequency / factor,
-            Self::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original_max_position_embeddings } => {
+            Self::Llama3 {
+                factor,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original_max_position_embeddings,
+            } => {
                 let waves = original_max_position_embeddings as f64 / (TAU / frequency);
                 if waves > high {
                     frequency

@@ -49,10 +49,7 @@ pub(super) fn render(config: &dyn ModelConfig, facts: &TrainingFacts) -> String 
     let spec = config.spec();
     line(
         &mut card,
-        format_args!(
-            "tags:\n- {}\n- mixce\n---\n\n# A {} language model\n",
-            spec.model_type, spec.name
-        ),
+        format_args!("tags:\n- {}\n- mixce\n---\n\n# A {} language model\n", spec.model_type, spec.name),
     );
     line(&mut card, format_args!("Written by mixce {}.", env!("CARGO_PKG_VERSION")));
     card.push_str("\n| fact | value |\n| --- | --- |\n");

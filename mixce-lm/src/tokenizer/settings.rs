@@ -207,7 +207,9 @@ impl Settings {
     fn note_flags(&mut self, config: &Object, json: Option<&Value>) {
         let set = |key: &str| config.get(key).and_then(Value::as_bool) == Some(true);
         if set("add_eos_token") {
-            self.notes.push(format!("`add_eos_token` of {CONFIG} is not applied: a document gets EOS behind it, a prompt none"));
+            self.notes.push(format!(
+                "`add_eos_token` of {CONFIG} is not applied: a document gets EOS behind it, a prompt none"
+            ));
         }
         let is_bpe = json.is_none_or(|json| json.pointer("/model/merges").is_some());
         if set("clean_up_tokenization_spaces") && is_bpe && self.class != TokenizerClass::Bert {

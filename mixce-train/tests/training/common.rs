@@ -114,11 +114,7 @@ impl Setup {
     }
 
     /// A model of this configuration with random weights.
-    pub(crate) fn of(
-        model: Arc<dyn ModelConfig>,
-        train: &[Vec<u32>],
-        valid: Option<&[Vec<u32>]>,
-    ) -> Self {
+    pub(crate) fn of(model: Arc<dyn ModelConfig>, train: &[Vec<u32>], valid: Option<&[Vec<u32>]>) -> Self {
         let parameters = Parameters::random(&*model, 3, &Device::Cpu).unwrap();
         let folder = tempfile::tempdir().unwrap();
         Self { model, parameters, train: examples(train), valid: valid.map(examples), folder }

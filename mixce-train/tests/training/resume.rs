@@ -14,7 +14,9 @@ use mixce_train::observer::StepReport;
 use mixce_train::trainer::{End, TrainOutcome};
 use mixce_train::{Error, Result};
 
-use crate::common::{Recorder, Setup, documents, largest_difference, settings, tensors, tiny_config, tiny_llama};
+use crate::common::{
+    Recorder, Setup, documents, largest_difference, settings, tensors, tiny_config, tiny_llama,
+};
 
 fn config() -> TrainConfig {
     TrainConfig {

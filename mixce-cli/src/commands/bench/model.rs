@@ -49,8 +49,9 @@ impl Common {
         at_least(flag, tokens as u64, 1)?;
         let positions = config.spec().positions;
         if tokens > positions {
-            let problem =
-                format!("`{flag}`: {tokens} tokens, but the model has {positions} positions (config key `n_positions` or `max_position_embeddings`)");
+            let problem = format!(
+                "`{flag}`: {tokens} tokens, but the model has {positions} positions (config key `n_positions` or `max_position_embeddings`)"
+            );
             return Err(Problem::new(problem).hint(format!("use at most {positions} tokens")).into());
         }
         if self.batch_size.saturating_mul(tokens) > MAX_BATCH_TOKENS {
