@@ -105,12 +105,12 @@ impl DeviceChoice {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             // A build with CUDA may run where there is no GPU.
-            Self::Auto if cuda => Ok(Device::new_cuda(0).unwrap_or_else(|error| {
+            Self::Auto if cuda => Ok(mixce_kernels::cuda_device(0).unwrap_or_else(|error| {
                 tracing::warn!("no CUDA device, using the CPU: {error}");
                 Device::Cpu
             })),
             Self::Auto => Ok(Device::Cpu),
-            Self::Cuda(n) if cuda => Device::new_cuda(n)
+            Self::Cuda(n) if cuda => mixce_kernels::cuda_device(n)
                 .map_err(|error| Problem::new(format!("cannot open CUDA device {n}: {error}")).into()),
             Self::Cuda(_) => Err(Problem::new("`--device cuda`: this build has no CUDA support")
                 .hint("build it with `cargo build --release --features cuda`")

@@ -21,13 +21,13 @@ fn pair(parameters: &Parameters, name: &str) -> Result<[Tensor; 2]> {
 /// The layer norm called `name`.
 pub(crate) fn norm(parameters: &Parameters, name: &str, epsilon: f64) -> Result<Norm> {
     let [weight, bias] = pair(parameters, name)?;
-    Ok(Norm { weight, bias, epsilon })
+    Ok(Norm::layer(weight, Some(bias), epsilon))
 }
 
 /// The sums for the gradients of the weight and bias called `name`.
 pub(crate) fn gradients(sums: &Parameters, name: &str) -> Result<AffineGradients> {
     let [weight, bias] = pair(sums, name)?;
-    Ok(AffineGradients { weight, bias })
+    Ok(AffineGradients { weight, bias: Some(bias) })
 }
 
 /// Where dropout acts inside a block; folded into the layer's stream.
@@ -84,7 +84,7 @@ impl BlockGradients {
     pub(crate) fn load(sums: &Parameters, layer: usize) -> Result<Self> {
         let of = |name: &str| gradients(sums, &format!("h.{layer}.{name}"));
         Ok(Self {
-            attention_in: NormLinearGradients { norm: of("ln_1")?, map: of("attn.c_attn")? },
+            attention_in: NormLinearGradients { norm: of("ln_1")?, maps: vec![of("attn.c_attn")?] },
             attention_out: of("attn.c_proj")?,
             mlp: MlpGradients { norm: of("ln_2")?, up: of("mlp.c_fc")?, down: of("mlp.c_proj")? },
         })
@@ -96,10 +96,10 @@ impl Block {
         let norm = |name: &str| norm(parameters, &format!("h.{layer}.{name}"), config.layer_norm_epsilon);
         let map = |name: &str| -> Result<Affine> {
             let [weight, bias] = pair(parameters, &format!("h.{layer}.{name}"))?;
-            Ok(Affine::new(weight, bias))
+            Ok(Affine::new(weight, Some(bias)))
         };
         Ok(Self {
-            attention_in: NormLinear { norm: norm("ln_1")?, map: map("attn.c_attn")? },
+            attention_in: NormLinear { norm: norm("ln_1")?, maps: vec![map("attn.c_attn")?] },
             attention_out: LinearResidual { map: map("attn.c_proj")? },
             mlp: Mlp {
                 norm: norm("ln_2")?,
@@ -109,7 +109,7 @@ impl Block {
             },
             resid_pdrop: config.resid_pdrop,
             attn_pdrop: config.attn_pdrop,
-            heads: Heads { count: config.n_head, scale: config.attention_scale(layer) },
+            heads: Heads::new(config.n_head, config.attention_scale(layer)),
         })
     }
 
@@ -160,8 +160,7 @@ impl mixce_lm::Block for Block {
         let dattended =
             self.attention_out.backward(&attended, dx, site, &gradients.attention_out, precision)?;
         let site = self.dropout(dropout, Site::Attention);
-        let Heads { count, scale } = self.heads;
-        let dqkv = causal_attention_backward(&qkv, documents, count, scale, site, &dattended)?;
+        let dqkv = causal_attention_backward(&qkv, documents, self.heads, site, &dattended)?;
         Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
     }
 

@@ -10,7 +10,7 @@ use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{Mlp, MlpGradients, NormLinear};
 use mixce_kernels::{
     Activation, AdamWState, AdamWUpdate, Affine, AffineGradients, Columns, CuSeqlens, Dropout, Embedded,
-    KeyValues, Norm, Precision, Weight, adamw_step, causal_attention, causal_attention_backward,
+    Heads, KeyValues, Norm, Precision, Weight, adamw_step, causal_attention, causal_attention_backward,
     decode_attention, dropout, embedding_backward, embedding_sum, residual_dropout, softmax_quantile,
 };
 
@@ -31,16 +31,16 @@ fn random(shape: &[usize]) -> Tensor {
 }
 
 fn norm() -> Norm {
-    Norm { weight: random(&[CHANNELS]), bias: random(&[CHANNELS]), epsilon: 1e-5 }
+    Norm::layer(random(&[CHANNELS]), Some(random(&[CHANNELS])), 1e-5)
 }
 
 fn map(n_in: usize, n_out: usize) -> Affine {
-    Affine::new(random(&[n_in, n_out]), random(&[n_out]))
+    Affine::new(random(&[n_in, n_out]), Some(random(&[n_out])))
 }
 
 fn zeros(shape: &[usize]) -> AffineGradients {
     let tensor = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-    AffineGradients { weight: tensor(shape), bias: tensor(&shape[shape.len() - 1..]) }
+    AffineGradients { weight: tensor(shape), bias: Some(tensor(&shape[shape.len() - 1..])) }
 }
 
 fn drops() -> Option<Dropout> {
@@ -70,13 +70,14 @@ fn operations(c: &mut Criterion) {
 
 fn attention(c: &mut Criterion) {
     let (qkv, dout) = (random(&[TOKENS, 3 * CHANNELS]), random(&[TOKENS, CHANNELS]));
-    let cu_seqlens = CuSeqlens::from_lengths([TOKENS / DOCUMENTS; DOCUMENTS]);
+    let (cu_seqlens, heads) =
+        (CuSeqlens::from_lengths([TOKENS / DOCUMENTS; DOCUMENTS]), Heads::new(HEADS, 0.125));
     for (name, drop) in [("attention", None), ("attention with dropout", drops())] {
         c.bench_function(&format!("{name} forward"), |b| {
-            b.iter(|| causal_attention(&qkv, &cu_seqlens, HEADS, 0.125, drop).unwrap());
+            b.iter(|| causal_attention(&qkv, &cu_seqlens, heads, drop).unwrap());
         });
         c.bench_function(&format!("{name} backward"), |b| {
-            b.iter(|| causal_attention_backward(&qkv, &cu_seqlens, HEADS, 0.125, drop, &dout).unwrap());
+            b.iter(|| causal_attention_backward(&qkv, &cu_seqlens, heads, drop, &dout).unwrap());
         });
     }
     let shape = [SEQUENCES, HEADS, 128, CHANNELS / HEADS];
@@ -84,7 +85,7 @@ fn attention(c: &mut Criterion) {
     let qkv = random(&[SEQUENCES, 3 * CHANNELS]);
     let columns = Columns { first: &[0; SEQUENCES], new: 127 };
     c.bench_function("decode attention, 32 sequences, 128 columns", |b| {
-        b.iter(|| decode_attention(&qkv, &cache, columns, 0.125).unwrap());
+        b.iter(|| decode_attention(&qkv, &cache, columns, heads).unwrap());
     });
 }
 
@@ -101,7 +102,7 @@ fn sublayers(c: &mut Criterion) {
         up: zeros(&[CHANNELS, 4 * CHANNELS]),
         down: zeros(&[4 * CHANNELS, CHANNELS]),
     };
-    let attention_in = NormLinear { norm: norm(), map: map(CHANNELS, 3 * CHANNELS) };
+    let attention_in = NormLinear { norm: norm(), maps: vec![map(CHANNELS, 3 * CHANNELS)] };
     for (name, precision) in PRECISIONS {
         c.bench_function(&format!("MLP sublayer forward, {name}"), |b| {
             b.iter(|| mlp.forward_saving(&x, drops(), precision).unwrap());

@@ -5,9 +5,10 @@ use rayon::prelude::*;
 
 use crate::cuda;
 use crate::device::has_backward_kernels;
-use crate::{cpu, math, simd::vectorised};
+use crate::simd::{self, vectorised};
+use crate::{cpu, math};
 
-/// The activation functions that GPT-2 checkpoints name.
+/// The activation functions that checkpoints name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// `0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))` (`gelu_new`; Hendrycks and Gimpel, 2016).
@@ -120,15 +121,26 @@ macro_rules! monomorphise {
     };
 }
 
-/// `x = f(x + bias)` in place, rows of the bias's length on all threads; `x + bias` goes to `pre_activation` unless that is empty.
-pub(crate) fn forward_into(activation: Activation, x: &mut [f32], bias: &[f32], pre_activation: &mut [f32]) {
-    monomorphise!(activation, value, bias_map(x, bias, pre_activation));
+/// `x = f(x + bias)` in place, rows of `c` elements on all threads; `x + bias` goes to `pre_activation` unless that is empty.
+pub(crate) fn forward_into(
+    activation: Activation,
+    x: &mut [f32],
+    (c, bias): (usize, Option<&[f32]>),
+    pre_activation: &mut [f32],
+) {
+    monomorphise!(activation, value, bias_map(x, (c, bias), pre_activation));
 }
 
-fn bias_map(x: &mut [f32], bias: &[f32], pre_activation: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
-    let c = bias.len();
+fn bias_map(
+    x: &mut [f32],
+    (c, bias): (usize, Option<&[f32]>),
+    pre_activation: &mut [f32],
+    f: impl Fn(f32) -> f32 + Sync,
+) {
     let row = |x: &mut [f32], pre_activation: Option<&mut [f32]>| {
-        x.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
+        if let Some(bias) = bias {
+            simd::add_to(x, bias);
+        }
         if let Some(pre_activation) = pre_activation {
             pre_activation.copy_from_slice(x);
         }
@@ -153,6 +165,54 @@ fn map_with_derivative(x: &mut [f32], dy: &mut [f32], f: impl Fn(f32) -> (f32, f
             for (x, dy) in x.iter_mut().zip(dy) {
                 let (value, derivative) = f(*x);
                 (*x, *dy) = (value, *dy * derivative);
+            }
+        });
+    });
+}
+
+/// `hidden = f(gate) * up` on all threads, for rows `[gate | up]` of `2 c` elements.
+pub(crate) fn gated_forward(activation: Activation, gate_up: &[f32], c: usize, hidden: &mut [f32]) {
+    monomorphise!(activation, value, gate(gate_up, c, hidden));
+}
+
+fn gate(gate_up: &[f32], c: usize, hidden: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
+    let rows = hidden.par_chunks_mut(c.max(1)).zip(gate_up.par_chunks((2 * c).max(1)));
+    rows.for_each(|(hidden, gate_up)| {
+        vectorised(|| {
+            let (gate, up) = gate_up.split_at(c);
+            hidden.iter_mut().zip(gate.iter().zip(up)).for_each(|(h, (gate, up))| *h = f(*gate) * up);
+        });
+    });
+}
+
+/// Given rows `[gate | up]` of `2 c` elements and the gradient `dh` of `f(gate) * up` in `hidden`:
+/// `dgate_up = [dh * up * f'(gate) | dh * f(gate)]`, and `hidden = f(gate) * up` in place.
+pub(crate) fn gated_backward(
+    activation: Activation,
+    gate_up: &[f32],
+    c: usize,
+    hidden: &mut [f32],
+    dgate_up: &mut [f32],
+) {
+    monomorphise!(activation, value_and_derivative, gate_with_derivative(gate_up, c, hidden, dgate_up));
+}
+
+fn gate_with_derivative(
+    gate_up: &[f32],
+    c: usize,
+    hidden: &mut [f32],
+    dgate_up: &mut [f32],
+    f: impl Fn(f32) -> (f32, f32) + Sync,
+) {
+    let width = (2 * c).max(1);
+    let rows = gate_up.par_chunks(width).zip(dgate_up.par_chunks_mut(width));
+    hidden.par_chunks_mut(c.max(1)).zip(rows).for_each(|(hidden, (gate_up, dgate_up))| {
+        vectorised(|| {
+            let ((gate, up), (dgate, dup)) = (gate_up.split_at(c), dgate_up.split_at_mut(c));
+            let gradients = dgate.iter_mut().zip(dup);
+            for ((h, (gate, up)), (dgate, dup)) in hidden.iter_mut().zip(gate.iter().zip(up)).zip(gradients) {
+                let (value, derivative) = f(*gate);
+                (*dgate, *dup, *h) = (*h * up * derivative, *h * value, value * up);
             }
         });
     });
@@ -267,6 +327,31 @@ mod tests {
             assert_gradient("activation", &Tensor::new(x.as_slice(), &Device::Cpu)?, |x| {
                 activation.forward(x)
             })?;
+        }
+        Ok(())
+    }
+
+    /// `f(gate) * up`, and its gradients by the derivative that is tested above.
+    #[test]
+    fn gates_multiply_and_differentiate() -> Result<()> {
+        for (activation, c) in ALL.into_iter().flat_map(|activation| [0, 1, 19].map(|c| (activation, c))) {
+            let rows = 3;
+            let gate_up = random(&[rows * 2 * c], 1)?.to_vec1::<f32>()?;
+            let dh = random(&[rows * c], 2)?.to_vec1::<f32>()?;
+            let mut hidden = vec![f32::NAN; rows * c];
+            gated_forward(activation, &gate_up, c, &mut hidden);
+            let (mut again, mut gradient) = (dh.clone(), vec![f32::NAN; rows * 2 * c]);
+            gated_backward(activation, &gate_up, c, &mut again, &mut gradient);
+            for (i, dh) in dh.iter().enumerate() {
+                let gate = i / c * 2 * c + i % c;
+                let (g, u) = (gate_up[gate], gate_up[gate + c]);
+                let want = activation.value(g) * u;
+                assert_eq!(hidden[i], want, "{activation:?}");
+                assert!((again[i] - want).abs() <= 1e-6 * (1.0 + want.abs()), "{activation:?}");
+                let want = dh * u * activation.derivative(g);
+                assert!((gradient[gate] - want).abs() < 1e-6 * (1.0 + want.abs()), "{activation:?} of {g}");
+                assert!((gradient[gate + c] - dh * activation.value(g)).abs() < 1e-6, "{activation:?}");
+            }
         }
         Ok(())
     }

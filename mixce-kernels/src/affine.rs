@@ -2,29 +2,30 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::weight::Weight;
+use crate::parts::{Parts, Read, Write};
+use crate::weight::{Weight, WeightElements};
 use crate::{Precision, linear};
 
-/// `y = x W + b`, with the weight `[in, out]` and the bias `[out]`.
+/// `y = x W + b`, or `y = x W` without a bias.
 #[derive(Clone, Debug)]
 pub struct Affine {
-    /// `W`.
+    /// `W`, from `in` inputs to `out` outputs.
     pub weight: Weight,
-    /// `b`.
-    pub bias: Tensor,
+    /// `b`, `[out]`.
+    pub bias: Option<Tensor>,
 }
 
 impl Affine {
-    /// A map with a weight `[in, out]` as a matrix.
+    /// A map with this weight; a tensor is one `[in, out]`.
     #[must_use]
-    pub fn new(weight: Tensor, bias: Tensor) -> Self {
+    pub fn new(weight: impl Into<Weight>, bias: Option<Tensor>) -> Self {
         Self { weight: weight.into(), bias }
     }
 
     /// The same values outside of any gradient graph.
     #[must_use]
     pub fn detach(&self) -> Self {
-        Self { weight: self.weight.detach(), bias: self.bias.detach() }
+        Self { weight: self.weight.detach(), bias: self.bias.as_ref().map(Tensor::detach) }
     }
 
     /// The same map with its weight packed for inference ([`Weight::pack`]).
@@ -40,22 +41,24 @@ impl Affine {
     /// # Errors
     /// When shapes do not fit or the weight is packed.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        linear(x, self.weight.dense()?, Some(&self.bias))
+        linear(x, &self.weight.matrix()?, self.bias.as_ref())
     }
 
     /// Whether candle's graph tracks a parameter.
     pub(crate) fn is_tracked(&self) -> bool {
-        self.weight.is_tracked() || self.bias.track_op()
+        self.weight.is_tracked() || self.bias.as_ref().is_some_and(Tensor::track_op)
     }
 
     /// The outputs of a map for `n_in` inputs and products in `precision`; refuses any other.
     pub(crate) fn check(&self, name: &str, n_in: usize, precision: Precision) -> Result<usize> {
         let (weight_in, n_out) = self.weight.dims2()?;
-        if weight_in != n_in || self.bias.dims() != [n_out] {
-            let bias = self.bias.dims();
+        if weight_in != n_in {
             bail!(
-                "{name}: expected a weight [{n_in}, out] and a bias [out], got [{weight_in}, {n_out}] and {bias:?}"
+                "{name}: expected a weight of {n_in} inputs, got one of {weight_in} inputs and {n_out} outputs"
             );
+        }
+        if let Some(bias) = self.bias.as_ref().filter(|bias| bias.dims() != [n_out]) {
+            bail!("{name}: expected a bias [{n_out}], got {:?}", bias.dims());
         }
         if let Weight::Packed(weight) = &self.weight {
             weight.check_precision(precision)?;
@@ -64,23 +67,81 @@ impl Affine {
     }
 }
 
-/// Sums of the gradients of a weight and a bias, of an affine map or a layer norm. Backward passes add to them in place.
+/// The elements of an affine map on the CPU; its arithmetic is in [`crate::linear`].
+#[derive(Clone, Debug)]
+pub(crate) struct AffineElements<'a> {
+    pub(crate) weight: WeightElements<'a>,
+    /// `[out]`.
+    pub(crate) bias: Option<&'a [f32]>,
+}
+
+impl Parts<Read> for Affine {
+    type Elements<'a> = AffineElements<'a>;
+
+    fn tensors<'t>(&'t self, tensors: &mut Vec<&'t Tensor>) {
+        self.weight.tensors(tensors);
+        Parts::<Read>::tensors(&self.bias, tensors);
+    }
+
+    fn elements<'a>(&self, slices: &mut impl Iterator<Item = &'a [f32]>) -> Result<AffineElements<'a>> {
+        let weight = self.weight.elements(slices)?;
+        Ok(AffineElements { weight, bias: Parts::<Read>::elements(&self.bias, slices)? })
+    }
+}
+
+/// Sums of the gradients of a weight and a bias, of an affine map or a norm. Backward passes add to them in place.
 #[derive(Clone, Debug)]
 pub struct AffineGradients {
-    /// Of the weight's shape.
+    /// Of the shape and layout in which the weight is stored.
     pub weight: Tensor,
-    /// Of the bias's shape.
-    pub bias: Tensor,
+    /// Of the bias's shape; there must be one where there is a bias, and none where there is none.
+    pub bias: Option<Tensor>,
 }
 
 impl AffineGradients {
-    /// Refuses sums that have not the shapes of their parameters.
-    pub(crate) fn check(&self, name: &str, weight: &Tensor, bias: &Tensor) -> Result<()> {
-        for (sum, parameter) in [(&self.weight, weight), (&self.bias, bias)] {
-            if sum.dims() != parameter.dims() {
-                bail!("gradient of {name}: expected shape {:?}, got {:?}", parameter.dims(), sum.dims());
+    /// Refuses sums that do not have the shapes of their parameters.
+    pub(crate) fn check(&self, name: &str, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
+        let sums = [("weight", Some(&self.weight), Some(weight)), ("bias", self.bias.as_ref(), bias)];
+        for (what, sum, parameter) in sums {
+            match (sum, parameter) {
+                (Some(sum), Some(parameter)) if sum.dims() != parameter.dims() => {
+                    let (want, got) = (parameter.dims(), sum.dims());
+                    bail!("gradient of {name}: expected shape {want:?} for the {what}, got {got:?}");
+                }
+                (None, Some(_)) => bail!("gradient of {name}: expected a sum for the {what}, got none"),
+                (Some(_), None) => {
+                    bail!("gradient of {name}: got a sum for a {what}, but there is no {what}")
+                }
+                _ => {}
             }
         }
         Ok(())
+    }
+
+    /// [`AffineGradients::check`] for the parameters of a map, whose weight must not be packed.
+    pub(crate) fn check_map(&self, name: &str, map: &Affine) -> Result<()> {
+        self.check(name, map.weight.stored()?, map.bias.as_ref())
+    }
+}
+
+/// The elements of [`AffineGradients`] on the CPU.
+#[derive(Debug)]
+pub(crate) struct Sums<'a> {
+    /// In the layout in which the weight is stored.
+    pub(crate) weight: &'a mut [f32],
+    pub(crate) bias: Option<&'a mut [f32]>,
+}
+
+impl Parts<Write> for AffineGradients {
+    type Elements<'a> = Sums<'a>;
+
+    fn tensors<'t>(&'t self, tensors: &mut Vec<&'t Tensor>) {
+        Parts::<Write>::tensors(&self.weight, tensors);
+        Parts::<Write>::tensors(&self.bias, tensors);
+    }
+
+    fn elements<'a>(&self, slices: &mut impl Iterator<Item = &'a mut [f32]>) -> Result<Sums<'a>> {
+        let weight = Parts::<Write>::elements(&self.weight, slices)?;
+        Ok(Sums { weight, bias: Parts::<Write>::elements(&self.bias, slices)? })
     }
 }

@@ -38,6 +38,18 @@ pub(crate) fn with_slices_mut<T, const N: usize>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&mut [f32]; N]) -> T,
 ) -> Result<T> {
+    with_list_mut(op, &tensors, |slices| match slices.try_into() {
+        Ok(slices) => Ok(f(slices)),
+        Err(_) => bail!("{op}: expected {N} tensors"),
+    })
+}
+
+/// [`with_slices_mut`] of any number of tensors.
+pub(crate) fn with_list_mut<T>(
+    op: &'static str,
+    tensors: &[&Tensor],
+    f: impl FnOnce(Vec<&mut [f32]>) -> Result<T>,
+) -> Result<T> {
     fn collect<T>(
         op: &'static str,
         tensors: &[&Tensor],
@@ -54,9 +66,9 @@ pub(crate) fn with_slices_mut<T, const N: usize>(
         }
     }
     let mut f = Some(f);
-    collect(op, &tensors, Vec::with_capacity(N), &mut |slices| match (f.take(), slices.try_into()) {
-        (Some(f), Ok(slices)) => Ok(f(slices)),
-        _ => bail!("{op}: expected {N} tensors"),
+    collect(op, tensors, Vec::with_capacity(tensors.len()), &mut |slices| match f.take() {
+        Some(f) => f(slices),
+        None => bail!("{op}: expected to run once"),
     })
 }
 
@@ -66,16 +78,25 @@ pub(crate) fn with_slices<T, const N: usize>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[f32]; N]) -> T,
 ) -> Result<T> {
-    let contiguous: Vec<Tensor> = tensors.into_iter().map(Tensor::contiguous).collect::<Result<_>>()?;
+    with_list(op, &tensors, |slices| match slices.try_into() {
+        Ok(slices) => Ok(f(slices)),
+        Err(_) => bail!("{op}: expected {N} tensors"),
+    })
+}
+
+/// [`with_slices`] of any number of tensors.
+pub(crate) fn with_list<T>(
+    op: &'static str,
+    tensors: &[&Tensor],
+    f: impl FnOnce(Vec<&[f32]>) -> Result<T>,
+) -> Result<T> {
+    let contiguous: Vec<Tensor> = tensors.iter().map(|tensor| tensor.contiguous()).collect::<Result<_>>()?;
     let guards: Vec<_> = contiguous.iter().map(Tensor::storage_and_layout).collect();
-    let mut slices = [&[] as &[f32]; N];
-    for (elements, (storage, layout)) in slices.iter_mut().zip(&guards) {
-        match &**storage {
-            Storage::Cpu(storage) => *elements = slice(op, storage, layout)?,
-            _ => bail!("{op}: expected a CPU tensor"),
-        }
-    }
-    Ok(f(slices))
+    let slices = guards.iter().map(|(storage, layout)| match &**storage {
+        Storage::Cpu(storage) => slice(op, storage, layout),
+        _ => bail!("{op}: expected a CPU tensor"),
+    });
+    f(slices.collect::<Result<_>>()?)
 }
 
 struct Edit<F, T> {

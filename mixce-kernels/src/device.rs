@@ -1,9 +1,21 @@
-//! Which tensors have fused kernels, and what is known of a GPU.
+//! How a GPU is opened, which tensors have fused kernels, and what is known of a GPU.
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::cpu::is_cpu_f32;
 use crate::cuda;
+
+/// The CUDA device with this number, from 0; the same one at every call.
+///
+/// All its work goes to one stream, so results are those of the order of calls, whatever threads they come from. candle's
+/// `Device::new_cuda` would give every thread a stream of its own with nothing that orders them: a tensor of one thread could be
+/// read by another before it is computed.
+///
+/// # Errors
+/// When there is no such device, or this build has no CUDA.
+pub fn cuda_device(ordinal: usize) -> Result<Device> {
+    cuda::open(ordinal)
+}
 
 /// Whether operations on such a tensor are fused and have backward passes without a graph: f32 on the CPU, or on a CUDA device with
 /// the feature `cuda`.

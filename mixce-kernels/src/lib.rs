@@ -9,13 +9,14 @@
 //! | --- | --- |
 //! | [`rng::Stream`] | counter-based random numbers: same seed, same numbers, on any device |
 //! | [`dropout`] | inverted dropout whose mask is drawn twice instead of stored |
-//! | [`layer_norm`] | layer normalisation over the last dimension |
+//! | [`Norm`] | layer norm and RMS norm over the last dimension |
 //! | [`Activation`] | GELU (both forms), ReLU, SiLU |
-//! | [`linear`] | affine map with the weight stored `[in, out]` (GPT-2's Conv1D layout) |
+//! | [`linear`] | affine map |
 //! | [`residual_dropout`] | dropout of a branch and the residual sum in one pass |
 //! | [`embedding_sum`] | token and position embeddings: gather forward, scatter-add backward |
 //! | [`token_embedding`] | the same of tokens alone |
-//! | [`causal_attention`] | multi-head causal self-attention over packed documents |
+//! | [`causal_attention`] | multi-head causal self-attention over packed documents, also grouped-query and sliding-window |
+//! | [`HeadTransform`], [`Rotary`] | norms of the heads of queries and keys, and rotary position embedding |
 //! | [`decode_attention`], [`fill_cache`] | attention of one new token a sequence over cached keys and values |
 //! | [`cross_entropy`] | per-token log-probabilities and their gradient, rows of logits at a time |
 //! | [`sublayer`] | whole sublayers of a transformer block: differentiable, or without a graph and with a backward pass |
@@ -40,13 +41,17 @@ mod device;
 mod dropout;
 mod embedding;
 mod guard;
-mod layer_norm;
 mod linear;
 pub mod lm_head;
 mod math;
 mod matmul;
+mod norm;
 mod packed;
+mod parts;
+#[cfg(any(feature = "cuda", test))]
+mod plain;
 mod residual;
+mod rotary;
 mod simd;
 pub mod sublayer;
 #[cfg(test)]
@@ -60,22 +65,23 @@ pub use activation::Activation;
 pub use adamw::{AdamWState, AdamWUpdate, adamw_step, clear, sum_of_squares};
 pub use affine::{Affine, AffineGradients};
 pub use attention::{
-    Columns, CuSeqlens, KeyValues, causal_attention, causal_attention_backward, causal_attention_slow,
+    Columns, CuSeqlens, Heads, KeyValues, causal_attention, causal_attention_backward, causal_attention_slow,
     decode_attention, fill_cache,
 };
 pub use categorical::{all_finite, softmax_quantile};
-pub use device::{Gpu, gpu, has_backward_kernels, peak_device_bytes};
+pub use device::{Gpu, cuda_device, gpu, has_backward_kernels, peak_device_bytes};
 pub use dropout::{Dropout, dropout, dropout_slow};
 pub use embedding::{
     Embedded, embedding_backward, embedding_sum, embedding_sum_slow, token_embedding,
     token_embedding_backward,
 };
 pub use guard::{GradientFailure, GradientGuard, GradientVerdict};
-pub use layer_norm::{Norm, layer_norm, layer_norm_slow};
 pub use linear::{linear, linear_slow};
 pub use matmul::{Matrix, Precision, matmul};
+pub use norm::{Norm, NormKind};
 pub use packed::PackedWeight;
 pub use residual::{residual_dropout, residual_dropout_slow};
+pub use rotary::{HeadNorm, HeadTransform, HeadTransformGradients, Rotary};
 pub use weight::Weight;
 
 /// Tensor errors are candle's.

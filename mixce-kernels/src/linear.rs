@@ -1,27 +1,30 @@
-//! Affine map with the weight in GPT-2's Conv1D layout.
+//! Affine maps: products, biases and the sums of their gradients.
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::affine::AffineGradients;
+use crate::affine::{Affine, AffineElements, AffineGradients, Sums};
 use crate::cpu::{self, ROWS_PER_TASK};
 use crate::cuda;
 use crate::device::{gpu_of, has_backward_kernels};
+use crate::parts::{read, write};
 use crate::simd::{self, vectorised};
-use crate::weight::Elements;
+use crate::weight::WeightElements;
 use crate::{Matrix, Precision, matmul};
 
 /// `y = x W + b` with `x` `[N, in]`, `W` `[in, out]` (as GPT-2's checkpoints store it) and `b` `[out]`.
 ///
-/// With a bias, fused for f32 with a real backward pass; otherwise plain candle operations.
+/// With a bias and a contiguous weight, fused for f32 with a real backward pass; otherwise plain candle operations, which read the
+/// transpose of a matrix where it lies.
 ///
 /// # Errors
 /// When the shapes do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let is_matrix = weight.rank() == 2 && weight.is_contiguous();
     match bias {
-        Some(bias) if weight.rank() == 2 && [x, weight, bias].into_iter().all(has_backward_kernels) => {
+        Some(bias) if is_matrix && [x, weight, bias].into_iter().all(has_backward_kernels) => {
             check(x, weight, bias)?;
-            x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)
+            x.contiguous()?.apply_op3(weight, &bias.contiguous()?, Linear)
         }
         _ => linear_slow(x, weight, bias),
     }
@@ -53,65 +56,120 @@ fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// `y = x W + b` for row-major slices; the number of outputs is the length of `b`.
-pub(crate) fn forward(precision: Precision, x: &[f32], weight: Elements<'_>, bias: &[f32], y: &mut [f32]) {
-    product(precision, x, weight, bias.len(), y);
-    for_rows(y, bias.len(), |_, y| y.chunks_mut(bias.len()).for_each(|y| simd::add_to(y, bias)));
-}
+impl AffineElements<'_> {
+    /// The number of outputs.
+    pub(crate) fn n_out(&self) -> usize {
+        self.weight.dims2().1
+    }
 
-/// `y = x W`, with `W` `[in, out]`; that `precision` is the one of a packed weight is checked by [`crate::Affine::check`].
-pub(crate) fn product(precision: Precision, x: &[f32], weight: Elements<'_>, n_out: usize, y: &mut [f32]) {
-    let rows = y.len().checked_div(n_out).unwrap_or(0);
-    let Some(n_in) = x.len().checked_div(rows) else { return };
-    match weight {
-        Elements::Dense(weight) => {
-            matmul(precision, y, n_out, false, Matrix::new(x, n_in), Matrix::new(weight, n_out));
+    /// `y = x W + b`. Rows of `y` begin `stride` elements apart; what lies between them is left alone.
+    pub(crate) fn forward(&self, precision: Precision, x: Matrix<'_>, y: &mut [f32], stride: usize) {
+        self.product(precision, x, y, stride);
+        if let Some(bias) = self.bias {
+            for_rows(y, stride, |_, y| y.chunks_mut(stride).for_each(|y| simd::add_to(y, bias)));
         }
-        Elements::Packed(weight) => weight.multiply(x, rows, y),
+    }
+
+    /// `y = x W` of row-major `x`, with rows of `y` as in [`AffineElements::forward`]; that `precision` is the one of a packed weight
+    /// is checked by [`crate::Affine::check`].
+    pub(crate) fn product(&self, precision: Precision, x: Matrix<'_>, y: &mut [f32], stride: usize) {
+        match &self.weight {
+            WeightElements::Dense(weight) | WeightElements::Transposed(weight) => {
+                matmul(precision, y, stride, false, x, *weight);
+            }
+            WeightElements::Packed(weight) => weight.multiply(x.data, x.rows, y, stride),
+        }
+    }
+
+    /// `dx = dy W^T`, or `dx += dy W^T`. The weight must not be packed.
+    pub(crate) fn input_gradient(
+        &self,
+        precision: Precision,
+        dy: Matrix<'_>,
+        dx: &mut [f32],
+        accumulate: bool,
+    ) -> Result<()> {
+        let weight = self.weight.matrix()?;
+        matmul(precision, dx, weight.rows, accumulate, dy, weight.t());
+        Ok(())
+    }
+
+    /// `dW += x^T dy` in the layout of the weight, `db += sum_rows dy` (in the order of the rows).
+    pub(crate) fn parameter_gradients(
+        &self,
+        precision: Precision,
+        x: Matrix<'_>,
+        dy: Matrix<'_>,
+        sums: &mut Sums<'_>,
+    ) {
+        match self.weight {
+            WeightElements::Transposed(_) => {
+                matmul(precision, sums.weight, x.columns, true, dy.t(), x);
+            }
+            _ => matmul(precision, sums.weight, dy.columns, true, x.t(), dy),
+        }
+        if let Some(bias) = &mut sums.bias {
+            sum_rows(dy, bias);
+        }
     }
 }
 
-/// Gradients of `y = x W + b`: `dx = dy W^T`, and `dW += x^T dy`, `db += sum_rows dy`.
-pub(crate) fn backward(
-    precision: Precision,
-    (x, weight): (&[f32], &[f32]),
-    dy: &[f32],
-    dx: &mut [f32],
-    dweight: &mut [f32],
-    dbias: &mut [f32],
-) {
-    input_gradient(precision, weight, dy, dbias.len(), dx);
-    parameter_gradients(precision, x, dy, dweight, dbias);
+/// The outputs of several maps of the same input side by side: `y = [x W_1 + b_1 | x W_2 + b_2 | ..]`.
+pub(crate) struct SideBySide<'a>(pub(crate) Vec<AffineElements<'a>>);
+
+impl SideBySide<'_> {
+    /// All outputs.
+    fn n_out(&self) -> usize {
+        self.0.iter().map(AffineElements::n_out).sum()
+    }
+
+    /// Each map with its first column of `y`.
+    fn columns(&self) -> impl Iterator<Item = (usize, &AffineElements<'_>)> {
+        self.0.iter().scan(0, |next, map| {
+            let first = *next;
+            *next += map.n_out();
+            Some((first, map))
+        })
+    }
+
+    /// `y` of row-major `x`; each map writes its own columns.
+    pub(crate) fn forward(&self, precision: Precision, x: Matrix<'_>, y: &mut [f32]) {
+        let stride = self.n_out();
+        self.columns().for_each(|(first, map)| map.forward(precision, x, &mut y[first..], stride));
+    }
+
+    /// `dx = dy_1 W_1^T + dy_2 W_2^T + ..`. No weight may be packed.
+    pub(crate) fn input_gradient(&self, precision: Precision, dy: &[f32], dx: &mut [f32]) -> Result<()> {
+        let dy = Matrix::new(dy, self.n_out());
+        self.columns().try_for_each(|(first, map)| {
+            map.input_gradient(precision, dy.columns(first, map.n_out()), dx, first > 0)
+        })
+    }
+
+    /// [`AffineElements::parameter_gradients`] of each map.
+    pub(crate) fn parameter_gradients(
+        &self,
+        precision: Precision,
+        x: Matrix<'_>,
+        dy: &[f32],
+        sums: &mut [Sums<'_>],
+    ) {
+        let dy = Matrix::new(dy, self.n_out());
+        for ((first, map), sums) in self.columns().zip(sums) {
+            map.parameter_gradients(precision, x, dy.columns(first, map.n_out()), sums);
+        }
+    }
 }
 
-/// `dx = dy W^T`, with `W` `[in, out]`.
-pub(crate) fn input_gradient(precision: Precision, weight: &[f32], dy: &[f32], n_out: usize, dx: &mut [f32]) {
-    let n_in = weight.len() / n_out.max(1);
-    matmul(precision, dx, n_in, false, Matrix::new(dy, n_out), Matrix::new(weight, n_out).t());
-}
-
-/// `dW += x^T dy`, `db += sum_rows dy` (in the order of the rows).
-pub(crate) fn parameter_gradients(
-    precision: Precision,
-    x: &[f32],
-    dy: &[f32],
-    dweight: &mut [f32],
-    dbias: &mut [f32],
-) {
-    let n_out = dbias.len();
-    let n_in = dweight.len() / n_out.max(1);
-    matmul(precision, dweight, n_out, true, Matrix::new(x, n_in).t(), Matrix::new(dy, n_out));
-    sum_rows(dy, dbias);
-}
-
-/// `sums += sum of the rows of x`, whose length is that of `sums`.
-pub(crate) fn sum_rows(x: &[f32], sums: &mut [f32]) {
-    let c = sums.len();
+/// `sums += sum of the rows of x`, whose elements are neighbours.
+pub(crate) fn sum_rows(x: Matrix<'_>, sums: &mut [f32]) {
+    let (c, stride) = (x.columns, x.row_stride.max(1));
     let partial: Vec<Vec<f32>> = x
-        .par_chunks((c * ROWS_PER_TASK).max(1))
+        .data
+        .par_chunks(stride * ROWS_PER_TASK)
         .map(|rows| {
             let mut sums = vec![0f32; c];
-            vectorised(|| rows.chunks(c).for_each(|row| simd::add_to(&mut sums, row)));
+            vectorised(|| rows.chunks(stride).for_each(|row| simd::add_to(&mut sums, row)));
             sums
         })
         .collect();
@@ -143,10 +201,12 @@ impl CustomOp3 for Linear {
         let x = cpu::slice(self.name(), x, x_layout)?;
         let weight = cpu::slice(self.name(), weight, weight_layout)?;
         let bias = cpu::slice(self.name(), bias, bias_layout)?;
-        let shape = (x_layout.dim(0)?, bias.len());
-        let mut y = vec![0f32; shape.0 * shape.1];
-        forward(Precision::F32, x, Elements::Dense(weight), bias, &mut y);
-        Ok((CpuStorage::F32(y), shape.into()))
+        let ((n, n_in), n_out) = (x_layout.shape().dims2()?, bias.len());
+        let mut y = vec![0f32; n * n_out];
+        let weight = WeightElements::Dense(Matrix { rows: n_in, ..Matrix::new(weight, n_out) });
+        let map = AffineElements { weight, bias: Some(bias) };
+        map.forward(Precision::F32, Matrix::new(x, n_in), &mut y, n_out);
+        Ok((CpuStorage::F32(y), (n, n_out).into()))
     }
 
     fn cuda_fwd(
@@ -173,23 +233,29 @@ impl CustomOp3 for Linear {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        if let Some(gpu) = gpu_of(x) {
-            let gradients = AffineGradients { weight: weight.zeros_like()?, bias: bias.zeros_like()? };
-            let dx = gpu.linear_backward(x, weight, dy, &gradients)?;
-            return Ok((Some(dx), Some(gradients.weight), Some(gradients.bias)));
-        }
-        let name = self.name();
-        let mut dx = vec![0f32; x.elem_count()];
-        let (mut dweight, mut dbias) = (vec![0f32; weight.elem_count()], vec![0f32; bias.elem_count()]);
-        cpu::with_slices(name, [x, weight, dy], |[x, weight, dy]| {
-            backward(Precision::F32, (x, weight), dy, &mut dx, &mut dweight, &mut dbias);
-        })?;
-        Ok((
-            Some(Tensor::from_vec(dx, x.shape(), x.device())?),
-            Some(Tensor::from_vec(dweight, weight.shape(), x.device())?),
-            Some(Tensor::from_vec(dbias, bias.shape(), x.device())?),
-        ))
+        let sums = AffineGradients { weight: weight.zeros_like()?, bias: Some(bias.zeros_like()?) };
+        let dx = match gpu_of(x) {
+            Some(gpu) => gpu.linear_backward(x, weight, dy, &sums)?,
+            None => backward(x, weight, dy, &sums)?,
+        };
+        Ok((Some(dx), Some(sums.weight), sums.bias))
     }
+}
+
+/// The gradient of `x` on the CPU; those of the parameters are added to `sums`.
+fn backward(x: &Tensor, weight: &Tensor, dy: &Tensor, sums: &AffineGradients) -> Result<Tensor> {
+    let (op, map) = ("linear backward", Affine::new(weight.clone(), None));
+    let ((n, n_in), (_, n_out)) = (x.dims2()?, weight.dims2()?);
+    let mut dx = vec![0f32; n * n_in];
+    read(op, (x, dy, &map), |(x, dy, map)| {
+        let (x, dy) = (Matrix::new(x, n_in), Matrix::new(dy, n_out));
+        map.input_gradient(Precision::F32, dy, &mut dx, false)?;
+        write(op, sums, |mut sums| {
+            map.parameter_gradients(Precision::F32, x, dy, &mut sums);
+            Ok(())
+        })
+    })?;
+    Tensor::from_vec(dx, x.shape(), x.device())
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ never_called! {
     embedding([Array<'_, f32>; 2], [&Tensor; 2], usize, Option<Dropout>, Array<'_, f32>) -> ();
     embedding_backward(&Tensor, [&Tensor; 6], Option<Dropout>, [&Tensor; 2]) -> ();
     layer_norm(Array<'_, f32>, (Array<'_, f32>, Array<'_, f32>), f32, Array<'_, f32>) -> ();
-    layer_norm_backward(&Norm, &Tensor, &Tensor, &Tensor, &AffineGradients) -> ();
+    norm_backward(&Norm, &Tensor, &Tensor, &Tensor, &AffineGradients) -> ();
     linear(Array<'_, f32>, (Array<'_, f32>, Array<'_, f32>), Array<'_, f32>) -> ();
     linear_backward(&Tensor, &Tensor, &Tensor, &AffineGradients) -> Tensor;
     norm_linear(&NormLinear, &Tensor, Precision) -> Tensor;
@@ -67,6 +67,10 @@ never_called! {
     linear_residual_backward(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, &AffineGradients, Precision) -> Tensor;
     mlp(&Mlp, &Tensor, Option<Dropout>, Precision, bool) -> (Tensor, Tensor);
     mlp_backward(&Mlp, [&Tensor; 2], Option<Dropout>, &Tensor, &MlpGradients, Precision) -> ();
+}
+
+pub(crate) fn open(_: usize) -> Result<Device> {
+    Err(Error::NotCompiledWithCudaSupport)
 }
 
 /// A storage and how its elements lie in it.

@@ -109,10 +109,12 @@ impl PackedWeight {
         }
     }
 
-    /// `y = x W` for `m` rows, on all threads of the current rayon pool. The shapes are the caller's arithmetic.
-    pub(crate) fn multiply(&self, x: &[f32], m: usize, y: &mut [f32]) {
+    /// `y = x W` for `m` rows, which begin `y_stride` elements apart in `y`, on all threads of the current rayon pool. The shapes are
+    /// the caller's arithmetic.
+    pub(crate) fn multiply(&self, x: &[f32], m: usize, y: &mut [f32], y_stride: usize) {
         let (k, n) = (self.n_in, self.n_out);
-        assert!(x.len() == m * k && y.len() == m * n, "packed product: shapes");
+        let y_len = m.checked_sub(1).map_or(0, |rows| rows * y_stride + n);
+        assert!(x.len() == m * k && n <= y_stride && y_len <= y.len(), "packed product: shapes");
         let blocks = m.div_ceil(TASK_ROWS);
         let target = Target(y.as_mut_ptr());
         let (pairs, left) = match self.panels {
@@ -136,8 +138,8 @@ impl PackedWeight {
             }
             let columns = PANEL.min(n - panel * PANEL);
             for (row, out) in out.chunks(PANEL).enumerate() {
-                let at = (first_row + row) * n + panel * PANEL;
-                // SAFETY: `y` has `m` rows of `n` columns, these columns of these rows are in it, no other task writes to them,
+                let at = (first_row + row) * y_stride + panel * PANEL;
+                // SAFETY: `y` has `m` rows of `n` columns (checked above), these columns of these rows are in it, no other task writes to them,
                 // and `y` is borrowed mutably until all tasks have ended.
                 unsafe { target.write(at, &out[..columns]) };
             }
@@ -368,7 +370,7 @@ mod tests {
         assert!(times(&random(&[2, 5], 1)?.to_dtype(DType::F64)?, &packed).is_err());
         assert!(pack(&random(&[5], 1)?, Precision::F32).is_err());
         assert!(pack(&random(&[5, 5], 1)?.to_dtype(DType::F64)?, Precision::F32).is_err());
-        assert!(packed.dense().unwrap_err().to_string().contains("packed for inference"));
+        assert!(packed.stored().unwrap_err().to_string().contains("packed for inference"));
         assert!(packed.pack(Precision::F32).is_ok());
         let error = packed.pack(Precision::Bf16).unwrap_err().to_string();
         assert!(error.contains("expected F32, in which the weight was packed, got Bf16"), "{error}");

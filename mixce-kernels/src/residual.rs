@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::cuda;
 use crate::device::has_backward_kernels;
 use crate::dropout::{Dropout, Keep, check, dropout, dropout_slow};
-use crate::simd::vectorised;
+use crate::simd::{self, vectorised};
 use crate::{cpu, linear};
 
 /// `y = x + dropout(branch)`, with the mask of [`dropout`]: the same numbers, in one pass over memory.
@@ -50,15 +50,15 @@ pub(crate) fn active(dropout: Option<Dropout>) -> Result<Option<Dropout>> {
     Ok(dropout.filter(|dropout| dropout.p > 0.0))
 }
 
-/// `y = residual + dropout(branch + bias)` in place of `branch`, for the rows that begin at `first_row` of the whole tensor.
+/// `y = residual + dropout(branch + bias)` in place of `branch`, for the rows of `c` entries that begin at `first_row` of the whole
+/// tensor.
 pub(crate) fn forward(
     branch: &mut [f32],
     residual: &[f32],
-    bias: &[f32],
+    (c, bias): (usize, Option<&[f32]>),
     dropout: Option<Dropout>,
     first_row: usize,
 ) {
-    let c = bias.len();
     linear::for_rows(branch, c, |row, rows| {
         let residual = &residual[row * c..];
         let mut factors = vec![1f32; c];
@@ -66,8 +66,11 @@ pub(crate) fn forward(
             if let Some(Dropout { p, stream }) = &dropout {
                 Keep::new(*p).factors(&mut factors, stream, ((first_row + row + i) * c) as u64);
             }
-            for ((y, residual), (bias, factor)) in y.iter_mut().zip(residual).zip(bias.iter().zip(&factors)) {
-                *y = residual + (*y + bias) * factor;
+            if let Some(bias) = bias {
+                simd::add_to(y, bias);
+            }
+            for ((y, residual), factor) in y.iter_mut().zip(residual).zip(&factors) {
+                *y = residual + *y * factor;
             }
         }
     });

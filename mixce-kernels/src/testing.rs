@@ -24,21 +24,33 @@ pub(crate) fn assert_close(name: &str, got: &Tensor, want: &Tensor, atol: f32, r
     }
 }
 
-/// Checks candle's gradient of `sum(f(x) * projection)` against central differences, at every element of `x`.
+/// Checks candle's gradient of `sum(f(x) * projection)` as [`assert_differences`] does.
+pub(crate) fn assert_gradient(name: &str, x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
+    let projection = random(f(x)?.dims(), 91)?;
+    let var = candle_core::Var::from_tensor(x)?;
+    let gradients = f(&var)?.mul(&projection)?.sum_all()?.backward()?;
+    assert_differences(name, x, gradients.get(&var).expect("a gradient"), &projection, f)
+}
+
+/// Checks a gradient of `sum(f(x) * projection)` against central differences, at every element of `x`.
 ///
 /// The step is large (f32 outputs carry a relative error of about 1e-7, which the quotient divides by it) and the tolerance is
 /// relative to the largest derivative.
-pub(crate) fn assert_gradient(name: &str, x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
+pub(crate) fn assert_differences(
+    name: &str,
+    x: &Tensor,
+    gradient: &Tensor,
+    projection: &Tensor,
+    f: impl Fn(&Tensor) -> Result<Tensor>,
+) -> Result<()> {
     const STEP: f32 = 4e-3;
-    let projection = random(f(x)?.dims(), 91)?;
+    assert_eq!(gradient.dims(), x.dims(), "{name}: shapes differ");
     let projected = |y: &Tensor| -> Result<f64> {
         let products =
             y.flatten_all()?.to_vec1::<f32>()?.into_iter().zip(projection.flatten_all()?.to_vec1::<f32>()?);
         Ok(products.map(|(y, p)| f64::from(y) * f64::from(p)).sum())
     };
-    let var = candle_core::Var::from_tensor(x)?;
-    let gradients = f(&var)?.mul(&projection)?.sum_all()?.backward()?;
-    let gradient = gradients.get(&var).expect("a gradient").flatten_all()?.to_vec1::<f32>()?;
+    let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
     let scale = gradient.iter().fold(0f64, |m, g| m.max(f64::from(g.abs())));
     let values = x.flatten_all()?.to_vec1::<f32>()?;
     for (i, gradient) in gradient.into_iter().enumerate() {

@@ -1,16 +1,22 @@
-//! The weight of an affine map: a matrix, or one that was packed for the products of sampling.
+//! The weight of an affine map: a matrix in one of two layouts, or one that was packed for the products of sampling.
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use crate::Precision;
 use crate::cpu::{is_cpu_f32, with_slices};
 use crate::packed::PackedWeight;
+use crate::parts::{Parts, Read};
+use crate::{Matrix, Precision};
 
-/// The weight `W` `[in, out]` of `y = x W`.
+/// The weight `W` of `y = x W`, from `in` inputs to `out` outputs.
+///
+/// Both matrix layouts may be part of candle's graph, and products and gradients read and write them where they lie, without a
+/// transposed copy. A gradient has the layout of its weight.
 #[derive(Clone, Debug)]
 pub enum Weight {
-    /// A matrix (GPT-2's Conv1D layout), which may be part of candle's graph.
+    /// `W` itself, `[in, out]`: the layout of GPT-2's Conv1D.
     Dense(Tensor),
+    /// The transpose of `W`, `[out, in]`: the layout of PyTorch's `nn.Linear`.
+    Transposed(Tensor),
     /// For inference on the CPU.
     Packed(PackedWeight),
 }
@@ -29,20 +35,31 @@ impl Weight {
     pub fn dims2(&self) -> Result<(usize, usize)> {
         match self {
             Self::Dense(weight) => weight.dims2(),
+            Self::Transposed(weight) => weight.dims2().map(|(n_out, n_in)| (n_in, n_out)),
             Self::Packed(weight) => Ok(weight.dims2()),
         }
     }
 
-    /// The matrix.
+    /// The tensor in the layout in which it is stored.
     ///
     /// # Errors
     /// When the weight is packed: then it has no gradient, and no operation but the product on the CPU.
-    pub fn dense(&self) -> Result<&Tensor> {
+    pub fn stored(&self) -> Result<&Tensor> {
         match self {
-            Self::Dense(weight) => Ok(weight),
-            Self::Packed(_) => {
-                bail!("expected a weight as a matrix, got one that is packed for inference on the CPU")
-            }
+            Self::Dense(weight) | Self::Transposed(weight) => Ok(weight),
+            Self::Packed(_) => is_packed(),
+        }
+    }
+
+    /// A view of the tensor as `W` `[in, out]`.
+    ///
+    /// # Errors
+    /// When the weight is packed, or not a matrix.
+    pub fn matrix(&self) -> Result<Tensor> {
+        match self {
+            Self::Dense(weight) => Ok(weight.clone()),
+            Self::Transposed(weight) => weight.t(),
+            Self::Packed(_) => is_packed(),
         }
     }
 
@@ -51,6 +68,7 @@ impl Weight {
     pub fn detach(&self) -> Self {
         match self {
             Self::Dense(weight) => Self::Dense(weight.detach()),
+            Self::Transposed(weight) => Self::Transposed(weight.detach()),
             Self::Packed(weight) => Self::Packed(weight.clone()),
         }
     }
@@ -61,20 +79,19 @@ impl Weight {
     /// In bf16 when the weight is not f32 on the CPU or that CPU has no bf16 ([`Precision::check`]); when the weight is packed
     /// already, in another precision.
     pub fn pack(&self, precision: Precision) -> Result<Self> {
-        match self {
-            Self::Dense(weight) if is_cpu_f32(weight) => {
-                Ok(Self::Packed(PackedWeight::new(weight, precision)?))
-            }
-            Self::Dense(weight) if precision != Precision::F32 => {
-                let (dtype, device) = (weight.dtype(), weight.device().location());
-                bail!("weights packed in bf16: expected f32 on the CPU, got {dtype:?} on {device:?}")
-            }
-            Self::Dense(_) => Ok(self.clone()),
-            Self::Packed(weight) => {
-                weight.check_precision(precision)?;
-                Ok(self.clone())
-            }
+        if let Self::Packed(weight) = self {
+            weight.check_precision(precision)?;
+            return Ok(self.clone());
         }
+        let weight = self.matrix()?;
+        if is_cpu_f32(&weight) {
+            return Ok(Self::Packed(PackedWeight::new(&weight, precision)?));
+        }
+        if precision != Precision::F32 {
+            let (dtype, device) = (weight.dtype(), weight.device().location());
+            bail!("weights packed in bf16: expected f32 on the CPU, got {dtype:?} on {device:?}")
+        }
+        Ok(self.clone())
     }
 
     /// `x W` in f32, row after row, for `x` `[M, in]`; it replaces what `y` held.
@@ -82,42 +99,110 @@ impl Weight {
     /// # Errors
     /// When shapes, types or devices do not fit.
     pub fn product(&self, x: &Tensor, y: &mut Vec<f32>) -> Result<()> {
-        match self {
-            Self::Dense(weight) => *y = x.matmul(weight)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?,
-            Self::Packed(weight) => {
-                let ((m, k), (n_in, n_out)) = (x.dims2()?, weight.dims2());
-                if k != n_in {
-                    bail!("packed product: expected an input [M, {n_in}], got [{m}, {k}]");
-                }
-                y.resize(m * n_out, 0.0);
-                with_slices("packed product", [x], |[x]| weight.multiply(x, m, y))?;
-            }
+        let Self::Packed(weight) = self else {
+            *y = x.matmul(&self.matrix()?)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            return Ok(());
+        };
+        let ((m, k), (n_in, n_out)) = (x.dims2()?, weight.dims2());
+        if k != n_in {
+            bail!("packed product: expected an input [M, {n_in}], got [{m}, {k}]");
         }
-        Ok(())
+        y.resize(m * n_out, 0.0);
+        with_slices("packed product", [x], |[x]| weight.multiply(x, m, y, n_out))
     }
 
     /// Whether candle's graph tracks it.
     pub(crate) fn is_tracked(&self) -> bool {
-        matches!(self, Self::Dense(weight) if weight.track_op())
+        self.stored().is_ok_and(Tensor::track_op)
     }
 }
 
-/// The elements of a weight on the CPU.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Elements<'a> {
-    /// `[in, out]`, row-major.
-    Dense(&'a [f32]),
-    Packed(&'a PackedWeight),
+/// The error where a matrix is needed.
+fn is_packed<T>() -> Result<T> {
+    bail!("expected a weight as a matrix, got one that is packed for inference on the CPU")
 }
 
-/// Runs `f` on the elements of a weight on the CPU.
-pub(crate) fn with_weight<T>(
-    op: &'static str,
-    weight: &Weight,
-    f: impl FnOnce(Elements<'_>) -> T,
-) -> Result<T> {
-    match weight {
-        Weight::Dense(weight) => with_slices(op, [weight], |[weight]| f(Elements::Dense(weight))),
-        Weight::Packed(weight) => Ok(f(Elements::Packed(weight))),
+/// The elements of a weight on the CPU; a matrix is viewed as `W` `[in, out]` in either layout.
+#[derive(Clone, Debug)]
+pub(crate) enum WeightElements<'a> {
+    Dense(Matrix<'a>),
+    Transposed(Matrix<'a>),
+    Packed(PackedWeight),
+}
+
+impl<'a> WeightElements<'a> {
+    /// `(in, out)`.
+    pub(crate) fn dims2(&self) -> (usize, usize) {
+        match self {
+            Self::Dense(weight) | Self::Transposed(weight) => (weight.rows, weight.columns),
+            Self::Packed(weight) => weight.dims2(),
+        }
+    }
+
+    /// `W`, which must not be packed.
+    pub(crate) fn matrix(&self) -> Result<Matrix<'a>> {
+        match self {
+            Self::Dense(weight) | Self::Transposed(weight) => Ok(*weight),
+            Self::Packed(_) => is_packed(),
+        }
+    }
+}
+
+impl Parts<Read> for Weight {
+    type Elements<'a> = WeightElements<'a>;
+
+    fn tensors<'t>(&'t self, tensors: &mut Vec<&'t Tensor>) {
+        tensors.extend(self.stored());
+    }
+
+    fn elements<'a>(&self, slices: &mut impl Iterator<Item = &'a [f32]>) -> Result<WeightElements<'a>> {
+        let mut matrix = |weight: &Tensor| {
+            let (rows, columns) = weight.dims2()?;
+            let data = Parts::<Read>::elements(weight, slices)?;
+            Ok::<_, candle_core::Error>(Matrix { rows, ..Matrix::new(data, columns) })
+        };
+        match self {
+            Self::Dense(weight) => Ok(WeightElements::Dense(matrix(weight)?)),
+            Self::Transposed(weight) => Ok(WeightElements::Transposed(matrix(weight)?.t())),
+            Self::Packed(weight) => Ok(WeightElements::Packed(weight.clone())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, random};
+
+    /// The two layouts are two ways to store one matrix.
+    #[test]
+    fn layouts_hold_the_same_matrix() -> Result<()> {
+        let (w, x) = (random(&[3, 50], 1)?, random(&[4, 3], 2)?);
+        let (dense, transposed) = (Weight::from(w.clone()), Weight::Transposed(w.t()?.contiguous()?));
+        assert_eq!((transposed.dims2()?, transposed.stored()?.dims()), ((3, 50), &[50, 3][..]));
+        assert_close("matrix", &transposed.matrix()?, &dense.matrix()?, 0.0, 0.0);
+        let mut precisions = vec![Precision::F32];
+        precisions.extend(Some(Precision::Bf16).filter(|bf16| bf16.check(x.device()).is_ok()));
+        for precision in precisions {
+            let (mut got, mut want) = (Vec::new(), Vec::new());
+            transposed.pack(precision)?.product(&x, &mut got)?;
+            dense.pack(precision)?.product(&x, &mut want)?;
+            assert_eq!(got, want, "{precision:?}");
+        }
+        let (mut got, mut want) = (Vec::new(), Vec::new());
+        transposed.product(&x, &mut got)?;
+        dense.product(&x, &mut want)?;
+        let got = Tensor::from_vec(got, (4, 50), x.device())?;
+        assert_close("product", &got, &Tensor::from_vec(want, (4, 50), x.device())?, 1e-6, 1e-6);
+        Ok(())
+    }
+
+    #[test]
+    fn a_packed_weight_has_no_matrix() -> Result<()> {
+        let packed = Weight::Transposed(random(&[5, 3], 1)?).pack(Precision::F32)?;
+        assert_eq!(packed.dims2()?, (3, 5));
+        let errors = [packed.stored().map(drop), packed.matrix().map(drop)];
+        assert!(errors.into_iter().all(|e| e.unwrap_err().to_string().contains("packed for inference")));
+        Ok(())
     }
 }

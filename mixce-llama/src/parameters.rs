@@ -33,7 +33,7 @@ fn block(config: &LlamaConfig, normal: Init) -> Vec<ParameterSpec> {
     let (c, inner, d) = (config.hidden_size, config.intermediate_size, config.head_dim);
     let (queries, keys) = (config.num_attention_heads * d, config.num_key_value_heads * d);
     let mut specs = vec![norm("input_layernorm", c)];
-    let mut linear = |specs: &mut Vec<ParameterSpec>, name: &str, shape, has_bias| {
+    let linear = |specs: &mut Vec<ParameterSpec>, name: &str, shape, has_bias| {
         specs.push(matrix(name.to_owned(), shape, ParameterKind::Matrix, normal));
         if has_bias {
             specs.push(vector(format!("{name}.bias"), shape.0, ParameterKind::Bias, Init::Zeros));

@@ -3,7 +3,6 @@
 mod common;
 
 use common::{CONFIGURATIONS, fixture, json, tiny, tiny_keys};
-use mixce_kernels::Activation;
 use mixce_llama::{LlamaConfig, ModelType};
 use mixce_lm::{Error, ModelConfig as _};
 use serde_json::{Value, json};

@@ -1,12 +1,14 @@
 //! What an architecture writes: its embedding, its block, and how both are found among the parameters.
 //!
-//! Legend: N packed tokens, B sequences, C channels.
+//! Legend: N packed tokens, B sequences, C channels, H heads of queries, K heads of keys and values, D head size.
 
 use std::fmt::Debug;
 
 use candle_core::{Device, Tensor};
 use mixce_kernels::rng::Stream;
-use mixce_kernels::{AffineGradients, CuSeqlens, Dropout, Embedded, Norm, Precision, causal_attention};
+use mixce_kernels::{
+    AffineGradients, CuSeqlens, Dropout, Embedded, Heads, Norm, Precision, causal_attention,
+};
 
 use crate::cache::KvCache;
 use crate::config::ModelConfig;
@@ -132,15 +134,6 @@ pub struct LayerOptions {
     pub precision: Precision,
 }
 
-/// The shape of multi-head attention.
-#[derive(Clone, Copy, Debug)]
-pub struct Heads {
-    /// How many there are.
-    pub count: usize,
-    /// The factor of the scores.
-    pub scale: f64,
-}
-
 /// Where the queries of a pass find their keys and values.
 #[derive(Debug)]
 pub enum Attention<'a> {
@@ -167,23 +160,30 @@ pub enum Attention<'a> {
 }
 
 impl Attention<'_> {
-    /// The attended values `[N, C]` of queries, keys and values `[N, 3 C]`, or of the rows that are wanted.
+    /// The position in its text of each row that a block is given.
+    #[must_use]
+    pub fn positions(&self) -> &[u32] {
+        match self {
+            Self::Documents(documents) | Self::Prompts { documents, .. } => documents.positions(),
+            Self::Cached { cache, .. } => cache.lengths(),
+        }
+    }
+
+    /// The attended values `[N, H D]` of queries, keys and values `[N, (H + 2 K) D]`, or of the rows that are wanted.
     ///
     /// # Errors
     /// When the cache is full or a tensor operation fails.
     pub fn attend(&mut self, qkv: &Tensor, heads: Heads, dropout: Option<Dropout>) -> Result<Tensor> {
         match self {
-            Self::Documents(documents) => {
-                Ok(causal_attention(qkv, documents, heads.count, heads.scale, dropout)?)
-            }
+            Self::Documents(documents) => Ok(causal_attention(qkv, documents, heads, dropout)?),
             Self::Prompts { documents, cache, layer, rows } => {
-                cache.push_prompt(qkv, documents)?;
+                cache.push_prompt(qkv, documents, heads)?;
                 match rows {
-                    Some(rows) => cache.attend_again(*layer, &qkv.index_select(rows, 0)?, heads.scale),
-                    None => Ok(causal_attention(qkv, documents, heads.count, heads.scale, dropout)?),
+                    Some(rows) => cache.attend_again(*layer, &qkv.index_select(rows, 0)?, heads),
+                    None => Ok(causal_attention(qkv, documents, heads, dropout)?),
                 }
             }
-            Self::Cached { cache, layer } => cache.attend(*layer, qkv, heads.scale),
+            Self::Cached { cache, layer } => cache.attend(*layer, qkv, heads),
         }
     }
 
@@ -196,5 +196,63 @@ impl Attention<'_> {
             Self::Prompts { rows: Some(rows), .. } => Ok(x.index_select(rows, 0)?),
             _ => Ok(x.clone()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    fn random(rows: usize, channels: usize, seed: u64) -> Tensor {
+        let stream = Stream::new(seed);
+        let values: Vec<f32> = (0..(rows * channels) as u64).map(|i| stream.normal(i) as f32).collect();
+        Tensor::from_vec(values, (rows, channels), &Device::Cpu).unwrap()
+    }
+
+    fn assert_close(got: &Tensor, want: &Tensor) {
+        assert_eq!(got.dims(), want.dims());
+        let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (got, want) in values(got).into_iter().zip(values(want)) {
+            assert!((got - want).abs() < 1e-5, "{got} {want}");
+        }
+    }
+
+    /// Prompts and then token after token through the cache give the rows of whole documents, at their positions.
+    #[test]
+    fn a_cache_gives_the_rows_of_documents() -> Result<()> {
+        let (d, lengths, new_tokens) = (4, [3, 5], 2);
+        for (kv, window) in [(4, None), (2, None), (2, Some(3)), (1, Some(1))] {
+            let heads = Heads { kv, window, ..Heads::new(4, 0.5) };
+            let texts = [0, 1].map(|i| random(lengths[i] + new_tokens, (4 + 2 * kv) * d, i as u64));
+            // Row `row` behind the prompt's last, of both texts.
+            let rows = |of: &[Tensor; 2], row: usize| {
+                let rows = [0, 1].map(|i| of[i].narrow(0, lengths[i] - 1 + row, 1).unwrap());
+                Tensor::cat(&rows, 0).unwrap()
+            };
+            let whole = [0, 1].map(|i| {
+                let document = CuSeqlens::from_lengths([lengths[i] + new_tokens]);
+                Attention::Documents(&document).attend(&texts[i], heads, None).unwrap()
+            });
+            let prompts = [0, 1].map(|i| texts[i].narrow(0, 0, lengths[i]).unwrap());
+            let (qkv, documents) = (Tensor::cat(&prompts, 0)?, CuSeqlens::from_lengths(lengths));
+            let (mut cache, last) =
+                (KvCache::new(&documents, new_tokens, &Device::Cpu), Tensor::new(&[2u32, 7], &Device::Cpu)?);
+            let (documents, rows_wanted) = (&documents, Some(&last));
+            let mut attention =
+                Attention::Prompts { documents, cache: &mut cache, layer: 0, rows: rows_wanted };
+            assert_eq!(attention.positions(), [0, 1, 2, 0, 1, 2, 3, 4]);
+            assert_close(&attention.attend(&qkv, heads, None)?, &rows(&whole, 0));
+            for step in 1..=new_tokens {
+                let mut attention = Attention::Cached { cache: &mut cache, layer: 0 };
+                assert_eq!(attention.positions(), [2 + step as u32, 4 + step as u32]);
+                assert_close(&attention.attend(&rows(&texts, step), heads, None)?, &rows(&whole, step));
+                cache.advance();
+            }
+            let full =
+                Attention::Cached { cache: &mut cache, layer: 0 }.attend(&rows(&texts, 0), heads, None);
+            assert!(full.unwrap_err().to_string().contains("the cache is full"));
+        }
+        Ok(())
     }
 }

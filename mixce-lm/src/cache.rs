@@ -1,12 +1,12 @@
 //! Keys and values of sequences that are being sampled.
 //!
-//! Legend: B sequences, H heads, D head size, C = H D, P longest prompt, S capacity in tokens.
+//! Legend: N packed tokens, B sequences, H heads of queries, K heads of keys and values, D head size.
 //!
 //! Sequences are aligned at their ends, so that every sequence writes its next token in the same column; columns before the
 //! beginning of a shorter prompt are masked.
 
 use candle_core::{Device, Tensor};
-use mixce_kernels::{Columns, CuSeqlens, KeyValues, decode_attention, fill_cache};
+use mixce_kernels::{Columns, CuSeqlens, Heads, KeyValues, decode_attention, fill_cache};
 
 use crate::error::Result;
 
@@ -19,14 +19,13 @@ pub struct KvCache {
     /// Columns in use: the longest sequence.
     columns: usize,
     capacity: usize,
-    heads: usize,
     /// The column in which each sequence begins.
     first: Vec<usize>,
     device: Device,
 }
 
 impl KvCache {
-    pub(crate) fn new(prompts: &CuSeqlens, heads: usize, new_tokens: usize, device: &Device) -> Self {
+    pub(crate) fn new(prompts: &CuSeqlens, new_tokens: usize, device: &Device) -> Self {
         let columns = prompts.longest();
         Self {
             layers: Vec::new(),
@@ -34,7 +33,6 @@ impl KvCache {
             lengths: prompts.spans().map(|(_, t)| t as u32).collect(),
             columns,
             capacity: columns + new_tokens,
-            heads,
             device: device.clone(),
         }
     }
@@ -45,33 +43,34 @@ impl KvCache {
         &self.lengths
     }
 
-    /// Adds the next layer's keys and values of the packed prompts, those that the cache was made for, from its `qkv` `[N, 3 C]`.
-    pub(crate) fn push_prompt(&mut self, qkv: &Tensor, prompts: &CuSeqlens) -> Result<()> {
-        let d = qkv.dim(1)? / (3 * self.heads);
-        let shape = [self.lengths.len(), self.heads, self.capacity, d];
+    /// Adds the next layer's keys and values of the packed prompts, those that the cache was made for, from its `qkv`
+    /// `[N, (H + 2 K) D]`.
+    pub(crate) fn push_prompt(&mut self, qkv: &Tensor, prompts: &CuSeqlens, heads: Heads) -> Result<()> {
+        let d = heads.head_size("the cache of prompts", qkv.dim(1)?)?;
+        let shape = [self.lengths.len(), heads.kv, self.capacity, d];
         let cache = KeyValues::zeros(shape, qkv.dtype(), qkv.device())?;
-        fill_cache(qkv, prompts, self.columns, &cache)?;
+        fill_cache(qkv, prompts, self.columns, &cache, heads)?;
         self.layers.push(cache);
         Ok(())
     }
 
-    /// Attention `[B, C]` of one new token a sequence, whose keys and values join the cache of `layer`.
-    pub(crate) fn attend(&mut self, layer: usize, qkv: &Tensor, scale: f64) -> Result<Tensor> {
+    /// Attention `[B, H D]` of one new token a sequence, whose keys and values join the cache of `layer`.
+    pub(crate) fn attend(&mut self, layer: usize, qkv: &Tensor, heads: Heads) -> Result<Tensor> {
         if self.columns >= self.capacity {
             let message = format!("the cache is full: it has room for {} tokens a sequence", self.capacity);
             return Err(candle_core::Error::Msg(message).into());
         }
-        self.attend_at(self.columns, layer, qkv, scale)
+        self.attend_at(self.columns, layer, qkv, heads)
     }
 
     /// [`KvCache::attend`] for the last token of each sequence, which the cache has already.
-    pub(crate) fn attend_again(&self, layer: usize, qkv: &Tensor, scale: f64) -> Result<Tensor> {
-        self.attend_at(self.columns.saturating_sub(1), layer, qkv, scale)
+    pub(crate) fn attend_again(&self, layer: usize, qkv: &Tensor, heads: Heads) -> Result<Tensor> {
+        self.attend_at(self.columns.saturating_sub(1), layer, qkv, heads)
     }
 
-    fn attend_at(&self, column: usize, layer: usize, qkv: &Tensor, scale: f64) -> Result<Tensor> {
+    fn attend_at(&self, column: usize, layer: usize, qkv: &Tensor, heads: Heads) -> Result<Tensor> {
         let columns = Columns { first: &self.first, new: column };
-        Ok(decode_attention(qkv, &self.layers[layer], columns, scale)?)
+        Ok(decode_attention(qkv, &self.layers[layer], columns, heads)?)
     }
 
     /// Counts the token that every layer has seen.

@@ -20,7 +20,7 @@ use crate::transformer::{Body, Transformer};
 pub struct TransformerDecoder<A: Architecture> {
     spec: ModelSpec,
     body: Body<A>,
-    /// `[C, V]`.
+    /// From C inputs to V outputs.
     lm_head: Weight,
     device: Device,
     precision: Precision,
@@ -42,7 +42,7 @@ impl<A: Architecture> TransformerDecoder<A> {
         }
         // The parameters by name go with the model: each matrix is freed once it is packed, unless somebody else holds it.
         let Transformer { spec, mut body, lm_head, .. } = { model }.detached()?;
-        let lm_head = Weight::from(lm_head.t()?).pack(precision)?;
+        let lm_head = Weight::Transposed(lm_head).pack(precision)?;
         body.blocks = body.blocks.into_iter().map(|block| block.pack(precision)).collect::<Result<_>>()?;
         Ok(Self { spec, body, lm_head, device, precision })
     }
@@ -66,7 +66,7 @@ impl<A: Architecture> Decoder for TransformerDecoder<A> {
 
     fn prefill(&self, batch: &PackedBatch, new_tokens: usize) -> Result<(Tensor, KvCache)> {
         let documents = &batch.cu_seqlens;
-        let mut cache = KvCache::new(documents, self.spec.heads, new_tokens, &self.device);
+        let mut cache = KvCache::new(documents, new_tokens, &self.device);
         if let Some(text) = cache.lengths().iter().position(|length| *length == 0) {
             return Err(Error::EmptyText { text });
         }

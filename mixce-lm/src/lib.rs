@@ -30,7 +30,7 @@ pub mod tokenizer;
 mod training;
 mod transformer;
 
-pub use architecture::{Architecture, Attention, Block, Embedding, Heads, LayerOptions};
+pub use architecture::{Architecture, Attention, Block, Embedding, LayerOptions};
 pub use batch::PackedBatch;
 pub use cache::KvCache;
 pub use checkpoint::Checkpoint;
@@ -38,6 +38,7 @@ pub use config::{Family, ModelConfig, ModelSpec};
 pub use decoder::TransformerDecoder;
 pub use error::{Error, Result};
 pub use gradients::Gradients;
+pub use mixce_kernels::Heads;
 pub use model::{Decoder, Forward, LanguageModel, PassOptions};
 pub use params::{Init, ParameterKind, ParameterSpec, Parameters};
 pub use special_ids::stop_ids;

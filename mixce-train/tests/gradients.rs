@@ -21,7 +21,7 @@ const LLAMA: [&str; 5] =
 const ON_CUDA: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"cuda");
 
 fn device() -> Device {
-    if ON_CUDA { Device::new_cuda(0).unwrap() } else { Device::Cpu }
+    if ON_CUDA { mixce_kernels::cuda_device(0).unwrap() } else { Device::Cpu }
 }
 
 fn folder(name: &str) -> PathBuf {

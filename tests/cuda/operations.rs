@@ -51,7 +51,7 @@ fn check_dtype(
     tolerance: f32,
     operation: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) {
-    let cuda = Device::new_cuda(0).unwrap();
+    let cuda = mixce_kernels::cuda_device(0).unwrap();
     let want = value_and_gradients(shapes, dtype, &Device::Cpu, &operation);
     let got = value_and_gradients(shapes, dtype, &cuda, &operation);
     for (which, (got, want)) in got.iter().zip(&want).enumerate() {

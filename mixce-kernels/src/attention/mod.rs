@@ -1,12 +1,14 @@
 //! Multi-head causal self-attention over packed documents.
 //!
-//! Legend: N packed tokens, T tokens of one document, H heads, D head size, C = H D channels.
+//! Legend: N packed tokens, T tokens of one document, H heads of queries, K heads of keys and values, D head size.
 
 mod decode;
 mod fused;
+mod heads;
 
 pub use decode::{Columns, KeyValues, decode_attention, fill_cache};
 pub(crate) use fused::CausalAttention;
+pub use heads::Heads;
 
 use std::sync::{Arc, OnceLock};
 
@@ -23,6 +25,7 @@ use crate::dropout::{Dropout, Keep};
 #[derive(Clone, Debug)]
 pub struct CuSeqlens {
     offsets: Arc<[usize]>,
+    positions: Arc<OnceLock<Vec<u32>>>,
     on_device: Arc<OnDevice>,
 }
 
@@ -69,7 +72,7 @@ impl CuSeqlens {
             total += length;
             offsets.push(total);
         }
-        Self { offsets: offsets.into(), on_device: Arc::default() }
+        Self { offsets: offsets.into(), positions: Arc::default(), on_device: Arc::default() }
     }
 
     /// The offsets: `documents() + 1` of them, ascending, beginning with 0.
@@ -101,6 +104,12 @@ impl CuSeqlens {
         self.spans().map(|(_, t)| t).max().unwrap_or(0)
     }
 
+    /// The position of each token in its document, from 0: `[N]`, computed once a batch.
+    #[must_use]
+    pub fn positions(&self) -> &[u32] {
+        self.positions.get_or_init(|| self.spans().flat_map(|(_, t)| 0..t as u32).collect())
+    }
+
     /// Begin and end of each token's document, `[N, 2]` u32: copied to the device once a batch.
     fn spans_on(&self, device: &Device) -> Result<Tensor> {
         OnDevice::get(&self.on_device.spans, device, || {
@@ -127,48 +136,46 @@ impl CuSeqlens {
 
 /// Causal self-attention in which no token sees another document.
 ///
-/// `qkv` is `[N, 3 C]`: queries, keys and values side by side, each `H` heads of `D` channels. For every document and head,
-/// `out_i = sum_{j <= i} drop(softmax_j(scale q_i . k_j)) v_j`. The result is `[N, C]`. Fused for f32, and on
-/// CUDA for bf16, which is computed in f32: blockwise, the upper triangle is skipped and nothing of size `T x T` is kept; the
-/// backward pass recomputes the probabilities. Other dtypes and devices take [`causal_attention_slow`].
+/// `qkv` is `[N, (H + 2 K) D]`: queries, keys and values side by side (see [`Heads`]). For every document and query head
+/// `out_i = sum_j drop(softmax_j(scale q_i . k_j)) v_j` over the keys `j` that it sees: `j <= i`, inside the window. The result is
+/// `[N, H D]`. Fused for f32, and on CUDA for bf16, which is computed in f32: blockwise, keys that no query of a block sees are skipped and
+/// nothing of size `T x T` is kept; the backward pass recomputes the probabilities. Other dtypes and devices take
+/// [`causal_attention_slow`].
 ///
 /// The dropout factor of query row `i` (its index in the packed batch) and key `j` (its position in the document) in head `h`
 /// is drawn from word `i * 2^32 + j` of `stream.fold(h)`, so it does not depend on how the computation is split.
 ///
 /// # Errors
-/// When shapes, offsets or the dropout probability do not fit.
+/// When shapes, offsets or the dropout probability do not fit. On CUDA when heads share keys and values, or there is a window.
 pub fn causal_attention(
     qkv: &Tensor,
     cu_seqlens: &CuSeqlens,
-    heads: usize,
-    scale: f64,
+    heads: Heads,
     dropout: Option<Dropout>,
 ) -> Result<Tensor> {
     check(qkv, cu_seqlens, heads, dropout)?;
-    let Some(op) = fused(qkv, cu_seqlens, heads, scale, dropout)? else {
-        return causal_attention_slow(qkv, cu_seqlens, heads, scale, dropout);
+    let Some(op) = fused(qkv, cu_seqlens, heads, dropout)? else {
+        return causal_attention_slow(qkv, cu_seqlens, heads, dropout);
     };
     qkv.contiguous()?.apply_op1(op)
 }
 
-/// The backward pass of [`causal_attention`] by itself: the gradient `[N, 3 C]` of `qkv`, given that of the result, `[N, C]`.
+/// The backward pass of [`causal_attention`] by itself: the gradient `[N, (H + 2 K) D]` of `qkv`, given that of the result, `[N, H D]`.
 ///
 /// # Errors
-/// When shapes, offsets or the dropout probability do not fit, or a tensor has no fused kernel.
+/// As [`causal_attention`], and when a tensor has no fused kernel.
 pub fn causal_attention_backward(
     qkv: &Tensor,
     cu_seqlens: &CuSeqlens,
-    heads: usize,
-    scale: f64,
+    heads: Heads,
     dropout: Option<Dropout>,
     dout: &Tensor,
 ) -> Result<Tensor> {
-    check(qkv, cu_seqlens, heads, dropout)?;
-    let (n, c3) = qkv.dims2()?;
-    if dout.dims() != [n, c3 / 3] {
-        bail!("causal_attention: expected a gradient [{n}, {}], got {:?}", c3 / 3, dout.dims());
+    let (n, c) = (qkv.dim(0)?, heads.count * check(qkv, cu_seqlens, heads, dropout)?);
+    if dout.dims() != [n, c] {
+        bail!("causal_attention: expected a gradient [{n}, {c}], got {:?}", dout.dims());
     }
-    match fused(qkv, cu_seqlens, heads, scale, dropout)? {
+    match fused(qkv, cu_seqlens, heads, dropout)? {
         Some(op) => op.gradient(&qkv.contiguous()?, dout),
         None => {
             let (dtype, device) = (qkv.dtype(), qkv.device().location());
@@ -181,24 +188,25 @@ pub fn causal_attention_backward(
 fn fused(
     qkv: &Tensor,
     cu_seqlens: &CuSeqlens,
-    heads: usize,
-    scale: f64,
+    heads: Heads,
     dropout: Option<Dropout>,
 ) -> Result<Option<CausalAttention>> {
     let on_gpu = Gpu::of(qkv.device()).is_some() && matches!(qkv.dtype(), DType::F32 | DType::BF16);
     if !on_gpu && !is_cpu_f32(qkv) {
         return Ok(None);
     }
+    if on_gpu {
+        heads.check_on_cuda("causal_attention")?;
+    }
     let spans = on_gpu.then(|| cu_seqlens.spans_on(qkv.device())).transpose()?;
     let (cu_seqlens, dropout) = (cu_seqlens.clone(), dropout.filter(|dropout| dropout.p > 0.0));
-    Ok(Some(CausalAttention { cu_seqlens, spans, heads, scale: scale as f32, dropout }))
+    Ok(Some(CausalAttention { cu_seqlens, spans, heads, dropout }))
 }
 
-fn check(qkv: &Tensor, cu_seqlens: &CuSeqlens, heads: usize, dropout: Option<Dropout>) -> Result<()> {
-    let (n, c3) = qkv.dims2()?;
-    if heads == 0 || c3 % (3 * heads) != 0 {
-        bail!("causal_attention: expected [N, 3 C] with C divisible by {heads} heads, got {:?}", qkv.dims());
-    }
+/// `D`; refuses what does not fit.
+fn check(qkv: &Tensor, cu_seqlens: &CuSeqlens, heads: Heads, dropout: Option<Dropout>) -> Result<usize> {
+    let (n, channels) = qkv.dims2()?;
+    let d = heads.head_size("causal_attention", channels)?;
     if cu_seqlens.tokens() != n {
         bail!("causal_attention: the offsets cover {} tokens, the tensor has {n}", cu_seqlens.tokens());
     }
@@ -206,7 +214,7 @@ fn check(qkv: &Tensor, cu_seqlens: &CuSeqlens, heads: usize, dropout: Option<Dro
         Some(Dropout { p, .. }) if !(0.0..1.0).contains(&p) => {
             bail!("causal_attention: expected a dropout probability in [0, 1), got {p}")
         }
-        _ => Ok(()),
+        _ => Ok(d),
     }
 }
 
@@ -217,34 +225,44 @@ fn check(qkv: &Tensor, cu_seqlens: &CuSeqlens, heads: usize, dropout: Option<Dro
 pub fn causal_attention_slow(
     qkv: &Tensor,
     cu_seqlens: &CuSeqlens,
-    heads: usize,
-    scale: f64,
+    heads: Heads,
     dropout: Option<Dropout>,
 ) -> Result<Tensor> {
-    check(qkv, cu_seqlens, heads, dropout)?;
-    let c = qkv.dim(1)? / 3;
+    let d = check(qkv, cu_seqlens, heads, dropout)?;
+    let Heads { count, kv, scale, .. } = heads;
     let mut outputs = Vec::with_capacity(cu_seqlens.documents());
     for (start, t) in cu_seqlens.spans().filter(|(_, t)| *t > 0) {
         let document = qkv.narrow(0, start, t)?;
-        let head_major = |i: usize| {
-            document.narrow(1, i * c, c)?.reshape((t, heads, c / heads))?.transpose(0, 1)?.contiguous()
+        let head_major = |first: usize, heads: usize| {
+            document.narrow(1, first * d, heads * d)?.reshape((t, heads, d))?.transpose(0, 1)?.contiguous()
         };
-        let (q_htd, k_htd, v_htd) = (head_major(0)?, head_major(1)?, head_major(2)?);
-        let scores_htt = (q_htd.matmul(&k_htd.t()?)?.to_dtype(DType::F32)? * scale)?;
-        let mask: Vec<f32> =
-            (0..t * t).map(|ij| if ij % t > ij / t { f32::NEG_INFINITY } else { 0.0 }).collect();
-        let masked = scores_htt.broadcast_add(&Tensor::from_vec(mask, (t, t), qkv.device())?)?;
+        let (q_htd, k_ktd, v_ktd) =
+            (head_major(0, count)?, head_major(count, kv)?, head_major(count + kv, kv)?);
+        // The query heads that share keys and values lie one after another: one product for all of them.
+        let grouped = |x: &Tensor, width: usize| x.reshape((kv, heads.group() * t, width));
+        let scores_htt = grouped(&q_htd, d)?.matmul(&k_ktd.t()?)?.reshape((count, t, t))?;
+        let scores_htt = (scores_htt.to_dtype(DType::F32)? * scale)?;
+        let masked = scores_htt.broadcast_add(&mask(t, heads, qkv.device())?)?;
         let mut probabilities = softmax(&masked, D::Minus1)?;
         if let Some(dropout) = dropout.filter(|dropout| dropout.p > 0.0) {
-            probabilities = probabilities.mul(&dropout_factors(start, t, heads, dropout, qkv)?)?;
+            probabilities = probabilities.mul(&dropout_factors(start, t, count, dropout, qkv)?)?;
         }
-        let out_htd = probabilities.to_dtype(qkv.dtype())?.matmul(&v_htd)?;
-        outputs.push(out_htd.transpose(0, 1)?.reshape((t, c))?);
+        let out_htd = grouped(&probabilities.to_dtype(qkv.dtype())?, t)?.matmul(&v_ktd)?;
+        outputs.push(out_htd.reshape((count, t, d))?.transpose(0, 1)?.reshape((t, count * d))?);
     }
     if outputs.is_empty() {
-        return Tensor::zeros((0, c), qkv.dtype(), qkv.device());
+        return Tensor::zeros((0, count * d), qkv.dtype(), qkv.device());
     }
     Tensor::cat(&outputs, 0)
+}
+
+/// `[T, T]`: 0 for the keys that a query sees, minus infinity for others.
+fn mask(t: usize, heads: Heads, device: &Device) -> Result<Tensor> {
+    let row = |query: usize| {
+        let seen = heads.first_key(query)..query + 1;
+        (0..t).map(move |key| if seen.contains(&key) { 0.0 } else { f32::NEG_INFINITY })
+    };
+    Tensor::from_vec((0..t).flat_map(row).collect(), (t, t), device)
 }
 
 fn dropout_factors(

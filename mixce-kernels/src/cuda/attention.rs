@@ -1,4 +1,4 @@
-//! Causal self-attention over packed documents.
+//! Causal self-attention over packed documents. The dispatch has refused heads that share keys and values, and windows.
 //!
 //! Legend: N packed tokens, H heads, D head size, C = H D channels.
 
@@ -10,7 +10,7 @@ use super::dropout::arguments;
 use super::{
     Arg, Array, Element, Gpu, Grid, WARP, expect_len, kernel, name_of, operation, unsigned, with_arrays,
 };
-use crate::attention::CausalAttention;
+use crate::attention::{CausalAttention, Heads};
 use crate::dropout::Dropout;
 
 /// A storage and how its elements lie in it.
@@ -60,7 +60,7 @@ fn backward<T: Element>(
 ) -> Result<(CudaStorage, Shape)> {
     let (name, n, shape) = ("causal_attention backward", qkv.1.dim(0)?, qkv.1.shape().clone());
     operation::<T, 2>(name, [qkv, dout], shape, |gpu, [qkv, dout], dqkv| {
-        let saved = gpu.buffer(2 * op.heads * n)?;
+        let saved = gpu.buffer(2 * op.heads.count * n)?;
         with_problem(op, spans, qkv, |attention| {
             with_arrays(name, [], [&saved], |gpu, [], [saved]| {
                 gpu.causal_attention_backward(attention, dout, dqkv, saved)
@@ -77,7 +77,8 @@ fn with_problem<T, R>(
     f: impl FnOnce(Attention<'_, T>) -> Result<R>,
 ) -> Result<R> {
     with_arrays("causal_attention", [spans], [], |_, [spans], []| {
-        f(Attention { qkv, spans, heads: op.heads, scale: op.scale, dropout: op.dropout })
+        let Heads { count, scale, .. } = op.heads;
+        f(Attention { qkv, spans, heads: count, scale: scale as f32, dropout: op.dropout })
     })
 }
 

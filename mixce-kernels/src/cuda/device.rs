@@ -1,13 +1,35 @@
-//! The description of a GPU, and how much of its memory this process has used.
+//! How a GPU is opened, its description, and how much of its memory this process has used.
 
-use candle_core::Result;
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::cuda::WrapErr;
 use candle_core::cuda::cudarc::driver::result::{device as driver_device, mem_pool};
-use candle_core::cuda::cudarc::driver::sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
-use candle_core::cuda::cudarc::driver::sys::cuDriverGetVersion;
+use candle_core::cuda::cudarc::driver::sys::CUmemPool_attribute::{
+    CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, CU_MEMPOOL_ATTR_USED_MEM_HIGH,
+};
+use candle_core::cuda::cudarc::driver::sys::{CUmemoryPool, cuDriverGetVersion};
+use candle_core::{Device, Result};
 
 use super::Gpu;
 use crate::device;
+
+/// The devices that were opened, by number.
+static OPENED: Mutex<Vec<(usize, Device)>> = Mutex::new(Vec::new());
+
+/// See [`device::cuda_device`].
+pub(crate) fn open(ordinal: usize) -> Result<Device> {
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, device)) = opened.iter().find(|(number, _)| *number == ordinal) {
+        return Ok(device.clone());
+    }
+    let device = Device::new_cuda_with_stream(ordinal)?;
+    let cuda = device.as_cuda_device()?;
+    // SAFETY: all work of the device goes to its one stream, which keeps it in order without events.
+    unsafe { cuda.disable_event_tracking() };
+    Gpu(cuda).keep_freed_memory()?;
+    opened.push((ordinal, device.clone()));
+    Ok(device)
+}
 
 impl Gpu<'_> {
     /// Name, memory and versions.
@@ -26,21 +48,39 @@ impl Gpu<'_> {
         })
     }
 
-    /// The most bytes of the default memory pool that were in use at any time; `None` on a device without pools.
-    pub(crate) fn peak_bytes(&self) -> Result<Option<u64>> {
+    /// Keeps freed memory in the pool: by default each synchronisation gives it back to the driver, and it must be mapped again.
+    fn keep_freed_memory(&self) -> Result<()> {
+        let Some(pool) = self.memory_pool()? else { return Ok(()) };
+        let mut threshold = u64::MAX;
+        // SAFETY: the pool exists, and this attribute is a number of 64 bits.
+        unsafe {
+            mem_pool::set_attribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, (&raw mut threshold).cast())
+        }
+        .w()
+    }
+
+    /// The pool from which memory is allocated; `None` on a device without pools.
+    fn memory_pool(&self) -> Result<Option<CUmemoryPool>> {
         let stream = self.0.cuda_stream();
         let context = stream.context();
         if !context.has_async_alloc() {
             return Ok(None);
         }
         context.bind_to_thread().w()?;
+        // SAFETY: the device is the one of a context that is open.
+        let pool = unsafe {
+            driver_device::get_default_mem_pool(driver_device::get(context.ordinal() as i32).w()?).w()?
+        };
+        Ok(Some(pool))
+    }
+
+    /// The most bytes of the default memory pool that were in use at any time; `None` on a device without pools.
+    pub(crate) fn peak_bytes(&self) -> Result<Option<u64>> {
+        let Some(pool) = self.memory_pool()? else { return Ok(None) };
         let mut bytes = 0u64;
-        // SAFETY: the device is the one of a context that is open, so its pool exists; this attribute is a number of 64 bits.
-        unsafe {
-            let pool =
-                driver_device::get_default_mem_pool(driver_device::get(context.ordinal() as i32).w()?).w()?;
-            mem_pool::get_attribute(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH, (&raw mut bytes).cast()).w()?;
-        }
+        // SAFETY: the pool exists, and this attribute is a number of 64 bits.
+        unsafe { mem_pool::get_attribute(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH, (&raw mut bytes).cast()) }
+            .w()?;
         Ok(Some(bytes))
     }
 }

@@ -26,6 +26,7 @@ mod matmul;
 mod sublayer;
 
 pub(crate) use attention::{causal_attention, causal_attention_backward};
+pub(crate) use device::open;
 
 use std::marker::PhantomData;
 

@@ -83,7 +83,7 @@ impl Gpu<'_> {
         in_precision!(precision, mlp_backward(mlp, saved, dropout, dx, gradients))
     }
 
-    pub(crate) fn layer_norm_backward(
+    pub(crate) fn norm_backward(
         &self,
         norm: &Norm,
         x: &Tensor,
@@ -91,10 +91,12 @@ impl Gpu<'_> {
         dx: &Tensor,
         gradients: &AffineGradients,
     ) -> Result<()> {
-        let (op, rows) = ("layer_norm backward", x.elem_count() / norm.weight.elem_count().max(1));
-        let (moments, eps) = (buffer::<f32>(x, rows, 2)?, norm.epsilon as f32);
-        let changed = [&moments, dx, &gradients.weight, &gradients.bias];
-        with_arrays(op, [x, &norm.weight, dy], changed, |gpu, [x, gain, dy], [moments, dx, dgain, dshift]| {
+        let (op, eps) = ("norm backward", norm.epsilon as f32);
+        let (norm, gradients) = (norm.plain()?, gradients.plain()?);
+        let rows = x.elem_count() / norm.weight.elem_count().max(1);
+        let moments = buffer::<f32>(x, rows, 2)?;
+        let changed = [&moments, dx, gradients.weight, gradients.bias];
+        with_arrays(op, [x, norm.weight, dy], changed, |gpu, [x, gain, dy], [moments, dx, dgain, dshift]| {
             gpu.add_layer_norm_gradients::<f32>((x, gain, eps), dy, dx, (dgain, dshift), moments)
         })
     }
@@ -116,11 +118,12 @@ fn buffer<T: Element>(like: &Tensor, n: usize, c: usize) -> Result<Tensor> {
     uninitialised((n, c), T::DTYPE, like)
 }
 
-fn norm_linear<T: Element>(NormLinear { norm, map }: &NormLinear, x: &Tensor) -> Result<Tensor> {
+fn norm_linear<T: Element>(sublayer: &NormLinear, x: &Tensor) -> Result<Tensor> {
+    let ([norm, map], eps) = (sublayer.plain()?, sublayer.norm.epsilon as f32);
     let ((n, c), n_out, op) = (x.dims2()?, map.bias.elem_count(), "norm_linear");
     let (normed, y) = (buffer::<T>(x, n, c)?, buffer::<T>(x, n, n_out)?);
-    let (weight, eps) = (operand::<T>(map.weight.dense()?)?, norm.epsilon as f32);
-    let inputs = [x, &norm.weight, &norm.bias, &map.bias];
+    let weight = operand::<T>(map.weight)?;
+    let inputs = [x, norm.weight, norm.bias, map.bias];
     with_arrays(op, inputs, [], |_, [x, gain, shift, bias], []| {
         with_arrays::<T, _, 1, 2>(op, [&weight], [&normed, &y], |gpu, [weight], [normed, y]| {
             gpu.layer_norm(x, (gain, shift), eps, normed)?;
@@ -131,17 +134,18 @@ fn norm_linear<T: Element>(NormLinear { norm, map }: &NormLinear, x: &Tensor) ->
 }
 
 fn norm_linear_backward<T: Element>(
-    NormLinear { norm, map }: &NormLinear,
+    sublayer: &NormLinear,
     x: &Tensor,
     dy: &Tensor,
     dx: &Tensor,
-    NormLinearGradients { norm: dnorm, map: dmap }: &NormLinearGradients,
+    gradients: &NormLinearGradients,
 ) -> Result<()> {
-    let (op, (n, c), eps) = ("norm_linear backward", x.dims2()?, norm.epsilon as f32);
+    let ([norm, map], [dnorm, dmap]) = (sublayer.plain()?, gradients.plain()?);
+    let (op, (n, c), eps) = ("norm_linear backward", x.dims2()?, sublayer.norm.epsilon as f32);
     let (normed, moments) = (buffer::<T>(x, n, c)?, buffer::<f32>(x, n, 2)?);
-    let weight = operand::<T>(map.weight.dense()?)?;
-    let inputs = [x, &norm.weight, &norm.bias];
-    let changed = [&moments, dx, &dnorm.weight, &dnorm.bias, &dmap.weight, &dmap.bias];
+    let weight = operand::<T>(map.weight)?;
+    let inputs = [x, norm.weight, norm.bias];
+    let changed = [&moments, dx, dnorm.weight, dnorm.bias, dmap.weight, dmap.bias];
     with_arrays(op, inputs, changed, |_, [x, gain, shift], changed| {
         let [moments, dx, dgain, dshift, dweight, dbias] = changed;
         with_arrays::<T, _, 2, 1>(op, [&weight, dy], [&normed], |gpu, [weight, dy], [normed]| {
@@ -161,9 +165,9 @@ fn linear_backward<T: Element>(
     dy: &Tensor,
     gradients: &AffineGradients,
 ) -> Result<Tensor> {
-    let ((n, n_in), op) = (x.dims2()?, "linear backward");
+    let ((n, n_in), op, gradients) = (x.dims2()?, "linear backward", gradients.plain()?);
     let (weight, dx) = (operand::<T>(weight)?, buffer::<T>(x, n, n_in)?);
-    with_arrays(op, [], [&gradients.weight, &gradients.bias], |_, [], [dweight, dbias]| {
+    with_arrays(op, [], [gradients.weight, gradients.bias], |_, [], [dweight, dbias]| {
         with_arrays::<T, _, 3, 1>(op, [x, &weight, dy], [&dx], |gpu, [x, weight, dy], [dx]| {
             gpu.add_linear_gradients((x, weight), dy, dx, (dweight, dbias))
         })
@@ -177,9 +181,9 @@ fn linear_residual<T: Element>(
     residual: &Tensor,
     dropout: Option<Dropout>,
 ) -> Result<Tensor> {
-    let ((n, c), op) = (residual.dims2()?, "linear_residual");
-    let (weight, y) = (operand::<T>(map.weight.dense()?)?, buffer::<f32>(x, n, c)?);
-    with_arrays(op, [&map.bias, residual], [&y], |_, [bias, residual], [y]| {
+    let ((n, c), op, map) = (residual.dims2()?, "linear_residual", map.plain()?);
+    let (weight, y) = (operand::<T>(map.weight)?, buffer::<f32>(x, n, c)?);
+    with_arrays(op, [map.bias, residual], [&y], |_, [bias, residual], [y]| {
         with_arrays::<T, _, 2, 0>(op, [x, &weight], [], |gpu, [x, weight], []| {
             gpu.product(x, weight, c, y)?;
             gpu.residual(residual, (y, Some(bias)), c, dropout, y)
@@ -195,7 +199,7 @@ fn linear_residual_backward<T: Element>(
     dropout: Option<Dropout>,
     gradients: &AffineGradients,
 ) -> Result<Tensor> {
-    linear_backward::<T>(x, map.weight.dense()?, &dropped::<T>(dy, dropout)?, gradients)
+    linear_backward::<T>(x, map.plain()?.weight, &dropped::<T>(dy, dropout)?, gradients)
 }
 
 /// `dropout(dy)` as T: the gradient of a dropped branch.
@@ -218,12 +222,12 @@ fn mlp_forward<T: Element>(
     dropout: Option<Dropout>,
     save: bool,
 ) -> Result<(Tensor, Tensor)> {
-    let ((n, c), inner, op) = (x.dims2()?, mlp.up.bias.elem_count(), "mlp");
+    let (norm, up, down) = (mlp.norm.plain()?, mlp.up.plain()?, mlp.down.plain()?);
+    let ((n, c), inner, op) = (x.dims2()?, up.bias.elem_count(), "mlp");
     let (normed, active) = (buffer::<T>(x, n, c)?, buffer::<T>(x, n, inner)?);
     let (saved, y) = (buffer::<T>(x, if save { n } else { 0 }, inner)?, buffer::<f32>(x, n, c)?);
-    let (norm, eps) = (&mlp.norm, mlp.norm.epsilon as f32);
-    let [up, down] = operands::<T>(mlp.up.weight.dense()?, mlp.down.weight.dense()?)?;
-    let inputs = [x, &norm.weight, &norm.bias, &mlp.up.bias, &mlp.down.bias];
+    let (inputs, eps) = ([x, norm.weight, norm.bias, up.bias, down.bias], mlp.norm.epsilon as f32);
+    let [up, down] = operands::<T>(up.weight, down.weight)?;
     with_arrays(op, inputs, [&y], |_, [x, gain, shift, b_up, b_down], [y]| {
         let buffers = [&normed, &active, &saved];
         with_arrays::<T, _, 2, 3>(op, [&up, &down], buffers, |gpu, [up, down], [normed, active, saved]| {
@@ -242,17 +246,18 @@ fn mlp_backward<T: Element>(
     [x, pre_activation]: [&Tensor; 2],
     dropout: Option<Dropout>,
     dx: &Tensor,
-    MlpGradients { norm: dnorm, up: dup, down: ddown }: &MlpGradients,
+    gradients: &MlpGradients,
 ) -> Result<()> {
-    let ((n, c), inner, norm) = (x.dims2()?, mlp.up.bias.elem_count(), &mlp.norm);
+    let (norm, up, down) = (mlp.norm.plain()?, mlp.up.plain()?, mlp.down.plain()?);
+    let (dnorm, dup, ddown) = (gradients.norm.plain()?, gradients.up.plain()?, gradients.down.plain()?);
+    let ((n, c), inner) = (x.dims2()?, up.bias.elem_count());
     let dbranch = dropped::<T>(dx, dropout)?;
     let (normed, moments) = (buffer::<T>(x, n, c)?, buffer::<f32>(x, n, 2)?);
     let (active, dactive) = (buffer::<T>(x, n, inner)?, buffer::<T>(x, n, inner)?);
-    let [up, down] = operands::<T>(mlp.up.weight.dense()?, mlp.down.weight.dense()?)?;
-    let (op, eps) = ("mlp backward", norm.epsilon as f32);
-    let changed =
-        [&moments, dx, &dnorm.weight, &dnorm.bias, &dup.weight, &dup.bias, &ddown.weight, &ddown.bias];
-    with_arrays(op, [x, &norm.weight, &norm.bias], changed, |_, [x, gain, shift], changed| {
+    let [up, down] = operands::<T>(up.weight, down.weight)?;
+    let (op, eps) = ("mlp backward", mlp.norm.epsilon as f32);
+    let changed = [&moments, dx, dnorm.weight, dnorm.bias, dup.weight, dup.bias, ddown.weight, ddown.bias];
+    with_arrays(op, [x, norm.weight, norm.bias], changed, |_, [x, gain, shift], changed| {
         let [moments, dx, dgain, dshift, dup, db_up, ddown, db_down] = changed;
         let (inputs, buffers) = ([pre_activation, &up, &down, &dbranch], [&normed, &active, &dactive]);
         with_arrays::<T, _, 4, 3>(op, inputs, buffers, |gpu, inputs, [normed, active, dactive]| {

@@ -3,12 +3,11 @@
 use candle_core::{Result, Tensor};
 
 use super::{block_buffer, blocks, check, check_composed};
-use crate::cpu::{with_slices, with_slices_mut};
 use crate::device::{gpu_of, has_backward_kernels};
 use crate::dropout::Dropout;
+use crate::parts::{read, write};
 use crate::residual::{self, active, residual_dropout};
-use crate::weight::with_weight;
-use crate::{Affine, AffineGradients, Precision, linear};
+use crate::{Affine, AffineGradients, Matrix, Precision};
 
 /// `y = residual + dropout(x W + b)`, with the mask of [`crate::dropout`].
 #[derive(Clone, Debug)]
@@ -56,16 +55,14 @@ impl LinearResidual {
             return gpu.linear_residual(self, x, residual, dropout, precision);
         }
         let mut y = vec![0f32; n * c];
-        let op = "linear_residual";
-        with_slices(op, [x, &self.map.bias, residual], |[x, bias, residual]| {
-            with_weight(op, &self.map.weight, |weight| {
-                for (start, rows) in blocks(n) {
-                    let y = &mut y[start * c..][..rows * c];
-                    linear::product(precision, &x[start * n_in..][..rows * n_in], weight, c, y);
-                    residual::forward(y, &residual[start * c..][..rows * c], bias, dropout, start);
-                }
-            })
-        })??;
+        read("linear_residual", (x, residual, &self.map), |(x, residual, map)| {
+            for (start, rows) in blocks(n) {
+                let y = &mut y[start * c..][..rows * c];
+                map.product(precision, Matrix::new(&x[start * n_in..][..rows * n_in], n_in), y, c);
+                residual::forward(y, &residual[start * c..][..rows * c], (c, map.bias), dropout, start);
+            }
+            Ok(())
+        })?;
         Tensor::from_vec(y, (n, c), x.device())
     }
 
@@ -82,27 +79,28 @@ impl LinearResidual {
         gradients: &AffineGradients,
         precision: Precision,
     ) -> Result<Tensor> {
-        let op = "linear_residual backward";
         let (n, n_in) = x.dims2()?;
         let (c, dropout) = (self.map.check("linear_residual", n_in, precision)?, active(dropout)?);
-        let weight = self.map.weight.dense()?;
         check("gradient of linear_residual", dy, &[n, c])?;
-        gradients.check("linear_residual's map", weight, &self.map.bias)?;
+        gradients.check_map("linear_residual's map", &self.map)?;
         if let Some(gpu) = gpu_of(dy) {
             return gpu.linear_residual_backward(self, x, dy, dropout, gradients, precision);
         }
-        let mut dx = vec![0f32; n * n_in];
-        with_slices(op, [x, weight, dy], |[x, weight, dy]| {
-            with_slices_mut(op, [&gradients.weight, &gradients.bias], |[dweight, dbias]| {
+        let (op, mut dx) = ("linear_residual backward", vec![0f32; n * n_in]);
+        read(op, (x, dy, &self.map), |(x, dy, map)| {
+            write(op, gradients, |mut sums| {
                 let mut dbranch = block_buffer(n, c);
                 for (start, rows) in blocks(n) {
                     let dbranch = &mut dbranch[..rows * c];
                     residual::backward(&dy[start * c..][..rows * c], dropout, c, start, dbranch);
-                    let (x, dx) = (&x[start * n_in..][..rows * n_in], &mut dx[start * n_in..][..rows * n_in]);
-                    linear::backward(precision, (x, weight), dbranch, dx, dweight, dbias);
+                    let x = Matrix::new(&x[start * n_in..][..rows * n_in], n_in);
+                    let (dx, dbranch) = (&mut dx[start * n_in..][..rows * n_in], Matrix::new(dbranch, c));
+                    map.input_gradient(precision, dbranch, dx, false)?;
+                    map.parameter_gradients(precision, x, dbranch, &mut sums);
                 }
+                Ok(())
             })
-        })??;
+        })?;
         Tensor::from_vec(dx, (n, n_in), x.device())
     }
 }

@@ -1,17 +1,16 @@
-//! The whole MLP sublayer: layer norm, two affine maps with an activation between them, dropout and the residual sum.
+//! The whole MLP sublayer: a norm, two affine maps with an activation between them, dropout and the residual sum.
 
 use candle_core::{Result, Tensor};
 
 use super::{block_buffer, blocks, check, check_composed};
 use crate::activation::{Activation, backward_in_place, forward_into};
-use crate::cpu::{with_slices, with_slices_mut};
 use crate::device::{gpu_of, has_backward_kernels};
 use crate::dropout::Dropout;
+use crate::parts::{read, write};
 use crate::residual::{self, active, residual_dropout};
-use crate::weight::{Elements, with_weight};
-use crate::{Affine, AffineGradients, Norm, Precision, layer_norm, linear};
+use crate::{Affine, AffineGradients, Matrix, Norm, Precision};
 
-/// `y = x + dropout(f(layer_norm(x) U + b_u) D + b_d)`, with the mask of [`crate::dropout`].
+/// `y = x + dropout(f(norm(x) U + b_u) D + b_d)`, with the mask of [`crate::dropout`].
 ///
 /// The input of `f` is the *pre-activation*, `[N, I]`, which the backward pass needs.
 #[derive(Clone, Debug)]
@@ -29,7 +28,7 @@ pub struct Mlp {
 /// Sums of the gradients of an [`Mlp`].
 #[derive(Clone, Debug)]
 pub struct MlpGradients {
-    /// Of the layer norm.
+    /// Of the norm.
     pub norm: AffineGradients,
     /// Of the map up.
     pub up: AffineGradients,
@@ -109,28 +108,21 @@ impl Mlp {
         let (n, c) = x.dims2()?;
         let saved_rows = if save { n } else { 0 };
         let (mut y, mut saved) = (vec![0f32; n * c], vec![0f32; saved_rows * inner]);
-        let (norm, eps) = (&self.norm, self.norm.epsilon as f32);
-        let inputs = [x, &norm.weight, &norm.bias, &self.up.bias, &self.down.bias];
-        let mut fused =
-            |[x, gain, shift, b_up, b_down]: [&[f32]; 5], up: Elements<'_>, down: Elements<'_>| {
-                let (mut normed, mut active) = (block_buffer(n, c), block_buffer(n, inner));
-                for (start, rows) in blocks(n) {
-                    let (normed, active) = (&mut normed[..rows * c], &mut active[..rows * inner]);
-                    let x = &x[start * c..][..rows * c];
-                    layer_norm::forward(x, gain, shift, eps, normed);
-                    linear::product(precision, normed, up, inner, active);
-                    let saved = if save { &mut saved[start * inner..][..rows * inner] } else { &mut [] };
-                    forward_into(self.activation, active, b_up, saved);
-                    let y = &mut y[start * c..][..rows * c];
-                    linear::product(precision, active, down, c, y);
-                    residual::forward(y, x, b_down, dropout, start);
-                }
-            };
-        with_slices("mlp", inputs, |slices| {
-            with_weight("mlp", &self.up.weight, |up| {
-                with_weight("mlp", &self.down.weight, |down| fused(slices, up, down))
-            })
-        })???;
+        read("mlp", (x, &self.norm, &self.up, &self.down), |(x, norm, up, down)| {
+            let (mut normed, mut active) = (block_buffer(n, c), block_buffer(n, inner));
+            for (start, rows) in blocks(n) {
+                let (normed, active) = (&mut normed[..rows * c], &mut active[..rows * inner]);
+                let x = &x[start * c..][..rows * c];
+                norm.forward(x, normed);
+                up.product(precision, Matrix::new(normed, c), active, inner);
+                let saved = if save { &mut saved[start * inner..][..rows * inner] } else { &mut [] };
+                forward_into(self.activation, active, (inner, up.bias), saved);
+                let y = &mut y[start * c..][..rows * c];
+                down.product(precision, Matrix::new(active, inner), y, c);
+                residual::forward(y, x, (c, down.bias), dropout, start);
+            }
+            Ok(())
+        })?;
         let saved = Tensor::from_vec(saved, (saved_rows, inner), x.device())?;
         Ok((Tensor::from_vec(y, (n, c), x.device())?, saved))
     }
@@ -151,21 +143,18 @@ impl Mlp {
     ) -> Result<()> {
         let (op, (n, c)) = ("mlp backward", x.dims2()?);
         let (inner, dropout) = (self.check(x, precision)?, active(dropout)?);
-        let (norm, up, down) = (&self.norm, self.up.weight.dense()?, self.down.weight.dense()?);
-        let MlpGradients { norm: dnorm, up: dup, down: ddown } = gradients;
         check("the mlp's pre-activation", pre_activation, &[n, inner])?;
         check("gradient of the mlp", dx, &[n, c])?;
-        dnorm.check("the mlp's norm", &norm.weight, &norm.bias)?;
-        dup.check("the mlp's map up", up, &self.up.bias)?;
-        ddown.check("the mlp's map down", down, &self.down.bias)?;
+        self.norm.check_gradients("the mlp's norm", &gradients.norm)?;
+        gradients.up.check_map("the mlp's map up", &self.up)?;
+        gradients.down.check_map("the mlp's map down", &self.down)?;
         if let Some(gpu) = gpu_of(x) {
             return gpu.mlp_backward(self, [x, pre_activation], dropout, dx, gradients, precision);
         }
-        let (activation, eps) = (self.activation, norm.epsilon as f32);
-        let inputs = [x, pre_activation, &norm.weight, &norm.bias, up, down];
-        let sums = [dx, &dnorm.weight, &dnorm.bias, &dup.weight, &dup.bias, &ddown.weight, &ddown.bias];
-        with_slices(op, inputs, |[x, pre_activation, gain, shift, up, down]| {
-            with_slices_mut(op, sums, |[dx, dgain, dshift, dup, db_up, ddown, db_down]| {
+        let inputs = (x, pre_activation, &self.norm, &self.up, &self.down);
+        let sums = (dx, &gradients.norm, &gradients.up, &gradients.down);
+        read(op, inputs, |(x, pre_activation, norm, up, down)| {
+            write(op, sums, |(dx, mut dnorm, mut dup, mut ddown)| {
                 let (mut dbranch, mut normed) = (block_buffer(n, c), block_buffer(n, c));
                 let (mut active, mut dactive) = (block_buffer(n, inner), block_buffer(n, inner));
                 for (start, rows) in blocks(n) {
@@ -173,18 +162,21 @@ impl Mlp {
                     let (active, dactive) = (&mut active[..rows * inner], &mut dactive[..rows * inner]);
                     let (x, dx) = (&x[start * c..][..rows * c], &mut dx[start * c..][..rows * c]);
                     residual::backward(dx, dropout, c, start, dbranch);
+                    let dbranch = Matrix::new(dbranch, c);
                     active.copy_from_slice(&pre_activation[start * inner..][..rows * inner]);
-                    linear::input_gradient(precision, down, dbranch, c, dactive);
-                    backward_in_place(activation, active, dactive);
-                    linear::parameter_gradients(precision, active, dbranch, ddown, db_down);
-                    layer_norm::forward(x, gain, shift, eps, normed);
-                    linear::parameter_gradients(precision, normed, dactive, dup, db_up);
+                    down.input_gradient(precision, dbranch, dactive, false)?;
+                    backward_in_place(self.activation, active, dactive);
+                    down.parameter_gradients(precision, Matrix::new(active, inner), dbranch, &mut ddown);
+                    let dactive = Matrix::new(dactive, inner);
+                    norm.forward(x, normed);
+                    up.parameter_gradients(precision, Matrix::new(normed, c), dactive, &mut dup);
                     // The normalised rows have served: their memory takes their gradient.
-                    linear::input_gradient(precision, up, dactive, inner, normed);
-                    layer_norm::backward((x, gain, eps), normed, dx, dgain, dshift);
+                    up.input_gradient(precision, dactive, normed, false)?;
+                    norm.backward(x, normed, dx, &mut dnorm);
                 }
+                Ok(())
             })
-        })?
+        })
     }
 
     /// I; refuses parameters that do not fit `x`.

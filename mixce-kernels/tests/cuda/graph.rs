@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{
-    Activation, CuSeqlens, Dropout, Embedded, causal_attention, dropout, embedding_sum, layer_norm, linear,
+    Activation, CuSeqlens, Dropout, Embedded, Heads, Norm, causal_attention, dropout, embedding_sum, linear,
     residual_dropout,
 };
 
@@ -17,7 +17,7 @@ fn layer_norms() -> Result<()> {
     for (n, c) in SHAPES {
         let inputs = [random(&[n, c], 1)?, random(&[c], 2)?, random(&[c], 3)?];
         assert_same_on_cuda(&format!("layer norm [{n}, {c}]"), &inputs, 1e-5, |t| {
-            layer_norm(&t[0], &t[1], &t[2], 1e-5)
+            Norm::layer(t[1].clone(), Some(t[2].clone()), 1e-5).forward(&t[0])
         })?;
     }
     Ok(())
@@ -91,17 +91,17 @@ fn attention_of_ragged_documents() -> Result<()> {
             for drop in [None, Some(Dropout { p: 0.25, stream: Stream::new(3).fold(9) })] {
                 let cu_seqlens = CuSeqlens::from_lengths(lengths.iter().copied());
                 let qkv = random(&[cu_seqlens.tokens(), 3 * heads * d], 5)?;
-                let scale = 1.0 / (d as f64).sqrt();
+                let shape = Heads::new(heads, 1.0 / (d as f64).sqrt());
                 let name = format!("attention {lengths:?}, {heads} heads of {d}, dropout {}", drop.is_some());
                 assert_same_on_cuda(&name, &[qkv], 2e-5, |t| {
-                    causal_attention(&t[0], &cu_seqlens, heads, scale, drop)
+                    causal_attention(&t[0], &cu_seqlens, shape, drop)
                 })?;
                 // bf16 tensors against the CPU's f32: what goes in and what comes out is rounded, by 2^-9 of it at most.
                 let qkv = rounded(&[cu_seqlens.tokens(), 3 * heads * d], 5)?;
                 assert_same_on_cuda(&format!("{name}, in bf16"), &[qkv], 4.0 / 512.0, |t| {
                     let cuda = t[0].device().is_cuda();
                     let qkv = to_dtype(&t[0], if cuda { DType::BF16 } else { DType::F32 })?;
-                    let attended = causal_attention(&qkv, &cu_seqlens, heads, scale, drop)?;
+                    let attended = causal_attention(&qkv, &cu_seqlens, shape, drop)?;
                     assert_eq!(attended.dtype(), qkv.dtype());
                     to_dtype(&attended, DType::F32)
                 })?;
@@ -117,7 +117,7 @@ fn strided_inputs_are_copied_first() -> Result<()> {
     let part = |x: &Tensor| x.narrow(1, 7, 33)?.t();
     let (gain, shift) = (random(&[33], 2)?, random(&[33], 3)?);
     assert_same_on_cuda("layer norm", &[x.clone(), gain, shift], 1e-5, |t| {
-        layer_norm(&part(&t[0])?, &t[1], &t[2], 1e-5)
+        Norm::layer(t[1].clone(), Some(t[2].clone()), 1e-5).forward(&part(&t[0])?)
     })?;
     assert_same_on_cuda("activation", std::slice::from_ref(&x), 2e-6, |t| {
         Activation::Gelu.forward(&part(&t[0])?)
@@ -126,14 +126,25 @@ fn strided_inputs_are_copied_first() -> Result<()> {
         dropout(&part(&t[0])?, 0.5, Stream::new(1))
     })?;
     assert_same_on_cuda("attention", &[x], 1e-5, |t| {
-        causal_attention(&part(&t[0])?, &CuSeqlens::from_lengths([20, 13]), 1, 0.3, None)
+        causal_attention(&part(&t[0])?, &CuSeqlens::from_lengths([20, 13]), Heads::new(1, 0.3), None)
     })
 }
 
 #[test]
 fn heads_too_large_are_refused() -> Result<()> {
     let qkv = random(&[2, 3 * 257], 1)?.to_device(&cuda()?)?;
-    let error = causal_attention(&qkv, &CuSeqlens::from_lengths([2]), 1, 1.0, None).unwrap_err();
+    let error = causal_attention(&qkv, &CuSeqlens::from_lengths([2]), Heads::new(1, 1.0), None).unwrap_err();
     assert!(error.to_string().contains("at most 256"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn shared_keys_and_windows_are_refused_by_name() -> Result<()> {
+    let (qkv, cu_seqlens) = (random(&[2, 12], 1)?.to_device(&cuda()?)?, CuSeqlens::from_lengths([2]));
+    let refused = |heads| causal_attention(&qkv, &cu_seqlens, heads, None).unwrap_err().to_string();
+    let grouped = refused(Heads { kv: 1, ..Heads::new(2, 1.0) });
+    assert!(grouped.contains("grouped-query attention (2 heads, 1 key-value heads)"), "{grouped}");
+    let windowed = refused(Heads { window: Some(1), ..Heads::new(2, 1.0) });
+    assert!(windowed.contains("sliding-window attention (1 tokens)"), "{windowed}");
     Ok(())
 }

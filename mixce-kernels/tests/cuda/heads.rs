@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result, Tensor};
 use mixce_kernels::lm_head::{TokenWeights, Weighting, target_log_probs, weighted_cross_entropy};
-use mixce_kernels::{Columns, CuSeqlens, KeyValues, Precision, decode_attention, fill_cache};
+use mixce_kernels::{Columns, CuSeqlens, Heads, KeyValues, Precision, decode_attention, fill_cache};
 
 use crate::{assert_close, cuda, on, random, values};
 
@@ -75,7 +75,7 @@ fn decoding_fills_the_cache_and_attends() -> Result<()> {
             let (keys, values) =
                 if device.is_cpu() { (keys.copy()?, values.copy()?) } else { (keys, values) };
             let (cache, columns) = (KeyValues { keys, values }, Columns { first: &first, new });
-            let out = decode_attention(&on(device, &qkv)?, &cache, columns, 0.4)?;
+            let out = decode_attention(&on(device, &qkv)?, &cache, columns, Heads::new(h, 0.4))?;
             Ok([out, cache.keys, cache.values])
         };
         for (got, want) in on(&cuda()?)?.iter().zip(&on(&Device::Cpu)?) {
@@ -92,7 +92,7 @@ fn prompts_fill_the_cache() -> Result<()> {
     let qkv = random(&[6, 3 * h * d], 1)?;
     let fill = |device: &Device| -> Result<[Tensor; 2]> {
         let cache = KeyValues::zeros([3, h, 9, d], qkv.dtype(), device)?;
-        fill_cache(&on(device, &qkv)?, &prompts, 7, &cache)?;
+        fill_cache(&on(device, &qkv)?, &prompts, 7, &cache, Heads::new(h, 1.0))?;
         Ok([cache.keys, cache.values])
     };
     for (got, want) in fill(&cuda()?)?.iter().zip(&fill(&Device::Cpu)?) {

@@ -14,7 +14,7 @@ use mixce_kernels::rng::Stream;
 
 /// The one device of the tests.
 fn cuda() -> Result<Device> {
-    Device::new_cuda(0)
+    mixce_kernels::cuda_device(0)
 }
 
 /// Standard normal numbers, the same for the same seed.

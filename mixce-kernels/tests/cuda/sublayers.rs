@@ -19,18 +19,23 @@ fn pair(weight: &[usize], device: &Device, seed: u64) -> Result<[Tensor; 2]> {
 
 fn norm(c: usize, device: &Device, seed: u64) -> Result<Norm> {
     let [weight, bias] = pair(&[c], device, seed)?;
-    Ok(Norm { weight, bias, epsilon: 1e-5 })
+    Ok(Norm::layer(weight, Some(bias), 1e-5))
 }
 
 fn map(n_in: usize, n_out: usize, device: &Device, seed: u64) -> Result<Affine> {
     let [weight, bias] = pair(&[n_in, n_out], device, seed)?;
-    Ok(Affine::new(weight, bias))
+    Ok(Affine::new(weight, Some(bias)))
 }
 
 /// Sums that hold something already: gradients are added to it.
 fn sums(weight: &[usize], device: &Device, seed: u64) -> Result<AffineGradients> {
     let [weight, bias] = pair(weight, device, seed)?;
-    Ok(AffineGradients { weight, bias })
+    Ok(AffineGradients { weight, bias: Some(bias) })
+}
+
+/// The tensors of sums.
+fn of<const N: usize>(sums: [&AffineGradients; N]) -> Vec<Tensor> {
+    sums.into_iter().flat_map(|sums| [Some(sums.weight.clone()), sums.bias.clone()]).flatten().collect()
 }
 
 /// A tensor inside a branch: bf16 on CUDA in bf16.
@@ -67,17 +72,19 @@ fn problems() -> impl Iterator<Item = (usize, usize, Precision)> {
 fn norm_and_linear() -> Result<()> {
     for (n, c, precision) in problems() {
         assert_same(&format!("norm_linear [{n}, {c}]"), (precision, 1e-5), |device| {
-            let sublayer = NormLinear { norm: norm(c, device, 1)?, map: map(c, 3 * c, device, 3)? };
+            let sublayer = NormLinear { norm: norm(c, device, 1)?, maps: vec![map(c, 3 * c, device, 3)?] };
             let (x, dy) = (on(device, &random(&[n, c], 5)?)?, inside(&[n, 3 * c], device, precision, 6)?);
-            let gradients =
-                NormLinearGradients { norm: sums(&[c], device, 7)?, map: sums(&[c, 3 * c], device, 9)? };
+            let gradients = NormLinearGradients {
+                norm: sums(&[c], device, 7)?,
+                maps: vec![sums(&[c, 3 * c], device, 9)?],
+            };
             let (dx, dz) = (on(device, &random(&[n, c], 11)?)?, on(device, &random(&[n, c], 12)?)?);
             let y = sublayer.forward(&x, precision)?;
             assert_eq!(y.dtype(), dy.dtype());
             sublayer.backward(&x, &dy, &dx, &gradients, precision)?;
             sublayer.norm.backward(&x, &dz, &dx, &gradients.norm)?;
-            let NormLinearGradients { norm, map } = gradients;
-            Ok(vec![y, dx, norm.weight, norm.bias, map.weight, map.bias])
+            let NormLinearGradients { norm, maps } = &gradients;
+            Ok([vec![y, dx], of([norm, &maps[0]])].concat())
         })?;
     }
     Ok(())
@@ -96,7 +103,7 @@ fn linear_and_residual() -> Result<()> {
                 let y = sublayer.forward(&x, &residual, drop, precision)?;
                 let dx = sublayer.backward(&x, &dy, drop, &gradients, precision)?;
                 assert_eq!((y.dtype(), dx.dtype()), (DType::F32, x.dtype()));
-                Ok(vec![y, dx, gradients.weight, gradients.bias])
+                Ok([vec![y, dx], of([&gradients])].concat())
             })?;
         }
     }
@@ -130,8 +137,7 @@ fn mlps() -> Result<()> {
             let (y, pre_activation) = mlp.forward_saving(&x, drop, precision)?;
             let again = mlp.forward(&x, drop, precision)?;
             mlp.backward(&x, &pre_activation, drop, &dx, &gradients, precision)?;
-            let MlpGradients { norm, up, down } = gradients;
-            let sums = [norm.weight, norm.bias, up.weight, up.bias, down.weight, down.bias];
+            let sums = of([&gradients.norm, &gradients.up, &gradients.down]);
             let results = [y, pre_activation, again].into_iter();
             // Where rounding takes the input of ReLU over its bend, the gradient is another.
             let bends = precision == Precision::Bf16 && f == Activation::Relu;

@@ -56,7 +56,10 @@ pub(super) fn open(path: &Path) -> Result<Vec<TensorInfo>> {
         offset: data_start + info.data_offsets.0 as u64,
         strides: None,
     });
-    Ok(tensors.collect())
+    // The crate gives them in an order that changes from run to run.
+    let mut tensors: Vec<_> = tensors.collect();
+    tensors.sort_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
+    Ok(tensors)
 }
 
 fn weight_type(dtype: Dtype) -> WeightType {

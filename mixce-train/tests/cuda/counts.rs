@@ -56,7 +56,7 @@ fn precision(bf16: bool) -> Precision {
 fn counted_work() {
     let Ok(work) = std::env::var(WORK) else { return };
     let Work { config, lengths, recompute, bf16, steps } = serde_json::from_str(&work).unwrap();
-    let parameters = Parameters::random(&config, 3, &Device::new_cuda(0).unwrap()).unwrap();
+    let parameters = Parameters::random(&config, 3, &mixce_kernels::cuda_device(0).unwrap()).unwrap();
     let vocabulary = config.vocab_size;
     let objective = Arc::new(MixCe::new(0.5).unwrap());
     let mut step = TrainStep::new(&config, parameters, objective, AdamWConfig::default(), 1.0)

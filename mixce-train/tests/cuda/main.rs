@@ -25,7 +25,7 @@ use crate::common::{Recorder, Setup, documents, largest_difference, settings, te
 
 /// The same setup with its parameters on the GPU.
 fn on_cuda(mut setup: Setup) -> Setup {
-    let device = Device::new_cuda(0).unwrap();
+    let device = mixce_kernels::cuda_device(0).unwrap();
     setup.parameters = setup.parameters.try_map(|_, tensor| Ok(tensor.to_device(&device)?)).unwrap();
     setup
 }

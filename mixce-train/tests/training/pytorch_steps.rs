@@ -42,7 +42,7 @@ fn ten_steps(name: &str) {
     // The Llama family has no kernels on CUDA yet.
     #[cfg(feature = "cuda")]
     if name.starts_with("gpt2/") {
-        ten_steps_in_microbatches(name, 5, &Device::new_cuda(0).unwrap());
+        ten_steps_in_microbatches(name, 5, &mixce_kernels::cuda_device(0).unwrap());
     }
 }
 

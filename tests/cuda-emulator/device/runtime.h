@@ -1,9 +1,12 @@
 // What a kernel needs of the driver: its indices, dynamic shared memory, barriers, and its own registration.
 #pragma once
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 struct EmulatedIndex { unsigned x, y, z; };
+// What a kernel does with a parameter, as its type says it.
+enum class EmulatedParameter : unsigned char { value, const_pointer, pointer };
 
 extern "C" {
 // Of the thread that runs now.
@@ -19,7 +22,7 @@ bool emulated_lane_exists(unsigned lane);
 // Tells the race check that the following access to these bytes is atomic.
 void emulated_atomic_access(const void* address, unsigned bytes);
 [[noreturn]] void emulated_trap(const char* what);
-void emulated_register(const char* name, const char* source, unsigned parameters, void (*call)(void** arguments));
+void emulated_register(const char* name, const char* source, unsigned parameters, const EmulatedParameter* kinds, void (*call)(void** arguments));
 }
 
 #define threadIdx emulated_thread
@@ -53,6 +56,11 @@ template <class T> union alignas(alignof(T) > 16 ? alignof(T) : 16) EmulatedStor
 #define EMULATED_UNCHECKED
 #endif
 
+template <class T> constexpr EmulatedParameter emulated_parameter() {
+  if (!std::is_pointer_v<T>) return EmulatedParameter::value;
+  return std::is_const_v<std::remove_pointer_t<T>> ? EmulatedParameter::const_pointer : EmulatedParameter::pointer;
+}
+
 template <class Signature> struct EmulatedKernel;
 template <class... Parameters> struct EmulatedKernel<void(Parameters...)> {
   template <void (*kernel)(Parameters...), size_t... I>
@@ -64,7 +72,8 @@ template <class... Parameters> struct EmulatedKernel<void(Parameters...)> {
   }
   // translate.py adds a call of this for every kernel of a source.
   template <void (*kernel)(Parameters...)> static bool add(const char* name, const char* source) {
-    emulated_register(name, source, sizeof...(Parameters), call<kernel>);
+    static constexpr EmulatedParameter kinds[] = {emulated_parameter<std::remove_cv_t<Parameters>>()..., EmulatedParameter::value};
+    emulated_register(name, source, sizeof...(Parameters), kinds, call<kernel>);
     return true;
   }
 };

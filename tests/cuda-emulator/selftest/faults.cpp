@@ -1,4 +1,5 @@
 // Every fault is caught by the checks that claim it, with the kernel's name, and its right twin passes.
+#include <thread>
 #include <vector>
 
 #include "harness.h"
@@ -79,6 +80,80 @@ void test_host_faults(bool sees_writes) {
   });
 }
 
+CUstream new_stream() {
+  CUstream stream;
+  REQUIRE(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+  return stream;
+}
+
+// Memory that is written on one stream and then used on another, with `between` in between.
+template <class Between, class Use> void on_two_streams(Between between, Use use) {
+  CUstream first = new_stream(), second = new_stream();
+  CUdeviceptr data;
+  REQUIRE(cuMemAllocAsync(&data, 64, first));
+  REQUIRE(cuMemsetD8Async(data, 1, 64, first));
+  between(first, second);
+  use(data, second);
+}
+
+void test_unordered_streams() {
+  auto nothing = [](CUstream, CUstream) {};
+  auto read = [](CUdeviceptr data, CUstream stream) {
+    char bytes[64];
+    REQUIRE(cuMemcpyDtoHAsync_v2(bytes, data, 64, stream));
+  };
+  auto write = [](CUdeviceptr data, CUstream stream) { REQUIRE(cuMemsetD8Async(data, 2, 64, stream)); };
+  auto free = [](CUdeviceptr data, CUstream stream) { REQUIRE(cuMemFreeAsync(data, stream)); };
+  auto event = [](CUstream first, CUstream second) {
+    CUevent event;
+    REQUIRE(cuEventCreate(&event, 0));
+    REQUIRE(cuEventRecord(event, first));
+    REQUIRE(cuStreamWaitEvent(second, event, 0));
+  };
+  auto too_early = [&](CUstream first, CUstream second) {
+    event(second, first);  // the wrong way round
+  };
+  auto synchronise = [](CUstream first, CUstream) { REQUIRE(cuStreamSynchronize(first)); };
+  const char* message = "unordered streams";
+  expect_death("a read on another stream", message, false, [&] { on_two_streams(nothing, read); });
+  expect_death("a write on another stream", message, false, [&] { on_two_streams(nothing, write); });
+  expect_death("a free on another stream", message, false, [&] { on_two_streams(nothing, free); });
+  expect_death("an event of the other stream", message, false, [&] { on_two_streams(too_early, read); });
+  for (auto [name, text] : {std::pair{"an event", death_of([&] { on_two_streams(event, read); })},
+                            {"a synchronisation", death_of([&] { on_two_streams(synchronise, write); })},
+                            {"an event before a free", death_of([&] { on_two_streams(event, free); })}})
+    expect(text.empty(), std::string(name) + " must order two streams, got `" + text + "`");
+
+  // Two threads that both use `CU_STREAM_PER_THREAD` use two streams.
+  auto by_threads = [&](bool ordered) {
+    CUdeviceptr data;
+    REQUIRE(cuMemAlloc_v2(&data, 64));
+    std::thread([&] {
+      REQUIRE(cuMemsetD8Async(data, 1, 64, CU_STREAM_PER_THREAD));
+      if (ordered) REQUIRE(cuStreamSynchronize(CU_STREAM_PER_THREAD));
+    }).join();
+    read(data, CU_STREAM_PER_THREAD);
+  };
+  expect_death("a thread's own stream", message, false, [&] { by_threads(false); });
+  expect(death_of([&] { by_threads(true); }).empty(), "a thread that waits for its own stream must be enough");
+
+  // A kernel that only reads needs no order beside one that only reads, and one before a write.
+  auto kernels = [&](bool writes_at_the_end) {
+    DeviceArray<float> in(std::vector<float>(64, 1.0f)), outs[] = {DeviceArray<float>(1), DeviceArray<float>(1)};
+    REQUIRE(cuCtxSynchronize());
+    CUstream streams[] = {new_stream(), new_stream()};
+    for (int i : {0, 1}) {
+      unsigned n = 64;
+      void* arguments[] = {&in.address, &outs[i].address, &n};
+      REQUIRE(cuLaunchKernel(function("sum", 3), 1, 1, 1, 1024, 1, 1, 0, streams[i], arguments, nullptr));
+    }
+    if (writes_at_the_end) write(in.address, streams[0]);
+    REQUIRE(cuCtxSynchronize());
+  };
+  expect(death_of([&] { kernels(false); }).empty(), "two readers need no order");
+  expect_death("a write beside a reader", message, false, [&] { kernels(true); });
+}
+
 }  // namespace
 
 void test_faults(const std::string& check) {
@@ -89,4 +164,5 @@ void test_faults(const std::string& check) {
     if (message) expect_death(fault.kernel, message, check != "address" || fault.always, [&] { run(fault, 1); });
   }
   test_host_faults(check == "access");
+  test_unordered_streams();
 }

@@ -9,6 +9,15 @@
 
 namespace {
 
+cublasHandle_t handle() {
+  static const cublasHandle_t one = [] {
+    cublasHandle_t handle;
+    REQUIRE(cublasCreate_v2(&handle));
+    return handle;
+  }();
+  return one;
+}
+
 float value(size_t i, unsigned seed) { return float((i * 2654435761u + seed * 40503u) >> 7 & 63) / 16 - 2; }
 
 template <class T> std::vector<T> values(size_t n, unsigned seed) {
@@ -33,7 +42,7 @@ void test(const char* name, cudaDataType_t type, cudaDataType_t type_of_result, 
   double alpha64 = alpha, beta64 = beta;
   bool wide = type == CUDA_R_64F;
   auto op = [](bool transposed) { return transposed ? CUBLAS_OP_T : CUBLAS_OP_N; };
-  REQUIRE(cublasGemmStridedBatchedEx(nullptr, op(ta), op(tb), s.m, s.n, s.k, wide ? (void*)&alpha64 : &alpha, (void*)da.address, type, lda, size_a,
+  REQUIRE(cublasGemmStridedBatchedEx(handle(), op(ta), op(tb), s.m, s.n, s.k, wide ? (void*)&alpha64 : &alpha, (void*)da.address, type, lda, size_a,
                                      (void*)db.address, type, ldb, size_b, wide ? (void*)&beta64 : &beta, (void*)dc.address, type_of_result, ldc,
                                      size_c, s.batch, compute, CUBLAS_GEMM_DEFAULT));
   auto got = dc.read();
@@ -71,12 +80,12 @@ void test_products() {
         }
   float one = 1;
   DeviceArray<float> c(4);
-  expect(cublasSgemm_v2(nullptr, CUBLAS_OP_N, CUBLAS_OP_N, 2, 2, 2, &one, nullptr, 1, nullptr, 2, &one, (float*)c.address, 2) ==
+  expect(cublasSgemm_v2(handle(), CUBLAS_OP_N, CUBLAS_OP_N, 2, 2, 2, &one, nullptr, 1, nullptr, 2, &one, (float*)c.address, 2) ==
              CUBLAS_STATUS_INVALID_VALUE,
          "too small a leading dimension is refused");
   DeviceArray<float> operands(8);
   void* address = (void*)operands.address;
-  expect(cublasGemmEx(nullptr, CUBLAS_OP_N, CUBLAS_OP_N, 2, 2, 2, &one, address, CUDA_R_16BF, 2, address, CUDA_R_32F, 2, &one, (void*)c.address, CUDA_R_32F,
+  expect(cublasGemmEx(handle(), CUBLAS_OP_N, CUBLAS_OP_N, 2, 2, 2, &one, address, CUDA_R_16BF, 2, address, CUDA_R_32F, 2, &one, (void*)c.address, CUDA_R_32F,
                       2, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) == CUBLAS_STATUS_NOT_SUPPORTED,
          "operands of two types are refused");
 }

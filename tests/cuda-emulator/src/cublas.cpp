@@ -5,6 +5,7 @@
 #include "driver.h"
 #include "gemm.h"
 #include "memory.h"
+#include "order.h"
 #include "report.h"
 #include "statistics.h"
 
@@ -59,7 +60,11 @@ void require_readable(const char* what, const Matrix& m) {
   });
 }
 
+// A handle of the library.
+struct Handle { CUstream stream = nullptr; };
+
 struct Product {
+  cublasHandle_t handle;
   const char* name;
   cublasOperation_t op_a, op_b;
   int m, n, k;
@@ -76,11 +81,14 @@ struct Product {
   // Operands are of one type, and the result of the same or, from half precision, of f32.
   bool is_supported() const { return a.type == b.type && (c.type == a.type || (c.type == Type::f32 && size_of(a.type) == 2)); }
 
+  static order::Use use(const Operand& operand, bool writes) { return {reinterpret_cast<uintptr_t>(operand.data), writes}; }
+
   cublasStatus_t run() const {
     if (!is_valid()) return CUBLAS_STATUS_INVALID_VALUE;
     if (!is_supported()) return CUBLAS_STATUS_NOT_SUPPORTED;
     auto turn = take_turn();
     statistics().launches[name]++;
+    order::work(name, reinterpret_cast<Handle*>(handle)->stream, {use(a, false), use(b, false), use(c, true)});
     for (int i = 0; i < batch; i++) {
       Matrix left = a.matrix(op_a, m, k, i), right = b.matrix(op_b, k, n, i), result = c.matrix(CUBLAS_OP_N, m, n, i);
       require_readable(name, left);
@@ -95,9 +103,9 @@ struct Product {
 };
 
 template <class T>
-cublasStatus_t plain(const char* name, Type type, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const T* alpha, const T* a,
+cublasStatus_t plain(cublasHandle_t handle, const char* name, Type type, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const T* alpha, const T* a,
                      int lda, long long stride_a, const T* b, int ldb, long long stride_b, const T* beta, T* c, int ldc, long long stride_c, int batch) {
-  return Product{name, op_a, op_b, m, n, k, *alpha, *beta, {a, type, lda, stride_a}, {b, type, ldb, stride_b}, {c, type, ldc, stride_c}, batch}.run();
+  return Product{handle, name, op_a, op_b, m, n, k, *alpha, *beta, {a, type, lda, stride_a}, {b, type, ldb, stride_b}, {c, type, ldc, stride_c}, batch}.run();
 }
 
 }  // namespace
@@ -108,48 +116,54 @@ using namespace emulator;
 extern "C" {
 
 cublasStatus_t cublasCreate_v2(cublasHandle_t* handle) {
-  *handle = reinterpret_cast<cublasHandle_t>(1);
+  *handle = reinterpret_cast<cublasHandle_t>(new Handle);
   return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasDestroy_v2(cublasHandle_t) { return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasSetStream_v2(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasDestroy_v2(cublasHandle_t handle) {
+  delete reinterpret_cast<Handle*>(handle);
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasSetStream_v2(cublasHandle_t handle, cudaStream_t stream) {
+  reinterpret_cast<Handle*>(handle)->stream = stream;
+  return CUBLAS_STATUS_SUCCESS;
+}
 cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return CUBLAS_STATUS_SUCCESS; }
 
-cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const void* alpha,
+cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const void* alpha,
                                           const void* a, cudaDataType_t type_a, int lda, long long stride_a, const void* b, cudaDataType_t type_b,
                                           int ldb, long long stride_b, const void* beta, void* c, cudaDataType_t type_c, int ldc,
                                           long long stride_c, int batch, cublasComputeType_t compute, cublasGemmAlgo_t) {
   Type scalar = scalar_type(compute);
-  return Product{"cublasGemmStridedBatchedEx", op_a, op_b, m, n, k, load(scalar, alpha, 0), load(scalar, beta, 0),
+  return Product{handle, "cublasGemmStridedBatchedEx", op_a, op_b, m, n, k, load(scalar, alpha, 0), load(scalar, beta, 0),
                  {a, type_of(type_a), lda, stride_a}, {b, type_of(type_b), ldb, stride_b}, {c, type_of(type_c), ldc, stride_c}, batch}
       .run();
 }
-cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const void* alpha, const void* a,
+cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const void* alpha, const void* a,
                             cudaDataType_t type_a, int lda, const void* b, cudaDataType_t type_b, int ldb, const void* beta, void* c,
                             cudaDataType_t type_c, int ldc, cublasComputeType_t compute, cublasGemmAlgo_t) {
   Type scalar = scalar_type(compute);
-  return Product{"cublasGemmEx", op_a, op_b, m, n, k, load(scalar, alpha, 0), load(scalar, beta, 0),
+  return Product{handle, "cublasGemmEx", op_a, op_b, m, n, k, load(scalar, alpha, 0), load(scalar, beta, 0),
                  {a, type_of(type_a), lda, 0}, {b, type_of(type_b), ldb, 0}, {c, type_of(type_c), ldc, 0}, 1}
       .run();
 }
 
-cublasStatus_t cublasSgemm_v2(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const float* alpha,
+cublasStatus_t cublasSgemm_v2(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const float* alpha,
                               const float* a, int lda, const float* b, int ldb, const float* beta, float* c, int ldc) {
-  return plain("cublasSgemm", Type::f32, op_a, op_b, m, n, k, alpha, a, lda, 0, b, ldb, 0, beta, c, ldc, 0, 1);
+  return plain(handle, "cublasSgemm", Type::f32, op_a, op_b, m, n, k, alpha, a, lda, 0, b, ldb, 0, beta, c, ldc, 0, 1);
 }
-cublasStatus_t cublasDgemm_v2(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const double* alpha,
+cublasStatus_t cublasDgemm_v2(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const double* alpha,
                               const double* a, int lda, const double* b, int ldb, const double* beta, double* c, int ldc) {
-  return plain("cublasDgemm", Type::f64, op_a, op_b, m, n, k, alpha, a, lda, 0, b, ldb, 0, beta, c, ldc, 0, 1);
+  return plain(handle, "cublasDgemm", Type::f64, op_a, op_b, m, n, k, alpha, a, lda, 0, b, ldb, 0, beta, c, ldc, 0, 1);
 }
-cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const float* alpha,
+cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const float* alpha,
                                          const float* a, int lda, long long stride_a, const float* b, int ldb, long long stride_b,
                                          const float* beta, float* c, int ldc, long long stride_c, int batch) {
-  return plain("cublasSgemmStridedBatched", Type::f32, op_a, op_b, m, n, k, alpha, a, lda, stride_a, b, ldb, stride_b, beta, c, ldc, stride_c, batch);
+  return plain(handle, "cublasSgemmStridedBatched", Type::f32, op_a, op_b, m, n, k, alpha, a, lda, stride_a, b, ldb, stride_b, beta, c, ldc, stride_c, batch);
 }
-cublasStatus_t cublasDgemmStridedBatched(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const double* alpha,
+cublasStatus_t cublasDgemmStridedBatched(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const double* alpha,
                                          const double* a, int lda, long long stride_a, const double* b, int ldb, long long stride_b,
                                          const double* beta, double* c, int ldc, long long stride_c, int batch) {
-  return plain("cublasDgemmStridedBatched", Type::f64, op_a, op_b, m, n, k, alpha, a, lda, stride_a, b, ldb, stride_b, beta, c, ldc, stride_c, batch);
+  return plain(handle, "cublasDgemmStridedBatched", Type::f64, op_a, op_b, m, n, k, alpha, a, lda, stride_a, b, ldb, stride_b, beta, c, ldc, stride_c, batch);
 }
 
 }  // extern "C"

@@ -6,26 +6,32 @@
 #include "checks.h"
 #include "driver.h"
 #include "memory.h"
+#include "order.h"
 #include "statistics.h"
 
 namespace emulator {
 namespace {
 
-using Generator = std::mt19937_64;
+struct Generator {
+  std::mt19937_64 numbers;
+  CUstream stream = nullptr;
+};
 
 template <class T, class Distribution> curandStatus_t fill(const char* what, curandGenerator_t generator, T* out, size_t count, Distribution distribution) {
   auto turn = take_turn();
   auto address = reinterpret_cast<uintptr_t>(out);
   require_allocated(what, address, count * sizeof(T));
   statistics().launches[what]++;
-  for (size_t i = 0; i < count; i++) out[i] = distribution(*reinterpret_cast<Generator*>(generator));
+  auto* from = reinterpret_cast<Generator*>(generator);
+  order::work(what, from->stream, {{address, true}});
+  for (size_t i = 0; i < count; i++) out[i] = distribution(from->numbers);
   checks::writes(address, count * sizeof(T));
   return CURAND_STATUS_SUCCESS;
 }
 
 // As cuRAND does it: above 0, and 1 included.
 template <class T> struct Uniform {
-  T operator()(Generator& g) { return T(1) - std::uniform_real_distribution<T>(0, 1)(g); }
+  T operator()(std::mt19937_64& g) { return T(1) - std::uniform_real_distribution<T>(0, 1)(g); }
 };
 
 }  // namespace
@@ -44,10 +50,13 @@ curandStatus_t curandDestroyGenerator(curandGenerator_t generator) {
   return CURAND_STATUS_SUCCESS;
 }
 curandStatus_t curandSetPseudoRandomGeneratorSeed(curandGenerator_t generator, unsigned long long seed) {
-  reinterpret_cast<Generator*>(generator)->seed(seed);
+  reinterpret_cast<Generator*>(generator)->numbers.seed(seed);
   return CURAND_STATUS_SUCCESS;
 }
-curandStatus_t curandSetStream(curandGenerator_t, cudaStream_t) { return CURAND_STATUS_SUCCESS; }
+curandStatus_t curandSetStream(curandGenerator_t generator, cudaStream_t stream) {
+  reinterpret_cast<Generator*>(generator)->stream = stream;
+  return CURAND_STATUS_SUCCESS;
+}
 curandStatus_t curandGenerateUniform(curandGenerator_t g, float* out, size_t n) { return fill("curandGenerateUniform", g, out, n, Uniform<float>()); }
 curandStatus_t curandGenerateUniformDouble(curandGenerator_t g, double* out, size_t n) { return fill("curandGenerateUniformDouble", g, out, n, Uniform<double>()); }
 // The pseudo-random generators of cuRAND make normal numbers in pairs, and refuse an odd count.

@@ -1,5 +1,5 @@
 // libcuda: the device, its contexts, streams, events and errors. All work is done within the call that asks for it, so
-// streams keep their order trivially and events have always happened.
+// events have always happened; the order that streams and events promise is followed in order.cpp.
 #include "driver.h"
 
 #include <cuda.h>
@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "memory.h"
+#include "order.h"
 #include "statistics.h"
 
 namespace emulator {
@@ -47,15 +48,24 @@ int attribute(CUdevice_attribute which) {
   }
 }
 
-// An event is the moment at which it was recorded.
-struct Event { std::chrono::steady_clock::time_point at; };
+// An event is the moment at which it was recorded, and what its stream had been given by then.
+struct Event {
+  std::chrono::steady_clock::time_point at;
+  order::Clock done;
+};
 
 CUcontext const CONTEXT = reinterpret_cast<CUcontext>(1);
-CUstream const STREAM = reinterpret_cast<CUstream>(2);
+CUresult create_stream(CUstream* stream) {
+  auto turn = take_turn();
+  *stream = order::create();
+  return CUDA_SUCCESS;
+}
 
-CUresult synchronise() {
+// The host waits; `wait` notes for what.
+template <class F> CUresult synchronise(F wait) {
   auto turn = take_turn();
   statistics().synchronisations++;
+  wait();
   return CUDA_SUCCESS;
 }
 
@@ -93,24 +103,33 @@ CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) { return CUDA_SUCCESS; }
 CUresult cuCtxSetCurrent(CUcontext) { return CUDA_SUCCESS; }
 CUresult cuCtxGetCurrent(CUcontext* context) { return *context = CONTEXT, CUDA_SUCCESS; }
 CUresult cuCtxDestroy_v2(CUcontext) { return CUDA_SUCCESS; }
-CUresult cuCtxSynchronize() { return synchronise(); }
+CUresult cuCtxSynchronize() { return synchronise(order::wait_for_all); }
 
-CUresult cuStreamCreate(CUstream* stream, unsigned) { return *stream = STREAM, CUDA_SUCCESS; }
-CUresult cuStreamCreateWithPriority(CUstream* stream, unsigned, int) { return *stream = STREAM, CUDA_SUCCESS; }
+CUresult cuStreamCreate(CUstream* stream, unsigned) { return create_stream(stream); }
+CUresult cuStreamCreateWithPriority(CUstream* stream, unsigned, int) { return create_stream(stream); }
 CUresult cuStreamDestroy_v2(CUstream) { return CUDA_SUCCESS; }
-CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) { return CUDA_SUCCESS; }
+CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
+  auto turn = take_turn();
+  order::wait(stream, reinterpret_cast<Event*>(event)->done);
+  return CUDA_SUCCESS;
+}
 CUresult cuStreamQuery(CUstream) { return CUDA_SUCCESS; }
-CUresult cuStreamSynchronize(CUstream) { return synchronise(); }
+CUresult cuStreamSynchronize(CUstream stream) {
+  return synchronise([&] { order::wait_on_host(order::record(stream)); });
+}
 CUresult cuStreamIsCapturing(CUstream, CUstreamCaptureStatus* status) { return *status = CU_STREAM_CAPTURE_STATUS_NONE, CUDA_SUCCESS; }
 
 CUresult cuEventCreate(CUevent* event, unsigned) { return *event = reinterpret_cast<CUevent>(new Event), CUDA_SUCCESS; }
 CUresult cuEventDestroy_v2(CUevent event) { return delete reinterpret_cast<Event*>(event), CUDA_SUCCESS; }
-CUresult cuEventRecord(CUevent event, CUstream) {
-  reinterpret_cast<Event*>(event)->at = std::chrono::steady_clock::now();
+CUresult cuEventRecord(CUevent event, CUstream stream) {
+  auto turn = take_turn();
+  *reinterpret_cast<Event*>(event) = {std::chrono::steady_clock::now(), order::record(stream)};
   return CUDA_SUCCESS;
 }
 CUresult cuEventQuery(CUevent) { return CUDA_SUCCESS; }
-CUresult cuEventSynchronize(CUevent) { return synchronise(); }
+CUresult cuEventSynchronize(CUevent event) {
+  return synchronise([&] { order::wait_on_host(reinterpret_cast<Event*>(event)->done); });
+}
 CUresult cuEventElapsedTime_v2(float* milliseconds, CUevent from, CUevent to) {
   auto elapsed = reinterpret_cast<Event*>(to)->at - reinterpret_cast<Event*>(from)->at;
   *milliseconds = std::chrono::duration<float, std::milli>(elapsed).count();

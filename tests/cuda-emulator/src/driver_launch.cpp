@@ -7,6 +7,7 @@
 #include <string>
 
 #include "driver.h"
+#include "order.h"
 #include "report.h"
 #include "scheduler.h"
 #include "statistics.h"
@@ -33,6 +34,15 @@ bool within_limits(EmulatedIndex grid, EmulatedIndex block) {
   auto between = [](unsigned value, unsigned most) { return value >= 1 && value <= most; };
   return between(grid.x, 0x7fffffff) && between(grid.y, 65535) && between(grid.z, 65535) && between(block.x, 1024) &&
          between(block.y, 1024) && between(block.z, 64) && block.x * block.y * block.z <= 1024;
+}
+
+// What a kernel may read and write, by the types of its parameters.
+std::vector<order::Use> uses(const Kernel& kernel, void** arguments) {
+  std::vector<order::Use> uses;
+  for (unsigned i = 0; i < kernel.parameters; i++)
+    if (kernel.kinds[i] != EmulatedParameter::value)
+      uses.push_back({*static_cast<uintptr_t*>(arguments[i]), kernel.kinds[i] == EmulatedParameter::pointer});
+  return uses;
 }
 
 }  // namespace
@@ -73,12 +83,13 @@ CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute,
 }
 
 CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
-                        unsigned block_z, unsigned dynamic_shared_bytes, CUstream, void** arguments, void** extra) {
+                        unsigned block_z, unsigned dynamic_shared_bytes, CUstream stream, void** arguments, void** extra) {
   auto* kernel = reinterpret_cast<Kernel*>(function);
   EmulatedIndex grid{grid_x, grid_y, grid_z}, block{block_x, block_y, block_z};
   if (extra || !within_limits(grid, block) || dynamic_shared_bytes > kernel->max_dynamic_shared) return CUDA_ERROR_INVALID_VALUE;
   auto turn = take_turn();
   statistics().launches[kernel->name]++;
+  order::work(kernel->name.c_str(), stream, uses(*kernel, arguments));
   launch(kernel, grid, block, dynamic_shared_bytes, arguments);
   return CUDA_SUCCESS;
 }

@@ -10,6 +10,7 @@ namespace emulator {
 struct Kernel {
   std::string name, source;
   unsigned parameters;
+  const EmulatedParameter* kinds;  // one a parameter
   void (*call)(void** arguments);
   unsigned max_dynamic_shared = 48 * 1024;  // until cuFuncSetAttribute raises it, as on a GPU
 };

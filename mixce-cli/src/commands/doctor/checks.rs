@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use mixce_core::objective::MixCe;
 use mixce_core::{lm_head_log_q, lm_head_loss};
 use mixce_kernels::rng::Stream;
-use mixce_kernels::{CuSeqlens, causal_attention, causal_attention_slow, layer_norm, layer_norm_slow};
+use mixce_kernels::{CuSeqlens, Heads, Norm, causal_attention, causal_attention_slow};
 use serde::Serialize;
 
 use crate::speed::Peak;
@@ -79,14 +79,15 @@ pub(super) fn numeric(device: &Device) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     let (weight, bias) = (normal(1, &[48], device)?, normal(2, &[48], device)?);
     let x = Var::from_tensor(&normal(0, &[37, 48], device)?)?;
-    let (fast, slow) = (layer_norm(&x, &weight, &bias, 1e-5)?, layer_norm_slow(&x, &weight, &bias, 1e-5)?);
+    let norm = Norm::layer(weight, Some(bias), 1e-5);
+    let (fast, slow) = (norm.forward(&x)?, norm.forward_slow(&x)?);
     checks.push(Check::agree("layer norm", &fast, &slow)?);
     checks.push(Check::agree("layer norm gradient", &gradient(&fast, &x)?, &gradient(&slow, &x)?)?);
 
-    let offsets = CuSeqlens::from_lengths([1, 19, 17]);
+    let (offsets, heads) = (CuSeqlens::from_lengths([1, 19, 17]), Heads::new(4, 0.35));
     let qkv = Var::from_tensor(&normal(3, &[37, 96], device)?)?;
-    let fast = causal_attention(&qkv, &offsets, 4, 0.35, None)?;
-    let slow = causal_attention_slow(&qkv, &offsets, 4, 0.35, None)?;
+    let fast = causal_attention(&qkv, &offsets, heads, None)?;
+    let slow = causal_attention_slow(&qkv, &offsets, heads, None)?;
     checks.push(Check::agree("attention", &fast, &slow)?);
     checks.push(Check::agree("attention gradient", &gradient(&fast, &qkv)?, &gradient(&slow, &qkv)?)?);
     checks.extend(head(device)?);

@@ -11,8 +11,8 @@ use mixce_core::objective::{MixCe, Objective};
 use mixce_gpt2::{Gpt2, Gpt2Config};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{
-    Activation, CuSeqlens, Dropout, Embedded, Precision, causal_attention, dropout, embedding_sum,
-    layer_norm, linear, residual_dropout,
+    Activation, CuSeqlens, Dropout, Embedded, Heads, Norm, Precision, causal_attention, dropout,
+    embedding_sum, linear, residual_dropout,
 };
 use mixce_lm::generate::{GenerateOptions, generate};
 use mixce_lm::sampling::Sampling;
@@ -98,7 +98,9 @@ fn operations(gpu: &Device, full: bool) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
 
     let inputs = [rows.clone(), vectors[0].clone(), vectors[1].clone()];
-    checks.push(compare(gpu, "layer norm", &inputs, &|t| Ok(layer_norm(&t[0], &t[1], &t[2], 1e-5)?))?);
+    checks.push(compare(gpu, "layer norm", &inputs, &|t| {
+        Ok(Norm::layer(t[1].clone(), Some(t[2].clone()), 1e-5).forward(&t[0])?)
+    })?);
     let activations = [
         ("GELU (tanh)", Activation::GeluNew),
         ("GELU", Activation::Gelu),
@@ -124,7 +126,7 @@ fn operations(gpu: &Device, full: bool) -> Result<Vec<Check>> {
     })?);
     let offsets = CuSeqlens::from_lengths([1, n / 2, n - n / 2 - 1]);
     checks.push(compare(gpu, "attention", &[cpu(7, &[n, 3 * c])?], &|t| {
-        Ok(causal_attention(&t[0], &offsets, heads, 0.2, drop)?)
+        Ok(causal_attention(&t[0], &offsets, Heads::new(heads, 0.2), drop)?)
     })?);
     let objective = MixCe::new(0.1)?;
     let inputs = [(rows * 0.2)?, cpu(8, &[vocabulary, c])?];

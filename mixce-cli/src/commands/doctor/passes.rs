@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
 use mixce_kernels::{
-    Activation, AdamWState, AdamWUpdate, Affine, AffineGradients, Columns, Dropout, KeyValues, Norm,
+    Activation, AdamWState, AdamWUpdate, Affine, AffineGradients, Columns, Dropout, Heads, KeyValues, Norm,
     Precision, adamw_step, decode_attention, sum_of_squares,
 };
 
@@ -40,29 +40,33 @@ fn pair(weight: &[usize], seed: u64, device: &Device) -> Result<[Tensor; 2]> {
 
 fn norm(c: usize, seed: u64, device: &Device) -> Result<Norm> {
     let [weight, bias] = pair(&[c], seed, device)?;
-    Ok(Norm { weight, bias, epsilon: EPSILON })
+    Ok(Norm::layer(weight, Some(bias), EPSILON))
 }
 
 fn map(n_in: usize, n_out: usize, seed: u64, device: &Device) -> Result<Affine> {
     let [weight, bias] = pair(&[n_in, n_out], seed, device)?;
-    Ok(Affine::new(weight, bias))
+    Ok(Affine::new(weight, Some(bias)))
 }
 
 fn gradients(weight: &[usize], seed: u64, device: &Device) -> Result<AffineGradients> {
     let [weight, bias] = pair(weight, seed, device)?;
-    Ok(AffineGradients { weight, bias })
+    Ok(AffineGradients { weight, bias: Some(bias) })
+}
+
+/// Sums of gradients, one tensor after another.
+fn tensors<const N: usize>(sums: [&AffineGradients; N]) -> Vec<Tensor> {
+    sums.into_iter().flat_map(|sums| [Some(sums.weight.clone()), sums.bias.clone()]).flatten().collect()
 }
 
 fn norm_and_linear(n: usize, c: usize, device: &Device) -> Result<Vec<Tensor>> {
-    let sublayer = NormLinear { norm: norm(c, 1, device)?, map: map(c, 3 * c, 3, device)? };
-    let sums =
-        NormLinearGradients { norm: gradients(&[c], 5, device)?, map: gradients(&[c, 3 * c], 7, device)? };
+    let sublayer = NormLinear { norm: norm(c, 1, device)?, maps: vec![map(c, 3 * c, 3, device)?] };
+    let maps = vec![gradients(&[c, 3 * c], 7, device)?];
+    let sums = NormLinearGradients { norm: gradients(&[c], 5, device)?, maps };
     let (x, dx) = (normal(9, &[n, c], device)?, normal(10, &[n, c], device)?);
     let dy = normal(11, &[n, 3 * c], device)?;
     let y = sublayer.forward(&x, Precision::F32)?;
     sublayer.backward(&x, &dy, &dx, &sums, Precision::F32)?;
-    let NormLinearGradients { norm, map } = sums;
-    Ok(vec![y, dx, norm.weight, norm.bias, map.weight, map.bias])
+    Ok([vec![y, dx], tensors([&sums.norm, &sums.maps[0]])].concat())
 }
 
 fn linear_and_residual(n: usize, c: usize, drop: Option<Dropout>, device: &Device) -> Result<Vec<Tensor>> {
@@ -71,7 +75,7 @@ fn linear_and_residual(n: usize, c: usize, drop: Option<Dropout>, device: &Devic
         (normal(5, &[n, c], device)?, normal(6, &[n, c], device)?, normal(7, &[n, c], device)?);
     let y = sublayer.forward(&x, &residual, drop, Precision::F32)?;
     let dx = sublayer.backward(&x, &dy, drop, &sums, Precision::F32)?;
-    Ok(vec![y, dx, sums.weight, sums.bias])
+    Ok([vec![y, dx], tensors([&sums])].concat())
 }
 
 fn mlp(n: usize, c: usize, drop: Option<Dropout>, device: &Device) -> Result<Vec<Tensor>> {
@@ -89,8 +93,7 @@ fn mlp(n: usize, c: usize, drop: Option<Dropout>, device: &Device) -> Result<Vec
     let (x, dx) = (normal(21, &[n, c], device)?, normal(22, &[n, c], device)?);
     let (y, pre_activation) = mlp.forward_saving(&x, drop, Precision::F32)?;
     mlp.backward(&x, &pre_activation, drop, &dx, &sums, Precision::F32)?;
-    let MlpGradients { norm, up, down } = sums;
-    Ok(vec![y, dx, norm.weight, norm.bias, up.weight, up.bias, down.weight, down.bias])
+    Ok([vec![y, dx], tensors([&sums.norm, &sums.up, &sums.down])].concat())
 }
 
 /// Three sequences of which two begin later, at the 41st column of a cache for 64.
@@ -99,7 +102,7 @@ fn cached_attention(c: usize, heads: usize, device: &Device) -> Result<Vec<Tenso
     let cache = |seed| normal(seed, &shape, device);
     let (qkv, cache) = (normal(1, &[3, 3 * c], device)?, KeyValues { keys: cache(2)?, values: cache(3)? });
     let columns = Columns { first: &[0, 7, 39], new: 40 };
-    let out = decode_attention(&qkv, &cache, columns, 0.2)?;
+    let out = decode_attention(&qkv, &cache, columns, Heads::new(heads, 0.2))?;
     Ok(vec![out, cache.keys, cache.values])
 }
 
