@@ -11,6 +11,7 @@
 //! | [`linear`] | affine map |
 //! | [`residual_dropout`] | dropout of a branch and the residual sum in one pass |
 //! | [`embedding_sum`] | token and position embeddings: gather forward, scatter-add backward |
+//! | [`token_embedding`] | token embeddings without positions |
 //! | [`causal_attention`] | multi-head causal self-attention over concatenated documents, also grouped-query and sliding-window |
 //! | [`HeadTransform`], [`Rotary`] | norms of the query and key heads, and rotary position embedding |
 //! | [`decode_attention`], [`fill_cache`] | attention of one new token per sequence over a key-value cache |
@@ -67,7 +68,10 @@ pub use attention::{
 pub use categorical::{all_finite, softmax_quantile};
 pub use device::{Gpu, cuda_device, gpu, has_backward_kernels, peak_device_bytes};
 pub use dropout::{Dropout, dropout, dropout_slow};
-pub use embedding::{Embedded, embedding_backward, embedding_sum, embedding_sum_slow};
+pub use embedding::{
+    Embedded, embedding_backward, embedding_sum, embedding_sum_slow, token_embedding,
+    token_embedding_backward,
+};
 pub use guard::{GradientFailure, GradientGuard, GradientVerdict};
 pub use linear::{linear, linear_slow};
 pub use matmul::{Matrix, Precision, matmul};

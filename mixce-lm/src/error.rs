@@ -196,7 +196,7 @@ pub enum Error {
     },
     /// A text that does not fit the model's positions.
     #[error(
-        "text {text} has {tokens} tokens, but the model has {positions} positions (config key `n_positions`)"
+        "text {text} has {tokens} tokens, but the model has {positions} positions (config key `n_positions` or `max_position_embeddings`)"
     )]
     TextTooLong {
         /// The text (document, prompt) of the batch, from 0.
@@ -270,7 +270,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::InFile { cause, .. } => cause.hint(),
-            Self::ConfigUnsupported { key, .. } if key == "activation_function" => {
+            Self::ConfigUnsupported { key, .. }
+                if ["activation_function", "hidden_act"].contains(&key.as_str()) =>
+            {
                 Some("use one of gelu_new, gelu, relu, silu".to_owned())
             }
             Self::MetadataUnsupported { key, .. } if key.starts_with("tokenizer.") => Some(

@@ -1,8 +1,8 @@
 //! Exports a model as a folder for Hugging Face tools.
 //!
-//! Names and metadata are those that `GPT2LMHeadModel.save_pretrained` of transformers 5.23 writes: keys with the prefix
-//! `transformer.`, the metadata `{"format": "pt"}` (without which transformers refuses the file), no second copy of a
-//! tied head, `lm_head.weight` without prefix for an untied head.
+//! Names and metadata are those that `save_pretrained` of transformers 5.23 writes: keys with the prefix of the model's class
+//! (`transformer.`, `model.`), the metadata `{"format": "pt"}` (without which transformers refuses the file), no second copy of a
+//! tied head, `lm_head.weight` without prefix for a head of its own.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -27,7 +27,7 @@ pub use safetensors::write_safetensors;
 /// Tensor names in `model.safetensors`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum NameStyle {
-    /// With the prefix `transformer.`, as transformers saves a language model.
+    /// With the prefix of transformers' class (`transformer.`, `model.`), as it saves a language model.
     #[default]
     HuggingFace,
     /// Without prefix, as `openai-community/gpt2` is published.

@@ -17,6 +17,7 @@ mod added;
 mod bpe;
 mod class;
 mod gguf;
+mod opening;
 mod save;
 mod settings;
 mod source;
@@ -43,6 +44,8 @@ pub struct Tokenizer {
     size: usize,
     bos: Option<u32>,
     eos: Option<u32>,
+    /// Whether a file asks for BOS before every text, or against it.
+    add_bos: Option<bool>,
 }
 
 /// An added token, which is matched before the vocabulary's rules apply.
@@ -83,6 +86,11 @@ impl Tokenizer {
         let (bos, eos) = (first("bos_token_id")?, first("eos_token_id")?);
         tokenizer.bos = tokenizer.named_by_file("bos_token").or(bos).or(tokenizer.bos);
         tokenizer.eos = tokenizer.named_by_file("eos_token").or(eos).or(tokenizer.eos);
+        if let Some(token) = tokenizer.opening().and_then(|id| tokenizer.token(id)) {
+            tokenizer.notes.push(format!(
+                "texts begin with BOS, `{token}`, as its files ask: in training and evaluation (unless `add_bos` is false) and in prompts"
+            ));
+        }
         for note in &tokenizer.notes {
             tracing::warn!("tokenizer in `{}`: {note}", dir.display());
         }
@@ -144,8 +152,8 @@ impl Tokenizer {
         engine.with_padding(None);
         engine.with_truncation(None).map_err(|cause| failed("set up", cause))?;
         let size = engine.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        let Settings { class, named, notes, .. } = settings;
-        let mut tokenizer = Self { engine, source, class, named, notes, size, bos: None, eos: None };
+        let Settings { class, named, notes, add_bos, .. } = settings;
+        let mut tokenizer = Self { engine, source, class, named, notes, size, bos: None, eos: None, add_bos };
         let default = tokenizer.token_id(END_OF_TEXT);
         tokenizer.bos = tokenizer.named_id("bos_token").or(default);
         tokenizer.eos = tokenizer.named_id("eos_token").or(default);
@@ -265,6 +273,13 @@ impl Tokenizer {
     #[must_use]
     pub fn bos_id(&self) -> Option<u32> {
         self.bos
+    }
+
+    /// The token that transformers puts before every text (BOS, in Llama 3 and others), if it does so: what the model has seen at the
+    /// beginning of texts. [`Tokenizer::encode`] leaves it to the caller.
+    #[must_use]
+    pub fn opening(&self) -> Option<u32> {
+        opening::opening(&self.engine, self.add_bos, self.bos)
     }
 
     /// The token that ends a text.

@@ -62,7 +62,7 @@ pub fn prepare(
     let (vocabulary, positions) = (model.spec().vocabulary, model.spec().positions);
     tokenizer.check_vocabulary(vocabulary);
     require_positions(config, positions)?;
-    let fitted = config.resolved_for(positions);
+    let fitted = config.resolved_for(positions, Some(&tokenizer));
     if let (None, Some(length)) = (config.max_length, fitted.max_length.filter(|n| *n < DEFAULT_MAX_LENGTH)) {
         tracing::warn!(
             "`--max-length` is {length}: the model's positions leave no room for the default of {DEFAULT_MAX_LENGTH}"
@@ -114,7 +114,7 @@ pub fn examples(
 ) -> Result<Examples> {
     // Blocks are made of whole documents.
     let max_length = config.max_length.filter(|_| config.block_size == 0);
-    let settings = EncodeSettings { max_length, add_bos: config.add_bos };
+    let settings = EncodeSettings { max_length, add_bos: config.add_bos_for(Some(tokenizer)) };
     let store = match &config.cache_dir {
         Some(folder) => cache::open_or_build(input, tokenizer, settings, folder, stop)?,
         None => cache::encode_input(input, tokenizer, settings, stop)?,
@@ -165,7 +165,8 @@ pub fn launch(
         None => RunFolder::create(out)?,
     };
     // Without `resume`: the file is for repeating the run, not for continuing it.
-    let repeated = TrainConfig { resume: None, ..config.resolved_for(prepared.model.spec().positions) };
+    let resolved = config.resolved_for(prepared.model.spec().positions, Some(&prepared.tokenizer));
+    let repeated = TrainConfig { resume: None, ..resolved };
     let mut run_toml = RunTomlWriter { run: &run, config: repeated, provenance };
     let mut all: Vec<&mut dyn TrainObserver> = vec![&mut run_toml];
     all.extend(observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver));

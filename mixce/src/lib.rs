@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | [`objectives`] | training objectives (MLE, MixCE and related ones), and the LM head fused with the loss |
 //! | [`lm`] | the model traits, loading and saving checkpoints, tokenizers, sampling |
-//! | [`gpt2`] | GPT-2 |
+//! | [`gpt2`], [`llama`] | GPT-2; Llama, Mistral, Qwen2 and Qwen3 |
 //! | [`data`] | readers for data files |
 //! | [`train`] | the training loop, evaluation, run folders |
 //! | [`eval`] | metrics of generated text |
@@ -52,10 +52,11 @@ pub use mixce_eval as eval;
 pub use mixce_gpt2 as gpt2;
 pub use mixce_hub as hub;
 pub use mixce_kernels as kernels;
+pub use mixce_llama as llama;
 pub use mixce_lm as lm;
 pub use mixce_train as train;
 
 pub use candle_core::Device;
 
 /// The supported architectures. A new one is a crate and a line here.
-pub static FAMILIES: &[&lm::Family] = &[&gpt2::FAMILY];
+pub static FAMILIES: &[&lm::Family] = &[&gpt2::FAMILY, &llama::FAMILY];

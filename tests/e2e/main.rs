@@ -18,6 +18,7 @@ mod help;
 mod hub;
 mod inspect;
 mod interrupt;
+mod llama;
 mod nll_histogram;
 mod plan;
 mod push;

@@ -41,9 +41,9 @@ pub(crate) struct ExportArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
-    /// transformer.wte.weight, as transformers saves a language model
+    /// transformer.wte.weight or model.embed_tokens.weight, as transformers saves a language model
     Hf,
-    /// wte.weight, as openai-community/gpt2 is published
+    /// wte.weight or embed_tokens.weight, as openai-community/gpt2 is published
     PytorchNames,
 }
 

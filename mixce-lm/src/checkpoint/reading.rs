@@ -20,7 +20,7 @@ pub struct Reading {
     pub prefixes: Vec<String>,
     /// Tensors that are no part of the language model, with the dictionary before the name: heads of other tasks, optimizer states.
     pub left_out: Vec<String>,
-    /// The number of stored attention masks, which are not read.
+    /// The number of stored buffers (attention masks, tables of rotary embeddings), which are not read.
     pub buffers: usize,
     /// Whether the matrices of the blocks were stored transposed, as nanoGPT does.
     pub transposed: bool,
@@ -30,6 +30,9 @@ pub struct Reading {
     pub unused_files: Vec<String>,
     /// Parameters that are stored in blocks of a GGUF file and dequantised: how many of each format.
     pub dequantised: BTreeMap<&'static str, usize>,
+    /// The prefix that transformers itself writes.
+    #[serde(skip)]
+    own_prefix: Option<String>,
 }
 
 /// So many names are spelled out in a warning; the rest is counted.
@@ -91,8 +94,15 @@ pub(super) fn choose(weights: &Weights, config: &dyn ModelConfig) -> Result<(Pla
         absent: weights.lost.iter().map(|(name, _)| name.clone()).collect(),
         unused_files: weights.unused_files.clone(),
         dequantised: dequantised(&plan),
+        own_prefix: own_prefix(config),
     };
     Ok((plan, reading))
+}
+
+/// The first segment of transformers' name of the embedding: `transformer`, `model`.
+fn own_prefix(config: &dyn ModelConfig) -> Option<String> {
+    let name = config.transformers_name(config.spec().embedding);
+    name.split_once('.').map(|(prefix, _)| prefix.to_owned())
 }
 
 impl Reading {
@@ -103,7 +113,8 @@ impl Reading {
         if !self.dictionary.is_empty() {
             notes.push(format!("the model is the dictionary `{}`", self.dictionary));
         }
-        let usual: BTreeSet<&str> = ["transformer", "lm"].into();
+        let usual = ["transformer", "lm"].into_iter().chain(self.own_prefix.as_deref());
+        let usual: BTreeSet<&str> = usual.collect();
         let prefixes: Vec<String> = self
             .prefixes
             .iter()

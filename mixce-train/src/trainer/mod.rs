@@ -83,7 +83,7 @@ struct Trainer<'a> {
 impl<'a> Trainer<'a> {
     fn new(job: &'a TrainJob<'a>, parameters: Parameters, observers: Fanout<'a>) -> Result<Self> {
         job.config.validate_settings()?;
-        let config = job.config.resolved_for(job.model.spec().positions);
+        let config = job.config.resolved_for(job.model.spec().positions, job.tokenizer);
         let batcher = Batcher::new(job.train, config.batcher())?;
         let total_steps = config.total_steps(batcher.steps_per_epoch());
         if config.warmup_steps >= total_steps {

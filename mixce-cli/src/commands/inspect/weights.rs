@@ -119,7 +119,7 @@ fn described(tensor: &TensorInfo) -> Value {
 fn described_reading(reading: &Reading) -> String {
     let masks = match reading.buffers {
         0 => None,
-        count => Some(format!("{count} stored attention masks are not read")),
+        count => Some(format!("{count} stored buffers (attention masks, rotary tables) are not read")),
     };
     let unused = reading.unused_files.iter().map(|file| format!("not read: {file}"));
     masks.into_iter().chain(reading.notes()).chain(unused).map(|line| format!("\n{line}")).collect()
