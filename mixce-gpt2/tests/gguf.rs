@@ -50,7 +50,10 @@ fn parameters_and_logits_equal_transformers() {
 fn the_configuration_is_that_of_the_metadata() {
     let config = checkpoint::config(&fixture("gguf/gpt2.gguf"), &[&FAMILY]).unwrap();
     let spec = config.spec();
-    assert_eq!((spec.vocabulary, spec.positions, spec.channels, spec.layers, spec.heads), (352, 64, 32, 2, 4));
+    assert_eq!(
+        (spec.vocabulary, spec.positions, spec.channels, spec.layers, spec.heads),
+        (352, 64, 32, 2, 4)
+    );
     assert_eq!((spec.bos, spec.eos, spec.is_tied()), (Some(1), Some(0), true));
     assert!(config.unknown_keys().is_empty(), "{:?}", config.unknown_keys());
 }

@@ -76,9 +76,8 @@ impl Plan {
             // Its tokenizer is in the file.
             (false, [file]) => Weights::Single(file.clone()),
             (false, _) => {
-                return Err(
-                    "a tokenizer (`tokenizer.json`, `vocab.json` with `merges.txt`, or `vocab.txt`)".to_owned()
-                );
+                return Err("a tokenizer (`tokenizer.json`, `vocab.json` with `merges.txt`, or `vocab.txt`)"
+                    .to_owned());
             }
         };
         let of_encoder = |name: &&str| {
@@ -139,7 +138,9 @@ impl Plan {
 /// Whether a file of a repository can be a model on its own: a GGUF file at its top, which is no vision tower and no quantiser's statistics.
 pub(crate) fn is_gguf_model(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
-    lower.ends_with(".gguf") && !lower.contains('/') && !["mmproj", "imatrix"].iter().any(|other| lower.starts_with(other))
+    lower.ends_with(".gguf")
+        && !lower.contains('/')
+        && !["mmproj", "imatrix"].iter().any(|other| lower.starts_with(other))
 }
 
 /// The names of the shard files in an index, each once, in order.
@@ -205,7 +206,8 @@ mod tests {
     use super::*;
 
     fn plan(part: Part, files: &[&str]) -> std::result::Result<Plan, String> {
-        let gguf: Vec<String> = files.iter().filter(|name| is_gguf_model(name)).map(|&name| name.into()).collect();
+        let gguf: Vec<String> =
+            files.iter().filter(|name| is_gguf_model(name)).map(|&name| name.into()).collect();
         Plan::of(part, |name| files.contains(&name), &gguf)
     }
 

@@ -157,15 +157,16 @@ impl Hub {
         if !path.is_dir() {
             return Err(not_cached(path));
         }
-        let plan = Plan::of(part, |file| path.join(file).is_file(), &gguf_models(&path)?).map_err(|missing| {
-            not_cached(path.join(if part == Part::Tokenizer {
-                "tokenizer.json"
-            } else if missing.contains(files::CONFIG) {
-                files::CONFIG
-            } else {
-                files::WEIGHTS
-            }))
-        })?;
+        let plan =
+            Plan::of(part, |file| path.join(file).is_file(), &gguf_models(&path)?).map_err(|missing| {
+                not_cached(path.join(if part == Part::Tokenizer {
+                    "tokenizer.json"
+                } else if missing.contains(files::CONFIG) {
+                    files::CONFIG
+                } else {
+                    files::WEIGHTS
+                }))
+            })?;
         let mut files: Vec<String> = plan.first().map(str::to_owned).collect();
         files.extend(plan.weights(&path, id.repository())?);
         match files.iter().find(|file| !path.join(file).is_file()) {

@@ -177,7 +177,9 @@ impl ModelSource {
             ));
         }
         if looks_like_path(text) {
-            return Err(invalid("there is no such folder or GGUF file, and it cannot be a hub id (`owner/name`)"));
+            return Err(invalid(
+                "there is no such folder or GGUF file, and it cannot be a hub id (`owner/name`)",
+            ));
         }
         text.parse().map(Self::Hub).map_err(|error| match error {
             Error::InvalidSource { reason, .. } => {

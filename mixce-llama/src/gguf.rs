@@ -55,9 +55,11 @@ impl Keys<'_> {
     /// Refuses a key whose value is not the one that is computed.
     fn require_only(&self, key: &str, expected: u64) -> Result<()> {
         match self.size(key)? {
-            Some(value) if value != expected => {
-                Err(self.metadata.unsupported(&self.name(key), value.to_string(), format!("expected {expected}")))
-            }
+            Some(value) if value != expected => Err(self.metadata.unsupported(
+                &self.name(key),
+                value.to_string(),
+                format!("expected {expected}"),
+            )),
             _ => Ok(()),
         }
     }
@@ -73,7 +75,8 @@ impl Keys<'_> {
     fn head_dim(&self) -> Result<u64> {
         let (width, heads) = (self.required_size("embedding_length")?, self.required_size(HEADS)?);
         let head_dim = self.size(KEY_LENGTH)?.or_else(|| width.checked_div(heads));
-        let head_dim = head_dim.ok_or_else(|| self.metadata.unsupported(&self.name(HEADS), "0", "expected heads"))?;
+        let head_dim =
+            head_dim.ok_or_else(|| self.metadata.unsupported(&self.name(HEADS), "0", "expected heads"))?;
         self.require_only(VALUE_LENGTH, head_dim)?;
         self.require_only(rope::DIMENSIONS, head_dim)?;
         Ok(head_dim)
@@ -194,7 +197,10 @@ mod tests {
         let parameter = |name: &str, order| Some(GgufTensor::Parameter { name: name.to_owned(), order });
         let pairs = |heads| StoredOrder::RotaryPairs { heads };
         assert_eq!(of("mistral", "blk.1.attn_q.bias"), parameter("layers.1.self_attn.q_proj.bias", pairs(4)));
-        assert_eq!(of("mistral", "blk.1.attn_k.weight"), parameter("layers.1.self_attn.k_proj.weight", pairs(2)));
+        assert_eq!(
+            of("mistral", "blk.1.attn_k.weight"),
+            parameter("layers.1.self_attn.k_proj.weight", pairs(2))
+        );
         let values = parameter("layers.0.self_attn.v_proj.weight", StoredOrder::Same);
         assert_eq!(of("mistral", "blk.0.attn_v.weight"), values);
         let queries = parameter("layers.0.self_attn.q_proj.weight", StoredOrder::Same);

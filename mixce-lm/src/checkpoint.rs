@@ -168,8 +168,7 @@ fn open(dir: &Path) -> Result<Weights> {
         if !sharded {
             return open_file(&path, unused_files);
         }
-        let open_one =
-            if format == WeightFormat::Safetensors { safetensors::open } else { pytorch::open };
+        let open_one = if format == WeightFormat::Safetensors { safetensors::open } else { pytorch::open };
         let (tensors, lost) = shards::open(&path, open_one)?;
         return Ok(Weights { path, format, tensors, lost, unused_files, gguf: None });
     }

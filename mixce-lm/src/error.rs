@@ -344,7 +344,10 @@ impl Error {
     pub fn in_file(self, path: &Path) -> Self {
         match self {
             // These name their file already.
-            Self::Io { .. } | Self::Malformed { .. } | Self::InFile { .. } | Self::MetadataUnsupported { .. } => self,
+            Self::Io { .. }
+            | Self::Malformed { .. }
+            | Self::InFile { .. }
+            | Self::MetadataUnsupported { .. } => self,
             cause => Self::InFile { path: path.to_owned(), cause: Box::new(cause) },
         }
     }

@@ -16,7 +16,9 @@ fn world() -> World {
 fn a_gguf_file_is_trained_resumed_evaluated_and_exported() {
     let world = world();
     let train = |flags: &str| {
-        let line = format!("train --model m.gguf --train train.txt --valid valid.txt --save-every 2 {SMALL} {flags}");
+        let line = format!(
+            "train --model m.gguf --train train.txt --valid valid.txt --save-every 2 {SMALL} {flags}"
+        );
         world.run(&line).success()
     };
     let outcome = train("--out run --max-steps 4");
@@ -49,7 +51,9 @@ fn a_folder_with_one_gguf_file_is_that_model() {
     };
     assert_eq!(sample("folder"), sample("m.gguf"));
     world.write("folder/m-q4.gguf", world.read("m.gguf"));
-    world.run("generate --model folder --prompt river").refused(&["`m-q4.gguf`, `m-q8.gguf`", "name one of the GGUF files"]);
+    world
+        .run("generate --model folder --prompt river")
+        .refused(&["`m-q4.gguf`, `m-q8.gguf`", "name one of the GGUF files"]);
 }
 
 #[test]
@@ -60,7 +64,9 @@ fn a_gguf_file_stands_where_a_configuration_or_a_tokenizer_is_asked_for() {
     world.run("inspect train.txt --tokenizer m.gguf --json").success();
     world.run(&format!("train --from-config config.json --tokenizer m.gguf --train train.txt --out run --max-steps 1 {SMALL}")).success();
     // The file's weights with another tokenizer, which counts: it has ids that the model has not.
-    world.run("evaluate --model m.gguf --tokenizer {tokenizer} --data valid.txt").refused(&["vocabulary of 352 tokens"]);
+    world
+        .run("evaluate --model m.gguf --tokenizer {tokenizer} --data valid.txt")
+        .refused(&["vocabulary of 352 tokens"]);
 }
 
 #[test]
@@ -74,15 +80,20 @@ fn a_repository_with_one_gguf_file_is_fetched_and_used() {
     server.put("owner/two", COMMIT, "m-q8.gguf", Storage::Large, bytes);
     ["owner/one", "owner/two"].map(|name| server.point(name, "main", COMMIT));
     let nll = |model: &str| {
-        number(&world.run_at(&server, &format!("evaluate --model {model} --data valid.txt --json"), &[]).row(), "nll")
+        number(
+            &world.run_at(&server, &format!("evaluate --model {model} --data valid.txt --json"), &[]).row(),
+            "nll",
+        )
     };
     assert_eq!(nll("owner/one"), nll("m.gguf"));
     let line = format!("train --model owner/one --train train.txt --out run --max-steps 1 {SMALL}");
     world.run_at(&server, &line, &[("HF_HUB_OFFLINE", "1")]).success();
     assert!(world.text("run/run.toml").contains(&format!("model = \"owner/one@{COMMIT}\"")));
-    world
-        .run_at(&server, "download owner/two", &[])
-        .refused(&["2 GGUF files, expected one", "m-q4.gguf", "fetch one yourself"]);
+    world.run_at(&server, "download owner/two", &[]).refused(&[
+        "2 GGUF files, expected one",
+        "m-q4.gguf",
+        "fetch one yourself",
+    ]);
 }
 
 #[test]
@@ -109,7 +120,9 @@ fn damaged_files_are_refused_by_name() {
     world.write("cut.gguf", &whole[..whole.len() / 2]);
     world.write("text.gguf", "no model");
     world.run("evaluate --model cut.gguf --data valid.txt").refused(&["cut.gguf", "cut short or damaged"]);
-    world.run("evaluate --model text.gguf --data valid.txt").refused(&["text.gguf", "does not begin with `GGUF`"]);
+    world
+        .run("evaluate --model text.gguf --data valid.txt")
+        .refused(&["text.gguf", "does not begin with `GGUF`"]);
     world.run("evaluate --model absent.gguf/x --data valid.txt").refused(&["absent.gguf/x"]);
     world.run("inspect cut.gguf").refused(&["cut.gguf", "cut short or damaged"]);
 }

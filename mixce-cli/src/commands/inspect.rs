@@ -36,8 +36,9 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<()> {
     if path.join("run.toml").is_file() {
         return run_folder::inspect(path, context);
     }
-    let is_weights =
-        path.extension().is_some_and(|e| ["safetensors", "bin", "pt", "pth", "gguf"].iter().any(|known| e == *known));
+    let is_weights = path
+        .extension()
+        .is_some_and(|e| ["safetensors", "bin", "pt", "pth", "gguf"].iter().any(|known| e == *known));
     if (path.is_dir() && !is_data_folder(path)) || is_weights {
         return weights::inspect(path, context);
     }

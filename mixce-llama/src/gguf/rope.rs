@@ -70,7 +70,9 @@ pub(super) fn parameters(gguf: &Gguf, keys: &Keys<'_>, head_dim: u64) -> Result<
                 return Ok(plain);
             }
             let fitted = fit(&stored, theta, head_dim).ok_or_else(|| {
-                let problem = format!("tensor `{FACTORS}` is no scaling of Llama 3's kind for {head_dim} channels a head");
+                let problem = format!(
+                    "tensor `{FACTORS}` is no scaling of Llama 3's kind for {head_dim} channels a head"
+                );
                 Error::malformed(keys.metadata.path(), problem)
             })?;
             Ok(json!({
@@ -107,7 +109,9 @@ impl Llama3 {
 
 /// The parameters that give these divisors of the frequencies, if any do.
 fn fit(stored: &[f64], theta: f64, head_dim: u64) -> Option<Llama3> {
-    if stored.len() as u64 != head_dim / 2 || stored.iter().any(|divisor| !divisor.is_finite() || *divisor < 1.0) {
+    if stored.len() as u64 != head_dim / 2
+        || stored.iter().any(|divisor| !divisor.is_finite() || *divisor < 1.0)
+    {
         return None;
     }
     let factor = stored.iter().copied().fold(1.0, f64::max);

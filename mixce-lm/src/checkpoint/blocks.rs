@@ -86,7 +86,11 @@ impl BlockFormat {
         match dtype.from_data(Cow::Borrowed(bytes)).dequantize(count)? {
             CpuStorage::F32(block) => values.extend_from_slice(&block),
             other => {
-                return Err(candle_core::Error::Msg(format!("{} became {:?}", self.name, other_type(&other))));
+                return Err(candle_core::Error::Msg(format!(
+                    "{} became {:?}",
+                    self.name,
+                    other_type(&other)
+                )));
             }
         }
         Ok(())
@@ -106,7 +110,12 @@ mod tests {
     fn sizes_are_those_of_candle() {
         for format in FORMATS.iter().filter(|format| format.is_read()) {
             let dtype = format.dtype.unwrap();
-            assert_eq!((format.values, format.bytes), (dtype.block_size(), dtype.type_size()), "{}", format.name);
+            assert_eq!(
+                (format.values, format.bytes),
+                (dtype.block_size(), dtype.type_size()),
+                "{}",
+                format.name
+            );
         }
     }
 }

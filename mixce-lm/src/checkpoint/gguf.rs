@@ -164,7 +164,9 @@ impl Gguf {
             let key = format!("tokenizer.ggml.{name}_token_id");
             let Some(id) = self.metadata.get::<u64>(&key)? else { continue };
             let id = u32::try_from(id);
-            let id = id.map_err(|_| self.metadata.unsupported(&key, self.metadata.shown(&key), "no token has this id"))?;
+            let id = id.map_err(|_| {
+                self.metadata.unsupported(&key, self.metadata.shown(&key), "no token has this id")
+            })?;
             if !ids.contains(&id) {
                 ids.push(id);
             }
@@ -190,7 +192,8 @@ impl Gguf {
                     };
                     let odd = || {
                         let rows = tensor.shape.first().copied().unwrap_or(1);
-                        let problem = format!("tensor `{}` has {rows} rows, expected pairs for the heads", tensor.name);
+                        let problem =
+                            format!("tensor `{}` has {rows} rows, expected pairs for the heads", tensor.name);
                         Error::malformed(self.metadata.path(), problem)
                     };
                     parameters.push(TensorInfo { name, ..ordered.ok_or_else(odd)? });

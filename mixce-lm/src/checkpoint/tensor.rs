@@ -152,10 +152,8 @@ impl TensorInfo {
             return None;
         }
         let (pairs, row) = (rows / heads / 2, rest.iter().product::<usize>());
-        let layout = Layout {
-            sizes: vec![heads, 2, pairs, row],
-            steps: vec![2 * pairs * row, row, 2 * row, 1],
-        };
+        let layout =
+            Layout { sizes: vec![heads, 2, pairs, row], steps: vec![2 * pairs * row, row, 2 * row, 1] };
         Some(Self { layout: Some(layout), ..self.clone() })
     }
 
@@ -268,8 +266,12 @@ mod tests {
         assert_eq!(halves.read_f32().unwrap(), expected);
         assert_eq!(halves.shape, [8, 2]);
         let transposed = halves.transposed();
-        let columns = [0, 1].map(|column| expected.iter().skip(column).step_by(2).copied().collect::<Vec<_>>());
-        assert_eq!((transposed.shape.as_slice(), transposed.read_f32().unwrap()), (&[2, 8][..], columns.concat()));
+        let columns =
+            [0, 1].map(|column| expected.iter().skip(column).step_by(2).copied().collect::<Vec<_>>());
+        assert_eq!(
+            (transposed.shape.as_slice(), transposed.read_f32().unwrap()),
+            (&[2, 8][..], columns.concat())
+        );
         let (_file, bias) = stored(&[4], &[0.0, 1.0, 2.0, 3.0]);
         assert_eq!(bias.without_rotary_pairs(1).unwrap().read_f32().unwrap(), [0.0, 2.0, 1.0, 3.0]);
         assert!(bias.without_rotary_pairs(4).is_none() && bias.without_rotary_pairs(0).is_none());

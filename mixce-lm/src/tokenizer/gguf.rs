@@ -133,8 +133,11 @@ impl Vocabulary {
         }
         let types = metadata.get::<Vec<f64>>("tokenizer.ggml.token_type")?.unwrap_or_default();
         if !types.is_empty() && types.len() != tokens.len() {
-            let problem =
-                format!("`tokenizer.ggml.token_type` has {} entries for {} tokens", types.len(), tokens.len());
+            let problem = format!(
+                "`tokenizer.ggml.token_type` has {} entries for {} tokens",
+                types.len(),
+                tokens.len()
+            );
             return Err(Error::malformed(metadata.path(), problem));
         }
         Ok(Self { tokens, types })
@@ -201,7 +204,8 @@ impl Ends {
         if before.is_none() && after.is_none() {
             return None;
         }
-        let special = |token: &(String, u32), text: u32| json!({"SpecialToken": {"id": token.0, "type_id": text}});
+        let special =
+            |token: &(String, u32), text: u32| json!({"SpecialToken": {"id": token.0, "type_id": text}});
         let text = |name: &str, text: u32| {
             let sequence = json!({"Sequence": {"id": name, "type_id": text}});
             let before = before.map(|token| special(token, text));
@@ -247,7 +251,9 @@ fn explicit_merges(metadata: &Metadata) -> Result<Option<Merges>> {
     let key = "tokenizer.ggml.merges";
     let Some(lines) = metadata.get::<Vec<String>>(key)? else { return Ok(None) };
     let pair = |(number, line): (usize, String)| match line.split_once(' ') {
-        Some((a, b)) if !a.is_empty() && !b.is_empty() && !b.contains(' ') => Ok((a.to_owned(), b.to_owned())),
+        Some((a, b)) if !a.is_empty() && !b.is_empty() && !b.contains(' ') => {
+            Ok((a.to_owned(), b.to_owned()))
+        }
         _ => {
             let problem = format!("`{key}`, entry {number}: expected two tokens, got `{line}`");
             Err(Error::malformed(metadata.path(), problem))

@@ -103,8 +103,10 @@ proptest! {
 fn sizes_that_lie_are_refused_before_memory_is_asked_for() {
     let huge = 1u64 << 60;
     let text = |length: u64| Value::Raw(8, length.to_le_bytes().to_vec());
-    let list = |kind: u32, count: u64| Value::Raw(9, [&kind.to_le_bytes()[..], &count.to_le_bytes()].concat());
-    for value in [text(huge), text(u64::MAX), list(8, huge), list(4, huge), list(12, u64::MAX), list(0, huge)] {
+    let list =
+        |kind: u32, count: u64| Value::Raw(9, [&kind.to_le_bytes()[..], &count.to_le_bytes()].concat());
+    for value in [text(huge), text(u64::MAX), list(8, huge), list(4, huge), list(12, u64::MAX), list(0, huge)]
+    {
         let error = error_of(&File::new(vec![("key", value)], Vec::new()));
         assert!(error.contains("metadata key `key`") && error.contains("are left"), "{error}");
     }

@@ -57,7 +57,11 @@ fn every_element_type_has_the_values_that_the_package_gguf_finds() {
         assert_eq!(got.len(), want.len());
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {
             // Both multiply f32 scales, in another order.
-            assert!((got - want).abs() <= 1e-6 * (1.0 + want.abs()), "{} at {i}: {got}, expected {want}", tensor.name);
+            assert!(
+                (got - want).abs() <= 1e-6 * (1.0 + want.abs()),
+                "{} at {i}: {got}, expected {want}",
+                tensor.name
+            );
         }
     }
 }
@@ -113,7 +117,8 @@ fn bos_is_put_before_a_text_by_the_template_of_a_model_that_has_it() {
 fn control_tokens_are_special_and_user_defined_ones_are_not() {
     let tokenizer = Tokenizer::from_dir(&fixture("gguf/llama3.gguf")).unwrap();
     let added = tokenizer.added_tokens();
-    let flags: Vec<(&str, bool)> = added.iter().map(|token| (token.content.as_str(), token.special)).collect();
+    let flags: Vec<(&str, bool)> =
+        added.iter().map(|token| (token.content.as_str(), token.special)).collect();
     assert_eq!(
         flags,
         [("<|endoftext|>", true), ("<|im_start|>", true), ("<|im_end|>", true), ("<think>", false)]
@@ -214,7 +219,10 @@ fn damaged_vocabularies_are_refused_by_key() {
     ] {
         let (_dir, path) = vocabulary_with(key, value).write();
         let error = tokenizer_error(&path);
-        assert!(error.to_string().contains(expected) && error.to_string().contains("tiny.gguf"), "{key}: {error}");
+        assert!(
+            error.to_string().contains(expected) && error.to_string().contains("tiny.gguf"),
+            "{key}: {error}"
+        );
     }
     let (_dir, path) = vocabulary_with("tokenizer.ggml.pre", Some(Text("viking"))).write();
     assert!(tokenizer_error(&path).hint().unwrap().contains("tokenizer.json"));
@@ -226,7 +234,11 @@ fn damaged_vocabularies_are_refused_by_key() {
 fn a_pre_tokenizer_without_rules_is_gpt2s_and_said() {
     let (_dir, path) = vocabulary_with("tokenizer.ggml.pre", Some(Value::Text("default"))).write();
     let tokenizer = Tokenizer::from_dir(&path).unwrap();
-    assert!(tokenizer.notes().iter().any(|note| note.contains("GPT-2's are used")), "{:?}", tokenizer.notes());
+    assert!(
+        tokenizer.notes().iter().any(|note| note.contains("GPT-2's are used")),
+        "{:?}",
+        tokenizer.notes()
+    );
 }
 
 /// A SentencePiece vocabulary: `▁a` and `ab` overlap in `▁ab`, and the scores decide.

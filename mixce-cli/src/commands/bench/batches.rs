@@ -70,7 +70,9 @@ impl Batches {
             (None, Some(folder)) => models::tokenizer_for(None, &folder, Network::Allowed)?,
             (None, None) => {
                 let problem = Problem::new("`--data` needs `--tokenizer`");
-                return Err(problem.hint("or a folder or GGUF file with a tokenizer as `--model-config`").into());
+                return Err(problem
+                    .hint("or a folder or GGUF file with a tokenizer as `--model-config`")
+                    .into());
             }
         };
         tokenizer.check_vocabulary(config.spec().vocabulary);

@@ -70,7 +70,12 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         let mut rows =
             vec![vec!["tensor".to_owned(), "dtype".to_owned(), "shape".to_owned(), "numbers".to_owned()]];
         rows.extend(tensors.iter().map(|t| {
-            vec![t.path(), t.dtype.name().to_owned(), format!("{:?}", t.shape), grouped(t.element_count() as u64)]
+            vec![
+                t.path(),
+                t.dtype.name().to_owned(),
+                format!("{:?}", t.shape),
+                grouped(t.element_count() as u64),
+            ]
         }));
         let mut text = table(&rows, &[false, false, false, true]);
         text += &format!("\n{} tensors, {} numbers, {}", tensors.len(), grouped(numbers), bytes(stored));

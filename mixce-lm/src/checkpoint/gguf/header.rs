@@ -116,7 +116,8 @@ fn placed(
         let columns = dimensions.first().copied().unwrap_or(1);
         let (values, bytes) = dtype.block();
         if !columns.is_multiple_of(values as u64) {
-            let problem = format!("has rows of {columns} values, no multiple of the {values} of {}", dtype.name());
+            let problem =
+                format!("has rows of {columns} values, no multiple of the {values} of {}", dtype.name());
             return Err(damaged(problem));
         }
         // In the order of the shape: where an empty dimension comes last, the others must not overflow.
@@ -124,7 +125,8 @@ fn placed(
         let length = count.and_then(|count| (count / values as u64).checked_mul(bytes as u64));
         let start = data_start.checked_add(offset);
         let end = start.zip(length).and_then(|(start, length)| start.checked_add(length));
-        let (Some(start), Some(length), Some(_)) = (start, length, end.filter(|&end| end <= file_bytes)) else {
+        let (Some(start), Some(length), Some(_)) = (start, length, end.filter(|&end| end <= file_bytes))
+        else {
             let problem = format!(
                 "of shape {dimensions:?} does not lie in the file of {file_bytes} bytes, which is cut short or damaged"
             );
@@ -218,7 +220,8 @@ impl Reader<'_> {
     fn name(&mut self, what: &str) -> Result<String> {
         let position = self.position;
         let bytes = self.text(what)?;
-        String::from_utf8(bytes.into()).map_err(|_| self.damaged(format!("{what} at byte {position} is not UTF-8")))
+        String::from_utf8(bytes.into())
+            .map_err(|_| self.damaged(format!("{what} at byte {position} is not UTF-8")))
     }
 
     fn value(&mut self, key: &str) -> Result<Value> {
@@ -274,7 +277,9 @@ impl Reader<'_> {
         let what = format!("tensor `{name}`");
         let count = self.u32(&what)?;
         if count > MAX_DIMENSIONS {
-            return Err(self.damaged(format!("{what} has {count} dimensions, at most {MAX_DIMENSIONS} are read")));
+            return Err(
+                self.damaged(format!("{what} has {count} dimensions, at most {MAX_DIMENSIONS} are read"))
+            );
         }
         let dimensions = (0..count).map(|_| self.u64(&what)).collect::<Result<_>>()?;
         let dtype = self.element_type(&what)?;

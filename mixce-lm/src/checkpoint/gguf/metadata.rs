@@ -193,7 +193,8 @@ impl Metadata {
         match T::read(&Stored(value)) {
             Some(value) => Ok(Some(value)),
             None => {
-                let problem = format!("metadata key `{key}` must be {}, got {}", T::EXPECTED, self.shown(key));
+                let problem =
+                    format!("metadata key `{key}` must be {}, got {}", T::EXPECTED, self.shown(key));
                 Err(Error::malformed(&self.path, problem))
             }
         }
@@ -204,7 +205,8 @@ impl Metadata {
     /// # Errors
     /// When it does not, or the value is of another type.
     pub fn require<T: FromMetadata>(&self, key: &str) -> Result<T> {
-        let missing = || Error::malformed(&self.path, format!("no metadata key `{key}`: expected {}", T::EXPECTED));
+        let missing =
+            || Error::malformed(&self.path, format!("no metadata key `{key}`: expected {}", T::EXPECTED));
         self.get(key)?.ok_or_else(missing)
     }
 

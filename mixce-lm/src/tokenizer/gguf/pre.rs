@@ -62,7 +62,9 @@ pub(super) fn rules(gguf: &Gguf, merges: Option<Merges>) -> Result<(Rules, Optio
     let named = metadata.get::<String>(KEY)?;
     let of = |name: &str| KNOWN.iter().find(|pre| pre.names.contains(&name));
     let (pre, note) = match named.as_deref() {
-        Some("default") => (of("gpt-2"), Some(format!("`{KEY}` = `default` names no rules: GPT-2's are used"))),
+        Some("default") => {
+            (of("gpt-2"), Some(format!("`{KEY}` = `default` names no rules: GPT-2's are used")))
+        }
         Some(name) => (of(name), None),
         // Files from before May 2024 have no such key. For this architecture there is one answer.
         None if gguf.architecture()? == "gpt2" => (of("gpt-2"), None),
@@ -71,7 +73,11 @@ pub(super) fn rules(gguf: &Gguf, merges: Option<Merges>) -> Result<(Rules, Optio
     let Some(pre) = pre else {
         let known = KNOWN.iter().flat_map(|pre| pre.names).copied().collect::<Vec<_>>().join(", ");
         let named = named.unwrap_or_else(|| "(missing)".to_owned());
-        return Err(metadata.unsupported(KEY, named, format!("known pre-tokenizers are {known} and default")));
+        return Err(metadata.unsupported(
+            KEY,
+            named,
+            format!("known pre-tokenizers are {known} and default"),
+        ));
     };
     let missing = || Error::malformed(metadata.path(), "no metadata key `tokenizer.ggml.merges`");
     let rules = Rules {
@@ -98,8 +104,7 @@ fn pre_tokenizer(cuts: Cuts) -> Value {
         Cuts::Gpt2 => byte_level(true),
         Cuts::Digits => sequence(json!({"type": "Digits", "individual_digits": true}), byte_level(true)),
         Cuts::Regex(regex) => {
-            let split =
-                json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+            let split = json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
             sequence(split, byte_level(false))
         }
     }
