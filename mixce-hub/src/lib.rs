@@ -170,6 +170,7 @@ impl Hub {
     }
 
     /// Downloads the checkpoint and copies its files to `folder`, which must be empty or not exist.
+    ///
     /// The files are copies, not links, so changing them does not affect the cache. After a failure `folder` is unchanged.
     ///
     /// # Errors

@@ -1,7 +1,9 @@
 //! Differentiable tensor operations that candle lacks.
+//!
 //! Every operation here has a backward pass. Each file contains the operation's documentation, a reference implementation of
 //! plain candle operations (used in tests, and on devices without a fused kernel), the fused version if there is one, and the
 //! dispatch between them, which is transparent to callers. Errors are candle's own.
+//!
 //! | operation | description |
 //! | --- | --- |
 //! | [`rng::Stream`] | counter-based random numbers: same seed, same numbers, on any device |

@@ -132,6 +132,7 @@ pub fn read(dir: &Path, config: &dyn ModelConfig) -> Result<Reading> {
 }
 
 /// Lists the tensors of a checkpoint folder or of one weight file by the names in the file, sorted, reading headers only.
+///
 /// Those of every dictionary of a PyTorch file are listed, the outermost first.
 ///
 /// # Errors

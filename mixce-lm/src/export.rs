@@ -52,6 +52,7 @@ pub struct ExportRequest<'a> {
 }
 
 /// Writes `config.json`, `generation_config.json`, `model.safetensors`, the tokenizer's files and `README.md` into `dir`.
+///
 /// Everything is written to a temporary folder beside `dir` and renamed at the end, so `dir` is complete or does not exist.
 ///
 /// # Errors

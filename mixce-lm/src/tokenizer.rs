@@ -289,6 +289,7 @@ impl Tokenizer {
     }
 
     /// SHA-256, in hex, of everything that determines the encoding: vocabulary, merges, rules, special tokens, BOS and EOS.
+    ///
     /// Equal fingerprints mean equal encodings. Two representations of one tokenizer (`tokenizer.json` against `vocab.json` and
     /// `merges.txt`) may differ.
     ///

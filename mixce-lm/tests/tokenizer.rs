@@ -265,7 +265,7 @@ fn damaged_settings_are_named() {
             "damaged entry `x`",
         ),
         ("tokenizer_config.json", r#"{"added_tokens_decoder": {"377": "a"}}"#, "damaged entry `377`"),
-        ("tokenizer_config.json", r#"{"eos_token": 5}"#, "`eos_token` is no token: `5`"),
+        ("tokenizer_config.json", r#"{"eos_token": 5}"#, "`eos_token` is not a token: `5`"),
         (
             "special_tokens_map.json",
             r#"{"eos_token": {"content": "a", "lstrip": 1}}"#,

@@ -1,6 +1,8 @@
 //! Train autoregressive language models with MixCE, and evaluate the text they generate.
+//!
 //! This crate re-exports the crates of mixce under short names, for use as a library. The program `mixce` is built from the same
 //! crates.
+//!
 //! | module | purpose |
 //! | --- | --- |
 //! | [`objectives`] | training objectives (MLE, MixCE and related ones), and the LM head fused with the loss |
@@ -33,11 +35,13 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
 //! # A custom objective
 //!
 //! An [`Objective`](objectives::Objective) gives the weight of a token's cross-entropy from its log-probability. Pass your own to
 //! [`TrainJob`](train::trainer::TrainJob) instead of one from the registry; without a run folder everything stays in memory. The
 //! example `own_objective` trains with the focal loss.
+//!
 //! # A custom model
 //!
 //! A decoder-only transformer is an [`Architecture`](lm::Architecture): a configuration, an embedding, a

@@ -36,6 +36,7 @@ impl Unpacked {
 }
 
 /// Unpacks the data files of an archive.
+///
 /// Each gets its own folder, so that names cannot collide on any file system; of members with the same name the last is used, as
 /// by `tar`.
 ///

@@ -1,4 +1,5 @@
 //! The settings of a training run.
+//!
 //! In increasing precedence: [`TrainConfig::default`] (the paper's settings), a TOML file ([`TrainConfig::from_toml_file`]), and flags, which
 //! the caller writes into the fields. Call [`TrainConfig::validate`] once, before any file is written.
 mod files;

@@ -29,6 +29,7 @@ pub use step::{StartedStep, StepResult, TrainStep};
 use sums::Speedometer;
 
 /// Trains; in a run folder also writes metrics (`metrics.jsonl` and TensorBoard), checkpoints and models.
+///
 /// Training starts from copies of `parameters`, which must be on the training device and are freed as they are copied.
 /// With `config.resume` set the run continues from that checkpoint, exactly as if it had never stopped. When the job's `stop` becomes true,
 /// the current step is abandoned, a checkpoint of the last whole step is written, and the outcome is [`End::Interrupted`].
