@@ -8,6 +8,7 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Never returns freed memory to the system, unless `MIMALLOC_PURGE_DELAY` is set.
+///
 /// By default memory is returned if it is not reused within a second, which is less than a training step takes. Where page faults
 /// are slow (especially in virtual machines) this cost a fifth of the time.
 pub(crate) fn keep_freed_memory() {

@@ -13,7 +13,7 @@ use crate::commands::{
 use crate::context::Context;
 use crate::version;
 
-/// Finetune language models with MixCE, a mixture of forward and reverse cross-entropy
+/// Finetune GPT-2, Llama, Mistral or Qwen with MixCE, a mixture of forward and reverse cross-entropy
 ///
 /// Results go to stdout, everything else to stderr. Exit status: 0 success, 1 a failed check, 2 an error, 130 Ctrl-C.
 #[derive(Debug, Parser)]

@@ -1,4 +1,5 @@
 //! The `mixce` program.
+//!
 //! One file per subcommand in `commands/`, without logic of its own: it parses flags, validates the settings and calls a library.
 //! Results go to stdout through `output.rs`, everything else to stderr; `error.rs` maps failures to exit statuses.
 

@@ -18,8 +18,20 @@ pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool) {
     };
     // Dependencies return their failures as errors, which are reported once.
     let others = if verbose > 2 { "debug" } else { "off" };
-    let crates =
-        ["cli", "core", "data", "encoder", "eval", "gpt2", "hub", "kernels", "lm", "synthetic", "train"];
+    let crates = [
+        "cli",
+        "core",
+        "data",
+        "encoder",
+        "eval",
+        "gpt2",
+        "hub",
+        "kernels",
+        "llama",
+        "lm",
+        "synthetic",
+        "train",
+    ];
     let ours: Vec<String> = crates.iter().map(|name| format!("mixce_{name}={ours}")).collect();
     let filter = EnvFilter::new(format!("{others},{}", ours.join(",")));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_target(false);

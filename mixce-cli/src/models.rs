@@ -7,6 +7,7 @@ use anyhow::Result;
 use candle_core::Device;
 use mixce::FAMILIES;
 use mixce_hub::{Error as HubError, FetchProgress, Hub, HubEnvironment, ModelId, ModelSource, Snapshot};
+use mixce_lm::checkpoint::gguf;
 use mixce_lm::{LanguageModel, ModelConfig, Tokenizer, checkpoint, config, stop_ids};
 use mixce_train::checkpoint::{STATE_FILE, latest};
 use mixce_train::config::TrainConfig;
@@ -24,10 +25,10 @@ pub(crate) enum Network {
     CacheOnly,
 }
 
-/// A local model folder.
+/// A model on this machine.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelFolder {
-    /// The folder with `config.json` and the weights.
+    /// The folder with `config.json` and the weights, or a GGUF file.
     pub(crate) path: PathBuf,
     /// The commit, for a hub model.
     pub(crate) commit: Option<String>,
@@ -69,8 +70,8 @@ fn find(model: &str, network: Network, fetch: Fetch) -> Result<ModelFolder> {
     }
 }
 
-/// The configuration alone of a model: a published size by name, a `config.json`, or a folder with one (also a run folder). Nothing is
-/// downloaded; `flag` is the flag it was given with.
+/// The configuration alone of a model: a published size by name, a `config.json`, a folder with one (also a run folder), or a GGUF file.
+/// Nothing is downloaded; `flag` is the flag it was given with.
 pub(crate) fn known_config(flag: &str, named: &str) -> Result<Arc<dyn ModelConfig>> {
     if let Some(preset) = config::preset(named, FAMILIES) {
         return Ok(preset);
@@ -80,19 +81,24 @@ pub(crate) fn known_config(flag: &str, named: &str) -> Result<Arc<dyn ModelConfi
         let presets = FAMILIES.iter().flat_map(|family| family.presets);
         let presets = presets.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         let problem = Problem::new(format!("`{flag}`: expected {presets} or a path, got `{named}`"));
-        return Err(problem.hint("a path is a config.json, or a folder with one").into());
+        return Err(problem.hint("a path is a config.json, a folder with one, or a GGUF file").into());
     }
-    let file = match known_folder(named) {
-        Some(folder) => inside_run(folder)?.join("config.json"),
-        None => path.to_owned(),
-    };
-    Ok(config::from_file(&file, FAMILIES)?)
+    Ok(match known_model(named)? {
+        Some(model) => checkpoint::config(&model, FAMILIES)?,
+        None => config::from_file(path, FAMILIES)?,
+    })
 }
 
-/// The folder that such a name refers to, if it is one.
-pub(crate) fn known_folder(named: &str) -> Option<PathBuf> {
+/// The model that such a name refers to, if it is more than a configuration: the folder, that of a run's best model, or the GGUF file.
+pub(crate) fn known_model(named: &str) -> Result<Option<PathBuf>> {
     let path = PathBuf::from(named);
-    (config::preset(named, FAMILIES).is_none() && path.is_dir()).then_some(path)
+    if config::preset(named, FAMILIES).is_some() {
+        return Ok(None);
+    }
+    match gguf::find(&path)? {
+        Some(_) => Ok(Some(path)),
+        None => path.is_dir().then(|| inside_run(path)).transpose(),
+    }
 }
 
 fn inside_run(path: PathBuf) -> Result<PathBuf> {

@@ -56,14 +56,14 @@ mod tests {
         let help = described(ObjectiveSpec::named("mixce").unwrap());
         assert!(help.starts_with("w = eta + (1 - eta) q; forward and reverse"), "{help}");
         assert!(
-            help.contains(". `eta` in [0, 1], default 0.1: share of the forward cross-entropy"),
+            help.contains(". `eta` in [0, 1], default 0.1: weight of the forward cross-entropy"),
             "{help}"
         );
         let help = short_form_help("alpha");
         assert_eq!(
             help,
             "alpha's `alpha` in [0, 1], default 0.2: exponent; \
-             trsft's `alpha` in (0, 1], default 0.05: probability below which the weight shrinks"
+             trsft's `alpha` in (0, 1], default 0.05: probability below which the weight decreases"
         );
     }
 

@@ -13,7 +13,7 @@ const PAIRS: [Pair; 28] = [
     Pair(
         "--max-new-tokens",
         "--documents",
-        "with `--documents` the length of a sample, its prompt included, is `--max-length`",
+        "with `--documents` the length of a sample is `--max-length`, its prompt included",
     ),
     Pair("--max-length", "--documents", "the length of a prompt's continuation is `--max-new-tokens`"),
     Pair(

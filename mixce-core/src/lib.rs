@@ -1,4 +1,5 @@
 //! Training objectives and the LM-head loss.
+//!
 //! An [`Objective`] maps the model's log-probability of the observed token to the weight of that token's cross-entropy;
 //! [`lm_head_loss`] applies it to hidden states without materialising the full matrix of logits.
 

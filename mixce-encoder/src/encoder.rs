@@ -42,6 +42,7 @@ impl fmt::Debug for SentenceEncoder {
 
 impl SentenceEncoder {
     /// Loads `config.json`, weights (safetensors or PyTorch's) and tokenizer (`tokenizer.json` or `vocab.txt`) of a folder.
+    ///
     /// `name` is the checkpoint's name, the only indication that a SimCSE checkpoint is unsupervised. Texts are truncated to `max_tokens`
     /// tokens, or to the limit of the model's positions or its sentence-transformers settings if that is lower.
     ///
@@ -110,6 +111,7 @@ impl SentenceEncoder {
     }
 
     /// The concatenated unit vectors of texts (a zero vector stays zero). An empty text is `[CLS] [SEP]`.
+    ///
     /// Texts of similar lengths are batched, with about `batch_tokens` tokens per batch including padding. The batch size affects time and
     /// memory, and the vectors only by rounding.
     ///

@@ -10,6 +10,7 @@ use mixce_lm::checkpoint::{self, TensorInfo};
 use crate::error::Result;
 
 /// All tensors that belong to the encoder, in f32, and the SHA-256 of their names, shapes and values.
+///
 /// The prefix `bert.` of task models is stripped, and layer norms converted from TensorFlow (`gamma`, `beta`) are renamed to `weight` and
 /// `bias`. Task heads and stored position ids are skipped.
 pub(crate) fn load(folder: &Path, device: &Device) -> Result<(HashMap<String, Tensor>, [u8; 32])> {

@@ -1,4 +1,5 @@
 //! Coherence: whether a continuation stays on the topic of its prompt.
+//!
 //! Su et al., NeurIPS 2022, as measured by the MixCE authors: the mean over texts of the cosine similarity of the sentence embeddings of
 //! prompt and continuation. A text without prompt or continuation has no value.
 

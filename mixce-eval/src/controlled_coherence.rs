@@ -1,4 +1,5 @@
 //! Controlled coherence: [coherence](crate::coherence) over [windows](crate::windows) of equal length.
+//!
 //! Zhang et al., ACL 2023, and the authors' code. One value per window length; `None` if a set has too few windows. Windows overlap and come
 //! from the same texts, so they are not independent samples, and there is no interval.
 

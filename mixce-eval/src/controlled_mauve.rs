@@ -1,4 +1,5 @@
 //! Controlled MAUVE: [MAUVE](crate::mauve) over [windows](crate::windows) of equal length, so that text lengths do not matter.
+//!
 //! Zhang et al., ACL 2023, and the authors' code. One value per window length; `None` if a set has too few windows. The score of the human
 //! texts compares a second draw of windows with the first, as a ceiling.
 

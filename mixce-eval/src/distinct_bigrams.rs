@@ -1,4 +1,5 @@
 //! Distinct bigrams per document: whether a text repeats pairs of tokens.
+//!
 //! `mean over texts of |{(x_i, x_i+1)}| / (n - 1)`, the distinct bigrams of a text of `n` tokens divided by all of them. A text with fewer
 //! than two tokens has no bigram; it is left out of the mean and counted. The usual distinct-2 (Li et al., NAACL 2016) pools the bigrams of
 //! all texts, so it falls with their number; this metric does not, and two systems can be compared text by text.

@@ -1,4 +1,5 @@
 //! Histograms of several sets of numbers over common bins, and their moments and quantiles.
+//!
 //! As in `numpy.histogram`, bins have equal width and are closed on the left; the last is closed on both sides. Numbers outside the bins and
 //! non-finite numbers are not counted.
 

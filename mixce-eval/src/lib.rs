@@ -1,4 +1,5 @@
 //! Metrics for generated text, over token ids, texts and features, for any generator.
+//!
 //! [`METRICS`] lists the metrics of `mixce score`, one file of this crate each. Their functions can also be called directly. In
 //! addition:
 //!
@@ -9,6 +10,7 @@
 //! | [`histogram::Bins`], [`histogram::Summary`] | histograms over common bins, moments and quantiles |
 //! | [`windows::draw_windows`] | windows of equal length, for the controlled metrics |
 //! | [`resample::bootstrap_mean`], [`resample::paired_test`] | intervals of means, tests of differences |
+//!
 //! This crate does not depend on a model or a trainer: its inputs are texts, token ids, [`features::Features`] or embeddings. A mean over
 //! nothing is `None`.
 

@@ -1,4 +1,5 @@
 //! Repetition inside a text: spans repeated consecutively several times.
+//!
 //! The rule is exactly that of the MixCE authors' code (`repetition` in `metrics.py` with `check_repetition_one` in `utils.py`,
 //! bloomberg/MixCE-acl2023 at 7f8f9b2), because published numbers depend on its edge cases:
 //!

@@ -73,6 +73,7 @@ pub struct PairedTest {
 }
 
 /// The paired permutation (sign-flip) test of equal means (Fisher, 1935; Noreen, 1989).
+///
 /// Under the null hypothesis the sign of each pair's difference is random. With `flips` random sign patterns, `p = (1 + #{|mean
 /// of flipped differences| >= |mean difference|}) / (1 + flips)`. The interval is [`bootstrap_mean`] of the differences. Pairs in
 /// which either value is missing are left out; `None` if none remains.

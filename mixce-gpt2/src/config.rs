@@ -11,6 +11,7 @@ use mixce_kernels::Activation;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use mixce_lm::config::keys::wrong;
 use mixce_lm::config::{MAX_PARAMETERS, json_object};
 use mixce_lm::{Error, Result, files};
 
@@ -171,14 +172,14 @@ impl Gpt2Config {
         ];
         for (key, p) in probabilities {
             if !(0.0..1.0).contains(&p) {
-                return Err(wrong(key, "in [0, 1)".to_owned(), p));
+                return Err(wrong(key, "in [0, 1)", p));
             }
         }
         for (key, x) in
             [("layer_norm_epsilon", self.layer_norm_epsilon), ("initializer_range", self.initializer_range)]
         {
             if !x.is_finite() || x < 0.0 {
-                return Err(wrong(key, "finite and not negative".to_owned(), x));
+                return Err(wrong(key, "finite and not negative", x));
             }
         }
         match self.checked_parameter_count() {
@@ -250,10 +251,6 @@ impl Gpt2Config {
         let head = if self.tie_word_embeddings { 0 } else { v * c };
         u64::try_from(v * c + t * c + l * block + 2 * c + head).ok()
     }
-}
-
-fn wrong(key: &str, expected: String, got: impl ToString) -> Error {
-    Error::ConfigValue { key: key.to_owned(), expected, got: got.to_string() }
 }
 
 impl TryFrom<Map<String, Value>> for Gpt2Config {

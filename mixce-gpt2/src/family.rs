@@ -2,20 +2,19 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-use indexmap::IndexSet;
+use candle_core::{Device, Tensor};
 use mixce_kernels::{AffineGradients, Norm};
 use mixce_lm::config::{ExportedKeys, TensorNames};
 use mixce_lm::memory::{BlockMemory, PassShape};
 use mixce_lm::{
     Architecture, Family, LanguageModel, ModelConfig, ModelSpec, ParameterSpec, Parameters, Result,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::block::{Block, BlockGradients, gradients, norm};
 use crate::config::Gpt2Config;
 use crate::embedding::Embedding;
-use crate::{Gpt2, flops, memory, names, parameters};
+use crate::{Gpt2, flops, gguf, memory, names, parameters};
 
 /// GPT-2.
 pub static FAMILY: Family = Family {
@@ -25,6 +24,7 @@ pub static FAMILY: Family = Family {
     parse: |keys| Ok(Arc::new(Gpt2Config::try_from(keys)?)),
     presets: &Gpt2Config::PRESETS,
     preset: |name| Gpt2Config::preset(name).map(|config| Arc::new(config) as Arc<dyn ModelConfig>),
+    gguf: Some(gguf::FORMAT),
 };
 
 /// Keys of the configuration that change the numbers of a run; the others are names and ids.
@@ -53,6 +53,8 @@ impl ModelConfig for Gpt2Config {
 
     fn spec(&self) -> ModelSpec {
         ModelSpec {
+            name: "GPT-2",
+            model_type: "gpt2",
             vocabulary: self.vocab_size,
             positions: self.n_positions,
             channels: self.n_embd,
@@ -126,16 +128,10 @@ impl ModelConfig for Gpt2Config {
         let mut config = self.clone();
         // The defaults (50256) lie outside a small vocabulary; the tokenizer knows better.
         config.bos_token_id = config.bos_id().or(keys.bos);
-        // The tokenizer's EOS, which training appends, first; what the configuration names ends a sample as before.
-        let appended = keys.eos.filter(|&id| (id as usize) < config.vocab_size);
-        let mut ends: IndexSet<u32> = appended.into_iter().chain(config.eos_ids()).collect();
-        config.eos_token_id = ends.shift_remove_index(0);
-        config.more_eos_token_ids = ends.into_iter().collect();
-        for key in ["_name_or_path", "auto_map", "torch_dtype"] {
-            config.extra.remove(key);
-        }
-        config.extra.insert("architectures".to_owned(), json!(["GPT2LMHeadModel"]));
-        config.extra.insert("dtype".to_owned(), json!(keys.dtype));
+        let mut ends = keys.ends(config.eos_ids(), config.vocab_size).into_iter();
+        config.eos_token_id = ends.next();
+        config.more_eos_token_ids = ends.collect();
+        keys.write("GPT2LMHeadModel", &mut config.extra);
         Arc::new(config)
     }
 
@@ -151,13 +147,18 @@ impl ModelConfig for Gpt2Config {
 impl Architecture for Gpt2Config {
     type Embedding = Embedding;
     type Block = Block;
+    type Shared = ();
+
+    fn shared(&self, _: &Device) -> Result<()> {
+        Ok(())
+    }
 
     fn embedding(&self, parameters: &Parameters) -> Result<Embedding> {
         let table = |name: &str| -> Result<Tensor> { Ok(parameters.get(name)?.clone()) };
         Ok(Embedding { wte: table("wte.weight")?, wpe: table("wpe.weight")?, embd_pdrop: self.embd_pdrop })
     }
 
-    fn block(&self, parameters: &Parameters, layer: usize) -> Result<Block> {
+    fn block(&self, parameters: &Parameters, (): &(), layer: usize) -> Result<Block> {
         Block::load(self, parameters, layer)
     }
 

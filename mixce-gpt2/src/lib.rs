@@ -5,6 +5,7 @@ pub mod config;
 mod embedding;
 mod family;
 mod flops;
+mod gguf;
 mod memory;
 mod names;
 mod parameters;

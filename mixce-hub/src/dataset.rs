@@ -18,6 +18,7 @@ const MAX_DEPTH: usize = 6;
 
 impl Hub {
     /// Downloads some files of a repository into the cache, unless they are already there.
+    ///
     /// `choose` receives the names of all files and returns the wanted ones, and a description of them for the error if there are none. Offline,
     /// and if the network fails, it receives the names in the cache; shards (`NAME-00000-of-00002.ENDING`) must then be complete.
     ///

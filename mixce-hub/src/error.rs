@@ -254,7 +254,7 @@ impl Hint for Error {
                 "run it again: partial downloads are resumed; `HF_HUB_OFFLINE=1` uses only the cache, `HF_ENDPOINT` another hub".into()
             }
             Self::Incomplete { .. } => {
-                "the weights must be `model.safetensors`, `model.safetensors.index.json` with its shards, or `pytorch_model.bin`".into()
+                "the weights must be `model.safetensors`, `model.safetensors.index.json` with its shards, `pytorch_model.bin` or one GGUF file; of several, fetch one yourself and name the file".into()
             }
             Self::Checksum { .. } | Self::TooLong { .. } => {
                 "run it again; if it happens twice, a proxy or mirror (`HF_ENDPOINT`) is changing the file".into()

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, io::Read, path::Path};
 
 use crate::error::{Error, Result};
 
-/// The model's configuration, which is required.
+/// The model's configuration, required unless the weights are a GGUF file.
 pub(crate) const CONFIG: &str = "config.json";
 /// All weights in one file.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
@@ -30,10 +30,10 @@ const OPTIONAL: [&str; 11] = [
 /// No shard index is larger: it has a line a tensor.
 const MAX_INDEX_BYTES: u64 = 16 << 20;
 
-/// The weights that were found, best first: one safetensors file, shards, a PyTorch file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The weights that were found, best first: one safetensors file, shards, a PyTorch file, the only GGUF file.
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Weights {
-    Single(&'static str),
+    Single(String),
     Sharded,
     /// A tokenizer has none.
     None,
@@ -56,43 +56,65 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// What to fetch for a part; `Err` says what is missing.
-    pub(super) fn of(part: Part, exists: impl Fn(&str) -> bool) -> std::result::Result<Self, &'static str> {
+    /// What to fetch for a part; `Err` says what is missing. `gguf` are the names that [`is_gguf_model`] likes.
+    pub(super) fn of(
+        part: Part,
+        exists: impl Fn(&str) -> bool,
+        gguf: &[String],
+    ) -> std::result::Result<Self, String> {
         match part {
-            Part::Model => Self::choose(exists),
-            Part::Tokenizer => Self::tokenizer(exists),
+            Part::Model => Self::choose(exists, gguf),
+            Part::Tokenizer => Self::tokenizer(exists, gguf),
         }
     }
 
-    fn tokenizer(exists: impl Fn(&str) -> bool) -> std::result::Result<Self, &'static str> {
+    fn tokenizer(exists: impl Fn(&str) -> bool, gguf: &[String]) -> std::result::Result<Self, String> {
         let is_whole =
             exists("tokenizer.json") || exists("vocab.txt") || (exists("vocab.json") && exists("merges.txt"));
-        if !is_whole {
-            return Err("a tokenizer (`tokenizer.json`, `vocab.json` with `merges.txt`, or `vocab.txt`)");
-        }
+        let weights = match (is_whole, gguf) {
+            (true, _) => Weights::None,
+            // Its tokenizer is in the file.
+            (false, [file]) => Weights::Single(file.clone()),
+            (false, _) => {
+                return Err("a tokenizer (`tokenizer.json`, `vocab.json` with `merges.txt`, or `vocab.txt`)"
+                    .to_owned());
+            }
+        };
         let of_encoder = |name: &&str| {
             ["modules.json", "sentence_bert_config.json", "1_Pooling/config.json"].contains(name)
         };
         let small = [CONFIG].into_iter().chain(OPTIONAL).filter(|name| !of_encoder(name) && exists(name));
-        Ok(Self { small: small.collect(), weights: Weights::None })
+        Ok(Self { small: small.collect(), weights })
     }
 
     /// Chooses among the files that exist; `Err` says what is missing.
-    pub(crate) fn choose(exists: impl Fn(&str) -> bool) -> std::result::Result<Self, &'static str> {
-        if !exists(CONFIG) {
-            return Err("`config.json`");
-        }
+    pub(crate) fn choose(
+        exists: impl Fn(&str) -> bool,
+        gguf: &[String],
+    ) -> std::result::Result<Self, String> {
         let weights = if exists(WEIGHTS) {
-            Weights::Single(WEIGHTS)
+            Weights::Single(WEIGHTS.to_owned())
         } else if exists(SHARD_INDEX) {
             Weights::Sharded
         } else if exists(PYTORCH_WEIGHTS) {
-            Weights::Single(PYTORCH_WEIGHTS)
+            Weights::Single(PYTORCH_WEIGHTS.to_owned())
         } else {
-            return Err(
-                "weights (`model.safetensors`, `model.safetensors.index.json` or `pytorch_model.bin`)",
-            );
+            match gguf {
+                [file] => Weights::Single(file.clone()),
+                [] if !exists(CONFIG) => return Err(format!("`{CONFIG}`")),
+                [] => {
+                    return Err(
+                        "weights (`model.safetensors`, `model.safetensors.index.json`, `pytorch_model.bin` or a GGUF file)"
+                            .to_owned(),
+                    );
+                }
+                several => return Err(format!("weights: it has {} GGUF files, expected one", several.len())),
+            }
         };
+        let is_gguf = matches!(&weights, Weights::Single(name) if gguf.contains(name));
+        if !exists(CONFIG) && !is_gguf {
+            return Err(format!("`{CONFIG}`"));
+        }
         let small = [CONFIG].into_iter().chain(OPTIONAL).filter(|name| exists(name)).collect();
         Ok(Self { small, weights })
     }
@@ -105,12 +127,20 @@ impl Plan {
 
     /// The weight files, read from the shard index in `folder` if there is one.
     pub(crate) fn weights(&self, folder: &Path, repository: &str) -> Result<Vec<String>> {
-        match self.weights {
-            Weights::Single(name) => Ok(vec![name.to_owned()]),
+        match &self.weights {
+            Weights::Single(name) => Ok(vec![name.clone()]),
             Weights::None => Ok(Vec::new()),
             Weights::Sharded => shards(&folder.join(SHARD_INDEX), repository),
         }
     }
+}
+
+/// Whether a file of a repository can be a model on its own: a GGUF file at its top, which is no vision tower and no quantiser's statistics.
+pub(crate) fn is_gguf_model(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    lower.ends_with(".gguf")
+        && !lower.contains('/')
+        && !["mmproj", "imatrix"].iter().any(|other| lower.starts_with(other))
 }
 
 /// The names of the shard files in an index, each once, in order.
@@ -175,8 +205,14 @@ pub(crate) fn check_word(what: &'static str, word: &str, repository: &str) -> Re
 mod tests {
     use super::*;
 
-    fn choose(files: &[&str]) -> std::result::Result<Plan, &'static str> {
-        Plan::choose(|name| files.contains(&name))
+    fn plan(part: Part, files: &[&str]) -> std::result::Result<Plan, String> {
+        let gguf: Vec<String> =
+            files.iter().filter(|name| is_gguf_model(name)).map(|&name| name.into()).collect();
+        Plan::of(part, |name| files.contains(&name), &gguf)
+    }
+
+    fn choose(files: &[&str]) -> std::result::Result<Plan, String> {
+        plan(Part::Model, files)
     }
 
     #[test]
@@ -200,12 +236,27 @@ mod tests {
 
     #[test]
     fn a_tokenizer_has_no_weights() {
-        let of = |files: &[&str]| Plan::of(Part::Tokenizer, |name| files.contains(&name));
+        let of = |files: &[&str]| plan(Part::Tokenizer, files);
         let plan = of(&[CONFIG, WEIGHTS, "modules.json", "tokenizer.json", "added_tokens.json"]).unwrap();
         assert_eq!(plan.first().collect::<Vec<_>>(), [CONFIG, "tokenizer.json", "added_tokens.json"]);
         assert!(plan.weights(Path::new("/nowhere"), "a/b").unwrap().is_empty());
         assert!(of(&["vocab.json", "merges.txt"]).is_ok() && of(&["vocab.txt"]).is_ok());
         assert!(of(&[CONFIG, WEIGHTS, "vocab.json"]).unwrap_err().starts_with("a tokenizer"));
+    }
+
+    #[test]
+    fn the_only_gguf_file_is_a_model_and_a_tokenizer() {
+        let here = Path::new("/nowhere");
+        let plan_of = |part, files: &[&str]| plan(part, files).map(|plan| plan.weights(here, "a/b").unwrap());
+        for part in [Part::Model, Part::Tokenizer] {
+            let one = ["README.md", "mmproj-f16.gguf", "m-q8.gguf", "old/m.gguf"];
+            assert_eq!(plan_of(part, &one).unwrap(), ["m-q8.gguf"]);
+            assert!(plan_of(part, &["m-q4.gguf", "m-q8.gguf"]).is_err());
+        }
+        let several = choose(&[CONFIG, "m-q4.gguf", "m-q8.gguf"]).unwrap_err();
+        assert!(several.contains("2 GGUF files"), "{several}");
+        assert_eq!(plan_of(Part::Model, &[CONFIG, WEIGHTS, "m.gguf"]).unwrap(), [WEIGHTS]);
+        assert!(plan_of(Part::Tokenizer, &["tokenizer.json", "m.gguf"]).unwrap().is_empty());
     }
 
     #[test]

@@ -100,8 +100,10 @@ impl Hub {
     }
 
     /// Downloads a checkpoint into the cache, unless it is already there.
+    ///
     /// The files are `config.json`, the generation configuration and the tokenizer's files if they exist, and the weights:
-    /// `model.safetensors`, else `model.safetensors.index.json` with its shards, else `pytorch_model.bin`. Files already in the
+    /// `model.safetensors`, else `model.safetensors.index.json` with its shards, else `pytorch_model.bin`, else the only GGUF file,
+    /// which needs no `config.json`. Files already in the
     /// cache are not transferred again. Offline only the cache is used; it is also used, with a warning, if the network or the
     /// hub fails and it has the whole checkpoint.
     ///
@@ -149,15 +151,16 @@ impl Hub {
         if !path.is_dir() {
             return Err(not_cached(path));
         }
-        let plan = Plan::of(part, |file| path.join(file).is_file()).map_err(|missing| {
-            not_cached(path.join(if part == Part::Tokenizer {
-                "tokenizer.json"
-            } else if missing.contains(files::CONFIG) {
-                files::CONFIG
-            } else {
-                files::WEIGHTS
-            }))
-        })?;
+        let plan =
+            Plan::of(part, |file| path.join(file).is_file(), &gguf_models(&path)?).map_err(|missing| {
+                not_cached(path.join(if part == Part::Tokenizer {
+                    "tokenizer.json"
+                } else if missing.contains(files::CONFIG) {
+                    files::CONFIG
+                } else {
+                    files::WEIGHTS
+                }))
+            })?;
         let mut files: Vec<String> = plan.first().map(str::to_owned).collect();
         files.extend(plan.weights(&path, id.repository())?);
         match files.iter().find(|file| !path.join(file).is_file()) {
@@ -167,6 +170,7 @@ impl Hub {
     }
 
     /// Downloads the checkpoint and copies its files to `folder`, which must be empty or not exist.
+    ///
     /// The files are copies, not links, so changing them does not affect the cache. After a failure `folder` is unchanged.
     ///
     /// # Errors
@@ -193,13 +197,15 @@ impl Hub {
     ) -> Result<Snapshot> {
         let listing = remote.listing(id)?;
         let has = |file: &str| listing.files.iter().any(|name| name == file);
-        let incomplete = |missing: &str| Error::Incomplete {
+        let incomplete = |missing: String| Error::Incomplete {
             repository: id.repository().to_owned(),
             revision: id.revision().to_owned(),
-            missing: missing.to_owned(),
+            missing,
             listing: abbreviate(&listing.files),
         };
-        let plan = Plan::of(part, has).map_err(incomplete)?;
+        let gguf: Vec<String> =
+            listing.files.iter().filter(|name| files::is_gguf_model(name)).cloned().collect();
+        let plan = Plan::of(part, has, &gguf).map_err(incomplete)?;
         let cache = RepositoryCache::new(&self.environment.cache_dir, id);
         let path = cache.snapshot(&listing.commit);
         let fetch = Fetch { remote, cache: &cache, id, commit: &listing.commit };
@@ -210,7 +216,7 @@ impl Hub {
         let weights = plan.weights(&path, id.repository())?;
         // Validate the index before downloading gigabytes.
         if let Some(missing) = weights.iter().find(|file| !has(file)) {
-            return Err(incomplete(&format!("shard `{missing}`, which its index names")));
+            return Err(incomplete(format!("shard `{missing}`, which its index names")));
         }
         for file in &weights {
             fetch.file(file, progress)?;
@@ -272,6 +278,19 @@ fn abbreviate(names: &[String]) -> String {
         count if count > MAX_LISTED => format!("{shown} and {} more", count - MAX_LISTED),
         _ => shown,
     }
+}
+
+/// The GGUF files of a snapshot.
+fn gguf_models(path: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(Error::io("read", path))? {
+        let name = entry.map_err(Error::io("read", path))?.file_name().to_string_lossy().into_owned();
+        if files::is_gguf_model(&name) && path.join(&name).is_file() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// The error that `missing` is not in the cache.

@@ -1,4 +1,5 @@
 //! Uploads a folder to the hub: creates the repository if necessary, uploads the files, and adds them all in one commit.
+//!
 //! Small files are sent inside the commit, large ones are uploaded to the hub's storage first (git LFS, in one request or in parts). Objects
 //! already in the storage are not sent again, so an interrupted push is cheap to repeat.
 

@@ -140,20 +140,20 @@ impl FromStr for RepositoryId {
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelSource {
-    /// A folder on this machine.
+    /// A folder or GGUF file on this machine.
     Local(PathBuf),
     /// A model on the hub.
     Hub(RepositoryId),
 }
 
 impl ModelSource {
-    /// Reads a model argument: an existing folder is local, all else must be a hub id, with or without `@revision`.
+    /// Reads a model argument: an existing folder or file `*.gguf` is local, all else must be a hub id, with or without `@revision`.
     ///
     /// A folder wins over a hub id of the same name, as in the Python tools.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSource`] for a file, a path that does not exist, and an id that breaks the hub's rules.
+    /// [`Error::InvalidSource`] for another file, a path that does not exist, and an id that breaks the hub's rules.
     ///
     /// ```
     /// use mixce_hub::ModelSource;
@@ -167,16 +167,19 @@ impl ModelSource {
         let path = Path::new(text);
         let invalid =
             |reason: &str| Error::InvalidSource { given: text.to_owned(), reason: reason.to_owned() };
-        if !text.is_empty() && path.is_dir() {
+        let is_gguf = || path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+        if !text.is_empty() && (path.is_dir() || (path.is_file() && is_gguf())) {
             return Ok(Self::Local(path.to_owned()));
         }
         if !text.is_empty() && path.exists() {
             return Err(invalid(
-                "it is a file; expected the folder that holds `config.json` and the weights",
+                "it is a file; expected the folder that holds `config.json` and the weights, or a GGUF file (`.gguf`)",
             ));
         }
         if looks_like_path(text) {
-            return Err(invalid("there is no such folder, and it cannot be a hub id (`owner/name`)"));
+            return Err(invalid(
+                "there is no such folder or GGUF file, and it cannot be a hub id (`owner/name`)",
+            ));
         }
         text.parse().map(Self::Hub).map_err(|error| match error {
             Error::InvalidSource { reason, .. } => {
@@ -278,6 +281,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let text = folder.path().to_str().unwrap();
         assert_eq!(ModelSource::parse(text).unwrap(), ModelSource::Local(folder.path().to_owned()));
+    }
+
+    #[test]
+    fn a_gguf_file_is_local() {
+        let file = tempfile::Builder::new().suffix(".GGUF").tempfile().unwrap();
+        let text = file.path().to_str().unwrap();
+        assert_eq!(ModelSource::parse(text).unwrap(), ModelSource::Local(file.path().to_owned()));
+        let missing = ModelSource::parse("./missing.gguf").unwrap_err().to_string();
+        assert!(missing.contains("no such folder or GGUF file"), "{missing}");
     }
 
     #[test]

@@ -24,6 +24,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 const PROGRESS_BYTES: u64 = 1 << 20;
 
 /// Transfers a file to `incomplete`, verifies it, and renames it to `complete`.
+///
 /// Existing bytes of `incomplete` are kept and the rest is requested with a `Range` header. If a file resumed in this way has the wrong
 /// checksum, it is downloaded again from the beginning, since the old part may be the cause.
 pub(crate) fn transfer(

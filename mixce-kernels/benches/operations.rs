@@ -20,7 +20,7 @@ const CHANNELS: usize = 768;
 const HEADS: usize = 12;
 const SEQUENCES: usize = 32;
 const VOCABULARY: usize = 50_257;
-/// On a CPU without bf16 instructions the latter times their slow twin.
+/// On a CPU without bf16 instructions the latter times the reference implementation.
 const PRECISIONS: [(&str, Precision); 2] = [("f32", Precision::F32), ("bf16", Precision::Bf16)];
 
 fn random(shape: &[usize]) -> Tensor {

@@ -1,4 +1,5 @@
 //! The in-place AdamW update, and the sum of squares for clipping, for contiguous f32 tensors.
+//!
 //! Updates are elementwise, and sums are taken over chunks of fixed size in order, so results do not depend on the number of
 //! threads.
 

@@ -100,6 +100,38 @@ pub fn embedding_backward(
     })?
 }
 
+/// `x_t = tokens[input_ids_t]`: a table `[V, C]`, result `[N, C]`, for models without a table of positions. Differentiable.
+///
+/// # Errors
+/// When the table is not a matrix or an id is outside of it.
+pub fn token_embedding(tokens: &Tensor, at: &Embedded) -> Result<Tensor> {
+    at.check(tokens.dims2()?.0, usize::MAX)?;
+    tokens.index_select(&at.input_ids, 0)
+}
+
+/// The backward pass of [`token_embedding`] by itself: adds the rows of `dx` `[N, C]` to `dtokens` in place.
+///
+/// # Errors
+/// When shapes do not fit, an id is outside of the table, or a tensor is not f32 on the CPU; there is no kernel on CUDA yet.
+pub fn token_embedding_backward(at: &Embedded, dx: &Tensor, dtokens: &Tensor) -> Result<()> {
+    let (vocabulary, c) = dtokens.dims2()?;
+    if dx.dims() != [at.rows.len(), c] {
+        bail!("embedding: expected a gradient [{}, {c}], got {:?}", at.rows.len(), dx.dims());
+    }
+    at.check(vocabulary, usize::MAX)?;
+    if gpu_of(dx).is_some() {
+        bail!("embedding backward: without a table of positions there is no CUDA kernel yet");
+    }
+    let op = "embedding backward";
+    cpu::with_slices(op, [dx], |[dx]| {
+        with_slices_mut(op, [dtokens], |[dtokens]| {
+            for ((token, _), dx) in at.rows.iter().zip(dx.chunks(c.max(1))) {
+                add_to_row(dtokens, *token, dx);
+            }
+        })
+    })?
+}
+
 /// The rows of the two tables for each token.
 #[derive(Clone, Debug)]
 pub struct Embedded {
@@ -198,9 +230,15 @@ impl Embedded {
 /// Sequentially by row, so that sums do not depend on the number of threads.
 fn scatter_add(rows: &[(u32, u32)], dx: &[f32], c: usize, dtokens: &mut [f32], dpositions: &mut [f32]) {
     for ((token, position), dx) in rows.iter().zip(dx.chunks(c.max(1))) {
-        dtokens[*token as usize * c..][..c].iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
-        dpositions[*position as usize * c..][..c].iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
+        add_to_row(dtokens, *token, dx);
+        add_to_row(dpositions, *position, dx);
     }
+}
+
+/// Adds `dx` to a row of a table as wide as it.
+fn add_to_row(table: &mut [f32], row: u32, dx: &[f32]) {
+    let c = dx.len();
+    table[row as usize * c..][..c].iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
 }
 
 struct EmbeddingSum {
@@ -301,6 +339,23 @@ mod tests {
         let (wte, wpe, at) = (random(&[4, 3], 1)?, random(&[2, 3], 2)?, at(&[2, 2, 0], &[0, 1, 0])?);
         assert_gradient("tokens", &wte, |wte| embedding_sum(wte, &wpe, &at, None))?;
         assert_gradient("positions", &wpe, |wpe| embedding_sum(&wte, wpe, &at, None))
+    }
+
+    #[test]
+    fn tokens_alone_add_up_in_the_backward_pass() -> Result<()> {
+        let (at, wte) = (at(&[1, 4, 1, 0], &[0, 1, 2, 900])?, Var::from_tensor(&random(&[5, 7], 1)?)?);
+        let x = token_embedding(&wte, &at)?;
+        assert_close("row", &x.narrow(0, 2, 1)?, &wte.narrow(0, 1, 1)?, 0.0, 0.0);
+        let dx = random(&[4, 7], 2)?;
+        let want = (&x * &dx)?.sum_all()?.backward()?;
+        // Added to what is there.
+        let sums = Var::from_tensor(&wte.ones_like()?)?;
+        token_embedding_backward(&at, &dx, &sums.as_detached_tensor())?;
+        assert_close("gradient", &(sums.as_tensor() - 1.0)?, want.get(&wte).unwrap(), 1e-6, 1e-6);
+        assert!(token_embedding_backward(&at, &random(&[3, 7], 2)?, &sums).is_err());
+        assert!(token_embedding(&random(&[4, 7], 1)?, &at).is_err());
+        assert!(token_embedding_backward(&at, &dx, &random(&[4, 7], 1)?).is_err());
+        Ok(())
     }
 
     #[test]

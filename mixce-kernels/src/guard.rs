@@ -10,6 +10,7 @@ use crate::device::gpu_of;
 pub(crate) const VERDICT: usize = 5;
 
 /// Holds the gradient norm, the clipping factor and the first failure on the device.
+///
 /// The factor is `min(1, max_norm / (norm + 1e-6))`, or 1 if `max_norm` is 0. From a step with non-finite gradients on, no update changes a
 /// parameter, so the host may read the verdict some steps later.
 #[derive(Debug)]

@@ -1,7 +1,9 @@
 //! Differentiable tensor operations that candle lacks.
+//!
 //! Every operation here has a backward pass. Each file contains the operation's documentation, a reference implementation of
 //! plain candle operations (used in tests, and on devices without a fused kernel), the fused version if there is one, and the
 //! dispatch between them, which is transparent to callers. Errors are candle's own.
+//!
 //! | operation | description |
 //! | --- | --- |
 //! | [`rng::Stream`] | counter-based random numbers: same seed, same numbers, on any device |
@@ -11,6 +13,7 @@
 //! | [`linear`] | affine map |
 //! | [`residual_dropout`] | dropout of a branch and the residual sum in one pass |
 //! | [`embedding_sum`] | token and position embeddings: gather forward, scatter-add backward |
+//! | [`token_embedding`] | token embeddings without positions |
 //! | [`causal_attention`] | multi-head causal self-attention over concatenated documents, also grouped-query and sliding-window |
 //! | [`HeadTransform`], [`Rotary`] | norms of the query and key heads, and rotary position embedding |
 //! | [`decode_attention`], [`fill_cache`] | attention of one new token per sequence over a key-value cache |
@@ -67,7 +70,10 @@ pub use attention::{
 pub use categorical::{all_finite, softmax_quantile};
 pub use device::{Gpu, cuda_device, gpu, has_backward_kernels, peak_device_bytes};
 pub use dropout::{Dropout, dropout, dropout_slow};
-pub use embedding::{Embedded, embedding_backward, embedding_sum, embedding_sum_slow};
+pub use embedding::{
+    Embedded, embedding_backward, embedding_sum, embedding_sum_slow, token_embedding,
+    token_embedding_backward,
+};
 pub use guard::{GradientFailure, GradientGuard, GradientVerdict};
 pub use linear::{linear, linear_slow};
 pub use matmul::{Matrix, Precision, matmul};

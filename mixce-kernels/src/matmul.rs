@@ -90,6 +90,7 @@ impl<'a> Matrix<'a> {
 }
 
 /// `dst = lhs rhs`, or `dst += lhs rhs`, on all threads of the current rayon pool.
+///
 /// `dst` is row-major, `[lhs.rows, rhs.columns]` with row stride `dst_stride`. Single-precision products use the `gemm` crate, which
 /// selects AVX-512 or AVX2 at run time; if the right side is reused with few rows on the left, as in sampling, see
 /// [`crate::PackedWeight`]. With [`Precision::Bf16`] the operands are rounded first.

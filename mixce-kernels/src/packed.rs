@@ -1,4 +1,5 @@
 //! Matrix products with prepacked weights, for sampling.
+//!
 //! Decoding multiplies a few rows by every weight matrix, so its speed is limited by reading the weights. A general product copies
 //! them into its own layout every time; and read in place, the rows of a matrix `[in, out]` are a power of two apart, which leaves most
 //! of the cache unused. Packed once, the weights of 48 outputs are contiguous in memory in the order in which they are multiplied.

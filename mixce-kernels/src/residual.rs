@@ -10,6 +10,7 @@ use crate::simd::{self, vectorised};
 use crate::{cpu, linear};
 
 /// `y = x + dropout(branch)` in one pass over memory, with the mask of [`dropout`].
+///
 /// Fused for f32, with a backward pass (`dx = dy`, `dbranch = dropout(dy)`).
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 #![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "prefetching takes an address"))]
 
 /// Runs `f` compiled for the widest instructions of the machine (AVX-512, AVX2 with FMA, or the baseline).
+///
 /// The compiler vectorises loops inlined into `f`, so a `cargo build --release` without target flags uses the machine's full width.
 /// Everything that `f` calls must be `#[inline(always)]`.
 #[inline(always)]

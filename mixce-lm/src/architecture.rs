@@ -4,7 +4,7 @@
 
 use std::fmt::Debug;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{
     AffineGradients, CuSeqlens, Dropout, Embedded, Heads, Norm, Precision, causal_attention,
@@ -21,6 +21,14 @@ pub trait Architecture: ModelConfig + Clone + 'static {
     type Embedding: Embedding;
     /// A transformer block.
     type Block: Block;
+    /// What all blocks read beside the parameters, such as the tables of a rotary embedding. Cloning is cheap.
+    type Shared: Debug + Clone + Send + Sync + 'static;
+
+    /// What all blocks share, made once for a model on `device`.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    fn shared(&self, device: &Device) -> Result<Self::Shared>;
 
     /// The embedding's tensors.
     ///
@@ -32,7 +40,7 @@ pub trait Architecture: ModelConfig + Clone + 'static {
     ///
     /// # Errors
     /// When one is missing.
-    fn block(&self, parameters: &Parameters, layer: usize) -> Result<Self::Block>;
+    fn block(&self, parameters: &Parameters, shared: &Self::Shared, layer: usize) -> Result<Self::Block>;
 
     /// The sums of gradients of block `layer`, from 0.
     ///

@@ -7,6 +7,7 @@ use crate::config::ModelSpec;
 use crate::error::{Error, Result};
 
 /// Token ids of several texts in one `[N]` axis.
+///
 /// Attention never crosses a text's boundary and positions restart at 0, so the results are those of each text alone, without
 /// computation for padding.
 #[derive(Debug, Clone)]

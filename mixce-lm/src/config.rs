@@ -1,16 +1,21 @@
 //! The interface of model configurations.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use indexmap::IndexSet;
+use serde_json::{Map, Value, json};
 
+use crate::checkpoint::gguf::GgufFormat;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::memory::{BlockMemory, PassShape};
 use crate::model::LanguageModel;
 use crate::params::{ParameterSpec, Parameters};
+
+pub mod keys;
 
 /// Maximum number of parameters (2^34, 64 GiB in f32), so that an absurd configuration is an error before memory is allocated.
 pub const MAX_PARAMETERS: u64 = 1 << 34;
@@ -21,6 +26,10 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// Sizes and special tokens of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelSpec {
+    /// The architecture as people write it: `GPT-2`.
+    pub name: &'static str,
+    /// The value of `model_type`, which is also the tag of a model card.
+    pub model_type: &'static str,
     /// V, the number of token ids.
     pub vocabulary: usize,
     /// The context length in tokens.
@@ -132,6 +141,27 @@ pub struct ExportedKeys<'a> {
     pub eos: Option<u32>,
 }
 
+impl ExportedKeys<'_> {
+    /// The ends of a text for `config.json`: the tokenizer's EOS, which training appends, first; then those that the configuration
+    /// names, which end a sample as before.
+    #[must_use]
+    pub fn ends(&self, own: impl Iterator<Item = u32>, vocabulary: usize) -> Vec<u32> {
+        let appended = self.eos.filter(|&id| (id as usize) < vocabulary);
+        let ends: IndexSet<u32> = appended.into_iter().chain(own).collect();
+        ends.into_iter().collect()
+    }
+
+    /// The keys that no configuration reads: which class of transformers loads the weights, and their type; without what another
+    /// origin would need.
+    pub fn write(&self, class: &str, keys: &mut BTreeMap<String, Value>) {
+        for key in ["_name_or_path", "auto_map", "torch_dtype"] {
+            keys.remove(key);
+        }
+        keys.insert("architectures".to_owned(), json!([class]));
+        keys.insert("dtype".to_owned(), json!(self.dtype));
+    }
+}
+
 /// A shared configuration of any family.
 pub type SharedConfig = Arc<dyn ModelConfig>;
 
@@ -140,7 +170,7 @@ pub type SharedConfig = Arc<dyn ModelConfig>;
 pub struct Family {
     /// The name in messages: `GPT-2`.
     pub name: &'static str,
-    /// The values of `model_type` that it reads. The first is also the tag of a model card.
+    /// The values of `model_type` that it reads.
     pub model_types: &'static [&'static str],
     /// Whether a `config.json` without `model_type` belongs to it.
     pub reads_untyped: bool,
@@ -150,6 +180,8 @@ pub struct Family {
     pub presets: &'static [&'static str],
     /// A published size by name, with or without its owner on the hub.
     pub preset: fn(&str) -> Option<SharedConfig>,
+    /// How its models are read from GGUF files, if they are.
+    pub gguf: Option<GgufFormat>,
 }
 
 /// The architectures among which a `config.json` chooses.

@@ -44,6 +44,18 @@ pub enum Error {
         model_type: String,
         known: String,
     },
+    /// A key of a GGUF file asks for something that the program does not have.
+    #[error("metadata key `{key}` = `{value}` in `{}` is not supported: {reason}", path.display())]
+    MetadataUnsupported {
+        /// The file.
+        path: PathBuf,
+        /// The key as written.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What would be.
+        reason: String,
+    },
     /// A folder holds none of the weight files that can be read.
     #[error("no weights in `{}`: expected one of {expected}", path.display())]
     NoWeights {
@@ -142,7 +154,7 @@ pub enum Error {
     },
     /// A text that does not fit the model's positions.
     #[error(
-        "text {text} has {tokens} tokens, but the model has {positions} positions (config key `n_positions`)"
+        "text {text} has {tokens} tokens, but the model has {positions} positions (config key `n_positions` or `max_position_embeddings`)"
     )]
     TextTooLong {
         /// The text (document, prompt) of the batch, from 0.
@@ -203,8 +215,16 @@ impl Hint for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::InFile { cause, .. } => cause.hint(),
-            Self::ConfigUnsupported { key, .. } if key == "activation_function" => {
+            Self::ConfigUnsupported { key, .. }
+                if ["activation_function", "hidden_act"].contains(&key.as_str()) =>
+            {
                 Some("use one of gelu_new, gelu, relu, silu".to_owned())
+            }
+            Self::MetadataUnsupported { key, .. } if key.starts_with("tokenizer.") => Some(
+                "name the tokenizer of the model that the file was made from, or put its tokenizer.json and the file into a folder".to_owned(),
+            ),
+            Self::NoWeights { expected, .. } if expected.contains(".gguf`") => {
+                Some("name one of the GGUF files".to_owned())
             }
             Self::TensorMismatch { mismatch, .. } if !mismatch.misshapen.is_empty() => {
                 Some("config.json and the weights come from different models".to_owned())
@@ -272,7 +292,10 @@ impl Error {
     pub fn in_file(self, path: &Path) -> Self {
         match self {
             // These name their file already.
-            Self::Io { .. } | Self::Malformed { .. } | Self::InFile { .. } => self,
+            Self::Io { .. }
+            | Self::Malformed { .. }
+            | Self::InFile { .. }
+            | Self::MetadataUnsupported { .. } => self,
             cause => Self::InFile { path: path.to_owned(), cause: Box::new(cause) },
         }
     }

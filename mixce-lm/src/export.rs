@@ -1,8 +1,8 @@
 //! Exports a model as a folder for Hugging Face tools.
 //!
-//! Names and metadata are those that `GPT2LMHeadModel.save_pretrained` of transformers 5.23 writes: keys with the prefix
-//! `transformer.`, the metadata `{"format": "pt"}` (without which transformers refuses the file), no second copy of a
-//! tied head, `lm_head.weight` without prefix for an untied head.
+//! Names and metadata are those that `save_pretrained` of transformers 5.23 writes: keys with the prefix of the model's class
+//! (`transformer.`, `model.`), the metadata `{"format": "pt"}` (without which transformers refuses the file), no second copy of a
+//! tied head, `lm_head.weight` without prefix for a head of its own.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +27,7 @@ pub use safetensors::write_safetensors;
 /// Tensor names in `model.safetensors`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum NameStyle {
-    /// With the prefix `transformer.`, as transformers saves a language model.
+    /// With the prefix of transformers' class (`transformer.`, `model.`), as it saves a language model.
     #[default]
     HuggingFace,
     /// Without prefix, as `openai-community/gpt2` is published.
@@ -52,6 +52,7 @@ pub struct ExportRequest<'a> {
 }
 
 /// Writes `config.json`, `generation_config.json`, `model.safetensors`, the tokenizer's files and `README.md` into `dir`.
+///
 /// Everything is written to a temporary folder beside `dir` and renamed at the end, so `dir` is complete or does not exist.
 ///
 /// # Errors

@@ -32,6 +32,7 @@ pub struct PassOptions {
 }
 
 /// A decoder-only language model with its weights: token ids in, final hidden states out.
+///
 /// The logits, `hidden lm_head^T`, are left to the caller, because training and scoring compute them for a slice of tokens at a time, and
 /// sampling only for the last token of each sequence.
 ///
@@ -93,6 +94,7 @@ pub trait LanguageModel: Debug + Send + Sync {
     }
 
     /// The final hidden state at the last token of each text, `[B, C]` on the CPU, in f32: the features of MAUVE.
+    ///
     /// Batches have about `batch_tokens` tokens, which affects memory, and the result only by rounding. Cheapest on a detached
     /// model.
     ///

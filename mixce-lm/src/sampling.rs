@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 /// How the next token is chosen.
+///
 /// The default is unbiased sampling from the model. The filters are applied in transformers' order: temperature, then top-k, then
 /// top-p.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::checkpoint::gguf::{self, Gguf};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::tokenizer::Tokenizer;
@@ -11,7 +12,7 @@ use crate::tokenizer::Tokenizer;
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// The ids under `key` (`bos_token_id`, `eos_token_id`): those of `generation_config.json` if it has any, else those of
-/// `config.json`, the order of transformers' `generate`. Defaults that are not in a file do not count.
+/// `config.json`, else those of a GGUF file, the order of transformers' `generate`. Defaults that are not in a file do not count.
 pub(crate) fn named_ids(dir: &Path, key: &str) -> Result<Vec<u32>> {
     for name in ["generation_config.json", "config.json"] {
         let path = dir.join(name);
@@ -32,7 +33,10 @@ pub(crate) fn named_ids(dir: &Path, key: &str) -> Result<Vec<u32>> {
             return Ok(ids);
         }
     }
-    Ok(Vec::new())
+    match gguf::find(dir)? {
+        Some(file) => Gguf::open(&file)?.named_ids(key),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// The ids of a value of `eos_token_id`, each once: a number, a list, null, or the -1 that old files have for none.

@@ -9,12 +9,15 @@ use mixce_base::digest::{Digest, Sha256, hex};
 use serde_json::Value;
 use tokenizers::{Tokenizer as Engine, TruncationDirection};
 
+use crate::checkpoint::gguf::{Gguf, find};
 use crate::error::{Error, Result};
 use crate::special_ids::named_ids;
 
 mod added;
 mod bpe;
 mod class;
+mod gguf;
+mod opening;
 mod save;
 mod settings;
 mod source;
@@ -41,6 +44,8 @@ pub struct Tokenizer {
     size: usize,
     bos: Option<u32>,
     eos: Option<u32>,
+    /// Whether a file asks for BOS before every text, or against it.
+    add_bos: Option<bool>,
 }
 
 /// An added token, which is matched before the vocabulary's rules apply.
@@ -61,18 +66,31 @@ impl Tokenizer {
     /// files, else those of `generation_config.json` or `config.json` (the first of several), else `<|endoftext|>`, if the vocabulary has
     /// them.
     ///
+    /// If `dir` is a GGUF file, or a folder with one and without such files, the tokenizer is the one in its metadata.
+    ///
     /// # Errors
     /// If there are no such files, or one is damaged: not JSON, merges of nonexistent tokens, two tokens with the same id, entries that
     /// are not tokens.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let model = model_object(dir, "config.json")?;
-        let mut tokenizer = Self::from_source(dir, SourceFiles::read(dir)?, &model)?;
+        let files = SourceFiles::read(dir)?;
+        let (files, note) = match files.has_vocabulary() {
+            true => (files, None),
+            false => from_gguf(dir)?.unwrap_or((files, None)),
+        };
+        let mut tokenizer = Self::from_source(dir, files, &model)?;
+        tokenizer.notes.extend(note);
         let first = |key: &str| -> Result<Option<u32>> {
             Ok(named_ids(dir, key)?.into_iter().find(|&id| (id as usize) < tokenizer.size))
         };
         let (bos, eos) = (first("bos_token_id")?, first("eos_token_id")?);
         tokenizer.bos = tokenizer.named_by_file("bos_token").or(bos).or(tokenizer.bos);
         tokenizer.eos = tokenizer.named_by_file("eos_token").or(eos).or(tokenizer.eos);
+        if let Some(token) = tokenizer.opening().and_then(|id| tokenizer.token(id)) {
+            tokenizer.notes.push(format!(
+                "texts begin with BOS, `{token}`, as its files ask: in training and evaluation (unless `add_bos` is false) and in prompts"
+            ));
+        }
         for note in &tokenizer.notes {
             tracing::warn!("tokenizer in `{}`: {note}", dir.display());
         }
@@ -134,8 +152,8 @@ impl Tokenizer {
         engine.with_padding(None);
         engine.with_truncation(None).map_err(|cause| failed("set up", cause))?;
         let size = engine.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        let Settings { class, named, notes, .. } = settings;
-        let mut tokenizer = Self { engine, source, class, named, notes, size, bos: None, eos: None };
+        let Settings { class, named, notes, add_bos, .. } = settings;
+        let mut tokenizer = Self { engine, source, class, named, notes, size, bos: None, eos: None, add_bos };
         let default = tokenizer.token_id(END_OF_TEXT);
         tokenizer.bos = tokenizer.named_id("bos_token").or(default);
         tokenizer.eos = tokenizer.named_id("eos_token").or(default);
@@ -257,6 +275,13 @@ impl Tokenizer {
         self.bos
     }
 
+    /// The token that transformers puts before every text (BOS, in Llama 3 and others), if it does so: what the model has seen at the
+    /// beginning of texts. [`Tokenizer::encode`] leaves it to the caller.
+    #[must_use]
+    pub fn opening(&self) -> Option<u32> {
+        opening::opening(&self.engine, self.add_bos, self.bos)
+    }
+
     /// The token that ends a text.
     #[must_use]
     pub fn eos_id(&self) -> Option<u32> {
@@ -264,6 +289,7 @@ impl Tokenizer {
     }
 
     /// SHA-256, in hex, of everything that determines the encoding: vocabulary, merges, rules, special tokens, BOS and EOS.
+    ///
     /// Equal fingerprints mean equal encodings. Two representations of one tokenizer (`tokenizer.json` against `vocab.json` and
     /// `merges.txt`) may differ.
     ///
@@ -294,6 +320,14 @@ impl Tokenizer {
                 vocabulary
             );
         }
+    }
+}
+
+/// The files that the tokenizer of a GGUF file would have, and a note.
+fn from_gguf(path: &Path) -> Result<Option<(SourceFiles, Option<String>)>> {
+    match find(path)? {
+        Some(file) => gguf::source(&Gguf::open(&file)?),
+        None => Ok(None),
     }
 }
 

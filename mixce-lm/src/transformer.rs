@@ -24,6 +24,7 @@ pub struct Transformer<A: Architecture> {
     config: Arc<dyn ModelConfig>,
     pub(crate) spec: ModelSpec,
     parameters: Parameters,
+    shared: A::Shared,
     pub(crate) body: Body<A>,
     pub(crate) lm_head: Tensor,
 }
@@ -37,8 +38,9 @@ pub(crate) struct Body<A: Architecture> {
 }
 
 impl<A: Architecture> Body<A> {
-    fn new(architecture: &A, parameters: &Parameters) -> Result<Self> {
-        let blocks = (0..architecture.spec().layers).map(|layer| architecture.block(parameters, layer));
+    fn new(architecture: &A, parameters: &Parameters, shared: &A::Shared) -> Result<Self> {
+        let layers = 0..architecture.spec().layers;
+        let blocks = layers.map(|layer| architecture.block(parameters, shared, layer));
         Ok(Self {
             embedding: architecture.embedding(parameters)?,
             blocks: blocks.collect::<Result<_>>()?,
@@ -78,14 +80,21 @@ impl<A: Architecture> Transformer<A> {
     /// When the configuration is invalid or a parameter is missing.
     pub fn new(architecture: A, parameters: Parameters) -> Result<Self> {
         architecture.validate()?;
+        let shared = architecture.shared(parameters.get(architecture.spec().head)?.device())?;
+        Self::with_shared(architecture, parameters, shared)
+    }
+
+    /// [`Transformer::new`] of a valid architecture whose shared part was made before.
+    fn with_shared(architecture: A, parameters: Parameters, shared: A::Shared) -> Result<Self> {
         let spec = architecture.spec();
         Ok(Self {
             config: Arc::new(architecture.clone()),
-            body: Body::new(&architecture, &parameters)?,
+            body: Body::new(&architecture, &parameters, &shared)?,
             lm_head: parameters.get(spec.head)?.clone(),
             spec,
             architecture,
             parameters,
+            shared,
         })
     }
 
@@ -100,7 +109,7 @@ impl<A: Architecture> Transformer<A> {
     /// # Errors
     /// Never for a model that was made by [`Transformer::new`].
     pub fn detached(&self) -> Result<Self> {
-        Self::new(self.architecture.clone(), self.parameters.detached())
+        Self::with_shared(self.architecture.clone(), self.parameters.detached(), self.shared.clone())
     }
 
     /// Prepares the model for sampling (see [`LanguageModel::into_decoder`]).
@@ -140,6 +149,10 @@ impl<A: Architecture> LanguageModel for Transformer<A> {
 
     fn forward<'a>(&'a self, batch: &'a PackedBatch, options: PassOptions) -> Result<Box<dyn Forward + 'a>> {
         training::forward(self, batch, options)
+    }
+
+    fn detached(&self) -> Result<Box<dyn LanguageModel>> {
+        Ok(Box::new(Self::detached(self)?))
     }
 
     fn into_decoder(self: Box<Self>, precision: Precision) -> Result<Box<dyn Decoder>> {

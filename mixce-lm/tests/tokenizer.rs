@@ -179,7 +179,8 @@ fn what_is_done_otherwise_than_the_files_ask_is_noted() {
     let config = "tokenizer_config.json";
     assert_eq!(notes(&[]), [""; 0]);
     for (text, note) in [
-        (r#"{"add_bos_token": true}"#, "`add_bos_token` of tokenizer_config.json is not applied"),
+        (r#"{"add_eos_token": true}"#, "`add_eos_token` of tokenizer_config.json is not applied"),
+        (r#"{"add_bos_token": true}"#, "texts begin with BOS, `<|endoftext|>`"),
         (
             r#"{"clean_up_tokenization_spaces": true}"#,
             "`clean_up_tokenization_spaces` of tokenizer_config.json is not applied",
@@ -196,6 +197,39 @@ fn what_is_done_otherwise_than_the_files_ask_is_noted() {
     let map = r#"{"pad_token": "[PAD]"}"#;
     let ignored = notes(&[(config, r#"{"added_tokens_decoder": {}}"#), ("special_tokens_map.json", map)]);
     assert!(ignored.len() == 1 && ignored[0].starts_with("`pad_token` = `[PAD]` of special_tokens_map.json"));
+}
+
+/// A template that begins with BOS, as Llama 3's; `tokenizer_config.json` overrules it.
+#[test]
+fn the_files_say_whether_texts_begin_with_bos() {
+    let opening = |template: bool, config: &str| {
+        let dir = folder(&[]);
+        let mut json: serde_json::Value =
+            serde_json::from_slice(&fs::read(fixture("tokenizer/tokenizer.json")).unwrap()).unwrap();
+        if template {
+            json["post_processor"] = serde_json::json!({"type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [376], "tokens": ["<|endoftext|>"]}}});
+        }
+        fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+        fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
+        let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+        assert_eq!(tokenizer.encode("a").unwrap().len(), 1, "encoding itself adds nothing");
+        assert_eq!(tokenizer.opening().is_some(), tokenizer.notes().iter().any(|note| note.contains("BOS")));
+        tokenizer.opening()
+    };
+    let class = |more: &str| {
+        format!(r#"{{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>"{more}}}"#)
+    };
+    assert_eq!(opening(false, &class("")), None);
+    assert_eq!(opening(true, &class("")), Some(376));
+    assert_eq!(opening(true, &class(r#", "add_bos_token": false"#)), None);
+    assert_eq!(opening(false, &class(r#", "add_bos_token": true"#)), Some(376));
+    // Either key replaces the template.
+    assert_eq!(opening(true, &class(r#", "add_eos_token": false"#)), None);
+    // What the template begins with is BOS only if it is called so.
+    assert_eq!(opening(true, r#"{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "a"}"#), None);
 }
 
 #[test]
@@ -231,7 +265,7 @@ fn damaged_settings_are_named() {
             "damaged entry `x`",
         ),
         ("tokenizer_config.json", r#"{"added_tokens_decoder": {"377": "a"}}"#, "damaged entry `377`"),
-        ("tokenizer_config.json", r#"{"eos_token": 5}"#, "`eos_token` is no token: `5`"),
+        ("tokenizer_config.json", r#"{"eos_token": 5}"#, "`eos_token` is not a token: `5`"),
         (
             "special_tokens_map.json",
             r#"{"eos_token": {"content": "a", "lstrip": 1}}"#,

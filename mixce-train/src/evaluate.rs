@@ -42,6 +42,7 @@ pub struct Scored<'a> {
 }
 
 /// Scores every example with detached parameters and without dropout, `batch_tokens` tokens at a time, in order.
+///
 /// `on_example` receives each of them (for per-token output, or progress).
 ///
 /// # Errors

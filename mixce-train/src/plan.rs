@@ -36,7 +36,8 @@ pub struct StepMemory {
 /// ```
 ///
 /// bytes. On CUDA in bf16 the rounded operands of the LM head are added: 2 (S V + N C + V C).
-/// Not counted: the batch itself (under 50 bytes per token), the packed operands of matrix products on the CPU (some MB per thread), the
+/// Not counted: the batch itself (under 50 bytes per token), the tables of a rotary embedding (4 bytes per position
+/// and channel of a head), the packed operands of matrix products on the CPU (some MB per thread), the
 /// program, its data, the allocator's unused pages, CUDA's context and libraries.
 #[must_use]
 pub fn step_memory(config: &dyn ModelConfig, shape: PassShape) -> StepMemory {

@@ -17,9 +17,9 @@ use crate::trainer::{TrainJob, TrainOutcome, train};
 /// Local folders of model and tokenizer, once hub ids are downloaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources {
-    /// Checkpoint folder to finetune; `None`: train from scratch with the configuration's `from_config`.
+    /// Checkpoint folder or GGUF file to finetune; `None`: train from scratch with the configuration's `from_config`.
     pub model: Option<PathBuf>,
-    /// Folder with the tokenizer's files.
+    /// Folder with the tokenizer's files, or GGUF file with a tokenizer.
     pub tokenizer: PathBuf,
 }
 
@@ -55,14 +55,14 @@ pub fn prepare(
     config.check_device(device)?;
     let tokenizer = Tokenizer::from_dir(&sources.tokenizer)?;
     let model = match (&sources.model, &config.from_config) {
-        (Some(folder), _) => model_config::from_file(&folder.join("config.json"), families)?,
+        (Some(path), _) => checkpoint::config(path, families)?,
         (None, Some(file)) => model_config::from_file(file, families)?,
         (None, None) => return Err(Error::config("expected `config.model` or `config.from_config`")),
     };
     let (vocabulary, positions) = (model.spec().vocabulary, model.spec().positions);
     tokenizer.check_vocabulary(vocabulary);
     require_positions(config, positions)?;
-    let fitted = config.resolved_for(positions);
+    let fitted = config.resolved_for(positions, Some(&tokenizer));
     if let (None, Some(length)) = (config.max_length, fitted.max_length.filter(|n| *n < DEFAULT_MAX_LENGTH)) {
         tracing::warn!(
             "`config.max_length` is {length}: the model's positions leave no room for the default of {DEFAULT_MAX_LENGTH}"
@@ -115,7 +115,7 @@ pub fn examples(
 ) -> Result<Examples> {
     // Blocks are made of whole documents.
     let max_length = config.max_length.filter(|_| config.block_size == 0);
-    let settings = EncodeSettings { max_length, add_bos: config.add_bos };
+    let settings = EncodeSettings { max_length, add_bos: config.add_bos_for(Some(tokenizer)) };
     let store = match &config.cache_dir {
         Some(folder) => cache::open_or_build(input, tokenizer, settings, folder, stop)?,
         None => cache::encode_input(input, tokenizer, settings, stop)?,
@@ -166,7 +166,8 @@ pub fn launch(
         None => RunFolder::create(out)?,
     };
     // Without `resume`: the file is for repeating the run, not for continuing it.
-    let repeated = TrainConfig { resume: None, ..config.resolved_for(prepared.model.spec().positions) };
+    let resolved = config.resolved_for(prepared.model.spec().positions, Some(&prepared.tokenizer));
+    let repeated = TrainConfig { resume: None, ..resolved };
     let mut run_toml = RunTomlWriter { run: &run, config: repeated, provenance };
     let mut all: Vec<&mut dyn TrainObserver> = vec![&mut run_toml];
     all.extend(observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver));

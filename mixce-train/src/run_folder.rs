@@ -136,6 +136,7 @@ impl RunFolder {
     }
 
     /// Locks the run folder for writing until the result is dropped or the process ends, however it ends.
+    ///
     /// The lock is on the folder itself, so no lock file is left. On a file system without locks there is only a warning.
     ///
     /// # Errors

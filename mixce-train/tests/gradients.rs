@@ -1,5 +1,5 @@
-//! Logits, loss, log-likelihoods and every gradient of GPT-2 under MixCE against PyTorch (fixtures of `scripts/fixtures`): on the CPU, and
-//! as a part of the target `cuda` on a CUDA device.
+//! Logits, loss, log-likelihoods and every gradient of GPT-2 and the Llama family under MixCE against PyTorch (fixtures of
+//! `scripts/fixtures`): on the CPU, and as a part of the target `cuda` GPT-2's on a CUDA device.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::HashMap;
@@ -8,11 +8,15 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor, Var};
 use mixce_core::objective::MixCe;
 use mixce_core::{lm_head_backward, lm_head_loss, total_loss};
-use mixce_gpt2::FAMILY;
 use mixce_kernels::Precision;
 use mixce_lm::{Gradients, LanguageModel, PassOptions, checkpoint};
+use serde::Deserialize;
 
-const CONFIGURATIONS: [&str; 5] = ["plain", "inverse_layer_inner", "untied_relu", "gelu_exact", "silu"];
+const GPT2: [&str; 5] =
+    ["gpt2/plain", "gpt2/inverse_layer_inner", "gpt2/untied_relu", "gpt2/gelu_exact", "gpt2/silu"];
+
+const LLAMA: [&str; 5] =
+    ["llama/llama3", "llama/llama_bias_linear", "llama/mistral_window", "llama/qwen2", "llama/qwen3"];
 
 const ON_CUDA: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"cuda");
 
@@ -21,20 +25,26 @@ fn device() -> Device {
 }
 
 fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/gpt2").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
 }
 
 /// A model whose parameters are variables.
 fn model(name: &str) -> Box<dyn LanguageModel> {
-    let checkpoint = checkpoint::load(&folder(name), &[&FAMILY], &device()).unwrap();
+    let checkpoint =
+        checkpoint::load(&folder(name), &[&mixce_gpt2::FAMILY, &mixce_llama::FAMILY], &device()).unwrap();
     let parameters = checkpoint.parameters.try_map(|_, t| Ok(Var::from_tensor(t)?.into_inner())).unwrap();
     checkpoint.config.build(parameters).unwrap()
 }
 
-fn documents(name: &str) -> Vec<Vec<u32>> {
-    let batch = std::fs::read_to_string(folder(name).join("batch.json")).unwrap();
-    let batch: serde_json::Value = serde_json::from_str(&batch).unwrap();
-    serde_json::from_value(batch["documents"].clone()).unwrap()
+#[derive(Deserialize)]
+struct Batch {
+    documents: Vec<Vec<u32>>,
+    /// Those whose gradients are kept.
+    gradient_etas: Vec<f64>,
+}
+
+fn batch(name: &str) -> Batch {
+    serde_json::from_slice(&std::fs::read(folder(name).join("batch.json")).unwrap()).unwrap()
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
@@ -53,7 +63,7 @@ fn assert_close(name: &str, got: &Tensor, want: &Tensor, tolerance: f32) {
 }
 
 fn compare(name: &str, eta: &str, want: &HashMap<String, Tensor>) -> usize {
-    let (model, documents) = (model(name), documents(name));
+    let (model, documents) = (model(name), batch(name).documents);
     let inputs: Vec<&[u32]> = documents.iter().map(|d| &d[..d.len() - 1]).collect();
     let targets: Vec<u32> = documents.iter().flat_map(|d| d[1..].to_vec()).collect();
     let n = targets.len();
@@ -90,18 +100,30 @@ fn compare(name: &str, eta: &str, want: &HashMap<String, Tensor>) -> usize {
     compared
 }
 
-#[test]
-fn losses_and_every_gradient_equal_pytorch() {
-    for name in CONFIGURATIONS {
+fn compare_all(names: &[&str]) {
+    for name in names {
         let path = folder(name).join("expected.safetensors");
         let want = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
-        let parameters = model(name).parameters().len();
+        let (parameters, kept) = (model(name).parameters().len(), batch(name).gradient_etas);
         // The objective is the same code on both; an emulated device is slow.
         let etas: &[&str] = if ON_CUDA { &["0.5"] } else { &["0", "0.1", "0.5", "1"] };
         for &eta in etas {
-            let compared = compare(name, eta, &want);
-            let all = eta == "0" || eta == "0.5" || !["gelu_exact", "silu"].contains(&name);
-            assert_eq!(compared, if all { parameters } else { 0 }, "{name} eta {eta}");
+            let all = kept.contains(&eta.parse().unwrap());
+            assert_eq!(compare(name, eta, &want), if all { parameters } else { 0 }, "{name} eta {eta}");
         }
+        assert!(kept.len() >= 2, "{name}");
+    }
+}
+
+#[test]
+fn losses_and_every_gradient_equal_pytorch() {
+    compare_all(&GPT2);
+}
+
+#[test]
+fn those_of_the_llama_family_too() {
+    // No kernels on CUDA yet.
+    if !ON_CUDA {
+        compare_all(&LLAMA);
     }
 }

@@ -10,8 +10,9 @@ use mixce_core::objective::MixCe;
 use mixce_gpt2::Gpt2Config;
 use mixce_kernels::Precision;
 use mixce_kernels::rng::Stream;
+use mixce_llama::LlamaConfig;
 use mixce_lm::memory::PassShape;
-use mixce_lm::{Parameters, PassOptions};
+use mixce_lm::{ModelConfig, Parameters, PassOptions};
 use mixce_train::data::Microbatch;
 use mixce_train::optim::AdamWConfig;
 use mixce_train::plan::step_memory;
@@ -50,17 +51,25 @@ static ALONE: Mutex<()> = Mutex::new(());
 #[test]
 fn memory_is_flat_over_200_steps() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let config = Gpt2Config::from_json(
+    let gpt2 = Gpt2Config::from_json(
         r#"{"model_type":"gpt2","vocab_size":211,"n_positions":64,"n_embd":32,"n_layer":2,"n_head":2,"resid_pdrop":0.1,
         "embd_pdrop":0.1,"attn_pdrop":0.1,"bos_token_id":210,"eos_token_id":210}"#,
     )
     .unwrap();
+    let llama = LlamaConfig::from_json(
+        r#"{"model_type":"qwen3","vocab_size":211,"max_position_embeddings":64,"hidden_size":32,"intermediate_size":80,
+        "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":8,"attention_dropout":0.1}"#,
+    )
+    .unwrap();
+    let models: [&dyn ModelConfig; 2] = [&gpt2, &llama];
     // Buffers that a thread keeps are its own: on one thread the count does not depend on who picked up what.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    for precision in [Precision::F32, Precision::Bf16] {
-        let parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
+    for (config, precision) in
+        models.into_iter().flat_map(|model| [(model, Precision::F32), (model, Precision::Bf16)])
+    {
+        let parameters = Parameters::random(config, 1, &Device::Cpu).unwrap();
         let objective = Arc::new(MixCe::new(0.5).unwrap());
-        let mut step = TrainStep::new(&config, parameters, objective, AdamWConfig::default(), 1.0)
+        let mut step = TrainStep::new(config, parameters, objective, AdamWConfig::default(), 1.0)
             .unwrap()
             .with_options(PassOptions { precision, ..PassOptions::default() });
         let mut run = |index: u64| {
@@ -87,19 +96,27 @@ fn memory_is_flat_over_200_steps() {
 #[test]
 fn the_peak_is_the_planned_one() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let config = |vocab_size, n_embd, n_layer| Gpt2Config {
-        vocab_size,
-        n_positions: 128,
-        n_embd,
-        n_layer,
-        n_head: 4,
-        ..Gpt2Config::gpt2_small()
+    let gpt2 = |vocab_size, n_embd, n_layer| -> Arc<dyn ModelConfig> {
+        let base = Gpt2Config::gpt2_small();
+        Arc::new(Gpt2Config { vocab_size, n_positions: 128, n_embd, n_layer, n_head: 4, ..base })
     };
-    // Many layers, many tokens of the vocabulary, and more rows than go through a sublayer at once.
+    let llama = |model_type: &str, hidden_size: usize, layers: usize, kv: usize| -> Arc<dyn ModelConfig> {
+        let json = format!(
+            r#"{{"model_type":"{model_type}","vocab_size":500,"max_position_embeddings":128,"hidden_size":{hidden_size},
+            "intermediate_size":{},"num_hidden_layers":{layers},"num_attention_heads":4,"num_key_value_heads":{kv},
+            "head_dim":24,"tie_word_embeddings":true}}"#,
+            3 * hidden_size
+        );
+        Arc::new(LlamaConfig::from_json(&json).unwrap())
+    };
+    // Many layers, many tokens of the vocabulary, more rows than go through a sublayer at once, and norms of heads.
     let cases = [
-        (config(300, 64, 6), vec![128; 6]),
-        (config(20_000, 48, 1), vec![128, 30, 77, 128]),
-        (config(500, 96, 2), vec![128; 12]),
+        (gpt2(300, 64, 6), vec![128; 6]),
+        (gpt2(20_000, 48, 1), vec![128, 30, 77, 128]),
+        (gpt2(500, 96, 2), vec![128; 12]),
+        (llama("llama", 64, 6, 1), vec![128; 6]),
+        (llama("qwen3", 48, 5, 4), vec![128, 30, 77, 128]),
+        (llama("mistral", 96, 2, 2), vec![128; 12]),
     ];
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     for ((config, lengths), recompute) in
@@ -107,13 +124,13 @@ fn the_peak_is_the_planned_one() {
     {
         let before = IN_USE.load(Relaxed);
         let microbatch = || {
-            let document = |n: &usize| (0..=*n).map(|t| (t * t % config.vocab_size) as u32).collect();
+            let document = |n: &usize| (0..=*n).map(|t| (t * t % config.spec().vocabulary) as u32).collect();
             Microbatch { examples: lengths.iter().map(document).collect() }
         };
         PEAK.store(before, Relaxed);
-        let parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
+        let parameters = Parameters::random(&*config, 1, &Device::Cpu).unwrap();
         let objective = Arc::new(MixCe::new(0.5).unwrap());
-        let mut step = TrainStep::new(&config, parameters, objective, AdamWConfig::default(), 1.0)
+        let mut step = TrainStep::new(&*config, parameters, objective, AdamWConfig::default(), 1.0)
             .unwrap()
             .with_options(PassOptions { recompute, ..PassOptions::default() });
         for index in 0..2 {
@@ -123,8 +140,12 @@ fn the_peak_is_the_planned_one() {
         }
         let (got, tokens) = ((PEAK.load(Relaxed) - before) as f64, lengths.iter().sum());
         let want =
-            step_memory(&config, PassShape { tokens, recompute, on_cuda: false, precision: Precision::F32 });
+            step_memory(&*config, PassShape { tokens, recompute, on_cuda: false, precision: Precision::F32 });
         let ratio = got / want.peak as f64;
-        assert!((ratio - 1.0).abs() < 0.1, "{ratio} of {want:?}, recompute {recompute}");
+        assert!(
+            (ratio - 1.0).abs() < 0.1,
+            "{ratio} of {want:?}, {}, recompute {recompute}",
+            config.describe()
+        );
     }
 }

@@ -1,11 +1,13 @@
 //! Train autoregressive language models with MixCE, and evaluate the text they generate.
+//!
 //! This crate re-exports the crates of mixce under short names, for use as a library. The program `mixce` is built from the same
 //! crates.
+//!
 //! | module | purpose |
 //! | --- | --- |
 //! | [`objectives`] | training objectives (MLE, MixCE and related ones), and the LM head fused with the loss |
 //! | [`lm`] | the model traits, loading and saving checkpoints, tokenizers, sampling |
-//! | [`gpt2`] | GPT-2 |
+//! | [`gpt2`], [`llama`] | GPT-2; Llama, Mistral, Qwen2 and Qwen3 |
 //! | [`data`] | readers for data files |
 //! | [`train`] | the training loop, evaluation, run folders |
 //! | [`eval`] | metrics of generated text |
@@ -33,11 +35,13 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
 //! # A custom objective
 //!
 //! An [`Objective`](objectives::Objective) gives the weight of a token's cross-entropy from its log-probability. Pass your own to
 //! [`TrainJob`](train::trainer::TrainJob) instead of one from the registry; without a run folder everything stays in memory. The
 //! example `own_objective` trains with the focal loss.
+//!
 //! # A custom model
 //!
 //! A decoder-only transformer is an [`Architecture`](lm::Architecture): a configuration, an embedding, a
@@ -52,10 +56,11 @@ pub use mixce_eval as eval;
 pub use mixce_gpt2 as gpt2;
 pub use mixce_hub as hub;
 pub use mixce_kernels as kernels;
+pub use mixce_llama as llama;
 pub use mixce_lm as lm;
 pub use mixce_train as train;
 
 pub use candle_core::Device;
 
 /// The supported architectures. A new one is a crate and a line here.
-pub static FAMILIES: &[&lm::Family] = &[&gpt2::FAMILY];
+pub static FAMILIES: &[&lm::Family] = &[&gpt2::FAMILY, &llama::FAMILY];

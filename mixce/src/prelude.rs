@@ -8,6 +8,7 @@ pub use mixce_base::Hint;
 pub use mixce_core::Objective;
 pub use mixce_gpt2::Gpt2Config;
 pub use mixce_hub::{Hub, HubEnvironment, ModelSource, NoProgress};
+pub use mixce_llama::LlamaConfig;
 pub use mixce_lm::{LanguageModel, ModelConfig, Parameters, Tokenizer};
 pub use mixce_train::config::{DataFiles, TrainConfig};
 pub use mixce_train::data::{Examples, TokenStore};

@@ -125,7 +125,7 @@ fn a_tokenizer_of_another_model() {
         let bytes = std::fs::read(crate::support::fixtures().join("gpt2/plain").join(name)).unwrap();
         world.write(&format!("bad/{name}"), bytes);
     }
-    let beyond = "316 of the tokenizer's tokens have no row in the model, which has 61";
+    let beyond = "316 of the tokenizer's tokens have no embedding in the model, which has 61";
     for line in [LOADERS[0], LOADERS[1], LOADERS[3]] {
         world.run(line).refused(&[beyond, "is outside the", "vocabulary of 61 tokens"]);
     }
@@ -138,7 +138,7 @@ fn a_token_beyond_the_model_is_refused_where_it_occurs() {
     world.model("padded", &crate::support::small_config());
     let config = r#"{"tokenizer_class": "GPT2Tokenizer", "pad_token": "[PAD]"}"#;
     world.write("padded/tokenizer_config.json", config);
-    let beyond = "1 of the tokenizer's tokens have no row in the model, which has 377 (config key `vocab_size`); the first is `[PAD]`";
+    let beyond = "1 of the tokenizer's tokens have no embedding in the model, which has 377 (config key `vocab_size`); the first is `[PAD]`";
     let line = "evaluate --model padded --data DATA --json";
     let run = world.run(&line.replace("DATA", "valid.txt"));
     let plain = world.run("evaluate --model model --data valid.txt --json").row();

@@ -89,7 +89,7 @@ fn training_reads_parquet_and_says_when_documents_are_concatenated() {
     assert!(shown["provenance"]["version"].is_string());
     let confined = line.replace("--out run", "--out other") + " --pack concat --confine-attention -v";
     let outcome = world.run(&confined).success();
-    assert!(outcome.stderr.contains("attention stays within each document"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("attention is confined to each document"), "{}", outcome.stderr);
     world
         .run(&line.replace("--block-size 40", "--pack concat"))
         .refused(&["`--pack concat` needs `--block-size`"]);

@@ -58,7 +58,7 @@ fn what_is_left_out_and_added_is_named() {
         serde_json::json!({"id": 377, "content": "[PAD]", "special": true})
     );
     assert!(
-        tokenizer["notes"][0].as_str().unwrap().starts_with("`add_bos_token` of tokenizer_config.json"),
+        tokenizer["notes"][0].as_str().unwrap().starts_with("texts begin with BOS, `<|endoftext|>`"),
         "{row}"
     );
     let text = world.run("inspect model").success().stdout;

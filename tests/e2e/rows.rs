@@ -36,7 +36,7 @@ fn inspect_shows_what_was_understood_of_rows() {
         .run("inspect null.jsonl")
         .refused(&["`null.jsonl` line 1", "expected a string under `story`, got null"]);
     let left_out = world.run("inspect null.jsonl --skip-bad-rows 1 --json").success();
-    assert!(left_out.stderr.contains("bad row left out: `null.jsonl` line 1"), "{}", left_out.stderr);
+    assert!(left_out.stderr.contains("bad row skipped: `null.jsonl` line 1"), "{}", left_out.stderr);
     assert_eq!(left_out.row()["sample"], "Once upon");
 }
 

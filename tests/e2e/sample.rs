@@ -123,5 +123,5 @@ fn blank_prompts_are_left_out_and_counted() {
     );
     assert_eq!(outcome.stdout, of("same.txt").success().stdout);
     world.write("blank.txt", "\n \n");
-    of("blank.txt").refused(&["`blank.txt` holds no prompt: all 2 are blank", "--unconditional"]);
+    of("blank.txt").refused(&["`blank.txt` contains no prompt: all 2 are blank", "--unconditional"]);
 }

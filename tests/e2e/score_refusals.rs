@@ -25,7 +25,7 @@ fn bad_input_is_named() {
     let before = world.snapshot();
     for (flags, words) in [
         ("--human empty.txt --model-text good.txt", ["`empty.txt` is empty", ""]),
-        ("--human human.txt --model-text blank.txt", ["`blank.txt` holds no text", ""]),
+        ("--human human.txt --model-text blank.txt", ["`blank.txt` contains no text", ""]),
         ("--human human.txt --model-text bad.txt", ["`bad.txt` line 2, byte 4", "UTF-8"]),
         ("--human human.txt --model-text bad.jsonl", ["`bad.jsonl` line 2", "no key `text`"]),
         ("--human human.txt --model-text nowhere.txt", ["nowhere.txt", ""]),

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use candle_core::{DType, Device};
 use mixce_gpt2::Gpt2Config;
 use mixce_lm::export::{ExportRequest, NameStyle, TrainingFacts, export};
-use mixce_lm::{Parameters, Tokenizer};
+use mixce_lm::{ModelConfig, Parameters, Tokenizer};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -62,7 +62,7 @@ impl World {
     }
 
     /// A model with random weights and the fixtures' tokenizer.
-    pub(crate) fn model(&self, name: &str, config: &Gpt2Config) {
+    pub(crate) fn model(&self, name: &str, config: &dyn ModelConfig) {
         let parameters = Parameters::random(config, 7, &Device::Cpu).unwrap();
         let tokenizer = Tokenizer::from_dir(&fixtures().join("tokenizer")).unwrap();
         let request = ExportRequest {

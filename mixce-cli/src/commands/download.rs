@@ -29,7 +29,7 @@ pub(crate) fn run(args: &DownloadArgs, context: &Context) -> Result<()> {
     let id = match ModelSource::parse(&args.model)? {
         ModelSource::Hub(id) => id,
         ModelSource::Local(path) => {
-            return Err(Problem::new(format!("`{}` is a folder on this machine", path.display()))
+            return Err(Problem::new(format!("`{}` is a folder or file on this machine", path.display()))
                 .hint("`mixce export` copies a local model")
                 .into());
         }

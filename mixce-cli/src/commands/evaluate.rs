@@ -27,7 +27,7 @@ use crate::{interrupt, models, progress};
 #[derive(Debug, Args)]
 #[command(after_help = "Example: mixce evaluate --model runs/first --data test.txt --json")]
 pub(crate) struct EvaluateArgs {
-    /// Folder of a model, run folder (its best model), or hub id
+    /// Folder or GGUF file of a model, run folder (its best model), or hub id
     #[arg(long, alias = authors::MODEL, value_name = "MODEL")]
     model: String,
     /// Documents: files or patterns, or `-`; .txt (one per line), .jsonl, .csv, .tsv, .parquet, also .gz and .zst
@@ -51,9 +51,9 @@ pub(crate) struct EvaluateArgs {
     /// Within blocks, restrict attention to a token's own document
     #[arg(long, requires = "block_size")]
     confine_attention: bool,
-    /// Prepend the tokenizer's BOS to each document
-    #[arg(long)]
-    add_bos: bool,
+    /// Prepend the tokenizer's BOS to each document, or not [default: as the tokenizer's files ask]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    add_bos: Option<bool>,
     /// Condition on the first N tokens of each document without scoring them: the perplexity of continuations
     #[arg(long, alias = authors::PROMPT_LENGTH, default_value_t = 0, value_name = "TOKENS", conflicts_with_all = ["block_size", "confine_attention"])]
     prompt_length: usize,
@@ -115,7 +115,13 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     let room = if args.block_size == 0 { positions } else { usize::MAX };
     // The last token of a document needs no position: an explicit length may be one more, and is checked per document.
     let max_length = at_most("--max-length", args.max_length, DEFAULT_MAX_LENGTH, room);
-    let examples = examples(args, max_length, &input, &loaded.tokenizer, stop)?;
+    let add_bos = args.add_bos.unwrap_or_else(|| loaded.tokenizer.opening().is_some());
+    let settings = EncodeSettings {
+        // As in training, documents that are concatenated into blocks stay whole.
+        max_length: (args.block_size == 0).then_some(max_length),
+        add_bos,
+    };
+    let examples = examples(args, settings, &input, &loaded.tokenizer, stop)?;
     require_context(&input.name(), &examples, positions)?;
 
     let bar = progress::bar(examples.len() as u64, "documents");
@@ -125,7 +131,7 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     // `log_q` begins with the second token.
     let uncounted = match args.prompt_length {
         0 => 0,
-        tokens => tokens - 1 + usize::from(args.add_bos),
+        tokens => tokens - 1 + usize::from(add_bos),
     };
     // The library's callback cannot return our error; it is kept here.
     let mut failure = None;
@@ -146,28 +152,25 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     if let Some(file) = per_token {
         file.finish()?;
     }
-    let report = report(args, max_length, &sums, all.documents, examples.store().counts())?;
+    let report = report(args, (max_length, add_bos), &sums, all.documents, examples.store().counts())?;
     context.output.either(&report, || report.text())
 }
 
 /// The documents, encoded, and truncated or concatenated according to the flags.
 fn examples(
     args: &EvaluateArgs,
-    max_length: usize,
+    settings: EncodeSettings,
     input: &Input,
     tokenizer: &Tokenizer,
     stop: &AtomicBool,
 ) -> Result<Examples> {
-    // As in training, documents that are concatenated into blocks are not truncated.
-    let cut_to = (args.block_size == 0).then_some(max_length);
-    let settings = EncodeSettings { max_length: cut_to, add_bos: args.add_bos };
     // As in training, the tokens of a large file are cached on disk.
     let store = match default_cache().filter(|_| input.bytes().is_ok_and(|n| n >= CACHED_FROM_BYTES)) {
         Some(cache) => open_or_build(input, tokenizer, settings, &cache, stop)?,
         None => encode_input(input, tokenizer, settings, stop)?,
     };
     let truncated = store.counts().truncated;
-    if truncated > 0 {
+    if let (1.., Some(max_length)) = (truncated, settings.max_length) {
         tracing::warn!("{truncated} documents were cut to {max_length} tokens (`--max-length`)");
     }
     Ok(match args.block_size {
@@ -179,7 +182,7 @@ fn examples(
 
 fn report(
     args: &EvaluateArgs,
-    max_length: usize,
+    (max_length, add_bos): (usize, bool),
     sums: &LikelihoodSums,
     documents: u64,
     data: DataCounts,
@@ -198,7 +201,7 @@ fn report(
         "max_length": max_length,
         "block_size": args.block_size,
         "confine_attention": args.confine_attention,
-        "add_bos": args.add_bos,
+        "add_bos": add_bos,
         "prompt_length": args.prompt_length,
         "compat": args.compat,
         "batch_size": args.compat.map(|_| args.batch_size),
@@ -229,7 +232,7 @@ fn require_context(name: &str, examples: &Examples, positions: usize) -> Result<
         Some(index) => {
             let tokens = examples.length(index);
             let problem = Problem::new(format!(
-                "document {} of `{name}` has {tokens} tokens, but the model has {positions} positions (config key `n_positions`)",
+                "document {} of `{name}` has {tokens} tokens, but the model has {positions} positions (config key `n_positions` or `max_position_embeddings`)",
                 index + 1
             ));
             let cut = positions + 1;

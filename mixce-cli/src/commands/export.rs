@@ -22,7 +22,7 @@ use crate::models::{self, Network};
     after_help = "Example: mixce export --model runs/first/checkpoints/step-00000100 --out models/step-100"
 )]
 pub(crate) struct ExportArgs {
-    /// Folder of a model, run folder (its best model), RUN/checkpoints/step-N, or hub id
+    /// Folder or GGUF file of a model, run folder (its best model), RUN/checkpoints/step-N, or hub id
     #[arg(long, alias = authors::MODEL, value_name = "MODEL")]
     model: String,
     /// New folder; must be empty or not exist
@@ -41,9 +41,9 @@ pub(crate) struct ExportArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
-    /// transformer.wte.weight, as transformers saves a language model
+    /// transformer.wte.weight or model.embed_tokens.weight, as transformers saves a language model
     Hf,
-    /// wte.weight, as openai-community/gpt2 is published
+    /// wte.weight or embed_tokens.weight, as openai-community/gpt2 is published
     PytorchNames,
 }
 

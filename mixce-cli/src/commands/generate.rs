@@ -37,7 +37,7 @@ use sample_file::Sample;
     mixce generate --model runs/first --documents valid.txt --name dev --out samples --resume --num-samples 1 --top-p 0.85,0.9,0.95"
 )]
 pub(crate) struct GenerateArgs {
-    /// Folder of a model, run folder (its best model), or hub id
+    /// Folder or GGUF file of a model, run folder (its best model), or hub id
     #[arg(long, alias = authors::MODEL, value_name = "MODEL")]
     model: String,
     #[command(flatten)]

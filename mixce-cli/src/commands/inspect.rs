@@ -21,7 +21,7 @@ use crate::reading::ReadingArgs;
 #[command(after_help = "Example: mixce inspect runs/first/best\n\n\
     Reads headers, not weights. With --json one object: `kind` is checkpoint, weights, run, dataset or cache.")]
 pub(crate) struct InspectArgs {
-    /// Folder of a checkpoint or run, weight file (.safetensors, .bin), token cache (.tokens), data file, folder of data files, pattern, or `-`
+    /// Folder of a checkpoint or run, weight file (.safetensors, .bin, .gguf), token cache (.tokens), data file, folder of data files, pattern, or `-`
     #[arg(value_name = "PATH")]
     path: PathBuf,
     /// Folder or hub id of a tokenizer, to count a data file's tokens too
@@ -36,8 +36,9 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<()> {
     if path.join("run.toml").is_file() {
         return run_folder::inspect(path, context);
     }
-    let is_weights =
-        path.extension().is_some_and(|e| ["safetensors", "bin", "pt", "pth"].iter().any(|known| e == *known));
+    let is_weights = path
+        .extension()
+        .is_some_and(|e| ["safetensors", "bin", "pt", "pth", "gguf"].iter().any(|known| e == *known));
     if (path.is_dir() && !is_data_folder(path)) || is_weights {
         return weights::inspect(path, context);
     }
@@ -59,7 +60,7 @@ fn is_data_folder(path: &Path) -> bool {
     let names: Vec<String> =
         entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     let is_of_model = |name: &String| {
-        let weights = [".safetensors", ".bin", ".pt", ".pth", ".index.json"];
+        let weights = [".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json"];
         name == "config.json" || name == "tokenizer.json" || weights.iter().any(|end| name.ends_with(end))
     };
     !names.is_empty() && !names.iter().any(is_of_model)

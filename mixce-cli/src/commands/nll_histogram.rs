@@ -39,7 +39,7 @@ const MAX_DEFAULT_BINS: usize = 100;
     has none. In .jsonl files a row's `prompt` and `continuation` (or `text`) are one text, as `mixce generate` writes them."
 )]
 pub(crate) struct NllHistogramArgs {
-    /// Folder of a model, run folder (its best model), or hub id
+    /// Folder or GGUF file of a model, run folder (its best model), or hub id
     #[arg(long, alias = authors::MODEL, value_name = "MODEL")]
     model: String,
     /// Human texts: files or patterns, or `-`
@@ -202,13 +202,18 @@ fn likelihoods(
     stop: &AtomicBool,
 ) -> Result<Likelihoods> {
     // EOS is scored like any token, and then left out.
-    let settings = EncodeSettings { max_length: Some(max_length.saturating_add(1)), add_bos: false };
+    let begins = usize::from(loaded.tokenizer.opening().is_some());
+    let max_length = Some(max_length.saturating_add(1));
+    let settings = EncodeSettings { max_length, add_bos: begins == 1 };
     let store = encode_input(input, &loaded.tokenizer, settings, stop)?;
     let mut likelihoods = Likelihoods { cut: store.counts().truncated, ..Likelihoods::default() };
     let examples = Examples::documents(store);
     let bar = progress::bar(examples.len() as u64, "texts");
     // `log_q` begins with the second token.
-    let uncounted = args.prompt_length.saturating_sub(1);
+    let uncounted = match args.prompt_length {
+        0 => 0,
+        tokens => tokens - 1 + begins,
+    };
     let mut on_example = |scored: Scored<'_>| {
         likelihoods.add(scored.log_q, uncounted);
         bar.set_position(scored.index as u64 + 1);

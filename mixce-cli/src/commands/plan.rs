@@ -27,7 +27,8 @@ use crate::speed;
     estimate; `mixce bench train` measures. With --device cuda and no such device, time is estimated only with --gflops."
 )]
 pub(crate) struct PlanArgs {
-    /// gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2; a config.json; or the folder of a model (its config.json)
+    /// A published size (gpt2, gpt2-large, SmolLM2-135M, Llama-3.2-1B, Qwen3-0.6B and others); a config.json; the folder of a model
+    /// (its config.json); or a GGUF file
     #[arg(long, value_name = "NAME|FILE|FOLDER")]
     model: String,
     /// Documents per microbatch

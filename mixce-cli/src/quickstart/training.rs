@@ -80,7 +80,7 @@ impl Training<'_> {
             batch_size: self.settings.batch_size,
             grad_accum: 1,
             max_length: Some(MAX_TOKENS),
-            add_bos: true,
+            add_bos: Some(true),
             seed: self.settings.seed,
             dropout: Some(0.0),
             clip_grad_norm: 1.0,

@@ -15,6 +15,7 @@ pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
 };
 
 /// Dynamic fine-tuning (DFT, 2025): `w = q`. The same objective as MixCE with `eta = 0`.
+///
 /// Potential `-q`. The fixed point is not unique: every one-hot distribution on the support is one.
 ///
 /// ```

@@ -1,4 +1,5 @@
 //! Token-weighted cross-entropy objectives: `loss = mean_t w(q_t) (-log q_t)` with `w` held constant in the gradient.
+//!
 //! `q_t` is the model's probability of the observed token at position `t`. The gradient with respect to the logits of that
 //! position is `w(q_t) (softmax(z) - onehot)`, so an objective is defined by its weight function. Each has
 //!
@@ -56,6 +57,7 @@ pub static OBJECTIVES: &[ObjectiveSpec] = &[
 ];
 
 /// A token-weighted cross-entropy objective (see the [module documentation](self)).
+///
 /// A custom objective:
 ///
 /// ```
@@ -98,6 +100,7 @@ pub trait Objective: Debug + Send + Sync {
     fn potential(&self, log_q: f64) -> f64;
 
     /// [`Objective::weight`] for every element of a tensor of any float dtype, on its device.
+    ///
     /// The default computes [`Objective::weight`] on the host, which on a GPU synchronises the device for every slice of tokens. An
     /// objective used on a GPU should override it with tensor operations.
     ///

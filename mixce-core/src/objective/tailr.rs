@@ -28,6 +28,7 @@ pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
 };
 
 /// TaiLr (Ji et al., *Tailoring language generation models under total variation distance*, ICLR 2023):
+///
 /// `w = max(q / (gamma + (1 - gamma) q), min_weight)`.
 ///
 /// `gamma = 0` is MLE; `gamma = 1, min_weight = 0` is DFT. Without the clamp the potential is

@@ -20,6 +20,7 @@ pub(super) const SPEC: ObjectiveSpec = ObjectiveSpec {
 };
 
 /// Thresholded likelihood (*Beyond log-likelihood*, arXiv 2510.00526): `w = 1` for `q >= tau` and 0 below.
+///
 /// A token that the model finds unlikely is treated as noise and has no gradient. `tau = 0` is MLE. Potential: `-log max(q,
 /// tau)`, constant where the weight is 0.
 /// For `tau > 0` the fixed point is not unique: any set of tokens whose `p_j`, divided by their sum `s`, are all at least `tau` gives

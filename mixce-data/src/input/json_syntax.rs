@@ -1,4 +1,5 @@
 //! Finds the end of a JSON value, or the first byte at which it is not valid JSON.
+//!
 //! The scanner checks the grammar, so that a truncated value is detected at the next row and not at the end of the file. Python's
 //! `NaN`, `Infinity` and `-Infinity` are accepted and noted; numbers and escapes are left to the parser.
 use std::ops::Range;

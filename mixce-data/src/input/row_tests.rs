@@ -237,10 +237,7 @@ fn quotes_inside_of_quotes() {
     // Neither doubled nor escaped: one bad row, with all of its lines.
     let csv = "id,text\n1,a\n2,\"she said \"no\" and\nwent, and\ncame back\"\n3,b\n";
     let told = message("a.csv", csv, settings());
-    assert!(
-        told.contains("line 3: text behind the closing quote") && told.contains("2 more lines"),
-        "{told}"
-    );
+    assert!(told.contains("line 3: text after the closing quote") && told.contains("2 more lines"), "{told}");
     assert_eq!(kept("a.csv", csv, 1), ["a", "b"]);
 }
 

@@ -20,6 +20,7 @@ pub use datasets::{wikitext_markers, writing_prompt_marks};
 use classes::{begins_alphabetic, ends_alphanumeric, is_cjk, is_closing, is_opening, is_quote};
 
 /// Detokenises one line (without its line end).
+///
 /// A token is appended to the text so far by the first of these rules that matches:
 ///
 /// | | token | space before | space after |

@@ -34,6 +34,7 @@ impl Unpacked {
 }
 
 /// Unpacks the data files of an archive.
+///
 /// Each gets its own folder, so that names cannot collide on any file system; of members with the same name the last is used, as
 /// by `tar`.
 ///

@@ -1,4 +1,5 @@
 //! The common interface of metrics: inputs, settings, results.
+//!
 //! A metric is one file of this crate with a `METRIC`, its entry in [`METRICS`](crate::METRICS). It gets texts, token ids, features or
 //! embeddings as [`Inputs`], never a model; the caller computes what [`MetricSpec::needs`] lists. A [`Scorer`] applies several metrics to
 //! each set of texts, and a [`ScoreTable`] holds the results with their intervals and tests.

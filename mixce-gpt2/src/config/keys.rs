@@ -1,204 +1,24 @@
 //! Converts between the keys of a `config.json` and [`Gpt2Config`].
 
-use mixce_kernels::Activation;
+use mixce_lm::Result;
+use mixce_lm::config::keys::{ConfigKeys, activation_name, is_common, refuse_unsupported, unsupported};
 use serde_json::{Map, Value, json};
 
-use super::{Gpt2Config, wrong};
-use mixce_lm::special_ids::id_list;
-use mixce_lm::{Error, Result};
+use super::Gpt2Config;
 
-/// Names of activations in transformers. Those in one row compute the same function in f32 up to rounding
-/// (`ACT2CLS` in transformers' `activations.py`); the first is the one that is written.
-const ACTIVATIONS: [(Activation, &[&str]); 4] = [
-    (
-        Activation::GeluNew,
-        &["gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"],
-    ),
-    (Activation::Gelu, &["gelu", "gelu_python"]),
-    (Activation::Relu, &["relu"]),
-    (Activation::Silu, &["silu", "swish"]),
-];
-
-/// The activation that a config file calls `name`.
-pub(super) fn activation_from_name(name: &str) -> Option<Activation> {
-    ACTIVATIONS.iter().find(|(_, names)| names.contains(&name)).map(|&(activation, _)| activation)
-}
-
-/// The name that is written for an activation.
-pub(super) fn activation_name(activation: Activation) -> &'static str {
-    match activation {
-        Activation::GeluNew => "gelu_new",
-        Activation::Gelu => "gelu",
-        Activation::Relu => "relu",
-        Activation::Silu => "silu",
-    }
-}
-
-/// Keys of transformers' `PreTrainedConfig` (of any version) and of GPT-2's other heads that do not change the language
-/// model's forward pass.
-const HARMLESS: &[&str] = &[
-    "_attn_implementation",
-    "_attn_implementation_autoset",
-    "_name_or_path",
-    "_num_labels",
-    "add_cross_attention",
-    "architectures",
-    "attn_implementation",
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "chunk_size_feed_forward",
-    "cross_attention_hidden_size",
-    "decoder_start_token_id",
-    "dtype",
-    "finetuning_task",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "gradient_checkpointing",
-    "id2label",
-    "is_decoder",
-    "is_encoder_decoder",
-    "label2id",
-    "max_length",
-    "model_type",
-    "n_ctx",
-    "num_labels",
-    "output_attentions",
-    "output_hidden_states",
-    "output_past",
-    "predict_special_tokens",
-    "prefix",
-    "problem_type",
-    "pruned_heads",
-    "quantization_config",
-    "return_dict",
-    "return_dict_in_generate",
-    "sep_token_id",
-    "suppress_tokens",
-    "task_specific_params",
-    "tf_legacy_loss",
-    "tie_encoder_decoder",
-    "tokenizer_class",
-    "torch_dtype",
-    "torchscript",
-    "transformers_version",
-    "use_bfloat16",
-    // Defaults of `generate` that old configs carry.
-    "diversity_penalty",
-    "do_sample",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "exponential_decay_length_penalty",
-    "length_penalty",
-    "min_length",
-    "no_repeat_ngram_size",
-    "num_beam_groups",
-    "num_beams",
-    "num_return_sequences",
-    "output_scores",
-    "remove_invalid_values",
-    "repetition_penalty",
-    "temperature",
-    "top_k",
-    "top_p",
-    "typical_p",
-];
-
-/// Whether a key that is kept but not used is a known one.
+/// Whether a key that is kept but not used is a known one: of transformers' common part, or of GPT-2's other heads.
 pub(super) fn is_harmless(key: &str) -> bool {
-    HARMLESS.contains(&key) || key.starts_with("summary_")
-}
-
-/// Takes keys out of the object one by one; what is left over is `extra`.
-struct Keys(Map<String, Value>);
-
-impl Keys {
-    /// The value under `key` or one of its aliases, all of which must agree.
-    fn take(&mut self, names: &[&str]) -> Result<Option<(String, Value)>> {
-        let mut found: Option<(String, Value)> = None;
-        for &name in names {
-            let Some(value) = self.0.remove(name) else { continue };
-            match &found {
-                None => found = Some((name.to_owned(), value)),
-                Some((first, same)) if *same == value => {
-                    tracing::debug!("config: `{name}` repeats `{first}`")
-                }
-                Some((first, other)) => {
-                    return Err(wrong(name, format!("equal to its other name `{first}` ({other})"), value));
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    fn size(&mut self, names: &[&str], default: usize) -> Result<usize> {
-        match self.take(names)? {
-            None => Ok(default),
-            Some((key, value)) => value
-                .as_u64()
-                .and_then(|n| usize::try_from(n).ok())
-                .ok_or_else(|| wrong(&key, "a positive integer".to_owned(), value)),
-        }
-    }
-
-    fn optional_size(&mut self, key: &str) -> Result<Option<usize>> {
-        match self.0.get(key) {
-            Some(Value::Null) => {
-                self.0.remove(key);
-                Ok(None)
-            }
-            None => Ok(None),
-            Some(_) => self.size(&[key], 0).map(Some),
-        }
-    }
-
-    fn number(&mut self, key: &str, default: f64) -> Result<f64> {
-        match self.0.remove(key) {
-            None => Ok(default),
-            Some(value) => value.as_f64().ok_or_else(|| wrong(key, "a number".to_owned(), value)),
-        }
-    }
-
-    fn flag(&mut self, key: &str, default: bool) -> Result<bool> {
-        match self.0.remove(key) {
-            None => Ok(default),
-            Some(value) => value.as_bool().ok_or_else(|| wrong(key, "true or false".to_owned(), value)),
-        }
-    }
-
-    /// Token ids: one, a list, or `null` (or the -1 of old files) for none.
-    fn tokens(&mut self, key: &str, default: Option<u32>) -> Result<Vec<u32>> {
-        let Some(value) = self.0.remove(key) else { return Ok(default.into_iter().collect()) };
-        id_list(&value).ok_or_else(|| wrong(key, "a token id, a list of them or null".to_owned(), value))
-    }
-
-    /// A token id, `null`, or a list that names one id.
-    fn token(&mut self, key: &str, default: Option<u32>) -> Result<Option<u32>> {
-        let written = self.0.get(key).map_or_else(String::new, Value::to_string);
-        match self.tokens(key, default)?.as_slice() {
-            [] => Ok(None),
-            [id] => Ok(Some(*id)),
-            _ => Err(wrong(key, "one token id or null".to_owned(), written)),
-        }
-    }
-
-    fn activation(&mut self) -> Result<Activation> {
-        let Some(value) = self.0.remove("activation_function") else { return Ok(Activation::GeluNew) };
-        let Some(name) = value.as_str() else {
-            return Err(wrong("activation_function", "a name".to_owned(), value));
-        };
-        activation_from_name(name).ok_or_else(|| Error::ConfigUnsupported {
-            key: "activation_function".to_owned(),
-            value: name.to_owned(),
-            reason: "unknown activation",
-        })
-    }
+    is_common(key) || matches!(key, "n_ctx" | "predict_special_tokens") || key.starts_with("summary_")
 }
 
 pub(super) fn parse(object: Map<String, Value>) -> Result<Gpt2Config> {
     refuse_unsupported(&object)?;
+    if let Some(value) = object.get("model_type").filter(|value| *value != "gpt2") {
+        return Err(unsupported("model_type", value, "only `gpt2` models can be loaded"));
+    }
     let default = Gpt2Config::default();
     let context = object.get("n_ctx").cloned();
-    let mut keys = Keys(object);
+    let mut keys = ConfigKeys(object);
     // Old files have `n_ctx` beside `n_positions`. transformers does not treat it as an alias: it counts only if it is alone.
     let positions_named =
         ["n_positions", "max_position_embeddings"].iter().any(|name| keys.0.contains_key(*name));
@@ -220,8 +40,8 @@ pub(super) fn parse(object: Map<String, Value>) -> Result<Gpt2Config> {
         n_embd: keys.size(&["n_embd", "hidden_size"], default.n_embd)?,
         n_layer: keys.size(&["n_layer", "num_hidden_layers"], default.n_layer)?,
         n_head: keys.size(&["n_head", "num_attention_heads"], default.n_head)?,
-        n_inner: keys.optional_size("n_inner")?,
-        activation_function: keys.activation()?,
+        n_inner: keys.optional_size("n_inner", None)?,
+        activation_function: keys.activation("activation_function", default.activation_function)?,
         resid_pdrop: keys.number("resid_pdrop", default.resid_pdrop)?,
         embd_pdrop: keys.number("embd_pdrop", default.embd_pdrop)?,
         attn_pdrop: keys.number("attn_pdrop", default.attn_pdrop)?,
@@ -247,30 +67,6 @@ pub(super) fn parse(object: Map<String, Value>) -> Result<Gpt2Config> {
         tracing::warn!("config key `{key}` is not one of GPT-2's and has no effect");
     }
     Ok(config)
-}
-
-/// Keys whose value, unless neutral, requires another computation.
-fn refuse_unsupported(object: &Map<String, Value>) -> Result<()> {
-    let refuse = |key: &str, value: &Value, reason| {
-        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        Err(Error::ConfigUnsupported { key: key.to_owned(), value, reason })
-    };
-    for (key, value) in object {
-        let empty = value.is_null()
-            || value.as_object().is_some_and(Map::is_empty)
-            || value.as_array().is_some_and(Vec::is_empty);
-        match key.as_str() {
-            "model_type" if value != "gpt2" => return refuse(key, value, "only `gpt2` models can be loaded"),
-            "add_cross_attention" | "is_encoder_decoder" if !empty && value != false => {
-                return refuse(key, value, "there is no cross attention");
-            }
-            "is_causal" if value == false => return refuse(key, value, "attention is always causal"),
-            "pruned_heads" if !empty => return refuse(key, value, "attention heads cannot be pruned"),
-            "quantization_config" if !empty => return refuse(key, value, "weights cannot be quantized"),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn write(config: Gpt2Config) -> Map<String, Value> {

@@ -1,4 +1,5 @@
 //! The fused operations on CUDA: kernels of our own (`cuda/*.cu`) and matrix products by cuBLAS.
+//!
 //! Everything is f32 except the operands of matrix products and the intermediate results between products, which have an [`Element`]
 //! type, f32 or bf16, chosen by the [`Precision`](crate::Precision).
 //!

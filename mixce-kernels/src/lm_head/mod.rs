@@ -1,4 +1,5 @@
 //! The LM head fused with a token-weighted cross-entropy.
+//!
 //! On the CPU the logits of a slice of tokens are computed tile by tile, and each tile's contribution to `log sum exp` is added while the
 //! tile is in cache. After all tiles of a slice the weights are known, and each tile is turned into its gradient just before the two
 //! products that need it. On CUDA a slice is one tile, and nothing is read back. The full matrix of logits is never materialised, and no

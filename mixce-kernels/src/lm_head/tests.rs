@@ -74,7 +74,7 @@ fn plain_slices_do_not_change_the_result() -> Result<()> {
             1e-5,
         );
     }
-    // Reached through the front door by a type without kernels.
+    // Through the public function, with a type without kernels.
     let [hidden, head] = [&hidden, &head].map(|t| t.to_dtype(DType::F64).unwrap());
     let sum = Tensor::ones((v, c), DType::F32, &Device::Cpu)?;
     let got = weighted_cross_entropy(&hidden, &head, &y, WEIGHTING, &sum, Precision::F32)?;

@@ -27,6 +27,7 @@ pub struct Rotary {
 
 impl Rotary {
     /// The tables of the positions `0..positions`, for heads of twice as many channels as there are frequencies `f` (radians a token).
+    ///
     /// `attention_factor` is `a`: 1 but for some scaled embeddings (YaRN).
     ///
     /// Frequencies and angles are rounded to f32 as transformers rounds them, so a position far from 0 has the angle that a published

@@ -33,6 +33,7 @@ fn require_finite(tensor: &TensorInfo, values: &[f32]) -> Result<()> {
             WeightType::F32 => "f32",
             WeightType::F16 => "f16",
             WeightType::Bf16 => "bf16",
+            WeightType::Blocks(format) => format.name(),
             WeightType::Other(_) => "unknown",
         },
         count,
@@ -71,7 +72,7 @@ mod tests {
             dtype: WeightType::F16,
             file: "m.safetensors".into(),
             offset: 0,
-            strides: None,
+            layout: None,
             dictionary: String::new(),
         };
         let mut values = vec![0.5; 120_000];

@@ -9,7 +9,7 @@ use std::path::Path;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::pickle::{Input, Object, Pickle, PickledTensor};
-use super::tensor::{TensorInfo, WeightType};
+use super::tensor::{Layout, TensorInfo, WeightType};
 use crate::error::{Error, Result};
 
 /// Dictionaries deeper than this are not looked into; keeps a file of nested ones from filling memory with their paths.
@@ -153,7 +153,7 @@ fn element_bytes(dtype: &WeightType) -> u64 {
             "LongStorage" => 8,
             _ => 0,
         },
-        float => float.size_bytes() as u64,
+        float => float.block().1 as u64,
     }
 }
 
@@ -228,7 +228,8 @@ fn locate(
         dtype: storage.dtype.clone(),
         file: path.to_owned(),
         offset,
-        strides: (!is_row_major(&tensor.shape, &tensor.strides)).then(|| tensor.strides.clone()),
+        layout: (!is_row_major(&tensor.shape, &tensor.strides))
+            .then(|| Layout { sizes: tensor.shape.clone(), steps: tensor.strides.clone() }),
     })
 }
 

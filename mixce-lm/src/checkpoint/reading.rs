@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Weights;
 use super::names::{self, Plan};
-use super::tensor::TensorInfo;
+use super::tensor::{TensorInfo, WeightType};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result, TensorMismatch};
 
@@ -20,7 +20,7 @@ pub struct Reading {
     pub prefixes: Vec<String>,
     /// Tensors that are no part of the language model, with the dictionary before the name: heads of other tasks, optimizer states.
     pub left_out: Vec<String>,
-    /// The number of stored attention masks, which are not read.
+    /// The number of stored buffers (attention masks, tables of rotary embeddings), which are not read.
     pub buffers: usize,
     /// Whether the matrices of the blocks were stored transposed, as nanoGPT does.
     pub transposed: bool,
@@ -28,6 +28,11 @@ pub struct Reading {
     pub absent: Vec<String>,
     /// Other weight files of the folder, which are not read.
     pub unused_files: Vec<String>,
+    /// Parameters that are stored in blocks of a GGUF file and dequantised: how many of each format.
+    pub dequantised: BTreeMap<&'static str, usize>,
+    /// The prefix that transformers itself writes.
+    #[serde(skip)]
+    own_prefix: Option<String>,
 }
 
 /// So many names are spelled out in a warning; the rest is counted.
@@ -42,8 +47,12 @@ pub(super) fn choose(weights: &Weights, config: &dyn ModelConfig) -> Result<(Pla
     if let Some((name, shard)) = weights.lost.iter().find(|(name, _)| !names::can_be_absent(name, config)) {
         return Err(Error::malformed(path, format!("tensor `{name}` should be in `{shard}` but is not")));
     }
+    let tensors = match &weights.gguf {
+        Some(gguf) => gguf.parameters(config.family())?,
+        None => weights.tensors.clone(),
+    };
     let mut dictionaries: BTreeMap<&str, Vec<TensorInfo>> = BTreeMap::new();
-    for tensor in &weights.tensors {
+    for tensor in &tensors {
         dictionaries.entry(&tensor.dictionary).or_default().push(tensor.clone());
     }
     let own = config.tensor_names();
@@ -74,7 +83,7 @@ pub(super) fn choose(weights: &Weights, config: &dyn ModelConfig) -> Result<(Pla
         };
         return Err(Error::TensorMismatch { path: path.to_owned(), mismatch: mismatch.into() });
     };
-    let elsewhere = weights.tensors.iter().filter(|tensor| tensor.dictionary != dictionary);
+    let elsewhere = tensors.iter().filter(|tensor| tensor.dictionary != dictionary);
     let left_out = plan.left_out.iter().chain(elsewhere).map(TensorInfo::path).collect();
     let reading = Reading {
         dictionary: dictionary.to_owned(),
@@ -84,8 +93,16 @@ pub(super) fn choose(weights: &Weights, config: &dyn ModelConfig) -> Result<(Pla
         transposed: plan.transposed,
         absent: weights.lost.iter().map(|(name, _)| name.clone()).collect(),
         unused_files: weights.unused_files.clone(),
+        dequantised: dequantised(&plan),
+        own_prefix: own_prefix(config),
     };
     Ok((plan, reading))
+}
+
+/// The first segment of transformers' name of the embedding: `transformer`, `model`.
+fn own_prefix(config: &dyn ModelConfig) -> Option<String> {
+    let name = config.transformers_name(config.spec().embedding);
+    name.split_once('.').map(|(prefix, _)| prefix.to_owned())
 }
 
 impl Reading {
@@ -96,7 +113,8 @@ impl Reading {
         if !self.dictionary.is_empty() {
             notes.push(format!("the model is the dictionary `{}`", self.dictionary));
         }
-        let usual: BTreeSet<&str> = ["transformer", "lm"].into();
+        let usual = ["transformer", "lm"].into_iter().chain(self.own_prefix.as_deref());
+        let usual: BTreeSet<&str> = usual.collect();
         let prefixes: Vec<String> = self
             .prefixes
             .iter()
@@ -116,6 +134,14 @@ impl Reading {
         if self.transposed {
             notes.push("the matrices of the blocks are stored as [out, in] and are transposed".to_owned());
         }
+        if !self.dequantised.is_empty() {
+            let counts: Vec<String> =
+                self.dequantised.iter().map(|(format, count)| format!("{count} {format}")).collect();
+            notes.push(format!(
+                "quantised tensors ({}) are dequantised to f32; training and export do not quantise them again",
+                counts.join(", ")
+            ));
+        }
         if !self.absent.is_empty() {
             notes.push(format!(
                 "the index lists {} tensors that no shard holds and the model does not need: {}",
@@ -132,6 +158,16 @@ impl Reading {
             tracing::warn!("`{}`: {note}", path.display());
         }
     }
+}
+
+fn dequantised(plan: &Plan) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for (_, tensor) in &plan.sources {
+        if let WeightType::Blocks(format) = &tensor.dtype {
+            *counts.entry(format.name()).or_insert(0) += 1;
+        }
+    }
+    counts
 }
 
 fn listed(names: &[String]) -> String {

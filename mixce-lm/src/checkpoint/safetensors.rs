@@ -54,7 +54,7 @@ pub(super) fn open(path: &Path) -> Result<Vec<TensorInfo>> {
         dtype: weight_type(info.dtype),
         file: path.to_owned(),
         offset: data_start + info.data_offsets.0 as u64,
-        strides: None,
+        layout: None,
     });
     // The crate gives them in an order that changes from run to run.
     let mut tensors: Vec<_> = tensors.collect();

@@ -46,13 +46,10 @@ pub(super) fn render(config: &dyn ModelConfig, facts: &TrainingFacts) -> String 
     if let Some(id) = hub_id {
         line(&mut card, format_args!("base_model: {id}"));
     }
-    let family = config.family();
+    let spec = config.spec();
     line(
         &mut card,
-        format_args!(
-            "tags:\n- {}\n- mixce\n---\n\n# A {} language model\n",
-            family.model_types[0], family.name
-        ),
+        format_args!("tags:\n- {}\n- mixce\n---\n\n# A {} language model\n", spec.model_type, spec.name),
     );
     line(&mut card, format_args!("Written by mixce {}.", env!("CARGO_PKG_VERSION")));
     card.push_str("\n| fact | value |\n| --- | --- |\n");
@@ -62,7 +59,7 @@ pub(super) fn render(config: &dyn ModelConfig, facts: &TrainingFacts) -> String 
         }
     };
     row("architecture", Some(config.describe()));
-    row("parameters", Some(config.spec().parameters.to_string()));
+    row("parameters", Some(spec.parameters.to_string()));
     row("base model", facts.base_model.clone());
     row("objective", facts.objective.clone());
     row("eta", facts.eta.map(|eta| eta.to_string()));

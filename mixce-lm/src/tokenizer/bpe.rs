@@ -1,4 +1,5 @@
 //! Byte-level BPE: reads and checks GPT-2's two files, and trains a tokenizer.
+//!
 //! The `tokenizers` library does not validate its files: a merge whose result is longer than any token makes it panic. Hence the
 //! checks.
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokenizers::AddedToken;
 
 use super::class::TokenizerClass;
+use super::opening;
 use super::source::{Object, SourceFiles};
 use crate::error::{Error, Result};
 
@@ -51,6 +52,8 @@ pub(super) struct Settings {
     /// Whether BERT's tokenizer lowers the case of letters; most do.
     pub(super) do_lower_case: bool,
     pub(super) split_special_tokens: bool,
+    /// Whether `tokenizer_config.json` asks for BOS before every text, or against it.
+    pub(super) add_bos: Option<bool>,
     /// Deviations from the files.
     pub(super) notes: Vec<String>,
 }
@@ -66,6 +69,7 @@ impl Settings {
             add_prefix_space: false,
             do_lower_case: true,
             split_special_tokens: false,
+            add_bos: None,
             notes: Vec::new(),
         }
     }
@@ -84,6 +88,7 @@ impl Settings {
         settings.add_prefix_space = flag("add_prefix_space").unwrap_or(settings.add_prefix_space);
         settings.do_lower_case = flag("do_lower_case").unwrap_or(settings.do_lower_case);
         settings.split_special_tokens = flag("split_special_tokens").unwrap_or(settings.split_special_tokens);
+        settings.add_bos = opening::asked_for(&config);
         let mut other = OtherNames::default();
         settings.read_named(&dir.join(CONFIG), &config, nested(CONFIG)?, &mut other)?;
         let map = source.object(dir, MAP)?;
@@ -202,9 +207,9 @@ impl Settings {
 
     fn note_flags(&mut self, config: &Object, json: Option<&Value>) {
         let set = |key: &str| config.get(key).and_then(Value::as_bool) == Some(true);
-        for key in ["add_bos_token", "add_eos_token"].into_iter().filter(|key| set(key)) {
+        if set("add_eos_token") {
             self.notes.push(format!(
-                "`{key}` of {CONFIG} is not applied: documents get a trailing EOS, and a leading BOS with `add_bos`"
+                "`add_eos_token` of {CONFIG} is not applied: documents get a trailing EOS, prompts do not"
             ));
         }
         let is_bpe = json.is_none_or(|json| json.pointer("/model/merges").is_some());

@@ -44,6 +44,11 @@ impl SourceFiles {
         Ok(Self(found))
     }
 
+    /// Whether they have the tokens of any kind of tokenizer.
+    pub(super) fn has_vocabulary(&self) -> bool {
+        ["tokenizer.json", "vocab.json", "vocab.txt"].iter().any(|name| self.get(name).is_some())
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&[u8]> {
         self.0.get(name).map(|bytes| &**bytes)
     }

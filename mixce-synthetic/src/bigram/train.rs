@@ -149,6 +149,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// `counts` and `exact`: pseudo-counts, then a backward pass over the contexts; dropout for data terms only.
+    ///
     /// One mask is shared by all visits to a context in the batch. That is harmless for data terms, but a reverse term incurs 69 nats for
     /// every forbidden token that a mask permits, and the noise of one mask per context dominates its signal.
     fn pseudo_gradient(&mut self, batch: &[u32], stream: Stream) {

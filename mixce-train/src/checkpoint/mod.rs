@@ -51,6 +51,7 @@ pub fn folder_name(step: u64) -> String {
 }
 
 /// Writes the checkpoint of `state.step` into the folder `checkpoints` and returns its path.
+///
 /// `extra` files (name and content), such as a `config.json`, are added.
 ///
 /// # Errors

@@ -1,4 +1,5 @@
 //! The settings of a training run.
+//!
 //! In increasing precedence: [`TrainConfig::default`] (the paper's settings), a TOML file ([`TrainConfig::from_toml_file`]), and flags, which
 //! the caller writes into the fields. Call [`TrainConfig::validate`] once, before any file is written.
 mod files;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use mixce_core::ObjectiveConfig;
 use mixce_data::ReadSettings;
 use mixce_data::input::{Format, OneOrMany};
-use mixce_lm::{ModelConfig, PassOptions};
+use mixce_lm::{ModelConfig, PassOptions, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 pub use files::DataFiles;
@@ -103,8 +104,9 @@ pub struct TrainConfig {
     pub block_size: usize,
     /// Within blocks, restrict attention to a token's own document.
     pub confine_attention: bool,
-    /// Prepend the tokenizer's BOS to each document.
-    pub add_bos: bool,
+    /// Prepend the tokenizer's BOS to each document; default: as the tokenizer's files ask ([`Tokenizer::opening`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub add_bos: Option<bool>,
     /// Keep the file's order in every epoch.
     pub no_shuffle: bool,
 
@@ -191,7 +193,7 @@ impl Default for TrainConfig {
             pack: None,
             block_size: 0,
             confine_attention: false,
-            add_bos: false,
+            add_bos: None,
             no_shuffle: false,
             lr: 5e-5,
             scheduler: ScheduleKind::Linear,
@@ -237,10 +239,20 @@ impl TrainConfig {
         self.max_length.unwrap_or(DEFAULT_MAX_LENGTH.min(room))
     }
 
-    /// [`Self::resolved`], also with the defaults that depend on the model.
+    /// Whether documents begin with BOS: `add_bos`, or else what the tokenizer's files ask for.
     #[must_use]
-    pub fn resolved_for(&self, positions: usize) -> Self {
-        Self { max_length: Some(self.max_length_for(positions)), ..self.resolved() }
+    pub fn add_bos_for(&self, tokenizer: Option<&Tokenizer>) -> bool {
+        self.add_bos.unwrap_or_else(|| tokenizer.is_some_and(|tokenizer| tokenizer.opening().is_some()))
+    }
+
+    /// [`Self::resolved`], with the defaults that depend on the model and its tokenizer spelt out too.
+    #[must_use]
+    pub fn resolved_for(&self, positions: usize, tokenizer: Option<&Tokenizer>) -> Self {
+        Self {
+            max_length: Some(self.max_length_for(positions)),
+            add_bos: Some(self.add_bos_for(tokenizer)),
+            ..self.resolved()
+        }
     }
 
     /// How the data files are read.

@@ -76,7 +76,7 @@ impl TrainConfig {
                 )));
             }
         }
-        let least = 2 + usize::from(self.add_bos);
+        let least = 2 + usize::from(self.add_bos == Some(true));
         if let Some(length) = self.max_length.filter(|length| *length < least) {
             return Err(Error::config(format!(
                 "`config.max_length`: expected at least {least}, got `{length}`"

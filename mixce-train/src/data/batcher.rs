@@ -68,6 +68,7 @@ impl StepBatch {
 }
 
 /// Groups the examples of an epoch into steps.
+///
 /// An epoch has `ceil(examples / (batch_size * grad_accum))` steps; the last one may have fewer microbatches and examples. The order of
 /// epoch `e` is a permutation determined by `(seed, DATA_ORDER, e)`, so a resumed run only needs a [`Position`].
 #[derive(Debug)]

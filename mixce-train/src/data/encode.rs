@@ -52,6 +52,7 @@ pub struct EncodeSettings {
 }
 
 /// Encodes texts as `[BOS] + first tokens + EOS`, at most `max_length` in total.
+///
 /// The flag of each document says whether it was truncated.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ use super::store::TokenStore;
 use crate::error::{Error, Result};
 
 /// The items of batches.
+///
 /// Without blocks an example is a document. With blocks of `N` tokens the documents, each ending in EOS, are concatenated in the file's
 /// order and cut every `N` tokens; the remainder is a shorter last block, unless it is a single token, which has no target. A block of `n`
 /// tokens has `n - 1` targets.

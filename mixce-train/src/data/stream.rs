@@ -16,6 +16,7 @@ const BATCH_BYTES: usize = 4 << 20;
 const BATCHES_AHEAD: usize = 1;
 
 /// Calls `sink` with the ids of every usable document in the input's order.
+///
 /// One thread reads and decompresses while all others encode. At most three batches are in memory. `stop` is checked between batches; if it
 /// is true, the result is [`Error::Interrupted`].
 pub(super) fn for_each_document(

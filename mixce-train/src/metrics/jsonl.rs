@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::observer::{EvaluationReport, RunPlan, StepReport, TrainObserver};
 
 /// Appends reports to a JSON lines file, which is opened when the run starts.
+///
 /// A logged step is a [`StepReport`]; an evaluation is an [`EvaluationReport`] preceded by `"event":"evaluation"`. When a run is resumed,
 /// lines of steps after the checkpoint and an incomplete last line are dropped first; the run writes them again.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ pub enum ScheduleKind {
 }
 
 /// A learning-rate schedule: a pure function of the step.
+///
 /// With `s` steps done, `W` warm-up steps and `T` steps in total, the learning rate of the next update is `peak * f(s)`:
 ///
 /// - warm-up, `s < W`: `f = s / W` (the first update of a warm-up has rate 0),

@@ -29,6 +29,7 @@ pub use step::{StartedStep, StepResult, TrainStep};
 use sums::Speedometer;
 
 /// Trains; in a run folder also writes metrics (`metrics.jsonl` and TensorBoard), checkpoints and models.
+///
 /// Training starts from copies of `parameters`, which must be on the training device and are freed as they are copied.
 /// With `config.resume` set the run continues from that checkpoint, exactly as if it had never stopped. When the job's `stop` becomes true,
 /// the current step is abandoned, a checkpoint of the last whole step is written, and the outcome is [`End::Interrupted`].
@@ -83,7 +84,7 @@ struct Trainer<'a> {
 impl<'a> Trainer<'a> {
     fn new(job: &'a TrainJob<'a>, parameters: Parameters, observers: Fanout<'a>) -> Result<Self> {
         job.config.validate_settings()?;
-        let config = job.config.resolved_for(job.model.spec().positions);
+        let config = job.config.resolved_for(job.model.spec().positions, job.tokenizer);
         let batcher = Batcher::new(job.train, config.batcher())?;
         let total_steps = config.total_steps(batcher.steps_per_epoch());
         if config.warmup_steps >= total_steps {

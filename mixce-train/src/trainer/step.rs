@@ -67,6 +67,7 @@ pub struct StepResult {
 
 impl TrainStep {
     /// A model with copies of `parameters` and a new optimizer. `clip_grad_norm` 0 disables clipping.
+    ///
     /// Each parameter is freed as it is copied, so that there is no second copy unless the caller holds one.
     ///
     /// # Errors
@@ -101,6 +102,7 @@ impl TrainStep {
     }
 
     /// One step on `microbatches` with learning rate `lr`; `dropout` is folded with the index of each microbatch.
+    ///
     /// The loss of a microbatch is divided by the target tokens of the whole step, so that the accumulated gradient is that of the mean over
     /// the step, however it is divided. Nothing is updated unless every parameter has a finite gradient.
     ///
@@ -119,6 +121,7 @@ impl TrainStep {
     }
 
     /// The first half of [`Self::run`]: on a CUDA device everything is launched without synchronisation, and [`Self::finish`] does the checks.
+    ///
     /// Until then, a step with non-finite gradients and all later ones update nothing.
     ///
     /// # Errors

@@ -7,13 +7,16 @@ use candle_core::Tensor;
 use std::sync::Arc;
 
 use mixce_gpt2::Gpt2Config;
+use mixce_llama::LlamaConfig;
 use mixce_train::checkpoint;
 use mixce_train::config::{Every, TrainConfig};
 use mixce_train::observer::StepReport;
 use mixce_train::trainer::{End, TrainOutcome};
 use mixce_train::{Error, Result};
 
-use crate::common::{Recorder, Setup, documents, largest_difference, settings, tensors, tiny_config};
+use crate::common::{
+    Recorder, Setup, documents, largest_difference, settings, tensors, tiny_config, tiny_llama,
+};
 
 fn config() -> TrainConfig {
     TrainConfig {
@@ -67,19 +70,27 @@ fn metrics(path: &Path) -> Vec<serde_json::Value> {
 
 #[test]
 fn a_continued_run_is_bit_for_bit_the_unbroken_one() {
-    let setup = setup();
-    let (unbroken, outcome) = go(&setup, "unbroken", &config(), None);
+    assert_continued(&setup());
+}
+
+#[test]
+fn a_llamas_continued_run_too() {
+    assert_continued(&Setup::of(Arc::new(tiny_llama()), &documents(20, 1), Some(&documents(8, 2))));
+}
+
+fn assert_continued(setup: &Setup) {
+    let (unbroken, outcome) = go(setup, "unbroken", &config(), None);
     let unbroken_outcome = outcome.unwrap();
     assert_eq!(unbroken_outcome.end, End::Finished);
     assert_eq!(unbroken.steps.len(), 8);
     // After 3 an evaluation is due and is cut short; 4 ends the epoch; 5 lies between everything.
     for stop_after in [1, 3, 4, 5] {
         let name = format!("broken-{stop_after}");
-        let (first, outcome) = go(&setup, &name, &config(), Some(stop_after));
+        let (first, outcome) = go(setup, &name, &config(), Some(stop_after));
         let outcome = outcome.unwrap();
         assert_eq!((outcome.end, outcome.steps), (End::Interrupted, stop_after), "{name}");
         assert!(outcome.final_model.is_none() && !first.done);
-        let (second, outcome) = go(&setup, &name, &auto(), None);
+        let (second, outcome) = go(setup, &name, &auto(), None);
         let outcome = outcome.unwrap();
         assert_eq!(outcome.end, End::Finished);
         let both: Vec<StepReport> = first.steps.iter().chain(&second.steps).cloned().collect();
@@ -255,4 +266,13 @@ fn another_architecture_is_refused() {
         error.contains("`n_head` was 2 and is 4 now") && error.contains("`layer_norm_epsilon`"),
         "{error}"
     );
+}
+
+#[test]
+fn another_window_is_refused() {
+    let mut setup = Setup::of(Arc::new(tiny_llama()), &documents(20, 1), Some(&documents(8, 2)));
+    go(&setup, "run", &config(), Some(2)).1.unwrap();
+    setup.model = Arc::new(LlamaConfig { sliding_window: Some(3), ..tiny_llama() });
+    let error = go(&setup, "run", &auto(), None).1.unwrap_err().to_string();
+    assert!(error.contains("`sliding_window` was 5 and is 3 now"), "{error}");
 }

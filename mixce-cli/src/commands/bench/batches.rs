@@ -64,14 +64,16 @@ impl Batches {
             return Ok(Self::Random { stream, batch_size, length: seq_len + 1, vocabulary });
         };
         at_least("--seq-len", seq_len as u64, 2)?;
-        let tokenizer = match (&args.tokenizer, common.model_folder()) {
+        let tokenizer = match (&args.tokenizer, common.model()?) {
             (Some(named), folder) => {
                 models::tokenizer_for(Some(named), &folder.unwrap_or_default(), Network::Allowed)?
             }
             (None, Some(folder)) => models::tokenizer_for(None, &folder, Network::Allowed)?,
             (None, None) => {
                 let problem = Problem::new("`--data` needs `--tokenizer`");
-                return Err(problem.hint("or a folder with a tokenizer as `--model-config`").into());
+                return Err(problem
+                    .hint("or a folder or GGUF file with a tokenizer as `--model-config`")
+                    .into());
             }
         };
         tokenizer.check_vocabulary(config.spec().vocabulary);

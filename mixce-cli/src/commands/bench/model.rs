@@ -17,7 +17,8 @@ const MAX_BATCH_TOKENS: usize = 1 << 24;
 /// The flags of all benchmarks.
 #[derive(Clone, Debug, Args, Serialize)]
 pub(super) struct Common {
-    /// gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2; a config.json; or the folder of a model (its config.json)
+    /// A published size (gpt2, gpt2-large, SmolLM2-135M, Llama-3.2-1B, Qwen3-0.6B and others); a config.json; the folder of a model
+    /// (its config.json); or a GGUF file
     #[arg(long, default_value = "gpt2", value_name = "NAME|FILE|FOLDER")]
     pub(super) model_config: String,
     /// Sequences per batch
@@ -37,9 +38,9 @@ impl Common {
         models::known_config("--model-config", &self.model_config)
     }
 
-    /// The folder of `--model-config`, if it is one.
-    pub(super) fn model_folder(&self) -> Option<PathBuf> {
-        models::known_folder(&self.model_config)
+    /// The folder or GGUF file that `--model-config` names, if it is one.
+    pub(super) fn model(&self) -> Result<Option<PathBuf>> {
+        models::known_model(&self.model_config)
     }
 
     /// Refuses invalid sizes; `tokens` per sequence, as given by `flag`.
@@ -49,8 +50,9 @@ impl Common {
         at_least(flag, tokens as u64, 1)?;
         let positions = config.spec().positions;
         if tokens > positions {
-            let problem =
-                format!("`{flag}`: {tokens} tokens, but the model has {positions} positions (`n_positions`)");
+            let problem = format!(
+                "`{flag}`: {tokens} tokens, but the model has {positions} positions (config key `n_positions` or `max_position_embeddings`)"
+            );
             return Err(Problem::new(problem).hint(format!("use at most {positions} tokens")).into());
         }
         if self.batch_size.saturating_mul(tokens) > MAX_BATCH_TOKENS {

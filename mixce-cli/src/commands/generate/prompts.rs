@@ -68,14 +68,16 @@ pub(super) fn encode(
                 Problem::new(format!("{place}: the prompt is empty, sampling needs a token to continue"));
             return Err(problem.hint("`--unconditional N` samples from the beginning of a text").into());
         }
+        let text = if cut { tokenizer.decode(&tokens)? } else { text.clone() };
+        // What the model has seen at the beginning of every text.
+        tokens.splice(0..0, tokenizer.opening());
         if tokens.len() >= positions {
             let got = tokens.len();
             let problem = Problem::new(format!(
-                "{place}: the prompt has {got} tokens, which leaves no room in the model's {positions} positions (config key `n_positions`)"
+                "{place}: the prompt has {got} tokens, which leaves no room in the model's {positions} positions (config key `n_positions` or `max_position_embeddings`)"
             ));
             return Err(problem.hint("shorten prompts with `--prompt-length`").into());
         }
-        let text = if cut { tokenizer.decode(&tokens)? } else { text.clone() };
         prompts.push(Prompt { text, tokens });
     }
     Ok(prompts)

@@ -1,4 +1,5 @@
 //! A file of samples that is written batch by batch and can be resumed.
+//!
 //! While incomplete it is called `.NAME.partial` and has one JSON object per line. A kill leaves whole batches and perhaps a partial
 //! one, which is dropped on resuming.
 

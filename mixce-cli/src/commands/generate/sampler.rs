@@ -71,10 +71,14 @@ impl Sampler<'_> {
     }
 
     fn batch(&self, batch: &[Document], job: &Job, bar: &ProgressBar) -> Result<Vec<Sample>> {
+        let opening = self.tokenizer.opening();
+        let prompt_of = |document: &Document| -> Vec<u32> {
+            opening.into_iter().chain(document.tokens[..self.prompt_tokens].iter().copied()).collect()
+        };
+        let prompts: Vec<Vec<u32>> = batch.iter().map(prompt_of).collect();
         // Documents are batched with others of the same maximum length.
         let mut by_length: BTreeMap<usize, Vec<(u64, &[u32])>> = BTreeMap::new();
-        for document in batch {
-            let prompt = &document.tokens[..self.prompt_tokens];
+        for (document, prompt) in batch.iter().zip(&prompts) {
             by_length.entry(document.length_tokens).or_default().push((document.index, prompt));
         }
         let mut samples = Vec::with_capacity(batch.len());

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use mixce::FAMILIES;
-use mixce_lm::checkpoint::{self, Reading, TensorInfo, WeightType, list};
+use mixce_lm::checkpoint::gguf::{self, Gguf};
+use mixce_lm::checkpoint::{self, Reading, TensorInfo, list};
 use mixce_lm::{Tokenizer, config};
 use mixce_train::checkpoint::{STATE_FILE, TrainState};
 use serde_json::{Value, json};
@@ -17,28 +18,36 @@ use crate::output::{bytes, grouped, table};
 
 pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
     let tensors = list(path)?;
-    let config_path = path.join("config.json");
-    let config = if config_path.is_file() { Some(config::from_file(&config_path, FAMILIES)?) } else { None };
-    let tokenizer = match Tokenizer::from_dir(path) {
-        Ok(tokenizer) => Some(tokenizer),
-        Err(mixce_lm::Error::NoTokenizer { .. }) => None,
-        Err(error) => return Err(error.into()),
+    let gguf = gguf::find(path)?.map(|file| Gguf::open(&file)).transpose()?;
+    // A GGUF file of another architecture is shown too, with what is in the way.
+    let (config, refused) = match &gguf {
+        Some(gguf) => split(gguf.config(FAMILIES)),
+        None if path.join("config.json").is_file() => (Some(checkpoint::config(path, FAMILIES)?), None),
+        None => (None, None),
+    };
+    let (tokenizer, no_tokenizer) = match Tokenizer::from_dir(path) {
+        Err(mixce_lm::Error::NoTokenizer { .. }) => (None, None),
+        Err(error) if gguf.is_none() => return Err(error.into()),
+        other => split(other),
     };
     // How loading would interpret the tensors, if there is a configuration.
     let reading = config.as_ref().map(|config| checkpoint::read(path, &**config));
     let problem = reading.as_ref().and_then(|reading| reading.as_ref().err()).map(ToString::to_string);
+    let problem = refused.or(problem);
     let reading = reading.and_then(Result::ok);
     let state_path = path.join(STATE_FILE);
     let state = if state_path.is_file() { Some(TrainState::read(&state_path)?) } else { None };
     let run = models::run_of(path);
     let provenance = run.as_ref().map(|run| provenance(&run.join("run.toml"))).transpose()?;
     let numbers: u64 = tensors.iter().map(|t| t.element_count() as u64).sum();
-    let stored: u64 = tensors.iter().map(stored_bytes).sum();
+    let stored: u64 = tensors.iter().map(TensorInfo::stored_bytes).sum();
     let report = json!({
-        "kind": if path.is_dir() { "checkpoint" } else { "weights" },
+        "kind": if path.is_dir() || gguf.is_some() { "checkpoint" } else { "weights" },
         "path": path,
+        "architecture": gguf.as_ref().map(Gguf::architecture).transpose()?,
         "numbers": numbers,
         "bytes": stored,
+        "types": counts_by_type(&tensors),
         "parameters": config.as_ref().map(|config| config.spec().parameters),
         "config": config.as_ref().map(|config| config::json_object(&config.to_json())).transpose()?,
         "vocabulary": tokenizer.as_ref().map(Tokenizer::vocab_size),
@@ -49,6 +58,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
             "added_tokens": tokenizer.added_tokens(),
             "notes": tokenizer.notes(),
         })),
+        "tokenizer_problem": no_tokenizer,
         "reading": reading,
         "problem": problem,
         "run": run,
@@ -60,12 +70,20 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         let mut rows =
             vec![vec!["tensor".to_owned(), "dtype".to_owned(), "shape".to_owned(), "numbers".to_owned()]];
         rows.extend(tensors.iter().map(|t| {
-            vec![t.path(), type_name(&t.dtype), format!("{:?}", t.shape), grouped(t.element_count() as u64)]
+            vec![
+                t.path(),
+                t.dtype.name().to_owned(),
+                format!("{:?}", t.shape),
+                grouped(t.element_count() as u64),
+            ]
         }));
         let mut text = table(&rows, &[false, false, false, true]);
         text += &format!("\n{} tensors, {} numbers, {}", tensors.len(), grouped(numbers), bytes(stored));
         for (dtype, count) in counts_by_type(&tensors) {
             text += &format!(", {count} {dtype}");
+        }
+        if let Some(architecture) = report["architecture"].as_str() {
+            text += &format!("\nGGUF file, architecture {architecture}");
         }
         if let Some(config) = &config {
             text += &format!("\n{}, {} parameters", config.describe(), grouped(config.spec().parameters));
@@ -76,6 +94,9 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         }
         if let Some(tokenizer) = &tokenizer {
             text += &described_tokenizer(tokenizer);
+        }
+        if let Some(problem) = &no_tokenizer {
+            text += &format!("\nits tokenizer cannot be read: {problem}");
         }
         if let (Some(run), Some(provenance)) = (&run, &provenance) {
             text += &format!("\nof run {}, made by {}", run.display(), made_by(provenance));
@@ -88,7 +109,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
 }
 
 fn described(tensor: &TensorInfo) -> Value {
-    let mut row = json!({"name": tensor.name, "dtype": type_name(&tensor.dtype), "shape": tensor.shape});
+    let mut row = json!({"name": tensor.name, "dtype": tensor.dtype.name(), "shape": tensor.shape});
     if !tensor.dictionary.is_empty() {
         row["dictionary"] = json!(tensor.dictionary);
     }
@@ -98,7 +119,7 @@ fn described(tensor: &TensorInfo) -> Value {
 fn described_reading(reading: &Reading) -> String {
     let masks = match reading.buffers {
         0 => None,
-        count => Some(format!("{count} stored attention masks are not read")),
+        count => Some(format!("{count} stored buffers (attention masks, rotary tables) are not read")),
     };
     let unused = reading.unused_files.iter().map(|file| format!("not read: {file}"));
     masks.into_iter().chain(reading.notes()).chain(unused).map(|line| format!("\n{line}")).collect()
@@ -118,24 +139,18 @@ fn described_tokenizer(tokenizer: &Tokenizer) -> String {
     text
 }
 
-fn stored_bytes(tensor: &TensorInfo) -> u64 {
-    (tensor.element_count() * tensor.dtype.size_bytes()) as u64
-}
-
-fn counts_by_type(tensors: &[TensorInfo]) -> BTreeMap<String, usize> {
+fn counts_by_type(tensors: &[TensorInfo]) -> BTreeMap<&str, usize> {
     let mut counts = BTreeMap::new();
     for tensor in tensors {
-        *counts.entry(type_name(&tensor.dtype)).or_insert(0) += 1;
+        *counts.entry(tensor.dtype.name()).or_insert(0) += 1;
     }
     counts
 }
 
-fn type_name(dtype: &WeightType) -> String {
-    match dtype {
-        WeightType::F64 => "f64".to_owned(),
-        WeightType::F32 => "f32".to_owned(),
-        WeightType::F16 => "f16".to_owned(),
-        WeightType::Bf16 => "bf16".to_owned(),
-        WeightType::Other(name) => name.clone(),
+/// What there is, or why not.
+fn split<T>(result: mixce_lm::Result<T>) -> (Option<T>, Option<String>) {
+    match result {
+        Ok(value) => (Some(value), None),
+        Err(error) => (None, Some(error.to_string())),
     }
 }

@@ -40,7 +40,7 @@ pub(crate) struct ScoreArgs {
     /// Folder or hub id of the tokenizer for n-grams and lengths [default: the featurizer's, else whitespace words]
     #[arg(long, value_name = "MODEL")]
     pub(super) tokenizer: Option<String>,
-    /// Folder or hub id of the GPT-2 for MAUVE's features
+    /// Folder or hub id of the language model for MAUVE's features
     #[arg(long, value_name = "MODEL")]
     pub(super) featurizer: Option<String>,
     /// Folder or hub id of the BERT for coherence [default: princeton-nlp/sup-simcse-bert-base-uncased]

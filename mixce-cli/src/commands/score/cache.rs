@@ -1,4 +1,5 @@
 //! A cache of features and embeddings on disk.
+//!
 //! A file holds the vectors of some texts and is named after the SHA-256 of the model, its settings and the texts. It contains the
 //! SHA-256 of its numbers; a truncated, altered or misshapen file is recomputed.
 //!

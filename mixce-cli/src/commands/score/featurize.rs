@@ -1,4 +1,4 @@
-//! MAUVE's features of texts with GPT-2.
+//! MAUVE's features of texts with a language model.
 
 use anyhow::Result;
 use candle_core::Device;
@@ -47,7 +47,11 @@ impl Featurizer {
     pub(super) fn features(&self, texts: &[String]) -> Result<Features> {
         let mut ids = self.tokenizer.encode_batch(texts)?;
         ids.retain(|ids| !ids.is_empty());
-        ids.iter_mut().for_each(|ids| ids.truncate(self.max_tokens));
+        for ids in &mut ids {
+            // As mauve-text does, which takes the tokenizer's own template.
+            ids.splice(0..0, self.tokenizer.opening());
+            ids.truncate(self.max_tokens);
+        }
         let columns = self.model.spec().channels;
         let values = cache::rows(
             self.cache.as_ref(),

@@ -81,7 +81,7 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
     spinner.finish_and_clear();
     if args.dry_run {
         return dry_run::print(
-            &config.resolved_for(prepared.model.spec().positions),
+            &config.resolved_for(prepared.model.spec().positions, Some(&prepared.tokenizer)),
             &prepared,
             &device,
             context,

@@ -18,7 +18,7 @@ use crate::reading::ReadingArgs;
 /// One flag per key of the TOML file.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Settings {
-    /// Model to finetune: hub id, id@revision or folder
+    /// Model to finetune: hub id, id@revision, folder or GGUF file
     #[arg(long, alias = authors::MODEL, value_name = "MODEL", help_heading = "Model and data")]
     pub(crate) model: Option<String>,
     /// Train from scratch with this config.json (needs --tokenizer)
@@ -55,9 +55,9 @@ pub(crate) struct Settings {
     /// Concatenate documents into blocks of this many tokens; 0: do not [default: 0]
     #[arg(long, alias = authors::BLOCK_SIZE, value_name = "TOKENS", help_heading = "Model and data")]
     pub(crate) block_size: Option<usize>,
-    /// Prepend the tokenizer's BOS to each document
-    #[arg(long, help_heading = "Model and data")]
-    pub(crate) add_bos: bool,
+    /// Prepend the tokenizer's BOS to each document, or not [default: as the tokenizer's files ask]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = "Model and data")]
+    pub(crate) add_bos: Option<bool>,
     /// Keep the file's order in every epoch
     #[arg(long, help_heading = "Model and data")]
     pub(crate) no_shuffle: bool,
@@ -195,7 +195,7 @@ impl Settings {
         if self.epochs.is_some() && self.max_steps.is_none() {
             config.max_steps = None;
         }
-        config.add_bos |= self.add_bos;
+        config.add_bos = self.add_bos.or(config.add_bos);
         config.confine_attention |= self.confine_attention;
         config.no_shuffle |= self.no_shuffle;
         config.activation_checkpointing |= self.activation_checkpointing;

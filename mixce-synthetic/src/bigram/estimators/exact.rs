@@ -1,7 +1,7 @@
 //! `exact`: expectations under P and Q instead of samples.
 //!
 //! Data terms use the expected transition counts of a sequence from P (EOS forced at 500); reverse terms the expected
-//! visits under Q (cut off after 499 tokens, as the authors sample). Nothing is random: dropout is off, too.
+//! visits under Q (cut off after 499 tokens, as the authors sample). Nothing is random: there is no dropout.
 
 use crate::bigram::visits::{Chain, Horizon, Rewards};
 

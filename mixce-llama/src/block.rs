@@ -1,0 +1,230 @@
+//! One transformer block.
+//!
+//! Legend: N tokens, C channels, I channels inside the MLP, H heads of queries, K heads of keys and values, D channels of a head.
+
+use candle_core::Tensor;
+use mixce_kernels::rng::Stream;
+use mixce_kernels::sublayer::{GatedMlp, GatedMlpGradients, LinearResidual, NormLinear, NormLinearGradients};
+use mixce_kernels::{
+    Affine, AffineGradients, CuSeqlens, Dropout, HeadNorm, HeadTransform, HeadTransformGradients, Heads,
+    Norm, Precision, Rotary, Weight, causal_attention_backward,
+};
+use mixce_lm::{Attention, LayerOptions, Parameters, Result};
+
+use crate::config::LlamaConfig;
+
+/// Tensors of one block by their names inside it.
+#[derive(Clone, Copy)]
+struct Tensors<'a> {
+    config: &'a LlamaConfig,
+    parameters: &'a Parameters,
+    layer: usize,
+}
+
+/// The maps of attention and of the MLP: name, and whether it has a bias.
+type Map = (&'static str, bool);
+
+impl Tensors<'_> {
+    fn get(&self, name: &str) -> Result<Tensor> {
+        Ok(self.parameters.get(&format!("layers.{}.{name}", self.layer))?.clone())
+    }
+
+    fn pair(&self, (name, has_bias): Map) -> Result<(Tensor, Option<Tensor>)> {
+        let bias = has_bias.then(|| self.get(&format!("{name}.bias"))).transpose()?;
+        Ok((self.get(&format!("{name}.weight"))?, bias))
+    }
+
+    fn map(&self, map: Map) -> Result<Affine> {
+        let (weight, bias) = self.pair(map)?;
+        Ok(Affine::new(Weight::Transposed(weight), bias))
+    }
+
+    fn sums(&self, map: Map) -> Result<AffineGradients> {
+        let (weight, bias) = self.pair(map)?;
+        Ok(AffineGradients { weight, bias })
+    }
+
+    fn norm(&self, name: &str) -> Result<Norm> {
+        Ok(Norm::rms(self.get(&format!("{name}.weight"))?, self.config.rms_norm_eps))
+    }
+
+    /// The weight of a norm of heads, where the model has it.
+    fn head_norm(&self, name: &str) -> Result<Option<Tensor>> {
+        self.config.has_head_norms().then(|| self.get(&format!("self_attn.{name}.weight"))).transpose()
+    }
+
+    fn qkv(&self) -> [Map; 3] {
+        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
+            .map(|name| (name, self.config.has_qkv_bias()))
+    }
+
+    fn o_proj(&self) -> Map {
+        ("self_attn.o_proj", self.config.attention_bias)
+    }
+
+    /// Gate, up and down.
+    fn mlp(&self) -> [Map; 3] {
+        ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"].map(|name| (name, self.config.mlp_bias))
+    }
+}
+
+/// Pre-norm block: `x + o_proj(attention(input_layernorm(x)))`, then `x + mlp(post_attention_layernorm(x))`.
+#[derive(Debug, Clone)]
+pub struct Block {
+    /// `input_layernorm`, `q_proj`, `k_proj` and `v_proj`.
+    attention_in: NormLinear,
+    /// `q_norm` and `k_norm`, where there are such, and the rotary embedding.
+    transform: HeadTransform,
+    /// `o_proj`.
+    attention_out: LinearResidual,
+    /// `post_attention_layernorm`, `gate_proj`, `up_proj` and `down_proj`.
+    mlp: GatedMlp,
+    attention_dropout: f64,
+    heads: Heads,
+}
+
+/// Sums of the gradients of a block.
+#[derive(Debug)]
+pub struct BlockGradients {
+    attention_in: NormLinearGradients,
+    transform: HeadTransformGradients,
+    attention_out: AffineGradients,
+    mlp: GatedMlpGradients,
+}
+
+/// The activations that the backward pass of a block needs beside its input.
+#[derive(Debug)]
+pub struct SavedActivations {
+    /// Queries, keys and values as they leave their maps, `[N, (H + 2 K) D]`; only where norms of heads need them.
+    projected: Option<Tensor>,
+    /// The same as attention takes them.
+    qkv: Tensor,
+    /// The attended values, `[N, H D]`.
+    attended: Tensor,
+    /// The residual stream between attention and MLP, `[N, C]`.
+    middle: Tensor,
+    /// The outputs of gate and up, `[N, 2 I]`.
+    pre_activation: Tensor,
+}
+
+impl BlockGradients {
+    pub(crate) fn load(config: &LlamaConfig, sums: &Parameters, layer: usize) -> Result<Self> {
+        let of = Tensors { config, parameters: sums, layer };
+        let [gate, up, down] = of.mlp();
+        let maps = of.qkv().into_iter().map(|map| of.sums(map)).collect::<Result<_>>()?;
+        Ok(Self {
+            attention_in: NormLinearGradients { norm: of.sums(("input_layernorm", false))?, maps },
+            transform: HeadTransformGradients {
+                q_norm: of.head_norm("q_norm")?,
+                k_norm: of.head_norm("k_norm")?,
+            },
+            attention_out: of.sums(of.o_proj())?,
+            mlp: GatedMlpGradients {
+                norm: of.sums(("post_attention_layernorm", false))?,
+                gate: of.sums(gate)?,
+                up: of.sums(up)?,
+                down: of.sums(down)?,
+            },
+        })
+    }
+}
+
+impl Block {
+    pub(crate) fn load(
+        config: &LlamaConfig,
+        parameters: &Parameters,
+        rotary: &Rotary,
+        layer: usize,
+    ) -> Result<Self> {
+        let of = Tensors { config, parameters, layer };
+        let [gate, up, down] = of.mlp();
+        let maps = of.qkv().into_iter().map(|map| of.map(map)).collect::<Result<_>>()?;
+        let head_norm = |name: &str| -> Result<Option<HeadNorm>> {
+            Ok(of.head_norm(name)?.map(|weight| HeadNorm { weight, epsilon: config.rms_norm_eps }))
+        };
+        Ok(Self {
+            attention_in: NormLinear { norm: of.norm("input_layernorm")?, maps },
+            transform: HeadTransform {
+                rotary: rotary.clone(),
+                q_norm: head_norm("q_norm")?,
+                k_norm: head_norm("k_norm")?,
+            },
+            attention_out: LinearResidual { map: of.map(of.o_proj())? },
+            mlp: GatedMlp {
+                norm: of.norm("post_attention_layernorm")?,
+                gate: of.map(gate)?,
+                up: of.map(up)?,
+                activation: config.hidden_act,
+                down: of.map(down)?,
+            },
+            attention_dropout: config.attention_dropout,
+            heads: Heads {
+                count: config.num_attention_heads,
+                kv: config.num_key_value_heads,
+                scale: (config.head_dim as f64).powf(-0.5),
+                window: config.window(layer),
+            },
+        })
+    }
+
+    /// Dropout acts in one place of a block, which has the layer's stream for itself.
+    fn dropout(&self, layer: Option<Stream>) -> Option<Dropout> {
+        layer.map(|stream| Dropout { p: self.attention_dropout, stream })
+    }
+}
+
+impl mixce_lm::Block for Block {
+    type Saved = SavedActivations;
+    type Gradients = BlockGradients;
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        LayerOptions { dropout, precision }: LayerOptions,
+        attention: &mut Attention<'_>,
+        save: bool,
+    ) -> Result<(Tensor, Option<SavedActivations>)> {
+        let projected = self.attention_in.forward(x, precision)?;
+        let qkv = self.transform.forward(&projected, attention.positions(), self.heads)?;
+        let projected = Some(projected).filter(|_| save && self.transform.backward_needs_input());
+        let attended = attention.attend(&qkv, self.heads, self.dropout(dropout))?;
+        let middle = self.attention_out.forward(&attended, &attention.rows(x)?, None, precision)?;
+        if !save {
+            return Ok((self.mlp.forward(&middle, None, precision)?, None));
+        }
+        let (y, pre_activation) = self.mlp.forward_saving(&middle, None, precision)?;
+        Ok((y, Some(SavedActivations { projected, qkv, attended, middle, pre_activation })))
+    }
+
+    fn backward(
+        &self,
+        x: &Tensor,
+        saved: SavedActivations,
+        LayerOptions { dropout, precision }: LayerOptions,
+        documents: &CuSeqlens,
+        dx: &Tensor,
+        gradients: &BlockGradients,
+    ) -> Result<()> {
+        let SavedActivations { projected, qkv, attended, middle, pre_activation } = saved;
+        self.mlp.backward(&middle, &pre_activation, None, dx, &gradients.mlp, precision)?;
+        drop((middle, pre_activation));
+        let sums = &gradients.attention_out;
+        let dattended = self.attention_out.backward(&attended, dx, None, sums, precision)?;
+        drop(attended);
+        let (heads, dropout) = (self.heads, self.dropout(dropout));
+        let dqkv = causal_attention_backward(&qkv, documents, heads, dropout, &dattended)?;
+        drop((qkv, dattended));
+        let (positions, sums) = (documents.positions(), &gradients.transform);
+        self.transform.backward(projected.as_ref(), positions, heads, &dqkv, sums)?;
+        Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
+    }
+
+    fn pack(self, precision: Precision) -> Result<Self> {
+        Ok(Self {
+            attention_in: self.attention_in.pack(precision)?,
+            attention_out: self.attention_out.pack(precision)?,
+            mlp: self.mlp.pack(precision)?,
+            ..self
+        })
+    }
+}
