@@ -1,16 +1,16 @@
-//! SHA-256, which names data, weights and cached results.
+//! SHA-256 digests, which identify data, weights and cached results.
 
 use std::io::{self, Read};
 
 pub use sha2::{Digest, Sha256};
 
-/// Bytes as lower-case hexadecimal digits: how digests are shown and stored.
+/// Bytes as lower-case hexadecimal digits, the format of digests.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The digest of all that `source` gives, in constant memory.
+/// The digest of the bytes read from `source`, in constant memory.
 ///
 /// # Errors
 /// Those of `source`.
@@ -31,7 +31,7 @@ pub fn sha256(source: &mut dyn Read) -> io::Result<[u8; 32]> {
 mod tests {
     use super::*;
 
-    /// Fails as told, then gives `abc` again and again.
+    /// Fails with the given errors, last first, then repeats `abc` forever.
     struct Source(Vec<io::Error>);
 
     impl Read for Source {

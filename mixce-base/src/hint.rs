@@ -1,7 +1,7 @@
-//! Advice that goes with an error.
+//! Hints of errors.
 
-/// An error that may know what to do about it.
+/// An error that may have a hint.
 pub trait Hint: std::error::Error {
-    /// Advice for the user beyond the message, in one line without a final period; that of a cause, where an error only wraps it.
+    /// A one-line hint for the user, if there is one, without a final period; an error that only wraps another has that one's hint.
     fn hint(&self) -> Option<String>;
 }

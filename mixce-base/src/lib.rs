@@ -1,9 +1,9 @@
 //! Utilities shared by all crates of mixce.
 //!
 //! - [`rng`]: counter-based random numbers: the same seed gives the same numbers, in any order, on any thread or device.
-//! - [`files`]: files and folders that appear under their name whole or not at all.
+//! - [`files`]: atomic file and folder writes.
 //! - [`digest`]: SHA-256 of values and streams.
-//! - [`Hint`]: the advice that goes with an error.
+//! - [`Hint`]: the trait of errors that have a hint.
 
 mod hint;
 

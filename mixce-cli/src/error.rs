@@ -124,7 +124,7 @@ fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// The hint of one library error. Whether an error of unknown type implements a trait cannot be tested: hence the list of types.
+/// The hint of a library error. An error of unknown type cannot be tested for a trait, hence the list of types.
 fn hint_of(cause: &(dyn StdError + 'static)) -> Option<String> {
     type Ask = fn(&(dyn StdError + 'static)) -> Option<String>;
     fn ask<E: Hint + 'static>(cause: &(dyn StdError + 'static)) -> Option<String> {

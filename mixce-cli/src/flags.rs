@@ -1,15 +1,15 @@
-//! Fields of the libraries' settings as flags.
+//! Translates the libraries' field names to flags.
 
 use crate::cli;
 
-/// Fields that no flag of their name sets, as they are called in a configuration file.
+/// Fields without a flag of that name, shown as in a configuration file.
 const WITHOUT_FLAG: [&str; 1] = ["adam_epsilon"];
 
-/// No field, although the program has a flag of this name: `config.json` is a file.
+/// Not a field, although the program has a flag of this name: `config.json` is a file.
 const FILE_ENDING: &str = "json";
 
-/// A message of the libraries in the words of the command line: they write `` `config.max_length = 8` `` (or `settings.`), a user
-/// `` `--max-length 8` ``. Everything else stays.
+/// A library's message with flags instead of field names: `` `config.max_length = 8` `` (or `settings.`) becomes
+/// `` `--max-length 8` ``. Everything else is unchanged.
 pub(crate) fn in_words_of_flags(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -37,7 +37,7 @@ pub(crate) fn in_words_of_flags(text: &str) -> String {
     out + rest
 }
 
-/// The name of the field that begins what is quoted, and what follows it.
+/// The field name at the start of the quoted text, and the text after it.
 fn field(quoted: &str) -> Option<(&str, &str)> {
     let named = quoted.strip_prefix("config.").or_else(|| quoted.strip_prefix("settings."))?;
     let end = named.find(|c: char| !c.is_ascii_lowercase() && c != '_')?;
@@ -58,8 +58,8 @@ mod tests {
             ),
             ("`settings.delimiter = ;`: x", "`--delimiter ;`: x"),
             (
-                "`config.warmup_steps = 9` leaves nothing of `config.max_steps = 9`",
-                "`--warmup-steps 9` leaves nothing of `--max-steps 9`",
+                "`config.warmup_steps = 9` must be less than `config.max_steps = 9`",
+                "`--warmup-steps 9` must be less than `--max-steps 9`",
             ),
             ("`config.objective = mixce:eta=0.3`", "`--objective mixce:eta=0.3`"),
             ("`config.adam_epsilon`: x", "`adam_epsilon`: x"),
@@ -85,7 +85,7 @@ mod tests {
         }
     }
 
-    /// A configuration's keys are the fields that errors can name.
+    /// The keys of a configuration are the fields that errors name.
     #[test]
     fn every_key_of_a_configuration_has_a_flag() {
         let defaults = mixce_train::config::TrainConfig::default().resolved();

@@ -86,10 +86,10 @@ pub fn refuse_occupied(dir: &Path) -> Result<()> {
     }
 }
 
-/// The files of [`export`], written into an existing folder one by one: for a caller who adds others before the folder gets its name.
+/// Writes the files of [`export`] into an existing folder, for callers that add other files before renaming it.
 ///
 /// # Errors
-/// As [`export`]; what was written until then stays.
+/// As [`export`]; files already written are left.
 pub fn write_files(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
     request.config.validate()?;
     if let Some(tokenizer) = request.tokenizer {

@@ -1,4 +1,4 @@
-//! What a killed run left half-written.
+//! Leftovers of a killed run.
 use std::fs;
 use std::path::Path;
 
@@ -6,8 +6,8 @@ use mixce_base::files::Temporary;
 
 use crate::error::{Error, Result};
 
-/// Removes what a killed process left half-written in `folder` of entries that `is_ours`; what was moved aside, and whose replacement never
-/// arrived, gets its name back. Only for the one process that may write there. An absent folder holds nothing.
+/// Removes temporary entries left in `folder` by a killed process, if `is_ours`; a folder that was moved aside and never replaced is
+/// moved back. Only for the process that holds the lock. An absent folder is treated as empty.
 pub(crate) fn remove(folder: &Path, is_ours: &dyn Fn(&str) -> bool) -> Result<()> {
     if !folder.is_dir() {
         return Ok(());
@@ -23,7 +23,7 @@ pub(crate) fn remove(folder: &Path, is_ours: &dyn Fn(&str) -> bool) -> Result<()
             fs::rename(&path, &target).map_err(Error::io("rename", &path))?;
             continue;
         }
-        tracing::info!("removing the half-written `{}`", path.display());
+        tracing::info!("removing the incomplete `{}`", path.display());
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         removed.map_err(Error::io("remove", &path))?;
     }

@@ -243,13 +243,13 @@ mod tests {
         names
     }
 
-    /// The names are those that the writing functions make.
+    /// With the names that the writing functions use.
     #[test]
     fn what_a_killed_run_left_is_removed_and_an_orphan_comes_back() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::create(folder.path()).unwrap();
         let aside = |path: &Path| temporary_beside(path).with_extension("old.tmp");
-        // As earlier programs named them.
+        // The names used by earlier versions.
         let old = |name: &str| folder.path().join(name);
         let step = run.checkpoints().join("step-00000020");
         fs::create_dir(run.checkpoints()).unwrap();

@@ -112,7 +112,7 @@ fn what_a_killed_run_left_goes_with_the_next_start_and_nothing_else_does() {
     let folders = [
         temporary("best"),
         temporary("checkpoints/step-00000004"),
-        // As earlier programs named them.
+        // The names used by earlier versions.
         world.path("run/..best.12-0.tmp.partial-12"),
         world.path("run/.final.partial-12"),
         world.path("run/checkpoints/.step-00000004.12-1.tmp"),

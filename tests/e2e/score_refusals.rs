@@ -1,4 +1,4 @@
-//! What `score` refuses, and in which words.
+//! Inputs that `score` refuses, and the messages.
 
 use crate::score::{noise, npy, texts};
 use crate::support::World;

@@ -1,4 +1,4 @@
-//! One file.
+//! Atomic file writes.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::{FileError, create_parent, names, sync_parent};
 
-/// A file that gets its name only when it is complete and on disk; dropped before, it leaves nothing.
+/// A file that gets its name only once it is complete and on disk; if dropped earlier, nothing is left.
 ///
-/// Any number of processes may write the same file at once: each has a temporary file of its own, and the last to finish wins.
+/// Several processes may write the same file at once: each has its own temporary file, and the last one to finish wins.
 #[derive(Debug)]
 pub struct AtomicFile {
     target: PathBuf,
@@ -18,13 +18,13 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Makes a temporary file beside `path`, whose folder is made if need be.
+    /// Opens a temporary file beside `path`, creating its folder if necessary.
     ///
     /// # Errors
-    /// When the path ends in no name, or the system refuses.
+    /// When the path does not end in a name, or the file cannot be created.
     pub fn create(path: &Path) -> Result<Self, FileError> {
         create_parent(path)?;
-        // Only ever a new file: what a link of that name points to is never opened.
+        // Always a new file: a link of that name is never followed.
         let (temporary, file) = names::create_beside(path, |path| File::create_new(path))?;
         Ok(Self {
             target: path.into(),
@@ -34,18 +34,18 @@ impl AtomicFile {
         })
     }
 
-    /// Adds bytes; as [`Write::write_all`], with the name of the file in the error.
+    /// Appends bytes, as [`Write::write_all`], with the path in the error.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// When the bytes cannot be written.
     pub fn put(&mut self, bytes: &[u8]) -> Result<(), FileError> {
         self.writer.write_all(bytes).map_err(FileError::of("write", &self.target))
     }
 
-    /// Waits until the file is on disk and gives it its name, in place of one that is there.
+    /// Syncs the file and renames it into place, replacing an existing one.
     ///
     /// # Errors
-    /// When the system refuses; what had the name before keeps it then.
+    /// When it cannot be written or renamed; the previous file is then unchanged.
     pub fn finish(mut self) -> Result<(), FileError> {
         self.writer.flush().map_err(FileError::of("write", &self.target))?;
         self.writer.get_ref().sync_all().map_err(FileError::of("sync", &self.target))?;
@@ -74,16 +74,16 @@ impl Seek for AtomicFile {
 impl Drop for AtomicFile {
     fn drop(&mut self) {
         if !self.finished {
-            // The error that led here is the one to report.
+            // Best effort: the error that led here is the one to report.
             let _ = fs::remove_file(&self.temporary);
         }
     }
 }
 
-/// Writes a file whole or not at all; its folder is made if need be.
+/// Writes a file atomically, creating its folder if necessary.
 ///
 /// # Errors
-/// As [`AtomicFile`]; what was there before stays.
+/// As [`AtomicFile`]; the previous file is then unchanged.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let mut file = AtomicFile::create(path)?;
     file.put(bytes)?;
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(entries(folder.path()), 1);
     }
 
-    /// As any file that a program creates, whatever the umask of the test is.
+    /// The same permissions as any new file, whatever the umask of the test.
     #[cfg(unix)]
     #[test]
     fn permissions_follow_the_umask() {

@@ -1,13 +1,13 @@
-//! One folder with all that is in it.
+//! Atomic folder writes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{FileError, create_parent, names, sync_folder, sync_parent};
 
-/// A folder that gets its name only when it is complete; dropped before, it leaves nothing.
+/// A folder that gets its name only once it is complete; if dropped earlier, nothing is left.
 ///
-/// Whoever writes the files in it synchronises them, as [`AtomicFile`](super::AtomicFile) does.
+/// The caller syncs the files in it, as [`AtomicFile`](super::AtomicFile) does.
 #[derive(Debug)]
 pub struct AtomicFolder {
     target: PathBuf,
@@ -16,32 +16,32 @@ pub struct AtomicFolder {
 }
 
 impl AtomicFolder {
-    /// Makes a temporary folder beside `path`, whose own folder is made if need be.
+    /// Creates a temporary folder beside `path`, and its parent folder if necessary.
     ///
     /// # Errors
-    /// When the path ends in no name, or the system refuses.
+    /// When the path does not end in a name, or the folder cannot be created.
     pub fn create(path: &Path) -> Result<Self, FileError> {
-        // `.` has no name of its own, and an absolute path has one even for a folder of the working folder.
+        // `.` has no name, but its absolute path has one.
         let target = std::path::absolute(path).map_err(FileError::of("create", path))?;
         create_parent(&target)?;
         let (temporary, ()) = names::create_beside(&target, |path| fs::create_dir(path))?;
         Ok(Self { target, temporary, finished: false })
     }
 
-    /// Where to put the files.
+    /// The temporary folder, to write the files to.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.temporary
     }
 
-    /// Gives the folder its name, which nothing may have but an empty folder.
+    /// Syncs the folder's entries and renames it into place, replacing at most an empty folder.
     ///
     /// # Errors
-    /// When something has the name, or the system refuses; what is there stays.
+    /// When anything else has the name, or the folder cannot be renamed; what is there is unchanged.
     pub fn finish(mut self) -> Result<(), FileError> {
         sync_folder(&self.temporary)?;
         if self.target.exists() {
-            // Fails for one that is not empty.
+            // Fails unless the folder is empty, so nothing is lost.
             fs::remove_dir(&self.target).map_err(FileError::of("replace", &self.target))?;
         }
         rename(&self.temporary, &self.target)?;
@@ -49,12 +49,13 @@ impl AtomicFolder {
         sync_parent(&self.target)
     }
 
-    /// Gives the folder its name. What has it is moved aside first, back again if that fails, and removed at the end.
+    /// Syncs the folder's entries and renames it into place. An existing folder or file is moved aside first, restored if the rename fails,
+    /// and removed at the end.
     ///
-    /// A kill between the two renames leaves the old folder as `.NAME.RANDOM.old.tmp`, for [`Temporary`](super::Temporary) to find.
+    /// A kill between the two renames leaves the old folder as `.NAME.RANDOM.old.tmp`, which [`Temporary`](super::Temporary) recognises.
     ///
     /// # Errors
-    /// When the system refuses. If the old folder cannot be moved back, the error of that says where it is.
+    /// When a rename or the removal fails. If the old folder cannot be restored, that error gives its path.
     pub fn replace(mut self) -> Result<(), FileError> {
         sync_folder(&self.temporary)?;
         swap(&self.temporary, &self.target)?;
@@ -67,7 +68,7 @@ fn rename(new: &Path, target: &Path) -> Result<(), FileError> {
     fs::rename(new, target).map_err(FileError::of("rename a folder to", target))
 }
 
-/// Puts `new` at `target`, where something else may be.
+/// Moves `new` to `target`, which may exist.
 fn swap(new: &Path, target: &Path) -> Result<(), FileError> {
     if !target.exists() {
         return rename(new, target);
@@ -85,7 +86,7 @@ fn swap(new: &Path, target: &Path) -> Result<(), FileError> {
 impl Drop for AtomicFolder {
     fn drop(&mut self) {
         if !self.finished {
-            // The error that led here is the one to report.
+            // Best effort: the error that led here is the one to report.
             let _ = fs::remove_dir_all(&self.temporary);
         }
     }

@@ -1,7 +1,7 @@
-//! Files and folders that appear under their name whole or not at all.
+//! Atomic file and folder writes.
 //!
-//! Until it is complete and on disk, what is written has another name in the same folder, `.NAME.RANDOM.tmp`. The system's random numbers
-//! make that name, not a process id, which is the same in many containers; so what a killed process left never stands in the way.
+//! Until it is complete and on disk, a file or folder has a temporary name beside the final one, `.NAME.RANDOM.tmp`. The name is random
+//! rather than a process id, since these repeat across containers, so leftovers of a killed process are never in the way.
 //! [`Temporary`] recognises such names.
 
 mod file;
@@ -16,41 +16,42 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A file or folder could not be made, written, synchronised or renamed.
+/// A file or folder could not be created, written, synced or renamed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} `{}`: {source}", path.display())]
 pub struct FileError {
-    /// What was tried, as a verb: `create`, `write`, ...
+    /// What was attempted, as a verb: `create`, `write`, ...
     pub action: &'static str,
     /// The file or folder.
     pub path: PathBuf,
-    /// The reason the operating system gave.
+    /// The operating system's error.
     pub source: io::Error,
 }
 
 impl FileError {
-    /// Ready for `map_err`.
+    /// For `map_err`.
     fn of(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self { action, path: path.into(), source }
     }
 }
 
-/// Waits until creations, renames and removals in a folder are on disk. A system or file system that cannot promise that is passed over.
+/// Syncs a folder's entries to disk, so that creations, renames and removals in it survive a power failure; does nothing where the system or
+/// file system does not support it.
 ///
 /// # Errors
-/// When the folder is gone or the disk fails.
+/// When the folder does not exist or the disk fails.
 pub fn sync_folder(folder: &Path) -> Result<(), FileError> {
     #[cfg(unix)]
     {
         use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         match File::open(folder).and_then(|folder| folder.sync_all()) {
-            // A folder may be writable and not readable; some network file systems refuse the call.
+            // A folder may be writable but not readable, and some network file systems do not support the call.
             Err(error) if matches!(error.kind(), InvalidInput | PermissionDenied | Unsupported) => Ok(()),
             outcome => outcome.map_err(FileError::of("sync", folder)),
         }
     }
-    // Elsewhere folders cannot be opened as files.
+    // Other systems cannot open folders as files.
     #[cfg(not(unix))]
     {
         let _ = folder;
@@ -58,7 +59,7 @@ pub fn sync_folder(folder: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Makes the folder that `path` will be in.
+/// Creates the folder of `path`.
 fn create_parent(path: &Path) -> Result<(), FileError> {
     match path.parent() {
         Some(parent) => std::fs::create_dir_all(parent).map_err(FileError::of("create", parent)),

@@ -1,4 +1,4 @@
-//! Names of what is not complete yet.
+//! Temporary names.
 
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::FileError;
 
-/// A name in the folder of `path` that nothing else has: `.NAME.RANDOM.tmp`, with 64 random bits as 16 hexadecimal digits.
+/// A unique name in the folder of `path`: `.NAME.RANDOM.tmp`, with 64 random bits as 16 hexadecimal digits.
 #[must_use]
 pub fn temporary_beside(path: &Path) -> PathBuf {
-    // The standard library's only source of the system's random numbers: each of these hashes with keys of its own.
+    // The standard library's only source of system randomness: each `RandomState` has different keys.
     let random = RandomState::new().build_hasher().finish();
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
@@ -18,12 +18,12 @@ pub fn temporary_beside(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// The name under which a folder is kept until another has taken its place: `.NAME.RANDOM.old.tmp`.
+/// The name of an old folder while it is replaced: `.NAME.RANDOM.old.tmp`.
 pub(super) fn aside_of(path: &Path) -> PathBuf {
     temporary_beside(path).with_extension("old.tmp")
 }
 
-/// Calls `create` with temporary names until it meets one that is free.
+/// Calls `create` with temporary names until one is free.
 pub(super) fn create_beside<T>(
     path: &Path,
     create: impl Fn(&Path) -> io::Result<T>,
@@ -46,20 +46,20 @@ pub(super) fn create_beside<T>(
     create(&temporary).map_err(FileError::of("create", &temporary)).map(|made| (temporary, made))
 }
 
-/// The name of something half-written, taken apart.
+/// The parts of a temporary name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Temporary<'a> {
-    /// The name it would have got.
+    /// The final name.
     pub target: &'a str,
-    /// Whether it is whole, and was moved aside for another that may have never arrived.
+    /// Whether it is complete and was moved aside by [`AtomicFolder::replace`](super::AtomicFolder::replace), perhaps without being replaced.
     pub is_aside: bool,
 }
 
 impl<'a> Temporary<'a> {
-    /// `None` for a name that no version of mixce gives to what it is writing.
+    /// Parses a temporary name; `None` for any other.
     ///
-    /// Today: `.NAME.RANDOM.tmp` and `.NAME.RANDOM.old.tmp`. In older run folders: `.NAME.PID-N.tmp`, `.NAME.PID-N.old.tmp` and
-    /// `.NAME.partial-PID`, also of one another's.
+    /// Temporary names are `.NAME.RANDOM.tmp` and `.NAME.RANDOM.old.tmp`; earlier versions used `.NAME.PID-N.tmp`, `.NAME.PID-N.old.tmp` and
+    /// `.NAME.partial-PID`, also nested.
     #[must_use]
     pub fn of(name: &'a str) -> Option<Self> {
         let mut outer = Self::outermost(name)?;

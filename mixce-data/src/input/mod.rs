@@ -66,7 +66,7 @@ use std::path::Path;
 
 use crate::error::{Place, Result};
 
-/// The bytes of a tar archive, decompressed; `None` for a file that holds something else that can be read.
+/// The bytes of a tar archive, decompressed; `None` for a readable file that is not an archive.
 pub(crate) fn open_tar(path: &Path) -> Result<Option<compression::Bytes>> {
     match stream::open(stream::raw(path, path)?, path, &decoding::Recorder::new(path))? {
         stream::Stream::Tar(bytes) => Ok(Some(bytes)),

@@ -1,4 +1,4 @@
-//! Files for tests: compressed, archived, encoded; and what reading one gives.
+//! Test files, compressed, archived and encoded, and helpers to read them.
 use std::io::Write;
 
 use bzip2::write::BzEncoder;

@@ -39,7 +39,8 @@ impl Unpacked {
 /// by `tar`.
 ///
 /// # Errors
-/// [`Error::Archive`] for a damaged archive, what is none, and a member whose name would lead out of a folder; errors of the compression.
+/// [`Error::Archive`] for a damaged archive, a file that is not an archive, and a member whose name would lead out of a folder;
+/// errors of decompression.
 pub(super) fn unpack(path: &Path) -> Result<Unpacked> {
     let bad = |problem: String| Error::Archive { path: path.into(), problem };
     let unreadable = |error| match read_error(path, error) {
@@ -49,7 +50,7 @@ pub(super) fn unpack(path: &Path) -> Result<Unpacked> {
     let folder = TempDir::new().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
     let mut unpacked = Unpacked { folder, shown: HashMap::new(), files: Vec::new(), unused: Vec::new() };
     let mut by_name: HashMap<PathBuf, usize> = HashMap::new();
-    let bytes = open_tar(path)?.ok_or_else(|| bad("it holds no tar archive".into()))?;
+    let bytes = open_tar(path)?.ok_or_else(|| bad("it is not a tar archive".into()))?;
     let mut archive = tar::Archive::new(bytes);
     for (number, member) in archive.entries().map_err(unreadable)?.enumerate() {
         let mut member = member.map_err(unreadable)?;

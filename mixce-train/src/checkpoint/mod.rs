@@ -87,7 +87,7 @@ fn write_files(
         problem: format!("cannot serialise: {e}"),
     })?;
     write_atomic(&folder.join(STATE_FILE), &json)?;
-    // Each waits until it is on disk, so that the marker is never there before the rest.
+    // Each file is synced before the next is written, so the marker never exists without the rest.
     Ok(write_atomic(&folder.join(COMPLETE_FILE), format!("step {}\n", state.step).as_bytes())?)
 }
 

@@ -106,7 +106,7 @@ impl TrainConfig {
         }
     }
 
-    /// TOML integers are limited to 2^63 - 1, and `run.toml` must be able to represent every setting.
+    /// TOML integers are limited to 2^63 - 1, and `run.toml` and configuration files must be able to represent every setting.
     fn validate_integers(&self) -> Result<()> {
         let steps = |every| if let Every::Steps(n) = every { n } else { 0 };
         for (field, value) in [

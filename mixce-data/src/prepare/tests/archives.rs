@@ -103,7 +103,7 @@ fn members_that_are_not_used_are_named() {
 fn archives_that_lead_out_or_cannot_be_read_are_refused() {
     for name in ["../train.txt", "a/../../train.txt", "/tmp/train.txt"] {
         let error = find_archive("c.tar", &archive(&[(name, "x\n")])).1.unwrap_err().to_string();
-        assert!(error.contains(name) && error.contains("outside of the folder"), "{error}");
+        assert!(error.contains(name) && error.contains("outside the target folder"), "{error}");
     }
     let error = find_archive("c.zip", b"PK\x03\x04").1.unwrap_err();
     assert!(
@@ -113,7 +113,7 @@ fn archives_that_lead_out_or_cannot_be_read_are_refused() {
     let error = find_archive("c.tar.xz", b"\xfd7zXZ\0").1.unwrap_err();
     assert!(matches!(error, Error::Compressed { kind: "xz", .. }), "{error}");
     let error = find_archive("c.tar", b"a text\n").1.unwrap_err();
-    assert!(error.to_string().contains("it holds no tar archive"), "{error}");
+    assert!(error.to_string().contains("it is not a tar archive"), "{error}");
     let cut = &archive(&[("train.txt", &"x".repeat(2000))])[..1500];
     let error = find_archive("c.tar", cut).1.unwrap_err();
     assert!(matches!(error, Error::Archive { .. }), "{error}");
