@@ -1,11 +1,14 @@
 //! Utilities shared by all crates of mixce.
 //!
 //! - [`rng`]: counter-based random numbers: the same seed gives the same numbers, in any order, on any thread or device.
+//! - [`files`]: atomic file and folder writes.
+//! - [`digest`]: SHA-256 of values and streams.
+//! - [`Hint`]: the trait of errors that have a hint.
 
+mod hint;
+
+pub mod digest;
+pub mod files;
 pub mod rng;
 
-/// Bytes as lower-case hexadecimal digits, the format of digests.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
+pub use hint::Hint;

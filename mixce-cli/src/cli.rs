@@ -134,6 +134,15 @@ pub(crate) fn command() -> clap::Command {
     Cli::command()
 }
 
+/// Whether the program or a subcommand has the flag `--NAME`.
+pub(crate) fn has_flag(name: &str) -> bool {
+    fn has(command: &clap::Command, name: &str) -> bool {
+        command.get_arguments().any(|argument| argument.get_long() == Some(name))
+            || command.get_subcommands().any(|command| has(command, name))
+    }
+    has(&command(), name)
+}
+
 /// The value of `--color`, needed for help and usage errors before the command line is parsed.
 pub(crate) fn early_color(arguments: &[OsString]) -> ColorChoice {
     let words: Vec<_> = arguments.iter().map(|a| a.to_string_lossy()).collect();

@@ -4,7 +4,10 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io::{self, Write as _};
 
+use mixce_base::Hint;
+
 use crate::cli::ColorWhen;
+use crate::flags::in_words_of_flags;
 
 /// A check or comparison failed.
 pub(crate) const CHECK_FAILED: u8 = 1;
@@ -54,12 +57,12 @@ impl fmt::Display for Problem {
 impl StdError for Problem {}
 
 /// Writes `error: ...` and its hints to stderr; returns the exit status.
-pub(crate) fn report(failure: &anyhow::Error, color: ColorWhen) -> u8 {
+pub(crate) fn print(failure: &anyhow::Error, color: ColorWhen) -> u8 {
     let status = status_of(failure);
     let (red, cyan, plain) =
         if color.on_stderr() { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
     let word = if status == INTERRUPTED { "interrupted" } else { "error" };
-    let message = message_of(failure);
+    let message = in_words_of_flags(&message_of(failure));
     let mut stderr = io::stderr().lock();
     // A closed stderr is ignored.
     let _ = match message.strip_prefix("interrupted").filter(|_| status == INTERRUPTED) {
@@ -67,7 +70,7 @@ pub(crate) fn report(failure: &anyhow::Error, color: ColorWhen) -> u8 {
         None => writeln!(stderr, "{red}{word}:{plain} {message}"),
     };
     for hint in hints_of(failure) {
-        let _ = writeln!(stderr, "{cyan}hint:{plain} {hint}");
+        let _ = writeln!(stderr, "{cyan}hint:{plain} {}", in_words_of_flags(&hint));
     }
     status
 }
@@ -121,22 +124,31 @@ fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
+/// The hint of a library error. An error of unknown type cannot be tested for a trait, hence the list of types.
+fn hint_of(cause: &(dyn StdError + 'static)) -> Option<String> {
+    type Ask = fn(&(dyn StdError + 'static)) -> Option<String>;
+    fn ask<E: Hint + 'static>(cause: &(dyn StdError + 'static)) -> Option<String> {
+        cause.downcast_ref::<E>()?.hint()
+    }
+    const ASK: [Ask; 8] = [
+        ask::<mixce_core::Error>,
+        ask::<mixce_data::Error>,
+        ask::<mixce_encoder::Error>,
+        ask::<mixce_eval::Error>,
+        ask::<mixce_hub::Error>,
+        ask::<mixce_lm::Error>,
+        ask::<mixce_synthetic::Error>,
+        ask::<mixce_train::Error>,
+    ];
+    ASK.iter().find_map(|ask| ask(cause))
+}
+
 /// The hints of all errors in the chain, without duplicates.
 fn hints_of(failure: &anyhow::Error) -> Vec<String> {
     let mut hints: Vec<String> = Vec::new();
     for cause in failure.chain() {
         let own = cause.downcast_ref::<Problem>().map(|problem| problem.hints.clone()).unwrap_or_default();
-        let hint = cause
-            .downcast_ref::<mixce_train::Error>()
-            .and_then(mixce_train::Error::hint)
-            .or_else(|| cause.downcast_ref::<mixce_data::Error>().and_then(mixce_data::Error::hint))
-            .or_else(|| cause.downcast_ref::<mixce_lm::Error>().and_then(mixce_lm::Error::hint))
-            .or_else(|| cause.downcast_ref::<mixce_encoder::Error>().and_then(mixce_encoder::Error::hint))
-            .or_else(|| cause.downcast_ref::<mixce_hub::Error>().and_then(mixce_hub::Error::hint))
-            .or_else(|| cause.downcast_ref::<mixce_synthetic::Error>().and_then(mixce_synthetic::Error::hint))
-            .or_else(|| cause.downcast_ref::<mixce_eval::Error>().and_then(mixce_eval::Error::hint))
-            .or_else(|| cause.downcast_ref::<mixce_core::Error>().and_then(mixce_core::Error::hint));
-        for hint in own.into_iter().chain(hint).map(|hint| one_line(&hint)) {
+        for hint in own.into_iter().chain(hint_of(cause)).map(|hint| one_line(&hint)) {
             if !hints.contains(&hint) {
                 hints.push(hint);
             }

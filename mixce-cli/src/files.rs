@@ -1,10 +1,10 @@
-//! Atomic output files.
+//! Output files that the user names.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use mixce_base::files::{AtomicFile, Temporary};
 
 use crate::error::Problem;
 
@@ -33,73 +33,87 @@ pub(crate) fn refuse_input<'a>(out: &Path, inputs: impl IntoIterator<Item = &'a 
     }
 }
 
-/// A file that gets its name only once it is complete and on disk; if dropped earlier, nothing is left.
+/// An output file named by the user. It gets its name only once it is complete and on disk; if dropped earlier, nothing is left.
 #[derive(Debug)]
-pub(crate) struct AtomicFile {
-    path: PathBuf,
-    partial: PathBuf,
-    file: Option<BufWriter<File>>,
-    /// Whether the temporary name is no longer ours.
-    renamed: bool,
+pub(crate) struct OutputFile {
+    file: AtomicFile,
+    _lock: Lock,
 }
 
-impl AtomicFile {
-    /// Opens a temporary file beside `path`, creating its folder if necessary. Several processes may do this at once: the last one to
-    /// finish wins.
-    pub(crate) fn create(path: &Path) -> Result<Self> {
-        let partial = partial_path(path, &format!("partial-{}", std::process::id()))?;
-        let file =
-            File::create(&partial).with_context(|| format!("cannot create `{}`", partial.display()))?;
-        Ok(Self { path: path.into(), partial, file: Some(BufWriter::new(file)), renamed: false })
-    }
-
-    /// As above for an output named by the user: an existing file is refused unless `overwrite` is set, as is one that another process is
-    /// writing.
+impl OutputFile {
+    /// Refuses a file that exists, unless `overwrite` is set, and one that another process is writing. Creates its folder if necessary.
     pub(crate) fn claim(path: &Path, overwrite: bool) -> Result<Self> {
         refuse_existing(path, overwrite)?;
-        let partial = partial_path(path, "partial")?;
-        let file = lock(&partial, path)?;
+        let lock = Lock::take(path)?;
         // The previous holder of the lock may have finished.
         refuse_existing(path, overwrite)?;
-        file.set_len(0).with_context(|| format!("cannot write `{}`", partial.display()))?;
-        Ok(Self { path: path.into(), partial, file: Some(BufWriter::new(file)), renamed: false })
+        remove_leftovers(path)?;
+        Ok(Self { file: AtomicFile::create(path)?, _lock: lock })
     }
 
     /// Adds bytes.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let file = self.file.as_mut().context("the file is finished")?;
-        file.write_all(bytes).with_context(|| format!("cannot write `{}`", self.partial.display()))
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.file.put(bytes)?)
     }
 
     /// Syncs the file and renames it into place.
-    pub(crate) fn finish(mut self) -> Result<()> {
-        let cannot = format!("cannot write `{}`", self.path.display());
-        let file = self.file.take().context("the file is finished")?;
-        let file = file.into_inner().map_err(|e| e.into_error()).with_context(|| cannot.clone())?;
-        file.sync_all().with_context(|| cannot.clone())?;
-        fs::rename(&self.partial, &self.path).with_context(|| cannot)?;
-        self.renamed = true;
-        Ok(())
+    pub(crate) fn finish(self) -> Result<()> {
+        Ok(self.file.finish()?)
     }
 }
 
-/// `.NAME.ENDING` beside `path`, creating its folder if necessary.
-fn partial_path(path: &Path, ending: &str) -> Result<PathBuf> {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().with_context(|| format!("`{}` is not a file name", path.display()))?);
-    name.push(format!(".{ending}"));
-    let partial = path.with_file_name(name);
-    if let Some(folder) = partial.parent().filter(|f| !f.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
+/// Removes what killed processes left of `path`. Only for the holder of its lock.
+fn remove_leftovers(path: &Path) -> Result<()> {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // The name used by earlier versions.
+    let old = format!(".{name}.partial");
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))? {
+        let entry = entry.with_context(|| format!("cannot read `{}`", folder.display()))?;
+        let is_leftover = entry.file_name().to_str().is_some_and(|found| {
+            found == old || Temporary::of(found).is_some_and(|temporary| temporary.target == name)
+        });
+        if is_leftover && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            let path = entry.path();
+            fs::remove_file(&path).with_context(|| format!("cannot remove `{}`", path.display()))?;
+        }
     }
-    Ok(partial)
+    Ok(())
 }
 
-/// Opens and locks `partial`. The system releases the lock when the process ends, however it ends.
-pub(crate) fn lock(partial: &Path, shown: &Path) -> Result<File> {
+/// Exclusive access to `NAME`: the lock file `.NAME.lock` beside it, removed on drop. The system releases the lock when the process
+/// ends, however it ends.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Acquires the lock, creating the folder if necessary.
+    pub(crate) fn take(path: &Path) -> Result<Self> {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(path.file_name().with_context(|| format!("`{}` is not a file name", path.display()))?);
+        name.push(".lock");
+        let lock = path.with_file_name(name);
+        if let Some(folder) = lock.parent() {
+            fs::create_dir_all(folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
+        }
+        Ok(Self { _file: open_locked(&lock, path)?, path: lock })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A leftover empty file is harmless.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn open_locked(lock: &Path, shown: &Path) -> Result<File> {
     loop {
-        let file = File::options().create(true).append(true).read(true).open(partial);
-        let file = file.with_context(|| format!("cannot create `{}`", partial.display()))?;
+        let file = File::options().create(true).append(true).read(true).open(lock);
+        let file = file.with_context(|| format!("cannot create `{}`", lock.display()))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -108,11 +122,11 @@ pub(crate) fn lock(partial: &Path, shown: &Path) -> Result<File> {
                 return Err(problem.hint("wait until it has ended, or choose another name").into());
             }
             Err(TryLockError::Error(error)) => {
-                tracing::warn!("cannot lock `{}` against other processes: {error}", partial.display());
+                tracing::warn!("cannot lock `{}` against other processes: {error}", lock.display());
             }
         }
-        // Between opening and locking, the previous holder of the lock may have renamed the file.
-        if is_at(&file, partial) {
+        // Between opening and locking, the previous holder of the lock may have removed the file.
+        if is_at(&file, lock) {
             return Ok(file);
         }
     }
@@ -130,50 +144,38 @@ fn is_at(_: &File, path: &Path) -> bool {
     path.exists()
 }
 
-impl Drop for AtomicFile {
-    fn drop(&mut self) {
-        if !self.renamed {
-            // Best effort: a file that cannot be removed is left.
-            let _ = fs::remove_file(&self.partial);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_unfinished_file_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("new/a.txt");
-        let mut file = AtomicFile::create(&path).unwrap();
-        file.write(b"x").unwrap();
-        drop(file);
-        assert_eq!(fs::read_dir(folder.path().join("new")).unwrap().count(), 0);
-        let mut file = AtomicFile::create(&path).unwrap();
-        file.write(b"x").unwrap();
-        file.finish().unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "x");
-        assert_eq!(fs::read_dir(folder.path().join("new")).unwrap().count(), 1);
-        assert!(refuse_existing(&path, false).is_err() && refuse_existing(&path, true).is_ok());
-    }
-
-    #[test]
     fn an_output_is_claimed_once() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.txt");
-        // Leftovers of a killed process neither block nor enter the result.
-        fs::write(folder.path().join(".a.txt.partial"), "half").unwrap();
-        let mut first = AtomicFile::claim(&path, false).unwrap();
-        let error = AtomicFile::claim(&path, true).unwrap_err();
+        let path = folder.path().join("new/a.txt");
+        fs::create_dir(folder.path().join("new")).unwrap();
+        // Leftovers of killed processes neither block nor enter the result; other files are not touched.
+        for left in [
+            ".a.txt.partial",
+            ".a.txt.7-0.tmp",
+            ".a.txt.0123456789abcdef.tmp",
+            ".a.txt.lock",
+            ".b.7-0.tmp",
+            ".a.txt.swp",
+        ] {
+            fs::write(path.with_file_name(left), "half").unwrap();
+        }
+        let mut first = OutputFile::claim(&path, false).unwrap();
+        let error = OutputFile::claim(&path, true).unwrap_err();
         assert!(error.to_string().contains("`") && error.to_string().contains("another process"), "{error}");
-        first.write(b"x").unwrap();
+        first.put(b"x").unwrap();
         first.finish().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "x");
-        assert!(AtomicFile::claim(&path, false).unwrap_err().to_string().contains("exists"));
-        drop(AtomicFile::claim(&path, true).unwrap());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(OutputFile::claim(&path, false).unwrap_err().to_string().contains("exists"));
+        drop(OutputFile::claim(&path, true).unwrap());
+        let entries = fs::read_dir(folder.path().join("new")).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        assert_eq!(names, [".a.txt.swp", ".b.7-0.tmp", "a.txt"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod commands;
 mod context;
 mod error;
 mod files;
+mod flags;
 mod interrupt;
 mod logging;
 mod memory;
@@ -55,7 +56,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             progress::clear();
-            ExitCode::from(error::report(&failure, color))
+            ExitCode::from(error::print(&failure, color))
         }
     }
 }

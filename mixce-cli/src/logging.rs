@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::flags::in_words_of_flags;
+
 /// Sends the log to stderr: warnings by default, only errors with `-q`, more with each `-v`.
 pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool) {
     let ours = match (quiet, verbose) {
@@ -41,13 +43,15 @@ pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool) {
     };
 }
 
-/// Stderr, with the progress bars hidden while a line is written.
+/// Stderr, with the progress bars hidden while a line is written, and field names replaced by flags. The subscriber writes whole lines.
 #[derive(Clone, Copy, Debug)]
 struct BetweenBars;
 
 impl Write for BetweenBars {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        crate::progress::suspend(|| io::stderr().write(bytes))
+        let line = in_words_of_flags(&String::from_utf8_lossy(bytes));
+        crate::progress::suspend(|| io::stderr().write_all(line.as_bytes()))?;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,72 +1,39 @@
 //! The error type of this crate.
 
+use mixce_base::Hint;
+
 use crate::objective::{OBJECTIVES, ParameterSpec, short};
 
 /// The errors of this crate.
+#[expect(missing_docs, reason = "the messages say what such fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No objective of this name is registered.
     #[error("unknown objective `{name}`: expected one of {}", listed(OBJECTIVES.iter().map(|spec| spec.name)))]
-    UnknownObjective {
-        /// The name given.
-        name: String,
-    },
+    UnknownObjective { name: String },
     /// The objective has no such parameter.
     #[error("objective `{objective}` has no parameter `{parameter}`: {}", having(known))]
-    UnknownParameter {
-        /// Name of the objective.
-        objective: &'static str,
-        /// The name given.
-        parameter: String,
-        /// The parameters it has.
-        known: &'static [ParameterSpec],
-    },
+    UnknownParameter { objective: &'static str, parameter: String, known: &'static [ParameterSpec] },
     /// The objective's name is followed by something other than `parameter=number`.
     #[error("objective `{objective}`: expected `parameter=number`, got `{got}`")]
-    BadAssignment {
-        /// Name of the objective.
-        objective: &'static str,
-        /// The text between two commas.
-        got: String,
-    },
+    BadAssignment { objective: &'static str, got: String },
     /// Two values for one parameter.
     #[error("`{parameter}` of objective `{objective}` is given twice")]
-    GivenTwice {
-        /// Name of the objective.
-        objective: &'static str,
-        /// Name of the parameter.
-        parameter: &'static str,
-    },
+    GivenTwice { objective: &'static str, parameter: &'static str },
     /// A parameter is outside its range.
     #[error("`{}` of objective `{objective}` must be in {}, got {}", parameter.name, parameter.range, short(*value))]
-    OutOfRange {
-        /// Name of the objective.
-        objective: &'static str,
-        /// The parameter.
-        parameter: ParameterSpec,
-        /// The value given.
-        value: f64,
-    },
+    OutOfRange { objective: &'static str, parameter: ParameterSpec, value: f64 },
     /// Tensors with mismatched shapes or dtypes.
     #[error("{operation}: expected {expected}, got {got}")]
-    Mismatch {
-        /// The operation.
-        operation: &'static str,
-        /// The expected shapes or dtypes.
-        expected: String,
-        /// What was given.
-        got: String,
-    },
+    Mismatch { operation: &'static str, expected: String, got: String },
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }
 
-impl Error {
-    /// A hint for the user, if there is one.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::OutOfRange { parameter, .. } => {
                 Some(format!("`{}` is the {}", parameter.name, parameter.help))

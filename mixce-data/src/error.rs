@@ -2,6 +2,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use mixce_base::Hint;
+use mixce_base::files::FileError;
+
 /// Shorthand for a result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -85,6 +88,7 @@ fn of_file(offset: Option<u64>) -> String {
 }
 
 /// Errors of reading or preparing data.
+#[expect(missing_docs, reason = "the messages say what such fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -93,26 +97,18 @@ pub enum Error {
     Io {
         /// What was tried, as a verb: `read`, `create`, ...
         action: &'static str,
-        /// The file or folder.
         path: PathBuf,
-        /// The reason the operating system gave.
         #[source]
         source: std::io::Error,
     },
 
     /// A path that is neither a file nor `-`.
     #[error("`{}` is {kind}, not a file", path.display())]
-    NotAFile {
-        /// The path.
-        path: PathBuf,
-        /// What it is instead.
-        kind: &'static str,
-    },
+    NotAFile { path: PathBuf, kind: &'static str },
 
     /// A pattern that no file matches, or that is none.
     #[error("no file matches `{pattern}`{}", .reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default())]
     NoMatch {
-        /// The pattern.
         pattern: String,
         /// The problem, if the pattern is invalid.
         reason: Option<String>,
@@ -125,29 +121,24 @@ pub enum Error {
     /// Compressed data or an archive that cannot be read to its end.
     #[error("`{}` {}", path.display(), fault.told(kind))]
     Compressed {
-        /// The file.
         path: PathBuf,
         /// `gzip`, `zstd`, `bzip2`, `xz`, `tar`.
         kind: &'static str,
-        /// What is wrong.
         fault: Fault,
     },
 
     /// A file in a known format that is not supported.
     #[error("`{}` is {what}, which is not read as documents", path.display())]
     Foreign {
-        /// The file.
         path: PathBuf,
         /// Its kind, with an article.
         what: &'static str,
-        /// What to do.
         hint: String,
     },
 
     /// A file that is not text.
     #[error("`{}` is not text: byte {byte} is a NUL", path.display())]
     Binary {
-        /// The file.
         path: PathBuf,
         /// The first NUL byte, counted from 1 (of the decompressed file).
         byte: u64,
@@ -156,31 +147,26 @@ pub enum Error {
     /// A text holds bytes that are not UTF-8.
     #[error("`{}` {place}, byte {byte}: the text is not UTF-8{}", path.display(), of_file(*offset))]
     NotUtf8 {
-        /// The file.
         path: PathBuf,
-        /// Line or row.
         place: Place,
         /// First bad byte of the line or field, counted from 1.
         byte: usize,
         /// The same byte within the whole (decompressed) file, counted from 0, where it is known.
         offset: Option<u64>,
-        /// What the text may be instead.
         guess: Option<Guess>,
     },
 
     /// A row that cannot be used.
     #[error("`{}` {place}: {problem}", path.display())]
     BadRow {
-        /// The file.
         path: PathBuf,
-        /// Line or row.
         place: Place,
         /// What was expected and what was found.
         problem: String,
     },
 
     /// More bad rows than were allowed.
-    #[error("more than {limit} bad rows (`--skip-bad-rows {limit}`); the next one: {next}")]
+    #[error("more than {limit} bad rows (`settings.skip_bad_rows = {limit}`); the next one: {next}")]
     TooManyBadRows {
         /// Rows that were skipped.
         limit: u64,
@@ -191,7 +177,6 @@ pub enum Error {
     /// A table without the requested column, or without an unambiguous text column.
     #[error("`{}`: {problem}", path.display())]
     Column {
-        /// The file.
         path: PathBuf,
         /// What was looked for, and the columns there are.
         problem: String,
@@ -199,12 +184,7 @@ pub enum Error {
 
     /// A single object with the rows in a list.
     #[error("`{}`: it is a single object with the rows under the key `{key}`, expected the rows themselves", path.display())]
-    NestedRows {
-        /// The file.
-        path: PathBuf,
-        /// The key of the list.
-        key: String,
-    },
+    NestedRows { path: PathBuf, key: String },
 
     /// A bad row after which the following rows cannot be separated.
     #[error("{0}; the following rows cannot be separated")]
@@ -212,46 +192,25 @@ pub enum Error {
 
     /// A delimited file that can be read in several ways.
     #[error("`{}`: {problem}", path.display())]
-    Delimiter {
-        /// The file.
-        path: PathBuf,
-        /// The delimiters that may be meant.
-        problem: String,
-    },
+    Delimiter { path: PathBuf, problem: String },
 
     /// A delimited file whose first record does not look like column names.
     #[error("`{}`: expected the names of the columns in the first line, got `{field}`", path.display())]
-    Header {
-        /// The file.
-        path: PathBuf,
-        /// The field that is not a name.
-        field: String,
-    },
+    Header { path: PathBuf, field: String },
 
     /// A parquet file that cannot be read.
     #[error("`{}`: not a readable parquet file: {problem}", path.display())]
-    Parquet {
-        /// The file.
-        path: PathBuf,
-        /// The decoder's message.
-        problem: String,
-    },
+    Parquet { path: PathBuf, problem: String },
 
     /// A tar archive that cannot be read, or lacks a member.
     #[error("archive `{}`: {problem}", path.display())]
-    Archive {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong or missing.
-        problem: String,
-    },
+    Archive { path: PathBuf, problem: String },
 
     /// Files of a data set that were not found.
     #[error("`{}` holds no {missing}", path.display())]
     Incomplete {
         /// The folder or file that was searched.
         path: PathBuf,
-        /// What was looked for.
         missing: String,
     },
 
@@ -262,7 +221,6 @@ pub enum Error {
         path: PathBuf,
         /// The ambiguity and the files concerned.
         problem: String,
-        /// What to do about it.
         hint: &'static str,
     },
 
@@ -277,7 +235,7 @@ pub enum Error {
 
     /// Development and test sets use up all documents.
     #[error(
-        "no document is left to train on: of {read} that were read {passed} pass the filters, and the test set took {test} of them, the development set {valid} (`--held-out` is {held_out}, for each)"
+        "no document is left to train on: of {read} that were read {passed} pass the filters, and the test set took {test} of them, the development set {valid} (`settings.held_out` is {held_out}, for each)"
     )]
     NothingToTrainOn {
         /// Documents of the training split, before the filters.
@@ -301,10 +259,14 @@ pub enum Error {
     Settings(String),
 }
 
-impl Error {
-    /// A hint for the user, if there is one: one line, printed after the error.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
+impl From<FileError> for Error {
+    fn from(FileError { action, path, source }: FileError) -> Self {
+        Self::Io { action, path, source }
+    }
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NotAFile { .. } => {
                 "to read from another program, name `-` and pipe into standard input".into()
@@ -325,39 +287,41 @@ impl Error {
             Self::Foreign { hint, .. } => hint.clone(),
             Self::Binary { .. } => "name files of text, JSON lines, CSV, TSV or parquet".into(),
             Self::NotUtf8 { place: Place::Row(_), .. } => {
-                "the column may not be text: `--text-column NAME` selects another one, `--skip-bad-rows N` skips such rows".into()
+                "the column may not be text: `settings.text_column = NAME` selects another one, `settings.skip_bad_rows = N` skips such rows".into()
             }
             Self::NotUtf8 { guess: Some(Guess { encoding, reading }), .. } => format!(
-                "it may be {encoding}, where this reads `{reading}`; if so, `iconv -f {encoding} -t UTF-8` converts it, else `--skip-bad-rows N` skips such rows"
+                "it may be {encoding}, where this reads `{reading}`; if so, `iconv -f {encoding} -t UTF-8` converts it, else `settings.skip_bad_rows = N` skips such rows"
             ),
             Self::NotUtf8 { guess: None, .. } => {
-                "if it is text in another encoding, `iconv -f ENCODING -t UTF-8` converts it; `--skip-bad-rows N` skips such rows".into()
+                "if it is text in another encoding, `iconv -f ENCODING -t UTF-8` converts it; `settings.skip_bad_rows = N` skips such rows".into()
             }
-            Self::BadRow { .. } => "a few bad rows can be skipped with `--skip-bad-rows N`".into(),
-            Self::Column { .. } => "choose the text column with `--text-column NAME`".into(),
+            Self::BadRow { .. } => "a few bad rows can be skipped with `settings.skip_bad_rows = N`".into(),
+            Self::Column { .. } => "choose the text column with `settings.text_column = NAME`".into(),
             Self::NestedRows { path, key } => {
                 format!("extract them, for example with `jq -c '.\"{key}\"[]' {}`", path.display())
             }
             Self::LostRows(_) => "fix the row, or write one row per line".into(),
             Self::Delimiter { .. } => {
-                "choose the field separator with `--delimiter`, such as `--delimiter ';'`".into()
+                "choose the field separator with `settings.delimiter`, such as `;`".into()
             }
             Self::Header { .. } => {
-                "if the first line is a row, use `--no-header`; else choose the text column with `--text-column NAME`".into()
+                "if the first line is a row, use `settings.no_header`; else choose the text column with `settings.text_column = NAME`".into()
             }
             Self::TooManyBadRows { next, .. } => return next.hint(),
             Self::NothingLeft { .. } => {
-                "`--min-words` and `--max-words` set the limits; if the numbers are unexpected, is this the right data set?".into()
+                "`settings.min_words` and `settings.max_words` set the limits; if the numbers are unexpected, is this the right data set?".into()
             }
             Self::NothingToTrainOn { passed, .. } => {
                 let fewer = passed / 20;
-                format!("take fewer: `--held-out {fewer}` leaves at least {} to train on", passed - 2 * fewer)
+                format!("take fewer: `settings.held_out = {fewer}` leaves at least {} to train on", passed - 2 * fewer)
             }
             Self::Splits { hint, .. } => (*hint).into(),
             _ => return None,
         })
     }
+}
 
+impl Error {
     /// Whether this is about one row, after which reading may go on.
     #[must_use]
     pub fn is_bad_row(&self) -> bool {

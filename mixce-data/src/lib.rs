@@ -6,7 +6,6 @@
 //! - [`quantiles`]: summaries of document lengths.
 //! This crate does not depend on tensors or models.
 pub mod error;
-pub mod fsio;
 pub mod input;
 pub mod moses;
 pub mod prepare;

@@ -8,10 +8,10 @@ use std::path::Path;
 use candle_core::{DType, Device, IndexOp as _, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
+use mixce_base::digest::{Digest as _, Sha256, hex};
 use mixce_lm::Tokenizer;
 use rayon::prelude::*;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
 use crate::pooling::{Pooling, Recipe, object};
@@ -82,7 +82,7 @@ impl SentenceEncoder {
         let mut hash = Sha256::new();
         hash.update(format!("{config:?}\0{recipe:?}\0{}\0", tokenizer.fingerprint()?));
         hash.update(digest);
-        let fingerprint = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let fingerprint = hex(&hash.finalize());
         Ok(Self { bert, pooler, pooling: recipe.pooling, tokenizer, max_tokens, width, fingerprint })
     }
 

@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use mixce_base::Hint;
+
 /// Shorthand for a result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// A failure to load an encoder or to embed a text.
+#[expect(missing_docs, reason = "the messages say what such fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -14,37 +17,20 @@ pub enum Error {
     Checkpoint(#[from] mixce_lm::Error),
     /// A file that cannot be read.
     #[error("cannot read `{}`: {cause}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's error.
-        cause: std::io::Error,
-    },
+    Io { path: PathBuf, cause: std::io::Error },
     /// A checkpoint file that is invalid or requires something unsupported.
     #[error("`{}`: {problem}", path.display())]
-    Unsupported {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
+    Unsupported { path: PathBuf, problem: String },
     /// Weights that do not match the configuration.
     #[error("the weights in `{}` do not match its configuration: {problem}", path.display())]
-    Weights {
-        /// The folder.
-        path: PathBuf,
-        /// What is wrong with them.
-        problem: String,
-    },
+    Weights { path: PathBuf, problem: String },
     /// A tensor operation failed.
     #[error("cannot embed: {0}")]
     Compute(#[from] candle_core::Error),
 }
 
-impl Error {
-    /// A hint, if there is one.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Checkpoint(error) => error.hint(),
             Self::Unsupported { .. } | Self::Weights { .. } => Some(
@@ -53,7 +39,9 @@ impl Error {
             _ => None,
         }
     }
+}
 
+impl Error {
     pub(crate) fn unsupported(path: &Path, problem: impl Into<String>) -> Self {
         Self::Unsupported { path: path.to_owned(), problem: problem.into() }
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use mixce_base::digest::{Digest as _, Sha256};
 use mixce_lm::checkpoint::{self, TensorInfo};
-use sha2::{Digest as _, Sha256};
 
 use crate::error::Result;
 

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+use mixce_base::Hint as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 

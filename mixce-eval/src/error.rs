@@ -2,26 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
+use mixce_base::Hint;
+
 use crate::metric::Need;
 
 /// The errors of reading features and computing metrics.
+#[expect(missing_docs, reason = "the messages say what such fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// An operation of the file system failed.
     #[error("cannot {action} `{}`: {cause}", path.display())]
-    Io {
-        /// What was attempted.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The operating system's error.
-        cause: std::io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, cause: std::io::Error },
     /// A malformed feature file.
     #[error("cannot read features from `{}`: {problem}", path.display())]
     Malformed {
-        /// The file.
         path: PathBuf,
         /// What is wrong with it: where, expected, got.
         problem: String,
@@ -33,19 +28,16 @@ pub enum Error {
         rows: usize,
         /// Columns announced.
         columns: usize,
-        /// Values given.
         values: usize,
     },
     /// A feature that is infinite or NaN.
     #[error("{name}: the feature in row {row}, column {column} is `{value}`, expected a finite number")]
     NotFinite {
-        /// Which features.
         name: &'static str,
         /// Row, from 0.
         row: usize,
         /// Column, from 0.
         column: usize,
-        /// What it is.
         value: f32,
     },
     /// Two sets of features from different models.
@@ -72,21 +64,13 @@ pub enum Error {
     },
     /// A setting outside its range.
     #[error("setting `{name}` must be {expected}, got `{got}`")]
-    Setting {
-        /// The setting.
-        name: &'static str,
-        /// What it may be.
-        expected: &'static str,
-        /// What it is.
-        got: String,
-    },
+    Setting { name: &'static str, expected: &'static str, got: String },
     /// Embeddings that do not match the texts.
     #[error(
         "{texts} texts with prompt and continuation need embeddings with as many rows and equal width, got {} x {} of prompts and {} x {} of continuations",
         prompts[0], prompts[1], continuations[0], continuations[1]
     )]
     Pairs {
-        /// Texts with both parts.
         texts: usize,
         /// Rows and columns of the prompts' embeddings.
         prompts: [usize; 2],
@@ -98,14 +82,7 @@ pub enum Error {
     MissingInput(Need),
     /// A metric of a set of texts could not be computed.
     #[error("{title} of `{set}`")]
-    Metric {
-        /// The metric.
-        title: &'static str,
-        /// The set of texts.
-        set: String,
-        /// Why.
-        source: Box<Error>,
-    },
+    Metric { title: &'static str, set: String, source: Box<Error> },
     /// The eigenvalues of the covariance could not be found.
     #[error(
         "the principal components of the features cannot be computed: the eigenvalue iteration did not converge"
@@ -113,10 +90,8 @@ pub enum Error {
     Eigen,
 }
 
-impl Error {
-    /// A hint, if there is one.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::TooFew { .. } => {
                 Some("score more texts; published values use 5000 or more per side".to_owned())
@@ -126,7 +101,9 @@ impl Error {
             _ => None,
         }
     }
+}
 
+impl Error {
     pub(crate) fn malformed(path: &Path, problem: impl Into<String>) -> Self {
         Self::Malformed { path: path.into(), problem: problem.into() }
     }

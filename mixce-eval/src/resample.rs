@@ -2,7 +2,7 @@
 //!
 //! Both are seeded and do not depend on the number of threads: resample `r` draws from its own stream of random numbers.
 
-use mixce_kernels::rng::{Stream, purpose};
+use mixce_base::rng::{Stream, purpose};
 use rayon::prelude::*;
 use serde::Serialize;
 

@@ -3,7 +3,7 @@
 //! MAUVE and coherence depend on the lengths of the texts. The MixCE authors' *controlled* versions compare windows of
 //! `floor(L / 1.35)` whitespace words (about `L` tokens), 10 000 of them drawn from all places in all texts.
 
-use mixce_kernels::rng::{Stream, purpose};
+use mixce_base::rng::{Stream, purpose};
 
 /// The number of words corresponding to this many tokens, `floor(tokens / 1.35)`.
 ///
@@ -20,7 +20,7 @@ pub fn words_for_tokens(tokens: usize) -> usize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shortage {
     /// Windows that exist.
-    pub found: usize,
+    pub available: usize,
     /// Windows requested.
     pub needed: usize,
 }
@@ -38,20 +38,20 @@ pub fn draw_windows(
 ) -> Result<Vec<(usize, usize)>, Shortage> {
     // Where the places of each text begin in the row of all places.
     let mut starts = Vec::with_capacity(words.len());
-    let mut found = 0usize;
+    let mut available = 0usize;
     for words in words {
-        starts.push(found);
-        found = found.saturating_add(words.saturating_sub(length));
+        starts.push(available);
+        available = available.saturating_add(words.saturating_sub(length));
     }
-    if found < count {
-        return Err(Shortage { found, needed: count });
+    if available < count {
+        return Err(Shortage { available, needed: count });
     }
     let stream = Stream::new(seed).fold(purpose::METRIC).fold(4);
     let place = |number: usize| {
         let text = starts.partition_point(|start| *start <= number) - 1;
         (text, number - starts[text])
     };
-    Ok(draw_without_replacement(found, count, stream).into_iter().map(place).collect())
+    Ok(draw_without_replacement(available, count, stream).into_iter().map(place).collect())
 }
 
 /// Texts as whitespace words, to draw windows from.
@@ -113,8 +113,8 @@ mod tests {
 
     #[test]
     fn a_shortage_is_counted() {
-        assert_eq!(draw_windows(&[5, 3, 9], 4, 7, 1), Err(Shortage { found: 6, needed: 7 }));
-        assert_eq!(draw_windows(&[], 4, 1, 1), Err(Shortage { found: 0, needed: 1 }));
+        assert_eq!(draw_windows(&[5, 3, 9], 4, 7, 1), Err(Shortage { available: 6, needed: 7 }));
+        assert_eq!(draw_windows(&[], 4, 1, 1), Err(Shortage { available: 0, needed: 1 }));
         let mut all = draw_windows(&[5, 3, 9], 4, 6, 1).unwrap();
         all.sort_unstable();
         assert_eq!(all, [(0, 0), (2, 0), (2, 1), (2, 2), (2, 3), (2, 4)]);
@@ -129,7 +129,7 @@ mod tests {
         drawn.sort_unstable();
         assert_eq!(drawn, [["a", "b"], ["b", "c"]]);
         assert_eq!((source.count(3), source.count(9)), (2, 0));
-        assert_eq!(source.draw(3, 3, 1), Err(Shortage { found: 2, needed: 3 }));
+        assert_eq!(source.draw(3, 3, 1), Err(Shortage { available: 2, needed: 3 }));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod common;
 
+use mixce_base::Hint as _;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -12,12 +12,12 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use hf_hub::{Cache, CacheRepo};
+use mixce_base::files::{temporary_beside, write_atomic};
 
 use crate::{
     error::{Error, Result},
@@ -87,10 +87,7 @@ impl RepositoryCache {
             return Ok(());
         }
         let path = self.reference(revision);
-        create_parent(&path)?;
-        let temporary = temporary_name(&path);
-        fs::write(&temporary, commit).map_err(Error::io("write", &temporary))?;
-        fs::rename(&temporary, &path).map_err(Error::io("write", &path))
+        Ok(write_atomic(&path, commit.as_bytes())?)
     }
 
     /// Makes `snapshots/COMMIT/FILE` a relative link to the blob, or a copy if links are not supported.
@@ -103,7 +100,7 @@ impl RepositoryCache {
             return Ok(());
         }
         // Renamed into place: another process may be reading through an older link.
-        let temporary = temporary_name(&pointer);
+        let temporary = temporary_beside(&pointer);
         if symlink(&target, &temporary).is_err() {
             fs::copy(self.blob(etag), &temporary).map_err(Error::io("copy a blob to", &temporary))?;
         }
@@ -142,13 +139,6 @@ impl RepositoryCache {
             thread::sleep(Duration::from_millis(100));
         }
     }
-}
-
-/// A hidden name beside `path` that no other thread or process uses.
-fn temporary_name(path: &Path) -> PathBuf {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    path.with_file_name(format!(".tmp-{}-{count}", std::process::id()))
 }
 
 /// Whether a revision is a full commit hash.

@@ -4,8 +4,8 @@
 //! which names it by the SHA-1 of `"blob " + length + NUL + bytes` (40 digits). The name is the file's etag, and the name
 //! of its blob in the cache.
 
+use mixce_base::digest::{Digest, Sha256, hex};
 use sha1::Sha1;
-use sha2::{Digest, Sha256};
 
 /// A running checksum of the kind given by an etag.
 #[derive(Clone)]
@@ -40,15 +40,11 @@ impl Checksum {
     /// Name and value in lower-case hexadecimal digits; `None` if there is nothing to compare.
     pub(crate) fn finish(self) -> Option<(&'static str, String)> {
         match self {
-            Self::Sha256(hasher) => Some(("SHA-256", hexadecimal(&hasher.finalize()))),
-            Self::Git(hasher) => Some(("git SHA-1", hexadecimal(&hasher.finalize()))),
+            Self::Sha256(hasher) => Some(("SHA-256", hex(&hasher.finalize()))),
+            Self::Git(hasher) => Some(("git SHA-1", hex(&hasher.finalize()))),
             Self::Unknown => None,
         }
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

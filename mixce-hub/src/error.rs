@@ -2,6 +2,9 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
+use mixce_base::Hint;
+use mixce_base::files::FileError;
+
 use crate::source::RepositoryKind;
 
 /// The result of a hub operation.
@@ -10,35 +13,23 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// A failure of the hub client. The message says what, where, expected and got; [`Error::hint`] says what to do.
 ///
 /// No variant ever carries the access token.
+#[expect(missing_docs, reason = "the messages say what such fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The model argument is neither an existing folder nor a well-formed hub id.
     #[error("`{given}` is not a model: {reason}")]
-    InvalidSource {
-        /// The argument as it was typed.
-        given: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    InvalidSource { given: String, reason: String },
     /// The name of a data set is not a hub id.
     #[error("`{given}` is not a data set on the hub: {reason}")]
-    InvalidDataset {
-        /// The argument as it was typed.
-        given: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    InvalidDataset { given: String, reason: String },
     /// A repository has none of the required files.
     #[error("the {kind} `{repository}` at revision `{revision}` has no {wanted}; its files: {listing}")]
     NoSuchFiles {
         /// Whether it is a model or a data set.
         kind: RepositoryKind,
-        /// Its id.
         repository: String,
-        /// The revision that was requested.
         revision: String,
-        /// What was looked for.
         wanted: String,
         /// The first of the names that are there.
         listing: String,
@@ -48,16 +39,10 @@ pub enum Error {
     NoNetwork,
     /// An operation that requires an access token.
     #[error("uploading to {endpoint} needs an access token")]
-    NoToken {
-        /// The hub's address.
-        endpoint: String,
-    },
+    NoToken { endpoint: String },
     /// An empty folder.
     #[error("there is nothing to upload in `{}`", .folder.display())]
-    NothingToPush {
-        /// The folder.
-        folder: PathBuf,
-    },
+    NothingToPush { folder: PathBuf },
     /// No environment variable gives the cache folder.
     #[error(
         "no folder for the hub cache: none of `HF_HUB_CACHE`, `HF_HOME`, `XDG_CACHE_HOME` and `HOME` is set"
@@ -65,72 +50,51 @@ pub enum Error {
     NoCacheFolder,
     /// `HF_ENDPOINT` is not an http(s) address.
     #[error("the hub endpoint `{endpoint}` is not an http(s) address: {reason}")]
-    InvalidEndpoint {
-        /// The address as given.
-        endpoint: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    InvalidEndpoint { endpoint: String, reason: String },
     /// The access token cannot be sent in an HTTP header.
     #[error("the access token from {origin} holds a character that cannot be sent in a header")]
-    InvalidToken {
-        /// Where the token was read from.
-        origin: String,
-    },
+    InvalidToken { origin: String },
     /// The HTTP client could not be set up.
     #[error("the HTTP client could not be set up: {reason}")]
-    Client {
-        /// The client's message.
-        reason: String,
-    },
+    Client { reason: String },
     /// The hub requires a valid login (HTTP 401).
     #[error("{endpoint} asks for a login to {action} `{repository}`{}{}", if *.token_sent { ", and refuses the access token that was sent" } else { "" }, words(.message))]
     Unauthorized {
-        /// The hub's address.
         endpoint: String,
         /// What was requested: `read`, `write to`.
         action: &'static str,
-        /// The model's id.
         repository: String,
         /// Whether a token was sent.
         token_sent: bool,
-        /// The server's message.
         message: Option<String>,
     },
     /// The login is valid but may not read this model (HTTP 403), or the model is gated.
     #[error("{endpoint} does not let {} {action} `{repository}`{}{}", if *.token_sent { "this account" } else { "an anonymous user" }, if *.gated { ", which is gated" } else { "" }, words(.message))]
     Forbidden {
-        /// The hub's address.
         endpoint: String,
         /// What was requested: `read`, `write to`.
         action: &'static str,
-        /// The model's id.
         repository: String,
         /// Whether a token was sent.
         token_sent: bool,
         /// Whether the hub said that the model is gated.
         gated: bool,
-        /// The server's message.
         message: Option<String>,
     },
     /// There is no such model, as far as this login can see.
     #[error("{endpoint} has no {kind} `{repository}`, or it is private")]
     RepositoryNotFound {
-        /// The hub's address.
         endpoint: String,
         /// Whether it is a model or a data set.
         kind: RepositoryKind,
-        /// The model's id.
         repository: String,
     },
     /// The model has no such branch, tag or commit.
     #[error("{endpoint} has no revision `{revision}` of a {kind} `{repository}`")]
     RevisionNotFound {
-        /// The hub's address.
         endpoint: String,
         /// Whether it is a model or a data set.
         kind: RepositoryKind,
-        /// The model's id.
         repository: String,
         /// The branch, tag or commit that was requested.
         revision: String,
@@ -138,51 +102,29 @@ pub enum Error {
     /// A file that should be there is not.
     #[error("the {kind} `{repository}` has no file `{file}` at revision `{revision}` on {endpoint}")]
     FileNotFound {
-        /// The hub's address.
         endpoint: String,
         /// Whether it is a model or a data set.
         kind: RepositoryKind,
-        /// The model's id.
         repository: String,
-        /// The revision that was requested.
         revision: String,
-        /// The file that was requested.
         file: String,
     },
     /// The hub limits the rate of requests (HTTP 429) and went on doing so.
     #[error("{endpoint} limits the rate of requests{}", .retry_after.map(|after| format!(" and asks to wait {} s", after.as_secs())).unwrap_or_default())]
     RateLimited {
-        /// The hub's address.
         endpoint: String,
         /// The wait that the server asked for.
         retry_after: Option<Duration>,
     },
     /// Any other HTTP status that is not success.
     #[error("{url} responded with HTTP status {status}{}", words(.message))]
-    Status {
-        /// The address that was asked.
-        url: String,
-        /// The HTTP status.
-        status: u16,
-        /// The server's message.
-        message: Option<String>,
-    },
+    Status { url: String, status: u16, message: Option<String> },
     /// No answer, or the connection was lost or stalled, also after the retries.
     #[error("no complete response from {url}: {reason}")]
-    Connection {
-        /// The address that was asked.
-        url: String,
-        /// What happened.
-        reason: String,
-    },
+    Connection { url: String, reason: String },
     /// The answer was a success but not what the hub's protocol says.
     #[error("{url} sent an invalid response: {reason}")]
-    Malformed {
-        /// The address that was asked.
-        url: String,
-        /// What is wrong or missing.
-        reason: String,
-    },
+    Malformed { url: String, reason: String },
     /// A name from the server would lead outside the model's folder.
     #[error(
         "refused the {what} `{name}` of the model `{repository}`: it is not a plain name inside the model's folder"
@@ -190,9 +132,7 @@ pub enum Error {
     UnsafeName {
         /// What the name stands for: a file, a shard, an etag, a commit.
         what: &'static str,
-        /// The name.
         name: String,
-        /// The model's id.
         repository: String,
     },
     /// The model has no weights in a known format, or no configuration.
@@ -200,11 +140,8 @@ pub enum Error {
         "`{repository}` at revision `{revision}` is not a checkpoint: it has no {missing}; its files: {listing}"
     )]
     Incomplete {
-        /// The model's id.
         repository: String,
-        /// The revision that was requested.
         revision: String,
-        /// What was looked for.
         missing: String,
         /// The first of the names that are there.
         listing: String,
@@ -214,7 +151,6 @@ pub enum Error {
     ShardIndex {
         /// The index file.
         path: PathBuf,
-        /// What is wrong with it.
         reason: String,
     },
     /// The bytes that arrived are not those the hub promised.
@@ -222,13 +158,10 @@ pub enum Error {
         "`{file}` of `{repository}` arrived damaged: its {algorithm} should be {expected}, got {got}; it was not kept"
     )]
     Checksum {
-        /// The model's id.
         repository: String,
-        /// The file's name.
         file: String,
         /// `SHA-256`, or `git SHA-1` for small files.
         algorithm: &'static str,
-        /// The hub's checksum.
         expected: String,
         /// The checksum of the bytes that arrived.
         got: String,
@@ -238,11 +171,8 @@ pub enum Error {
         "`{file}` of `{repository}` is longer than announced: expected {expected_bytes} bytes, got {got_bytes} or more; it was not kept"
     )]
     TooLong {
-        /// The model's id.
         repository: String,
-        /// The file's name.
         file: String,
-        /// The announced length.
         expected_bytes: u64,
         /// What had arrived when the transfer was stopped.
         got_bytes: u64,
@@ -250,41 +180,26 @@ pub enum Error {
     /// Offline, and the cache does not hold what is needed.
     #[error("offline (`HF_HUB_OFFLINE`), and the cache does not hold `{repository}` at revision `{revision}`: missing {}", .missing.display())]
     NotCached {
-        /// The model's id.
         repository: String,
-        /// The revision that was requested.
         revision: String,
         /// The file or folder that is not there.
         missing: PathBuf,
     },
     /// Another process holds the lock of this file and makes no progress.
     #[error("another process holds the lock `{}` and has made no progress for {} s", .path.display(), .waited.as_secs())]
-    Locked {
-        /// The lock file.
-        path: PathBuf,
-        /// How long there was no progress.
-        waited: Duration,
-    },
+    Locked { path: PathBuf, waited: Duration },
     /// The folder to write to holds something already.
     #[error("the output folder `{}` is not empty", .path.display())]
-    FolderNotEmpty {
-        /// The folder.
-        path: PathBuf,
-    },
+    FolderNotEmpty { path: PathBuf },
     /// The caller stopped the transfer; what has arrived is kept and resumed the next time.
     #[error("the download of `{file}` was stopped")]
-    Stopped {
-        /// The file that was being transferred.
-        file: String,
-    },
+    Stopped { file: String },
     /// A file operation failed.
     #[error("could not {action} `{}`: {source}", .path.display())]
     Io {
         /// What was tried: `create`, `read`, ...
         action: &'static str,
-        /// On which path.
         path: PathBuf,
-        /// The system's answer.
         source: io::Error,
     },
 }
@@ -293,15 +208,19 @@ fn words(message: &Option<String>) -> String {
     message.as_ref().map(|message| format!(": {message}")).unwrap_or_default()
 }
 
-impl Error {
-    /// A one-line hint for the user, if there is one.
-    pub fn hint(&self) -> Option<String> {
+impl From<FileError> for Error {
+    fn from(FileError { action, path, source }: FileError) -> Self {
+        Self::Io { action, path, source }
+    }
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::InvalidSource { .. } => {
                 "give an existing folder, or a hub id such as `openai-community/gpt2` or `openai-community/gpt2@main`".into()
             }
-            Self::InvalidDataset { .. } => "give an id such as `Salesforce/wikitext`, or your own files with `--source`".into(),
-            Self::NoSuchFiles { .. } => "choose the configuration with `--config` and the split with `--split`".into(),
+            Self::InvalidDataset { .. } => "give an id such as `Salesforce/wikitext`".into(),
             Self::NoNetwork => "unset `HF_HUB_OFFLINE`".into(),
             Self::NoToken { .. } => "create a token with write permission in the hub's settings and set `HF_TOKEN`, or log in with the Python tools".into(),
             Self::NothingToPush { .. } => "give the folder of an exported model, such as `runs/first/best`".into(),
@@ -350,10 +269,12 @@ impl Error {
             Self::ShardIndex { .. } | Self::Malformed { .. } | Self::FileNotFound { .. } => {
                 "check `HF_ENDPOINT`, and whether the model is complete on the hub".into()
             }
-            Self::Status { .. } | Self::Client { .. } | Self::Io { .. } => return None,
+            Self::NoSuchFiles { .. } | Self::Status { .. } | Self::Client { .. } | Self::Io { .. } => return None,
         })
     }
+}
 
+impl Error {
     /// Whether the same request may succeed if retried.
     pub(crate) fn is_transient(&self) -> bool {
         match self {

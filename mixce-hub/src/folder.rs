@@ -2,6 +2,8 @@
 
 use std::{fs, io, path::Path};
 
+use mixce_base::files::temporary_beside;
+
 use crate::{
     Snapshot,
     cache::create_parent,
@@ -27,7 +29,7 @@ pub(crate) fn copy(snapshot: &Snapshot, folder: &Path) -> Result<()> {
     check_empty(folder)?;
     let existed = folder.is_dir();
     fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
-    let staging = folder.join(format!(".partial-{}", std::process::id()));
+    let staging = temporary_beside(&folder.join("download"));
     if let Err(error) = copy_files(snapshot, &staging) {
         // The first error is reported.
         let _ = fs::remove_dir_all(&staging);

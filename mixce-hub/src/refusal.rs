@@ -108,6 +108,8 @@ fn tidy(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use mixce_base::Hint as _;
+
     use super::*;
 
     fn explain(status: u16, code: Option<&str>, id: &str, file: Option<&str>) -> Error {

@@ -257,6 +257,8 @@ fn revision_fault(revision: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use mixce_base::Hint as _;
+
     use super::*;
 
     #[test]

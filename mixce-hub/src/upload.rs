@@ -8,9 +8,9 @@ use std::{
     sync::OnceLock,
 };
 
+use mixce_base::digest::{hex, sha256};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::{
     error::{Error, Result},
@@ -80,17 +80,8 @@ impl LocalFile {
         if let Some(known) = self.sha256.get() {
             return Ok(known);
         }
-        let mut hash = Sha256::new();
-        let mut source = self.open(0, self.bytes)?;
-        let mut chunk = vec![0; 256 << 10];
-        loop {
-            match source.read(&mut chunk).map_err(Error::io("read", &self.name))? {
-                0 => break,
-                n => hash.update(&chunk[..n]),
-            }
-        }
-        let digest = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(self.sha256.get_or_init(|| digest))
+        let digest = sha256(&mut self.open(0, self.bytes)?).map_err(Error::io("read", &self.name))?;
+        Ok(self.sha256.get_or_init(|| hex(&digest)))
     }
 }
 

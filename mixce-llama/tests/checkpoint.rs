@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use common::{assert_same, random, renamed, tiny, tiny_keys, write_model};
+use mixce_base::Hint as _;
 use mixce_llama::{FAMILY, LlamaConfig};
 use mixce_lm::checkpoint::{Checkpoint, load};
 use mixce_lm::{Error, Result};

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{CONFIGURATIONS, fixture, json, tiny, tiny_keys};
+use mixce_base::Hint as _;
 use mixce_llama::{LlamaConfig, ModelType};
 use mixce_lm::{Error, ModelConfig as _};
 use serde_json::{Value, json};

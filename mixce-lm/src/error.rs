@@ -3,8 +3,13 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use mixce_base::Hint;
+use mixce_base::files::FileError;
+
 /// Errors of loading, training and sampling models.
-/// Each message includes its causes; [`Error::hint`] has the remedy.
+///
+/// Each message includes its causes; [`Hint::hint`] has the remedy.
+#[expect(missing_docs, reason = "the messages say what such fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -13,53 +18,30 @@ pub enum Error {
     Io {
         /// What was attempted: `read`, `create`, ...
         action: &'static str,
-        /// The file or folder.
         path: PathBuf,
-        /// The operating system's error.
         cause: std::io::Error,
     },
     /// A malformed file.
     #[error("cannot read `{}`: {problem}", path.display())]
     Malformed {
-        /// The file.
         path: PathBuf,
         /// What is wrong with it, and where.
         problem: String,
     },
     /// Another error, met while reading a file.
     #[error("in `{}`: {cause}", path.display())]
-    InFile {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with its content.
-        cause: Box<Error>,
-    },
+    InFile { path: PathBuf, cause: Box<Error> },
     /// A key of `config.json` has an invalid value.
     #[error("config key `{key}` must be {expected}, got `{got}`")]
-    ConfigValue {
-        /// The key as written.
-        key: String,
-        /// What the key may hold.
-        expected: String,
-        /// What it holds.
-        got: String,
-    },
+    ConfigValue { key: String, expected: String, got: String },
     /// A key of `config.json` requires an unsupported computation.
     #[error("config key `{key}` = `{value}` is not supported: {reason}")]
-    ConfigUnsupported {
-        /// The key as written.
-        key: String,
-        /// Its value.
-        value: String,
-        /// Why it is refused.
-        reason: &'static str,
-    },
+    ConfigUnsupported { key: String, value: String, reason: &'static str },
     /// A `config.json` of an unknown architecture.
     #[error("config key `model_type` = `{model_type}` is not supported: known architectures are {known}")]
     UnknownArchitecture {
         /// Its value, or `(missing)`.
         model_type: String,
-        /// The values that are read.
         known: String,
     },
     /// A key of a GGUF file asks for something that the program does not have.
@@ -77,7 +59,6 @@ pub enum Error {
     /// A folder holds none of the weight files that can be read.
     #[error("no weights in `{}`: expected one of {expected}", path.display())]
     NoWeights {
-        /// The folder.
         path: PathBuf,
         /// The file names that were looked for.
         expected: String,
@@ -87,13 +68,11 @@ pub enum Error {
     TensorMismatch {
         /// The weight file (or the index of the sharded files, or the word for parameters in memory).
         path: PathBuf,
-        /// Every missing, unexpected and misshapen tensor.
         mismatch: Box<TensorMismatch>,
     },
     /// A file with two dictionaries of tensors that match the configuration.
     #[error("`{}` contains {} models that match the configuration: {}", path.display(), candidates.len(), quoted(candidates))]
     TwoModels {
-        /// The weight file.
         path: PathBuf,
         /// The paths of their dictionaries; empty for the outermost one.
         candidates: Vec<String>,
@@ -104,7 +83,6 @@ pub enum Error {
         path.display()
     )]
     HeadNotTied {
-        /// The weight file.
         path: PathBuf,
         /// The name of the embedding in the file.
         embedding: String,
@@ -117,19 +95,13 @@ pub enum Error {
         path.display()
     )]
     NotFinite {
-        /// The weight file.
         path: PathBuf,
-        /// The name in the file.
         name: String,
-        /// The element type in the file.
         dtype: &'static str,
-        /// How many there are.
         count: usize,
         /// Elements of the tensor.
         total: usize,
-        /// Where the first one is.
         index: Vec<usize>,
-        /// The first one, in f32.
         value: f32,
     },
     /// A tensor contains values outside the range of a file's element type.
@@ -137,33 +109,21 @@ pub enum Error {
         "tensor `{name}` cannot be stored as {dtype}: {count} of its {total} values would be NaN or infinite"
     )]
     NotStorable {
-        /// Its published name.
         name: String,
-        /// The element type of the file.
         dtype: &'static str,
-        /// How many there are.
         count: usize,
         /// Elements of the tensor.
         total: usize,
     },
     /// A tensor that was requested by name does not exist.
     #[error("no parameter named `{name}`")]
-    UnknownParameter {
-        /// The name.
-        name: String,
-    },
+    UnknownParameter { name: String },
     /// A non-empty output folder.
     #[error("output folder `{}` exists and is not empty", path.display())]
-    NotEmpty {
-        /// The folder.
-        path: PathBuf,
-    },
+    NotEmpty { path: PathBuf },
     /// A folder without a tokenizer.
     #[error("no tokenizer in `{}`: expected `tokenizer.json`, `vocab.json` and `merges.txt`, or `vocab.txt`", path.display())]
-    NoTokenizer {
-        /// The folder.
-        path: PathBuf,
-    },
+    NoTokenizer { path: PathBuf },
     /// The tokenizer produces token ids for which the model has no embedding.
     #[error("the tokenizer has {tokenizer} tokens but the model only {model} (config key `vocab_size`)")]
     VocabularyTooLarge {
@@ -177,7 +137,6 @@ pub enum Error {
     Tokenizer {
         /// `encode` or `decode`.
         action: &'static str,
-        /// The library's message.
         problem: String,
     },
     /// A token id for which the model has no embedding.
@@ -185,7 +144,6 @@ pub enum Error {
         "token id {id} at position {position} of text {text} is outside the vocabulary of {vocabulary} tokens"
     )]
     TokenOutOfRange {
-        /// The id.
         id: u32,
         /// Where it stands, from 0.
         position: usize,
@@ -226,10 +184,7 @@ pub enum Error {
     },
     /// A parameter has no gradient after a backward pass.
     #[error("parameter `{name}` has no gradient after a backward pass")]
-    MissingGradient {
-        /// Its published name.
-        name: String,
-    },
+    MissingGradient { name: String },
     /// A text without any token.
     #[error("text {text} is empty: it has no last token")]
     EmptyText {
@@ -241,21 +196,13 @@ pub enum Error {
         "the logits of sample {sample} contain NaN or infinity after {tokens} new tokens: the model's weights are broken"
     )]
     BrokenLogits {
-        /// The number of the sample.
         sample: u64,
         /// Tokens sampled before.
         tokens: usize,
     },
     /// A sampling parameter outside its range.
     #[error("`{parameter}` must be {expected}, got {got}")]
-    Sampling {
-        /// The parameter.
-        parameter: &'static str,
-        /// Its admissible values.
-        expected: &'static str,
-        /// The value given.
-        got: String,
-    },
+    Sampling { parameter: &'static str, expected: &'static str, got: String },
     /// A tensor operation failed.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
@@ -264,10 +211,8 @@ pub enum Error {
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-impl Error {
-    /// A hint for the user, if there is one.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::InFile { cause, .. } => cause.hint(),
             Self::ConfigUnsupported { key, .. }
@@ -320,14 +265,16 @@ impl Error {
             Self::VocabularyTooLarge { .. } => {
                 Some("use the tokenizer that the model was trained with".to_owned())
             }
-            Self::TextTooLong { .. } => Some("shorten the text, for training with --max-length".to_owned()),
+            Self::TextTooLong { .. } => Some("shorten the text, or let documents be cut at `config.max_length`".to_owned()),
             Self::EmptyPrompt { .. } => {
-                Some("begin with the tokenizer's beginning-of-text token (`--unconditional`)".to_owned())
+                Some("begin with the tokenizer's beginning-of-text token".to_owned())
             }
             _ => None,
         }
     }
+}
 
+impl Error {
     /// An operation of the file system on `path` that failed.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_owned();
@@ -351,6 +298,12 @@ impl Error {
             | Self::MetadataUnsupported { .. } => self,
             cause => Self::InFile { path: path.to_owned(), cause: Box::new(cause) },
         }
+    }
+}
+
+impl From<FileError> for Error {
+    fn from(FileError { action, path, source }: FileError) -> Self {
+        Self::Io { action, path, cause: source }
     }
 }
 

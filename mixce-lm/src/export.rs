@@ -5,16 +5,16 @@
 //! tied head, `lm_head.weight` without prefix for a head of its own.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::DType;
+use mixce_base::files::{AtomicFolder, write_atomic};
 use serde_json::json;
 
 use crate::config::{ExportedKeys, ModelConfig, json_object};
 use crate::error::{Error, Result};
-use crate::files;
 use crate::params::Parameters;
 use crate::tokenizer::Tokenizer;
 
@@ -59,14 +59,10 @@ pub struct ExportRequest<'a> {
 /// When `dir` exists and is not empty, parameters do not belong to the configuration, or a file cannot be written. Nothing is
 /// left behind.
 pub fn export(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
-    request.config.validate()?;
-    if let Some(tokenizer) = request.tokenizer {
-        tokenizer.check_vocabulary(request.config.spec().vocabulary);
-    }
     refuse_occupied(dir)?;
-    let partial = PartialFolder::create(dir)?;
-    write_folder(&partial.path, request)?;
-    partial.finish(dir)
+    let folder = AtomicFolder::create(dir)?;
+    write_files(folder.path(), request)?;
+    Ok(folder.finish()?)
 }
 
 /// The model card, `README.md`.
@@ -90,10 +86,18 @@ pub fn refuse_occupied(dir: &Path) -> Result<()> {
     }
 }
 
-fn write_folder(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
+/// Writes the files of [`export`] into an existing folder, for callers that add other files before renaming it.
+///
+/// # Errors
+/// As [`export`]; files already written are left.
+pub fn write_files(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
+    request.config.validate()?;
+    if let Some(tokenizer) = request.tokenizer {
+        tokenizer.check_vocabulary(request.config.spec().vocabulary);
+    }
     let config = exported_config(request)?;
-    files::write_atomic(&dir.join("config.json"), config.to_json().as_bytes())?;
-    files::write_atomic(&dir.join("generation_config.json"), &generation_config(&*config)?)?;
+    write_atomic(&dir.join("config.json"), config.to_json().as_bytes())?;
+    write_atomic(&dir.join("generation_config.json"), &generation_config(&*config)?)?;
     // Refuses parameters of another model before anything is written.
     let checked = Parameters::new(
         request.config,
@@ -110,7 +114,7 @@ fn write_folder(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
     if let Some(tokenizer) = request.tokenizer {
         tokenizer.save(dir)?;
     }
-    files::write_atomic(&dir.join("README.md"), model_card(request.config, request.facts).as_bytes())
+    Ok(write_atomic(&dir.join("README.md"), model_card(request.config, request.facts).as_bytes())?)
 }
 
 /// The configuration with the keys that describe the stored weights.
@@ -143,69 +147,4 @@ fn generation_config(config: &dyn ModelConfig) -> Result<Vec<u8>> {
     let mut text = serde_json::to_string_pretty(&keys).unwrap_or_default();
     text.push('\n');
     Ok(text.into_bytes())
-}
-
-/// The folder in which [`export`] writes `dir` until it is complete: `.NAME.partial-PID` beside it. A killed process leaves it behind.
-///
-/// # Errors
-/// When `dir` has no name, or the working folder is gone.
-pub fn partial_beside(dir: &Path) -> Result<PathBuf> {
-    let absolute = std::path::absolute(dir).map_err(Error::io("create", dir))?;
-    let Some(name) = absolute.file_name() else {
-        return Err(Error::NotEmpty { path: dir.to_owned() });
-    };
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".partial-{}", std::process::id()));
-    Ok(absolute.with_file_name(hidden))
-}
-
-/// A temporary folder beside the final one, removed on drop unless it was renamed.
-struct PartialFolder {
-    path: PathBuf,
-    finished: bool,
-}
-
-impl PartialFolder {
-    fn create(target: &Path) -> Result<Self> {
-        let path = partial_beside(target)?;
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-        }
-        if path.exists() {
-            fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
-        }
-        fs::create_dir(&path).map_err(Error::io("create", &path))?;
-        Ok(Self { path, finished: false })
-    }
-
-    fn finish(mut self, target: &Path) -> Result<()> {
-        sync_folder(&self.path);
-        if target.exists() {
-            // Fails unless the folder is empty, so nothing is lost.
-            fs::remove_dir(target).map_err(Error::io("replace", target))?;
-        }
-        fs::rename(&self.path, target).map_err(Error::io("create", target))?;
-        self.finished = true;
-        if let Some(parent) = target.parent() {
-            sync_folder(parent);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for PartialFolder {
-    fn drop(&mut self) {
-        if !self.finished {
-            // Best effort: the error that led here is the one to report.
-            let _ = fs::remove_dir_all(&self.path);
-        }
-    }
-}
-
-/// Syncs a folder's entries to disk, on systems that support it.
-fn sync_folder(path: &Path) {
-    if let Ok(folder) = File::open(path) {
-        let _ = folder.sync_all();
-    }
 }

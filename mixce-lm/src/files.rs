@@ -1,7 +1,7 @@
-//! Small files: reads with a size limit, atomic writes.
+//! Small files, read with a size limit.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -26,26 +26,4 @@ pub fn read_bytes(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
 /// When it cannot be read, is larger, or is not UTF-8.
 pub fn read_text(path: &Path, limit_bytes: u64) -> Result<String> {
     String::from_utf8(read_bytes(path, limit_bytes)?).map_err(|cause| Error::malformed(path, cause))
-}
-
-/// Writes a file under a temporary name in the same folder, syncs it, and renames it.
-///
-/// # Errors
-/// If it cannot be written; the previous file is then unchanged.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".partial-{}", std::process::id()));
-    let partial = path.with_file_name(name);
-    let write = || -> Result<()> {
-        let mut file = File::create(&partial).map_err(Error::io("create", &partial))?;
-        file.write_all(bytes).map_err(Error::io("write", &partial))?;
-        file.sync_all().map_err(Error::io("write", &partial))?;
-        std::fs::rename(&partial, path).map_err(Error::io("create", path))
-    };
-    let written = write();
-    if written.is_err() {
-        // The error above is reported.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written
 }

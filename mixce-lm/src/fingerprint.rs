@@ -1,9 +1,8 @@
 //! The fingerprint of a model.
 
 use candle_core::DType;
-use mixce_base::hex;
+use mixce_base::digest::{Digest, Sha256, hex};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 use crate::config::ModelConfig;
 use crate::error::Result;

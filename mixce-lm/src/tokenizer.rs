@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use indexmap::IndexMap;
+use mixce_base::digest::{Digest, Sha256, hex};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use tokenizers::{Tokenizer as Engine, TruncationDirection};
 
 use crate::checkpoint::gguf::{Gguf, find};
@@ -301,7 +301,7 @@ impl Tokenizer {
         hash.update(rules.as_bytes());
         let plain = self.engine.get_encode_special_tokens();
         hash.update(format!("\0{plain}\0{:?}\0{:?}", self.bos, self.eos).as_bytes());
-        Ok(mixce_base::hex(&hash.finalize()))
+        Ok(hex(&hash.finalize()))
     }
 
     /// Warns about tokens without an embedding, such as a padding token that was added without resizing the model. A text that contains one

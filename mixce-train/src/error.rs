@@ -1,10 +1,14 @@
 //! The errors of this crate.
 use std::path::PathBuf;
 
+use mixce_base::Hint;
+use mixce_base::files::FileError;
+
 /// Shorthand for a result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Every way in which preparing data, training or evaluating can fail.
+#[expect(missing_docs, reason = "the messages say what such fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -13,9 +17,7 @@ pub enum Error {
     Io {
         /// What was tried, as a verb: `read`, `create`, ...
         action: &'static str,
-        /// The file or folder.
         path: PathBuf,
-        /// The reason the operating system gave.
         #[source]
         source: std::io::Error,
     },
@@ -38,23 +40,18 @@ pub enum Error {
         first: String,
         /// Last document of the batch that failed.
         last: String,
-        /// The tokenizer's message.
         message: String,
     },
 
     /// The tokenizer has no fingerprint.
     #[error("the tokenizer has no fingerprint: {message}")]
-    Tokenizer {
-        /// The tokenizer's message.
-        message: String,
-    },
+    Tokenizer { message: String },
 
     /// A token id does not fit the model's vocabulary.
     #[error(
         "token id `{id}` in document {document} is outside the model's vocabulary of {vocab_size} tokens"
     )]
     TokenOutOfRange {
-        /// The id found.
         id: u32,
         /// Document, counted from 0 among those kept.
         document: usize,
@@ -65,7 +62,6 @@ pub enum Error {
     /// A token cache file is damaged.
     #[error("token cache `{}` is damaged: {problem}", path.display())]
     BadCache {
-        /// The cache file.
         path: PathBuf,
         /// What was expected and what was found.
         problem: String,
@@ -76,48 +72,33 @@ pub enum Error {
     Config {
         /// Names the flags, what was expected and what was given.
         message: String,
-        /// A hint.
         hint: Option<String>,
     },
 
     /// A configuration file cannot be understood.
     #[error("`{}`: {message}", path.display())]
     ConfigFile {
-        /// The TOML file.
         path: PathBuf,
         /// What is wrong, with the line where it is known.
         message: String,
-        /// A hint.
         hint: Option<String>,
     },
 
     /// The output folder already holds something.
     #[error("output folder `{}` is not empty (it holds `{found}`)", path.display())]
-    OutputNotEmpty {
-        /// The output folder.
-        path: PathBuf,
-        /// One entry in it.
-        found: String,
-    },
+    OutputNotEmpty { path: PathBuf, found: String },
 
     /// Another process trains into the same run folder.
     #[error("run folder `{}` is in use by another process", path.display())]
-    RunInUse {
-        /// The run folder.
-        path: PathBuf,
-    },
+    RunInUse { path: PathBuf },
 
     /// No checkpoint to resume from.
     #[error("`{}` holds no complete checkpoint", path.display())]
-    NoCheckpoint {
-        /// The folder that was searched.
-        path: PathBuf,
-    },
+    NoCheckpoint { path: PathBuf },
 
     /// A checkpoint cannot be used.
     #[error("checkpoint `{}`: {problem}", path.display())]
     BadCheckpoint {
-        /// The checkpoint folder.
         path: PathBuf,
         /// What was expected and what was found.
         problem: String,
@@ -125,12 +106,7 @@ pub enum Error {
 
     /// The run differs from the one that wrote the checkpoint in something that changes the numbers.
     #[error("cannot resume from `{}`: {differences}", path.display())]
-    ResumeMismatch {
-        /// The checkpoint folder.
-        path: PathBuf,
-        /// Each setting with both values.
-        differences: String,
-    },
+    ResumeMismatch { path: PathBuf, differences: String },
 
     /// A loss was NaN or infinite.
     #[error("the loss of step {step}, microbatch {microbatch} is `{loss}`; the parameters were not updated")]
@@ -139,7 +115,6 @@ pub enum Error {
         step: u64,
         /// Microbatch of the step, counted from 0.
         microbatch: usize,
-        /// The value.
         loss: f64,
     },
 
@@ -152,7 +127,6 @@ pub enum Error {
         name: String,
         /// Optimizer step, counted from 1.
         step: u64,
-        /// Sum of squares of its gradient.
         squared_norm: f64,
     },
 
@@ -173,9 +147,7 @@ pub enum Error {
     /// Optimizer state and parameters do not belong together.
     #[error("optimizer state of `{name}`: expected shape {expected:?}, got {got:?}")]
     OptimizerState {
-        /// Parameter name.
         name: String,
-        /// The parameter's shape.
         expected: Vec<usize>,
         /// The state's shape, empty when there is none.
         got: Vec<usize>,
@@ -204,25 +176,27 @@ pub enum Error {
     /// A tensor operation failed.
     #[error("{context}: {source}")]
     Tensor {
-        /// What was being computed.
         context: &'static str,
-        /// candle's error.
         #[source]
         source: candle_core::Error,
     },
 }
 
-impl Error {
-    /// A hint for the user, if there is one: one line, printed after the error.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
+impl From<FileError> for Error {
+    fn from(FileError { action, path, source }: FileError) -> Self {
+        Self::Io { action, path, source }
+    }
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Config { hint, .. } | Self::ConfigFile { hint, .. } => hint.clone(),
             Self::OutputNotEmpty { .. } => {
-                Some("choose another `--out`, or continue the run with `--resume auto`".into())
+                Some("choose another `config.out`, or continue the run with `config.resume = auto`".into())
             }
             Self::NoCheckpoint { .. } => Some(
-                "a checkpoint is complete only once its `COMPLETE` file exists; start without `--resume`"
+                "a checkpoint is complete only once its `COMPLETE` file exists; start without `config.resume`"
                     .into(),
             ),
             Self::ResumeMismatch { .. } => {
@@ -231,18 +205,20 @@ impl Error {
             Self::TokenOutOfRange { .. } => Some("is this the tokenizer that belongs to the model?".into()),
             Self::NonFiniteLoss { .. }
             | Self::NonFiniteGradient { .. }
-            | Self::NonFiniteLikelihood { step: Some(_), .. } => {
-                Some("try a lower `--lr`, some `--warmup-steps`, or `--clip-grad-norm 1`".into())
-            }
+            | Self::NonFiniteLikelihood { step: Some(_), .. } => Some(
+                "try a lower `config.lr`, some `config.warmup_steps`, or `config.clip_grad_norm = 1`".into(),
+            ),
             Self::Data(error) => error.hint(),
             Self::Model(error) => error.hint(),
             Self::Objective(error) => error.hint(),
-            Self::RunInUse { .. } => Some("wait until it has finished, or choose another `--out`".into()),
+            Self::RunInUse { .. } => Some("wait until it has finished, or choose another `config.out`".into()),
             Self::BadCache { .. } => Some("delete the file; it will be rebuilt".into()),
             _ => None,
         }
     }
+}
 
+impl Error {
     /// An [`Error::Io`], ready for `map_err`.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

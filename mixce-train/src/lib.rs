@@ -12,7 +12,7 @@ pub mod config;
 pub mod data;
 pub mod error;
 pub mod evaluate;
-mod fsio;
+mod leftovers;
 pub mod metrics;
 pub mod observer;
 pub mod optim;

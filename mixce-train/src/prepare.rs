@@ -42,8 +42,8 @@ pub struct Prepared {
 ///
 /// # Errors
 /// An invalid configuration, or one that the device does not support; a model, tokenizer or data file that cannot be read; a document with
-/// a token outside the model's vocabulary; `--max-length` or `--block-size` beyond the model's positions; [`Error::Interrupted`] if `stop`
-/// becomes true.
+/// a token outside the model's vocabulary; `config.max_length` or `config.block_size` beyond the model's positions; [`Error::Interrupted`]
+/// if `stop` becomes true.
 pub fn prepare(
     config: &TrainConfig,
     sources: &Sources,
@@ -57,7 +57,7 @@ pub fn prepare(
     let model = match (&sources.model, &config.from_config) {
         (Some(path), _) => checkpoint::config(path, families)?,
         (None, Some(file)) => model_config::from_file(file, families)?,
-        (None, None) => return Err(Error::config("expected `--model` or `--from-config`")),
+        (None, None) => return Err(Error::config("expected `config.model` or `config.from_config`")),
     };
     let (vocabulary, positions) = (model.spec().vocabulary, model.spec().positions);
     tokenizer.check_vocabulary(vocabulary);
@@ -65,14 +65,15 @@ pub fn prepare(
     let fitted = config.resolved_for(positions, Some(&tokenizer));
     if let (None, Some(length)) = (config.max_length, fitted.max_length.filter(|n| *n < DEFAULT_MAX_LENGTH)) {
         tracing::warn!(
-            "`--max-length` is {length}: the model's positions leave no room for the default of {DEFAULT_MAX_LENGTH}"
+            "`config.max_length` is {length}: the model's positions leave no room for the default of {DEFAULT_MAX_LENGTH}"
         );
     }
     let config = &fitted;
 
     // Data before weights: a bad line is found in seconds, loading a large checkpoint takes longer.
     let (train, valid) = inputs(config)?;
-    let train = train.ok_or_else(|| Error::config("expected `--train`, a file of training documents"))?;
+    let train =
+        train.ok_or_else(|| Error::config("expected `config.train`, a file of training documents"))?;
     let train = examples(&train, &tokenizer, config, stop)?;
     let valid = valid.map(|valid| examples(&valid, &tokenizer, config, stop)).transpose()?;
     for examples in [Some(&train), valid.as_ref()].into_iter().flatten() {
@@ -140,7 +141,7 @@ pub fn examples(
         }
         (block, false) => {
             tracing::warn!(
-                "documents are concatenated into blocks of {block} tokens, and attention crosses document boundaries (`--confine-attention` prevents that)"
+                "documents are concatenated into blocks of {block} tokens, and attention crosses document boundaries (`config.confine_attention` prevents that)"
             );
             Examples::blocks(store, block)
         }
@@ -159,7 +160,7 @@ pub fn launch(
     stop: &AtomicBool,
 ) -> Result<TrainOutcome> {
     config.validate_settings()?;
-    let out = config.out.as_deref().ok_or_else(|| Error::config("expected `--out`, the run folder"))?;
+    let out = config.out.as_deref().ok_or_else(|| Error::config("expected `config.out`, the run folder"))?;
     let run = match config.resume {
         Some(_) => RunFolder::open_or_create(out)?,
         None => RunFolder::create(out)?,
@@ -196,14 +197,14 @@ impl TrainObserver for RunTomlWriter<'_> {
 }
 
 fn require_positions(config: &TrainConfig, positions: usize) -> Result<()> {
-    let (flag, asked) = match config.block_size {
-        0 => ("--max-length", config.max_length_for(positions)),
-        block => ("--block-size", block),
+    let (field, asked) = match config.block_size {
+        0 => ("max_length", config.max_length_for(positions)),
+        block => ("block_size", block),
     };
     if asked > positions {
         return Err(Error::Config {
-            message: format!("`{flag} {asked}` is more than the model's {positions} positions"),
-            hint: Some(format!("use `{flag} {positions}`")),
+            message: format!("`config.{field} = {asked}` is more than the model's {positions} positions"),
+            hint: Some(format!("use `config.{field} = {positions}`")),
         });
     }
     Ok(())

@@ -12,12 +12,13 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use mixce_base::files::{Temporary, write_atomic};
 use serde::Serialize;
 
 use crate::checkpoint;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
-use crate::fsio;
+use crate::leftovers;
 
 /// Provenance of a run; the table `provenance` of `run.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -121,7 +122,7 @@ impl RunFolder {
         let table = toml::to_string(provenance)
             .map_err(|e| Error::config(format!("cannot write the provenance as TOML: {e}")))?;
         let text = format!("{}\n[{}]\n{table}", config.to_toml()?, crate::config::PROVENANCE);
-        fsio::write_bytes_atomic(&self.run_toml(), text.as_bytes())
+        Ok(write_atomic(&self.run_toml(), text.as_bytes())?)
     }
 
     /// Removes incomplete files of a killed run from the run folder and its checkpoints. A model folder that was moved aside and never replaced
@@ -130,7 +131,7 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`].
     pub fn clean_up(&self) -> Result<()> {
-        fsio::clean_up(&self.root, &is_entry)?;
+        leftovers::remove(&self.root, &is_entry)?;
         checkpoint::clean_up(&self.checkpoints())
     }
 
@@ -213,12 +214,15 @@ fn is_entry(name: &str) -> bool {
 fn is_leftover(path: &Path, name: &str) -> bool {
     match name {
         "metrics.jsonl" => fs::metadata(path).is_ok_and(|data| data.is_file() && data.len() == 0),
-        _ => fsio::Temporary::of(name).is_some_and(|temporary| is_entry(temporary.target)),
+        _ => Temporary::of(name).is_some_and(|temporary| is_entry(temporary.target)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use mixce_base::Hint as _;
+    use mixce_base::files::temporary_beside;
+
     use super::*;
 
     #[test]
@@ -227,7 +231,7 @@ mod tests {
         fs::write(folder.path().join("thesis.tex"), "dear").unwrap();
         let error = RunFolder::create(folder.path()).unwrap_err();
         assert!(error.to_string().contains("`thesis.tex`"), "{error}");
-        assert!(error.hint().unwrap().contains("--resume"));
+        assert!(error.hint().unwrap().contains("config.resume"));
         assert!(RunFolder::open_or_create(folder.path()).is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
@@ -239,24 +243,26 @@ mod tests {
         names
     }
 
-    /// The names are those that the writing functions make.
+    /// With the names that the writing functions use.
     #[test]
     fn what_a_killed_run_left_is_removed_and_an_orphan_comes_back() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::create(folder.path()).unwrap();
-        let export_of =
-            |path: &Path| mixce_lm::export::partial_beside(&fsio::temporary_beside(path)).unwrap();
-        let aside = |path: &Path| fsio::temporary_beside(path).with_extension("old.tmp");
+        let aside = |path: &Path| temporary_beside(path).with_extension("old.tmp");
+        // The names used by earlier versions.
+        let old = |name: &str| folder.path().join(name);
         let step = run.checkpoints().join("step-00000020");
         fs::create_dir(run.checkpoints()).unwrap();
         let orphan = aside(&run.best());
         let folders = [
-            fsio::temporary_beside(&run.best()),
-            export_of(&run.best()),
-            export_of(&run.last()),
+            temporary_beside(&run.best()),
+            old(".best.12-0.tmp"),
+            old("..best.12-0.tmp.partial-12"),
+            old(".final.partial-12"),
+            old(".final.12-3.old.tmp"),
             aside(&run.last()),
             orphan.clone(),
-            fsio::temporary_beside(&step),
+            temporary_beside(&step),
             aside(&step.with_file_name("step-00000010")),
         ];
         let users =
@@ -266,7 +272,7 @@ mod tests {
             fs::write(path.join("from"), path.to_str().unwrap()).unwrap();
         }
         let files = [run.run_toml(), run.metrics(), folder.path().join("events.out.tfevents.1.mixce")];
-        files.iter().for_each(|path| fs::write(fsio::temporary_beside(path), "half").unwrap());
+        files.iter().for_each(|path| fs::write(temporary_beside(path), "half").unwrap());
         fs::write(folder.path().join(".notes.txt.swp"), "mine").unwrap();
         run.clean_up().unwrap();
         assert_eq!(
@@ -290,7 +296,7 @@ mod tests {
     #[test]
     fn a_run_killed_before_its_run_toml_can_start_again() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(fsio::temporary_beside(&folder.path().join("run.toml")), "half").unwrap();
+        fs::write(temporary_beside(&folder.path().join("run.toml")), "half").unwrap();
         fs::write(folder.path().join("metrics.jsonl"), "").unwrap();
         RunFolder::create(folder.path()).unwrap();
         RunFolder::open_or_create(folder.path()).unwrap().clean_up().unwrap();

@@ -71,7 +71,7 @@ fn memory_is_flat_over_200_steps() {
         let objective = Arc::new(MixCe::new(0.5).unwrap());
         let mut step = TrainStep::new(config, parameters, objective, AdamWConfig::default(), 1.0)
             .unwrap()
-            .with_pass(PassOptions { precision, ..PassOptions::default() });
+            .with_options(PassOptions { precision, ..PassOptions::default() });
         let mut run = |index: u64| {
             let lengths = [64, 2 + index % 63, 2 + index * 7 % 63, 64 - index % 10 * (index % 3)];
             let document =
@@ -132,7 +132,7 @@ fn the_peak_is_the_planned_one() {
         let objective = Arc::new(MixCe::new(0.5).unwrap());
         let mut step = TrainStep::new(&*config, parameters, objective, AdamWConfig::default(), 1.0)
             .unwrap()
-            .with_pass(PassOptions { recompute, ..PassOptions::default() });
+            .with_options(PassOptions { recompute, ..PassOptions::default() });
         for index in 0..2 {
             pool.install(|| {
                 step.run(&[microbatch()], Stream::new(index), 1e-4, &AtomicBool::new(false)).unwrap();

@@ -4,6 +4,7 @@ pub use std::sync::Arc;
 pub use std::sync::atomic::AtomicBool;
 
 pub use candle_core::{Device, Tensor};
+pub use mixce_base::Hint;
 pub use mixce_core::Objective;
 pub use mixce_gpt2::Gpt2Config;
 pub use mixce_hub::{Hub, HubEnvironment, ModelSource, NoProgress};

@@ -28,6 +28,7 @@ mod rows;
 mod sample;
 mod score;
 mod score_contract;
+mod score_refusals;
 mod support;
 mod token_cache;
 

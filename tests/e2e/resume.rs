@@ -108,13 +108,14 @@ fn what_a_killed_run_left_goes_with_the_next_start_and_nothing_else_does() {
     let world = World::new();
     let line = format!("train --model model --train train.txt --valid valid.txt --out run {SMALL}");
     world.run(&format!("{line} --max-steps 2")).success();
-    let temporary = |name: &str| mixce_data::fsio::temporary_beside(&world.path(&format!("run/{name}")));
-    let export = |path: &std::path::Path| mixce_lm::export::partial_beside(path).unwrap();
+    let temporary = |name: &str| mixce_base::files::temporary_beside(&world.path(&format!("run/{name}")));
     let folders = [
         temporary("best"),
-        export(&temporary("best")),
-        export(&temporary("final")),
         temporary("checkpoints/step-00000004"),
+        // The names used by earlier versions.
+        world.path("run/..best.12-0.tmp.partial-12"),
+        world.path("run/.final.partial-12"),
+        world.path("run/checkpoints/.step-00000004.12-1.tmp"),
     ];
     for folder in &folders {
         std::fs::create_dir(folder).unwrap();

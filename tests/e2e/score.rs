@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{World, corpus, number};
 
 /// Human texts, and those of two systems of which one repeats itself.
-fn texts(world: &World) {
+pub(crate) fn texts(world: &World) {
     world.write("human.txt", corpus(40, 3));
     world.write("good.txt", corpus(40, 4));
     let looping: String = corpus(40, 5)
@@ -18,7 +18,7 @@ fn texts(world: &World) {
 }
 
 /// A matrix of f32 as NumPy writes it.
-fn npy(rows: usize, columns: usize, value: impl Fn(usize, usize) -> f32) -> Vec<u8> {
+pub(crate) fn npy(rows: usize, columns: usize, value: impl Fn(usize, usize) -> f32) -> Vec<u8> {
     let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}\n");
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
     bytes.extend((header.len() as u16).to_le_bytes());
@@ -28,7 +28,7 @@ fn npy(rows: usize, columns: usize, value: impl Fn(usize, usize) -> f32) -> Vec<
 }
 
 /// Numbers that look random.
-fn noise(row: usize, column: usize, seed: usize) -> f32 {
+pub(crate) fn noise(row: usize, column: usize, seed: usize) -> f32 {
     let mut state = (row * 7919 + column * 104_729 + seed * 1_299_709 + 1) as u64;
     for _ in 0..3 {
         state ^= state << 13;

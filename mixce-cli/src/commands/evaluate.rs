@@ -18,7 +18,7 @@ use super::train::sources::{CACHED_FROM_BYTES, default_cache};
 use crate::authors;
 use crate::context::Context;
 use crate::error::Problem;
-use crate::files::{self, AtomicFile};
+use crate::files::{self, OutputFile};
 use crate::positions::{DEFAULT_MAX_LENGTH, at_most};
 use crate::reading::ReadingArgs;
 use crate::{interrupt, models, progress};
@@ -125,7 +125,7 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     require_context(&input.name(), &examples, positions)?;
 
     let bar = progress::bar(examples.len() as u64, "documents");
-    let claim = |path: &PathBuf| AtomicFile::claim(path, args.overwrite);
+    let claim = |path: &PathBuf| OutputFile::claim(path, args.overwrite);
     let mut per_token = args.per_token.as_ref().map(claim).transpose()?;
     let mut sums = LikelihoodSums::new(args.batch_size);
     // `log_q` begins with the second token.
@@ -140,7 +140,7 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
         sums.add(&scored.log_q[uncounted.min(scored.log_q.len())..]);
         if let (Some(file), None) = (&mut per_token, &failure) {
             let line = json!({"index": scored.index, "tokens": scored.tokens, "log_q": scored.log_q});
-            failure = file.write(format!("{line}\n").as_bytes()).err();
+            failure = file.put(format!("{line}\n").as_bytes()).err();
         }
         if interrupt::is_requested() { Err(mixce_train::Error::Interrupted) } else { Ok(()) }
     };

@@ -21,7 +21,7 @@ use super::train::words;
 use crate::authors;
 use crate::context::Context;
 use crate::error::Problem;
-use crate::files::{self, AtomicFile};
+use crate::files::{self, OutputFile};
 use crate::reading::ReadingArgs;
 use crate::{models, progress};
 use prompts::Prompt;
@@ -162,7 +162,7 @@ fn continue_prompts(args: &GenerateArgs, sampling: &Sampling, context: &Context)
     if let Some(out) = &args.out {
         files::refuse_input(out, args.source.prompts.as_deref())?;
     }
-    let claim = |out: &PathBuf| AtomicFile::claim(out, args.overwrite);
+    let claim = |out: &PathBuf| OutputFile::claim(out, args.overwrite);
     let mut file = args.out.as_ref().map(claim).transpose()?;
     let device = context.start()?;
     let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
@@ -198,10 +198,10 @@ fn continue_prompts(args: &GenerateArgs, sampling: &Sampling, context: &Context)
     for line in lines {
         match &mut file {
             None => context.output.line(&line?)?,
-            Some(file) => file.write(format!("{}\n", line?).as_bytes())?,
+            Some(file) => file.put(format!("{}\n", line?).as_bytes())?,
         }
     }
-    file.map_or(Ok(()), AtomicFile::finish)
+    file.map_or(Ok(()), OutputFile::finish)
 }
 
 /// One line: a JSON object, or prompt and continuation with line breaks replaced by spaces.

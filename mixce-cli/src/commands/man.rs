@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::{Args, Command};
 use clap_mangen::Man;
+use mixce_base::files::write_atomic;
 
 use crate::cli;
 use crate::context::Context;
-use crate::files::AtomicFile;
 
 /// Print the manual page, or write the pages of all commands to a folder
 #[derive(Debug, Args)]
@@ -27,9 +27,7 @@ pub(crate) fn run(args: &ManArgs, context: &Context) -> Result<()> {
     add_pages("mixce", &whole, &mut pages);
     for (name, command) in pages {
         let path = folder.join(format!("{name}.1"));
-        let mut file = AtomicFile::create(&path)?;
-        file.write(&page(command)?)?;
-        file.finish()?;
+        write_atomic(&path, &page(command)?)?;
         context.output.line(&path.display().to_string())?;
     }
     Ok(())

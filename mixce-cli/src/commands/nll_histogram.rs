@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::authors;
 use crate::context::Context;
 use crate::error::Problem;
-use crate::files::{self, AtomicFile};
+use crate::files::{self, OutputFile};
 use crate::models::LoadedModel;
 use crate::output::table;
 use crate::positions::{DEFAULT_MAX_LENGTH, fitted};
@@ -155,7 +155,7 @@ pub(crate) fn run(args: &NllHistogramArgs, context: &Context) -> Result<()> {
     if let Some(svg) = &args.svg {
         files::refuse_input(svg, human.paths().chain(generated.paths()))?;
     }
-    let svg = args.svg.as_ref().map(|svg| AtomicFile::claim(svg, args.overwrite)).transpose()?;
+    let svg = args.svg.as_ref().map(|svg| OutputFile::claim(svg, args.overwrite)).transpose()?;
     let device = context.start()?;
     let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
     let positions = loaded.model.spec().positions;
@@ -187,7 +187,7 @@ pub(crate) fn run(args: &NllHistogramArgs, context: &Context) -> Result<()> {
         }),
     };
     if let Some(mut file) = svg {
-        file.write(figure::draw(&report.sequence, &report.token)?.as_bytes())?;
+        file.put(figure::draw(&report.sequence, &report.token)?.as_bytes())?;
         file.finish()?;
     }
     context.output.either(&report, || report.text())

@@ -10,9 +10,10 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
+use mixce_base::files::write_atomic;
 use mixce_synthetic::bigram::{
     Cell, Estimator, Finished, Grid, ModelKind, ObjectiveName, ReverseGradient, Runner, SEEDS, Selection,
-    Source, charges, write_atomic,
+    Source, charges,
 };
 use serde::de::DeserializeOwned;
 

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use mixce_kernels::rng::{Stream, purpose};
+use mixce_base::files::write_atomic;
+use mixce_base::rng::{Stream, purpose};
 use mixce_lm::Tokenizer;
 use mixce_synthetic::grammar::{Grammar, NoisyCorpus};
 use mixce_train::data::cache::encode_file;
@@ -58,6 +59,6 @@ impl Corpus {
 pub(super) fn write_lines(path: &Path, texts: &[String]) -> Result<PathBuf> {
     let mut content = texts.join("\n");
     content.push('\n');
-    std::fs::write(path, content).with_context(|| format!("cannot write `{}`", path.display()))?;
+    write_atomic(path, content.as_bytes())?;
     Ok(path.to_owned())
 }

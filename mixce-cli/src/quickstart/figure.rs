@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use mixce_base::files::write_atomic;
 use plotters::prelude::*;
 
 use super::Report;
@@ -14,7 +15,7 @@ const HEIGHT: u32 = 300;
 /// Draws one horizontal bar per system: the share of its samples that the clean grammar can generate.
 pub(super) fn write(report: &Report, path: &Path) -> Result<()> {
     let text = svg::draw((WIDTH, HEIGHT), |root| draw(report, root))?;
-    std::fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
+    Ok(write_atomic(path, text.as_bytes())?)
 }
 
 fn draw(report: &Report, root: &Area<'_>) -> Result<()> {

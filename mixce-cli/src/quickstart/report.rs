@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use mixce_base::files::write_atomic;
 use serde::Serialize;
 
 use super::Settings;
@@ -89,8 +90,7 @@ impl Report {
     pub(super) fn write(&self, out: &Path) -> Result<()> {
         let json = serde_json::to_string_pretty(self)? + "\n";
         for (name, content) in [("report.json", json), ("report.md", self.to_text(out))] {
-            let path = out.join(name);
-            std::fs::write(&path, content).with_context(|| format!("cannot write `{}`", path.display()))?;
+            write_atomic(&out.join(name), content.as_bytes())?;
         }
         Ok(())
     }

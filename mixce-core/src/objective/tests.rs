@@ -1,3 +1,4 @@
+use mixce_base::Hint as _;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};

@@ -148,6 +148,8 @@ fn listed(columns: &[Column]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use mixce_base::Hint as _;
+
     use super::*;
 
     const TEXT: Holds = Holds::Text;
@@ -189,7 +191,7 @@ mod tests {
             error.to_string(),
             "`t.csv`: no column `text`, and several candidates (it has `a`, `b`, `n`: numbers)"
         );
-        assert!(error.hint().unwrap().contains("--text-column"));
+        assert!(error.hint().unwrap().contains("settings.text_column"));
         assert!(refused(&[], &[("story", TEXT), ("body", TEXT)]).contains("several candidates"));
         assert!(refused(&[], &[("a", NUMBERS)]).contains("none that holds text"));
         assert!(refused(&["x"], &[("a", TEXT)]).contains("no column `x`"));

@@ -16,7 +16,7 @@ use crate::error::{Error, Fault};
 pub(super) const BUFFER_BYTES: usize = 1 << 18;
 
 /// A stream of bytes from a file.
-pub(super) type Bytes = Box<dyn BufRead + Send>;
+pub(crate) type Bytes = Box<dyn BufRead + Send>;
 
 /// The text of a file, and what the file is compressed with on the outside.
 pub(super) struct Source {
@@ -138,7 +138,7 @@ pub(super) fn decoder_error(kind: Compression, error: io::Error, cut_off: bool) 
 }
 
 /// What a read error means: of the disk, or of the data.
-pub(super) fn read_error(path: &Path, error: io::Error) -> Error {
+pub(crate) fn read_error(path: &Path, error: io::Error) -> Error {
     match error.downcast::<Tagged>() {
         Ok(Tagged { kind, fault }) => Error::Compressed { path: path.into(), kind, fault },
         Err(source) => Error::Io { action: "read", path: path.into(), source },

@@ -4,7 +4,7 @@ use std::path::Path;
 use super::column::{Choice, Column, Holds, Reason, by_name, choose};
 use super::compression::Source;
 use super::description::{Description, Dialect};
-use super::dialect::{Found, detect};
+use super::dialect::{DelimiterSource, detect};
 use super::format::Format;
 use super::lines::utf8;
 use super::record_ends::RecordEnds;
@@ -29,7 +29,7 @@ pub(super) struct DelimitedSettings<'a> {
 pub(super) struct DelimitedRows {
     records: Records,
     format: Format,
-    found: Found,
+    delimiter_source: DelimiterSource,
     header: bool,
     names: Vec<String>,
     /// The columns of the text; `None` if the file has no records.
@@ -65,8 +65,9 @@ impl DelimitedRows {
     fn begin(source: Source, path: &Path, settings: DelimitedSettings<'_>) -> Result<Self> {
         let mut window = Window::new(source, path);
         let usual = if settings.format == Format::Tsv { b'\t' } else { b',' };
-        let (syntax, found) = detect(&mut window, settings.delimiter, usual)?;
-        let mut records = Records::new(window, syntax, if found == Found::FirstLine { 2 } else { 1 });
+        let (syntax, delimiter_source) = detect(&mut window, settings.delimiter, usual)?;
+        let mut records =
+            Records::new(window, syntax, if delimiter_source == DelimiterSource::FirstLine { 2 } else { 1 });
         // Without column names nothing can be read, so this row cannot be skipped.
         let fatal = |error: Error| match error {
             error if error.is_bad_row() => Error::Column { path: path.into(), problem: error.to_string() },
@@ -81,7 +82,7 @@ impl DelimitedRows {
             }
         }
         let (format, header) = (settings.format, !settings.no_header);
-        Ok(Self { records, format, found, header, names, choice: None, is_pending: !header })
+        Ok(Self { records, format, delimiter_source, header, names, choice: None, is_pending: !header })
     }
 
     /// What the columns hold, by all records.
@@ -162,7 +163,7 @@ impl Rows for DelimitedRows {
         let syntax = self.records.syntax();
         let dialect = Dialect {
             delimiter: char::from(syntax.delimiter),
-            found: self.found.words(),
+            delimiter_source: self.delimiter_source.words(),
             header: self.header,
             carriage_returns: syntax.line_ends == RecordEnds::Any,
             backslash_records: self.records.backslash_records,

@@ -52,7 +52,7 @@ impl fmt::Display for Description {
 impl fmt::Display for Dialect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let delimiter = if self.delimiter == '\t' { r"\t".to_owned() } else { self.delimiter.to_string() };
-        write!(f, "fields separated by `{delimiter}` ({})", self.found)?;
+        write!(f, "fields separated by `{delimiter}` ({})", self.delimiter_source)?;
         f.write_str(if self.header { ", names in the first record" } else { ", no names" })?;
         if self.carriage_returns {
             f.write_str(r", lines end in `\r`")?;
@@ -82,7 +82,8 @@ pub struct Dialect {
     /// The field separator.
     pub delimiter: char,
     /// How the delimiter was found: `asked for`, `named by the first line`, `by the records`, `by the format`.
-    pub found: &'static str,
+    #[serde(rename = "found")]
+    pub delimiter_source: &'static str,
     /// Whether the first record names the columns.
     pub header: bool,
     /// Whether `\r` alone ends a line.

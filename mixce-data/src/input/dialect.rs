@@ -19,14 +19,14 @@ const AGREEING_ALONE: usize = 50;
 
 /// How the delimiter was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum DelimiterSource {
     Asked,
     FirstLine,
     Records,
     Format,
 }
 
-impl Found {
+impl DelimiterSource {
     pub(super) fn words(self) -> &'static str {
         match self {
             Self::Asked => "asked for",
@@ -46,7 +46,7 @@ impl Found {
 ///
 /// # Errors
 /// [`Error::Delimiter`] where that leaves several.
-pub(super) fn detect(window: &mut Window, asked: Option<u8>, usual: u8) -> Result<(Syntax, Found)> {
+pub(super) fn detect(window: &mut Window, asked: Option<u8>, usual: u8) -> Result<(Syntax, DelimiterSource)> {
     window.reach(HEAD_BYTES)?;
     let line_ends = line_ends(window.bytes());
     let named = named_delimiter(window.bytes(), line_ends, window.ended());
@@ -55,8 +55,8 @@ pub(super) fn detect(window: &mut Window, asked: Option<u8>, usual: u8) -> Resul
     }
     let syntax = |delimiter| Syntax { delimiter, line_ends };
     match (asked, named) {
-        (Some(delimiter), _) => return Ok((syntax(delimiter), Found::Asked)),
-        (None, Some((delimiter, _))) => return Ok((syntax(delimiter), Found::FirstLine)),
+        (Some(delimiter), _) => return Ok((syntax(delimiter), DelimiterSource::Asked)),
+        (None, Some((delimiter, _))) => return Ok((syntax(delimiter), DelimiterSource::FirstLine)),
         (None, None) => {}
     }
     let head = window.bytes();
@@ -69,9 +69,9 @@ pub(super) fn detect(window: &mut Window, asked: Option<u8>, usual: u8) -> Resul
     let agreeing: Vec<u8> = candidates.iter().filter(|c| c.agrees(share)).map(|c| c.delimiter).collect();
     let separates = candidates.iter().any(|candidate| candidate.delimiter == usual);
     match agreeing.as_slice() {
-        [only] if *only == usual => Ok((syntax(usual), Found::Format)),
-        [only] => Ok((syntax(*only), Found::Records)),
-        [] if separates || candidates.is_empty() => Ok((syntax(usual), Found::Format)),
+        [only] if *only == usual => Ok((syntax(usual), DelimiterSource::Format)),
+        [only] => Ok((syntax(*only), DelimiterSource::Records)),
+        [] if separates || candidates.is_empty() => Ok((syntax(usual), DelimiterSource::Format)),
         [] => {
             let all = listed(candidates.iter().map(|candidate| candidate.delimiter));
             Err(doubt(
@@ -94,7 +94,7 @@ fn listed(delimiters: impl Iterator<Item = u8>) -> String {
     delimiters.map(|delimiter| format!("`{}`", shown(delimiter))).collect::<Vec<_>>().join(" and ")
 }
 
-/// A delimiter as `--delimiter` takes it.
+/// A delimiter as a user types it.
 fn shown(delimiter: u8) -> String {
     match delimiter {
         b'\t' => r"\t".to_owned(),
@@ -189,8 +189,9 @@ impl Candidate {
 mod tests {
     use super::super::compression::{Compression, Source};
     use super::*;
+    use mixce_base::Hint as _;
 
-    fn detected(text: &str, usual: u8) -> Result<(char, Found, String)> {
+    fn detected(text: &str, usual: u8) -> Result<(char, DelimiterSource, String)> {
         let bytes = Box::new(std::io::Cursor::new(text.as_bytes().to_vec()));
         let mut window = Window::new(Source { bytes, compression: Compression::None }, Path::new("a.csv"));
         let (syntax, found) = detect(&mut window, None, usual)?;
@@ -198,7 +199,7 @@ mod tests {
         Ok((char::from(syntax.delimiter), found, rest))
     }
 
-    fn delimiter(text: &str) -> (char, Found) {
+    fn delimiter(text: &str) -> (char, DelimiterSource) {
         let (delimiter, found, _) = detected(text, b',').unwrap();
         (delimiter, found)
     }
@@ -206,33 +207,33 @@ mod tests {
     #[test]
     fn the_records_tell_the_delimiter() {
         for (text, want) in [
-            ("id;text\n1;Hello world, again\n2;Second\n", (';', Found::Records)),
-            ("id|text\n1|a, b; c\n", ('|', Found::Records)),
-            ("id\ttext\n1\ta,b\n2\tc\n", ('\t', Found::Records)),
-            ("id,text\n1,a;b\n2,\"c;d\"\n", (',', Found::Format)),
+            ("id;text\n1;Hello world, again\n2;Second\n", (';', DelimiterSource::Records)),
+            ("id|text\n1|a, b; c\n", ('|', DelimiterSource::Records)),
+            ("id\ttext\n1\ta,b\n2\tc\n", ('\t', DelimiterSource::Records)),
+            ("id,text\n1,a;b\n2,\"c;d\"\n", (',', DelimiterSource::Format)),
             // A comma in the header only: every semicolon fits.
-            ("id;text, in full\n1;a\n2;b, c, d\n", (';', Found::Records)),
-            ("text\na;b\nc;d\n", (',', Found::Format)),
-            ("text\n", (',', Found::Format)),
-            ("id;text\n", (';', Found::Records)),
-            ("", (',', Found::Format)),
+            ("id;text, in full\n1;a\n2;b, c, d\n", (';', DelimiterSource::Records)),
+            ("text\na;b\nc;d\n", (',', DelimiterSource::Format)),
+            ("text\n", (',', DelimiterSource::Format)),
+            ("id;text\n", (';', DelimiterSource::Records)),
+            ("", (',', DelimiterSource::Format)),
             // Records of a file in commas that do not fit are bad rows.
-            ("id,text\n1\n2,b,c\n", (',', Found::Format)),
-            ("id;text\n1;\"a\nb;\"\"c\"\"\"\n", (';', Found::Records)),
+            ("id,text\n1\n2,b,c\n", (',', DelimiterSource::Format)),
+            ("id;text\n1;\"a\nb;\"\"c\"\"\"\n", (';', DelimiterSource::Records)),
         ] {
             assert_eq!(delimiter(text), want, "{text:?}");
         }
         let one_ragged = format!("id;text\n{}9\n", "1;a\n".repeat(20));
         assert_eq!(delimiter(&one_ragged).0, ';');
         assert_eq!(detected("a,b\n1,2\n", b'\t').unwrap().0, ',');
-        assert_eq!(detected("a\tb\n1\t2\n", b'\t').unwrap().1, Found::Format);
+        assert_eq!(detected("a\tb\n1\t2\n", b'\t').unwrap().1, DelimiterSource::Format);
     }
 
     #[test]
     fn doubt_names_the_candidates() {
         let error = detected("id;price,eur\n1;2,50\n2;3,10\n", b',').unwrap_err();
         assert_eq!(error.to_string(), "`a.csv`: more than one delimiter fits the records: `,` and `;`");
-        assert!(error.hint().unwrap().contains("--delimiter"));
+        assert!(error.hint().unwrap().contains("settings.delimiter"));
         let error = detected("id;text\n1\n2\n3;4;5\n", b',').unwrap_err();
         assert!(error.to_string().contains("the first line is separated by `;`"), "{error}");
     }
@@ -240,7 +241,7 @@ mod tests {
     #[test]
     fn excel_names_it_in_the_first_line() {
         for (text, want) in [("sep=;\na;b\n", ';'), ("SEP=|\r\na;b\n", '|'), ("\"sep=\t\"\na;b\n", '\t')] {
-            assert_eq!(detected(text, b',').unwrap(), (want, Found::FirstLine, "a;b\n".to_owned()));
+            assert_eq!(detected(text, b',').unwrap(), (want, DelimiterSource::FirstLine, "a;b\n".to_owned()));
         }
         assert_eq!(detected("sep=\na\n", b',').unwrap().2, "sep=\na\n");
     }

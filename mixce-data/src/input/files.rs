@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sha2::{Digest, Sha256};
+use mixce_base::digest::{Digest, Sha256, sha256};
 use tempfile::TempPath;
 
 use super::compression::{Bytes, read_error};
@@ -176,24 +176,34 @@ impl Input {
         let mut all = Sha256::new();
         all.update(READER_VERSION.to_le_bytes());
         all.update(Sha256::digest(self.settings.key()));
-        let mut buffer = vec![0; CHUNK_BYTES];
         for file in &self.files {
-            let mut content = Sha256::new();
-            let mut bytes = File::open(file.real()).map_err(Error::io("read", &file.shown))?;
-            loop {
-                let n = bytes.read(&mut buffer).map_err(Error::io("read", &file.shown))?;
-                if n == 0 {
-                    break;
-                }
+            let bytes = File::open(file.real()).map_err(Error::io("read", &file.shown))?;
+            let content = sha256(&mut UntilStopped { source: bytes, stop }).map_err(|error| {
                 if stop.load(Ordering::Relaxed) {
-                    return Err(Error::Stopped);
+                    Error::Stopped
+                } else {
+                    Error::io("read", &file.shown)(error)
                 }
-                content.update(&buffer[..n]);
-            }
+            })?;
             all.update(Sha256::digest(if file.is_archive { "archive" } else { file.format.name() }));
-            all.update(content.finalize());
+            all.update(content);
         }
         Ok(all.finalize().into())
+    }
+}
+
+/// A file that can no longer be read once `stop` is true.
+struct UntilStopped<'a> {
+    source: File,
+    stop: &'a AtomicBool,
+}
+
+impl Read for UntilStopped<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(std::io::Error::other("stopped"));
+        }
+        self.source.read(bytes)
     }
 }
 
@@ -243,7 +253,7 @@ pub(super) fn text_format(shown: &Path, wanted: Option<Format>) -> Result<Format
 pub(super) fn parquet_format(shown: &Path, wanted: Option<Format>) -> Result<Format> {
     match wanted {
         Some(other) if other != Format::Parquet => Err(Error::Settings(format!(
-            "`{}` is a parquet file, which cannot be read as {} (`--data-format {}`)",
+            "`{}` is a parquet file, which cannot be read as {} (`settings.data_format = {}`)",
             shown.display(),
             other.name(),
             other.name()

@@ -18,7 +18,7 @@ const MAX_NAMED: usize = 10;
 
 /// The files of a name.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct Listing {
     /// In the order in which they are read.
     pub(super) files: Vec<PathBuf>,
     /// Other matches, which are not read.
@@ -26,11 +26,12 @@ pub(super) struct Found {
 }
 
 /// The files of a path, of a pattern (all matches in alphabetical order), or of a folder (all files in and below it, in that order).
+///
 /// Patterns and folders skip hidden files, unless the pattern spells out the dot, and anything that is not a file; a warning lists them.
-pub(super) fn find(name: &Path) -> Result<Found> {
+pub(super) fn find(name: &Path) -> Result<Listing> {
     let text = name.to_string_lossy();
     if name.is_dir() {
-        let mut found = Found::default();
+        let mut found = Listing::default();
         found.add_folder(name, 0)?;
         found.files.sort();
         if found.files.is_empty() {
@@ -42,9 +43,9 @@ pub(super) fn find(name: &Path) -> Result<Found> {
     // A file whose name looks like a pattern is that file.
     if name.exists() || !text.contains(['*', '?', '[']) {
         require_file(name)?;
-        return Ok(Found { files: vec![name.to_owned()], unused: Vec::new() });
+        return Ok(Listing { files: vec![name.to_owned()], unused: Vec::new() });
     }
-    let mut found = Found::default();
+    let mut found = Listing::default();
     found.add_pattern(&text)?;
     if found.files.is_empty() {
         let reason = named(&found.unused.iter().collect::<Vec<_>>());
@@ -55,7 +56,7 @@ pub(super) fn find(name: &Path) -> Result<Found> {
     Ok(found)
 }
 
-impl Found {
+impl Listing {
     fn unused(&mut self, path: PathBuf, reason: &str) {
         self.unused.push(Unused { path, reason: reason.to_owned() });
     }

@@ -39,11 +39,15 @@ mod window;
 mod zstandard;
 
 #[cfg(test)]
+mod archive_tests;
+#[cfg(test)]
 mod decoding_tests;
 #[cfg(test)]
 mod every_way;
 #[cfg(test)]
 mod row_tests;
+#[cfg(test)]
+mod test_files;
 #[cfg(test)]
 mod tests;
 
@@ -56,7 +60,19 @@ pub use files::{Input, READER_VERSION, STDIN};
 pub use format::Format;
 pub use settings::{OneOrMany, ReadSettings};
 
+pub(crate) use compression::read_error;
+
+use std::path::Path;
+
 use crate::error::{Place, Result};
+
+/// The bytes of a tar archive, decompressed; `None` for a readable file that is not an archive.
+pub(crate) fn open_tar(path: &Path) -> Result<Option<compression::Bytes>> {
+    match stream::open(stream::raw(path, path)?, path, &decoding::Recorder::new(path))? {
+        stream::Stream::Tar(bytes) => Ok(Some(bytes)),
+        stream::Stream::Text(_) | stream::Stream::Parquet(_) => Ok(None),
+    }
+}
 
 /// Longest document, and longest line or record of a table, in bytes.
 pub const MAX_DOCUMENT_BYTES: usize = 64 << 20;

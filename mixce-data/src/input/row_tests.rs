@@ -2,6 +2,7 @@
 use super::tests::{Folder, column, message, read, settings, texts};
 use super::*;
 use crate::error::Error;
+use mixce_base::Hint as _;
 
 fn skipping(rows: u64) -> ReadSettings {
     ReadSettings { skip_bad_rows: rows, ..settings() }
@@ -272,7 +273,7 @@ fn a_header_is_one_or_is_said_to_be_missing() {
         let input = Input::open(&[folder.write("a.csv", csv)], settings()).unwrap();
         let error = input.documents().next().unwrap().unwrap_err();
         assert!(error.to_string().contains("expected the names of the columns in the first line"), "{error}");
-        assert!(error.hint().unwrap().contains("--no-header"));
+        assert!(error.hint().unwrap().contains("settings.no_header"));
     }
     let bare = ReadSettings { no_header: true, ..settings() };
     let got = read("a.csv", "1,hello there\n2,second one\n", bare.clone()).unwrap();

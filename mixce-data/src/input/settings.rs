@@ -55,13 +55,15 @@ impl ReadSettings {
                 other => {
                     let escape = other.map(String::from).unwrap_or_default();
                     return Err(Error::Settings(format!(
-                        "`--document-separator {text}`: unknown escape `\\{escape}`, expected `\\n`, `\\r`, `\\t`, `\\f` or `\\\\`"
+                        "`settings.document_separator = {text}`: unknown escape `\\{escape}`, expected `\\n`, `\\r`, `\\t`, `\\f` or `\\\\`"
                     )));
                 }
             });
         }
         if bytes.is_empty() {
-            return Err(Error::Settings("`--document-separator`: expected some text, got none".into()));
+            return Err(Error::Settings(
+                "`settings.document_separator`: expected some text, got none".into(),
+            ));
         }
         Ok(Some(bytes.into_bytes()))
     }
@@ -76,7 +78,7 @@ impl ReadSettings {
             Some((r"\t", _)) => Ok(Some(b'\t')),
             Some((_, [byte])) if is_delimiter(*byte) => Ok(Some(*byte)),
             Some((text, _)) => Err(Error::Settings(format!(
-                "`--delimiter {text}`: expected one ASCII character such as `;` or `|`, or `\\t`, no letter, digit, quote or backslash"
+                "`settings.delimiter = {text}`: expected one ASCII character such as `;` or `|`, or `\\t`, no letter, digit, quote or backslash"
             ))),
         }
     }
@@ -148,7 +150,7 @@ mod tests {
         assert_eq!(separator(r"\n---\n").unwrap().unwrap(), b"\n---\n");
         assert_eq!(separator(r"a\\b\t\f").unwrap().unwrap(), b"a\\b\t\x0c");
         for bad in ["", r"\x", "\\"] {
-            assert!(separator(bad).unwrap_err().to_string().contains("--document-separator"));
+            assert!(separator(bad).unwrap_err().to_string().contains("settings.document_separator"));
         }
     }
 
@@ -161,7 +163,7 @@ mod tests {
             assert_eq!(delimiter(text).unwrap(), Some(byte));
         }
         for bad in ["", ";;", "a", "7", "\"", "\n", "\\", "ü"] {
-            assert!(delimiter(bad).unwrap_err().to_string().contains("--delimiter"), "{bad}");
+            assert!(delimiter(bad).unwrap_err().to_string().contains("settings.delimiter"), "{bad}");
         }
     }
 

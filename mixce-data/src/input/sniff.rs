@@ -39,7 +39,7 @@ const fn foreign(offset: usize, mark: &'static [u8], what: &'static str, hint: &
 }
 
 const NO_TEXT: &str = "use files of text, JSON lines, CSV, TSV or parquet";
-const WEIGHTS: &str = "`--model` takes models; data files must hold text";
+const WEIGHTS: &str = "these are a model's weights; data files must hold text";
 const ARRAYS: &str = "export the texts, one JSON object per line, and use that file";
 const PICKLE: &str = "write it in another format with Python, for example `pandas.read_pickle(\"{}\").to_json(\"data.jsonl\", orient=\"records\", lines=True)`";
 const ARROW: &str = "write it as parquet: `pandas.read_feather(\"{}\").to_parquet(\"data.parquet\")`";

@@ -1,4 +1,5 @@
 //! Compares all formats, and tests each with bad input.
+use mixce_base::Hint as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

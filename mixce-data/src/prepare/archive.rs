@@ -1,20 +1,18 @@
 //! fairseq's `writingPrompts.tar.gz` (and others like it), unpacked.
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
-use flate2::bufread::MultiGzDecoder;
 use tar::EntryType;
 use tempfile::TempDir;
 
 use super::files::{SourceFile, Unused, file_name, not_data, passed_over};
 use crate::error::{Error, Result};
+use crate::input::{open_tar, read_error};
 
 /// Bytes copied at a time.
 const CHUNK_BYTES: usize = 1 << 18;
-/// The largest window of a zstd frame, as a power of two: what `zstd --long=31` writes.
-const WINDOW_LOG: u32 = 31;
 
 /// The data files of an archive, in a temporary folder that goes when this is dropped.
 #[derive(Debug)]
@@ -41,20 +39,26 @@ impl Unpacked {
 /// by `tar`.
 ///
 /// # Errors
-/// [`Error::Archive`] for a compression that is not known, a damaged archive, and a member whose name would lead out of a folder.
+/// [`Error::Archive`] for a damaged archive, a file that is not an archive, and a member whose name would lead out of a folder;
+/// errors of decompression.
 pub(super) fn unpack(path: &Path) -> Result<Unpacked> {
     let bad = |problem: String| Error::Archive { path: path.into(), problem };
+    let unreadable = |error| match read_error(path, error) {
+        Error::Io { source, .. } => bad(source.to_string()),
+        compression => compression,
+    };
     let folder = TempDir::new().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
     let mut unpacked = Unpacked { folder, shown: HashMap::new(), files: Vec::new(), unused: Vec::new() };
     let mut by_name: HashMap<PathBuf, usize> = HashMap::new();
-    let mut archive = tar::Archive::new(open(path)?);
-    for (number, member) in archive.entries().map_err(|error| bad(error.to_string()))?.enumerate() {
-        let mut member = member.map_err(|error| bad(error.to_string()))?;
+    let bytes = open_tar(path)?.ok_or_else(|| bad("it is not a tar archive".into()))?;
+    let mut archive = tar::Archive::new(bytes);
+    for (number, member) in archive.entries().map_err(unreadable)?.enumerate() {
+        let mut member = member.map_err(unreadable)?;
         let kind = member.header().entry_type();
         if matches!(kind, EntryType::Directory | EntryType::XGlobalHeader) {
             continue;
         }
-        let name = plain_name(&member.path().map_err(|error| bad(error.to_string()))?).map_err(bad)?;
+        let name = plain_name(&member.path().map_err(unreadable)?).map_err(bad)?;
         if let Some(reason) = passed_over(&name).or_else(|| not_data(&name)) {
             unpacked.unused.push(Unused::new(name, reason));
             continue;
@@ -64,12 +68,12 @@ pub(super) fn unpack(path: &Path) -> Result<Unpacked> {
                 let own = unpacked.folder.path().join(number.to_string());
                 std::fs::create_dir(&own).map_err(Error::io("create", &own))?;
                 let target = own.join(file_name(&name));
-                copy(&mut member, &target, &bad)?;
+                copy(&mut member, &target, &unreadable)?;
                 Some(target)
             }
             // `tar` stores a file with several names once.
             EntryType::Link => {
-                let link = member.link_name().map_err(|error| bad(error.to_string()))?.unwrap_or_default();
+                let link = member.link_name().map_err(unreadable)?.unwrap_or_default();
                 let known = plain_name(&link).ok().and_then(|link| by_name.get(&link).copied());
                 known.map(|index| unpacked.files[index].path.clone())
             }
@@ -96,34 +100,6 @@ pub(super) fn unpack(path: &Path) -> Result<Unpacked> {
     Ok(unpacked)
 }
 
-/// The bytes of a tar archive, decompressed.
-fn open(path: &Path) -> Result<Box<dyn Read>> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    let mut bytes = io::BufReader::with_capacity(CHUNK_BYTES, file);
-    let head = bytes.fill_buf().map_err(Error::io("read", path))?;
-    let unknown = |what: &str| {
-        let problem = format!(
-            "{what}, and only tar, plain or compressed with gzip or zstd, is supported: unpack it, and use the folder"
-        );
-        Err(Error::Archive { path: path.into(), problem })
-    };
-    match head {
-        [0x1f, 0x8b, ..] => Ok(Box::new(MultiGzDecoder::new(bytes))),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let mut decoder = zstd::Decoder::with_buffer(bytes).map_err(Error::io("read", path))?;
-            decoder.window_log_max(WINDOW_LOG).map_err(Error::io("read", path))?;
-            Ok(Box::new(decoder))
-        }
-        [b'B', b'Z', b'h', ..] => unknown("it is compressed with bzip2"),
-        [0xfd, b'7', b'z', b'X', b'Z', ..] => unknown("it is compressed with xz"),
-        [0x04, 0x22, 0x4d, 0x18, ..] => unknown("it is compressed with lz4"),
-        [b'P', b'K', 3 | 5, ..] => unknown("it is a zip archive"),
-        [b'7', b'z', 0xbc, 0xaf, ..] => unknown("it is a 7z archive"),
-        [b'R', b'a', b'r', b'!', ..] => unknown("it is a rar archive"),
-        _ => Ok(Box::new(bytes)),
-    }
-}
-
 /// The name of a member as a path below a folder.
 fn plain_name(name: &Path) -> std::result::Result<PathBuf, String> {
     let mut plain = PathBuf::new();
@@ -142,7 +118,7 @@ fn plain_name(name: &Path) -> std::result::Result<PathBuf, String> {
     Ok(plain)
 }
 
-fn copy(member: &mut impl Read, target: &Path, bad: &dyn Fn(String) -> Error) -> Result<()> {
+fn copy(member: &mut impl Read, target: &Path, unreadable: &dyn Fn(io::Error) -> Error) -> Result<()> {
     let mut copy = File::create_new(target).map_err(Error::io("create", target))?;
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
@@ -150,7 +126,7 @@ fn copy(member: &mut impl Read, target: &Path, bad: &dyn Fn(String) -> Error) ->
             Ok(0) => return Ok(()),
             Ok(n) => copy.write_all(&buffer[..n]).map_err(Error::io("write", target))?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(bad(error.to_string())),
+            Err(error) => return Err(unreadable(error)),
         }
     }
 }

@@ -52,7 +52,7 @@ impl Unused {
     pub(super) const SEEN: &str = "a link to a folder that was read already";
     pub(super) const REPLACED: &str = "a later member of the archive has the same name";
     pub(super) const NO_SPLIT: &str = "its name speaks of no split, others' do";
-    pub(super) const OTHER_CONFIG: &str = "not below the folder of `--config`";
+    pub(super) const OTHER_CONFIG: &str = "not below the folder of the configuration";
     pub(super) const MODEL_OUTPUT: &str = "not OpenAI's `webtext.*`";
     pub(super) const NOT_PAIRED: &str = "neither `.wp_source` nor `.wp_target`, which are beside it";
     pub(super) const DESCRIPTION: &str = "a `.json` beside data files is rather a description";

@@ -11,8 +11,7 @@ use crate::error::{Error, Result};
 use crate::input::{Documents, Format, Input, ReadSettings};
 
 /// The hint if names do not determine the splits.
-const RENAME: &str =
-    "name files or folders `train`, `valid` and `test`, or give one file or folder alone as `--source`";
+const RENAME: &str = "name files or folders `train`, `valid` and `test`, or give one file or folder alone";
 
 /// The splits of a source, and what is not used of it.
 #[derive(Clone, Debug, Default)]
@@ -137,7 +136,7 @@ pub fn find(
     } else {
         if let Some(config) = config {
             let problem = format!(
-                "`--config {config}` is a folder within a source, and `{}` is a file",
+                "the configuration `{config}` is a folder within a source, and `{}` is a file",
                 path.display()
             );
             return Err(Error::Settings(problem));
@@ -241,7 +240,7 @@ impl Source {
                     names[own[0]].display(),
                     names[other].display()
                 );
-                return Err(doubt(problem, "choose one with `--config`, or name its folder"));
+                return Err(doubt(problem, "choose one, or name its folder"));
             }
             let own: Vec<SourceFile> = own.into_iter().map(|i| files[i].clone()).collect();
             self.splits[slot] = self.open(own, collection, settings)?;

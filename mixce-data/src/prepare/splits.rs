@@ -1,12 +1,13 @@
 //! Writing the files of a prepared data set.
 use std::path::{Path, PathBuf};
 
+use mixce_base::files::AtomicFile;
+
 use super::clean::{Cleaning, Detokenize, looks_tokenized};
 use super::collection::Collection;
 use super::filter::{Dropped, Filter};
 use super::source::SplitSource;
 use crate::error::{Error, Result};
-use crate::fsio::LinesFile;
 use crate::quantiles::Lengths;
 
 /// Sizes of the training sets that the paper compares, in documents.
@@ -115,7 +116,7 @@ pub fn prepare(
     let mut rest = SplitWriter::create(out, "train.txt")?;
     let mut sets = Vec::new();
     for (size, name) in TRAIN_SETS {
-        sets.push((size, out.join(name), LinesFile::create(&out.join(name))?));
+        sets.push((size, out.join(name), AtomicFile::create(&out.join(name))?));
     }
     for document in train.documents() {
         let Some((text, words)) = reader.next(&document?, &mut rest.report)? else { continue };
@@ -126,7 +127,7 @@ pub fn prepare(
             continue;
         }
         for (_, _, file) in sets.iter_mut().filter(|(size, ..)| rest.documents < *size) {
-            file.line(&text)?;
+            write_line(file, &text)?;
         }
         rest.write(&text, words)?;
     }
@@ -221,8 +222,13 @@ impl Reader<'_> {
     }
 }
 
+fn write_line(file: &mut AtomicFile, text: &str) -> Result<()> {
+    file.put(text.as_bytes())?;
+    Ok(file.put(b"\n")?)
+}
+
 struct SplitWriter {
-    file: LinesFile,
+    file: AtomicFile,
     documents: u64,
     report: SplitReport,
 }
@@ -230,14 +236,14 @@ struct SplitWriter {
 impl SplitWriter {
     fn create(out: &Path, name: &str) -> Result<Self> {
         let path = out.join(name);
-        let file = LinesFile::create(&path)?;
+        let file = AtomicFile::create(&path)?;
         Ok(Self { file, documents: 0, report: SplitReport { path, ..SplitReport::default() } })
     }
 
     fn write(&mut self, text: &str, words: u64) -> Result<()> {
         self.documents += 1;
         self.report.words.add(words);
-        self.file.line(text)
+        write_line(&mut self.file, text)
     }
 
     fn finish(self) -> Result<SplitReport> {

@@ -8,7 +8,7 @@
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use mixce_kernels::rng::Stream;
+use mixce_base::rng::Stream;
 use rayon::prelude::*;
 
 /// Points per matrix product.

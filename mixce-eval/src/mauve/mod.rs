@@ -15,7 +15,7 @@ pub mod kmeans;
 mod metric;
 pub mod pca;
 
-use mixce_kernels::rng::{Stream, purpose};
+use mixce_base::rng::{Stream, purpose};
 
 use crate::error::{Error, Result};
 use crate::features::Features;

@@ -115,7 +115,7 @@ fn leading(variances: &[f64], share: f64) -> (usize, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mixce_kernels::rng::Stream;
+    use mixce_base::rng::Stream;
 
     /// Rows in a plane of a space of `columns` dimensions, with a little noise.
     fn plane(rows: usize, columns: usize) -> Vec<f32> {

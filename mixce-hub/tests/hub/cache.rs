@@ -1,5 +1,6 @@
 //! Where files end up, and what is fetched again.
 
+use mixce_base::Hint as _;
 use std::{cell::RefCell, fs, path::Path};
 
 use mixce_hub::{Error, FileProgress, FileState, NoProgress};

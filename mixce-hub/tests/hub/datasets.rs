@@ -75,7 +75,6 @@ fn what_is_missing_is_called_a_data_set() {
     let error = fetch(&world, &[], ".csv").unwrap_err();
     let words = "the data set `owner/stories` at revision `main` has no table; its files: `README.md`";
     assert!(error.to_string().starts_with(words), "{error}");
-    assert!(error.hint().unwrap().contains("--config"));
     let none = RepositoryId::dataset("owner/none").unwrap();
     let error = world.hub(&[]).fetch_files(&none, "x", &|_| Vec::new(), &mut NoProgress).unwrap_err();
     assert!(error.to_string().contains("has no data set `owner/none`"), "{error}");

@@ -1,5 +1,6 @@
 //! Folders to the hub.
 
+use mixce_base::Hint as _;
 use std::fs;
 use std::path::Path;
 

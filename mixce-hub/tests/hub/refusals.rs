@@ -1,5 +1,6 @@
 //! A hub that says no, and a hub that means harm.
 
+use mixce_base::Hint as _;
 use mixce_hub::{Error, Hub, NoProgress};
 
 use crate::{

@@ -11,8 +11,8 @@ use std::{
     time::Duration,
 };
 
+use mixce_base::digest::{Digest, Sha256, hex};
 use sha1::Sha1;
-use sha2::{Digest, Sha256};
 
 use crate::{
     http::{Answer, Request, read_request, send, write_answer},
@@ -175,7 +175,7 @@ pub(crate) fn etag(storage: Storage, bytes: &[u8]) -> String {
             Sha1::new_with_prefix(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize().to_vec()
         }
     };
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest)
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {

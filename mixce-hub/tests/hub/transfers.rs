@@ -1,5 +1,6 @@
 //! Transfers that break off, stall, or bring the wrong bytes.
 
+use mixce_base::Hint as _;
 use std::{fs, time::Duration};
 
 use mixce_hub::{Error, FetchProgress, FileProgress, Hub, NoProgress};

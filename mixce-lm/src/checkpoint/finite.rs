@@ -60,6 +60,8 @@ fn index_of(mut place: usize, shape: &[usize]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    use mixce_base::Hint as _;
+
     use super::*;
 
     #[test]

@@ -1,12 +1,11 @@
 //! Writes a safetensors file tensor by tensor, without a second copy of the model.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use half::{bf16, f16};
+use mixce_base::files::AtomicFile;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
@@ -21,27 +20,14 @@ use crate::error::{Error, Result};
 /// When `dtype` is another one or has no room for a value, a tensor cannot be read back from its device, or the file cannot be written.
 pub fn write_safetensors(path: &Path, tensors: BTreeMap<String, &Tensor>, dtype: DType) -> Result<()> {
     let header = header(&tensors, dtype)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".partial-{}", std::process::id()));
-    let partial = path.with_file_name(name);
-    let write = || -> Result<()> {
-        let mut file = BufWriter::new(File::create(&partial).map_err(Error::io("create", &partial))?);
-        let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io("write", &partial));
-        put(&(header.len() as u64).to_le_bytes())?;
-        put(&header)?;
-        for (name, tensor) in &tensors {
-            put_tensor(name, tensor, dtype, &mut put)?;
-        }
-        let file = file.into_inner().map_err(|cause| Error::io("write", &partial)(cause.into_error()))?;
-        file.sync_all().map_err(Error::io("write", &partial))?;
-        fs::rename(&partial, path).map_err(Error::io("create", path))
-    };
-    let written = write();
-    if written.is_err() {
-        // The error above is reported.
-        let _ = fs::remove_file(&partial);
+    let mut file = AtomicFile::create(path)?;
+    let mut put = |bytes: &[u8]| Ok(file.put(bytes)?);
+    put(&(header.len() as u64).to_le_bytes())?;
+    put(&header)?;
+    for (name, tensor) in &tensors {
+        put_tensor(name, tensor, dtype, &mut put)?;
     }
-    written
+    Ok(file.finish()?)
 }
 
 fn header(tensors: &BTreeMap<String, &Tensor>, dtype: DType) -> Result<Vec<u8>> {
@@ -113,6 +99,8 @@ fn put_values<T: Copy, const N: usize>(
 
 #[cfg(test)]
 mod tests {
+    use mixce_base::Hint as _;
+
     use super::*;
 
     #[test]
@@ -128,7 +116,7 @@ mod tests {
             "tensor `wte.weight` cannot be stored as f16: 2 of its 3 values would be NaN or infinite"
         );
         assert!(error.hint().unwrap().contains("65504"));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         write(DType::BF16).unwrap();
         write(DType::F32).unwrap();
     }

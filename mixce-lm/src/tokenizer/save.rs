@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use mixce_base::files::write_atomic;
 use serde_json::{Value, json};
 use tokenizers::{AddedToken, Tokenizer as Engine};
 
@@ -10,7 +11,6 @@ use super::settings::NAMES;
 use super::source::{Object, SourceFiles};
 use super::{Tokenizer, TokenizerClass, bpe, failed};
 use crate::error::Result;
-use crate::files;
 
 const CONFIG: &str = "tokenizer_config.json";
 
@@ -23,7 +23,7 @@ impl Tokenizer {
     /// When a file cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
         for (name, bytes) in self.files()?.iter() {
-            files::write_atomic(&dir.join(name), bytes)?;
+            write_atomic(&dir.join(name), bytes)?;
         }
         Ok(())
     }

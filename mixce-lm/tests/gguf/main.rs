@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use mixce_base::Hint as _;
 use mixce_lm::Tokenizer;
 use mixce_lm::checkpoint::gguf::{Gguf, find};
 use mixce_lm::checkpoint::{self, TensorInfo};

@@ -102,41 +102,41 @@ impl TrainConfig {
     /// When a number is out of range, `sampled` meets the table, or `exact` meets JS.
     pub fn validate(&self, loss: &Loss) -> Result<()> {
         let positive = [
-            ("epochs", self.epochs),
-            ("batch-size", self.batch_size),
-            ("train-size", self.train_size),
-            ("dev-size", self.dev_size),
-            ("patience", self.patience),
+            ("config.epochs", self.epochs),
+            ("config.batch_size", self.batch_size),
+            ("config.train_size", self.train_size),
+            ("config.dev_size", self.dev_size),
+            ("config.patience", self.patience),
         ];
         if let Some((name, _)) = positive.into_iter().find(|(_, n)| *n == 0) {
             return Err(Error::range(name, "at least 1", 0));
         }
         if self.batch_size > self.train_size {
             return Err(Error::range(
-                "batch-size",
+                "config.batch_size",
                 format!("at most the {} training sequences", self.train_size),
                 self.batch_size,
             ));
         }
         if !(self.lr > 0.0 && self.lr.is_finite()) {
-            return Err(Error::range("lr", "a positive number", self.lr));
+            return Err(Error::range("config.lr", "a positive number", self.lr));
         }
         if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
-            return Err(Error::range("weight-decay", "a number of at least 0", self.weight_decay));
+            return Err(Error::range("config.weight_decay", "a number of at least 0", self.weight_decay));
         }
         if !(0.0..0.99).contains(&self.dropout) {
-            return Err(Error::range("dropout", "a probability in [0, 0.99)", self.dropout));
+            return Err(Error::range("config.dropout", "a probability in [0, 0.99)", self.dropout));
         }
         if self.estimator == Estimator::Sampled && self.model == ModelKind::Table {
             return Err(Error::Unsupported {
                 what: "the estimator `sampled` feeds samples back through embeddings, which the model `table` lacks".into(),
-                hint: "use `--model network`, or `--estimator counts`".into(),
+                hint: "use `config.model = network`, or `config.estimator = counts`".into(),
             });
         }
         if self.estimator == Estimator::Exact && matches!(loss, Loss::Js { .. }) {
             return Err(Error::Unsupported {
                 what: "`js` mixes whole sequences and has no exact expectation".into(),
-                hint: "use `--estimator counts` or leave `js` out".into(),
+                hint: "use `config.estimator = counts` or leave `js` out".into(),
             });
         }
         Ok(())

@@ -22,11 +22,7 @@ impl Dataset {
     /// When a size is 0.
     pub fn sample(world: World, train: usize, dev: usize, seed: u64) -> Result<Self> {
         if train == 0 || dev == 0 {
-            return Err(Error::range(
-                "train-size, dev-size",
-                "at least 1 sequence",
-                format!("{train}, {dev}"),
-            ));
+            return Err(Error::range("train, dev", "at least 1 sequence", format!("{train}, {dev}")));
         }
         let (dev, train) = Sequences::sample(&world, train + dev, seed).split(dev);
         Ok(Self { world, train, dev })

@@ -1,6 +1,6 @@
 //! Dropout masks of the hidden layer as words of bits.
 
-use mixce_kernels::rng::Stream;
+use mixce_base::rng::Stream;
 
 use super::model::{HIDDEN, HIDDEN_STRIDE};
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
+use mixce_base::files::write_atomic;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -371,27 +372,7 @@ fn restore(path: &Path, settings: &Settings) -> Option<Saved> {
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_vec(value).map_err(|e| Error::io(path, std::io::Error::other(e)))?;
-    write_atomic(path, &text)
-}
-
-/// Writes a file under a temporary name in the same folder (made if need be), synchronises and renames it.
-///
-/// # Errors
-/// When the folder or the file cannot be written.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
-    }
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".tmp{}", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    let write = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&temporary)?;
-        std::io::Write::write_all(&mut file, bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    write().map_err(|e| Error::io(path, e))
+    Ok(write_atomic(path, &text)?)
 }
 
 #[cfg(test)]

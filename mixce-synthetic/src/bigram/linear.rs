@@ -95,7 +95,7 @@ impl Factors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mixce_kernels::rng::Stream;
+    use mixce_base::rng::Stream;
 
     #[test]
     fn solutions_satisfy_both_systems() {

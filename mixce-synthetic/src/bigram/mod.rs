@@ -30,7 +30,7 @@ pub use adam::Adam;
 pub use config::{Estimator, ReverseGradient, Selection, TrainConfig};
 pub use data::Dataset;
 pub use estimators::rollouts::Reward;
-pub use grid::{Cell, CellKey, ETAS, Finished, Grid, Runner, SEEDS, Source, VOCABS, write_atomic};
+pub use grid::{Cell, CellKey, ETAS, Finished, Grid, Runner, SEEDS, Source, VOCABS};
 pub use metrics::{Distance, compare, jensen_shannon};
 pub use model::{HIDDEN, Model, ModelKind};
 pub use objective::{Loss, TokenWeight};

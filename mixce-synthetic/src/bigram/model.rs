@@ -4,7 +4,7 @@
 //! output: 0 stands for the begin of a sequence (and for PAD), `1..V` for the ordinary tokens. EOS is never a context.
 //! Rows of logits are padded to `stride` columns, rows of hidden units to 64.
 
-use mixce_kernels::rng::Stream;
+use mixce_base::rng::Stream;
 use serde::{Deserialize, Serialize};
 
 use super::estimators::logit_gradient;

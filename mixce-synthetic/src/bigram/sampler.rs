@@ -1,6 +1,6 @@
 //! Sampling from many small categorical distributions, and from the Markov chains they form.
 
-use mixce_kernels::rng::Stream;
+use mixce_base::rng::Stream;
 use pulp::{Arch, Simd, WithSimd};
 
 /// Outcomes searched at once: one AVX-512 register of f32.

@@ -1,6 +1,6 @@
 //! Sequences sampled from P, and their transition counts.
 
-use mixce_kernels::rng::{Stream, purpose};
+use mixce_base::rng::{Stream, purpose};
 use rayon::prelude::*;
 
 use super::sampler::{RowSampler, Walks};

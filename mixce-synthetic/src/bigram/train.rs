@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mixce_kernels::rng::{Stream, purpose};
+use mixce_base::rng::{Stream, purpose};
 
 use super::adam::Adam;
 use super::dropout::Dropout;

@@ -1,5 +1,6 @@
 use super::*;
 use crate::bigram::{Reward, World};
+use mixce_base::Hint as _;
 
 fn config(model: ModelKind, estimator: Estimator) -> TrainConfig {
     TrainConfig {

@@ -1,5 +1,5 @@
 use super::*;
-use mixce_kernels::rng::Stream;
+use mixce_base::rng::Stream;
 
 /// A random chain of V contexts with full support.
 fn chain(vocab: usize, seed: u64) -> Vec<f64> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mixce_kernels::rng::Stream;
+use mixce_base::rng::Stream;
 
 use super::{Error, Result};
 
@@ -52,7 +52,7 @@ impl World {
         if !(0.0..=1.0).contains(&zeros) {
             return Err(Error::range("zeros", "a share in [0, 1]", zeros));
         }
-        let stream = Stream::new(seed).fold(mixce_kernels::rng::purpose::BIGRAM).fold(1);
+        let stream = Stream::new(seed).fold(mixce_base::rng::purpose::BIGRAM).fold(1);
         let (gammas, holes) = (stream.fold(0), stream.fold(1));
         let mut transitions = vec![0.0; vocab * vocab];
         for (i, row) in transitions.chunks_exact_mut(vocab).take(vocab - 1).enumerate() {

@@ -44,7 +44,7 @@ mod stories;
 mod tests;
 mod text;
 
-use mixce_kernels::rng::Stream;
+use mixce_base::rng::Stream;
 
 use automaton::Automaton;
 use expr::Expr;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use mixce_kernels::rng::Stream;
+use mixce_base::rng::Stream;
 
 use super::automaton::WordId;
 use super::lexicon::SLIPS;

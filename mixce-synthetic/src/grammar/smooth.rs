@@ -105,7 +105,7 @@ impl SampleScore {
 
 #[cfg(test)]
 mod tests {
-    use mixce_kernels::rng::Stream;
+    use mixce_base::rng::Stream;
 
     use super::super::expr::{choice, seq, word};
     use super::super::tests::assert_close;

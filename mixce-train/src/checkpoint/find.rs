@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{COMPLETE_FILE, STATE_FILE};
 use crate::error::{Error, Result};
-use crate::fsio;
+use crate::leftovers;
 
 /// Complete checkpoints in the folder `checkpoints`, by ascending step. An absent folder has none.
 ///
@@ -30,7 +30,7 @@ pub fn latest(checkpoints: &Path) -> Result<Option<(u64, PathBuf)>> {
 /// # Errors
 /// [`Error::Io`].
 pub fn clean_up(checkpoints: &Path) -> Result<()> {
-    fsio::clean_up(checkpoints, &|name| step_of(name).is_some())?;
+    leftovers::remove(checkpoints, &|name| step_of(name).is_some())?;
     for (_, path) in steps_in(checkpoints)?.into_iter().filter(|(_, p)| !p.join(COMPLETE_FILE).is_file()) {
         tracing::info!("removing the incomplete checkpoint `{}`", path.display());
         fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
@@ -38,7 +38,7 @@ pub fn clean_up(checkpoints: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Resolves `--resume`: `auto` is the newest checkpoint of the run folder `out` (`None` if there is none yet); a path is a
+/// Resolves `config.resume`: `auto` is the newest checkpoint of the run folder `out` (`None` if there is none yet); a path is a
 /// checkpoint folder, or a run folder whose newest checkpoint is taken.
 ///
 /// # Errors

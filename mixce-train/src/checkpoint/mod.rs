@@ -8,13 +8,13 @@ mod retention;
 mod state;
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use mixce_base::files::{AtomicFolder, write_atomic};
 
 use crate::error::{Error, Result};
-use crate::fsio;
 
 pub use find::{clean_up, complete, latest, resolve_resume};
 pub use retention::{remove_above, remove_old, steps_to_remove};
@@ -63,17 +63,11 @@ pub fn save(
     optimizer: NamedTensors,
     extra: &[(&str, &[u8])],
 ) -> Result<PathBuf> {
-    fs::create_dir_all(checkpoints).map_err(Error::io("create", checkpoints))?;
     let path = checkpoints.join(folder_name(state.step));
-    let temporary = fsio::temporary_beside(&path);
-    fs::create_dir(&temporary).map_err(Error::io("create", &temporary))?;
-    let outcome = write_files(&temporary, state, parameters, optimizer, extra)
-        .and_then(|()| fsio::replace_folder(&temporary, &path))
-        .and_then(|()| fsio::sync_folder(checkpoints));
-    if outcome.is_err() {
-        let _ = fs::remove_dir_all(&temporary);
-    }
-    outcome.map(|()| path)
+    let folder = AtomicFolder::create(&path)?;
+    write_files(folder.path(), state, parameters, optimizer, extra)?;
+    folder.replace()?;
+    Ok(path)
 }
 
 fn write_files(
@@ -86,16 +80,15 @@ fn write_files(
     write_tensors(&folder.join(MODEL_FILE), parameters)?;
     write_tensors(&folder.join(OPTIMIZER_FILE), optimizer)?;
     for (name, bytes) in extra {
-        fsio::write_bytes_atomic(&folder.join(name), bytes)?;
+        write_atomic(&folder.join(name), bytes)?;
     }
     let json = serde_json::to_vec_pretty(state).map_err(|e| Error::BadCheckpoint {
         path: folder.into(),
         problem: format!("cannot serialise: {e}"),
     })?;
-    fsio::write_bytes_atomic(&folder.join(STATE_FILE), &json)?;
-    fsio::sync_folder(folder)?;
-    fsio::write_bytes_atomic(&folder.join(COMPLETE_FILE), format!("step {}\n", state.step).as_bytes())?;
-    fsio::sync_folder(folder)
+    write_atomic(&folder.join(STATE_FILE), &json)?;
+    // Each file is synced before the next is written, so the marker never exists without the rest.
+    Ok(write_atomic(&folder.join(COMPLETE_FILE), format!("step {}\n", state.step).as_bytes())?)
 }
 
 fn write_tensors(path: &Path, tensors: NamedTensors) -> Result<()> {
@@ -124,6 +117,8 @@ pub fn load(path: &Path) -> Result<Loaded> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn tensors(value: f32) -> NamedTensors {

@@ -164,6 +164,7 @@ impl<'de> de::Deserializer<'de> for KeyCollector<'_> {
 mod tests {
     use super::super::Every;
     use super::*;
+    use mixce_base::Hint as _;
 
     fn parse(text: &str) -> Result<TrainConfig> {
         TrainConfig::from_toml_str(text, Path::new("run.toml"))

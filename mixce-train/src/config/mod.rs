@@ -283,7 +283,7 @@ impl TrainConfig {
 
     /// Precision and recomputation of forward and backward passes.
     #[must_use]
-    pub fn pass(&self) -> PassOptions {
+    pub fn pass_options(&self) -> PassOptions {
         PassOptions {
             recompute: self.activation_checkpointing,
             precision: self.precision.into(),

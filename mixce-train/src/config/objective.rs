@@ -83,8 +83,7 @@ impl TrainConfig {
                 Some((_, None)) => {}
                 Some((_, Some(other))) => {
                     return Err(Error::config(format!(
-                        "`{}` and `--objective {}:{name}={other}` set the same parameter: give only one",
-                        flag(name, value),
+                        "`config.{name} = {value}` and `config.objective = {}:{name}={other}` set the same parameter: give only one",
                         spec.name
                     )));
                 }
@@ -101,24 +100,20 @@ fn without_meaning(name: &str, value: f64, spec: &ObjectiveSpec) -> Error {
     let known: Vec<_> = spec.parameters.iter().map(|parameter| format!("`{}`", parameter.name)).collect();
     let known = if known.is_empty() { "no parameter".to_owned() } else { known.join(", ") };
     let owners = OBJECTIVES.iter().filter(|owner| owner.parameter(name).is_ok());
-    let owners: Vec<_> = owners.map(|owner| format!("`--objective {}`", owner.name)).collect();
+    let owners: Vec<_> = owners.map(|owner| format!("`config.objective = {}`", owner.name)).collect();
     Error::Config {
         message: format!(
-            "`{}` does not apply to `--objective {}`, which has {known}",
-            flag(name, value),
+            "`config.{name} = {value}` does not apply to `config.objective = {}`, which has {known}",
             spec.name
         ),
         hint: Some(format!("it belongs to {}", owners.join(" and "))),
     }
 }
 
-/// A key as a flag with its value.
-fn flag(key: &str, value: f64) -> String {
-    format!("--{} {value}", key.replace('_', "-"))
-}
-
 #[cfg(test)]
 mod tests {
+    use mixce_base::Hint as _;
+
     use super::*;
 
     fn with(objective: &str) -> TrainConfig {
@@ -185,17 +180,23 @@ mod tests {
         let (error, _) = refusal(&TrainConfig { eta: Some(0.5), ..with("mixce:eta=0.3") });
         assert_eq!(
             error,
-            "`--eta 0.5` and `--objective mixce:eta=0.3` set the same parameter: give only one"
+            "`config.eta = 0.5` and `config.objective = mixce:eta=0.3` set the same parameter: give only one"
         );
         let file = parse("objective = \"mixce:eta=0.3\"\neta = 0.5\n");
         assert_eq!(refusal(&file).0, error);
 
         let (error, hint) = refusal(&TrainConfig { min_weight: Some(1e-3), ..with("mixce") });
-        assert_eq!(error, "`--min-weight 0.001` does not apply to `--objective mixce`, which has `eta`");
-        assert_eq!(hint.unwrap(), "it belongs to `--objective tailr`");
+        assert_eq!(
+            error,
+            "`config.min_weight = 0.001` does not apply to `config.objective = mixce`, which has `eta`"
+        );
+        assert_eq!(hint.unwrap(), "it belongs to `config.objective = tailr`");
         let (error, hint) = refusal(&TrainConfig { alpha: Some(0.5), ..with("mle") });
-        assert_eq!(error, "`--alpha 0.5` does not apply to `--objective mle`, which has no parameter");
-        assert_eq!(hint.unwrap(), "it belongs to `--objective alpha` and `--objective trsft`");
+        assert_eq!(
+            error,
+            "`config.alpha = 0.5` does not apply to `config.objective = mle`, which has no parameter"
+        );
+        assert_eq!(hint.unwrap(), "it belongs to `config.objective = alpha` and `config.objective = trsft`");
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! Validation of a configuration, single values first, then combinations; messages name the flags.
+//! Validation of a configuration, single values first, then combinations; messages name the fields.
 use candle_core::Device;
 
-use super::{Every, Pack, Selection, TrainConfig};
+use super::{Every, Pack, TrainConfig};
 use crate::error::{Error, Result};
 
 impl TrainConfig {
@@ -14,27 +14,35 @@ impl TrainConfig {
         match (&self.model, &self.from_config, &self.tokenizer) {
             (Some(_), Some(_), _) => {
                 return Err(Error::config(
-                    "`--model` and `--from-config` exclude each other: finetune, or train from scratch",
+                    "`config.model` and `config.from_config` exclude each other: finetune, or train from scratch",
                 ));
             }
             (None, None, _) => {
-                return Err(Error::config("expected `--model` (finetune) or `--from-config` (from scratch)"));
+                return Err(Error::config(
+                    "expected `config.model` (finetune) or `config.from_config` (from scratch)",
+                ));
             }
-            (None, Some(_), None) => return Err(Error::config("`--from-config` needs `--tokenizer`")),
+            (None, Some(_), None) => {
+                return Err(Error::config("`config.from_config` needs `config.tokenizer`"));
+            }
             _ => {}
         }
         if self.train.is_none() {
-            return Err(Error::config("expected `--train`, a file of training documents"));
+            return Err(Error::config("expected `config.train`, a file of training documents"));
         }
         if self.out.is_none() {
-            return Err(Error::config("expected `--out`, the run folder"));
+            return Err(Error::config("expected `config.out`, the run folder"));
         }
         if self.valid.is_none() {
             if self.patience.is_some() {
-                return Err(Error::config("`--patience` needs `--valid`: there is nothing to evaluate"));
+                return Err(Error::config(
+                    "`config.patience` needs `config.valid`: there is nothing to evaluate",
+                ));
             }
             if matches!(self.eval_every, Every::Steps(_)) {
-                return Err(Error::config("`--eval-every` needs `--valid`: there is nothing to evaluate"));
+                return Err(Error::config(
+                    "`config.eval_every` needs `config.valid`: there is nothing to evaluate",
+                ));
             }
         }
         Ok(())
@@ -49,29 +57,30 @@ impl TrainConfig {
         self.reading().separator()?;
         self.reading().delimiter_byte()?;
         self.validate_optimizer()?;
-        self.validate_objective()?;
-        self.validate_support()
+        self.validate_objective()
     }
 
     fn validate_sizes(&self) -> Result<()> {
-        at_least_one("--epochs", self.epochs)?;
-        at_least_one("--max-steps", self.max_steps.unwrap_or(1))?;
-        at_least_one("--batch-size", self.batch_size as u64)?;
-        at_least_one("--grad-accum", self.grad_accum as u64)?;
-        at_least_one("--keep-last", self.keep_last as u64)?;
-        at_least_one("--patience", self.patience.unwrap_or(1))?;
-        at_least_one("--log-every", self.log_every)?;
-        at_least_one("--threads", self.threads.unwrap_or(1) as u64)?;
-        for (flag, every) in [("--eval-every", self.eval_every), ("--save-every", self.save_every)] {
+        at_least_one("epochs", self.epochs)?;
+        at_least_one("max_steps", self.max_steps.unwrap_or(1))?;
+        at_least_one("batch_size", self.batch_size as u64)?;
+        at_least_one("grad_accum", self.grad_accum as u64)?;
+        at_least_one("keep_last", self.keep_last as u64)?;
+        at_least_one("patience", self.patience.unwrap_or(1))?;
+        at_least_one("log_every", self.log_every)?;
+        at_least_one("threads", self.threads.unwrap_or(1) as u64)?;
+        for (field, every) in [("eval_every", self.eval_every), ("save_every", self.save_every)] {
             if every == Every::Steps(0) {
                 return Err(Error::config(format!(
-                    "`{flag}`: expected `epoch`, `never` or at least 1, got `0`"
+                    "`config.{field}`: expected `epoch`, `never` or at least 1, got `0`"
                 )));
             }
         }
         let least = 2 + usize::from(self.add_bos == Some(true));
         if let Some(length) = self.max_length.filter(|length| *length < least) {
-            return Err(Error::config(format!("`--max-length`: expected at least {least}, got `{length}`")));
+            return Err(Error::config(format!(
+                "`config.max_length`: expected at least {least}, got `{length}`"
+            )));
         }
         self.validate_packing()?;
         self.validate_integers()
@@ -79,46 +88,49 @@ impl TrainConfig {
 
     fn validate_packing(&self) -> Result<()> {
         match (self.pack, self.block_size) {
-            (_, 1) => Err(Error::config("`--block-size`: expected 0 (off) or at least 2, got `1`")),
-            (_, 2) if self.confine_attention => {
-                Err(Error::config("`--block-size`: expected at least 3 with `--confine-attention`, got `2`"))
-            }
+            (_, 1) => Err(Error::config("`config.block_size`: expected 0 (off) or at least 2, got `1`")),
+            (_, 2) if self.confine_attention => Err(Error::config(
+                "`config.block_size`: expected at least 3 with `config.confine_attention`, got `2`",
+            )),
             (Some(Pack::Concat), 0) => {
-                Err(Error::config("`--pack concat` needs `--block-size`, the length of a block"))
+                Err(Error::config("`config.pack = concat` needs `config.block_size`, the length of a block"))
             }
             (Some(Pack::Documents), 2..) => Err(Error::config(format!(
-                "`--block-size {}` does not apply to `--pack documents`",
+                "`config.block_size = {}` does not apply to `config.pack = documents`",
                 self.block_size
             ))),
             (_, 0) if self.confine_attention => Err(Error::config(
-                "`--confine-attention` does not apply without `--block-size`: attention is always confined to a document then",
+                "`config.confine_attention` does not apply without `config.block_size`: attention is always confined to a document then",
             )),
             _ => Ok(()),
         }
     }
 
-    /// TOML integers are limited to 2^63 - 1, and `run.toml` must be able to represent every setting.
+    /// TOML integers are limited to 2^63 - 1, and `run.toml` and configuration files must be able to represent every setting.
     fn validate_integers(&self) -> Result<()> {
         let steps = |every| if let Every::Steps(n) = every { n } else { 0 };
-        for (flag, value) in [
-            ("--seed", self.seed),
-            ("--epochs", self.epochs),
-            ("--max-steps", self.max_steps.unwrap_or(0)),
-            ("--warmup-steps", self.warmup_steps),
-            ("--patience", self.patience.unwrap_or(0)),
-            ("--log-every", self.log_every),
-            ("--eval-every", steps(self.eval_every)),
-            ("--save-every", steps(self.save_every)),
-            ("--batch-size", self.batch_size as u64),
-            ("--grad-accum", self.grad_accum as u64),
-            ("--max-length", self.max_length.unwrap_or(0) as u64),
-            ("--skip-bad-rows", self.skip_bad_rows),
-            ("--block-size", self.block_size as u64),
-            ("--keep-last", self.keep_last as u64),
-            ("--threads", self.threads.unwrap_or(0) as u64),
+        for (field, value) in [
+            ("seed", self.seed),
+            ("epochs", self.epochs),
+            ("max_steps", self.max_steps.unwrap_or(0)),
+            ("warmup_steps", self.warmup_steps),
+            ("patience", self.patience.unwrap_or(0)),
+            ("log_every", self.log_every),
+            ("eval_every", steps(self.eval_every)),
+            ("save_every", steps(self.save_every)),
+            ("batch_size", self.batch_size as u64),
+            ("grad_accum", self.grad_accum as u64),
+            ("max_length", self.max_length.unwrap_or(0) as u64),
+            ("skip_bad_rows", self.skip_bad_rows),
+            ("block_size", self.block_size as u64),
+            ("keep_last", self.keep_last as u64),
+            ("threads", self.threads.unwrap_or(0) as u64),
         ] {
             if i64::try_from(value).is_err() {
-                return Err(Error::config(format!("`{flag}`: expected at most {}, got `{value}`", i64::MAX)));
+                return Err(Error::config(format!(
+                    "`config.{field}`: expected at most {}, got `{value}`",
+                    i64::MAX
+                )));
             }
         }
         Ok(())
@@ -126,22 +138,24 @@ impl TrainConfig {
 
     fn validate_optimizer(&self) -> Result<()> {
         if !(self.lr > 0.0 && self.lr.is_finite()) {
-            return Err(Error::config(format!("`--lr`: expected a number above 0, got `{}`", self.lr)));
+            return Err(Error::config(format!("`config.lr`: expected a number above 0, got `{}`", self.lr)));
         }
-        not_negative("--weight-decay", self.weight_decay)?;
-        not_negative("--clip-grad-norm", self.clip_grad_norm)?;
+        not_negative("weight_decay", self.weight_decay)?;
+        not_negative("clip_grad_norm", self.clip_grad_norm)?;
         not_negative("adam_epsilon", self.adam_epsilon)?;
         for beta in self.betas {
             if !(0.0..1.0).contains(&beta) {
-                return Err(Error::config(format!("`--betas`: expected numbers in [0, 1), got `{beta}`")));
+                return Err(Error::config(format!(
+                    "`config.betas`: expected numbers in [0, 1), got `{beta}`"
+                )));
             }
         }
         if let Some(p) = self.dropout.filter(|p| !(0.0..1.0).contains(p)) {
-            return Err(Error::config(format!("`--dropout`: expected a number in [0, 1), got `{p}`")));
+            return Err(Error::config(format!("`config.dropout`: expected a number in [0, 1), got `{p}`")));
         }
         if let Some(max_steps) = self.max_steps.filter(|&n| self.warmup_steps >= n) {
             return Err(Error::config(format!(
-                "`--warmup-steps {}` must be less than `--max-steps {max_steps}`",
+                "`config.warmup_steps = {}` must be less than `config.max_steps = {max_steps}`",
                 self.warmup_steps
             )));
         }
@@ -154,33 +168,25 @@ impl TrainConfig {
     /// bf16 on hardware without bf16 instructions.
     pub fn check_device(&self, device: &Device) -> Result<()> {
         let refused = |error: candle_core::Error| Error::Config {
-            message: format!("`--precision bf16`: {error}"),
-            hint: Some("use `--precision f32`, the default".into()),
+            message: format!("`config.precision = bf16`: {error}"),
+            hint: Some("use `config.precision = f32`, the default".into()),
         };
         mixce_kernels::Precision::from(self.precision).check(device).map_err(refused)
     }
-
-    /// Refuses settings that this version does not implement.
-    fn validate_support(&self) -> Result<()> {
-        if self.select == Selection::Mauve {
-            return Err(Error::config(
-                "`--select mauve` is not available in this version; use `nll` or `loss`",
-            ));
-        }
-        Ok(())
-    }
 }
 
-fn at_least_one(flag: &str, value: u64) -> Result<()> {
+fn at_least_one(field: &str, value: u64) -> Result<()> {
     if value == 0 {
-        return Err(Error::config(format!("`{flag}`: expected at least 1, got `0`")));
+        return Err(Error::config(format!("`config.{field}`: expected at least 1, got `0`")));
     }
     Ok(())
 }
 
-fn not_negative(flag: &str, value: f64) -> Result<()> {
+fn not_negative(field: &str, value: f64) -> Result<()> {
     if !(value >= 0.0 && value.is_finite()) {
-        return Err(Error::config(format!("`{flag}`: expected a number of at least 0, got `{value}`")));
+        return Err(Error::config(format!(
+            "`config.{field}`: expected a number of at least 0, got `{value}`"
+        )));
     }
     Ok(())
 }
@@ -204,37 +210,39 @@ mod tests {
     }
 
     #[test]
-    fn messages_name_the_flags() {
+    fn messages_name_the_fields() {
         type Case = (fn(&mut TrainConfig), &'static [&'static str]);
         let cases: &[Case] = &[
-            (|c| c.from_config = Some("c.json".into()), &["`--model`", "`--from-config`"]),
-            (|c| c.model = None, &["`--model`", "`--from-config`"]),
-            (|c| (c.model, c.from_config) = (None, Some("c".into())), &["`--tokenizer`"]),
-            (|c| c.train = None, &["`--train`"]),
-            (|c| c.out = None, &["`--out`"]),
-            (|c| c.patience = Some(3), &["`--patience`", "`--valid`"]),
-            (|c| c.eval_every = Every::Steps(3), &["`--eval-every`", "`--valid`"]),
-            (|c| c.batch_size = 0, &["`--batch-size`"]),
-            (|c| c.max_length = Some(1), &["`--max-length`", "`1`"]),
-            (|c| c.pack = Some(Pack::Concat), &["`--pack concat`", "`--block-size`"]),
+            (|c| c.from_config = Some("c.json".into()), &["`config.model`", "`config.from_config`"]),
+            (|c| c.model = None, &["`config.model`", "`config.from_config`"]),
+            (|c| (c.model, c.from_config) = (None, Some("c".into())), &["`config.tokenizer`"]),
+            (|c| c.train = None, &["`config.train`"]),
+            (|c| c.out = None, &["`config.out`"]),
+            (|c| c.patience = Some(3), &["`config.patience`", "`config.valid`"]),
+            (|c| c.eval_every = Every::Steps(3), &["`config.eval_every`", "`config.valid`"]),
+            (|c| c.batch_size = 0, &["`config.batch_size`"]),
+            (|c| c.max_length = Some(1), &["`config.max_length`", "`1`"]),
+            (|c| c.pack = Some(Pack::Concat), &["`config.pack = concat`", "`config.block_size`"]),
             (
                 |c| (c.pack, c.block_size) = (Some(Pack::Documents), 8),
-                &["`--pack documents`", "`--block-size 8`"],
+                &["`config.pack = documents`", "`config.block_size = 8`"],
             ),
-            (|c| c.confine_attention = true, &["`--confine-attention`"]),
-            (|c| c.document_separator = Some(String::new()), &["`--document-separator`"]),
-            (|c| c.delimiter = Some("ab".into()), &["`--delimiter ab`"]),
-            (|c| c.lr = f64::NAN, &["`--lr`", "`NaN`"]),
-            (|c| c.betas = [0.9, 1.0], &["`--betas`"]),
-            (|c| c.dropout = Some(1.0), &["`--dropout`"]),
-            (|c| c.weight_decay = -1.0, &["`--weight-decay`", "`-1`"]),
-            (|c| (c.warmup_steps, c.max_steps) = (9, Some(9)), &["`--warmup-steps 9`", "`--max-steps 9`"]),
-            (|c| c.gamma = Some(0.5), &["`--gamma 0.5`", "`--objective mixce`"]),
-            (|c| c.select = Selection::Mauve, &["`--select mauve`"]),
-            (|c| c.seed = u64::MAX, &["`--seed`"]),
-            (|c| c.save_every = Every::Steps(u64::MAX), &["`--save-every`", "9223372036854775807"]),
-            (|c| c.epochs = 1 << 63, &["`--epochs`"]),
-            (|c| c.keep_last = usize::MAX, &["`--keep-last`"]),
+            (|c| c.confine_attention = true, &["`config.confine_attention`"]),
+            (|c| c.document_separator = Some(String::new()), &["`settings.document_separator`"]),
+            (|c| c.delimiter = Some("ab".into()), &["`settings.delimiter = ab`"]),
+            (|c| c.lr = f64::NAN, &["`config.lr`", "`NaN`"]),
+            (|c| c.betas = [0.9, 1.0], &["`config.betas`"]),
+            (|c| c.dropout = Some(1.0), &["`config.dropout`"]),
+            (|c| c.weight_decay = -1.0, &["`config.weight_decay`", "`-1`"]),
+            (
+                |c| (c.warmup_steps, c.max_steps) = (9, Some(9)),
+                &["`config.warmup_steps = 9`", "`config.max_steps = 9`"],
+            ),
+            (|c| c.gamma = Some(0.5), &["`config.gamma = 0.5`", "`config.objective = mixce`"]),
+            (|c| c.seed = u64::MAX, &["`config.seed`"]),
+            (|c| c.save_every = Every::Steps(u64::MAX), &["`config.save_every`", "9223372036854775807"]),
+            (|c| c.epochs = 1 << 63, &["`config.epochs`"]),
+            (|c| c.keep_last = usize::MAX, &["`config.keep_last`"]),
         ];
         for (spoil, words) in cases {
             let mut config = good();

@@ -115,8 +115,6 @@ pub enum Selection {
     Nll,
     /// The objective's loss, the MixCE authors' criterion. With a small `eta` it is not monotone in the likelihood.
     Loss,
-    /// MAUVE of samples.
-    Mauve,
 }
 
 #[cfg(test)]

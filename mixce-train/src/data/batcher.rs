@@ -86,7 +86,9 @@ impl<'a> Batcher<'a> {
     /// [`Error::Config`] if a size is 0, or there are no examples, or more than 2^32 - 1.
     pub fn new(examples: &'a Examples, config: BatcherConfig) -> Result<Self> {
         if config.batch_size == 0 || config.grad_accum == 0 {
-            return Err(Error::config("`--batch-size` and `--grad-accum`: expected at least 1, got 0"));
+            return Err(Error::config(
+                "`config.batch_size` and `config.grad_accum`: expected at least 1, got 0",
+            ));
         }
         if examples.is_empty() || u32::try_from(examples.len()).is_err() {
             let n = examples.len();

@@ -10,9 +10,10 @@ use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use mixce_base::digest::{Digest, Sha256, hex};
+use mixce_base::files::{AtomicFile, temporary_beside};
 use mixce_data::input::READER_VERSION;
 use mixce_data::{Input, ReadSettings};
-use sha2::{Digest, Sha256};
 
 use super::encode::{Encode, EncodeSettings};
 pub use super::mapped::MAGIC;
@@ -20,7 +21,6 @@ use super::mapped::{CHECKED_FROM, MappedTokens, VERSION};
 use super::store::{DataCounts, TokenStore};
 use super::stream::for_each_document;
 use crate::error::{Error, Result};
-use crate::fsio;
 
 /// Opens the token cache of `input` in the folder `cache`, building it if it is absent or damaged.
 ///
@@ -134,7 +134,7 @@ struct Scratch {
 
 impl Scratch {
     fn create(beside: &Path) -> Result<Self> {
-        let path = fsio::temporary_beside(beside);
+        let path = temporary_beside(beside);
         let file = File::create_new(&path).map_err(Error::io("create", &path))?;
         Ok(Self { path, writer: BufWriter::with_capacity(1 << 18, file) })
     }
@@ -197,36 +197,30 @@ fn write_cache(
     offsets: &mut Scratch,
     tokens: &mut Scratch,
 ) -> Result<()> {
-    fsio::write_atomic(path, |file| {
-        let write = |e| Error::io("write", path)(e);
-        let mut crc = crc32fast::Hasher::new();
-        file.write_all(MAGIC).map_err(write)?;
-        file.write_all(&VERSION.to_le_bytes()).map_err(write)?;
-        file.write_all(&[0; 4]).map_err(write)?;
-        let mut checked = |bytes: &[u8]| {
-            crc.update(bytes);
-            file.write_all(bytes).map_err(write)
-        };
-        checked(key)?;
-        let DataCounts { documents, tokens: total, empty, short, truncated, bad } = counts;
-        for n in [documents, total, empty, short, truncated, bad, u64::from(largest_id)] {
-            checked(&n.to_le_bytes())?;
-        }
-        offsets.read_back(&mut checked)?;
-        tokens.read_back(&mut checked)?;
-        file.seek(SeekFrom::Start(CHECKED_FROM as u64 - 4)).map_err(write)?;
-        file.write_all(&crc.finalize().to_le_bytes()).map_err(write)
-    })
+    let mut file = AtomicFile::create(path)?;
+    file.put(MAGIC)?;
+    file.put(&VERSION.to_le_bytes())?;
+    file.put(&[0; 4])?;
+    let mut crc = crc32fast::Hasher::new();
+    let mut checked = |bytes: &[u8]| {
+        crc.update(bytes);
+        Ok(file.put(bytes)?)
+    };
+    checked(key)?;
+    let DataCounts { documents, tokens: total, empty, short, truncated, bad } = counts;
+    for n in [documents, total, empty, short, truncated, bad, u64::from(largest_id)] {
+        checked(&n.to_le_bytes())?;
+    }
+    offsets.read_back(&mut checked)?;
+    tokens.read_back(&mut checked)?;
+    file.seek(SeekFrom::Start(CHECKED_FROM as u64 - 4)).map_err(Error::io("write", path))?;
+    file.put(&crc.finalize().to_le_bytes())?;
+    Ok(file.finish()?)
 }
 
 /// The fingerprint of an input's tokens in a checkpoint: the version of the readers, and the key.
 fn fingerprint(key: &[u8]) -> String {
     format!("{READER_VERSION}-{}", hex(key))
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -89,9 +89,9 @@ impl EncodeSettings {
     pub fn validate(&self) -> Result<()> {
         let least = 2 + usize::from(self.add_bos);
         match self.max_length {
-            Some(n) if n < least => {
-                Err(Error::config(format!("`--max-length {n}` is too short: expected at least {least}")))
-            }
+            Some(n) if n < least => Err(Error::config(format!(
+                "`config.max_length = {n}` is too short: expected at least {least}"
+            ))),
             _ => Ok(()),
         }
     }

@@ -32,7 +32,7 @@ impl Examples {
     pub fn blocks(store: TokenStore, block_tokens: usize) -> Result<Self> {
         if block_tokens < 2 {
             return Err(Error::config(format!(
-                "`--block-size {block_tokens}`: expected 0 (off) or at least 2"
+                "`config.block_size = {block_tokens}`: expected 0 (off) or at least 2"
             )));
         }
         Ok(Self { store, block_tokens: Some(block_tokens), confined: false })
@@ -45,7 +45,7 @@ impl Examples {
     pub fn confined_blocks(store: TokenStore, block_tokens: usize) -> Result<Self> {
         if block_tokens < 3 {
             return Err(Error::config(format!(
-                "`--block-size {block_tokens}`: expected at least 3 with `--confine-attention`"
+                "`config.block_size = {block_tokens}`: expected at least 3 with `config.confine_attention`"
             )));
         }
         Ok(Self { confined: true, ..Self::blocks(store, block_tokens)? })

@@ -1,6 +1,7 @@
 //! Encoded documents, in memory or in a mapped file.
 use std::ops::Range;
 
+use mixce_base::digest::{Digest, Sha256, hex};
 use serde::{Deserialize, Serialize};
 
 use super::mapped::MappedTokens;
@@ -19,7 +20,7 @@ pub struct DataCounts {
     pub short: u64,
     /// Truncated documents.
     pub truncated: u64,
-    /// Bad rows skipped (`--skip-bad-rows`).
+    /// Bad rows skipped (`config.skip_bad_rows`).
     pub bad: u64,
 }
 
@@ -163,7 +164,6 @@ impl TokenStore {
 }
 
 fn fingerprint_of(tokens: &[u32], offsets: &[u64]) -> String {
-    use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();
     hash.update((offsets.len() as u64).to_le_bytes());
     for offset in offsets {
@@ -172,7 +172,7 @@ fn fingerprint_of(tokens: &[u32], offsets: &[u64]) -> String {
     for token in tokens {
         hash.update(token.to_le_bytes());
     }
-    super::cache::hex(&hash.finalize())
+    hex(&hash.finalize())
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
 
+use mixce_base::files::write_atomic;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::fsio;
 use crate::observer::{EvaluationReport, RunPlan, StepReport, TrainObserver};
 
 /// Appends reports to a JSON lines file, which is opened when the run starts.
@@ -44,7 +44,7 @@ impl JsonlWriter {
                 .copied()
                 .collect();
             if kept != old {
-                fsio::write_bytes_atomic(path, &kept)?;
+                write_atomic(path, &kept)?;
             }
         }
         OpenOptions::new().create(true).append(true).open(path).map_err(Error::io("open", path))

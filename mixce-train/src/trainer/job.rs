@@ -51,7 +51,7 @@ impl<'a> TrainJob<'a> {
 pub enum End {
     /// All steps were done.
     Finished,
-    /// The development score did not improve for `--patience` evaluations.
+    /// The development score did not improve for `config.patience` evaluations.
     OutOfPatience,
     /// `stop` became true; in a run folder a checkpoint was written.
     Interrupted,

@@ -60,7 +60,7 @@ pub fn train(
     if let Some(resume) = &trainer.config.resume {
         match checkpoint::resolve_resume(resume, run.root())? {
             Some(path) => trainer.load_checkpoint(run, &path)?,
-            None => tracing::info!("`--resume auto`: no checkpoint yet, starting from the beginning"),
+            None => tracing::info!("`config.resume = auto`: no checkpoint yet, starting from the beginning"),
         }
     }
     trainer.run()
@@ -89,7 +89,7 @@ impl<'a> Trainer<'a> {
         let total_steps = config.total_steps(batcher.steps_per_epoch());
         if config.warmup_steps >= total_steps {
             tracing::warn!(
-                "`--warmup-steps {}`: the whole run of {total_steps} steps is warm-up",
+                "`config.warmup_steps = {}`: the whole run of {total_steps} steps is warm-up",
                 config.warmup_steps
             );
         }
@@ -98,8 +98,8 @@ impl<'a> Trainer<'a> {
             examples.store().require_vocabulary(model.spec().vocabulary)?;
         }
         let (adamw, clip) = (config.adamw(), config.clip_grad_norm);
-        let step =
-            TrainStep::new(&*model, parameters, job.objective.clone(), adamw, clip)?.with_pass(config.pass());
+        let step = TrainStep::new(&*model, parameters, job.objective.clone(), adamw, clip)?
+            .with_options(config.pass_options());
         let schedule = Schedule {
             kind: config.scheduler,
             peak: config.lr,
@@ -214,8 +214,8 @@ impl<'a> Trainer<'a> {
         };
         let best = is_better(self.config.select, &candidate, self.state.best.as_ref());
         if best {
-            if let Some(run) = self.job.run {
-                self.export_model(run, &candidate.path, Some(&candidate))?;
+            if self.job.run.is_some() {
+                self.export_model(&candidate.path, Some(&candidate))?;
             }
             self.state.best = Some(candidate);
             self.state.evaluations_without_improvement = 0;
@@ -244,9 +244,9 @@ impl<'a> Trainer<'a> {
     fn finish(mut self, saved: Option<(u64, PathBuf)>) -> Result<TrainOutcome> {
         let checkpoint = self.saved_now(saved)?;
         let last = self.job.run.map(RunFolder::last);
-        if let (Some(run), Some(last)) = (self.job.run, &last) {
+        if let Some(last) = &last {
             let scores = self.state.best.as_ref().filter(|b| b.step == self.state.step);
-            self.export_model(run, last, scores)?;
+            self.export_model(last, scores)?;
         }
         let steps = self.state.step;
         self.observers.on_done(steps, self.state.best.as_ref())?;
@@ -286,7 +286,7 @@ impl<'a> Trainer<'a> {
 fn is_better(select: Selection, candidate: &BestModel, best: Option<&BestModel>) -> bool {
     let value = |model: &BestModel| match select {
         Selection::Loss => model.valid_loss,
-        Selection::Nll | Selection::Mauve => model.valid_nll,
+        Selection::Nll => model.valid_nll,
     };
     let candidate = value(candidate);
     candidate.is_finite() && best.is_none_or(|best| candidate < value(best))

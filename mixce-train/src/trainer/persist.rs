@@ -3,6 +3,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
+use mixce_base::files::{AtomicFolder, write_atomic};
 use mixce_lm::export::{self, DataFacts, ExportRequest, NameStyle, TrainingFacts};
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,6 @@ use crate::checkpoint::{self, Loaded, STATE_FILE};
 use crate::config::DataFiles;
 use crate::data::Position;
 use crate::error::{Error, Result};
-use crate::fsio;
 use crate::observer::{BestModel, TrainObserver as _};
 use crate::run_folder::RunFolder;
 
@@ -37,12 +37,12 @@ impl Chosen {
 
     fn write(&self, folder: &Path) -> Result<()> {
         let json = serde_json::to_vec(self).map_err(|e| Error::config(format!("cannot serialise: {e}")))?;
-        fsio::write_bytes_atomic(&folder.join(Self::FILE), &json)
+        Ok(write_atomic(&folder.join(Self::FILE), &json)?)
     }
 }
 
 impl Trainer<'_> {
-    /// In a run folder, writes a checkpoint of the current state and removes those that exceed `--keep-last`.
+    /// In a run folder, writes a checkpoint of the current state and removes those that exceed `config.keep_last`.
     pub(super) fn save_checkpoint(&mut self) -> Result<Option<PathBuf>> {
         self.step.check()?;
         let Some(run) = self.job.run else { return Ok(None) };
@@ -119,12 +119,7 @@ impl Trainer<'_> {
 
     /// Exports the current parameters to `folder` in the Hugging Face layout, replacing its contents. `scores` are the model's,
     /// if known.
-    pub(super) fn export_model(
-        &self,
-        run: &RunFolder,
-        folder: &Path,
-        scores: Option<&BestModel>,
-    ) -> Result<()> {
+    pub(super) fn export_model(&self, folder: &Path, scores: Option<&BestModel>) -> Result<()> {
         let parameters = self.step.model.parameters().detached();
         let facts = self.facts(scores.map(|s| s.valid_nll));
         let request = ExportRequest {
@@ -135,17 +130,12 @@ impl Trainer<'_> {
             names: NameStyle::HuggingFace,
             dtype: DType::F32,
         };
-        let new = fsio::temporary_beside(folder);
-        let outcome = export::export(&new, &request)
-            .map_err(Error::from)
-            .and_then(|()| scores.map_or(Ok(()), |scores| Chosen::of(scores).write(&new)))
-            .and_then(|()| fsio::replace_folder(&new, folder));
-        if outcome.is_err() {
-            // Best effort: there may be nothing to remove.
-            let _ = fs::remove_dir_all(&new);
+        let new = AtomicFolder::create(folder)?;
+        export::write_files(new.path(), &request)?;
+        if let Some(scores) = scores {
+            Chosen::of(scores).write(new.path())?;
         }
-        outcome?;
-        fsio::sync_folder(run.root())
+        Ok(new.replace()?)
     }
 
     /// Facts for the model card.

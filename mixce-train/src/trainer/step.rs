@@ -27,7 +27,7 @@ pub struct TrainStep {
     pub(super) optimizer: AdamW,
     pub(super) objective: Arc<dyn Objective>,
     clip_grad_norm: f64,
-    pass: PassOptions,
+    options: PassOptions,
 }
 
 /// A started step. On a CUDA device it may still be running, and its results have not been read.
@@ -85,14 +85,14 @@ impl TrainStep {
         let guard = GradientGuard::new(gradients.sums().get(model.spec().head)?)
             .map_err(Error::tensor("gradient norm"))?;
         let optimizer = variables.optimizer(adamw)?;
-        let pass = PassOptions::default();
-        Ok(Self { model, variables, gradients, guard, optimizer, objective, clip_grad_norm, pass })
+        let options = PassOptions::default();
+        Ok(Self { model, variables, gradients, guard, optimizer, objective, clip_grad_norm, options })
     }
 
-    /// The same, with the recomputation and precision of `pass`, whose dropout is ignored.
+    /// The same, with the recomputation and precision of `options`, whose dropout is ignored.
     #[must_use]
-    pub fn with_pass(self, pass: PassOptions) -> Self {
-        Self { pass, ..self }
+    pub fn with_options(self, options: PassOptions) -> Self {
+        Self { options, ..self }
     }
 
     /// The model, whose parameters are the variables that steps update.
@@ -142,10 +142,10 @@ impl TrainStep {
                 return Err(Error::Interrupted);
             }
             let Packed { inputs, targets: next } = Packed::new(&*self.model, &microbatch.examples)?;
-            let pass = PassOptions { dropout: Some(dropout.fold(index as u64)), ..self.pass };
-            let forward = self.model.forward(&inputs, pass)?;
+            let options = PassOptions { dropout: Some(dropout.fold(index as u64)), ..self.options };
+            let forward = self.model.forward(&inputs, options)?;
             let dhead = self.gradients.sums().get(self.model.spec().head)?;
-            let (head, dhead) = (self.model.lm_head(), (dhead, pass.precision));
+            let (head, dhead) = (self.model.lm_head(), (dhead, options.precision));
             let objective = &*self.objective;
             let out = lm_head_backward(&forward.hidden(), head, &next, objective, targets as f64, dhead)?;
             match self.guard {

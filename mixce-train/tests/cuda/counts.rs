@@ -61,7 +61,7 @@ fn counted_work() {
     let objective = Arc::new(MixCe::new(0.5).unwrap());
     let mut step = TrainStep::new(&config, parameters, objective, AdamWConfig::default(), 1.0)
         .unwrap()
-        .with_pass(PassOptions { recompute, precision: precision(bf16), ..PassOptions::default() });
+        .with_options(PassOptions { recompute, precision: precision(bf16), ..PassOptions::default() });
     let document = |n: &usize| (0..=*n).map(|t| (t * t % vocabulary) as u32).collect();
     for number in 0..steps {
         let microbatch = Microbatch { examples: lengths.iter().map(document).collect() };

@@ -1,4 +1,5 @@
 //! From files to files: text, tokenizer and `config.json` in, a run folder with an exported model out.
+use mixce_base::Hint as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -105,14 +106,14 @@ fn a_run_folder_in_use_is_refused_untouched() {
 }
 
 #[test]
-fn lengths_beyond_the_models_positions_name_the_flag() {
+fn lengths_beyond_the_models_positions_name_the_field() {
     let files = Files::new();
-    for (config, flag) in [
-        (TrainConfig { max_length: Some(33), ..files.config() }, "--max-length 33"),
-        (TrainConfig { block_size: 40, ..files.config() }, "--block-size 40"),
+    for (config, field) in [
+        (TrainConfig { max_length: Some(33), ..files.config() }, "config.max_length = 33"),
+        (TrainConfig { block_size: 40, ..files.config() }, "config.block_size = 40"),
     ] {
         let error = files.prepare(&config).unwrap_err();
-        assert!(error.to_string().contains(flag), "{error}");
+        assert!(error.to_string().contains(field), "{error}");
         assert!(error.hint().unwrap().contains("32"));
     }
 }

@@ -1,5 +1,6 @@
 //! Runs that end early, for good or bad reasons.
 use candle_core::Tensor;
+use mixce_base::Hint as _;
 use mixce_lm::Parameters;
 use mixce_train::Error;
 use mixce_train::config::{Every, TrainConfig};
@@ -19,7 +20,7 @@ fn a_loss_that_is_not_a_number_stops_before_the_update() {
     let mut recorder = Recorder::default();
     let error = setup.train("run", &settings(), &mut recorder).unwrap_err();
     assert!(matches!(error, Error::NonFiniteLoss { step: 1, microbatch: 0, .. }), "{error}");
-    assert!(error.hint().unwrap().contains("--lr"));
+    assert!(error.hint().unwrap().contains("config.lr"));
     assert!(recorder.steps.is_empty());
     assert!(!setup.path("run").join("final").exists());
 }
@@ -85,7 +86,7 @@ fn an_evaluation_that_gives_no_number_stops_the_run() {
     let Error::NonFiniteLikelihood { step: Some(step), .. } = error else { panic!("{error}") };
     assert_eq!(step, recorder.steps.len() as u64);
     assert!(recorder.checkpoints.iter().all(|kept| *kept < step));
-    assert!(error.hint().unwrap().contains("--lr"));
+    assert!(error.hint().unwrap().contains("config.lr"));
 }
 
 /// What a kill left half-written goes, and a file in the way of a model is replaced.

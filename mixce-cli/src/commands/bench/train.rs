@@ -71,7 +71,7 @@ pub(super) fn run(args: &TrainBench, context: &Context) -> Result<()> {
     let objective = config.objective_config().build()?;
     let mut train =
         TrainStep::new(&*model_config, parameters, objective, config.adamw(), config.clip_grad_norm)?
-            .with_pass(config.pass());
+            .with_options(config.pass_options());
     let (dropout, stop) = (Stream::new(config.seed).fold(purpose::DROPOUT), AtomicBool::new(false));
 
     let steps = steps(&args.common, |index| {

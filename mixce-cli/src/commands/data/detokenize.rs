@@ -8,7 +8,7 @@ use mixce_data::input::STDIN;
 use mixce_data::moses::{detokenize, wikitext_markers, writing_prompt_marks};
 
 use crate::context::Context;
-use crate::files::{self, AtomicFile};
+use crate::files::{self, OutputFile};
 use crate::reading::ReadingArgs;
 
 /// Detokenise English text with the Moses rules; filters stdin to stdout
@@ -53,18 +53,18 @@ pub(crate) fn run(args: &DetokenizeArgs, context: &Context) -> Result<()> {
     if let Some(out) = &args.out {
         files::refuse_input(out, input.paths())?;
     }
-    let claim = |path: &PathBuf| AtomicFile::claim(path, args.overwrite);
+    let claim = |path: &PathBuf| OutputFile::claim(path, args.overwrite);
     let mut out = args.out.as_ref().map(claim).transpose()?;
     for document in input.documents() {
         // The detokenizer works line by line.
         for line in lines(&document?.text) {
             match &mut out {
-                Some(file) => file.write(format!("{}\n", plain(line)).as_bytes())?,
+                Some(file) => file.put(format!("{}\n", plain(line)).as_bytes())?,
                 None => context.output.line(&plain(line))?,
             }
         }
     }
-    out.map_or(Ok(()), AtomicFile::finish)
+    out.map_or(Ok(()), OutputFile::finish)
 }
 
 /// The lines of a document, at least one.

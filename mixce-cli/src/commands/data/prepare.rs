@@ -14,7 +14,7 @@ use mixce_data::prepare::{
 
 use super::{fetch, report};
 use crate::context::Context;
-use crate::error::Problem;
+use crate::error::{Problem, with_hint};
 use crate::reading::ReadingArgs;
 use crate::{interrupt, progress};
 
@@ -38,7 +38,7 @@ pub(crate) struct PrepareArgs {
     /// Data set; `text` for any other
     #[arg(value_enum, value_name = "COLLECTION")]
     collection: CollectionArg,
-    /// Local copy: a folder, a file, or a tar archive, plain, gzip or zstd [default: downloaded from the hub]
+    /// Local copy: a folder, a file, or a tar archive, plain or compressed [default: downloaded from the hub]
     #[arg(long, value_name = "PATH", conflicts_with = "dataset")]
     source: Option<PathBuf>,
     /// Data set on the hub: owner/name, owner/name@revision
@@ -140,7 +140,7 @@ pub(crate) fn run(args: &PrepareArgs, context: &Context) -> Result<()> {
         return Err(Problem::new("expected `--out`, the folder for train.txt, valid.txt and test.txt").into());
     };
     refuse_occupied(out, args.overwrite)?;
-    let source = source(args)?;
+    let source = source(args).map_err(with_flags)?;
     warn_unused(&source.unused);
     interrupt::install("nothing is written");
     let spinner = progress::spinner("reading");
@@ -175,6 +175,21 @@ fn warn_unused(unused: &[Unused]) {
     for (reason, names) in by_reason {
         tracing::warn!("not used ({reason}): {}", listed(&names));
     }
+}
+
+/// Adds a hint with flags where the libraries cannot determine the files.
+fn with_flags(failure: anyhow::Error) -> anyhow::Error {
+    let hint = match (failure.downcast_ref(), failure.downcast_ref()) {
+        (Some(mixce_data::Error::Splits { .. }), _) => {
+            "`--config` chooses a configuration, `--source` a file or folder"
+        }
+        (_, Some(mixce_hub::Error::NoSuchFiles { .. })) => {
+            "choose the configuration with `--config` and the split with `--split`"
+        }
+        (_, Some(mixce_hub::Error::InvalidDataset { .. })) => "use `--source` for your own files",
+        _ => return failure,
+    };
+    with_hint(&failure, hint.to_owned())
 }
 
 /// The splits' documents, from the user's files or the hub.

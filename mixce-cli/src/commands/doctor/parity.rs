@@ -157,7 +157,7 @@ fn train_step(config: &Gpt2Config, device: &Device, precision: Precision) -> Res
     let parameters = Parameters::random(config, 3, device)?;
     let objective: Arc<dyn Objective> = Arc::new(MixCe::new(0.1)?);
     let step = TrainStep::new(config, parameters, objective, TrainConfig::default().adamw(), 1.0)?;
-    Ok(step.with_pass(PassOptions { precision, ..PassOptions::default() }))
+    Ok(step.with_options(PassOptions { precision, ..PassOptions::default() }))
 }
 
 /// Trains on the GPU in the given precision and on the CPU in f32.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use mixce_base::files::AtomicFile;
 use mixce_lm::generate::Finish;
 use mixce_lm::sampling::Sampling;
 use mixce_train::data::cache::encode_input;
@@ -12,13 +13,13 @@ use serde_json::{Value, json};
 
 use super::GenerateArgs;
 use super::grid::ending;
-use super::record::{Lock, Record};
+use super::record::Record;
 use super::sample_file::Sample;
 use super::sampler::{Job, Sampler, one_line};
 use crate::commands::evaluate::Compat;
 use crate::context::Context;
 use crate::error::Problem;
-use crate::files::AtomicFile;
+use crate::files::Lock;
 use crate::models::{self, LoadedModel};
 use crate::output::table;
 use crate::positions::{DEFAULT_MAX_LENGTH, fitted};
@@ -74,7 +75,7 @@ pub(super) fn run(args: &GenerateArgs, input: &Input, grid: &[Sampling], context
     let name = args.name.clone().unwrap_or_else(|| input.stem());
     require_plain_name(&name)?;
     std::fs::create_dir_all(out).with_context(|| format!("cannot create `{}`", out.display()))?;
-    let _lock = Lock::take(out, &name)?;
+    let _lock = Lock::take(&out.join(&name))?;
     let record = Record::new(out, &name, args.resume);
     record.require_usable()?;
 
@@ -185,11 +186,11 @@ fn write_human(path: &Path, documents: &[Document], prompt: usize, loaded: &Load
         let (prompt, rest) = document.tokens.split_at(prompt);
         let decode = |tokens: &[u32]| loaded.tokenizer.decode_plain(tokens);
         let row = json!({"index": document.index, "prompt": decode(prompt)?, "text": decode(rest)?});
-        rows.write(format!("{row}\n").as_bytes())?;
-        text.write((one_line(&decode(&document.tokens)?) + "\n").as_bytes())?;
+        rows.put(format!("{row}\n").as_bytes())?;
+        text.put((one_line(&decode(&document.tokens)?) + "\n").as_bytes())?;
     }
     text.finish()?;
-    rows.finish()
+    Ok(rows.finish()?)
 }
 
 /// A finished file.

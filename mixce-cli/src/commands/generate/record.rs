@@ -1,34 +1,13 @@
-//! The lock on a folder of samples, and the record of the settings they were made with.
+//! The record of the settings that the samples in a folder were made with.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use mixce_base::files::write_atomic;
 use serde_json::Value;
 
 use crate::error::Problem;
-use crate::files::{self, AtomicFile};
-
-/// Exclusive access to the files of a name, released on drop together with the lock file.
-pub(super) struct Lock {
-    _file: File,
-    path: PathBuf,
-}
-
-impl Lock {
-    /// Acquires the lock.
-    pub(super) fn take(out: &Path, name: &str) -> Result<Self> {
-        let path = out.join(format!(".{name}.lock"));
-        Ok(Self { _file: files::lock(&path, &out.join(name))?, path })
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // A leftover empty file is harmless.
-        let _ = fs::remove_file(&self.path);
-    }
-}
 
 /// `NAME.settings.json`: the settings of the samples beside it.
 pub(super) struct Record {
@@ -54,9 +33,7 @@ impl Record {
     /// Writes the settings, or compares them with those of the resumed run. The model's name may change.
     pub(super) fn keep(&self, settings: &Value) -> Result<()> {
         if !self.path.exists() {
-            let mut file = AtomicFile::create(&self.path)?;
-            file.write(format!("{settings:#}\n").as_bytes())?;
-            return file.finish();
+            return Ok(write_atomic(&self.path, format!("{settings:#}\n").as_bytes())?);
         }
         let shown = self.path.display();
         let text = fs::read(&self.path).with_context(|| format!("cannot read `{shown}`"))?;

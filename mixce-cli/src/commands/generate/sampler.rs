@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use indicatif::ProgressBar;
+use mixce_base::files::AtomicFile;
 use mixce_lm::generate::{GenerateOptions, generate};
 use mixce_lm::sampling::Sampling;
 use mixce_lm::{Decoder, Tokenizer};
@@ -12,7 +13,6 @@ use mixce_lm::{Decoder, Tokenizer};
 use super::documents::Document;
 use super::sample_file::{Sample, SampleFile};
 use crate::error::Problem;
-use crate::files::AtomicFile;
 use crate::interrupt;
 
 /// One pass over all documents with one sampling method.
@@ -111,9 +111,9 @@ impl Sampler<'_> {
         let mut file = AtomicFile::create(path)?;
         for (sample, document) in samples.iter().zip(self.documents) {
             let tokens = [&document.tokens[..self.prompt_tokens], &sample.tokens].concat();
-            file.write((one_line(&self.tokenizer.decode_plain(&tokens)?) + "\n").as_bytes())?;
+            file.put((one_line(&self.tokenizer.decode_plain(&tokens)?) + "\n").as_bytes())?;
         }
-        file.finish()
+        Ok(file.finish()?)
     }
 }
 

@@ -9,10 +9,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use sha2::{Digest as _, Sha256};
+use mixce_base::digest::{Digest as _, Sha256};
+use mixce_base::files::AtomicFile;
 
 use crate::error::Problem;
-use crate::files::AtomicFile;
 use crate::{interrupt, progress};
 
 const MAGIC: &[u8; 8] = b"MIXCEFT1";
@@ -113,9 +113,9 @@ fn header(rows: usize, columns: usize, numbers: &[u8]) -> Vec<u8> {
 fn write(path: &Path, rows: usize, columns: usize, values: &[f32]) -> Result<()> {
     let numbers: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     let mut file = AtomicFile::create(path)?;
-    file.write(&header(rows, columns, &numbers))?;
-    file.write(&numbers)?;
-    file.finish()
+    file.put(&header(rows, columns, &numbers))?;
+    file.put(&numbers)?;
+    Ok(file.finish()?)
 }
 
 #[cfg(test)]

@@ -2,14 +2,13 @@
 
 use anyhow::Result;
 use candle_core::Device;
+use mixce_base::digest::{Digest as _, Sha256, hex};
 use mixce_encoder::{Pooling, SentenceEncoder};
 use mixce_eval::features::Features;
 use mixce_eval::metric::EmbeddedPairs;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
 use super::cache::{self, Cache};
-use super::featurize::hex;
 use super::prompts::Pairs;
 use crate::models::{self, Network};
 use crate::progress;

@@ -1,12 +1,10 @@
 //! MAUVE's features of texts with a language model.
 
-use std::fmt::Write as _;
-
 use anyhow::Result;
 use candle_core::Device;
+use mixce_base::digest::{Digest as _, Sha256, hex};
 use mixce_eval::features::Features;
 use mixce_lm::{LanguageModel, Tokenizer};
-use sha2::{Digest as _, Sha256};
 
 use super::cache::{self, Cache};
 use crate::models::{self, LoadedModel};
@@ -83,13 +81,4 @@ impl Featurizer {
         }
         hex(&hash.finalize())
     }
-}
-
-/// Bytes in hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

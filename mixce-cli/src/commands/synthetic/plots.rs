@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use anyhow::Result;
+use mixce_base::files::write_atomic;
 use mixce_core::objective::MixCe;
 use mixce_synthetic::bigram::table::{Row, Spread, rows};
-use mixce_synthetic::bigram::{
-    Cell, ChargePoint, Finished, ObjectiveName, Runner, population_distance, write_atomic,
-};
+use mixce_synthetic::bigram::{Cell, ChargePoint, Finished, ObjectiveName, Runner, population_distance};
 use plotters::prelude::*;
 
 use super::report::worlds;

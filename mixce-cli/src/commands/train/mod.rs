@@ -25,7 +25,7 @@ use crate::output::table;
 use crate::{interrupt, progress};
 use settings::Settings;
 pub(crate) use settings::words;
-use sources::Found;
+use sources::Located;
 use watch::Watcher;
 
 /// Finetune a model with MixCE (or MLE, TaiLr, ...), or train one from scratch, and write a run folder
@@ -73,7 +73,7 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
     let device = context.start_with(Some(&config.device), config.threads)?;
     let network = if args.dry_run { Network::CacheOnly } else { Network::Allowed };
     let spinner = progress::spinner("loading model and data");
-    let Found { sources, commit, pinned } = sources::find(&config, network)?;
+    let Located { sources, commit, pinned } = sources::find(&config, network)?;
     let stop = interrupt::install("nothing is written");
     // The cache folder does not affect the run; a dry run writes no cache.
     let cache_dir = if args.dry_run { None } else { sources::cache_folder(&config) };

@@ -128,7 +128,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "N", help_heading = "Evaluation and checkpoints")]
     pub(crate) keep_last: Option<usize>,
     /// Criterion for the best model, on the development documents [default: nll]
-    #[arg(long, value_parser = words::<Selection>(&["loss", "nll", "mauve"]), help_heading = "Evaluation and checkpoints")]
+    #[arg(long, value_parser = words::<Selection>(&["loss", "nll"]), help_heading = "Evaluation and checkpoints")]
     pub(crate) select: Option<Selection>,
     /// Stop after this many consecutive evaluations without improvement
     #[arg(long, value_name = "N", help_heading = "Evaluation and checkpoints")]

@@ -13,7 +13,7 @@ pub(crate) const CACHED_FROM_BYTES: u64 = 8 << 20;
 
 /// What a run is made from.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct Located {
     /// The folders.
     pub(super) sources: Sources,
     /// The model's commit, if it came from the hub.
@@ -23,7 +23,7 @@ pub(super) struct Found {
 }
 
 /// Resolves (and downloads) the model and the tokenizer.
-pub(super) fn find(config: &TrainConfig, network: Network) -> Result<Found> {
+pub(super) fn find(config: &TrainConfig, network: Network) -> Result<Located> {
     let mut pinned = config.clone();
     let named = config.tokenizer.as_deref();
     let tokenizer = named.map(|name| models::locate_tokenizer(name, network)).transpose()?;
@@ -32,7 +32,7 @@ pub(super) fn find(config: &TrainConfig, network: Network) -> Result<Found> {
     }
     let Some(name) = &config.model else {
         let tokenizer = tokenizer.context("`--from-config` needs `--tokenizer`")?.path;
-        return Ok(Found { sources: Sources { model: None, tokenizer }, commit: None, pinned });
+        return Ok(Located { sources: Sources { model: None, tokenizer }, commit: None, pinned });
     };
     let folder = models::locate(name, network)?;
     pinned.model = Some(folder.pinned(name));
@@ -40,7 +40,7 @@ pub(super) fn find(config: &TrainConfig, network: Network) -> Result<Found> {
         Some(tokenizer) => tokenizer.path,
         None => models::tokenizer_folder(None, &folder.path, network)?,
     };
-    Ok(Found { sources: Sources { model: Some(folder.path), tokenizer }, commit: folder.commit, pinned })
+    Ok(Located { sources: Sources { model: Some(folder.path), tokenizer }, commit: folder.commit, pinned })
 }
 
 /// On resuming, pins a hub id without a revision to the commit recorded in `run.toml`.

@@ -1,6 +1,6 @@
 //! Gumbel noise: the largest of `logit + noise` is a sample of the softmax (Gumbel-max).
 
-use mixce_kernels::rng::Stream;
+use mixce_base::rng::Stream;
 
 use crate::bigram::simd::{PAD, ln};
 

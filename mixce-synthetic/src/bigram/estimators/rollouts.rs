@@ -1,6 +1,6 @@
 //! Sequences sampled from Q and the score-function gradient of their rewards.
 
-use mixce_kernels::rng::Stream;
+use mixce_base::rng::Stream;
 
 use super::JsSequence;
 use crate::bigram::sampler::{RowSampler, Walks};

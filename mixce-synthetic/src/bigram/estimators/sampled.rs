@@ -7,7 +7,7 @@
 //! those of the context minus a few rows of the output layer; backward, the sum of logit gradients per context does all the work
 //! of the units that stayed, minus the same few rows.
 
-use mixce_kernels::rng::Stream;
+use mixce_base::rng::Stream;
 
 use super::JsSequence;
 use super::gumbel::{argmax, gumbels};
