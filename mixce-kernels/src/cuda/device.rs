@@ -17,6 +17,7 @@ use crate::device;
 static OPENED: Mutex<Vec<(usize, Device)>> = Mutex::new(Vec::new());
 
 /// See [`device::cuda_device`].
+#[expect(clippy::disallowed_methods, reason = "the one place that opens a GPU")]
 pub(crate) fn open(ordinal: usize) -> Result<Device> {
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, device)) = opened.iter().find(|(number, _)| *number == ordinal) {
