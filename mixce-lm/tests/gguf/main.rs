@@ -215,6 +215,7 @@ fn damaged_vocabularies_are_refused_by_key() {
         ("tokenizer.ggml.merges", Some(Texts(vec!["b a"])), "needs token `ba`"),
         ("tokenizer.ggml.token_type", Some(F32s(vec![1.0])), "has 1 entries for 4 tokens"),
         ("tokenizer.ggml.eos_token_id", Some(U32(4)), "`tokenizer.ggml.eos_token_id` = `4`"),
+        ("tokenizer.ggml.padding_token_id", Some(U32(9)), "`tokenizer.ggml.padding_token_id` = `9`"),
         ("tokenizer.ggml.bos_token_id", Some(Text("a")), "must be a whole number"),
     ] {
         let (_dir, path) = vocabulary_with(key, value).write();
