@@ -232,6 +232,18 @@ fn damaged_vocabularies_are_refused_by_key() {
 }
 
 #[test]
+fn mistrals_pieces_end_where_capitals_begin() {
+    for (pre, ids) in [("gpt-2", vec![2]), ("tekken", vec![0, 1])] {
+        let mut file = vocabulary_with("tokenizer.ggml.pre", Some(Value::Text(pre)));
+        file.pairs.retain(|(key, _)| !key.ends_with("tokens") && !key.ends_with("merges"));
+        file.pairs.push(("tokenizer.ggml.tokens", Value::Texts(vec!["a", "B", "aB", "<end>"])));
+        file.pairs.push(("tokenizer.ggml.merges", Value::Texts(vec!["a B"])));
+        let (_dir, path) = file.write();
+        assert_eq!(Tokenizer::from_dir(&path).unwrap().encode("aB").unwrap(), ids, "{pre}");
+    }
+}
+
+#[test]
 fn a_pre_tokenizer_without_rules_is_gpt2s_and_said() {
     let (_dir, path) = vocabulary_with("tokenizer.ggml.pre", Some(Value::Text("default"))).write();
     let tokenizer = Tokenizer::from_dir(&path).unwrap();
