@@ -1,6 +1,7 @@
 //! Memory of this process.
 
 /// Peak resident set of this process so far in bytes, as reported by the system; `None` if it does not report it.
+///
 /// On Linux from `/proc/self/status`: the value of `getrusage` includes the parent process at the time of the fork.
 pub(crate) fn peak_rss_bytes() -> Option<u64> {
     std::fs::read_to_string("/proc/self/status")

@@ -108,6 +108,7 @@ impl RepositoryCache {
     }
 
     /// Waits for the lock on a blob. `None` on file systems without locks.
+    ///
     /// There is no time limit while the other process makes progress; a lock whose file does not grow for a minute is an error.
     pub(crate) fn lock(&self, etag: &str) -> Result<Option<File>> {
         let path = self.locks.join(format!("{etag}.lock"));

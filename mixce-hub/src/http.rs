@@ -22,6 +22,7 @@ const MAX_ANSWER_BYTES: u64 = 256 << 20;
 pub(crate) type Answer = Response<Body>;
 
 /// A client with the timeouts `connect` for connecting and `silence` for a stalled connection.
+///
 /// Statuses are not errors and redirects are not followed: see [`follow`]. Uses the system's trusted certificates.
 pub(crate) fn agent(endpoint: &Address, connect: Duration, silence: Duration) -> Agent {
     // A hub on localhost is not reached through a proxy.

@@ -141,6 +141,7 @@ impl Remote {
     }
 
     /// The file's bytes from `offset` on: a response with status 200 (all bytes), 206 (from `offset`) or 416 (none left).
+    ///
     /// One attempt; the caller tracks progress and retries.
     pub(crate) fn open(&self, id: &RepositoryId, file: &RemoteFile, offset: u64) -> Result<Answer> {
         let ask = |target: &Address| {

@@ -8,6 +8,7 @@ const BLOCK: usize = 256;
 
 /// The index at quantile `uniform` in `[0, 1)` of `softmax(logits / temperature)`: the first one whose cumulative probability exceeds
 /// it. `None` when a logit is not finite, there are none, or the temperature is too low for f32.
+///
 /// Two vectorised passes over the logits compute their maximum and the weights `exp((z - max) / temperature)` in f32 (2 ulp), whose
 /// sums of 256 are accumulated in f64; then the weights of the block that contains the quantile are recomputed. The relative error of a
 /// probability is a few 1e-7. The order of the sums is fixed.

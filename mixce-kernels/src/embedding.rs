@@ -13,6 +13,7 @@ use crate::residual::active;
 
 /// `x_t = dropout(tokens[input_ids_t] + positions[position_ids_t])`: two tables `[V, C]` and `[T, C]`, result `[N, C]`; the mask is
 /// that of [`crate::dropout`].
+///
 /// Fused for f32, with a backward pass that accumulates the gradients of repeated rows; other dtypes and devices use
 /// [`embedding_sum_slow`].
 ///

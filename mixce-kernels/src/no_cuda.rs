@@ -1,4 +1,5 @@
 //! The module `cuda` of a build without the feature: there are no GPUs, so GPU functions cannot be called.
+//!
 //! [`Gpu::of`] returns `None`, so the dispatch in this crate is the same code in every build.
 
 use std::convert::Infallible;

@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "changing the environment is unsafe once other threads run")]
 
 /// Keeps candle's own elementwise thread pool from starting, unless `CANDLE_NUM_THREADS` asks for it.
+///
 /// candle runs elementwise operations on its own pool beside rayon's, whose caller busy-waits for the other threads. At GPT-2's sizes
 /// that costs more than it gains, and on shared cores up to half of the time. Fused operations and matrix products use rayon and are
 /// not affected. Call it first in `main`: it has no effect (and returns false) once the process has more than one thread, or if the

@@ -4,6 +4,7 @@ use crate::config::ModelConfig;
 
 /// Floating-point operations of the matrix products of one forward pass over packed texts of `lengths` tokens, with logits for
 /// `logit_tokens` of them: two for each multiply-add.
+///
 /// Embeddings, norms, activations, softmax and dropout are not counted: they are memory-bound, and together below 1 % of the total.
 /// For texts that continue a cache, give their final lengths: the arithmetic is the same as in one pass.
 #[must_use]

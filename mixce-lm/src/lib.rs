@@ -1,4 +1,5 @@
 //! The shared parts of decoder-only language models.
+//!
 //! - [`LanguageModel`]: the trait used by trainer, evaluation and sampling; [`ModelConfig`] and [`Family`]: configurations from a
 //!   `config.json`;
 //! - [`Architecture`], [`Block`], [`Embedding`]: the traits of an architecture; [`Transformer`] implements the loops over them;

@@ -32,6 +32,7 @@ use source::{Object, SourceFiles, model_object};
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// A tokenizer that behaves like transformers' fast tokenizers, without templates, truncation or padding.
+///
 /// Nothing is added before or after a text; appending EOS is up to the caller.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {

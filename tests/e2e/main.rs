@@ -1,4 +1,5 @@
 //! End-to-end tests: run the program as a user does, in a temporary folder, with no network but loopback.
+//!
 //! One module per user task.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]

@@ -15,6 +15,7 @@ use crate::quickstart::{self, Progress, Settings, free_folder};
 const DEFAULT_FOLDER: &str = "runs/quickstart";
 
 /// Offline demonstration: train with MLE and MixCE on texts with a known distribution, and compare
+///
 /// A built-in grammar generates a corpus in which some texts contain a wrong word. A small GPT-2 is trained on it with MLE and then
 /// finetuned twice with the same seed and budget: with MLE and with MixCE. Both are sampled unbiased. Printed for each: perplexity
 /// on clean held-out texts, the share of samples inside the grammar's support, their cross-entropy under the (smoothed)

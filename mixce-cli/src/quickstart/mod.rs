@@ -1,4 +1,5 @@
 //! The experiment behind `mixce quickstart`: does MixCE keep a model inside the support of a distribution that is known?
+//!
 //! A built-in grammar is the distribution P. The training corpus is a sample of it in which some texts contain a wrong word,
 //! as web text does. A small GPT-2 is trained on the corpus by MLE, then finetuned twice with the same data order, dropout, steps
 //! and seed, once with MLE and once with MixCE. Both are sampled unbiased. The control is the MLE model sampled at the

@@ -26,6 +26,7 @@ pub struct Projection {
 
 /// Projects rows `[N, D]` (row-major; they are centred in place) on the fewest components that explain `share` of the variance:
 /// up to and with the first at which the cumulated share reaches it.
+///
 /// The components are eigenvectors of the covariance, or of the Gram matrix of the rows if N is smaller than D. The numbers do
 /// not depend on the number of threads: every task does a fixed part of the work alone.
 ///

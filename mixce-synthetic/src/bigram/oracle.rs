@@ -5,6 +5,7 @@ use mixce_core::Objective;
 use super::{Distance, Result, World, compare};
 
 /// The population optimum of a token-weighted objective in a world, `[V, V + 1]`: its fixed point in every context.
+///
 /// `None` if the objective has no closed form.
 #[must_use]
 pub fn population_optimum(objective: &dyn Objective, world: &World) -> Option<Vec<f64>> {
@@ -36,6 +37,7 @@ pub struct ChargePoint {
 
 /// Figure 3 of the paper: P is uniform over half of `outcomes`, Q moves a share `leak` of its mass to the other half,
 /// uniformly.
+///
 /// Forward cross-entropy is `-ln((1 - leak) / k)`, which hardly changes for a small leak; reverse cross-entropy is
 /// `(1 - leak) ln k + leak * 69.08`, with `k = outcomes / 2`: 69 nats for all of it.
 #[must_use]

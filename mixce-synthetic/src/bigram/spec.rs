@@ -12,6 +12,7 @@ use super::estimators::rollouts::Reward;
 use super::{Error, Loss, Result, TokenWeight};
 
 /// An objective of the synthetic experiments: one that needs P, or an entry of [`OBJECTIVES`].
+///
 /// The parameter that is varied is called eta here, whatever its own name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectiveName(&'static str);

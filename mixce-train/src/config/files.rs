@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One or more data files: paths, patterns such as `data/*.parquet`, or `-` for standard input.
+///
 /// In TOML a single name needs no brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataFiles(pub Vec<PathBuf>);

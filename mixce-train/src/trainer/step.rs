@@ -16,6 +16,7 @@ use crate::optim::{AdamW, AdamWConfig, GradientNorms, clip_factor};
 use crate::packing::Packed;
 
 /// A model in training: forward, loss, backward and update, without data order, schedule, files or reports.
+///
 /// Shared by [`train`](super::train) and benchmarks.
 #[derive(Debug)]
 pub struct TrainStep {

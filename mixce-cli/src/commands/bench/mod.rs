@@ -15,6 +15,7 @@ use clap::{Args, Subcommand};
 use crate::context::Context;
 
 /// Measure speed, memory and share of the machine's matmul peak
+///
 /// Weights are random, because speed does not depend on them. Speeds are those of the median step, without warm-up steps.
 #[derive(Debug, Args)]
 #[command(

@@ -38,6 +38,7 @@ pub(super) struct SampleFile {
 
 impl SampleFile {
     /// Opens the file that will become `path`, with the samples written so far: all, or whole batches.
+    ///
     /// The samples must match `expected`: document numbers in order, and the seed.
     pub(super) fn open(path: PathBuf, expected: &[u64], seed: u64, batch_size: usize) -> Result<Self> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

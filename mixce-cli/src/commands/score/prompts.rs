@@ -56,6 +56,7 @@ impl<'a> Split<'a> {
     }
 
     /// Prompt and continuation of each text; `partner` holds the texts of the other side.
+    ///
     /// `None` if either is empty, except with [`Split::CommonPrefix`], where empty texts are embedded, as the authors do.
     pub(super) fn pairs(&self, set: &TextSet, partner: &TextSet) -> Result<Pairs> {
         let other = |text: usize| partner.wholes.get(text).map_or("", String::as_str);
