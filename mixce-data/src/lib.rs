@@ -4,6 +4,7 @@
 //! - [`moses`]: tokenised English back to running text, as `detokenizer.perl -l en` does;
 //! - [`mod@prepare`]: WikiText, WebText and WritingPrompts as the MixCE paper uses them, and any other text;
 //! - [`quantiles`]: summaries of document lengths.
+//!
 //! This crate does not depend on tensors or models.
 pub mod error;
 pub mod input;

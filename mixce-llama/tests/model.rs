@@ -131,8 +131,8 @@ fn the_path_of_other_types_gives_the_same_numbers() {
     }
 }
 
-/// The gradients of all parameters are the differences of the loss, in double precision: by candle's graph, with which the fused pass
-/// is compared above.
+/// The gradients of all parameters are the differences of the loss, in double precision but for the softmax: by candle's graph, with
+/// which the fused pass is compared above.
 #[test]
 fn gradients_are_the_finite_differences() {
     for model_type in ["llama", "mistral", "qwen2", "qwen3"] {
@@ -169,9 +169,10 @@ fn gradients_are_the_finite_differences() {
                 let moved = Llama::new(config.clone(), parameters.unwrap()).unwrap();
                 loss(&moved).to_scalar::<f64>().unwrap()
             };
-            let h = 1e-5;
+            // Softmax is computed in f32, whose rounding must stay small against the step.
+            let h = 3e-3;
             let got = (moved(h) - moved(-h)) / (2.0 * h);
-            assert!((got - want).abs() <= 1e-6 * want.abs().max(1.0), "{model_type} {name}: {got} {want}");
+            assert!((got - want).abs() <= 2e-3 * want.abs().max(1.0), "{model_type} {name}: {got} {want}");
         }
     }
 }
@@ -191,12 +192,16 @@ fn bf16_gives_the_gradients_of_f32_up_to_rounding() {
         all.extend(gradients.sums().iter().map(|(name, sum)| (name.to_owned(), values(sum))));
         all
     };
-    let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    let square = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+    let (mut error, mut all) = (0.0, 0.0);
     for ((name, exact), (_, rounded)) in of(Precision::F32).into_iter().zip(of(Precision::Bf16)) {
         let difference: Vec<f32> = exact.iter().zip(&rounded).map(|(a, b)| a - b).collect();
-        let relative = norm(&difference) / norm(&exact);
-        assert!(relative > 1e-5 && relative < 0.05, "{name}: {relative}");
+        let relative = (square(&difference) / square(&exact)).sqrt();
+        // A norm's weight adds up what it was rounded in every row and head.
+        assert!(relative > 1e-5 && relative < 0.15, "{name}: {relative}");
+        (error, all) = (error + square(&difference), all + square(&exact));
     }
+    assert!((error / all).sqrt() < 0.03, "of all together: {}", (error / all).sqrt());
 }
 
 /// Several texts that are longer than the windows, one token after another.

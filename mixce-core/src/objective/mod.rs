@@ -8,6 +8,7 @@
 //!   `q = 0`); the potential does, and is the curve to plot;
 //! - a *fixed point*: for a context whose true next-token distribution is `p`, the model distribution at which the expected
 //!   gradient vanishes, `p_j w(q_j) / q_j` being the same for every token of the support.
+//!
 //! [`OBJECTIVES`] lists the objectives that can be selected by name, with their parameters; [`ObjectiveConfig`] is a selection. A
 //! custom objective needs no entry: implement [`Objective`] and pass it as `Arc<dyn Objective>`.
 //! To add an objective to the list: create a file here with the struct, its `SPEC` and its `impl Objective`, and name it in this file

@@ -156,7 +156,6 @@ impl Gguf {
             "bos_token_id" => &["bos"],
             "eos_token_id" => &["eos", "eot"],
             "pad_token_id" => &["padding"],
-            "unk_token_id" => &["unknown"],
             _ => &[],
         };
         let mut ids = Vec::new();

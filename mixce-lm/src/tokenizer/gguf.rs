@@ -11,7 +11,6 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::bpe::{self, Merges};
-use super::settings::NAMES;
 use super::source::SourceFiles;
 use crate::checkpoint::gguf::{Gguf, Metadata};
 use crate::error::{Error, Result};
@@ -22,6 +21,10 @@ mod sentencepiece;
 /// `tokenizer.ggml.token_type` of tokens that are found in a text before any rule applies (`enum llama_token_type`).
 const CONTROL: f64 = 3.0;
 const USER_DEFINED: f64 = 4.0;
+
+/// Special tokens: transformers' names and llama.cpp's.
+const NAMES: [(&str, &str); 4] =
+    [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")];
 
 /// The vocabulary of a file.
 struct Vocabulary {
@@ -116,7 +119,7 @@ pub(super) fn source(gguf: &Gguf) -> Result<Option<(SourceFiles, Option<String>)
         },
     };
     files.insert("tokenizer.json", written(&json)?);
-    files.insert("tokenizer_config.json", written(&config(gguf, &vocabulary, &ends)?)?);
+    files.insert("tokenizer_config.json", written(&config(metadata, &vocabulary, &ends)?)?);
     Ok(Some((files, note)))
 }
 
@@ -145,6 +148,15 @@ impl Vocabulary {
 
     fn token(&self, id: u32) -> Option<&str> {
         self.tokens.get_index(id as usize).map(|(token, _)| token.as_str())
+    }
+
+    /// The token whose id is under `tokenizer.ggml.NAME_token_id`.
+    fn named(&self, metadata: &Metadata, name: &str) -> Result<Option<(String, u32)>> {
+        let key = format!("tokenizer.ggml.{name}_token_id");
+        let Some(id) = metadata.get::<u64>(&key)? else { return Ok(None) };
+        let token = u32::try_from(id).ok().and_then(|id| Some((self.token(id)?.to_owned(), id)));
+        let reason = || format!("there are {} tokens", self.tokens.len());
+        token.map(Some).ok_or_else(|| metadata.unsupported(&key, id.to_string(), reason()))
     }
 
     fn map(&self) -> HashMap<String, u32> {
@@ -182,16 +194,9 @@ struct Ends {
 impl Ends {
     fn read(metadata: &Metadata, vocabulary: &Vocabulary, add_bos_by_default: bool) -> Result<Self> {
         let flag = |key: &str| metadata.get::<bool>(&format!("tokenizer.ggml.{key}"));
-        let token = |name: &str| -> Result<Option<(String, u32)>> {
-            let key = format!("tokenizer.ggml.{name}_token_id");
-            let Some(id) = metadata.get::<u64>(&key)? else { return Ok(None) };
-            let token = u32::try_from(id).ok().and_then(|id| Some((vocabulary.token(id)?.to_owned(), id)));
-            let reason = || format!("there are {} tokens", vocabulary.tokens.len());
-            token.map(Some).ok_or_else(|| metadata.unsupported(&key, id.to_string(), reason()))
-        };
         Ok(Self {
-            bos: token("bos")?,
-            eos: token("eos")?,
+            bos: vocabulary.named(metadata, "bos")?,
+            eos: vocabulary.named(metadata, "eos")?,
             add_bos: flag("add_bos_token")?.unwrap_or(add_bos_by_default),
             add_eos: flag("add_eos_token")?.unwrap_or(false),
         })
@@ -227,12 +232,10 @@ impl Ends {
 }
 
 /// `tokenizer_config.json`: the special tokens by name, the convention of BOS and EOS, and the chat template.
-fn config(gguf: &Gguf, vocabulary: &Vocabulary, ends: &Ends) -> Result<Map<String, Value>> {
-    let metadata = gguf.metadata();
+fn config(metadata: &Metadata, vocabulary: &Vocabulary, ends: &Ends) -> Result<Map<String, Value>> {
     let mut config = Map::new();
-    for name in NAMES {
-        let ids = gguf.named_ids(&format!("{name}_id"))?;
-        if let Some(token) = ids.first().and_then(|&id| vocabulary.token(id)) {
+    for (name, own_name) in NAMES {
+        if let Some((token, _)) = vocabulary.named(metadata, own_name)? {
             config.insert(name.to_owned(), json!(token));
         }
     }

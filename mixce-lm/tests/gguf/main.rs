@@ -216,6 +216,7 @@ fn damaged_vocabularies_are_refused_by_key() {
         ("tokenizer.ggml.merges", Some(Texts(vec!["b a"])), "needs token `ba`"),
         ("tokenizer.ggml.token_type", Some(F32s(vec![1.0])), "has 1 entries for 4 tokens"),
         ("tokenizer.ggml.eos_token_id", Some(U32(4)), "`tokenizer.ggml.eos_token_id` = `4`"),
+        ("tokenizer.ggml.padding_token_id", Some(U32(9)), "`tokenizer.ggml.padding_token_id` = `9`"),
         ("tokenizer.ggml.bos_token_id", Some(Text("a")), "must be a whole number"),
     ] {
         let (_dir, path) = vocabulary_with(key, value).write();
@@ -229,6 +230,18 @@ fn damaged_vocabularies_are_refused_by_key() {
     assert!(tokenizer_error(&path).hint().unwrap().contains("tokenizer.json"));
     let (_dir, path) = vocabulary_with("tokenizer.ggml.model", None).write();
     assert!(matches!(tokenizer_error(&path), mixce_lm::Error::NoTokenizer { .. }));
+}
+
+#[test]
+fn mistrals_pieces_end_where_capitals_begin() {
+    for (pre, ids) in [("gpt-2", vec![2]), ("tekken", vec![0, 1])] {
+        let mut file = vocabulary_with("tokenizer.ggml.pre", Some(Value::Text(pre)));
+        file.pairs.retain(|(key, _)| !key.ends_with("tokens") && !key.ends_with("merges"));
+        file.pairs.push(("tokenizer.ggml.tokens", Value::Texts(vec!["a", "B", "aB", "<end>"])));
+        file.pairs.push(("tokenizer.ggml.merges", Value::Texts(vec!["a B"])));
+        let (_dir, path) = file.write();
+        assert_eq!(Tokenizer::from_dir(&path).unwrap().encode("aB").unwrap(), ids, "{pre}");
+    }
 }
 
 #[test]

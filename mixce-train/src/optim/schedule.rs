@@ -22,6 +22,7 @@ pub enum ScheduleKind {
 /// - linear: `f = max(0, (T - s) / max(1, T - W))`,
 /// - cosine: `f = max(0, (1 + cos(pi (s - W) / max(1, T - W))) / 2)`,
 /// - constant: `f = 1`.
+///
 /// Past the end (`s >= T`) linear gives 0 and cosine rises again, as in transformers; the trainer never uses those. The functions
 /// are those of `get_linear_schedule_with_warmup`, `get_cosine_schedule_with_warmup` (half a cycle) and
 /// `get_constant_schedule_with_warmup` in transformers 4 and 5.

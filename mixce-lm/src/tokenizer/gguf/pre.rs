@@ -45,12 +45,7 @@ const KNOWN: [Pre; 5] = [
         composes: false,
         ignores_merges: true,
     },
-    Pre {
-        names: &["qwen2", "deepseek-r1-qwen"],
-        cuts: Cuts::Regex(QWEN_2),
-        composes: true,
-        ignores_merges: false,
-    },
+    Pre { names: &["qwen2"], cuts: Cuts::Regex(QWEN_2), composes: true, ignores_merges: false },
     Pre { names: &["tekken"], cuts: Cuts::Regex(TEKKEN), composes: false, ignores_merges: true },
 ];
 

@@ -24,8 +24,7 @@ pub(super) fn rules(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Rule
         Some(merges) => merges,
         None => derived_merges(metadata, vocabulary)?,
     };
-    let unknown =
-        metadata.get::<u64>("tokenizer.ggml.unknown_token_id")?.and_then(|id| u32::try_from(id).ok());
+    let unknown = vocabulary.named(metadata, "unknown")?;
     let scheme = if begins_with_space { "first" } else { "never" };
     let mut decoders = vec![
         json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "}),
@@ -39,7 +38,7 @@ pub(super) fn rules(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Rule
         pre_tokenizer: json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": false}),
         decoder: json!({"type": "Sequence", "decoders": decoders}),
         post_processor: Value::Null,
-        unk_token: unknown.and_then(|id| vocabulary.token(id)).map(str::to_owned),
+        unk_token: unknown.map(|(token, _)| token),
         fuse_unk: true,
         byte_fallback: true,
         ignore_merges: false,
