@@ -394,7 +394,7 @@ fn bad_input_is_named() {
             "--human human.txt --model-text short.txt --metrics coherence --compat authors --embedder {fixtures}/encoder",
             ["expected 40 texts in `short`, got 2", ""],
         ),
-        ("--human human.txt --model-text two.csv", ["two.csv", "hint: name the column"]),
+        ("--human human.txt --model-text two.csv", ["two.csv", "hint: choose the text column"]),
         ("--human human.txt --model-text *.nothing", ["*.nothing", ""]),
         ("--human human.txt --model-text good.txt --confidence 95", ["`--confidence`", "between 0 and 1"]),
         ("--human-features p.npy --model-features wide.npy", ["MAUVE of `wide`", "6 columns"]),
