@@ -54,7 +54,7 @@ mod tests {
             ObjectiveParser.possible_values().unwrap().map(|v| v.get_name().to_owned()).collect();
         assert!(names.iter().eq(OBJECTIVES.iter().map(|spec| spec.name)));
         let help = described(ObjectiveSpec::named("mixce").unwrap());
-        assert!(help.starts_with("w = eta + (1 - eta) q; forward and reverse"), "{help}");
+        assert!(help.starts_with("w = eta + (1 - eta) q; mixture of forward and reverse"), "{help}");
         assert!(
             help.contains(". `eta` in [0, 1], default 0.1: weight of the forward cross-entropy"),
             "{help}"

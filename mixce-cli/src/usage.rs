@@ -135,7 +135,7 @@ mod tests {
             ("mixce data prepare text --source f --split train --out o", "`--source FILE`"),
             ("mixce data prepare text --split train --out o", "name it with `--dataset`"),
             ("mixce score --human-features a.npy", "both sides"),
-            ("mixce bench generate --seq-len 9 --new-tokens 3", "together"),
+            ("mixce bench generate --seq-len 9 --new-tokens 3", "only one of the two"),
         ] {
             let told = hint_of(line).unwrap_or_else(|| panic!("`{line}` has no hint"));
             assert!(told.contains(word), "`{line}`: {told}");

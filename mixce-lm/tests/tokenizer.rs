@@ -244,7 +244,7 @@ fn a_token_that_nobody_names_is_noted() {
     assert_eq!(
         tokenizer.notes(),
         [
-            "no file names `<|endoftext|>`, which the vocabulary lacks: it is added, as GPT2Tokenizer of transformers does"
+            "no file names `<|endoftext|>`, which the vocabulary lacks: it is added, as in transformers' GPT2Tokenizer"
         ]
     );
     // ruGPT-3: another token is named, and none is added.

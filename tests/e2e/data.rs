@@ -279,13 +279,13 @@ fn what_leaves_nothing_to_train_on_is_told() {
     world.run(&format!("{line} --held-out 2")).success();
     assert_eq!(world.text("out/train.txt").lines().count(), 36);
     world.run("data prepare wikitext --source wiki --out o --min-words 100").refused(&[
-        "no training document passes the filters: of 120 that were read, 40 blank, 40 headings, 40 of fewer than 100 words",
+        "no training document passes the filters: of 120 documents read, 40 blank, 40 headings, 40 of fewer than 100 words",
         "`--min-words`",
     ]);
     let all_short = piped(&world, "data prepare wikitext", b"too short\n").success();
     assert_eq!(all_short.stdout, "");
     assert!(
-        all_short.stderr.contains("of 1 that were read, 1 of fewer than 51 words"),
+        all_short.stderr.contains("of 1 documents read, 1 of fewer than 51 words"),
         "{}",
         all_short.stderr
     );

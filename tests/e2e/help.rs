@@ -26,12 +26,13 @@ fn help_teaches_and_goes_to_stdout() {
         assert!(text.contains(&format!("mixce {command}")) && text.contains("Example: mixce "), "{text}");
     }
     let train = world.run("train --help").success().stdout;
+    let train = train.split_whitespace().collect::<Vec<_>>().join(" "); // help is wrapped
     for words in [
         "[default: 5e-5]",
         "[default: 512, or the model's",
         "in [0, 1]",
         "Optimizer steps",
-        "w = eta + (1 - eta) q; ",
+        "w = eta + (1 - eta) q;",
     ] {
         assert!(train.contains(words), "{words}: {train}");
     }

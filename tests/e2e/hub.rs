@@ -171,7 +171,7 @@ fn the_proxy_of_the_environment_is_asked_for_a_tunnel() {
     });
     let beyond = [("HF_ENDPOINT", "https://hub.invalid"), ("HTTPS_PROXY", address.as_str())];
     let refused = world.run_at(&server, "download owner/tiny", &beyond);
-    refused.refused(&["no complete answer from https://hub.invalid/api/models/owner/tiny"]);
+    refused.refused(&["no complete response from https://hub.invalid/api/models/owner/tiny"]);
     assert_eq!(asked.join().unwrap().trim(), "CONNECT hub.invalid:443 HTTP/1.1");
     assert_eq!(server.take_requests(), []);
 }

@@ -117,7 +117,7 @@ fn blank_prompts_are_left_out_and_counted() {
         |file: &str| world.run(&format!("generate --model model --prompts {file} --max-new-tokens 5 --json"));
     let outcome = of("prompts.txt").success();
     assert!(
-        outcome.stderr.contains("`prompts.txt`: 2 blank prompts are left out, the first at line 2"),
+        outcome.stderr.contains("`prompts.txt`: 2 blank prompts are skipped, the first at line 2"),
         "{}",
         outcome.stderr
     );

@@ -11,6 +11,7 @@
 //!
 //! [`OBJECTIVES`] lists the objectives that can be selected by name, with their parameters; [`ObjectiveConfig`] is a selection. A
 //! custom objective needs no entry: implement [`Objective`] and pass it as `Arc<dyn Objective>`.
+//!
 //! To add an objective to the list: create a file here with the struct, its `SPEC` and its `impl Objective`, and name it in this file
 //! and in [`OBJECTIVES`]. Command line, configuration files and tests pick it up from there.
 

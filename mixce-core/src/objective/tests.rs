@@ -167,7 +167,7 @@ fn parameters_out_of_range_are_refused() {
     assert!(TrSft::new(0.0).is_err());
     let error = MixCe::new(1.1).unwrap_err();
     assert_eq!(error.to_string(), "`eta` of objective `mixce` must be in [0, 1], got 1.1");
-    assert!(error.hint().unwrap().starts_with("`eta` is the share of the forward cross-entropy"));
+    assert!(error.hint().unwrap().starts_with("`eta` is the weight of the forward cross-entropy"));
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn the_column_of_json_does_not_hang_on_the_order_of_rows() {
         let mut turned = rows;
         turned.rotate_left(first);
         let told = message("a.jsonl", turned.join("\n"), settings());
-        assert!(told.contains("several that may be meant (it has `blurb`, `n`)"), "{told}");
+        assert!(told.contains("several candidates (it has `blurb`, `n`)"), "{told}");
         let turned = turned.map(|row| row.replace("\"2\"", "2"));
         assert_eq!(kept("a.jsonl", turned.join("\n"), 2), ["x"]);
     }

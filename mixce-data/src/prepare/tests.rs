@@ -245,13 +245,13 @@ fn filters_that_leave_nothing_are_told() {
     let error = run(source.path(), out.path(), &small(Collection::Wikitext, 0)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no training document passes the filters: of 1 that were read, 1 of fewer than 51 words"
+        "no training document passes the filters: of 1 documents read, 1 of fewer than 51 words"
     );
     let long = format!(" = Heading = \n\n{}\n{}\n", words(1000, "w"), words(50, "w"));
     write(source.path(), "train.txt", &long);
     let error = run(source.path(), out.path(), &small(Collection::Wikitext, 0)).unwrap_err().to_string();
     let dropped =
-        "of 4 that were read, 1 blank, 1 headings, 1 of fewer than 51 words, 1 of more than 999 words";
+        "of 4 documents read, 1 blank, 1 headings, 1 of fewer than 51 words, 1 of more than 999 words";
     assert!(error.ends_with(dropped), "{error}");
     assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
 }

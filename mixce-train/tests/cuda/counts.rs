@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use candle_core::Device;
 use mixce_core::objective::MixCe;
 use mixce_gpt2::Gpt2Config;
 use mixce_kernels::Precision;

@@ -13,7 +13,7 @@ mod pytorch_steps;
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use mixce_lm::Parameters;
 use mixce_lm::generate::{GenerateOptions, generate};
 use mixce_lm::sampling::Sampling;

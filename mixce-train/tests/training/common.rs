@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::{Device, Tensor};
 use mixce_gpt2::Gpt2Config;
 use mixce_kernels::rng::Stream;
-use mixce_llama::LlamaConfig;
 use mixce_lm::{ModelConfig, Parameters};
 use mixce_train::config::{Precision, TrainConfig};
 use mixce_train::data::{Examples, TokenStore};
@@ -20,14 +19,6 @@ pub(crate) fn tiny_config() -> Gpt2Config {
     let json = r#"{"model_type":"gpt2","vocab_size":23,"n_positions":12,"n_embd":16,"n_layer":2,"n_head":2,
         "resid_pdrop":0.1,"embd_pdrop":0.1,"attn_pdrop":0.1,"bos_token_id":22,"eos_token_id":22}"#;
     Gpt2Config::from_json(json).unwrap()
-}
-
-/// As [`tiny_config`], with what a Llama can have: shared heads of keys and values, norms of heads, a window in the second layer.
-pub(crate) fn tiny_llama() -> LlamaConfig {
-    let json = r#"{"model_type":"qwen3","vocab_size":23,"max_position_embeddings":12,"hidden_size":16,"intermediate_size":24,
-        "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":6,"attention_dropout":0.1,
-        "use_sliding_window":true,"sliding_window":5,"max_window_layers":1,"bos_token_id":22,"eos_token_id":22}"#;
-    LlamaConfig::from_json(json).unwrap()
 }
 
 /// `n` ragged documents of 2 to 12 tokens, the last one EOS; with a pattern to learn.
