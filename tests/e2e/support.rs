@@ -30,11 +30,16 @@ pub(crate) struct World {
 impl World {
     /// A folder with `train.txt` (64 documents), `valid.txt` (12) and a model in `model`.
     pub(crate) fn new() -> Self {
+        Self::of(&small_config())
+    }
+
+    /// The same with a model of this configuration, which is in `config.json`.
+    pub(crate) fn of(config: &dyn ModelConfig) -> Self {
         let world = Self { folder: tempfile::tempdir().unwrap() };
         world.write("train.txt", corpus(64, 1));
         world.write("valid.txt", corpus(12, 2));
-        world.write("config.json", small_config().to_json());
-        world.model("model", &small_config());
+        world.write("config.json", config.to_json());
+        world.model("model", config);
         world
     }
 
