@@ -78,7 +78,9 @@ fn a_repository_with_one_gguf_file_is_fetched_and_used() {
     server.put("owner/one", COMMIT, "m-q8.gguf", Storage::Large, bytes.clone());
     server.put("owner/two", COMMIT, "m-q4.gguf", Storage::Large, bytes.clone());
     server.put("owner/two", COMMIT, "m-q8.gguf", Storage::Large, bytes);
-    ["owner/one", "owner/two"].map(|name| server.point(name, "main", COMMIT));
+    for name in ["owner/one", "owner/two"] {
+        server.point(name, "main", COMMIT);
+    }
     let nll = |model: &str| {
         number(
             &world.run_at(&server, &format!("evaluate --model {model} --data valid.txt --json"), &[]).row(),
