@@ -25,4 +25,4 @@ if [[ -z "${MIXCE:-}" ]]; then
     cargo build --release --bin mixce
     MIXCE="$target/release/mixce"
 fi
-exec "$PYTHON" scripts/check_gguf.py "$GGUF" --mixce "$MIXCE"
+exec "$PYTHON" -u scripts/check_gguf.py "$GGUF" --mixce "$MIXCE"
