@@ -60,7 +60,7 @@ def check_files(folder):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     names = {name for name, _ in model.named_parameters()}
-    known = names | {name.removeprefix("transformer.") for name in names}
+    known = names | {name.removeprefix("transformer.").removeprefix("model.") for name in names}
     extra = sorted(set(stored) - known)
     require(not extra, f"weights that the model does not have (buffers, a duplicated head): {extra[:5]}")
     require(len(stored) == len(names), f"{len(stored)} weights stored, the model has {len(names)}")

@@ -1,4 +1,5 @@
 //! Loading under the names of transformers and of wrappers, and what does not fit.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Reading, checking and writing `config.json`.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 

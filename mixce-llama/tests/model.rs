@@ -1,4 +1,5 @@
 //! The forward pass, its gradients and sampling against transformers (fixtures of `scripts/fixtures`).
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 
