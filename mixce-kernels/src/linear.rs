@@ -14,17 +14,15 @@ use crate::{Matrix, Precision, matmul};
 
 /// `y = x W + b` with `x` `[N, in]`, `W` `[in, out]` (as GPT-2's checkpoints store it) and `b` `[out]`.
 ///
-/// With a bias and a contiguous weight, fused for f32 with a real backward pass; otherwise plain candle operations, which read the
-/// transpose of a matrix where it lies.
+/// With a bias, fused for f32 with a real backward pass; otherwise plain candle operations.
 ///
 /// # Errors
 /// When the shapes do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let is_matrix = weight.rank() == 2 && weight.is_contiguous();
     match bias {
-        Some(bias) if is_matrix && [x, weight, bias].into_iter().all(has_backward_kernels) => {
+        Some(bias) if weight.rank() == 2 && [x, weight, bias].into_iter().all(has_backward_kernels) => {
             check(x, weight, bias)?;
-            x.contiguous()?.apply_op3(weight, &bias.contiguous()?, Linear)
+            x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)
         }
         _ => linear_slow(x, weight, bias),
     }
