@@ -51,13 +51,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         "parameters": config.as_ref().map(|config| config.spec().parameters),
         "config": config.as_ref().map(|config| config::json_object(&config.to_json())).transpose()?,
         "vocabulary": tokenizer.as_ref().map(Tokenizer::vocab_size),
-        "tokenizer": tokenizer.as_ref().map(|tokenizer| json!({
-            "class": tokenizer.class().name(),
-            "bos": tokenizer.bos_id(),
-            "eos": tokenizer.eos_id(),
-            "added_tokens": tokenizer.added_tokens(),
-            "notes": tokenizer.notes(),
-        })),
+        "tokenizer": tokenizer.as_ref().map(tokenizer_row),
         "tokenizer_problem": no_tokenizer,
         "reading": reading,
         "problem": problem,
@@ -67,17 +61,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         "tensors": tensors.iter().map(described).collect::<Vec<Value>>(),
     });
     context.output.either(&report, || {
-        let mut rows =
-            vec![vec!["tensor".to_owned(), "dtype".to_owned(), "shape".to_owned(), "numbers".to_owned()]];
-        rows.extend(tensors.iter().map(|t| {
-            vec![
-                t.path(),
-                t.dtype.name().to_owned(),
-                format!("{:?}", t.shape),
-                grouped(t.element_count() as u64),
-            ]
-        }));
-        let mut text = table(&rows, &[false, false, false, true]);
+        let mut text = tensor_table(&tensors);
         text += &format!("\n{} tensors, {} numbers, {}", tensors.len(), grouped(numbers), bytes(stored));
         for (dtype, count) in counts_by_type(&tensors) {
             text += &format!(", {count} {dtype}");
@@ -105,6 +89,26 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
             text += &format!("\ntraining checkpoint of step {} of {}", state.step, state.total_steps);
         }
         text
+    })
+}
+
+fn tensor_table(tensors: &[TensorInfo]) -> String {
+    let header = ["tensor", "dtype", "shape", "numbers"].map(str::to_owned).to_vec();
+    let row = |t: &TensorInfo| {
+        let shape = format!("{:?}", t.shape);
+        vec![t.path(), t.dtype.name().to_owned(), shape, grouped(t.element_count() as u64)]
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(header).chain(tensors.iter().map(row)).collect();
+    table(&rows, &[false, false, false, true])
+}
+
+fn tokenizer_row(tokenizer: &Tokenizer) -> Value {
+    json!({
+        "class": tokenizer.class().name(),
+        "bos": tokenizer.bos_id(),
+        "eos": tokenizer.eos_id(),
+        "added_tokens": tokenizer.added_tokens(),
+        "notes": tokenizer.notes(),
     })
 }
 
