@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2Tokenizer  # noqa: E402
 
 IGNORED = -100
 """The label of padding: transformers' and PyTorch's convention for positions without a loss."""
@@ -26,7 +26,7 @@ IGNORED = -100
 def parser(description):
     """The flags of every measurement."""
     flags = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--model-config", default="gpt2", help="`gpt2` (124M) or a config.json")
+    flags.add_argument("--model-config", default="gpt2", help="`gpt2` (124M) or the config.json of a causal language model")
     flags.add_argument("--batch-size", type=int, default=4, help="sequences per step")
     flags.add_argument("--steps", type=int, default=5, help="timed steps")
     flags.add_argument("--warmup", type=int, default=1, help="warm-up steps before the timed ones")
@@ -51,17 +51,23 @@ def start(arguments, at_least_one):
     torch.manual_seed(arguments.seed)
 
 
+# The names of dropout rates in configurations: GPT-2's three, and that of the Llama family.
+DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout")
+
+
 def build_model(arguments, tokens, dropout=None, use_cache=False):
-    """GPT-2 small, or the one of a configuration file, with random weights and room for `tokens` positions."""
+    """GPT-2 small, or the model of a configuration file, with random weights in f32 and room for `tokens` positions."""
     preset = arguments.model_config == "gpt2"
-    config = GPT2Config() if preset else GPT2Config.from_json_file(arguments.model_config)
+    config = GPT2Config() if preset else AutoConfig.for_model(**json.loads(Path(arguments.model_config).read_text()))
     if dropout is not None:
-        config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = dropout
-    if tokens > config.n_positions:
-        raise SystemExit(f"{tokens} tokens are more than the model's {config.n_positions} positions")
+        for name in DROPOUTS:
+            if hasattr(config, name):
+                setattr(config, name, dropout)
+    if tokens > config.max_position_embeddings:
+        raise SystemExit(f"{tokens} tokens are more than the model's {config.max_position_embeddings} positions")
     config.use_cache = use_cache
-    config._attn_implementation = arguments.attention
-    return GPT2LMHeadModel(config).to(arguments.device)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=arguments.attention)
+    return model.to(arguments.device)
 
 
 def autocast(arguments):

@@ -175,7 +175,9 @@ pub(super) fn engine_from_json(path: &Path, bytes: &[u8], json: &Value) -> Resul
         let prefix = json.pointer("/model/continuing_subword_prefix").and_then(Value::as_str).unwrap_or("");
         check_merges(path, &merges, &vocab, prefix)?;
     }
-    Engine::from_bytes(bytes).map_err(|cause| Error::malformed(path, cause))
+    // By `FromStr`, which the library compiles itself; `from_bytes` is generic and would be compiled here again.
+    let text = std::str::from_utf8(bytes).map_err(|cause| Error::malformed(path, cause))?;
+    text.parse::<Engine>().map_err(|cause| Error::malformed(path, cause))
 }
 
 /// Vocabulary and merges of a `tokenizer.json`; `None` if its model is not BPE.
