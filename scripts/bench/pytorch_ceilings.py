@@ -106,7 +106,9 @@ def main(argv=None):
         rows += products(arguments, clock, precision)
     torch.set_float32_matmul_precision("highest")
     device = torch.cuda.get_device_name() if cuda else "cpu"
-    print(json.dumps({"bench": "ceilings", "device": device, "torch": torch.__version__, "rows": rows, "settings": vars(arguments)}))
+    print(
+        json.dumps({"bench": "ceilings", "device": device, "torch": torch.__version__, "rows": rows, "settings": vars(arguments)})
+    )
 
 
 if __name__ == "__main__":

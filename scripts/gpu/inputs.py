@@ -25,16 +25,26 @@ class Inputs:
         self.end = vocabulary["<|endoftext|>"]
         self.vocabulary = max(vocabulary.values()) + 1
         self.tiny = self.config("tiny", n_embd=64, n_layer=2, n_head=2)
+        llama = {
+            "model_type": "llama",
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        }
+        llama.update(num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True)
+        self.tiny_llama = self.config("tiny-llama", **llama)
         self.small = self.config("small", n_embd=768, n_layer=12, n_head=12)
         self.train = self.lines("train.txt", documents(400, 1))
         self.valid = self.lines("valid.txt", documents(40, 2))
         self.prompts = self.lines("prompts.txt", [text[:20].rsplit(" ", 1)[0] for text in documents(96, 3)])
 
     def config(self, name, **shape):
-        """A GPT-2 of that shape over the tokenizer's vocabulary."""
+        """A model of that shape over the tokenizer's vocabulary, a GPT-2 if nothing else is said."""
         path = self.folder / f"{name}.json"
-        fixed = {"model_type": "gpt2", "vocab_size": self.vocabulary, "n_positions": 256}
-        path.write_text(json.dumps({**fixed, "bos_token_id": self.end, "eos_token_id": self.end, **shape}))
+        defaults = {} if "model_type" in shape else {"model_type": "gpt2", "n_positions": 256}
+        tokens = {"vocab_size": self.vocabulary, "bos_token_id": self.end, "eos_token_id": self.end}
+        path.write_text(json.dumps({**defaults, **tokens, **shape}))
         return path
 
     def lines(self, name, texts):
@@ -44,7 +54,19 @@ class Inputs:
 
     def training(self, config, out, steps, **flags):
         """Arguments of `mixce train` for a short run that logs every step and exports its last model."""
-        words = ["train", "--from-config", config, "--tokenizer", self.tokenizer, "--train", self.train, "--valid", self.valid, "--out", out]
+        words = [
+            "train",
+            "--from-config",
+            config,
+            "--tokenizer",
+            self.tokenizer,
+            "--train",
+            self.train,
+            "--valid",
+            self.valid,
+            "--out",
+            out,
+        ]
         words += ["--max-steps", steps, "--batch-size", 16, "--grad-accum", 2, "--max-length", 64, "--lr", "1e-3"]
         words += ["--log-every", 1, "--eval-every", "never", "--save-every", "never", "--seed", 7, "--json", "--quiet"]
         for name, value in flags.items():

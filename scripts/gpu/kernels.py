@@ -25,7 +25,9 @@ def last_step(found, steps):
     """
     updates = [index for index, (name, _) in enumerate(found) if "adamw" in name.lower()]
     if steps < 2 or not updates or len(updates) % steps:
-        raise ValueError(f"expected a multiple of {steps} AdamW launches (at least two steps), got {len(updates)} in {len(found)} launches")
+        raise ValueError(
+            f"expected a multiple of {steps} AdamW launches (at least two steps), got {len(updates)} in {len(found)} launches"
+        )
     each = len(updates) // steps
     return found[updates[-each - 1] + 1 : updates[-1] + 1]
 

@@ -61,17 +61,20 @@ def unresolved(program, environment):
     return [line.strip() for line in (listing.stdout + listing.stderr).splitlines() if "not found" in line]
 
 
-GPU_FIELDS = "name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.limit,mig.mode.current,ecc.mode.current"
+FEW_FIELDS = "name,driver_version,memory.total"
+GPU_FIELDS = f"{FEW_FIELDS},clocks.max.sm,clocks.max.memory,power.limit,mig.mode.current,ecc.mode.current"
 
 
 def gpu():
     """nvidia-smi on the first GPU, by field; None without it."""
-    command = ["nvidia-smi", f"--query-gpu={GPU_FIELDS}", "--format=csv,noheader", "--id=0"]
-    try:
-        line = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return dict(zip(GPU_FIELDS.split(","), [value.strip() for value in line.split(",")]))
+    for fields in (GPU_FIELDS, FEW_FIELDS):  # a driver that does not know one of them answers none
+        command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", "--id=0"]
+        try:
+            line = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            continue
+        return dict(zip(fields.split(","), [value.strip() for value in line.split(",")]))
+    return None
 
 
 def first_line(path, key):

@@ -51,6 +51,12 @@ class PyTorch:
             stop(self.process)
             self.process = None
 
+    def end(self):
+        """How the process ended, and the last line that it wrote."""
+        status = self.process.wait()
+        written = (self.session.out / "pytorch.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f"the process ended with status {status}: {written[-1] if written else 'it wrote nothing'}"
+
     def answer(self, limit_s):
         """The next answer; an error where none comes in time or the process has ended."""
         try:
@@ -58,7 +64,7 @@ class PyTorch:
         except queue.Empty:
             return {"error": f"no end within {limit_s:.0f} s", "timeout": True}
         if line is None:
-            return {"error": f"the process ended with status {self.process.wait()}; see pytorch.log"}
+            return {"error": self.end()}
         return json.loads(line)
 
     def ready(self):
@@ -81,10 +87,8 @@ class PyTorch:
 
     def row(self, step, script, arguments, limit_s, words=None, **facts):
         """Runs one script with its arguments as a step; the result, or None."""
-        if self.session.left() < 5:
-            self.session.skip(step, "no time left", **facts)
-            return None
-        if not self.ready():
+        reachable = self.session.limit(limit_s) is not None
+        if reachable and not self.ready():
             self.session.skip(step, self.unusable, **facts)
             return None
         limit = self.session.limit(limit_s)
@@ -98,7 +102,7 @@ class PyTorch:
             self.process.stdin.flush()
             result = self.answer(limit)
         except BrokenPipeError:
-            result = {"error": "the process has ended; see pytorch.log"}
+            result = {"error": self.end()}
         facts.update(seconds=round(time.monotonic() - started_at, 2), command=["pytorch_rows.py", *command])
         if "error" in result:
             # A fault on the GPU outlives the row that met it.

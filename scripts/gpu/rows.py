@@ -50,7 +50,12 @@ MORE = [
     Train("gpt2-medium", 8, 512, "f32", steps=4),
     Train("gpt2-large", 8, 512, "f32", steps=3),
 ]
-SAMPLING = [Sample("gpt2", 32, "f32"), Sample("gpt2", 32, "bf16"), Sample("gpt2-large", 32, "f32", steps=2), Sample("gpt2-large", 32, "bf16", steps=2)]
+SAMPLING = [
+    Sample("gpt2", 32, "f32"),
+    Sample("gpt2", 32, "bf16"),
+    Sample("gpt2-large", 32, "f32", steps=2),
+    Sample("gpt2-large", 32, "bf16", steps=2),
+]
 LLAMA = [Train(SMOLLM2, 8, 512, "bf16"), Train(SMOLLM2, 8, 512, "f32"), Sample(SMOLLM2, 32, "f32")]
 
 
@@ -66,17 +71,17 @@ def speed(result):
 class Rows:
     """Runs rows on their sides."""
 
-    def __init__(self, session, mixce, pytorch, bench, device, dry_config=None):
-        """With `dry_config`, the configuration of a tiny model, all shapes are tiny."""
+    def __init__(self, session, mixce, pytorch, bench, device, dry=None):
+        """With `dry`, an `Inputs`, all shapes are tiny."""
         self.session, self.mixce, self.pytorch, self.bench = session, mixce, pytorch, bench
-        self.device, self.dry_config = device, dry_config
+        self.device, self.dry = device, dry
 
     def sized(self, row):
         """The row as it is run, and the model's argument, for both sides alike."""
-        if not self.dry_config:
+        if not self.dry:
             return row, self.bench / "smollm2-135m.json" if row.model == SMOLLM2 else row.model
         tiny = {"prompt": 8, "new": 4} if isinstance(row, Sample) else {"length": 16}
-        return replace(row, batch=2, steps=1, **tiny), self.dry_config
+        return replace(row, batch=2, steps=1, **tiny), self.dry.tiny_llama if row.model == SMOLLM2 else self.dry.tiny
 
     def may_refuse(self, row):
         """What not every version, or not every CPU, supports."""
@@ -84,7 +89,7 @@ class Rows:
         return row.model == SMOLLM2 or not known
 
     def common(self, row, model):
-        warmup = 0 if self.dry_config else 3 if isinstance(row, Train) else 1
+        warmup = 0 if self.dry else 3 if isinstance(row, Train) else 1
         words = ["--model-config", model, "--batch-size", row.batch, "--steps", row.steps, "--warmup", warmup]
         if isinstance(row, Train):
             return [*words, "--seq-len", row.length]
@@ -135,11 +140,14 @@ class Rows:
             self.theirs(row, compiled=True, limit_s=120)
 
     def ceilings(self):
-        words = ["--device", self.device, *(["--small"] if self.dry_config else [])]
+        words = ["--device", self.device, *(["--small"] if self.dry else [])]
 
         def told(result):
             best = lambda precision: max(row["tflops"] for row in result["rows"] if row.get("precision") == precision)
-            rates = [f"{kind} {best(kind):.1f} TFLOP/s" for kind in dict.fromkeys(r["precision"] for r in result["rows"] if "precision" in r)]
+            rates = [
+                f"{kind} {best(kind):.1f} TFLOP/s"
+                for kind in dict.fromkeys(r["precision"] for r in result["rows"] if "precision" in r)
+            ]
             return ", ".join([f"copy {result['rows'][0]['gb_per_s']:.0f} GB/s", *rates])
 
         self.pytorch.row("ceilings", "ceilings", words, 60, told)

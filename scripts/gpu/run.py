@@ -33,7 +33,7 @@ def checks(result):
     words = [f"{len(result['checks'])} checks, {len(failed)} failed"]
     words += [f"FAILED {check['name']}: {check['detail']}" for check in failed]
     words += [f"{check['name']} {check['detail']}" for check in result["checks"] if check.get("speed")]
-    return "; ".join([*words, *(f"not checked: {name}" for name in result["not_checked"])])
+    return "; ".join([*words, *([f"{len(result['not_checked'])} not checked"] if result["not_checked"] else [])])
 
 
 def systems(result):
@@ -57,12 +57,11 @@ class Run:
         self.inputs = Inputs(work / "inputs", tokenizer)
         self.mixce = self.program()
         folders, self.missing = machine.library_folders()
-        path = [*folders, session.environment.get("LD_LIBRARY_PATH", "")]
+        path = [session.environment.get("LD_LIBRARY_PATH", ""), *folders]
         session.environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, path))
         session.environment.update(CUDA_CACHE_PATH=str(work / "cuda-cache"), CUDA_CACHE_MAXSIZE=str(1 << 30))
         self.pytorch = PyTorch(session, ROOT / "bench", self.device != "cpu")
-        dry_config = self.inputs.tiny if self.dry else None
-        self.rows = rows.Rows(session, self.mixce, self.pytorch, ROOT / "bench", self.device, dry_config)
+        self.rows = rows.Rows(session, self.mixce, self.pytorch, ROOT / "bench", self.device, self.inputs if self.dry else None)
 
     def program(self):
         given = os.environ.get("MIXCE")
@@ -79,7 +78,11 @@ class Run:
 
     def doctor(self, step, limit_s, *flags):
         command = [self.mixce, "doctor", "--device", self.device, *flags, "--json", "--quiet"]
-        return self.session.run(step, command, limit_s, checks)
+        return self.session.run(step, command, limit_s, checks, objection=self.unchecked if "--parity" in flags else None)
+
+    def unchecked(self, result):
+        """Parity that has compared nothing with the CPU, because it found no GPU."""
+        return "" if self.device == "cpu" or not result["not_checked"] else f"not checked: {'; '.join(result['not_checked'])}"
 
     def group_environment(self):
         """Whether the program starts, and loads its kernels. Nothing else is tried if not."""
@@ -88,7 +91,9 @@ class Run:
         self.session.record("machine", "ok", str((facts["gpu"] or {}).get("name", "no nvidia-smi")), result=facts)
         unresolved = machine.unresolved(self.mixce, self.session.environment)
         if unresolved:
-            self.session.record("start", "failed", why=f"{'; '.join(unresolved)}; CUDA libraries found in no folder: {self.missing}")
+            self.session.record(
+                "start", "failed", why=f"{'; '.join(unresolved)}; CUDA libraries found in no folder: {self.missing}"
+            )
             return False
         # The driver translates the kernels for this GPU at the first start and keeps the result.
         cold = self.doctor("doctor, kernels not cached", 90)
@@ -137,7 +142,17 @@ class Run:
         ncu, table = machine.tool("ncu"), self.work / "ncu.csv"
         if not ncu:
             return self.session.skip("kernels of a step, gpt2 8x512 bf16", "no ncu on this machine")
-        options = ["--clock-control", "none", "--metrics", "gpu__time_duration.sum", "--csv", "--print-units", "base", "--log-file", table]
+        options = [
+            "--clock-control",
+            "none",
+            "--metrics",
+            "gpu__time_duration.sum",
+            "--csv",
+            "--print-units",
+            "base",
+            "--log-file",
+            table,
+        ]
         profiled = self.session.run("kernels, run", [ncu, *options, *command], 100)
         if not table.exists():
             return self.session.skip("kernels of a step, gpt2 8x512 bf16", "ncu has written nothing")
@@ -154,9 +169,14 @@ class Run:
         """Faults in memory, races and barriers of the kernels, on two steps of a tiny training."""
         sanitizer = machine.tool("compute-sanitizer")
         precision = "f32" if self.device == "cpu" else "bf16"
-        wanted = [("memcheck", precision, 60), ("racecheck", precision, 60), ("synccheck", precision, 40), ("memcheck", "f32", 40)]
+        wanted = [
+            ("memcheck", precision, 60),
+            ("racecheck", precision, 60),
+            ("synccheck", precision, 40),
+            ("memcheck", "f32", 40),
+        ]
         wanted += [("racecheck", "f32", 50), ("initcheck", "f32", 40)]
-        for tool, number_format, limit_s in wanted:
+        for tool, number_format, limit_s in wanted[2:] if self.dry else wanted:
             step = f"{tool}, training in {number_format}"
             if not sanitizer and not self.dry:
                 self.session.skip(step, "no compute-sanitizer on this machine")
@@ -168,15 +188,27 @@ class Run:
                 # Memory of the pool that is used before or after its time on another stream is a fault too.
                 ordered = ["--track-stream-ordered-races", "all"] if tool == "memcheck" else []
                 command = [sanitizer, "--tool", tool, "--error-exitcode", "99", "--print-limit", "30", *ordered, *command]
-            self.session.run(step, command, limit_s)
+            told = (lambda result: "DRY: without the tool") if self.dry else None
+            self.session.run(step, command, limit_s, told)
 
     def group_quickstart(self):
         sizes = ["--base-steps", 4, "--steps", 2, "--texts", 200, "--samples", 20] if self.dry else []
-        command = [self.mixce, "quickstart", "--out", self.work / "quickstart", "--device", self.device, *sizes, "--json", "--quiet"]
+        command = [
+            self.mixce,
+            "quickstart",
+            "--out",
+            self.work / "quickstart",
+            "--device",
+            self.device,
+            *sizes,
+            "--json",
+            "--quiet",
+        ]
         self.session.run("quickstart", command, 90, systems)
 
 
-GROUPS = "environment parity determinism training ceilings sampling full compiled sanitizer kernels quickstart more llama".split()
+GROUPS = "environment parity determinism training ceilings kernels sampling compiled sanitizer full quickstart llama more".split()
+TIMED = ("training", "ceilings", "sampling", "llama", "more")
 
 
 def main():
@@ -191,8 +223,8 @@ def main():
         run.pytorch.start()
         try:
             for name in ["environment", *(name for name in wanted if name != "environment")]:
-                session.say(f"--- {name}, {session.left():.0f} s left")
-                if name in ("training", "sampling", "more", "llama"):
+                session.begin(name)
+                if name in TIMED:
                     run.pytorch.ready()  # no imports beside what is timed
                 if getattr(run, f"group_{name}")() is False:
                     session.say("stopped: the program does not run on this machine")
@@ -200,6 +232,8 @@ def main():
         finally:
             run.pytorch.close()
     counts = {verdict: session.verdicts.count(verdict) for verdict in dict.fromkeys(session.verdicts)}
+    if session.not_reached:
+        session.say(f"not all reached: for the rest, OUT=another-folder run.sh {' '.join(session.not_reached)}")
     session.say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()) + f"; results in {session.out}")
     return 1 if counts.get("failed") or counts.get("timeout") else 0
 

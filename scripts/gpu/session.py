@@ -12,7 +12,7 @@ from pathlib import Path
 
 LEAST_S = 5
 """A step is not begun with less than this left."""
-LOG_BYTES = 200_000
+LOG_BYTES = 100_000
 """Kept of each output stream of a step."""
 
 VERDICTS = ("ok", "failed", "timeout", "refused", "skipped")
@@ -73,7 +73,7 @@ class Session:
         self.out = Path(out)
         self.out.mkdir(parents=True, exist_ok=True)
         self.deadline = time.monotonic() + budget_s
-        self.verdicts = []
+        self.verdicts, self.group, self.not_reached = [], "", []
         self.files = {name: open(self.out / name, "w", encoding="utf-8") for name in ("report.jsonl", "verdicts.txt", "log.txt")}
         self.environment = {**os.environ, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "RUST_BACKTRACE": "0"}
 
@@ -81,8 +81,16 @@ class Session:
         return self.deadline - time.monotonic()
 
     def limit(self, seconds):
-        """That many seconds, or what is left; None if that is too little to begin."""
-        return None if self.left() < LEAST_S else min(seconds, self.left())
+        """That many seconds, or what is left; None, and the group is noted, if that is too little to begin."""
+        if self.left() >= LEAST_S:
+            return min(seconds, self.left())
+        if self.group not in self.not_reached:
+            self.not_reached.append(self.group)
+        return None
+
+    def begin(self, group):
+        self.group = group
+        self.say(f"--- {group}, {self.left():.0f} s left")
 
     def write(self, name, text):
         """Flushed at once: a run that is cut off keeps it."""
@@ -120,7 +128,8 @@ class Session:
             except subprocess.TimeoutExpired:
                 status = None
             finally:
-                stop(process)
+                if process.poll() is None:
+                    stop(process)
             texts = []
             for stream in (out, err):
                 stream.seek(0)
@@ -128,8 +137,10 @@ class Session:
         self.log(f"{title}: {' '.join(command)}: {'limit' if status is None else f'exit status {status}'}", texts[1], texts[0])
         return status, *texts
 
-    def run(self, step, command, limit_s, words=None, may_refuse=False, **facts):
-        """Runs a command as a step. `words(result)` are the figures that a reader wants first."""
+    def run(self, step, command, limit_s, words=None, may_refuse=False, objection=None, **facts):
+        """Runs a command as a step. `words(result)` are the figures that a reader wants first; `objection(result)`, where it is not
+        empty, is why a command that ended well has failed all the same.
+        """
         limit = self.limit(limit_s)
         if limit is None:
             self.skip(step, "no time left", **facts)
@@ -142,6 +153,9 @@ class Session:
             status, stdout, stderr = 127, "", str(error)
         seconds = round(time.monotonic() - started_at, 2)
         outcome = self.judged(status, stdout, stderr, limit, may_refuse)
+        why = objection(outcome.result) if objection and outcome.ok else ""
+        if why:
+            outcome.verdict, outcome.why = "failed", why
         told = words(outcome.result) if words and outcome.result else ""
         self.record(
             step,
