@@ -101,13 +101,9 @@ def machine(reports):
     if not facts:
         return ["No facts about the machine."]
     gpu, build = facts.get("gpu") or {}, facts.get("build") or {}
+    details = [gpu[field] for field in ("name", "memory.total", "clocks.max.sm", "power.limit") if field in gpu]
     rows = [
-        (
-            "GPU",
-            f"{gpu['name']}, {gpu.get('memory.total')}, at most {gpu.get('clocks.max.sm')}, {gpu.get('power.limit')}"
-            if gpu
-            else "none",
-        ),
+        ("GPU", ", ".join(details) or "none"),
         ("driver", gpu.get("driver_version", "none")),
         ("processor", f"{facts['processor']}, {facts['cores']} cores, {facts['memory']}"),
         ("system", f"{facts['system']}, {facts['c_library']}, Python {facts['python']}"),

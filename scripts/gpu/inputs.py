@@ -12,8 +12,12 @@ PLACES = "under the bridge,at noon,in the snow,before the storm,near the mill,fo
 def documents(count, seed):
     """Sentences, one document each; the same for the same seed."""
     draw = random.Random(seed)
-    sentence = lambda: f"{draw.choice(SUBJECTS)} {draw.choice(VERBS)} {draw.choice(SUBJECTS)} {draw.choice(PLACES)}"
-    return [". ".join(sentence().capitalize() for _ in range(draw.randint(1, 3))) + "." for _ in range(count)]
+    parts = (SUBJECTS, VERBS, SUBJECTS, PLACES)
+
+    def sentence():
+        return " ".join(draw.choice(part) for part in parts).capitalize() + "."
+
+    return [" ".join(sentence() for _ in range(draw.randint(1, 3))) for _ in range(count)]
 
 
 class Inputs:

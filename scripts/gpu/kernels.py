@@ -8,13 +8,16 @@ SCALES = {"ns": 1, "nsecond": 1, "us": 1e3, "usecond": 1e3, "ms": 1e6, "msecond"
 
 
 def launches(path):
-    """Name and nanoseconds of every launch, in order."""
+    """Name and nanoseconds of every launch, in order. ValueError with ncu's own words if there is none."""
     with open(path, encoding="utf-8", errors="replace") as file:
-        lines = [line for line in file if line.startswith('"')]
+        lines = file.readlines()
     found = []
-    for row in csv.DictReader(lines):
+    for row in csv.DictReader([line for line in lines if line.startswith('"')]):
         if row.get("Metric Name") == "gpu__time_duration.sum":
             found.append((row["Kernel Name"], float(row["Metric Value"].replace(",", "")) * SCALES[row["Metric Unit"]]))
+    if not found:
+        said = [line.strip() for line in lines if line.startswith(("==ERROR==", "==WARNING=="))]
+        raise ValueError(f"ncu has seen no launch: {'; '.join(said) or 'no error given'}")
     return found
 
 

@@ -68,6 +68,21 @@ def speed(result):
     return ", ".join(words)
 
 
+def planned(result):
+    """The figure of a plan in words."""
+    return f"{result['memory']['peak'] / 1e9:.2f} GB"
+
+
+def ceiling(result):
+    """The fastest copy and products in words."""
+    best = {}
+    for row in result["rows"]:
+        if "tflops" in row:
+            best[row["precision"]] = max(best.get(row["precision"], 0), row["tflops"])
+    rates = [f"{precision} {rate:.1f} TFLOP/s" for precision, rate in best.items()]
+    return ", ".join([f"copy {result['rows'][0]['gb_per_s']:.0f} GB/s", *rates])
+
+
 class Rows:
     """Runs rows on their sides."""
 
@@ -107,7 +122,6 @@ class Rows:
         precision = "f32" if sized.precision == "tf32" else sized.precision
         command = [self.mixce, "plan", "--model", model, "--batch-size", sized.batch, "--grad-accum", 1, "--max-length", longest]
         command += ["--precision", precision, "--gflops", 50000, "--device", self.device, "--json", "--quiet"]
-        planned = lambda result: f"{result['memory']['peak'] / 1e9:.2f} GB"
         self.session.run(row.name, command, 15, planned, self.may_refuse(row), side="plan")
 
     def ours(self, row, limit_s=40):
@@ -141,13 +155,4 @@ class Rows:
 
     def ceilings(self):
         words = ["--device", self.device, *(["--small"] if self.dry else [])]
-
-        def told(result):
-            best = lambda precision: max(row["tflops"] for row in result["rows"] if row.get("precision") == precision)
-            rates = [
-                f"{kind} {best(kind):.1f} TFLOP/s"
-                for kind in dict.fromkeys(r["precision"] for r in result["rows"] if "precision" in r)
-            ]
-            return ", ".join([f"copy {result['rows'][0]['gb_per_s']:.0f} GB/s", *rates])
-
-        self.pytorch.row("ceilings", "ceilings", words, 60, told)
+        self.pytorch.row("ceilings", "ceilings", words, 60, ceiling)

@@ -132,16 +132,17 @@ class Run:
 
     def group_kernels(self):
         """Time by kernel of one bf16 step."""
+        step = "kernels of a step, gpt2 8x512 bf16"
         row, model = self.rows.sized(rows.Train("gpt2", 8, 512, "bf16", steps=1))
         precision = "f32" if self.device == "cpu" else row.precision
         command = [self.mixce, "bench", "train", "--model-config", model, "--batch-size", row.batch, "--seq-len", row.length]
         command += ["--precision", precision, "--steps", 1, "--warmup", 1, "--device", self.device, "--json", "--quiet"]
         if self.dry:
             self.session.run("kernels, run", command, 60, rows.speed)
-            return self.session.skip("kernels of a step, gpt2 8x512 bf16", "DRY: nothing to profile")
+            return self.session.skip(step, "DRY: nothing to profile")
         ncu, table = machine.tool("ncu"), self.work / "ncu.csv"
         if not ncu:
-            return self.session.skip("kernels of a step, gpt2 8x512 bf16", "no ncu on this machine")
+            return self.session.skip(step, "no ncu on this machine")
         options = [
             "--clock-control",
             "none",
@@ -155,15 +156,15 @@ class Run:
         ]
         profiled = self.session.run("kernels, run", [ncu, *options, *command], 100)
         if not table.exists():
-            return self.session.skip("kernels of a step, gpt2 8x512 bf16", "ncu has written nothing")
+            return self.session.skip(step, "ncu has written nothing")
         with open(table, "rb") as source, gzip.open(self.session.out / "ncu.csv.gz", "wb") as file:
             shutil.copyfileobj(source, file)
         try:
             found = kernels.summary(table, 2)
         except ValueError as error:
-            return self.session.record("kernels of a step, gpt2 8x512 bf16", "failed", why=f"{error}; {profiled.why}")
+            return self.session.record(step, "failed", why="; ".join(filter(None, (str(error), profiled.why))))
         words = f"{found['launches']} launches, {found['ms']:.2f} ms, {found['mixce_ms']:.2f} ms of it in mixce's own kernels"
-        return self.session.record("kernels of a step, gpt2 8x512 bf16", "ok", words, result=found)
+        return self.session.record(step, "ok", words, result=found)
 
     def group_sanitizer(self):
         """Faults in memory, races and barriers of the kernels, on two steps of a tiny training."""

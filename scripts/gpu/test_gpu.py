@@ -208,6 +208,9 @@ class Numbers(InFolder):
         self.assertIn("cutlass::gemm", [kernel["kernel"] for kernel in found["kernels"]])
         with self.assertRaises(ValueError):
             kernels.last_step([("forward", 1.0)], 2)
+        table.write_text("==PROF== Connected\n==ERROR== ERR_NVGPUCTRPERM\n")
+        with self.assertRaisesRegex(ValueError, "no launch: ==ERROR== ERR_NVGPUCTRPERM"):
+            kernels.summary(table, 2)
 
 
 class Report(InFolder):
