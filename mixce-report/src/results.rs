@@ -2,7 +2,7 @@
 //!
 //! ```json
 //! {"schema": 1, "versions": {"mixce": "0.1.0"}, "settings": {}, "metric": "mauve", "seconds": 0.0,
-//!  "human": [{"corpus": "wiki", "split": "valid", "diversity": 0.0}],
+//!  "human": [{"corpus": "wiki", "model": "gpt2", "max_length": 128, "split": "valid", "file": "human/wiki-gpt2-l128-valid.jsonl", "diversity": 0.0}],
 //!  "cells": [{"id": "wiki-gpt2-mle-n1000-l128-s1", "group": {"corpus": "wiki", "model": "gpt2", "train_size": 1000, "max_length": 128},
 //!    "objective": "mle", "role": "grid", "control": null, "decoding": {"temperature": 1.0, "top_p": 1.0}, "seed": 1,
 //!    "folder": "cells/wiki-gpt2-mle-n1000-l128-s1", "model": "cells/wiki-gpt2-mle-n1000-l128-s1/run/best", "status": "done",
@@ -48,13 +48,19 @@ pub struct Results {
     pub chosen: Vec<Chosen>,
 }
 
-/// Scores of a corpus's human texts.
+/// Scores of the human texts that samples were compared with: documents cut into prompt and continuation by a model's tokenizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Human {
     /// Name of the corpus.
     pub corpus: String,
-    /// The part of it.
+    /// Name of the model whose tokenizer cut them.
+    pub model: String,
+    /// Longest text in tokens.
+    pub max_length: u64,
+    /// The part of the corpus.
     pub split: Split,
+    /// JSON lines of `index`, `prompt` and `text`; a sample of the same document has the same `index`.
+    pub file: String,
     /// The scores.
     #[serde(flatten)]
     pub scores: Scores,
@@ -220,9 +226,9 @@ pub struct Chosen {
     pub objective: String,
     /// Mean of its development metric over seeds; each seed's value is the mean over its sampling runs.
     pub mean: f64,
-    /// Standard deviation over seeds (divisor n - 1); none with one seed.
+    /// Standard deviation over seeds (divisor n - 1), or with one seed over its sampling runs; none with one value.
     pub std: Option<f64>,
-    /// Seeds.
+    /// Values in `std`.
     pub n: u64,
     /// Other objectives that cannot be told from it.
     pub ties: Vec<String>,
@@ -257,7 +263,7 @@ mod tests {
     use super::*;
 
     const TEXT: &str = r#"{"schema":1,"versions":{"mixce":"0.1.0"},"settings":{"seeds":[1]},"metric":"mauve","seconds":2.5,
-        "human":[{"corpus":"wiki","split":"valid","diversity":0.9}],
+        "human":[{"corpus":"wiki","model":"gpt2","max_length":128,"split":"valid","file":"human/a.jsonl","diversity":0.9}],
         "cells":[{"id":"a","group":{"corpus":"wiki","model":"gpt2","train_size":null,"max_length":128},"objective":"mle","role":"control",
           "control":"top_p","decoding":{"temperature":1.0,"top_p":0.9},"seed":1,"folder":"cells/a","model":"cells/b/run/best","status":"done",
           "error":null,"seconds":1.0,"valid":{"perplexity":2.0,"nll":0.6931471805599453,"scores":[{"diversity":0.8,
