@@ -23,7 +23,7 @@ use crate::error::{Problem, with_hint};
 use crate::models::Network;
 use crate::output::table;
 use crate::{interrupt, progress};
-use settings::Settings;
+pub(crate) use settings::Settings;
 pub(crate) use settings::words;
 use sources::Located;
 use watch::Watcher;

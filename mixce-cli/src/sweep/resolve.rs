@@ -1,0 +1,340 @@
+//! The settings of a grid: from a file, from flags, or both.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::ValueEnum as _;
+use mixce_core::ObjectiveConfig;
+use mixce_sweep::{Corpus, Files, Grid, GridCell, KnownKeys, MLE, Model, READING, Settings, TrainSize};
+use mixce_train::config::TrainConfig;
+use serde::Deserialize as _;
+
+use super::inputs::{self, Data};
+use crate::commands::sweep::SweepArgs;
+use crate::context::Context;
+use crate::error::Problem;
+use crate::flags::in_words_of_flags;
+
+/// Settings of `train` that the grid decides for each cell.
+const OF_CELLS: [&str; 15] = [
+    "model",
+    "from_config",
+    "tokenizer",
+    "train",
+    "valid",
+    "out",
+    "resume",
+    "seed",
+    "device",
+    "threads",
+    "max_length",
+    "eta",
+    "gamma",
+    "min_weight",
+    "alpha",
+];
+
+/// Flags of `score` that the grid decides, or that another key of `[evaluate]` holds.
+const OF_SCORING: [&str; 15] = [
+    "human",
+    "model_text",
+    "metrics",
+    "tokenizer",
+    "featurizer",
+    "embedder",
+    "human_features",
+    "model_features",
+    "prompt_length",
+    "device",
+    "threads",
+    "seed",
+    "json",
+    "color",
+    "help",
+];
+
+/// The name of the resolved settings in a sweep's folder.
+pub(crate) const SWEEP_TOML: &str = "sweep.toml";
+
+/// Names of the corpus and the model of the short form.
+const DATA: &str = "data";
+
+/// Whether a key of training settings can be in `[train]`.
+fn is_shared(key: &str) -> bool {
+    key != "objective" && !OF_CELLS.contains(&key) && !READING.contains(&key)
+}
+
+/// Keys of `[evaluate.settings]`: the flags of `score`, with underscores.
+fn score_keys() -> Vec<String> {
+    let command = crate::cli::command();
+    let flags = command.find_subcommand("score").into_iter().flat_map(|score| score.get_arguments());
+    let names = flags.filter_map(|flag| flag.get_long()).map(|name| name.replace('-', "_"));
+    names.filter(|name| !OF_SCORING.contains(&name.as_str()) && !READING.contains(&name.as_str())).collect()
+}
+
+/// The folder and the validated settings.
+pub(super) fn resolve(args: &SweepArgs, context: &Context) -> Result<(PathBuf, Settings)> {
+    refuse_flags_of_cells(args)?;
+    let out = args.settings.out.clone();
+    let mut settings = match file_of(args, out.as_deref()) {
+        Some(file) => {
+            refuse_flags_of_the_file(args)?;
+            read(&file)?
+        }
+        None => short_form(args)?,
+    };
+    apply_flags(&mut settings, args, context)?;
+    let out = out.or_else(|| settings.out.take()).ok_or_else(|| {
+        Problem::new("expected `--out`, the folder of the sweep, or `out` in the file")
+    })?;
+    settings.out = None;
+    settings.objectives = objectives(&settings)?;
+    settings.validate()?;
+    let grid = Grid::of(&settings);
+    for cell in &grid.cells {
+        config_of(cell, &grid, &settings, &out)?;
+    }
+    Ok((out, settings))
+}
+
+/// The given file; without one and without a model, the resolved settings in the folder.
+fn file_of(args: &SweepArgs, out: Option<&Path>) -> Option<PathBuf> {
+    let of_folder = || out.map(|out| out.join(SWEEP_TOML)).filter(|path| path.is_file());
+    let is_short = args.settings.model.is_some() || args.settings.from_config.is_some();
+    args.file.clone().or_else(|| if is_short { None } else { of_folder() })
+}
+
+/// Reads a settings file.
+pub(super) fn read(path: &Path) -> Result<Settings> {
+    let train: Vec<&str> = TrainConfig::keys().iter().copied().filter(|key| is_shared(key)).collect();
+    let score = score_keys();
+    let score: Vec<&str> = score.iter().map(String::as_str).collect();
+    Ok(Settings::read(path, &KnownKeys { train: &train, score: &score })?)
+}
+
+/// Flags of `train` that the grid sets itself.
+fn refuse_flags_of_cells(args: &SweepArgs) -> Result<()> {
+    let given = &args.settings;
+    let parameters = [
+        ("--eta", given.eta),
+        ("--gamma", given.gamma),
+        ("--min-weight", given.min_weight),
+        ("--alpha", given.alpha),
+    ];
+    let parameter = parameters.iter().find(|(_, value)| value.is_some()).map(|(flag, _)| *flag);
+    if let Some(flag) = parameter.or_else(|| given.objective.as_ref().map(|_| "--objective")) {
+        let problem = Problem::new(format!("`{flag}` is not for `sweep`, which compares several objectives"));
+        return Err(problem.hint("name them with `--etas 0.1,0.5` or `--objectives mle tailr:gamma=0.1`").into());
+    }
+    if given.resume.is_some() {
+        let problem = Problem::new("`--resume` is not for `sweep`");
+        return Err(problem.hint("the same command continues a sweep").into());
+    }
+    Ok(())
+}
+
+/// Flags that describe what the file describes.
+fn refuse_flags_of_the_file(args: &SweepArgs) -> Result<()> {
+    let given = &args.settings;
+    let named = [
+        ("--model", given.model.is_some()),
+        ("--from-config", given.from_config.is_some()),
+        ("--tokenizer", given.tokenizer.is_some()),
+        ("--train", !given.train.is_empty()),
+        ("--valid", !given.valid.is_empty()),
+        ("--test", !args.test.is_empty()),
+        ("--text-column", !given.reading.text_column.is_empty()),
+        ("--document-separator", given.reading.document_separator.is_some()),
+        ("--skip-bad-rows", given.reading.skip_bad_rows.is_some()),
+        ("--data-format", given.reading.data_format.is_some()),
+        ("--delimiter", given.reading.delimiter.is_some()),
+        ("--no-header", given.reading.no_header),
+    ];
+    match named.iter().find(|(_, is_given)| *is_given) {
+        None => Ok(()),
+        Some((flag, _)) => {
+            let problem = Problem::new(format!("`{flag}` cannot be combined with a file, which has models and corpora"));
+            Err(problem.hint("change the file, or describe the whole grid by flags").into())
+        }
+    }
+}
+
+/// One corpus and one model, from flags.
+fn short_form(args: &SweepArgs) -> Result<Settings> {
+    let given = &args.settings;
+    if given.model.is_none() && given.from_config.is_none() {
+        let problem = Problem::new("expected a file, or `--model`, `--train`, `--valid`, `--test` and `--etas`");
+        return Err(problem.hint("`mixce sweep --help` shows both forms").into());
+    }
+    let files = |flag: &str, paths: &[PathBuf]| match paths {
+        [] => Err(Problem::new(format!("expected `{flag}`, documents"))),
+        paths => Ok(Files(paths.iter().map(|path| path.display().to_string()).collect())),
+    };
+    let corpus = Corpus {
+        train: files("--train", &given.train)?,
+        valid: files("--valid", &given.valid)?,
+        test: files("--test", &args.test)?,
+        reading: reading(args)?,
+    };
+    let model = Model {
+        model: given.model.clone(),
+        from_config: given.from_config.as_ref().map(|path| path.display().to_string()),
+        tokenizer: given.tokenizer.clone(),
+        train: toml::Table::new(),
+    };
+    let name = given.model.as_deref().or(model.from_config.as_deref()).unwrap_or_default();
+    Ok(Settings {
+        corpora: [(DATA.to_owned(), corpus)].into(),
+        models: [(short_name(name), model)].into(),
+        ..Settings::default()
+    })
+}
+
+/// The last part of a model's name or path, in letters that file names may have.
+fn short_name(model: &str) -> String {
+    let last = model.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let last = last.split('@').next().unwrap_or_default();
+    let letter = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
+    let name: String = last.chars().map(letter).collect();
+    let name = name.trim_start_matches(['.', '-']);
+    if name.is_empty() { "model".to_owned() } else { name.to_owned() }
+}
+
+/// The reading flags as keys.
+fn reading(args: &SweepArgs) -> Result<toml::Table> {
+    let given = &args.settings.reading;
+    let mut table = toml::Table::new();
+    let mut put = |key: &str, value: Option<toml::Value>| {
+        value.and_then(|value| table.insert(key.to_owned(), value));
+    };
+    let columns: Vec<toml::Value> = given.text_column.iter().cloned().map(toml::Value::String).collect();
+    put("text_column", (!columns.is_empty()).then_some(toml::Value::Array(columns)));
+    put("document_separator", given.document_separator.clone().map(toml::Value::String));
+    let bad = given.skip_bad_rows.map(i64::try_from).transpose();
+    let bad = bad.map_err(|_| Problem::new("`--skip-bad-rows`: expected at most 2^63 - 1"))?;
+    put("skip_bad_rows", bad.map(toml::Value::Integer));
+    let format = given.data_format.and_then(|format| Some(format.to_possible_value()?.get_name().to_owned()));
+    put("data_format", format.map(toml::Value::String));
+    put("delimiter", given.delimiter.clone().map(toml::Value::String));
+    put("no_header", given.no_header.then_some(toml::Value::Boolean(true)));
+    Ok(table)
+}
+
+/// Applies the flags that override the file, and spells the shared training settings out.
+fn apply_flags(settings: &mut Settings, args: &SweepArgs, context: &Context) -> Result<()> {
+    let mut wanted = args.objectives.clone();
+    for eta in &args.etas {
+        let text = if *eta == 1.0 { MLE.to_owned() } else { format!("mixce:eta={eta}") };
+        let objective: ObjectiveConfig = text.parse()?;
+        if !wanted.contains(&objective) {
+            wanted.push(objective);
+        }
+    }
+    if !wanted.is_empty() {
+        let mut names: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+        if !names.iter().any(|name| name == MLE) {
+            names.insert(0, MLE.to_owned());
+        }
+        settings.objectives = names;
+    }
+    if let Some(seed) = context.seed {
+        settings.seeds = vec![seed];
+    }
+    set_list(&mut settings.seeds, &args.seeds);
+    set_list(&mut settings.train_sizes, &args.train_sizes);
+    if let Some(length) = args.settings.max_length {
+        settings.max_lengths = vec![length as u64];
+    }
+    set_list(&mut settings.max_lengths, &args.max_lengths);
+    set_list(&mut settings.evaluate.metrics, &args.metrics);
+    set(&mut settings.metric, args.metric.clone());
+    set(&mut settings.evaluate.samplings, args.samplings);
+    set(&mut settings.evaluate.prompt_length, args.prompt_length);
+    let evaluate = &mut settings.evaluate;
+    evaluate.documents = args.documents.or(evaluate.documents);
+    for (given, key) in [(&args.featurizer, &mut evaluate.featurizer), (&args.embedder, &mut evaluate.embedder)] {
+        if given.is_some() {
+            key.clone_from(given);
+        }
+    }
+    if args.no_controls {
+        (settings.controls.top_p, settings.controls.temperature) = (Vec::new(), Vec::new());
+    }
+    let train = args.settings.over(train_config(&settings.train, "[train]")?);
+    settings.train = shared_table(&train)?;
+    Ok(())
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+fn set_list<T: Clone>(field: &mut Vec<T>, values: &[T]) {
+    if !values.is_empty() {
+        *field = values.to_vec();
+    }
+}
+
+/// The objectives in their usual spelling, with their parameters checked.
+fn objectives(settings: &Settings) -> Result<Vec<String>> {
+    let canonical = |text: &String| -> Result<String> {
+        let objective: ObjectiveConfig = text.parse()?;
+        objective.build()?;
+        Ok(objective.to_string())
+    };
+    settings.objectives.iter().map(canonical).collect()
+}
+
+/// All settings of a configuration that are not a cell's own.
+fn shared_table(config: &TrainConfig) -> Result<toml::Table> {
+    let mut table: toml::Table = toml::from_str(&config.to_toml()?)?;
+    table.retain(|key, _| is_shared(key));
+    Ok(table)
+}
+
+/// Training settings from a table; `place` is named in errors.
+pub(super) fn train_config(table: &toml::Table, place: &str) -> Result<TrainConfig> {
+    for (key, value) in table {
+        let single = toml::Table::from_iter([(key.clone(), value.clone())]);
+        if let Err(error) = TrainConfig::deserialize(single) {
+            let told = error.message().lines().map(str::trim).filter(|line| !line.is_empty());
+            let told = told.collect::<Vec<_>>().join(" ");
+            return Err(Problem::new(format!("`{key}` in `{place}`: {told}")).into());
+        }
+    }
+    Ok(TrainConfig::deserialize(table.clone())?)
+}
+
+/// The settings of a cell's training run. Of controls, those of the model that they sample.
+pub(super) fn config_of(cell: &GridCell, grid: &Grid, settings: &Settings, out: &Path) -> Result<TrainConfig> {
+    let group = &grid.groups[cell.group];
+    let (corpus, model) = (&settings.corpora[&group.corpus], &settings.models[&group.model]);
+    let place = format!("[models.{}.train]", group.model);
+    let mut table = settings.train.clone();
+    train_config(&model.train, &place)?;
+    table.extend(model.train.clone());
+    let mut config = train_config(&table, "[train]")?;
+    config.model.clone_from(&model.model);
+    config.from_config = model.from_config.as_ref().map(PathBuf::from);
+    config.tokenizer.clone_from(&model.tokenizer);
+    config.set_objective(cell.objective.parse()?);
+    config.seed = cell.seed;
+    config.max_length = Some(usize::try_from(group.max_length)?);
+    let (train, valid): (Data, Data) = inputs::training_data(out, &group.corpus, corpus, group.train_size);
+    config.train = Some(mixce_train::config::DataFiles(train.files.clone()));
+    config.valid = Some(mixce_train::config::DataFiles(valid.files));
+    Data { files: Vec::new(), reading: train.reading }.into_config(&mut config)?;
+    let mut whole = config.clone();
+    whole.out = Some(out.to_owned());
+    whole.validate().map_err(|error| {
+        Problem::new(format!("cell `{}`: {}", cell.id, in_words_of_flags(&error.to_string())))
+    })?;
+    Ok(config)
+}
+
+/// A number of training documents on the command line.
+pub(crate) fn train_size(text: &str) -> Result<TrainSize, String> {
+    text.parse()
+}

@@ -1,0 +1,412 @@
+//! The steps of a cell: each is one command of this program, skipped if it is done with the same settings.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use mixce_base::files::write_atomic;
+use mixce_report::results::{Decoding, Evaluation, Group, Scores, Split};
+use mixce_sweep::{Corpus, GridCell};
+use mixce_train::config::TrainConfig;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Sweep;
+use super::child::Failure;
+use super::folder::{CellFolder, key_of, read_json, write_json};
+use super::inputs::{self, Data, Part};
+
+/// The likelihood of the human texts.
+const EVALUATE: &str = "evaluate.json";
+/// The scores of all sampling runs.
+const SCORE: &str = "score.json";
+
+/// A cell with what its steps need.
+pub(super) struct Work<'a> {
+    pub(super) sweep: &'a Sweep<'a>,
+    pub(super) cell: &'a GridCell,
+    pub(super) folder: CellFolder,
+}
+
+/// Files of texts in a folder of `generate --documents`.
+#[derive(Debug, Deserialize)]
+struct Generated {
+    files: Vec<GeneratedFile>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct GeneratedFile {
+    path: PathBuf,
+    pub(super) temperature: f64,
+    pub(super) top_p: Option<f64>,
+    pub(super) run: u64,
+}
+
+impl GeneratedFile {
+    /// The file of JSON lines.
+    pub(super) fn jsonl(&self) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".jsonl");
+        name.into()
+    }
+}
+
+/// How samples are drawn: flags of `generate` and their number of runs.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Sampling {
+    pub(super) temperatures: Vec<f64>,
+    pub(super) top_ps: Vec<f64>,
+    pub(super) runs: u64,
+}
+
+impl Sampling {
+    fn of(decoding: Decoding, runs: u64) -> Self {
+        Self { temperatures: vec![decoding.temperature], top_ps: vec![decoding.top_p], runs }
+    }
+}
+
+fn part_of(split: Split) -> Part {
+    match split {
+        Split::Valid => Part::Valid,
+        Split::Test => Part::Test,
+    }
+}
+
+/// Words of a command line.
+pub(super) fn words(line: &[&str]) -> Vec<String> {
+    line.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// A table's keys as flags: `true` is a flag without a value, lists have commas.
+fn flags(table: &toml::Table) -> Vec<String> {
+    let text = |value: &toml::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let mut words = Vec::new();
+    for (key, value) in table {
+        let flag = format!("--{}", key.replace('_', "-"));
+        match value {
+            toml::Value::Boolean(true) => words.push(flag),
+            toml::Value::Boolean(false) => {}
+            toml::Value::Array(values) if key == "text_column" => {
+                words.extend(values.iter().flat_map(|value| [flag.clone(), text(value)]));
+            }
+            toml::Value::Array(values) => {
+                words.extend([flag, values.iter().map(text).collect::<Vec<_>>().join(",")]);
+            }
+            value => words.extend([flag, text(value)]),
+        }
+    }
+    words
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn new(sweep: &'a Sweep<'a>, cell: &'a GridCell) -> Self {
+        Self { sweep, cell, folder: CellFolder::new(&sweep.out, &cell.id) }
+    }
+
+    pub(super) fn group(&self) -> &'a Group {
+        &self.sweep.grid.groups[self.cell.group]
+    }
+
+    fn corpus(&self) -> &'a Corpus {
+        &self.sweep.settings.corpora[&self.group().corpus]
+    }
+
+    /// The cell whose model is sampled.
+    fn trained(&self) -> &'a GridCell {
+        &self.sweep.grid.cells[self.cell.model]
+    }
+
+    fn model(&self) -> PathBuf {
+        CellFolder::new(&self.sweep.out, &self.trained().id).best()
+    }
+
+    fn config(&self) -> &'a TrainConfig {
+        &self.sweep.configs[self.cell.model]
+    }
+
+    /// What decides the trained model.
+    fn training(&self) -> &'a Value {
+        &self.sweep.training[self.cell.model]
+    }
+
+    /// All settings that decide the cell.
+    pub(super) fn settings(&self) -> Value {
+        let settings = &self.sweep.settings;
+        let test = self.sweep.inputs.digests(&self.group().corpus, Part::Test);
+        json!({
+            "train": self.training(),
+            "evaluate": settings.evaluate,
+            "test": test,
+            "control": self.cell.control,
+            "controls": self.cell.control.map(|_| (&settings.controls, &settings.metric, &settings.objectives)),
+        })
+    }
+
+    /// Runs `work` unless the step is done with the same settings, and records it with the time it took.
+    pub(super) fn step(
+        &self,
+        name: &str,
+        key: &Value,
+        work: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let key = key_of(key);
+        if self.folder.has(name, &key)? {
+            return Ok(());
+        }
+        self.sweep.board.running(self.cell, name);
+        let started_at = Instant::now();
+        work()?;
+        Ok(self.folder.finish(name, &key, started_at.elapsed().as_secs_f64())?)
+    }
+
+    /// Trains the model.
+    pub(super) fn train(&self) -> Result<(), Failure> {
+        self.step("train", self.training(), || {
+            let file = self.folder.path().join("train.toml");
+            let text = self.config().to_toml().map_err(anyhow::Error::from)?;
+            write_atomic(&file, text.as_bytes()).map_err(anyhow::Error::from)?;
+            let (file, run) = (shown(&file), shown(&self.folder.run()));
+            self.command(&words(&["train", "--config", &file, "--out", &run, "--resume", "auto"]))?;
+            if !self.sweep.settings.keep_checkpoints {
+                remove(&self.folder.run().join("checkpoints"))?;
+                remove(&self.folder.run().join("final"))?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn command(&self, words: &[String]) -> Result<String, Failure> {
+        self.sweep.commands.run(words, Some(&self.folder.log()))
+    }
+
+    /// Evaluates, samples and scores on one set of texts.
+    pub(super) fn assess(&self, split: Split, decoding: Decoding) -> Result<(), Failure> {
+        fs::create_dir_all(self.folder.split(split)).with_context(|| {
+            format!("cannot create `{}`", self.folder.split(split).display())
+        })?;
+        self.likelihood(split)?;
+        let sampled = self.samples(split, decoding)?;
+        let files: Vec<PathBuf> = self.sample_files(split);
+        let metrics = &self.sweep.settings.evaluate.metrics;
+        let key = self.scoring_key(&sampled, metrics);
+        self.step(&format!("{}.score", split.name()), &key, || {
+            let scores = self.score(split, &files, metrics)?;
+            Ok(write_json(&self.folder.split(split).join(SCORE), &scores)?)
+        })
+    }
+
+    fn likelihood_key(&self, split: Split) -> Value {
+        let group = self.group();
+        let digests = self.sweep.inputs.digests(&group.corpus, part_of(split));
+        json!({"train": self.training(), "data": digests, "reading": self.corpus().reading})
+    }
+
+    /// The likelihood of the human texts under the model.
+    fn likelihood(&self, split: Split) -> Result<(), Failure> {
+        let key = self.likelihood_key(split);
+        let step = format!("{}.evaluate", split.name());
+        self.step(&step, &key, || {
+            let target = self.folder.split(split).join(EVALUATE);
+            // A control has the likelihood of its model.
+            let of_model = CellFolder::new(&self.sweep.out, &self.trained().id);
+            if self.cell.control.is_some()
+                && of_model.has(&step, &key_of(&key))?
+                && let Some(evaluation) = read_json::<Value>(&of_model.split(split).join(EVALUATE))?
+            {
+                return Ok(write_json(&target, &evaluation)?);
+            }
+            let group = self.group();
+            let Data { files, reading } = inputs::data(&self.sweep.out, &group.corpus, self.corpus(), part_of(split), None);
+            let mut line = words(&["evaluate", "--model", &shown(&self.model()), "--json", "--data"]);
+            line.extend(files.iter().map(|file| shown(file)));
+            line.extend(["--max-length".to_owned(), group.max_length.to_string()]);
+            if let Some(bos) = self.config().add_bos {
+                line.push(format!("--add-bos={bos}"));
+            }
+            line.extend(flags(&reading));
+            let stdout = self.command(&line)?;
+            let evaluation: Value = serde_json::from_str(&stdout).context("`evaluate` printed no JSON")?;
+            Ok(write_json(&target, &evaluation)?)
+        })
+    }
+
+    fn sample_files(&self, split: Split) -> Vec<PathBuf> {
+        let runs = 0..self.sweep.settings.evaluate.samplings;
+        runs.map(|run| self.folder.split(split).join(format!("samples-{run}.jsonl"))).collect()
+    }
+
+    /// What decides samples.
+    pub(super) fn sampling_key(&self, split: Split, how: &Sampling) -> Value {
+        let evaluate = &self.sweep.settings.evaluate;
+        json!({
+            "likelihood": self.likelihood_key(split),
+            "how": how,
+            "prompt_length": evaluate.prompt_length,
+            "documents": evaluate.documents,
+            "precision": evaluate.precision,
+        })
+    }
+
+    /// The folder in which samples are drawn; that of other settings is another one.
+    pub(super) fn texts(&self, folder: &str, key: &Value) -> PathBuf {
+        self.folder.path().join(folder).join(format!("texts-{}", &key_of(key)[..12]))
+    }
+
+    /// Draws the samples of all runs; returns the key of what decided them.
+    fn samples(&self, split: Split, decoding: Decoding) -> Result<Value, Failure> {
+        let how = Sampling::of(decoding, self.sweep.settings.evaluate.samplings);
+        let key = self.sampling_key(split, &how);
+        self.step(&format!("{}.sample", split.name()), &key, || {
+            let texts = self.texts(split.name(), &key);
+            let generated = self.generate(split, &texts, &how)?;
+            for (file, target) in generated.iter().zip(self.sample_files(split)) {
+                rename(&file.jsonl(), &target)?;
+            }
+            Ok(remove(&texts)?)
+        })?;
+        Ok(key)
+    }
+
+    /// Continues the documents into a folder, which may hold a part of the samples. Leaves the human texts where all cells find them.
+    pub(super) fn generate(&self, split: Split, texts: &Path, how: &Sampling) -> Result<Vec<GeneratedFile>, Failure> {
+        let (evaluate, group) = (&self.sweep.settings.evaluate, self.group());
+        let data = inputs::data(&self.sweep.out, &group.corpus, self.corpus(), part_of(split), evaluate.documents);
+        let mut line = words(&["generate", "--model", &shown(&self.model()), "--documents"]);
+        line.extend(data.files.iter().map(|file| shown(file)));
+        line.extend(words(&["--name", split.name(), "--out", &shown(texts), "--resume", "--json"]));
+        let mut put = |flag: &str, value: String| line.extend([flag.to_owned(), value]);
+        put("--prompt-length", evaluate.prompt_length.to_string());
+        put("--max-length", group.max_length.to_string());
+        put("--num-samples", how.runs.to_string());
+        put("--seed", self.cell.seed.to_string());
+        let list = |values: &[f64]| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        for (flag, values) in [("--temperature", &how.temperatures), ("--top-p", &how.top_ps)] {
+            if !values.is_empty() && values.as_slice() != [1.0] {
+                put(flag, list(values));
+            }
+        }
+        if let Some(size) = evaluate.batch_size {
+            put("--batch-size", size.to_string());
+        }
+        if let Some(precision) = &evaluate.precision {
+            put("--precision", precision.clone());
+        }
+        line.extend(flags(&data.reading));
+        let stdout = self.command(&line)?;
+        let generated: Generated = serde_json::from_str(&stdout).context("`generate` printed no report")?;
+        rename(&texts.join(format!("{}.human.jsonl", split.name())), &self.human(split))?;
+        Ok(generated.files)
+    }
+
+    /// The human texts that the samples are compared with.
+    pub(super) fn human(&self, split: Split) -> PathBuf {
+        self.sweep.out.join(human_file(self.group(), split))
+    }
+
+    pub(super) fn scoring_key(&self, samples: &Value, metrics: &[String]) -> Value {
+        let evaluate = &self.sweep.settings.evaluate;
+        json!({
+            "samples": samples,
+            "metrics": metrics,
+            "tokenizer": self.tokenizer(),
+            "featurizer": evaluate.featurizer,
+            "embedder": evaluate.embedder,
+            "seed": evaluate.seed,
+            "settings": evaluate.settings,
+        })
+    }
+
+    /// The tokenizer of the n-grams.
+    fn tokenizer(&self) -> Option<&'a str> {
+        let settings = &self.sweep.settings;
+        let of_model = || {
+            let model = &settings.models[&self.group().model];
+            model.tokenizer.as_deref().or(model.model.as_deref())
+        };
+        settings.evaluate.tokenizer.as_deref().or_else(of_model)
+    }
+
+    /// Scores files of samples: the object that `score --json` prints.
+    pub(super) fn score(&self, split: Split, files: &[PathBuf], metrics: &[String]) -> Result<Value, Failure> {
+        let evaluate = &self.sweep.settings.evaluate;
+        let mut line = words(&["score", "--json", "--human", &shown(&self.human(split)), "--model-text"]);
+        line.extend(files.iter().map(|file| shown(file)));
+        let mut put = |flag: &str, value: &str| line.extend([flag.to_owned(), value.to_owned()]);
+        put("--metrics", &metrics.join(","));
+        put("--seed", &evaluate.seed.to_string());
+        let named = [
+            ("--tokenizer", self.tokenizer()),
+            ("--featurizer", evaluate.featurizer.as_deref()),
+            ("--embedder", evaluate.embedder.as_deref()),
+        ];
+        named.into_iter().for_each(|(flag, value)| value.into_iter().for_each(|value| put(flag, value)));
+        line.extend(flags(&evaluate.settings));
+        let stdout = self.command(&line)?;
+        Ok(serde_json::from_str(&stdout).context("`score` printed no JSON")?)
+    }
+
+    /// The result on a set of texts, if all its steps are done with these settings.
+    pub(super) fn evaluation(&self, split: Split, decoding: Decoding) -> Result<Option<Evaluation>> {
+        let sampled = self.sampling_key(split, &Sampling::of(decoding, self.sweep.settings.evaluate.samplings));
+        let scored = self.scoring_key(&sampled, &self.sweep.settings.evaluate.metrics);
+        let steps = [("evaluate", self.likelihood_key(split)), ("sample", sampled), ("score", scored)];
+        for (step, key) in steps {
+            if !self.folder.has(&format!("{}.{step}", split.name()), &key_of(&key))? {
+                return Ok(None);
+            }
+        }
+        let folder = self.folder.split(split);
+        let Some(likelihood) = read_json::<Likelihood>(&folder.join(EVALUATE))? else { return Ok(None) };
+        let Some(scored) = read_json::<Scored>(&folder.join(SCORE))? else { return Ok(None) };
+        let Likelihood { perplexity, nll } = likelihood;
+        Ok(Some(Evaluation { perplexity, nll, scores: scored.systems }))
+    }
+
+    /// The scores of the human texts, as the cell's scoring has them.
+    pub(super) fn human_scores(&self, split: Split) -> Result<Option<Scores>> {
+        Ok(read_json::<Scored>(&self.folder.split(split).join(SCORE))?.and_then(|scored| scored.human))
+    }
+}
+
+/// The part of `evaluate --json` that is a result.
+#[derive(Debug, Deserialize)]
+struct Likelihood {
+    perplexity: f64,
+    nll: f64,
+}
+
+/// The part of `score --json` that is a result.
+#[derive(Debug, Deserialize)]
+struct Scored {
+    human: Option<Scores>,
+    systems: Vec<Scores>,
+}
+
+/// The file of a group's human texts, relative to the folder of the sweep.
+pub(super) fn human_file(group: &Group, split: Split) -> String {
+    let Group { corpus, model, max_length, .. } = group;
+    format!("human/{corpus}-{model}-l{max_length}-{}.jsonl", split.name())
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
+    }
+    fs::rename(from, to).with_context(|| format!("cannot rename `{}` to `{}`", from.display(), to.display()))
+}
+
+/// Removes a folder, which may be gone.
+pub(super) fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove `{}`", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
