@@ -22,6 +22,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
+use clap::Parser as _;
 use mixce_base::files::write_atomic;
 use mixce_report::results::{Control, Decoding, Group, Results, Split, Status};
 use mixce_sweep::schedule::{self, Task};
@@ -29,6 +30,7 @@ use mixce_sweep::{Grid, GridCell, Settings};
 use mixce_train::config::TrainConfig;
 use serde_json::{Value, json};
 
+use crate::cli::{Cli, Command};
 use crate::commands::sweep::SweepArgs;
 use crate::context::Context;
 use crate::error::Problem;
@@ -92,6 +94,7 @@ pub(crate) fn run(args: &SweepArgs, context: &Context) -> Result<()> {
     for (index, cell) in sweep.grid.cells.iter().enumerate() {
         CellFolder::new(&sweep.out, &cell.id).require_same_training(&json!({"train": sweep.training[index]}))?;
     }
+    sweep.require_valid_lines()?;
     if args.dry_run {
         return dry_run::print(&sweep, args, context);
     }
@@ -151,6 +154,25 @@ impl<'a> Sweep<'a> {
             training,
             grid,
         })
+    }
+
+    /// Refuses settings that the commands would refuse, before the first model is trained.
+    fn require_valid_lines(&self) -> Result<()> {
+        let lines = self.grid.cells.first().map(|cell| Work::new(self, cell).lines());
+        for line in lines.into_iter().flatten() {
+            let words = std::iter::once("mixce").chain(line.iter().map(String::as_str));
+            let parsed = Cli::try_parse_from(words).map_err(|error| {
+                let told = error.to_string();
+                let told = told.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+                Problem::new(format!("`[evaluate]`: {told}"))
+            })?;
+            match &parsed.command {
+                Command::Score(args) => drop(args.scorer(self.settings.evaluate.seed)?),
+                Command::Generate(args) => drop(args.check()?),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The jobs of this process, in the order in which they are begun if they can be.

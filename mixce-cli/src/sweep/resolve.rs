@@ -338,3 +338,122 @@ pub(super) fn config_of(cell: &GridCell, grid: &Grid, settings: &Settings, out: 
 pub(crate) fn train_size(text: &str) -> Result<TrainSize, String> {
     text.parse()
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::output::Output;
+
+    fn resolved(line: &str) -> Result<(PathBuf, Settings)> {
+        let Command::Sweep(args) = Cli::try_parse_from(line.split_whitespace()).unwrap().command else {
+            panic!("not sweep")
+        };
+        let context = Context { output: Output::new(false), device: None, threads: None, seed: None };
+        resolve(&args, &context)
+    }
+
+    #[test]
+    fn flags_and_a_file_describe_the_same_grid() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("grid.toml");
+        std::fs::write(
+            &file,
+            r#"
+            out = "here"
+            objectives = ["mle", "tailr:gamma=0.1", "mixce:eta=0.1"]
+            seeds = [1, 2]
+            train_sizes = [100, "all"]
+            max_lengths = [128]
+            [corpora.data]
+            train = ["a.csv", "b.csv"]
+            valid = "v.csv"
+            test = "t.csv"
+            delimiter = ";"
+            [models.gpt2]
+            model = "openai-community/gpt2"
+            [train]
+            epochs = 2
+            [evaluate]
+            documents = 50
+            featurizer = "f"
+            "#,
+        )
+        .unwrap();
+        let (out, of_file) = resolved(&format!("mixce sweep {}", file.display())).unwrap();
+        let line = "mixce sweep --model openai-community/gpt2 --train a.csv b.csv --valid v.csv --test t.csv --delimiter ; --etas 0.1,1 \
+            --objectives mle tailr:gamma=0.1 --seeds 1,2 --train-sizes 100,all --max-length 128 --epochs 2 --documents 50 --featurizer f --out here";
+        let (same, of_flags) = resolved(&line.replace('\\', "")).unwrap();
+        assert_eq!((out, of_file.to_toml().unwrap()), (same, of_flags.to_toml().unwrap()));
+        assert_eq!(of_file.train["lr"].as_float(), Some(5e-5), "defaults are spelt out");
+
+        let (out, changed) = resolved(&format!("mixce sweep {} --epochs 3 --seeds 9 --out there --no-controls", file.display())).unwrap();
+        assert_eq!((out.to_str(), changed.seeds.as_slice()), (Some("there"), [9].as_slice()));
+        assert_eq!(changed.train["epochs"].as_integer(), Some(3));
+        assert!(changed.controls.top_p.is_empty() && changed.controls.temperature.is_empty());
+    }
+
+    #[test]
+    fn a_cell_is_trained_with_the_settings_of_its_model() {
+        let text = r#"
+            objectives = ["mle", "mixce:eta=0.3"]
+            seeds = [7]
+            train_sizes = [10]
+            max_lengths = [64, 96]
+            [corpora.c]
+            train = "a.csv"
+            valid = "v.csv"
+            test = "t.csv"
+            text_column = "story"
+            [models.m]
+            model = "m"
+            [models.m.train]
+            batch_size = 2
+            [train]
+            batch_size = 4
+            lr = 1e-3
+            "#;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("grid.toml");
+        std::fs::write(&file, text).unwrap();
+        let (out, settings) = resolved(&format!("mixce sweep {} --out o", file.display())).unwrap();
+        let grid = Grid::of(&settings);
+        let cell = grid.cells.iter().find(|cell| cell.id == "c-m-mixce-eta0.3-n10-l96-s7").unwrap();
+        let config = config_of(cell, &grid, &settings, &out).unwrap();
+        assert_eq!((config.batch_size, config.lr, config.seed, config.max_length), (2, 1e-3, 7, Some(96)));
+        assert_eq!(config.objective.to_string(), "mixce:eta=0.3");
+        // The copies are JSON lines, which need no column.
+        assert_eq!(config.train, Some("o/data/c-train-10.jsonl".into()));
+        assert_eq!(config.valid, Some("o/data/c-valid-all.jsonl".into()));
+        assert!(config.text_column.is_empty());
+    }
+
+    #[test]
+    fn the_recipes_are_valid() {
+        let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/recipes");
+        let mut cells = Vec::new();
+        for entry in std::fs::read_dir(recipes).unwrap() {
+            let path = entry.unwrap().path();
+            let (_, settings) = resolved(&format!("mixce sweep {} --out o", path.display())).unwrap();
+            super::super::Metric::find(&settings.metric, &settings.evaluate.metrics).unwrap();
+            cells.push((path.file_name().unwrap().to_str().unwrap().to_owned(), Grid::of(&settings).cells.len()));
+        }
+        cells.sort();
+        assert_eq!(cells, [("paper-table2.toml".to_owned(), 72 + 18), ("small.toml".to_owned(), 6 + 4)]);
+    }
+
+    #[test]
+    fn names_of_models_become_names_of_folders() {
+        for (model, name) in [
+            ("openai-community/gpt2", "gpt2"),
+            ("me/a b@v1.0", "a_b"),
+            ("runs/first/", "first"),
+            ("models/m.gguf", "m.gguf"),
+            ("..", "model"),
+        ] {
+            assert_eq!(short_name(model), name);
+        }
+    }
+}

@@ -221,19 +221,23 @@ impl<'a> Work<'a> {
             {
                 return Ok(write_json(&target, &evaluation)?);
             }
-            let group = self.group();
-            let Data { files, reading } = inputs::data(&self.sweep.out, &group.corpus, self.corpus(), part_of(split), None);
-            let mut line = words(&["evaluate", "--model", &shown(&self.model()), "--json", "--data"]);
-            line.extend(files.iter().map(|file| shown(file)));
-            line.extend(["--max-length".to_owned(), group.max_length.to_string()]);
-            if let Some(bos) = self.config().add_bos {
-                line.push(format!("--add-bos={bos}"));
-            }
-            line.extend(flags(&reading));
-            let stdout = self.command(&line)?;
+            let stdout = self.command(&self.evaluate_line(split))?;
             let evaluation: Value = serde_json::from_str(&stdout).context("`evaluate` printed no JSON")?;
             Ok(write_json(&target, &evaluation)?)
         })
+    }
+
+    fn evaluate_line(&self, split: Split) -> Vec<String> {
+        let group = self.group();
+        let Data { files, reading } = inputs::data(&self.sweep.out, &group.corpus, self.corpus(), part_of(split), None);
+        let mut line = words(&["evaluate", "--model", &shown(&self.model()), "--json", "--data"]);
+        line.extend(files.iter().map(|file| shown(file)));
+        line.extend(["--max-length".to_owned(), group.max_length.to_string()]);
+        if let Some(bos) = self.config().add_bos {
+            line.push(format!("--add-bos={bos}"));
+        }
+        line.extend(flags(&reading));
+        line
     }
 
     fn sample_files(&self, split: Split) -> Vec<PathBuf> {
@@ -275,6 +279,13 @@ impl<'a> Work<'a> {
 
     /// Continues the documents into a folder, which may hold a part of the samples. Leaves the human texts where all cells find them.
     pub(super) fn generate(&self, split: Split, texts: &Path, how: &Sampling) -> Result<Vec<GeneratedFile>, Failure> {
+        let stdout = self.command(&self.generate_line(split, texts, how))?;
+        let generated: Generated = serde_json::from_str(&stdout).context("`generate` printed no report")?;
+        rename(&texts.join(format!("{}.human.jsonl", split.name())), &self.human(split))?;
+        Ok(generated.files)
+    }
+
+    fn generate_line(&self, split: Split, texts: &Path, how: &Sampling) -> Vec<String> {
         let (evaluate, group) = (&self.sweep.settings.evaluate, self.group());
         let data = inputs::data(&self.sweep.out, &group.corpus, self.corpus(), part_of(split), evaluate.documents);
         let mut line = words(&["generate", "--model", &shown(&self.model()), "--documents"]);
@@ -298,10 +309,7 @@ impl<'a> Work<'a> {
             put("--precision", precision.clone());
         }
         line.extend(flags(&data.reading));
-        let stdout = self.command(&line)?;
-        let generated: Generated = serde_json::from_str(&stdout).context("`generate` printed no report")?;
-        rename(&texts.join(format!("{}.human.jsonl", split.name())), &self.human(split))?;
-        Ok(generated.files)
+        line
     }
 
     /// The human texts that the samples are compared with.
@@ -334,6 +342,11 @@ impl<'a> Work<'a> {
 
     /// Scores files of samples: the object that `score --json` prints.
     pub(super) fn score(&self, split: Split, files: &[PathBuf], metrics: &[String]) -> Result<Value, Failure> {
+        let stdout = self.command(&self.score_line(split, files, metrics))?;
+        Ok(serde_json::from_str(&stdout).context("`score` printed no JSON")?)
+    }
+
+    fn score_line(&self, split: Split, files: &[PathBuf], metrics: &[String]) -> Vec<String> {
         let evaluate = &self.sweep.settings.evaluate;
         let mut line = words(&["score", "--json", "--human", &shown(&self.human(split)), "--model-text"]);
         line.extend(files.iter().map(|file| shown(file)));
@@ -347,8 +360,18 @@ impl<'a> Work<'a> {
         ];
         named.into_iter().for_each(|(flag, value)| value.into_iter().for_each(|value| put(flag, value)));
         line.extend(flags(&evaluate.settings));
-        let stdout = self.command(&line)?;
-        Ok(serde_json::from_str(&stdout).context("`score` printed no JSON")?)
+        line
+    }
+
+    /// The command lines of an evaluation, to be checked before anything runs.
+    pub(super) fn lines(&self) -> [Vec<String>; 3] {
+        let how = Sampling::of(Decoding::UNBIASED, self.sweep.settings.evaluate.samplings);
+        let texts = self.folder.split(Split::Valid);
+        [
+            self.evaluate_line(Split::Valid),
+            self.generate_line(Split::Valid, &texts, &how),
+            self.score_line(Split::Valid, &self.sample_files(Split::Valid), &self.sweep.settings.evaluate.metrics),
+        ]
     }
 
     /// The result on a set of texts, if all its steps are done with these settings.

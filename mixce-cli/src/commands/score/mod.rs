@@ -32,8 +32,7 @@ use settings::Settings;
 use texts::{TextSet, Words};
 
 pub(crate) fn run(args: &ScoreArgs, context: &Context) -> Result<()> {
-    args.check()?;
-    let scorer = Scorer::new(&args.wanted()?, &args.settings.values(context.seed())?)?;
+    let scorer = args.scorer(context.seed())?;
     let human =
         args.human.as_ref().map(|path| TextSet::read(path, "human".to_owned(), &args.reading)).transpose()?;
     let files = if args.model_text.is_empty() { &args.model_features } else { &args.model_text };
