@@ -101,13 +101,17 @@ mod tests {
     use super::*;
 
     fn candidates(values: &[&[&[f64]]]) -> Vec<Candidate<()>> {
-        let of = |seeds: &&[&[f64]]| Candidate { what: (), values: seeds.iter().map(|runs| runs.to_vec()).collect() };
+        let of = |seeds: &&[&[f64]]| Candidate {
+            what: (),
+            values: seeds.iter().map(|runs| runs.to_vec()).collect(),
+        };
         values.iter().map(of).collect()
     }
 
     #[test]
     fn the_spread_is_over_seeds_and_over_runs_if_there_is_one_seed() {
-        let of = |values: &[&[f64]]| Summary::of(&values.iter().map(|runs| runs.to_vec()).collect::<Vec<_>>());
+        let of =
+            |values: &[&[f64]]| Summary::of(&values.iter().map(|runs| runs.to_vec()).collect::<Vec<_>>());
         assert_eq!(of(&[&[1.0, 3.0], &[4.0]]), Some(Summary { mean: 3.0, std: Some(2f64.sqrt()), n: 2 }));
         assert_eq!(of(&[&[1.0, 2.0, 3.0]]), Some(Summary { mean: 2.0, std: Some(1.0), n: 3 }));
         assert_eq!(of(&[&[5.0]]), Some(Summary { mean: 5.0, std: None, n: 1 }));
@@ -132,7 +136,8 @@ mod tests {
 
     #[test]
     fn without_a_spread_only_equal_means_tie_and_the_first_is_chosen() {
-        let choice = choose(&candidates(&[&[&[0.5]], &[&[0.7]], &[&[0.7]], &[&[0.699]], &[]]), Direction::Highest);
+        let choice =
+            choose(&candidates(&[&[&[0.5]], &[&[0.7]], &[&[0.7]], &[&[0.699]], &[]]), Direction::Highest);
         let choice = choice.unwrap();
         assert_eq!((choice.best, choice.ties.as_slice()), (1, [2].as_slice()));
         assert_eq!(choice.summaries[4], None);

@@ -59,7 +59,9 @@ impl Grid {
             (Control::Temperature, settings.controls.temperature.is_empty()),
         ];
         let kinds = kinds.iter().filter(|(_, left_out)| !left_out).map(|(kind, _)| *kind);
-        for (group, kind) in (0..grid.groups.len()).flat_map(|group| kinds.clone().map(move |kind| (group, kind))) {
+        for (group, kind) in
+            (0..grid.groups.len()).flat_map(|group| kinds.clone().map(move |kind| (group, kind)))
+        {
             settings.seeds.iter().for_each(|seed| grid.add(group, MLE, *seed, Some(kind)));
         }
         grid
@@ -142,11 +144,17 @@ mod tests {
         assert_eq!(grid.cells[0].id, "wiki-gpt2-mle-n1000-l64-s1");
         assert_eq!(grid.cells[3].id, "wiki-gpt2-tailr-gamma0.1-min_weight0.3-n1000-l64-s2");
         assert_eq!(grid.cells[4].id, "wiki-gpt2-mle-n1000-l128-s1");
-        assert_eq!(grid.cells.last().map(|cell| cell.id.as_str()), Some("wiki-gpt2-temperature-nall-l128-s2"));
+        assert_eq!(
+            grid.cells.last().map(|cell| cell.id.as_str()),
+            Some("wiki-gpt2-temperature-nall-l128-s2")
+        );
         for (index, cell) in grid.cells.iter().enumerate() {
             let model = &grid.cells[cell.model];
             assert_eq!((model.group, model.seed, model.control), (cell.group, cell.seed, None));
-            assert!(cell.control.is_none() == (cell.model == index) && (cell.control.is_none() || model.objective == MLE));
+            assert!(
+                cell.control.is_none() == (cell.model == index)
+                    && (cell.control.is_none() || model.objective == MLE)
+            );
         }
         assert_eq!(grid.grid_cells(1).collect::<Vec<_>>(), [4, 5, 6, 7]);
         assert_eq!(grid.controls(0, Control::Temperature).collect::<Vec<_>>(), [18, 19]);

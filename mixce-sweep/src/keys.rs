@@ -82,7 +82,8 @@ fn check_table(
     for (key, value) in table {
         let name: &str = key.get_ref();
         if let Some(keys) = keys.as_ref().filter(|keys| !keys.contains(&name)) {
-            let within = if place.is_empty() { String::new() } else { format!(" in `[{}]`", place.join(".")) };
+            let within =
+                if place.is_empty() { String::new() } else { format!(" in `[{}]`", place.join(".")) };
             return Err(Error::File {
                 path: path.into(),
                 line: line_of(text, key.span().start),

@@ -54,7 +54,8 @@ impl<'a> Queue<'a> {
             }
             let is_ready = |task: &usize| {
                 let mut after = self.tasks[*task].after.iter();
-                states[*task] == State::Waiting && after.all(|before| states.get(*before) == Some(&State::Ended))
+                states[*task] == State::Waiting
+                    && after.all(|before| states.get(*before) == Some(&State::Ended))
             };
             if let Some(task) = (0..self.tasks.len()).find(is_ready) {
                 states[task] = State::Running;

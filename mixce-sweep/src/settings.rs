@@ -395,6 +395,11 @@ top_p = []
             let (error, _) = refused(text);
             assert!(error.contains(words) && !error.contains('\n'), "{error}");
         }
-        assert!(Settings::read(Path::new("no/such.toml"), &KNOWN).unwrap_err().to_string().contains("no/such.toml"));
+        assert!(
+            Settings::read(Path::new("no/such.toml"), &KNOWN)
+                .unwrap_err()
+                .to_string()
+                .contains("no/such.toml")
+        );
     }
 }

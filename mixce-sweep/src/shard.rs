@@ -22,7 +22,8 @@ impl Shard {
     /// Whether each cell belongs to this part.
     #[must_use]
     pub fn owned(self, grid: &Grid) -> Vec<bool> {
-        let mut trained: Vec<usize> = (0..grid.cells.len()).filter(|i| grid.cells[*i].control.is_none()).collect();
+        let mut trained: Vec<usize> =
+            (0..grid.cells.len()).filter(|i| grid.cells[*i].control.is_none()).collect();
         trained.sort_by_cached_key(|&i| Sha256::digest(grid.cells[i].id.as_bytes()));
         let mut owned = vec![false; grid.cells.len()];
         for (rank, cell) in trained.into_iter().enumerate() {

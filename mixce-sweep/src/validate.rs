@@ -21,7 +21,10 @@ impl Settings {
             return Err(Error::settings(format!("`seeds`: expected at most 2^63 - 1, got `{seed}`")));
         }
         if self.corpora.is_empty() {
-            return Err(Error::with_hint("expected a corpus", "a table `[corpora.NAME]` with `train`, `valid` and `test`"));
+            return Err(Error::with_hint(
+                "expected a corpus",
+                "a table `[corpora.NAME]` with `train`, `valid` and `test`",
+            ));
         }
         if self.models.is_empty() {
             return Err(Error::with_hint("expected a model", "a table `[models.NAME]` with `model`"));
@@ -46,7 +49,9 @@ impl Settings {
         if let Some(length) = self.max_lengths.iter().find(|length| **length < least) {
             let prompt = evaluate.prompt_length;
             return Err(Error::with_hint(
-                format!("`max_lengths`: expected at least {least}, a prompt of {prompt} tokens and two more, got `{length}`"),
+                format!(
+                    "`max_lengths`: expected at least {least}, a prompt of {prompt} tokens and two more, got `{length}`"
+                ),
                 "lower `evaluate.prompt_length`, or raise the maximum length",
             ));
         }
@@ -65,7 +70,9 @@ impl Settings {
         distinct("controls.top_p", &controls.top_p)?;
         distinct("controls.temperature", &controls.temperature)?;
         if let Some(p) = controls.top_p.iter().find(|p| !(**p > 0.0 && **p < 1.0)) {
-            return Err(Error::settings(format!("`controls.top_p`: expected numbers between 0 and 1, got `{p}`")));
+            return Err(Error::settings(format!(
+                "`controls.top_p`: expected numbers between 0 and 1, got `{p}`"
+            )));
         }
         if let Some(t) = controls.temperature.iter().find(|t| !(t.is_finite() && **t > 0.0 && **t != 1.0)) {
             return Err(Error::settings(format!(
@@ -76,7 +83,9 @@ impl Settings {
         if wanted && !self.objectives.iter().any(|objective| objective == MLE) {
             return Err(Error::with_hint(
                 format!("the controls sample the `{MLE}` models, but `objectives` has no `{MLE}`"),
-                format!("add `\"{MLE}\"` to `objectives`, or leave the controls out: `top_p = []` and `temperature = []` in `[controls]`"),
+                format!(
+                    "add `\"{MLE}\"` to `objectives`, or leave the controls out: `top_p = []` and `temperature = []` in `[controls]`"
+                ),
             ));
         }
         if !controls.temperature.is_empty() && !self.evaluate.metrics.iter().any(|name| name == "diversity") {
@@ -96,10 +105,12 @@ impl Model {
             (Some(_), Some(_), _) => Err(Error::settings(format!(
                 "`{table}`: `model` and `from_config` exclude each other: finetune, or train from scratch"
             ))),
-            (None, None, _) => {
-                Err(Error::settings(format!("`{table}`: expected `model` (finetune) or `from_config` (from scratch)")))
+            (None, None, _) => Err(Error::settings(format!(
+                "`{table}`: expected `model` (finetune) or `from_config` (from scratch)"
+            ))),
+            (None, Some(_), None) => {
+                Err(Error::settings(format!("`{table}`: `from_config` needs `tokenizer`")))
             }
-            (None, Some(_), None) => Err(Error::settings(format!("`{table}`: `from_config` needs `tokenizer`"))),
             _ => Ok(()),
         }
     }
@@ -187,11 +198,17 @@ mod tests {
             (refused(|s| s.models.clear()), "[models.NAME]"),
             (refused(|s| s.max_lengths = vec![51]), "expected at least 52, a prompt of 50 tokens"),
             (refused(|s| s.evaluate.samplings = 0), "`evaluate.samplings`: expected at least 1"),
-            (refused(|s| s.controls.top_p = vec![1.0]), "`controls.top_p`: expected numbers between 0 and 1, got `1`"),
+            (
+                refused(|s| s.controls.top_p = vec![1.0]),
+                "`controls.top_p`: expected numbers between 0 and 1, got `1`",
+            ),
             (refused(|s| s.controls.temperature = vec![1.0]), "above 0 other than 1"),
             (refused(|s| s.objectives = vec!["dft".to_owned()]), "add `\"mle\"` to `objectives`"),
             (refused(|s| s.evaluate.metrics = vec!["mauve".to_owned()]), "needs `diversity`"),
-            (refused(|s| s.models.values_mut().for_each(|m| m.from_config = Some("c".to_owned()))), "exclude each other"),
+            (
+                refused(|s| s.models.values_mut().for_each(|m| m.from_config = Some("c".to_owned()))),
+                "exclude each other",
+            ),
             (refused(|s| s.models.values_mut().for_each(|m| m.model = None)), "expected `model` (finetune)"),
             (refused(|s| s.objectives.push("mixce:eta=0.1".to_owned())), "is there twice"),
         ];

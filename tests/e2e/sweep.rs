@@ -127,7 +127,8 @@ fn killed_and_sharded_sweeps_give_the_results_of_one_that_was_left_alone() {
     assert!(again.elapsed() < took, "{:?} of {took:?}", again.elapsed());
     assert!(world.read("whole/cells/mill-tiny-mle-nall-l40-s1/log.txt") == log, "no command was started");
     assert_eq!(results(&world, "whole"), whole);
-    for words in ["mill, tiny, length 40", "chosen by development mauve", "mle temperature 0.", "valid mauve"] {
+    for words in ["mill, tiny, length 40", "chosen by development mauve", "mle temperature 0.", "valid mauve"]
+    {
         assert!(outcome.stdout.contains(words), "{words}: {}", outcome.stdout);
     }
     other_evaluation_trains_nothing(&world);
@@ -144,7 +145,10 @@ fn check_whole(whole: &Value, rows: &[Value]) {
             let scores = cell[split]["scores"].as_array().unwrap_or_else(|| panic!("no {split}: {cell}"));
             assert_eq!(scores.len(), 2);
             for score in scores {
-                assert!((0.0..=1.0).contains(&number(&score["mauve"], "mean")) && number(score, "diversity") > 0.0);
+                assert!(
+                    (0.0..=1.0).contains(&number(&score["mauve"], "mean"))
+                        && number(score, "diversity") > 0.0
+                );
             }
             assert!((number(&cell[split], "perplexity").ln() - number(&cell[split], "nll")).abs() < 1e-9);
         }
@@ -152,38 +156,64 @@ fn check_whole(whole: &Value, rows: &[Value]) {
     let mle = cell(whole, "mill-tiny-mle-nall-l40-s1");
     let top_p = cell(whole, "mill-tiny-top_p-nall-l40-s1");
     let temperature = cell(whole, "mill-tiny-temperature-nall-l40-s2");
-    assert_eq!((&top_p["role"], &top_p["control"], &mle["role"]), (&json!("control"), &json!("top_p"), &json!("grid")));
+    assert_eq!(
+        (&top_p["role"], &top_p["control"], &mle["role"]),
+        (&json!("control"), &json!("top_p"), &json!("grid"))
+    );
     assert_eq!(top_p["model"], mle["model"]);
     assert_eq!(top_p["valid"]["nll"], mle["valid"]["nll"], "the same model");
     assert!([0.5, 0.8].contains(&number(&top_p["decoding"], "top_p")));
     assert!((0.3..=1.0).contains(&number(&temperature["decoding"], "temperature")));
     assert_ne!(mle["valid"]["nll"], cell(whole, "mill-tiny-mle-nall-l40-s2")["valid"]["nll"], "seeds differ");
     let human = whole["human"].as_array().unwrap();
-    assert_eq!(human.iter().map(|human| human["split"].as_str().unwrap()).collect::<Vec<_>>(), ["valid", "test"]);
+    assert_eq!(
+        human.iter().map(|human| human["split"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["valid", "test"]
+    );
 
     // The choice is the best mean, by the numbers in the file.
     let mean = |objective: &str| {
         let of = cells.iter().filter(|cell| cell["role"] == "grid" && cell["objective"] == objective);
-        let values: Vec<f64> = of.flat_map(|cell| cell["valid"]["scores"].as_array().unwrap()).map(|s| number(&s["mauve"], "mean")).collect();
+        let values: Vec<f64> = of
+            .flat_map(|cell| cell["valid"]["scores"].as_array().unwrap())
+            .map(|s| number(&s["mauve"], "mean"))
+            .collect();
         values.iter().sum::<f64>() / values.len() as f64
     };
     let chosen = &whole["chosen"][0];
     let best = if mean("mle") >= mean("mixce:eta=0.1") { "mle" } else { "mixce:eta=0.1" };
-    assert_eq!((&chosen["objective"], &chosen["n"], &chosen["metric"]), (&json!(best), &json!(2), &json!("mauve")));
+    assert_eq!(
+        (&chosen["objective"], &chosen["n"], &chosen["metric"]),
+        (&json!(best), &json!(2), &json!("mauve"))
+    );
     assert!((number(chosen, "mean") - mean(best)).abs() < 1e-9);
 }
 
 /// More metrics: samples and models stay.
 fn other_evaluation_trains_nothing(world: &World) {
-    world.write("more.toml", GRID.replace("[\"diversity\", \"mauve\"]", "[\"diversity\", \"mauve\", \"zipf\"]"));
+    world.write(
+        "more.toml",
+        GRID.replace("[\"diversity\", \"mauve\"]", "[\"diversity\", \"mauve\", \"zipf\"]"),
+    );
     let log = "whole/cells/mill-tiny-mle-nall-l40-s1/log.txt";
     let before = world.text(log);
     world.run("sweep more.toml --threads 2 --jobs 2 --out whole").success();
     let added = world.text(log)[before.len()..].to_owned();
-    assert!(added.contains("$ mixce score") && !added.contains("$ mixce train") && !added.contains("$ mixce generate"), "{added}");
-    assert!(number(&cell(&results(world, "whole"), "mill-tiny-mle-nall-l40-s1")["valid"]["scores"][0], "zipf") > 0.0);
+    assert!(
+        added.contains("$ mixce score")
+            && !added.contains("$ mixce train")
+            && !added.contains("$ mixce generate"),
+        "{added}"
+    );
+    assert!(
+        number(&cell(&results(world, "whole"), "mill-tiny-mle-nall-l40-s1")["valid"]["scores"][0], "zipf")
+            > 0.0
+    );
     world.write("other.toml", GRID.replace("lr = 3e-3", "lr = 4e-3"));
-    world.run("sweep other.toml --out whole").refused(&["was trained with other settings: `lr` was 0.003 and is 0.004 now", "hint: choose another `--out`"]);
+    world.run("sweep other.toml --out whole").refused(&[
+        "was trained with other settings: `lr` was 0.003 and is 0.004 now",
+        "hint: choose another `--out`",
+    ]);
 }
 
 /// A small grid from flags, whose models are scored without others.
@@ -199,27 +229,40 @@ fn a_failing_cell_is_told_and_the_others_go_on() {
     world.write(blocked, "in the way");
     let outcome = world.run(&format!("{SHORT} --out out"));
     assert_eq!(outcome.status, Some(1), "{outcome:?}");
-    for words in ["WARN", "cell `data-model-mixce-eta0.5-n16-l40-s2` failed: `mixce train`: ", "error: 1 of 4 cells failed", "log.txt"] {
+    for words in [
+        "WARN",
+        "cell `data-model-mixce-eta0.5-n16-l40-s2` failed: `mixce train`: ",
+        "error: 1 of 4 cells failed",
+        "log.txt",
+    ] {
         assert!(outcome.stderr.contains(words), "{words}: {}", outcome.stderr);
     }
     let before = results(&world, "out");
-    let states: Vec<&str> = before["cells"].as_array().unwrap().iter().map(|cell| cell["status"].as_str().unwrap()).collect();
+    let states: Vec<&str> =
+        before["cells"].as_array().unwrap().iter().map(|cell| cell["status"].as_str().unwrap()).collect();
     assert_eq!(states, ["done", "done", "done", "failed"]);
     assert!(before["cells"][3]["error"].as_str().unwrap().starts_with("`mixce train`: "));
     assert_eq!(before["chosen"].as_array().map(Vec::len), Some(1), "chosen of what is there");
-    assert!(world.text("out/cells/data-model-mixce-eta0.5-n16-l40-s2/log.txt").contains("$ mixce train --config"));
+    assert!(
+        world.text("out/cells/data-model-mixce-eta0.5-n16-l40-s2/log.txt").contains("$ mixce train --config")
+    );
 
     fs::remove_file(world.path(blocked)).unwrap();
     let rows = world.run(&format!("{SHORT} --out out --json")).rows();
     assert_eq!(rows[3]["status"], "done");
     let after = results(&world, "out");
     assert_eq!(after["cells"][0], before["cells"][0]);
-    assert!(after["cells"].as_array().unwrap().iter().all(|cell| cell["test"]["perplexity"].is_f64()), "{after}");
+    assert!(
+        after["cells"].as_array().unwrap().iter().all(|cell| cell["test"]["perplexity"].is_f64()),
+        "{after}"
+    );
     // The first documents alone.
     assert_eq!(world.text("out/data/data-train-16.jsonl").lines().count(), 16);
     let human = world.rows("out/human/data-model-l40-valid.jsonl");
     assert!((1..=8).contains(&human.len()));
-    assert!(world.text("out/cells/data-model-mle-n16-l40-s1/train.toml").contains("out/data/data-train-16.jsonl"));
+    assert!(
+        world.text("out/cells/data-model-mle-n16-l40-s1/train.toml").contains("out/data/data-train-16.jsonl")
+    );
     assert!(!world.path("out/cells/data-model-mle-n16-l40-s1/run/checkpoints").exists());
 }
 
@@ -227,7 +270,10 @@ fn a_failing_cell_is_told_and_the_others_go_on() {
 #[test]
 fn ctrl_c_ends_the_commands_with_a_checkpoint() {
     let world = world();
-    let line = format!("{} --out out --max-steps 1000000 --save-every never --eval-every never", SHORT.replace("--epochs 1", ""));
+    let line = format!(
+        "{} --out out --max-steps 1000000 --save-every never --eval-every never",
+        SHORT.replace("--epochs 1", "")
+    );
     let program = start(&world, &line);
     let metrics = world.path("out/cells/data-model-mle-n16-l40-s1/run/metrics.jsonl");
     let begun_at = Instant::now();
@@ -240,10 +286,17 @@ fn ctrl_c_ends_the_commands_with_a_checkpoint() {
     let id = i64::from(program.id());
     let outcome = Outcome::of(program.wait_with_output().unwrap(), &line);
     assert_eq!(outcome.status, Some(130), "{outcome:?}");
-    assert!(outcome.stderr.contains("stopping: ending the running commands") && outcome.stderr.contains("hint: run the same command again"), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("stopping: ending the running commands")
+            && outcome.stderr.contains("hint: run the same command again"),
+        "{}",
+        outcome.stderr
+    );
     assert!(!signal("0", -id), "no command is left");
-    let checkpoints = fs::read_dir(world.path("out/cells/data-model-mle-n16-l40-s1/run/checkpoints")).unwrap();
-    let complete = checkpoints.filter(|entry| entry.as_ref().unwrap().path().join("COMPLETE").is_file()).count();
+    let checkpoints =
+        fs::read_dir(world.path("out/cells/data-model-mle-n16-l40-s1/run/checkpoints")).unwrap();
+    let complete =
+        checkpoints.filter(|entry| entry.as_ref().unwrap().path().join("COMPLETE").is_file()).count();
     assert_eq!(complete, 1);
     assert_eq!(results(&world, "out")["cells"][0]["status"], "waiting");
     let log = world.text("out/cells/data-model-mle-n16-l40-s1/log.txt");
@@ -259,7 +312,11 @@ fn a_dry_run_tells_cells_time_and_disk_and_writes_nothing() {
     let cells = row["cells"].as_array().unwrap();
     assert_eq!((cells.len(), &row["waiting"], &row["dry_run"]), (8, &json!(8), &json!(true)));
     assert_eq!(cells[0]["disk_bytes"], 4 * 13_648);
-    assert_eq!((&cells[7]["disk_bytes"], &cells[7]["train_hours"]), (&Value::Null, &Value::Null), "a control");
+    assert_eq!(
+        (&cells[7]["disk_bytes"], &cells[7]["train_hours"]),
+        (&Value::Null, &Value::Null),
+        "a control"
+    );
     assert!(number(&row, "train_hours") > 0.0);
     assert!((number(&row, "train_hours") - 4.0 * number(&cells[0], "train_hours")).abs() < 1e-12);
     assert_eq!(row["disk_bytes"], 4 * 4 * 13_648);
@@ -278,8 +335,16 @@ fn wrong_grids_are_refused_before_anything_is_written() {
         world.run("sweep bad.toml --out out").refused(words);
         fs::remove_file(world.path("bad.toml")).unwrap();
     };
-    refused("epochs =", "epoch =", &["`bad.toml`: line ", "unknown key `epoch` in `[train]`", "hint: did you mean `epochs`?"]);
-    refused("mauve_buckets", "mauve_bucket", &["unknown key `mauve_bucket` in `[evaluate.settings]`", "`mauve_buckets`"]);
+    refused(
+        "epochs =",
+        "epoch =",
+        &["`bad.toml`: line ", "unknown key `epoch` in `[train]`", "hint: did you mean `epochs`?"],
+    );
+    refused(
+        "mauve_buckets",
+        "mauve_bucket",
+        &["unknown key `mauve_bucket` in `[evaluate.settings]`", "`mauve_buckets`"],
+    );
     refused("\"mixce:eta=0.1\"", "\"mixce:eta=7\"", &["eta", "7"]);
     refused("lr = 3e-3", "lr = \"fast\"", &["`lr` in `[train]`"]);
     refused("lr = 3e-3", "lr = -1.0", &["cell `mill-tiny-mle-nall-l40-s1`", "--lr"]);
@@ -288,7 +353,9 @@ fn wrong_grids_are_refused_before_anything_is_written() {
     refused("[\"mle\", ", "[", &["the controls sample the `mle` models"]);
     world.run("sweep --out out").refused(&["expected a file, or `--model`"]);
     world.run("sweep grid.toml").refused(&["expected `--out`"]);
-    world.run("sweep grid.toml --out out --model model").refused(&["`--model` cannot be combined with a file"]);
+    world
+        .run("sweep grid.toml --out out --model model")
+        .refused(&["`--model` cannot be combined with a file"]);
     world.run(&format!("{SHORT} --out out --eta 0.3")).refused(&["`--eta` is not for `sweep`", "--etas"]);
     world.run("sweep grid.toml --out out --shard 3/2").refused(&["expected `I/N`", "3/2"]);
     world.run("sweep grid.toml --out out --jobs 0").refused(&["`--jobs`: expected at least 1"]);

@@ -58,7 +58,13 @@ pub(crate) struct SweepArgs {
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = sweep::train_size, help_heading = "Grid")]
     pub(crate) train_sizes: Vec<TrainSize>,
     /// Longest documents and samples in tokens [default: 512]
-    #[arg(long, value_name = "TOKENS", value_delimiter = ',', conflicts_with = "max_length", help_heading = "Grid")]
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        value_delimiter = ',',
+        conflicts_with = "max_length",
+        help_heading = "Grid"
+    )]
     pub(crate) max_lengths: Vec<u64>,
     /// Development result of the choice: a key of `mixce score --json`, or perplexity [default: mauve]
     #[arg(long, value_name = "KEY", help_heading = "Comparison")]
@@ -100,7 +106,9 @@ pub(crate) struct SweepArgs {
 pub(crate) fn run(args: &SweepArgs, context: &Context) -> Result<()> {
     at_least("--jobs", args.jobs as u64, 1)?;
     if args.jobs > MAX_JOBS {
-        return Err(Problem::new(format!("`--jobs`: expected at most {MAX_JOBS}, got `{}`", args.jobs)).into());
+        return Err(
+            Problem::new(format!("`--jobs`: expected at most {MAX_JOBS}, got `{}`", args.jobs)).into()
+        );
     }
     sweep::run(args, context)
 }

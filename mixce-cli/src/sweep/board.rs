@@ -84,7 +84,11 @@ impl Board {
 
     /// Removes the table.
     pub(super) fn finish(&self) {
-        self.rows.iter().filter_map(|row| row.line.get()).chain(self.bar.get()).for_each(ProgressBar::finish_and_clear);
+        self.rows
+            .iter()
+            .filter_map(|row| row.line.get())
+            .chain(self.bar.get())
+            .for_each(ProgressBar::finish_and_clear);
     }
 
     fn set(&self, cell: &GridCell, state: State) {
@@ -137,10 +141,14 @@ mod tests {
             control: None,
             model: 0,
         };
-        let group = Group { corpus: "wiki".to_owned(), model: "gpt2".to_owned(), train_size: None, max_length: 64 };
+        let group =
+            Group { corpus: "wiki".to_owned(), model: "gpt2".to_owned(), train_size: None, max_length: 64 };
         let grid = Grid { groups: vec![group], cells: vec![cell("a", 1), cell("b", 2), cell("c", 3)] };
         let board = Board::new(&grid);
-        let shown = || board.text(&board.rows[0]).split_whitespace().map(str::to_owned).collect::<Vec<_>>()[4..].join(" ");
+        let shown = || {
+            board.text(&board.rows[0]).split_whitespace().map(str::to_owned).collect::<Vec<_>>()[4..]
+                .join(" ")
+        };
         assert_eq!(board.rows.len(), 1);
         assert_eq!(shown(), "mle - - -");
         board.running(&grid.cells[0], "train");

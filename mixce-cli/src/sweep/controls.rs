@@ -64,7 +64,8 @@ impl Work<'_> {
             let generated = self.generate(Split::Valid, &texts, &how)?;
             let files: Vec<PathBuf> = generated.iter().map(GeneratedFile::jsonl).collect();
             let scores = self.score(Split::Valid, &files, &metrics)?;
-            let systems: Vec<Scores> = serde_json::from_value(scores["systems"].clone()).context("the scores")?;
+            let systems: Vec<Scores> =
+                serde_json::from_value(scores["systems"].clone()).context("the scores")?;
             let mut tried: Vec<Tried> = Vec::new();
             for (file, scores) in generated.iter().zip(&systems) {
                 let at = file.top_p.unwrap_or(file.temperature);
@@ -99,7 +100,8 @@ impl Sweep<'_> {
                     return Ok(None);
                 };
                 let choice = choose(&candidates, direction);
-                Ok(choice.map(|choice| Decoding { top_p: candidates[choice.best].what, ..Decoding::UNBIASED }))
+                Ok(choice
+                    .map(|choice| Decoding { top_p: candidates[choice.best].what, ..Decoding::UNBIASED }))
             }
             Control::Temperature => {
                 let matched = self.matched(group, &candidates)?;

@@ -66,7 +66,8 @@ struct Estimate {
 /// Prints the plan.
 pub(super) fn print(sweep: &Sweep<'_>, args: &SweepArgs, context: &Context) -> Result<()> {
     let mut planner = Planner { sweep, known: BTreeMap::new(), peak: None };
-    let owned = args.shard.map_or_else(|| vec![true; sweep.grid.cells.len()], |shard| shard.owned(&sweep.grid));
+    let owned =
+        args.shard.map_or_else(|| vec![true; sweep.grid.cells.len()], |shard| shard.owned(&sweep.grid));
     let mut cells = Vec::new();
     for (index, cell) in sweep.grid.cells.iter().enumerate() {
         let estimate = match cell.control {
@@ -92,7 +93,10 @@ pub(super) fn print(sweep: &Sweep<'_>, args: &SweepArgs, context: &Context) -> R
     let disk: Option<u64> = trained().map(|cell| cell.disk_bytes).sum();
     // Parameters and two moments in each checkpoint, one more while a new one is written, and the last model.
     let keep = sweep.configs.iter().map(|config| config.keep_last as u64).max().unwrap_or(1);
-    let largest: Option<u64> = trained().map(|cell| cell.disk_bytes).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().max());
+    let largest: Option<u64> = trained()
+        .map(|cell| cell.disk_bytes)
+        .collect::<Option<Vec<_>>>()
+        .and_then(|all| all.into_iter().max());
     let report = Report {
         dry_run: true,
         out: sweep.out.display().to_string(),
@@ -136,7 +140,8 @@ impl Planner<'_> {
         let corpus = &self.sweep.settings.corpora[&group.corpus];
         let lengths = inputs::lengths(corpus, Part::Train, group.train_size)?;
         let longest = usize::try_from(group.max_length)?;
-        let of_epoch: u64 = lengths.iter().map(|bytes| (bytes / BYTES_PER_TOKEN + 1).min(longest) as u64).sum();
+        let of_epoch: u64 =
+            lengths.iter().map(|bytes| (bytes / BYTES_PER_TOKEN + 1).min(longest) as u64).sum();
         let documents_per_step = (config.batch_size * config.grad_accum) as u64;
         Ok(match config.max_steps {
             None => of_epoch.saturating_mul(config.epochs),

@@ -95,8 +95,11 @@ impl CellFolder {
         if told.is_empty() {
             return Ok(());
         }
-        let problem = format!("`{}` was trained with other settings: {}", self.path.display(), told.join("; "));
-        Err(Problem::new(problem).hint("choose another `--out`, or remove that folder to train it again").into())
+        let problem =
+            format!("`{}` was trained with other settings: {}", self.path.display(), told.join("; "));
+        Err(Problem::new(problem)
+            .hint("choose another `--out`, or remove that folder to train it again")
+            .into())
     }
 }
 
@@ -106,7 +109,12 @@ fn differences(name: &str, before: &Value, now: &Value, told: &mut Vec<String>) 
         (Value::Object(a), Value::Object(b)) => {
             let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
             for key in keys {
-                differences(key, before.get(key).unwrap_or(&Value::Null), now.get(key).unwrap_or(&Value::Null), told);
+                differences(
+                    key,
+                    before.get(key).unwrap_or(&Value::Null),
+                    now.get(key).unwrap_or(&Value::Null),
+                    told,
+                );
             }
         }
         _ if before == now => {}
@@ -120,7 +128,9 @@ pub(super) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Opt
     match fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read `{shown}`")),
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| format!("`{shown}` is damaged")),
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map(Some).with_context(|| format!("`{shown}` is damaged"))
+        }
     }
 }
 

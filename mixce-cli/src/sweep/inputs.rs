@@ -82,7 +82,10 @@ impl Inputs {
         for (name, corpus) in &settings.corpora {
             for part in [Part::Train, Part::Valid, Part::Test] {
                 if part.files(corpus).0.iter().any(|file| file == "-") {
-                    let problem = format!("`{}` of corpus `{name}`: standard input can be read only once, not by every cell", part.name());
+                    let problem = format!(
+                        "`{}` of corpus `{name}`: standard input can be read only once, not by every cell",
+                        part.name()
+                    );
                     return Err(Problem::new(problem).hint("write it to a file first").into());
                 }
                 let input = open(part.files(corpus), &corpus.reading)
@@ -212,7 +215,10 @@ fn digest(path: &Path) -> Result<String> {
 fn digest_of_model(model: &Model) -> Result<String> {
     let named = [&model.model, &model.from_config, &model.tokenizer].map(|name| match name {
         None => Ok(Value::Null),
-        Some(name) => match models::known_model(name)?.or_else(|| Some(PathBuf::from(name))).filter(|path| path.exists()) {
+        Some(name) => match models::known_model(name)?
+            .or_else(|| Some(PathBuf::from(name)))
+            .filter(|path| path.exists())
+        {
             None => Ok(json!(name)),
             Some(path) => Ok(json!(digests_in(&path)?)),
         },

@@ -27,15 +27,21 @@ impl Metric {
         if let Some(key) = LIKELIHOOD.into_iter().find(|key| *key == name) {
             return Ok(Self { key, best: Best::Lowest, of: None });
         }
-        let all = || METRICS.iter().flat_map(|metric| metric.scores.iter().map(move |score| (metric.name, *score)));
+        let all =
+            || METRICS.iter().flat_map(|metric| metric.scores.iter().map(move |score| (metric.name, *score)));
         let Some((of, score)) = all().find(|(_, score)| score.key == name) else {
             let known: Vec<&str> = all().map(|(_, score)| score.key).chain(LIKELIHOOD).collect();
             let problem = format!("`metric`: expected one of {}, got `{name}`", known.join(", "));
             return Err(Problem::new(problem).into());
         };
         if !computed.iter().any(|metric| metric == of) {
-            let problem = format!("`metric = \"{name}\"` needs `{of}` in `evaluate.metrics`, which has {}", computed.join(", "));
-            return Err(Problem::new(problem).hint("add it with `--metrics`, or in `[evaluate]` of the file").into());
+            let problem = format!(
+                "`metric = \"{name}\"` needs `{of}` in `evaluate.metrics`, which has {}",
+                computed.join(", ")
+            );
+            return Err(Problem::new(problem)
+                .hint("add it with `--metrics`, or in `[evaluate]` of the file")
+                .into());
         }
         Ok(Self { key: score.key, best: score.best, of: Some(of) })
     }
@@ -74,7 +80,10 @@ mod tests {
         assert_eq!(find("diversity").unwrap().direction(Some(0.9)), Some(Direction::AsHuman(0.9)));
         assert_eq!(find("perplexity").unwrap().direction(None), Some(Direction::Lowest));
         let error = find("coherence").unwrap_err().to_string();
-        assert!(error.contains("needs `coherence` in `evaluate.metrics`, which has mauve, diversity"), "{error}");
+        assert!(
+            error.contains("needs `coherence` in `evaluate.metrics`, which has mauve, diversity"),
+            "{error}"
+        );
         let error = find("mave").unwrap_err().to_string();
         assert!(error.contains("expected one of diversity,") && error.contains("perplexity"), "{error}");
     }

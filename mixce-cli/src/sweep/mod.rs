@@ -89,16 +89,22 @@ pub(crate) fn run(args: &SweepArgs, context: &Context) -> Result<()> {
     let (out, settings) = resolve::resolve(args, context)?;
     let metric = Metric::find(&settings.metric, &settings.evaluate.metrics)?;
     require_tunable(&settings, metric)?;
-    let stop = interrupt::install("ending the running commands, which save their progress; the same command continues");
+    let stop = interrupt::install(
+        "ending the running commands, which save their progress; the same command continues",
+    );
     let sweep = Sweep::new(out, settings, metric, args, context, stop)?;
     for (index, cell) in sweep.grid.cells.iter().enumerate() {
-        CellFolder::new(&sweep.out, &cell.id).require_same_training(&json!({"train": sweep.training[index]}))?;
+        CellFolder::new(&sweep.out, &cell.id)
+            .require_same_training(&json!({"train": sweep.training[index]}))?;
     }
     sweep.require_valid_lines()?;
     if args.dry_run {
         return dry_run::print(&sweep, args, context);
     }
-    let name = args.shard.map_or_else(|| "sweep".to_owned(), |shard| format!("sweep-{}", shard.to_string().replace('/', "-of-")));
+    let name = args.shard.map_or_else(
+        || "sweep".to_owned(),
+        |shard| format!("sweep-{}", shard.to_string().replace('/', "-of-")),
+    );
     let _lock = Lock::take(&sweep.out.join(name))?;
     write_atomic(&sweep.out.join(resolve::SWEEP_TOML), sweep.settings.to_toml()?.as_bytes())?;
     inputs::write_copies(&sweep.out, &sweep.settings)?;
@@ -116,7 +122,10 @@ fn require_tunable(settings: &Settings, metric: Metric) -> Result<()> {
     if metric.of.is_some() || settings.controls.top_p.is_empty() {
         return Ok(());
     }
-    let problem = Problem::new(format!("`{}` does not depend on how a model is sampled, so no top-p can be tuned by it", metric.key));
+    let problem = Problem::new(format!(
+        "`{}` does not depend on how a model is sampled, so no top-p can be tuned by it",
+        metric.key
+    ));
     Err(problem.hint("leave that control out: `top_p = []` in `[controls]`, or `--no-controls`").into())
 }
 
@@ -133,9 +142,10 @@ impl<'a> Sweep<'a> {
         let inputs = Inputs::read(&settings)?;
         let config = |cell: &GridCell| resolve::config_of(&grid.cells[cell.model], &grid, &settings, &out);
         let configs: Vec<TrainConfig> = grid.cells.iter().map(config).collect::<Result<_>>()?;
-        let training = configs.iter().zip(&grid.cells).map(|(config, cell)| {
-            inputs.training(config, &grid.groups[cell.group])
-        });
+        let training = configs
+            .iter()
+            .zip(&grid.cells)
+            .map(|(config, cell)| inputs.training(config, &grid.groups[cell.group]));
         let training = training.collect::<Result<_>>()?;
         let mut global = vec!["--threads".to_owned(), threads_of_one(args, context).to_string()];
         if let Some(device) = &context.device {
@@ -181,7 +191,9 @@ impl<'a> Sweep<'a> {
         let owned = args.shard.map_or_else(|| vec![true; all], |shard| shard.owned(&self.grid));
         let of = |is_control: bool| {
             let cells = self.grid.cells.iter().zip(&owned).enumerate();
-            cells.filter(move |(_, (cell, owned))| **owned && cell.control.is_some() == is_control).map(|(index, _)| index)
+            cells
+                .filter(move |(_, (cell, owned))| **owned && cell.control.is_some() == is_control)
+                .map(|(index, _)| index)
         };
         let first = of(false).map(Job::Grid).chain(of(true).map(Job::Tune));
         first.chain(of(true).map(Job::Control)).chain(of(false).map(Job::Test)).collect()
@@ -194,7 +206,9 @@ impl<'a> Sweep<'a> {
             match (job, other) {
                 (Job::Tune(_), Job::Grid(other)) => cell.model == *other,
                 (Job::Control(_) | Job::Test(_), Job::Grid(_)) => cell.group == before.group,
-                (Job::Control(_), Job::Tune(_)) => cell.group == before.group && cell.control == before.control,
+                (Job::Control(_), Job::Tune(_)) => {
+                    cell.group == before.group && cell.control == before.control
+                }
                 _ => false,
             }
         };
@@ -234,13 +248,19 @@ impl<'a> Sweep<'a> {
             && self.has_failed(cell.model)
             && model.evaluation(Split::Valid, Decoding::UNBIASED)?.is_none()
         {
-            return Err(Failure::Failed(format!("it samples the model of `{}`, which failed", self.grid.cells[cell.model].id)));
+            return Err(Failure::Failed(format!(
+                "it samples the model of `{}`, which failed",
+                self.grid.cells[cell.model].id
+            )));
         }
         let work = Work::new(self, cell);
         let decoding = match (job, cell.control) {
             (Job::Grid(_), _) => Decoding::UNBIASED,
             (Job::Test(_), _) => {
-                if !self.choice(cell.group)?.is_some_and(|choice: GroupChoice| choice.is_tested(&cell.objective)) {
+                if !self
+                    .choice(cell.group)?
+                    .is_some_and(|choice: GroupChoice| choice.is_tested(&cell.objective))
+                {
                     return Ok(());
                 }
                 Decoding::UNBIASED
@@ -264,7 +284,9 @@ impl<'a> Sweep<'a> {
             }
             Job::Tune(_) => work.tune(),
             Job::Control(_) => {
-                if cell.control == Some(Control::Temperature) && self.settings.seeds.first() == Some(&cell.seed) {
+                if cell.control == Some(Control::Temperature)
+                    && self.settings.seeds.first() == Some(&cell.seed)
+                {
                     self.warn_of_the_range(cell.group)?;
                 }
                 work.assess(Split::Valid, decoding)?;
@@ -334,16 +356,25 @@ fn conclude(sweep: &Sweep<'_>, results: &Results, args: &SweepArgs, context: &Co
         context.output.line(table::text(sweep, results).trim_end())?;
     }
     if interrupt::is_requested() {
-        return Err(Problem::interrupted("interrupted: finished steps are kept").hint("run the same command again").into());
+        return Err(Problem::interrupted("interrupted: finished steps are kept")
+            .hint("run the same command again")
+            .into());
     }
-    let failed: Vec<String> = sweep.failed().keys().map(|index| format!("`{}`", sweep.grid.cells[*index].id)).collect();
+    let failed: Vec<String> =
+        sweep.failed().keys().map(|index| format!("`{}`", sweep.grid.cells[*index].id)).collect();
     if !failed.is_empty() {
-        let problem = format!("{} of {} cells failed: {}", failed.len(), sweep.grid.cells.len(), failed.join(", "));
-        let hint = format!("`{}/cells/ID/log.txt` has their commands and messages; the same command tries them again", sweep.out.display());
+        let problem =
+            format!("{} of {} cells failed: {}", failed.len(), sweep.grid.cells.len(), failed.join(", "));
+        let hint = format!(
+            "`{}/cells/ID/log.txt` has their commands and messages; the same command tries them again",
+            sweep.out.display()
+        );
         return Err(Problem::check_failed(problem).hint(hint).into());
     }
     if let Some(shard) = args.shard.filter(|_| results.chosen.len() < sweep.grid.groups.len()) {
-        tracing::warn!("shard {shard} is done, other cells are not: the same command without `--shard` chooses, and scores the test texts");
+        tracing::warn!(
+            "shard {shard} is done, other cells are not: the same command without `--shard` chooses, and scores the test texts"
+        );
     }
     Ok(())
 }

@@ -31,11 +31,14 @@ impl GroupChoice {
 impl Sweep<'_> {
     /// The finished cells of an objective in a group.
     pub(super) fn evaluations(&self, group: usize, objective: &str) -> Result<Vec<(usize, Evaluation)>> {
-        let cells = self.grid.grid_cells(group).filter(|index| self.grid.cells[*index].objective == objective);
+        let cells =
+            self.grid.grid_cells(group).filter(|index| self.grid.cells[*index].objective == objective);
         let mut found = Vec::new();
         for index in cells {
             let work = Work::new(self, &self.grid.cells[index]);
-            found.extend(work.evaluation(Split::Valid, Decoding::UNBIASED)?.map(|evaluation| (index, evaluation)));
+            found.extend(
+                work.evaluation(Split::Valid, Decoding::UNBIASED)?.map(|evaluation| (index, evaluation)),
+            );
         }
         Ok(found)
     }
@@ -46,7 +49,8 @@ impl Sweep<'_> {
         for objective in &self.settings.objectives {
             let found = self.evaluations(group, objective)?;
             let has = |index: usize| self.has_failed(index) || found.iter().any(|(known, _)| *known == index);
-            let mut cells = self.grid.grid_cells(group).filter(|index| self.grid.cells[*index].objective == *objective);
+            let mut cells =
+                self.grid.grid_cells(group).filter(|index| self.grid.cells[*index].objective == *objective);
             if !cells.all(has) {
                 return Ok(None);
             }
@@ -121,7 +125,8 @@ impl Sweep<'_> {
     /// Everything that the folder holds now.
     pub(super) fn results(&self) -> Result<Results> {
         let groups = 0..self.grid.groups.len();
-        let choices: Vec<Option<GroupChoice>> = groups.map(|group| self.choice(group)).collect::<Result<_>>()?;
+        let choices: Vec<Option<GroupChoice>> =
+            groups.map(|group| self.choice(group)).collect::<Result<_>>()?;
         let of_cell = |(index, cell): (usize, &GridCell)| self.cell(index, choices[cell.group].as_ref());
         let cells: Vec<Cell> = self.grid.cells.iter().enumerate().map(of_cell).collect::<Result<_>>()?;
         Ok(Results {

@@ -84,9 +84,9 @@ pub(super) fn resolve(args: &SweepArgs, context: &Context) -> Result<(PathBuf, S
         None => short_form(args)?,
     };
     apply_flags(&mut settings, args, context)?;
-    let out = out.or_else(|| settings.out.take()).ok_or_else(|| {
-        Problem::new("expected `--out`, the folder of the sweep, or `out` in the file")
-    })?;
+    let out = out
+        .or_else(|| settings.out.take())
+        .ok_or_else(|| Problem::new("expected `--out`, the folder of the sweep, or `out` in the file"))?;
     settings.out = None;
     settings.objectives = objectives(&settings)?;
     settings.validate()?;
@@ -124,7 +124,9 @@ fn refuse_flags_of_cells(args: &SweepArgs) -> Result<()> {
     let parameter = parameters.iter().find(|(_, value)| value.is_some()).map(|(flag, _)| *flag);
     if let Some(flag) = parameter.or_else(|| given.objective.as_ref().map(|_| "--objective")) {
         let problem = Problem::new(format!("`{flag}` is not for `sweep`, which compares several objectives"));
-        return Err(problem.hint("name them with `--etas 0.1,0.5` or `--objectives mle tailr:gamma=0.1`").into());
+        return Err(problem
+            .hint("name them with `--etas 0.1,0.5` or `--objectives mle tailr:gamma=0.1`")
+            .into());
     }
     if given.resume.is_some() {
         let problem = Problem::new("`--resume` is not for `sweep`");
@@ -153,7 +155,9 @@ fn refuse_flags_of_the_file(args: &SweepArgs) -> Result<()> {
     match named.iter().find(|(_, is_given)| *is_given) {
         None => Ok(()),
         Some((flag, _)) => {
-            let problem = Problem::new(format!("`{flag}` cannot be combined with a file, which has models and corpora"));
+            let problem = Problem::new(format!(
+                "`{flag}` cannot be combined with a file, which has models and corpora"
+            ));
             Err(problem.hint("change the file, or describe the whole grid by flags").into())
         }
     }
@@ -163,7 +167,8 @@ fn refuse_flags_of_the_file(args: &SweepArgs) -> Result<()> {
 fn short_form(args: &SweepArgs) -> Result<Settings> {
     let given = &args.settings;
     if given.model.is_none() && given.from_config.is_none() {
-        let problem = Problem::new("expected a file, or `--model`, `--train`, `--valid`, `--test` and `--etas`");
+        let problem =
+            Problem::new("expected a file, or `--model`, `--train`, `--valid`, `--test` and `--etas`");
         return Err(problem.hint("`mixce sweep --help` shows both forms").into());
     }
     let files = |flag: &str, paths: &[PathBuf]| match paths {
@@ -252,7 +257,9 @@ fn apply_flags(settings: &mut Settings, args: &SweepArgs, context: &Context) -> 
     set(&mut settings.evaluate.prompt_length, args.prompt_length);
     let evaluate = &mut settings.evaluate;
     evaluate.documents = args.documents.or(evaluate.documents);
-    for (given, key) in [(&args.featurizer, &mut evaluate.featurizer), (&args.embedder, &mut evaluate.embedder)] {
+    for (given, key) in
+        [(&args.featurizer, &mut evaluate.featurizer), (&args.embedder, &mut evaluate.embedder)]
+    {
         if given.is_some() {
             key.clone_from(given);
         }
@@ -308,7 +315,12 @@ pub(super) fn train_config(table: &toml::Table, place: &str) -> Result<TrainConf
 }
 
 /// The settings of a cell's training run. Of controls, those of the model that they sample.
-pub(super) fn config_of(cell: &GridCell, grid: &Grid, settings: &Settings, out: &Path) -> Result<TrainConfig> {
+pub(super) fn config_of(
+    cell: &GridCell,
+    grid: &Grid,
+    settings: &Settings,
+    out: &Path,
+) -> Result<TrainConfig> {
     let group = &grid.groups[cell.group];
     let (corpus, model) = (&settings.corpora[&group.corpus], &settings.models[&group.model]);
     let place = format!("[models.{}.train]", group.model);
@@ -385,11 +397,15 @@ mod tests {
         let (out, of_file) = resolved(&format!("mixce sweep {}", file.display())).unwrap();
         let line = "mixce sweep --model openai-community/gpt2 --train a.csv b.csv --valid v.csv --test t.csv --delimiter ; --etas 0.1,1 \
             --objectives mle tailr:gamma=0.1 --seeds 1,2 --train-sizes 100,all --max-length 128 --epochs 2 --documents 50 --featurizer f --out here";
-        let (same, of_flags) = resolved(&line.replace('\\', "")).unwrap();
+        let (same, of_flags) = resolved(line).unwrap();
         assert_eq!((out, of_file.to_toml().unwrap()), (same, of_flags.to_toml().unwrap()));
         assert_eq!(of_file.train["lr"].as_float(), Some(5e-5), "defaults are spelt out");
 
-        let (out, changed) = resolved(&format!("mixce sweep {} --epochs 3 --seeds 9 --out there --no-controls", file.display())).unwrap();
+        let (out, changed) = resolved(&format!(
+            "mixce sweep {} --epochs 3 --seeds 9 --out there --no-controls",
+            file.display()
+        ))
+        .unwrap();
         assert_eq!((out.to_str(), changed.seeds.as_slice()), (Some("there"), [9].as_slice()));
         assert_eq!(changed.train["epochs"].as_integer(), Some(3));
         assert!(changed.controls.top_p.is_empty() && changed.controls.temperature.is_empty());
@@ -438,7 +454,10 @@ mod tests {
             let path = entry.unwrap().path();
             let (_, settings) = resolved(&format!("mixce sweep {} --out o", path.display())).unwrap();
             super::super::Metric::find(&settings.metric, &settings.evaluate.metrics).unwrap();
-            cells.push((path.file_name().unwrap().to_str().unwrap().to_owned(), Grid::of(&settings).cells.len()));
+            cells.push((
+                path.file_name().unwrap().to_str().unwrap().to_owned(),
+                Grid::of(&settings).cells.len(),
+            ));
         }
         cells.sort();
         assert_eq!(cells, [("paper-table2.toml".to_owned(), 72 + 18), ("small.toml".to_owned(), 6 + 4)]);

@@ -187,9 +187,8 @@ impl<'a> Work<'a> {
 
     /// Evaluates, samples and scores on one set of texts.
     pub(super) fn assess(&self, split: Split, decoding: Decoding) -> Result<(), Failure> {
-        fs::create_dir_all(self.folder.split(split)).with_context(|| {
-            format!("cannot create `{}`", self.folder.split(split).display())
-        })?;
+        fs::create_dir_all(self.folder.split(split))
+            .with_context(|| format!("cannot create `{}`", self.folder.split(split).display()))?;
         self.likelihood(split)?;
         let sampled = self.samples(split, decoding)?;
         let files: Vec<PathBuf> = self.sample_files(split);
@@ -229,7 +228,8 @@ impl<'a> Work<'a> {
 
     fn evaluate_line(&self, split: Split) -> Vec<String> {
         let group = self.group();
-        let Data { files, reading } = inputs::data(&self.sweep.out, &group.corpus, self.corpus(), part_of(split), None);
+        let Data { files, reading } =
+            inputs::data(&self.sweep.out, &group.corpus, self.corpus(), part_of(split), None);
         let mut line = words(&["evaluate", "--model", &shown(&self.model()), "--json", "--data"]);
         line.extend(files.iter().map(|file| shown(file)));
         line.extend(["--max-length".to_owned(), group.max_length.to_string()]);
@@ -278,7 +278,12 @@ impl<'a> Work<'a> {
     }
 
     /// Continues the documents into a folder, which may hold a part of the samples. Leaves the human texts where all cells find them.
-    pub(super) fn generate(&self, split: Split, texts: &Path, how: &Sampling) -> Result<Vec<GeneratedFile>, Failure> {
+    pub(super) fn generate(
+        &self,
+        split: Split,
+        texts: &Path,
+        how: &Sampling,
+    ) -> Result<Vec<GeneratedFile>, Failure> {
         let stdout = self.command(&self.generate_line(split, texts, how))?;
         let generated: Generated = serde_json::from_str(&stdout).context("`generate` printed no report")?;
         rename(&texts.join(format!("{}.human.jsonl", split.name())), &self.human(split))?;
@@ -287,7 +292,8 @@ impl<'a> Work<'a> {
 
     fn generate_line(&self, split: Split, texts: &Path, how: &Sampling) -> Vec<String> {
         let (evaluate, group) = (&self.sweep.settings.evaluate, self.group());
-        let data = inputs::data(&self.sweep.out, &group.corpus, self.corpus(), part_of(split), evaluate.documents);
+        let data =
+            inputs::data(&self.sweep.out, &group.corpus, self.corpus(), part_of(split), evaluate.documents);
         let mut line = words(&["generate", "--model", &shown(&self.model()), "--documents"]);
         line.extend(data.files.iter().map(|file| shown(file)));
         line.extend(words(&["--name", split.name(), "--out", &shown(texts), "--resume", "--json"]));
@@ -341,7 +347,12 @@ impl<'a> Work<'a> {
     }
 
     /// Scores files of samples: the object that `score --json` prints.
-    pub(super) fn score(&self, split: Split, files: &[PathBuf], metrics: &[String]) -> Result<Value, Failure> {
+    pub(super) fn score(
+        &self,
+        split: Split,
+        files: &[PathBuf],
+        metrics: &[String],
+    ) -> Result<Value, Failure> {
         let stdout = self.command(&self.score_line(split, files, metrics))?;
         Ok(serde_json::from_str(&stdout).context("`score` printed no JSON")?)
     }
@@ -370,13 +381,18 @@ impl<'a> Work<'a> {
         [
             self.evaluate_line(Split::Valid),
             self.generate_line(Split::Valid, &texts, &how),
-            self.score_line(Split::Valid, &self.sample_files(Split::Valid), &self.sweep.settings.evaluate.metrics),
+            self.score_line(
+                Split::Valid,
+                &self.sample_files(Split::Valid),
+                &self.sweep.settings.evaluate.metrics,
+            ),
         ]
     }
 
     /// The result on a set of texts, if all its steps are done with these settings.
     pub(super) fn evaluation(&self, split: Split, decoding: Decoding) -> Result<Option<Evaluation>> {
-        let sampled = self.sampling_key(split, &Sampling::of(decoding, self.sweep.settings.evaluate.samplings));
+        let sampled =
+            self.sampling_key(split, &Sampling::of(decoding, self.sweep.settings.evaluate.samplings));
         let scored = self.scoring_key(&sampled, &self.sweep.settings.evaluate.metrics);
         let steps = [("evaluate", self.likelihood_key(split)), ("sample", sampled), ("score", scored)];
         for (step, key) in steps {
