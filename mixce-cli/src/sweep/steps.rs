@@ -19,6 +19,10 @@ use super::inputs::{self, Data, Part};
 
 /// The likelihood of the human texts.
 const EVALUATE: &str = "evaluate.json";
+/// The mean negative log-likelihood of each human text.
+const NLL: &str = "nll.json";
+/// The values of each text, for paired tests.
+const DOCUMENTS: &str = "documents.json";
 /// The scores of all sampling runs.
 const SCORE: &str = "score.json";
 
@@ -195,8 +199,18 @@ impl<'a> Work<'a> {
         let metrics = &self.sweep.settings.evaluate.metrics;
         let key = self.scoring_key(&sampled, metrics);
         self.step(&format!("{}.score", split.name()), &key, || {
-            let scores = self.score(split, &files, metrics)?;
-            Ok(write_json(&self.folder.split(split).join(SCORE), &scores)?)
+            let folder = self.folder.split(split);
+            let per_text = folder.join("per-text.json");
+            let scores = self.score(split, &files, metrics, Some(&per_text))?;
+            let values: PerText = read_json(&per_text)?.context("`score` wrote no values of texts")?;
+            let nll: Value = read_json(&folder.join(NLL))?.unwrap_or_default();
+            let documents =
+                |samplings: &[Value], nll: &Value| json!({"schema": 1, "samplings": samplings, "nll": nll});
+            write_json(&folder.join(DOCUMENTS), &documents(&values.systems, &nll))?;
+            let human = self.human(split).with_extension(DOCUMENTS);
+            write_json(&human, &documents(&[values.human], &json!([])))?;
+            fs::remove_file(&per_text).with_context(|| format!("cannot remove `{}`", per_text.display()))?;
+            Ok(write_json(&folder.join(SCORE), &scores)?)
         })
     }
 
@@ -217,10 +231,16 @@ impl<'a> Work<'a> {
             if self.cell.control.is_some()
                 && of_model.has(&step, &key_of(&key))?
                 && let Some(evaluation) = read_json::<Value>(&of_model.split(split).join(EVALUATE))?
+                && let Some(nll) = read_json::<Value>(&of_model.split(split).join(NLL))?
             {
+                write_json(&self.folder.split(split).join(NLL), &nll)?;
                 return Ok(write_json(&target, &evaluation)?);
             }
             let stdout = self.command(&self.evaluate_line(split))?;
+            let per_token = self.per_token(split);
+            write_json(&self.folder.split(split).join(NLL), &mean_nll(&per_token)?)?;
+            fs::remove_file(&per_token)
+                .with_context(|| format!("cannot remove `{}`", per_token.display()))?;
             let evaluation: Value = serde_json::from_str(&stdout).context("`evaluate` printed no JSON")?;
             Ok(write_json(&target, &evaluation)?)
         })
@@ -233,11 +253,16 @@ impl<'a> Work<'a> {
         let mut line = words(&["evaluate", "--model", &shown(&self.model()), "--json", "--data"]);
         line.extend(files.iter().map(|file| shown(file)));
         line.extend(["--max-length".to_owned(), group.max_length.to_string()]);
+        line.extend(words(&["--per-token", &shown(&self.per_token(split)), "--overwrite"]));
         if let Some(bos) = self.config().add_bos {
             line.push(format!("--add-bos={bos}"));
         }
         line.extend(flags(&reading));
         line
+    }
+
+    fn per_token(&self, split: Split) -> PathBuf {
+        self.folder.split(split).join("per-token.jsonl")
     }
 
     fn sample_files(&self, split: Split) -> Vec<PathBuf> {

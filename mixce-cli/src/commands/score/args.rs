@@ -76,6 +76,12 @@ pub(crate) struct ScoreArgs {
     /// Do not cache features on disk
     #[arg(long, conflicts_with = "cache_dir")]
     pub(super) no_cache: bool,
+    /// Write the value of each text here, for metrics that have one: a JSON object of arrays in the order of the texts
+    #[arg(long, value_name = "FILE")]
+    pub(super) per_text: Option<PathBuf>,
+    /// Replace an existing `--per-text` file
+    #[arg(long, requires = "per_text")]
+    pub(super) overwrite: bool,
     /// Bootstrap resamples of an interval and sign patterns of a paired test; 0: neither
     #[arg(long, default_value_t = 2000, value_name = "N")]
     pub(super) resamples: usize,
