@@ -63,7 +63,7 @@ impl Work<'_> {
             fs::create_dir_all(&texts).with_context(told)?;
             let generated = self.generate(Split::Valid, &texts, &how)?;
             let files: Vec<PathBuf> = generated.iter().map(GeneratedFile::jsonl).collect();
-            let scores = self.score(Split::Valid, &files, &metrics)?;
+            let scores = self.score(Split::Valid, &files, &metrics, None)?;
             let systems: Vec<Scores> =
                 serde_json::from_value(scores["systems"].clone()).context("the scores")?;
             let mut tried: Vec<Tried> = Vec::new();

@@ -35,7 +35,9 @@ const OF_CELLS: [&str; 15] = [
 ];
 
 /// Flags of `score` that the grid decides, or that another key of `[evaluate]` holds.
-const OF_SCORING: [&str; 15] = [
+const OF_SCORING: [&str; 17] = [
+    "per_text",
+    "overwrite",
     "human",
     "model_text",
     "metrics",

@@ -1,6 +1,7 @@
 //! The steps of a cell: each is one command of this program, skipped if it is done with the same settings.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -377,8 +378,13 @@ impl<'a> Work<'a> {
         split: Split,
         files: &[PathBuf],
         metrics: &[String],
+        per_text: Option<&Path>,
     ) -> Result<Value, Failure> {
-        let stdout = self.command(&self.score_line(split, files, metrics))?;
+        let mut line = self.score_line(split, files, metrics);
+        line.extend(
+            per_text.into_iter().flat_map(|path| words(&["--per-text", &shown(path), "--overwrite"])),
+        );
+        let stdout = self.command(&line)?;
         Ok(serde_json::from_str(&stdout).context("`score` printed no JSON")?)
     }
 
@@ -450,6 +456,28 @@ struct Likelihood {
 struct Scored {
     human: Option<Scores>,
     systems: Vec<Scores>,
+}
+
+/// The file that `score --per-text` writes.
+#[derive(Debug, Deserialize)]
+struct PerText {
+    human: Value,
+    systems: Vec<Value>,
+}
+
+/// The mean negative log-likelihood of each text of a file that `evaluate --per-token` wrote.
+fn mean_nll(per_token: &Path) -> Result<Vec<Option<f64>>> {
+    #[derive(Deserialize)]
+    struct Row {
+        log_q: Vec<f64>,
+    }
+    let told = || format!("cannot read `{}`", per_token.display());
+    let mut means = Vec::new();
+    for line in BufReader::new(File::open(per_token).with_context(told)?).lines() {
+        let Row { log_q } = serde_json::from_str(&line.with_context(told)?).with_context(told)?;
+        means.push((!log_q.is_empty()).then(|| -log_q.iter().sum::<f64>() / log_q.len() as f64));
+    }
+    Ok(means)
 }
 
 /// The file of a group's human texts, relative to the folder of the sweep.
