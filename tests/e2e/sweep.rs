@@ -120,6 +120,8 @@ fn killed_and_sharded_sweeps_give_the_results_of_one_that_was_left_alone() {
     assert_eq!(results(&world, "parts"), whole, "killed after {moments:?}");
     assert!(world.read("parts/sweep.toml") == world.read("whole/sweep.toml"));
 
+    documents_have_the_means(&world, &whole);
+
     // Nothing is left to do.
     let log = world.read("whole/cells/mill-tiny-mle-nall-l40-s1/log.txt");
     let again = Instant::now();
@@ -132,6 +134,27 @@ fn killed_and_sharded_sweeps_give_the_results_of_one_that_was_left_alone() {
         assert!(outcome.stdout.contains(words), "{words}: {}", outcome.stdout);
     }
     other_evaluation_trains_nothing(&world);
+}
+
+/// The values of texts belong to the scores.
+fn documents_have_the_means(world: &World, whole: &Value) {
+    let mean = |values: &Value| {
+        let values: Vec<f64> = values.as_array().unwrap().iter().filter_map(Value::as_f64).collect();
+        values.iter().sum::<f64>() / values.len() as f64
+    };
+    let read = |name: &str| -> Value { serde_json::from_str(&world.text(name)).unwrap() };
+    for cell in whole["cells"].as_array().unwrap() {
+        let documents = read(&format!("whole/{}/test/documents.json", cell["folder"].as_str().unwrap()));
+        for run in 0..2 {
+            let want = number(&cell["test"]["scores"][run], "diversity");
+            assert!((mean(&documents["samplings"][run]["diversity"]) - want).abs() < 1e-9);
+        }
+        assert_eq!(documents["nll"].as_array().map(Vec::len), Some(12), "one for each document");
+    }
+    let human = &whole["human"][0];
+    let file = human["file"].as_str().unwrap().replace(".jsonl", ".documents.json");
+    let documents = read(&format!("whole/{file}"));
+    assert!((mean(&documents["samplings"][0]["diversity"]) - number(human, "diversity")).abs() < 1e-9);
 }
 
 /// Checks the reference run.

@@ -11,7 +11,7 @@ use mixce_report::results::{Decoding, Evaluation, Group, Scores, Split};
 use mixce_sweep::{Corpus, GridCell};
 use mixce_train::config::TrainConfig;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Sweep;
 use super::child::Failure;
@@ -204,15 +204,25 @@ impl<'a> Work<'a> {
             let per_text = folder.join("per-text.json");
             let scores = self.score(split, &files, metrics, Some(&per_text))?;
             let values: PerText = read_json(&per_text)?.context("`score` wrote no values of texts")?;
-            let nll: Value = read_json(&folder.join(NLL))?.unwrap_or_default();
-            let documents =
-                |samplings: &[Value], nll: &Value| json!({"schema": 1, "samplings": samplings, "nll": nll});
-            write_json(&folder.join(DOCUMENTS), &documents(&values.systems, &nll))?;
-            let human = self.human(split).with_extension(DOCUMENTS);
-            write_json(&human, &documents(&[values.human], &json!([])))?;
+            self.write_documents(split, values)?;
             fs::remove_file(&per_text).with_context(|| format!("cannot remove `{}`", per_text.display()))?;
             Ok(write_json(&folder.join(SCORE), &scores)?)
         })
+    }
+
+    /// Writes the values of each text, of the samples and of the human texts.
+    fn write_documents(&self, split: Split, values: PerText) -> Result<()> {
+        let folder = self.folder.split(split);
+        let nll: Value = read_json(&folder.join(NLL))?.unwrap_or_default();
+        let documents =
+            |samplings: Value, nll: &Value| json!({"schema": 1, "samplings": samplings, "nll": nll});
+        let mut samplings = values.systems;
+        for sampling in &mut samplings {
+            sampling.remove("name");
+        }
+        write_json(&folder.join(DOCUMENTS), &documents(json!(samplings), &nll))?;
+        let human = self.human(split).with_extension(DOCUMENTS);
+        write_json(&human, &documents(json!([values.human]), &json!([])))
     }
 
     fn likelihood_key(&self, split: Split) -> Value {
@@ -462,7 +472,7 @@ struct Scored {
 #[derive(Debug, Deserialize)]
 struct PerText {
     human: Value,
-    systems: Vec<Value>,
+    systems: Vec<Map<String, Value>>,
 }
 
 /// The mean negative log-likelihood of each text of a file that `evaluate --per-token` wrote.
