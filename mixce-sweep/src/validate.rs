@@ -41,6 +41,7 @@ impl Settings {
 
     fn validate_evaluation(&self) -> Result<()> {
         let evaluate = &self.evaluate;
+        filled("evaluate.metrics", &evaluate.metrics)?;
         at_least_one("evaluate.prompt_length", evaluate.prompt_length)?;
         at_least_one("evaluate.samplings", evaluate.samplings)?;
         at_least_one("evaluate.documents", evaluate.documents.unwrap_or(1))?;

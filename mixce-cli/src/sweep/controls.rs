@@ -13,7 +13,8 @@ use serde_json::Value;
 use super::Sweep;
 use super::child::Failure;
 use super::folder::{key_of, read_json, write_json};
-use super::steps::{GeneratedFile, Sampling, Work};
+use super::lines::Sampling;
+use super::steps::{GeneratedFile, Work};
 
 /// The metric that is matched by the temperature.
 pub(super) const DIVERSITY: &str = "diversity";

@@ -1,6 +1,6 @@
 //! A sweep: the cells of a grid, each carried out by this program's own commands.
 //!
-//! `resolve` makes the settings, `steps` and `controls` do the work of a cell in `folder`s by `child` processes, `outcome` reads what is
+//! `resolve` makes the settings, `steps`, `lines` and `controls` do the work of a cell in `folder`s by `child` processes, `outcome` reads what is
 //! done from the folders, and `table` and `board` show it. Nothing about the state of a cell is kept in memory but failures, so a killed
 //! sweep and one split over machines continue from the folders alone.
 
@@ -10,6 +10,7 @@ mod controls;
 mod dry_run;
 mod folder;
 mod inputs;
+mod lines;
 mod metric;
 mod outcome;
 mod resolve;

@@ -10,13 +10,14 @@ use mixce_base::files::write_atomic;
 use mixce_report::results::{Decoding, Evaluation, Group, Scores, Split};
 use mixce_sweep::{Corpus, GridCell};
 use mixce_train::config::TrainConfig;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Sweep;
 use super::child::Failure;
 use super::folder::{CellFolder, key_of, read_json, write_json};
-use super::inputs::{self, Data, Part};
+use super::inputs::Part;
+use super::lines::{Sampling, part_of, shown, words};
 
 /// The likelihood of the human texts.
 const EVALUATE: &str = "evaluate.json";
@@ -58,57 +59,6 @@ impl GeneratedFile {
     }
 }
 
-/// How samples are drawn: flags of `generate` and their number of runs.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Sampling {
-    pub(super) temperatures: Vec<f64>,
-    pub(super) top_ps: Vec<f64>,
-    pub(super) runs: u64,
-}
-
-impl Sampling {
-    fn of(decoding: Decoding, runs: u64) -> Self {
-        Self { temperatures: vec![decoding.temperature], top_ps: vec![decoding.top_p], runs }
-    }
-}
-
-fn part_of(split: Split) -> Part {
-    match split {
-        Split::Valid => Part::Valid,
-        Split::Test => Part::Test,
-    }
-}
-
-/// Words of a command line.
-pub(super) fn words(line: &[&str]) -> Vec<String> {
-    line.iter().map(|word| (*word).to_owned()).collect()
-}
-
-fn shown(path: &Path) -> String {
-    path.display().to_string()
-}
-
-/// A table's keys as flags: `true` is a flag without a value, lists have commas.
-fn flags(table: &toml::Table) -> Vec<String> {
-    let text = |value: &toml::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let mut words = Vec::new();
-    for (key, value) in table {
-        let flag = format!("--{}", key.replace('_', "-"));
-        match value {
-            toml::Value::Boolean(true) => words.push(flag),
-            toml::Value::Boolean(false) => {}
-            toml::Value::Array(values) if key == "text_column" => {
-                words.extend(values.iter().flat_map(|value| [flag.clone(), text(value)]));
-            }
-            toml::Value::Array(values) => {
-                words.extend([flag, values.iter().map(text).collect::<Vec<_>>().join(",")]);
-            }
-            value => words.extend([flag, text(value)]),
-        }
-    }
-    words
-}
-
 impl<'a> Work<'a> {
     pub(super) fn new(sweep: &'a Sweep<'a>, cell: &'a GridCell) -> Self {
         Self { sweep, cell, folder: CellFolder::new(&sweep.out, &cell.id) }
@@ -118,7 +68,7 @@ impl<'a> Work<'a> {
         &self.sweep.grid.groups[self.cell.group]
     }
 
-    fn corpus(&self) -> &'a Corpus {
+    pub(super) fn corpus(&self) -> &'a Corpus {
         &self.sweep.settings.corpora[&self.group().corpus]
     }
 
@@ -127,11 +77,11 @@ impl<'a> Work<'a> {
         &self.sweep.grid.cells[self.cell.model]
     }
 
-    fn model(&self) -> PathBuf {
+    pub(super) fn model(&self) -> PathBuf {
         CellFolder::new(&self.sweep.out, &self.trained().id).best()
     }
 
-    fn config(&self) -> &'a TrainConfig {
+    pub(super) fn config(&self) -> &'a TrainConfig {
         &self.sweep.configs[self.cell.model]
     }
 
@@ -178,12 +128,13 @@ impl<'a> Work<'a> {
             write_atomic(&file, text.as_bytes()).map_err(anyhow::Error::from)?;
             let (file, run) = (shown(&file), shown(&self.folder.run()));
             self.command(&words(&["train", "--config", &file, "--out", &run, "--resume", "auto"]))?;
-            if !self.sweep.settings.keep_checkpoints {
-                remove(&self.folder.run().join("checkpoints"))?;
-                remove(&self.folder.run().join("final"))?;
-            }
             Ok(())
-        })
+        })?;
+        if !self.sweep.settings.keep_checkpoints {
+            remove(&self.folder.run().join("checkpoints"))?;
+            remove(&self.folder.run().join("final"))?;
+        }
+        Ok(())
     }
 
     pub(super) fn command(&self, words: &[String]) -> Result<String, Failure> {
@@ -257,26 +208,11 @@ impl<'a> Work<'a> {
         })
     }
 
-    fn evaluate_line(&self, split: Split) -> Vec<String> {
-        let group = self.group();
-        let Data { files, reading } =
-            inputs::data(&self.sweep.out, &group.corpus, self.corpus(), part_of(split), None);
-        let mut line = words(&["evaluate", "--model", &shown(&self.model()), "--json", "--data"]);
-        line.extend(files.iter().map(|file| shown(file)));
-        line.extend(["--max-length".to_owned(), group.max_length.to_string()]);
-        line.extend(words(&["--per-token", &shown(&self.per_token(split)), "--overwrite"]));
-        if let Some(bos) = self.config().add_bos {
-            line.push(format!("--add-bos={bos}"));
-        }
-        line.extend(flags(&reading));
-        line
-    }
-
-    fn per_token(&self, split: Split) -> PathBuf {
+    pub(super) fn per_token(&self, split: Split) -> PathBuf {
         self.folder.split(split).join("per-token.jsonl")
     }
 
-    fn sample_files(&self, split: Split) -> Vec<PathBuf> {
+    pub(super) fn sample_files(&self, split: Split) -> Vec<PathBuf> {
         let runs = 0..self.sweep.settings.evaluate.samplings;
         runs.map(|run| self.folder.split(split).join(format!("samples-{run}.jsonl"))).collect()
     }
@@ -326,34 +262,6 @@ impl<'a> Work<'a> {
         Ok(generated.files)
     }
 
-    fn generate_line(&self, split: Split, texts: &Path, how: &Sampling) -> Vec<String> {
-        let (evaluate, group) = (&self.sweep.settings.evaluate, self.group());
-        let data =
-            inputs::data(&self.sweep.out, &group.corpus, self.corpus(), part_of(split), evaluate.documents);
-        let mut line = words(&["generate", "--model", &shown(&self.model()), "--documents"]);
-        line.extend(data.files.iter().map(|file| shown(file)));
-        line.extend(words(&["--name", split.name(), "--out", &shown(texts), "--resume", "--json"]));
-        let mut put = |flag: &str, value: String| line.extend([flag.to_owned(), value]);
-        put("--prompt-length", evaluate.prompt_length.to_string());
-        put("--max-length", group.max_length.to_string());
-        put("--num-samples", how.runs.to_string());
-        put("--seed", self.cell.seed.to_string());
-        let list = |values: &[f64]| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        for (flag, values) in [("--temperature", &how.temperatures), ("--top-p", &how.top_ps)] {
-            if !values.is_empty() && values.as_slice() != [1.0] {
-                put(flag, list(values));
-            }
-        }
-        if let Some(size) = evaluate.batch_size {
-            put("--batch-size", size.to_string());
-        }
-        if let Some(precision) = &evaluate.precision {
-            put("--precision", precision.clone());
-        }
-        line.extend(flags(&data.reading));
-        line
-    }
-
     /// The human texts that the samples are compared with.
     pub(super) fn human(&self, split: Split) -> PathBuf {
         self.sweep.out.join(human_file(self.group(), split))
@@ -373,7 +281,7 @@ impl<'a> Work<'a> {
     }
 
     /// The tokenizer of the n-grams.
-    fn tokenizer(&self) -> Option<&'a str> {
+    pub(super) fn tokenizer(&self) -> Option<&'a str> {
         let settings = &self.sweep.settings;
         let of_model = || {
             let model = &settings.models[&self.group().model];
@@ -396,38 +304,6 @@ impl<'a> Work<'a> {
         );
         let stdout = self.command(&line)?;
         Ok(serde_json::from_str(&stdout).context("`score` printed no JSON")?)
-    }
-
-    fn score_line(&self, split: Split, files: &[PathBuf], metrics: &[String]) -> Vec<String> {
-        let evaluate = &self.sweep.settings.evaluate;
-        let mut line = words(&["score", "--json", "--human", &shown(&self.human(split)), "--model-text"]);
-        line.extend(files.iter().map(|file| shown(file)));
-        let mut put = |flag: &str, value: &str| line.extend([flag.to_owned(), value.to_owned()]);
-        put("--metrics", &metrics.join(","));
-        put("--seed", &evaluate.seed.to_string());
-        let named = [
-            ("--tokenizer", self.tokenizer()),
-            ("--featurizer", evaluate.featurizer.as_deref()),
-            ("--embedder", evaluate.embedder.as_deref()),
-        ];
-        named.into_iter().for_each(|(flag, value)| value.into_iter().for_each(|value| put(flag, value)));
-        line.extend(flags(&evaluate.settings));
-        line
-    }
-
-    /// The command lines of an evaluation, to be checked before anything runs.
-    pub(super) fn lines(&self) -> [Vec<String>; 3] {
-        let how = Sampling::of(Decoding::UNBIASED, self.sweep.settings.evaluate.samplings);
-        let texts = self.folder.split(Split::Valid);
-        [
-            self.evaluate_line(Split::Valid),
-            self.generate_line(Split::Valid, &texts, &how),
-            self.score_line(
-                Split::Valid,
-                &self.sample_files(Split::Valid),
-                &self.sweep.settings.evaluate.metrics,
-            ),
-        ]
     }
 
     /// The result on a set of texts, if all its steps are done with these settings.
