@@ -16,7 +16,7 @@ use crate::error::Problem;
 use crate::reading::ReadingArgs;
 
 /// The MixCE authors' feature model for MAUVE.
-pub(super) const DEFAULT_FEATURIZER: &str = "openai-community/gpt2-large";
+pub(crate) const DEFAULT_FEATURIZER: &str = "openai-community/gpt2-large";
 
 /// Compare texts with human ones: diversity, repetition, lengths, MAUVE, coherence, with intervals and paired tests
 #[derive(Debug, Args)]
