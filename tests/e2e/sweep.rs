@@ -129,7 +129,7 @@ fn killed_and_sharded_sweeps_give_the_results_of_one_that_was_left_alone() {
     assert!(again.elapsed() < took, "{:?} of {took:?}", again.elapsed());
     assert!(world.read("whole/cells/mill-tiny-mle-nall-l40-s1/log.txt") == log, "no command was started");
     assert_eq!(results(&world, "whole"), whole);
-    for words in ["mill, tiny, length 40", "chosen by development mauve", "mle temperature 0.", "valid mauve"]
+    for words in ["mill, tiny, length 40", "chosen by development mauve", "mle temperature ", "valid mauve"]
     {
         assert!(outcome.stdout.contains(words), "{words}: {}", outcome.stdout);
     }
@@ -301,7 +301,7 @@ fn ctrl_c_ends_the_commands_with_a_checkpoint() {
     let metrics = world.path("out/cells/data-model-mle-n16-l40-s1/run/metrics.jsonl");
     let begun_at = Instant::now();
     while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 3 {
-        assert!(begun_at.elapsed() < Duration::from_secs(60), "training does not begin");
+        assert!(begun_at.elapsed() < Duration::from_secs(300), "training does not begin");
         std::thread::sleep(Duration::from_millis(20));
     }
     // Only to the sweep, which passes it on.

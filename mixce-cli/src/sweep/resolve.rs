@@ -238,11 +238,8 @@ fn apply_flags(settings: &mut Settings, args: &SweepArgs, context: &Context) -> 
         }
     }
     if !wanted.is_empty() {
-        let mut names: Vec<String> = wanted.iter().map(ToString::to_string).collect();
-        if !names.iter().any(|name| name == MLE) {
-            names.insert(0, MLE.to_owned());
-        }
-        settings.objectives = names;
+        let others = wanted.iter().map(ToString::to_string).filter(|name| name != MLE);
+        settings.objectives = std::iter::once(MLE.to_owned()).chain(others).collect();
     }
     if let Some(seed) = context.seed {
         settings.seeds = vec![seed];
