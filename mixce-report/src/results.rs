@@ -125,7 +125,7 @@ pub struct Cell {
     pub status: Status,
     /// Why it failed.
     pub error: Option<String>,
-    /// Seconds that its commands took, all runs together.
+    /// Seconds of its finished steps.
     pub seconds: f64,
     /// Results on the development texts.
     pub valid: Option<Evaluation>,

@@ -129,8 +129,7 @@ fn killed_and_sharded_sweeps_give_the_results_of_one_that_was_left_alone() {
     assert!(again.elapsed() < took, "{:?} of {took:?}", again.elapsed());
     assert!(world.read("whole/cells/mill-tiny-mle-nall-l40-s1/log.txt") == log, "no command was started");
     assert_eq!(results(&world, "whole"), whole);
-    for words in ["mill, tiny, length 40", "chosen by development mauve", "mle temperature ", "valid mauve"]
-    {
+    for words in ["mill, tiny, length 40", "chosen by development mauve", "mle temperature ", "valid mauve"] {
         assert!(outcome.stdout.contains(words), "{words}: {}", outcome.stdout);
     }
     other_evaluation_trains_nothing(&world);

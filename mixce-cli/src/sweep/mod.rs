@@ -197,7 +197,8 @@ impl<'a> Sweep<'a> {
                 .map(|(index, _)| index)
         };
         let first = of(false).map(Job::Grid).chain(of(true).map(Job::Tune));
-        first.chain(of(true).map(Job::Control)).chain(of(false).map(Job::Test)).collect()
+        // The test cells first: controls take over the likelihood of their model.
+        first.chain(of(false).map(Job::Test)).chain(of(true).map(Job::Control)).collect()
     }
 
     /// What each job waits for.

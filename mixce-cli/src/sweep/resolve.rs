@@ -200,7 +200,7 @@ fn short_form(args: &SweepArgs) -> Result<Settings> {
 /// The last part of a model's name or path, in letters that file names may have.
 fn short_name(model: &str) -> String {
     let last = model.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-    let last = last.split('@').next().unwrap_or_default();
+    let last = last.split('@').next().unwrap_or_default().trim_end_matches(".json");
     let letter = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
     let name: String = last.chars().map(letter).collect();
     let name = name.trim_start_matches(['.', '-']);
@@ -469,6 +469,7 @@ mod tests {
             ("me/a b@v1.0", "a_b"),
             ("runs/first/", "first"),
             ("models/m.gguf", "m.gguf"),
+            ("shapes/tiny.json", "tiny"),
             ("..", "model"),
         ] {
             assert_eq!(short_name(model), name);
