@@ -99,14 +99,15 @@ fn check_table(
     Ok(())
 }
 
-/// The key most similar to `unknown`.
+/// The key most similar to `unknown`: one edit away, else by Jaro and Winkler, to whom a swapped pair of a short word is nothing alike.
 fn nearest<'a>(unknown: &str, keys: &[&'a str]) -> Option<&'a str> {
     let plain = unknown.replace('-', "_").to_ascii_lowercase();
-    let scored = keys.iter().map(|known| (strsim::jaro_winkler(&plain, known), *known));
-    let best = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    // A swapped pair is no similarity to Jaro in a word of two letters.
-    let swapped = strsim::damerau_levenshtein(&plain, best.1) == 1;
-    (best.0 > SIMILAR || swapped).then_some(best.1)
+    let similar = |known: &str| {
+        let is_one_edit = strsim::damerau_levenshtein(&plain, known) <= 1;
+        strsim::jaro_winkler(&plain, known) + if is_one_edit { 1.0 } else { 0.0 }
+    };
+    let best = keys.iter().map(|known| (similar(known), *known)).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (best.0 > SIMILAR).then_some(best.1)
 }
 
 /// A TOML error as one line with its place.
