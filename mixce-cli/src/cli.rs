@@ -8,7 +8,7 @@ use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum
 
 use crate::commands::{
     bench, completions, data, doctor, download, evaluate, export, generate, inspect, man, nll_histogram,
-    plan, push, quickstart, score, synthetic, train,
+    plan, push, quickstart, score, sweep, synthetic, train,
 };
 use crate::context::Context;
 use crate::version;
@@ -91,6 +91,7 @@ pub(crate) enum Command {
     Evaluate(evaluate::EvaluateArgs),
     Generate(Box<generate::GenerateArgs>),
     Score(Box<score::ScoreArgs>),
+    Sweep(Box<sweep::SweepArgs>),
     NllHistogram(nll_histogram::NllHistogramArgs),
     Export(export::ExportArgs),
     Push(push::PushArgs),
@@ -115,6 +116,7 @@ impl Cli {
             Command::Evaluate(args) => evaluate::run(&args, &context),
             Command::Generate(args) => generate::run(&args, &context),
             Command::Score(args) => score::run(&args, &context),
+            Command::Sweep(args) => sweep::run(&args, &context),
             Command::NllHistogram(args) => nll_histogram::run(&args, &context),
             Command::Export(args) => export::run(&args, &context),
             Command::Push(args) => push::run(&args, &context),

@@ -23,6 +23,7 @@ mod quickstart;
 mod reading;
 mod speed;
 mod svg;
+mod sweep;
 mod usage;
 mod version;
 

@@ -29,6 +29,8 @@ pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool) {
         "kernels",
         "llama",
         "lm",
+        "report",
+        "sweep",
         "synthetic",
         "train",
     ];

@@ -31,6 +31,11 @@ pub(crate) fn bar(length: u64, unit: &str) -> ProgressBar {
     BARS.add(ProgressBar::new(length).with_style(style(&template)))
 }
 
+/// A line of text, to be set as its message.
+pub(crate) fn line() -> ProgressBar {
+    BARS.add(ProgressBar::new(0).with_style(style("{wide_msg}")))
+}
+
 /// A spinner for work of unknown length.
 pub(crate) fn spinner(message: impl Into<String>) -> ProgressBar {
     let spinner = BARS.add(ProgressBar::new_spinner().with_style(style("{spinner} {msg}")));

@@ -22,6 +22,10 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// A [`Selector`](crate::selector::Selector) failed.
+    #[error("cannot score the model for `config.select`: {0}")]
+    Selector(#[source] Box<dyn std::error::Error + Send + Sync>),
+
     /// A data file holds nothing to train or evaluate on.
     #[error("`{name}` has no usable document: {empty} empty, {short} without a target token")]
     NoDocuments {

@@ -20,6 +20,7 @@ mod packing;
 pub mod plan;
 pub mod prepare;
 pub mod run_folder;
+pub mod selector;
 pub mod trainer;
 
 pub use error::{Error, Result};

@@ -60,6 +60,9 @@ pub struct EvaluationReport {
     pub valid_potential: f64,
     /// `exp(valid_nll)`.
     pub valid_perplexity: f64,
+    /// The selector's score, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_mauve: Option<f64>,
     /// Target tokens.
     pub tokens: u64,
     /// Documents.
@@ -134,6 +137,9 @@ pub struct BestModel {
     pub valid_nll: f64,
     /// Its development loss.
     pub valid_loss: f64,
+    /// The selector's score, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_mauve: Option<f64>,
     /// Its folder.
     pub path: PathBuf,
 }

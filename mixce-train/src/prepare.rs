@@ -12,6 +12,7 @@ use crate::data::{EncodeSettings, Examples, Input, cache};
 use crate::error::{Error, Result};
 use crate::observer::{RunPlan, TrainObserver};
 use crate::run_folder::{Provenance, RunFolder};
+use crate::selector::Selector;
 use crate::trainer::{TrainJob, TrainOutcome, train};
 
 /// Local folders of model and tokenizer, once hub ids are downloaded.
@@ -36,6 +37,8 @@ pub struct Prepared {
     pub train: Examples,
     /// Development examples.
     pub valid: Option<Examples>,
+    /// Scores the model at evaluations; none from [`prepare`]. [`Selection::Mauve`](crate::config::Selection::Mauve) needs one.
+    pub selector: Option<Box<dyn Selector>>,
 }
 
 /// Loads the model, tokenizer and data of `config`; the architecture is one of `families`.
@@ -86,7 +89,7 @@ pub fn prepare(
     if stop.load(Ordering::Relaxed) {
         return Err(Error::Interrupted);
     }
-    Ok(Prepared { model, parameters, tokenizer, train, valid })
+    Ok(Prepared { model, parameters, tokenizer, train, valid, selector: None })
 }
 
 /// Resolves the files of training and development documents.
@@ -171,9 +174,10 @@ pub fn launch(
     let mut run_toml = RunTomlWriter { run: &run, config: repeated, provenance };
     let mut all: Vec<&mut dyn TrainObserver> = vec![&mut run_toml];
     all.extend(observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver));
-    let Prepared { model, parameters, tokenizer, train: examples, valid } = prepared;
+    let Prepared { model, parameters, tokenizer, train: examples, valid, selector } = prepared;
     let job = TrainJob {
         valid: valid.as_ref(),
+        selector: selector.as_deref(),
         tokenizer: Some(&tokenizer),
         run: Some(&run),
         stop: Some(stop),

@@ -31,6 +31,7 @@ mod score;
 mod score_contract;
 mod score_refusals;
 mod support;
+mod sweep;
 mod token_cache;
 
 /// HTTP for the test hub.

@@ -15,5 +15,6 @@ pub(crate) mod plan;
 pub(crate) mod push;
 pub(crate) mod quickstart;
 pub(crate) mod score;
+pub(crate) mod sweep;
 pub(crate) mod synthetic;
 pub(crate) mod train;

@@ -115,15 +115,17 @@ pub enum Pack {
     Concat,
 }
 
-/// Criterion for the best model, on the development documents; smaller is better.
+/// Criterion for the best model, on the development documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Selection {
-    /// Mean negative log-likelihood per token.
+    /// Smallest mean negative log-likelihood per token.
     #[default]
     Nll,
-    /// The objective's loss, the MixCE authors' criterion. With a small `eta` it is not monotone in the likelihood.
+    /// Smallest loss of the objective, the MixCE authors' criterion. With a small `eta` it is not monotone in the likelihood.
     Loss,
+    /// Highest score of the run's [`Selector`](crate::selector::Selector): MAUVE of samples, in the program.
+    Mauve,
 }
 
 #[cfg(test)]

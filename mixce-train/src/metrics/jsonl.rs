@@ -117,6 +117,7 @@ pub(super) mod tests {
             valid_nll: 1.0,
             valid_potential: 0.75,
             valid_perplexity: 1f64.exp(),
+            valid_mauve: None,
             tokens: 10,
             documents: 2,
             best: true,

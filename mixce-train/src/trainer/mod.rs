@@ -84,6 +84,7 @@ struct Trainer<'a> {
 impl<'a> Trainer<'a> {
     fn new(job: &'a TrainJob<'a>, parameters: Parameters, observers: Fanout<'a>) -> Result<Self> {
         job.config.validate_settings()?;
+        require_selector(job)?;
         let config = job.config.resolved_for(job.model.spec().positions, job.tokenizer);
         let batcher = Batcher::new(job.train, config.batcher())?;
         let total_steps = config.total_steps(batcher.steps_per_epoch());
@@ -206,10 +207,15 @@ impl<'a> Trainer<'a> {
             }
             other => other?,
         };
+        let valid_mauve = match self.job.selector.map(|selector| selector.score(model, stop)).transpose() {
+            Err(Error::Interrupted) => return Ok(false),
+            other => other?,
+        };
         let candidate = BestModel {
             step: self.state.step,
             valid_nll: scores.nll,
             valid_loss: scores.loss,
+            valid_mauve,
             path: self.job.run.map(RunFolder::best).unwrap_or_default(),
         };
         let best = is_better(self.config.select, &candidate, self.state.best.as_ref());
@@ -230,6 +236,7 @@ impl<'a> Trainer<'a> {
             valid_nll: scores.nll,
             valid_potential: scores.potential,
             valid_perplexity: scores.perplexity,
+            valid_mauve,
             tokens: scores.tokens,
             documents: scores.documents,
             best,
@@ -282,14 +289,29 @@ impl<'a> Trainer<'a> {
     }
 }
 
+/// Selection by a score needs the selector that computes it, and development examples.
+fn require_selector(job: &TrainJob<'_>) -> Result<()> {
+    match (job.config.select, job.selector, job.valid) {
+        (Selection::Mauve, None, _) => {
+            Err(Error::config("`config.select = mauve` needs a selector (`TrainJob::selector`)"))
+        }
+        (Selection::Mauve, Some(_), None) => {
+            Err(Error::config("`config.select = mauve` needs `config.valid`: there is nothing to evaluate"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether a candidate replaces the best model: it must be strictly better, and not NaN.
 fn is_better(select: Selection, candidate: &BestModel, best: Option<&BestModel>) -> bool {
     let value = |model: &BestModel| match select {
         Selection::Loss => model.valid_loss,
         Selection::Nll => model.valid_nll,
+        Selection::Mauve => model.valid_mauve.map_or(f64::NAN, |score| -score),
     };
     let candidate = value(candidate);
-    candidate.is_finite() && best.is_none_or(|best| candidate < value(best))
+    // A model that was selected by another criterion may have no score.
+    candidate.is_finite() && best.map(value).is_none_or(|best| best.is_nan() || candidate < best)
 }
 
 #[cfg(test)]
@@ -298,11 +320,22 @@ mod tests {
 
     #[test]
     fn the_best_is_strictly_better_and_a_number() {
-        let model = |nll, loss| BestModel { step: 1, valid_nll: nll, valid_loss: loss, path: PathBuf::new() };
+        let model = |nll, loss| BestModel {
+            step: 1,
+            valid_nll: nll,
+            valid_loss: loss,
+            valid_mauve: None,
+            path: PathBuf::new(),
+        };
         let best = model(2.0, 0.5);
         assert!(is_better(Selection::Nll, &model(1.9, 9.0), Some(&best)));
         assert!(!is_better(Selection::Nll, &model(2.0, 0.1), Some(&best)));
         assert!(is_better(Selection::Loss, &model(9.0, 0.1), Some(&best)));
         assert!(!is_better(Selection::Nll, &model(f64::NAN, 0.1), None));
+        let scored = |score| BestModel { valid_mauve: Some(score), ..model(1.0, 1.0) };
+        assert!(is_better(Selection::Mauve, &scored(0.9), Some(&scored(0.8))));
+        assert!(!is_better(Selection::Mauve, &scored(0.8), Some(&scored(0.8))));
+        assert!(!is_better(Selection::Mauve, &scored(f64::NAN), None));
+        assert!(is_better(Selection::Mauve, &scored(0.1), Some(&best)), "the best has no score");
     }
 }

@@ -21,13 +21,20 @@ struct Chosen {
     step: u64,
     valid_nll: f64,
     valid_loss: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    valid_mauve: Option<f64>,
 }
 
 impl Chosen {
     const FILE: &str = "selection.json";
 
     fn of(model: &BestModel) -> Self {
-        Self { step: model.step, valid_nll: model.valid_nll, valid_loss: model.valid_loss }
+        Self {
+            step: model.step,
+            valid_nll: model.valid_nll,
+            valid_loss: model.valid_loss,
+            valid_mauve: model.valid_mauve,
+        }
     }
 
     /// `None` if the file is missing or damaged.

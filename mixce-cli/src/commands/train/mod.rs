@@ -1,6 +1,7 @@
 //! `mixce train`: finetune a model, or train one from scratch.
 
 mod dry_run;
+mod select;
 mod settings;
 pub(crate) mod sources;
 mod watch;
@@ -14,6 +15,7 @@ use mixce_train::config::TrainConfig;
 use mixce_train::observer::BestModel;
 use mixce_train::prepare::{launch, prepare};
 use mixce_train::run_folder::{Provenance, RunFolder};
+use mixce_train::selector::Selector;
 use mixce_train::trainer::{End, TrainOutcome};
 use serde::Serialize;
 use serde_json::json;
@@ -23,10 +25,14 @@ use crate::error::{Problem, with_hint};
 use crate::models::Network;
 use crate::output::table;
 use crate::{interrupt, progress};
-use settings::Settings;
+use select::MauveSelector;
+pub(crate) use settings::Settings;
 pub(crate) use settings::words;
 use sources::Located;
 use watch::Watcher;
+
+/// What Ctrl-C does during training.
+const PROMISE: &str = "writing a checkpoint of the last whole step";
 
 /// Finetune a model with MixCE (or MLE, TaiLr, ...), or train one from scratch, and write a run folder
 #[derive(Debug, Args)]
@@ -77,7 +83,8 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
     let stop = interrupt::install("nothing is written");
     // The cache folder does not affect the run; a dry run writes no cache.
     let cache_dir = if args.dry_run { None } else { sources::cache_folder(&config) };
-    let prepared = prepare(&TrainConfig { cache_dir, ..config.clone() }, &sources, FAMILIES, &device, stop)?;
+    let mut prepared =
+        prepare(&TrainConfig { cache_dir, ..config.clone() }, &sources, FAMILIES, &device, stop)?;
     spinner.finish_and_clear();
     if args.dry_run {
         return dry_run::print(
@@ -88,7 +95,9 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
         );
     }
 
-    interrupt::install("writing a checkpoint of the last whole step");
+    prepared.selector = MauveSelector::of(&config, &prepared, &sources, &device)?
+        .map(|selector| Box::new(selector) as Box<dyn Selector>);
+    interrupt::install(PROMISE);
     let provenance = Provenance { model_commit: commit, ..Provenance::of(&device) };
     let mut watcher = Watcher::new(context);
     let outcome = launch(&pinned, prepared, &provenance, &mut [&mut watcher], stop)?;
