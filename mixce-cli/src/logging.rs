@@ -29,6 +29,7 @@ pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool) {
         "kernels",
         "llama",
         "lm",
+        "report",
         "synthetic",
         "train",
     ];

@@ -23,7 +23,7 @@ use mixce_eval::metric::{Need, Resampling, ScoreTable, Scorer, Scores, SetScores
 use crate::commands::evaluate::Compat;
 use crate::context::{Context, device_name};
 use crate::progress;
-pub(crate) use args::ScoreArgs;
+pub(crate) use args::{ScoreArgs, check_resampling};
 use features::FeatureFiles;
 use models::Models;
 use prepare::Preparation;
