@@ -13,6 +13,8 @@ pub struct Arm<'a> {
     pub objective: &'a str,
     /// The control.
     pub control: Option<Control>,
+    /// What tells it from other runs of the objective.
+    pub variant: Option<&'a str>,
     /// The systems, in the order of their seeds.
     pub systems: Vec<&'a System>,
 }
@@ -74,14 +76,13 @@ impl<'a> Arm<'a> {
     pub fn of_group(study: &'a Study, group: &Group) -> Vec<Self> {
         let mut arms: Vec<Self> = Vec::new();
         for system in study.systems.iter().filter(|system| system.group == *group) {
-            let same = |arm: &&mut Self| arm.objective == system.objective && arm.control == system.control;
+            let (objective, control) = (system.objective.as_str(), system.control);
+            let variant = system.variant.as_deref();
+            let same =
+                |arm: &&mut Self| (arm.objective, arm.control, arm.variant) == (objective, control, variant);
             match arms.iter_mut().find(same) {
                 Some(arm) => arm.systems.push(system),
-                None => arms.push(Self {
-                    objective: &system.objective,
-                    control: system.control,
-                    systems: vec![system],
-                }),
+                None => arms.push(Self { objective, control, variant, systems: vec![system] }),
             }
         }
         arms.iter_mut().for_each(|arm| arm.systems.sort_by_key(|system| system.seed));
@@ -90,6 +91,7 @@ impl<'a> Arm<'a> {
             key(a)
                 .cmp(&key(b))
                 .then_with(|| parameters(a.objective).total_cmp_by_value(&parameters(b.objective)))
+                .then_with(|| a.variant.cmp(&b.variant))
         });
         arms
     }
@@ -115,7 +117,11 @@ impl<'a> Arm<'a> {
     /// Its name in tables and sentences.
     #[must_use]
     pub fn label(&self) -> String {
-        let Some(control) = self.control else { return label_of(self.objective) };
+        let name = match self.variant {
+            Some(variant) => format!("{}, {variant}", label_of(self.objective)),
+            None => label_of(self.objective),
+        };
+        let Some(control) = self.control else { return name };
         let (what, value): (_, fn(&Decoding) -> f64) = match control {
             Control::TopP => ("top-p", |decoding| decoding.top_p),
             Control::Temperature => ("temperature", |decoding| decoding.temperature),
@@ -123,7 +129,6 @@ impl<'a> Arm<'a> {
         let mut values: Vec<f64> =
             self.systems.iter().filter_map(|system| system.decoding.as_ref()).map(value).collect();
         values.sort_by(f64::total_cmp);
-        let name = label_of(self.objective);
         match (values.first(), values.last()) {
             (Some(low), Some(high)) if low == high => format!("{name}, {what} {}", rounded(*low)),
             (Some(low), Some(high)) => format!("{name}, {what} {} to {}", rounded(*low), rounded(*high)),

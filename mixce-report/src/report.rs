@@ -1,7 +1,7 @@
 //! A report: what is in it, and its folder.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mixce_base::files::{AtomicFolder, write_atomic};
 use serde::Serialize;
@@ -54,9 +54,9 @@ pub struct Report {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Written {
     /// The report's folder.
-    pub out: PathBuf,
+    pub out: String,
     /// The page.
-    pub page: PathBuf,
+    pub page: String,
     /// Every file, relative to the folder.
     pub files: Vec<String>,
 }
@@ -112,7 +112,7 @@ impl Report {
 
     pub(crate) fn title(&self) -> String {
         self.settings.title.clone().unwrap_or_else(|| {
-            let name = |folder: &PathBuf| {
+            let name = |folder: &Path| {
                 folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned()
             };
             let folders: Vec<String> = self.study.sources.iter().map(|source| name(&source.folder)).collect();
@@ -166,7 +166,8 @@ impl Report {
         } else {
             folder.replace()?
         }
-        Ok(Written { out: out.to_owned(), page: out.join(PAGE), files })
+        let shown = |path: &Path| path.display().to_string();
+        Ok(Written { out: shown(out), page: shown(&out.join(PAGE)), files })
     }
 
     fn check(&self, out: &Path, overwrite: bool) -> Result<()> {
@@ -210,7 +211,7 @@ impl Report {
             .study
             .sources
             .iter()
-            .map(|source| json!({"folder": source.folder, "kind": source.kind, "versions": source.versions}))
+            .map(|source| json!({"folder": source.folder.display().to_string(), "kind": source.kind, "versions": source.versions}))
             .collect();
         let findings: Vec<Value> =
             self.findings.iter().map(|f| json!({"title": f.title, "sentences": f.sentences})).collect();

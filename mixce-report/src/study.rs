@@ -74,6 +74,8 @@ pub struct System {
     pub control: Option<Control>,
     /// How it was sampled; none for a control that is not tuned yet.
     pub decoding: Option<Decoding>,
+    /// What tells it from other runs of the same objective whose settings differ.
+    pub variant: Option<String>,
     /// Seed of the training run and its samples.
     pub seed: u64,
     /// Its state.
@@ -123,7 +125,7 @@ impl System {
     }
 
     fn is_same_cell(&self, other: &Self) -> bool {
-        let key = |system: &Self| (system.seed, system.control);
+        let key = |system: &Self| (system.seed, system.control, system.variant.clone());
         self.group == other.group && self.objective == other.objective && key(self) == key(other)
     }
 

@@ -476,7 +476,10 @@ mod tests {
         let row = &table.rows[1];
         assert_eq!(row.name, "MixCE (eta = 0.1) \u{2212} MLE");
         let texts: Vec<String> = row.cells.iter().map(Cell::shown).collect();
-        assert_eq!(texts[..4], ["development", "diversity", "-0.1250", "[\u{2212}0.1250, \u{2212}0.1250]"]);
+        assert_eq!(
+            texts[..4],
+            ["development", "diversity", "\u{2212}0.1250", "[\u{2212}0.1250, \u{2212}0.1250]"]
+        );
         assert_eq!(texts[6..], ["4 prompts", "tie"]);
         assert_eq!(table.rows[2].cells[6].shown(), "2 and 2 seeds");
         assert_eq!(table.rows[4].cells[6].shown(), "not tested (2 and 1 seeds)");

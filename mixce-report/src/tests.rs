@@ -30,6 +30,7 @@ pub(crate) fn cell(objective: &str, control: Option<(Control, f64)>, seed: u64) 
         objective: objective.into(),
         control: control.map(|(control, _)| control),
         decoding: Some(decoding),
+        variant: None,
         seed,
         status: Status::Done,
         error: None,

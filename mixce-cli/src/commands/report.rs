@@ -66,7 +66,7 @@ pub(crate) fn run(args: &ReportArgs, context: &Context) -> Result<()> {
             lines.extend(findings.sentences.iter().map(|sentence| format!("- {sentence}")));
             lines.push(String::new());
         }
-        lines.push(format!("{} files; open {}", written.files.len(), written.page.display()));
+        lines.push(format!("{} files; open {}", written.files.len(), written.page));
         lines.join("\n")
     })
 }

@@ -37,7 +37,7 @@ impl Scale {
         let room = (high - low) * 0.05;
         let low = if axis.from_zero && low == 0.0 { low } else { low - room };
         let high = high + room;
-        let step = nice_step((high - low) / 6.0);
+        let step = nice_step((high - low) / 8.0);
         let decimals = (-step.log10().floor()).max(0.0) as usize;
         let first = (low / step).ceil() as i64;
         let last = (high / step).floor() as i64;

@@ -14,6 +14,13 @@ const HUMAN: &str = "per-token.jsonl";
 /// Likelihoods of the system's own samples.
 const SAMPLES: &str = "per-token-samples.jsonl";
 
+/// Name, axis and values of a chart.
+type Level = (&'static str, &'static str, fn(&Likelihoods) -> &Vec<f64>);
+const LEVELS: [Level; 2] = [
+    ("texts", "mean nll of a text's tokens (nats)", |found| &found.texts),
+    ("tokens", "nll of a token (nats)", |found| &found.tokens),
+];
+
 /// Two charts, of texts and of tokens, for the first seed of each arm whose files are there.
 pub(super) fn charts(study: &Study, names: &mut Names) -> Result<Vec<Chart>> {
     let mut charts = Vec::new();
@@ -22,22 +29,13 @@ pub(super) fn charts(study: &Study, names: &mut Names) -> Result<Vec<Chart>> {
             for system in &arm.systems {
                 let Some([human, samples]) = read(system)? else { continue };
                 let title = format!("{}: {}, seed {}", Names::group_title(group), arm.label(), system.seed);
-                for (level, label, of) in [
-                    (
-                        "texts",
-                        "mean nll of a text's tokens (nats)",
-                        (|found| &found.texts) as fn(&Likelihoods) -> &Vec<f64>,
-                    ),
-                    ("tokens", "nll of a token (nats)", |found| &found.tokens),
-                ] {
-                    let sets = [
-                        ("human texts".to_owned(), of(&human).clone()),
-                        ("its samples".to_owned(), of(&samples).clone()),
-                    ];
+                for (level, label, of) in LEVELS {
+                    let [human, samples] = [("human texts", &human), ("its samples", &samples)]
+                        .map(|(name, found)| (name.to_owned(), of(found).clone()));
                     let title = format!("{title}: likelihood of {level}");
                     let id = names.unique(&format!("nll-{level}-{}-{}", Names::of_group(group), arm.label()));
-                    charts
-                        .extend(densities(title, label, "nat", &sets, 3).map(|chart| Chart { id, ..chart }));
+                    let chart = densities(title, label, "nat", &[human, samples], 3);
+                    charts.extend(chart.map(|chart| Chart { id, ..chart }));
                 }
                 break;
             }

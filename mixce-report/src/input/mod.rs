@@ -6,6 +6,7 @@ mod run;
 mod sweep;
 mod texts;
 mod tokens;
+mod variants;
 
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,7 @@ impl Study {
                 return Err(Error::UnknownFolder { path: folder.clone() });
             }
         }
+        variants::tell_apart(&mut study);
         Ok(study)
     }
 }

@@ -9,8 +9,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::Curve;
 use super::read::{read_json, read_text};
-use super::{Curve, require_exists};
 use crate::documents::{self, Documents};
 use crate::error::{Error, Result};
 use crate::results::{Decoding, Group, Scores, Split, Status};
@@ -61,9 +61,16 @@ struct Scored {
     systems: Vec<Scores>,
 }
 
-/// Adds a training run.
+/// Adds a training run, unless it was added before.
 pub(super) fn add(study: &mut Study, folder: &Path) -> Result<()> {
-    require_exists(folder)?;
+    let real = |folder: &Path| {
+        folder.canonicalize().map_err(|source| Error::Read { path: folder.to_owned(), source })
+    };
+    for known in &study.sources {
+        if real(&known.folder)? == real(folder)? {
+            return Ok(());
+        }
+    }
     let path = folder.join(SETTINGS);
     let malformed = |problem: String| Error::Malformed { path: path.clone(), line: None, problem };
     let text = read_text(&path)?.unwrap_or_default();
@@ -88,12 +95,13 @@ pub(super) fn add(study: &mut Study, folder: &Path) -> Result<()> {
             .perplexity = Some(perplexity);
     }
     let test = measured(study, &group, folder, Split::Test)?;
-    study.add_system(System {
+    study.systems.push(System {
         id: folder.display().to_string(),
         group,
         objective,
         control: None,
         decoding: Some(Decoding::UNBIASED),
+        variant: None,
         seed: settings.seed,
         status: Status::Done,
         error: None,
@@ -101,7 +109,7 @@ pub(super) fn add(study: &mut Study, folder: &Path) -> Result<()> {
         valid,
         test,
         curve,
-    })?;
+    });
     if let Some(values) = values.as_object_mut() {
         values.remove("provenance");
     }

@@ -67,6 +67,7 @@ fn system(root: &Path, cell: Cell) -> Result<System> {
         objective: cell.objective,
         control: cell.control,
         decoding: cell.decoding,
+        variant: None,
         seed: cell.seed,
         status: cell.status,
         error: cell.error,

@@ -46,9 +46,9 @@ fn cell(cell: &Cell) -> String {
     }
 }
 
-/// A number whose sign is a minus and no hyphen.
+/// A number whose sign is a minus in mathematics.
 fn minus(number: &str) -> String {
-    number.strip_prefix('-').map_or_else(|| number.to_owned(), |number| format!("$-${number}"))
+    number.strip_prefix('\u{2212}').map_or_else(|| number.to_owned(), |number| format!("$-${number}"))
 }
 
 /// Text that LaTeX shows as it is.

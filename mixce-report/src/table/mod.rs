@@ -112,18 +112,20 @@ impl Cell {
         match &self.content {
             Content::Empty => String::new(),
             Content::Text(text) => text.clone(),
-            Content::Number { value, spread: None, decimals } => format!("{value:.decimals$}"),
+            Content::Number { value, spread: None, decimals } => plain(*value, *decimals),
             Content::Number { value, spread: Some(spread), decimals } => {
                 // One digit more for a small deviation, which would be shown as zero.
-                let places = if *spread > 0.0 && *spread < 10f64.powi(-(*decimals as i32)) {
-                    decimals + 1
-                } else {
-                    *decimals
-                };
-                format!("{value:.decimals$} \u{b1} {spread:.places$}")
+                let is_small = *spread > 0.0 && *spread < 10f64.powi(-(*decimals as i32));
+                let places = if is_small { decimals + 1 } else { *decimals };
+                format!("{} \u{b1} {spread:.places$}", plain(*value, *decimals))
             }
         }
     }
+}
+
+/// A number with a real minus.
+fn plain(value: f64, decimals: usize) -> String {
+    format!("{value:.decimals$}").replace('-', "\u{2212}")
 }
 
 #[cfg(test)]
@@ -158,6 +160,6 @@ mod tests {
     fn small_deviations_are_not_shown_as_zero() {
         assert_eq!(Cell::number(0.5, Some(0.0002), 3).shown(), "0.500 \u{b1} 0.0002");
         assert_eq!(Cell::number(0.5, Some(0.0), 3).shown(), "0.500 \u{b1} 0.000");
-        assert_eq!(Cell::number(-0.04, None, 2).shown(), "-0.04");
+        assert_eq!(Cell::number(-0.04, None, 2).shown(), "\u{2212}0.04");
     }
 }
