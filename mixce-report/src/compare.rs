@@ -390,7 +390,7 @@ mod tests {
             .unwrap()
             .pop();
         let arms = Arm::of_group(&study, &group);
-        let scene = Scene { study: &study, ..scene };
+        let scene = Scene { study: &study, group: &group, split: Split::Valid, resampling: &RESAMPLING };
         assert!(matches!(scene.compare(&arms)[1].evidence, Evidence::None { .. }));
     }
 

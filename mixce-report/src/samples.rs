@@ -81,9 +81,10 @@ fn of_group(study: &Study, group: &Group, limit: usize) -> Result<Option<Samples
         return Ok(None);
     }
     let (total, count) = (prompts.len(), prompts.len().min(limit));
-    let by_index: Vec<BTreeMap<u64, &str>> = columns
+    let (names, texts): (Vec<String>, Vec<Texts>) = columns.into_iter().unzip();
+    let by_index: Vec<BTreeMap<u64, &str>> = texts
         .iter()
-        .map(|(_, texts)| texts.iter().map(|text| (text.index, text.text.as_str())).collect())
+        .map(|texts| texts.iter().map(|text| (text.index, text.text.as_str())).collect())
         .collect();
     let all: Vec<(u64, String)> = prompts.into_iter().collect();
     let prompt = |place: usize| {
@@ -94,7 +95,7 @@ fn of_group(study: &Study, group: &Group, limit: usize) -> Result<Option<Samples
     Ok(Some(Samples {
         title: Names::group_title(group),
         split,
-        columns: columns.into_iter().map(|(name, _)| name).collect(),
+        columns: names,
         prompts: (0..count).map(prompt).collect(),
         total,
     }))

@@ -10,13 +10,13 @@ use crate::tables::SPLITS;
 
 /// Settings that some files share.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Scoring {
+pub(crate) struct Scoring {
     /// What was computed.
-    pub what: String,
+    pub(crate) what: String,
     /// The settings.
-    pub settings: Value,
+    pub(crate) settings: Value,
     /// How many files have them.
-    pub files: usize,
+    pub(crate) files: usize,
 }
 
 /// The files with settings, and what they hold.

@@ -6,7 +6,7 @@
 /// shown as their code points, `[U+202E]`: a reader of samples wants to see them. Line feeds, tabs, and joiners, which emoji and several scripts
 /// need, stay.
 #[must_use]
-pub fn html(text: &str) -> String {
+pub(crate) fn html(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len() + text.len() / 16);
     for character in text.chars() {
         match character {
