@@ -39,6 +39,9 @@ pub(crate) fn findings(study: &Study, comparisons: &[Comparison], resampling: &R
             sentences.push(about_choice(chosen));
         }
         sentences.extend(mine.iter().map(|comparison| sentence(comparison, resampling.level)));
+        if mine.is_empty() {
+            sentences.extend(arms.iter().filter_map(|arm| values(&scene, arm)));
+        }
         sentences.extend(caveats(&scene, &arms, &mine));
         all.push(Findings { title: Names::group_title(group), sentences });
     }
@@ -89,6 +92,22 @@ fn about_choice(chosen: &Chosen) -> String {
     };
     let subject = if chosen.objective == "mle" { "Maximum likelihood itself".to_owned() } else { name };
     format!("{subject} has the best {} on the development texts: {spread}.{ties}", metric.title)
+}
+
+/// The values of an arm that there is nothing to compare with.
+fn values(scene: &Scene<'_>, arm: &Arm<'_>) -> Option<String> {
+    let value = |metric: &Metric| {
+        let decimals = metric.decimals;
+        let found = arm.estimate(metric, scene.split)?.mean();
+        let human = scene
+            .human(metric)
+            .map_or_else(String::new, |human| format!(" (human texts {human:.decimals$})"));
+        Some(format!("{} {found:.decimals$}{human}", metric.title))
+    };
+    let values: Vec<String> = Metric::headline().iter().filter_map(value).collect();
+    let what = list(&values);
+    (!what.is_empty())
+        .then(|| format!("{} has {what} on the {} texts.", arm.label(), split_title(scene.split)))
 }
 
 /// The two values, the human one, and what follows.
@@ -191,6 +210,12 @@ fn caveats(scene: &Scene<'_>, arms: &[Arm<'_>], comparisons: &[&Comparison]) -> 
     }
     if comparisons.iter().any(|comparison| comparison.metric.key == "mauve") {
         caveats.push("MAUVE compares two sets of texts and is no mean over prompts: its uncertainty here is its spread over seeds and sampling runs.".to_owned());
+    }
+    if comparisons.is_empty() && arms.iter().any(|arm| arm.objective != "mle") {
+        caveats.push(
+            "There is no MLE model with the same data, base model and length to compare with.".to_owned(),
+        );
+        return caveats;
     }
     let has = |control: Control| {
         arms.iter().any(|arm| arm.control == Some(control) && arm.measured(scene.split).next().is_some())
@@ -299,5 +324,20 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("a single training run"), "{text}");
+    }
+
+    #[test]
+    fn a_run_alone_has_its_values_told() {
+        let mut study = study(vec![with("mixce:eta=0.1", 1, 0.99, 0.9)]);
+        study.humans.push(human(&prompts(0.84)));
+        let found = told(&study);
+        assert_eq!(
+            found[0].sentences,
+            [
+                "MixCE (eta = 0.1) has perplexity 20.00, diversity 0.900 (human texts 0.840) and MAUVE 0.990 on the development texts.",
+                "There is a single training run of some system: how much another seed would change its numbers is unknown.",
+                "There is no MLE model with the same data, base model and length to compare with.",
+            ]
+        );
     }
 }

@@ -269,6 +269,8 @@ fn training_runs_are_reported_alone_and_together() {
         world.run(&format!("train --model model --train train.txt --valid valid.txt --objective {objective} --epochs 2 {SMALL} --out runs/{name}")).success();
     }
     let outcome = world.run("report runs/mixce --out single").success();
+    assert!(outcome.stdout.contains("MixCE (eta = 0.3) has perplexity "), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("There is no MLE model"), "{}", outcome.stdout);
     assert!(
         outcome.stdout.contains("a single training run") && outcome.stdout.contains("open single/index.html"),
         "{}",

@@ -50,6 +50,7 @@ pub(crate) struct ReportArgs {
 pub(crate) fn run(args: &ReportArgs, context: &Context) -> Result<()> {
     crate::error::at_least("--resamples", args.resamples as u64, 1)?;
     check_resampling(args.resamples, args.confidence)?;
+    context.start_threads(None);
     let study = Study::read(&args.folders)?;
     let settings = Settings {
         title: args.title.clone(),
