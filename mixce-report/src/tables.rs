@@ -401,7 +401,10 @@ mod tests {
     const RESAMPLING: Resampling = Resampling { resamples: 300, level: 0.95, seed: 1 };
 
     fn small() -> Study {
-        let prompts = |value: f64| vec![Some(value - 0.125), Some(value), Some(value + 0.125), Some(value)];
+        // Enough prompts for a sign-flip test to reject.
+        let prompts = |value: f64| {
+            [value - 0.125, value, value + 0.125, value].repeat(4).into_iter().map(Some).collect::<Vec<_>>()
+        };
         let with = |objective: &str, control, seed, mauve, diversity| {
             let mut system = cell(objective, control, seed);
             system.valid = Some(measured(mauve, &prompts(diversity)));
@@ -480,7 +483,7 @@ mod tests {
             texts[..4],
             ["development", "diversity", "\u{2212}0.1250", "[\u{2212}0.1250, \u{2212}0.1250]"]
         );
-        assert_eq!(texts[6..], ["4 prompts", "tie"]);
+        assert_eq!(texts[6..], ["16 prompts", "tie"]);
         assert_eq!(table.rows[2].cells[6].shown(), "2 and 2 seeds");
         assert_eq!(table.rows[4].cells[6].shown(), "not tested (2 and 1 seeds)");
         assert!(table.rows.iter().all(|row| row.cells.len() + 1 == table.columns.len()));

@@ -153,7 +153,7 @@ fn a_sweep_becomes_tables_figures_and_one_page() {
     let world = World::new();
     write_sweep(&world, "sweep");
     let before = world.snapshot();
-    let written = world.run("report sweep --out out --json --resamples 400 --samples 20").row();
+    let written = world.run("report sweep --out out --json --resamples 400 --samples 40").row();
     let files: Vec<&str> =
         written["files"].as_array().unwrap().iter().map(|file| file.as_str().unwrap()).collect();
     for file in [
@@ -207,7 +207,7 @@ fn a_sweep_becomes_tables_figures_and_one_page() {
     );
 
     page_is_safe(&world.text("out/index.html"));
-    let again = world.run("report sweep --out again --json --resamples 400 --samples 20").success();
+    let again = world.run("report sweep --out again --json --resamples 400 --samples 40").success();
     assert!(again.stderr.is_empty(), "{}", again.stderr);
     for file in files {
         assert_eq!(world.read(&format!("out/{file}")), world.read(&format!("again/{file}")), "{file}");
