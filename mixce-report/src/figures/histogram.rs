@@ -36,11 +36,12 @@ pub(super) fn densities(
     let described = sets.iter().map(|(name, _, s)| {
         format!("{name}: {} values, mean {:.decimals$}, median {:.decimals$}, half of them between {:.decimals$} and {:.decimals$}.", s.n, s.mean, s.median, s.p25, s.p75)
     });
+    let description = described.collect::<Vec<_>>().join(" ");
     Some(Chart {
         id: String::new(),
         title,
-        description: described.collect::<Vec<_>>().join(" "),
-        notes: Vec::new(),
+        notes: vec![description.clone()],
+        description,
         x: Axis::linear(label),
         y: Axis::from_zero(format!("share per {unit}")),
         series: series.collect(),

@@ -46,9 +46,9 @@ fn cell(cell: &Cell) -> String {
     }
 }
 
-/// A number whose sign is a minus in mathematics.
+/// A number whose signs are those of mathematics.
 fn minus(number: &str) -> String {
-    number.strip_prefix('\u{2212}').map_or_else(|| number.to_owned(), |number| format!("$-${number}"))
+    number.replace('\u{2212}', "$-$").replace('<', "$<$")
 }
 
 /// Text that LaTeX shows as it is.

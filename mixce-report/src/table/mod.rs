@@ -123,8 +123,12 @@ impl Cell {
     }
 }
 
-/// A number with a real minus.
+/// A number with a real minus; a positive one that would be shown as zero as `<0.001`.
 fn plain(value: f64, decimals: usize) -> String {
+    let least = 10f64.powi(-(decimals as i32));
+    if value > 0.0 && value < least / 2.0 {
+        return format!("<{least:.decimals$}");
+    }
     format!("{value:.decimals$}").replace('-', "\u{2212}")
 }
 
@@ -161,5 +165,9 @@ mod tests {
         assert_eq!(Cell::number(0.5, Some(0.0002), 3).shown(), "0.500 \u{b1} 0.0002");
         assert_eq!(Cell::number(0.5, Some(0.0), 3).shown(), "0.500 \u{b1} 0.000");
         assert_eq!(Cell::number(-0.04, None, 2).shown(), "\u{2212}0.04");
+        assert_eq!(
+            [0.0, 4e-5, 6e-5].map(|p| Cell::number(p, None, 4).shown()),
+            ["0.0000", "<0.0001", "0.0001"]
+        );
     }
 }
