@@ -204,6 +204,7 @@ fn caveats(scene: &Scene<'_>, arms: &[Arm<'_>], comparisons: &[&Comparison]) -> 
         arms.iter().map(|arm| arm.measured(scene.split).count()).filter(|n| *n > 0).min().unwrap_or(0);
     match seeds {
         0 => return vec!["No finished system has scores here yet.".to_owned()],
+        1 if arms.len() == 1 => caveats.push("This is a single training run: how much another seed would change its numbers is unknown.".to_owned()),
         1 => caveats.push("There is a single training run of some system: how much another seed would change its numbers is unknown.".to_owned()),
         2..FEW_SEEDS => caveats.push(format!("{seeds} seeds are few: a standard deviation over them is itself uncertain, and the intervals over seeds are wide.")),
         _ => {}
@@ -239,7 +240,8 @@ fn caveats(scene: &Scene<'_>, arms: &[Arm<'_>], comparisons: &[&Comparison]) -> 
 /// The group's title with the number of its systems, for tables of contents and messages.
 pub(crate) fn summary_of(group: &Group, study: &Study) -> String {
     let systems = study.systems.iter().filter(|system| system.group == *group).count();
-    format!("{} ({systems} systems)", Names::group_title(group))
+    let noun = if systems == 1 { "system" } else { "systems" };
+    format!("{} ({systems} {noun})", Names::group_title(group))
 }
 
 fn capitalised(text: &str) -> String {
@@ -335,7 +337,7 @@ mod tests {
             found[0].sentences,
             [
                 "MixCE (eta = 0.1) has perplexity 20.00, diversity 0.900 (human texts 0.840) and MAUVE 0.990 on the development texts.",
-                "There is a single training run of some system: how much another seed would change its numbers is unknown.",
+                "This is a single training run: how much another seed would change its numbers is unknown.",
                 "There is no MLE model with the same data, base model and length to compare with.",
             ]
         );

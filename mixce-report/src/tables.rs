@@ -78,7 +78,7 @@ fn of_corpus(
     columns.push(Column::number("seeds"));
     let mut rows = Vec::new();
     let mut overs = BTreeSet::new();
-    let mut has_ties = false;
+    let mut given = Vec::new();
     for (group, arms) in &arms {
         let scene = Scene { study, group, split, resampling };
         let group_cells: Vec<Cell> = of_group.iter().map(|(_, value)| Cell::text(value(group))).collect();
@@ -101,7 +101,7 @@ fn of_corpus(
                 };
                 let spread = estimate.spread();
                 overs.extend(spread.map(|(_, over)| over));
-                has_ties |= marks[index] == Some(Mark::Tied);
+                given.extend(marks[index]);
                 let cell = Cell::number(estimate.mean(), spread.map(|(std, _)| std), metric.decimals);
                 cells.push(Cell { mark: marks[index], ..cell });
             }
@@ -115,11 +115,11 @@ fn of_corpus(
         caption: format!("{corpus}: results on the {} texts", split_title(split)),
         columns,
         rows,
-        notes: notes(&metrics, &overs, has_ties, resampling.level),
+        notes: notes(&metrics, &overs, &given, resampling.level),
     })
 }
 
-fn notes(metrics: &[Metric], overs: &BTreeSet<Over>, has_ties: bool, level: f64) -> Vec<String> {
+fn notes(metrics: &[Metric], overs: &BTreeSet<Over>, given: &[Mark], level: f64) -> Vec<String> {
     let over = |over: &Over| match over {
         Over::Seeds => "training runs with different seeds",
         Over::Samplings => "sampling runs of the only seed",
@@ -139,8 +139,10 @@ fn notes(metrics: &[Metric], overs: &BTreeSet<Over>, has_ties: bool, level: f64)
     ];
     let goals = goals.into_iter().filter(|(_, of)| !of.is_empty());
     let goals: Vec<String> = goals.map(|(goal, of)| format!("{goal} {}", of.join(" and "))).collect();
-    notes.push(format!("Bold: {}.", goals.join(", ")));
-    if has_ties {
+    if given.contains(&Mark::Best) {
+        notes.push(format!("Bold: {}.", goals.join(", ")));
+    }
+    if given.contains(&Mark::Tied) {
         let level = percent(level);
         notes.push(format!("In italics (underlined in LaTeX): not told from the best by its {level} interval, over prompts where they were scored one by one, else over seeds."));
     }
