@@ -8,7 +8,7 @@ use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum
 
 use crate::commands::{
     bench, completions, data, doctor, download, evaluate, export, generate, inspect, man, nll_histogram,
-    plan, push, quickstart, score, sweep, synthetic, train,
+    plan, push, quickstart, report, score, sweep, synthetic, train,
 };
 use crate::context::Context;
 use crate::version;
@@ -93,6 +93,7 @@ pub(crate) enum Command {
     Score(Box<score::ScoreArgs>),
     Sweep(Box<sweep::SweepArgs>),
     NllHistogram(nll_histogram::NllHistogramArgs),
+    Report(report::ReportArgs),
     Export(export::ExportArgs),
     Push(push::PushArgs),
     Inspect(inspect::InspectArgs),
@@ -118,6 +119,7 @@ impl Cli {
             Command::Score(args) => score::run(&args, &context),
             Command::Sweep(args) => sweep::run(&args, &context),
             Command::NllHistogram(args) => nll_histogram::run(&args, &context),
+            Command::Report(args) => report::run(&args, &context),
             Command::Export(args) => export::run(&args, &context),
             Command::Push(args) => push::run(&args, &context),
             Command::Inspect(args) => inspect::run(&args, &context),

@@ -69,13 +69,18 @@ impl Context {
 
     /// As [`Self::start`], with these defaults for flags that were not given.
     pub(crate) fn start_with(&self, device: Option<&str>, threads: Option<usize>) -> Result<Device> {
+        self.start_threads(threads);
+        DeviceChoice::parse(self.device.as_deref().or(device).unwrap_or("auto"))?.open()
+    }
+
+    /// Starts the thread pool alone, with this default for `--threads`.
+    pub(crate) fn start_threads(&self, threads: Option<usize>) {
         if let Some(threads) = self.threads.or(threads) {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             if let Err(error) = pool.build_global() {
                 tracing::warn!("`--threads {threads}` has no effect: {error}");
             }
         }
-        DeviceChoice::parse(self.device.as_deref().or(device).unwrap_or("auto"))?.open()
     }
 }
 

@@ -138,6 +138,7 @@ fn hint_of(cause: &(dyn StdError + 'static)) -> Option<String> {
         ask::<mixce_hub::Error>,
         ask::<mixce_lm::Error>,
         ask::<mixce_sweep::Error>,
+        ask::<mixce_report::Error>,
         ask::<mixce_synthetic::Error>,
         ask::<mixce_train::Error>,
     ];

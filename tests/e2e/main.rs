@@ -24,6 +24,7 @@ mod nll_histogram;
 mod plan;
 mod push;
 mod quickstart;
+mod report;
 mod resume;
 mod rows;
 mod sample;

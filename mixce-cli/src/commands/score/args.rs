@@ -93,6 +93,19 @@ pub(crate) struct ScoreArgs {
 /// More resamples than is practical; a larger number is a typo.
 const MAX_RESAMPLES: usize = 10_000_000;
 
+/// Refuses values of `--resamples` and `--confidence` that are no number of resamples and no level.
+pub(crate) fn check_resampling(resamples: usize, confidence: f64) -> Result<()> {
+    if resamples > MAX_RESAMPLES {
+        let problem = format!("`--resamples`: expected at most {MAX_RESAMPLES}, got `{resamples}`");
+        return Err(Problem::new(problem).into());
+    }
+    if !(confidence > 0.0 && confidence < 1.0) {
+        let problem = format!("`--confidence`: expected a number between 0 and 1, got `{confidence}`");
+        return Err(Problem::new(problem).into());
+    }
+    Ok(())
+}
+
 impl ScoreArgs {
     /// The requested metrics, or those that need no further download; in the order of their results.
     fn wanted(&self) -> Result<Vec<&'static MetricSpec>> {
@@ -143,12 +156,7 @@ impl ScoreArgs {
         if self.max_length == Some(0) {
             return refuse("--max-length", "at least 1", "0".to_owned());
         }
-        if self.resamples > MAX_RESAMPLES {
-            return refuse("--resamples", &format!("at most {MAX_RESAMPLES}"), self.resamples.to_string());
-        }
-        if !(self.confidence > 0.0 && self.confidence < 1.0) {
-            return refuse("--confidence", "a number between 0 and 1", self.confidence.to_string());
-        }
+        check_resampling(self.resamples, self.confidence)?;
         if !self.model_features.is_empty()
             && !self.model_text.is_empty()
             && self.model_features.len() != self.model_text.len()

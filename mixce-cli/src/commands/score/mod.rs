@@ -25,7 +25,7 @@ use crate::commands::evaluate::Compat;
 use crate::context::{Context, device_name};
 use crate::files::{self, OutputFile};
 use crate::progress;
-pub(crate) use args::{DEFAULT_FEATURIZER, ScoreArgs};
+pub(crate) use args::{DEFAULT_FEATURIZER, ScoreArgs, check_resampling};
 use features::FeatureFiles;
 pub(crate) use featurize::Featurizer;
 use models::Models;
