@@ -277,9 +277,9 @@ fn an_output_folder_that_holds_something() {
     let world = World::new();
     world.write("mine/thesis.tex", "dear");
     let before = world.snapshot();
-    for resume in ["", "--resume auto"] {
+    for (resume, problem) in [("", "is not empty"), ("--resume auto", "is not a run folder")] {
         let line = format!("train --model model --train train.txt --out mine {resume} {SMALL}");
-        world.run(&line).refused(&["`mine` is not empty", "`thesis.tex`", "hint: "]);
+        world.run(&line).refused(&[&format!("`mine` {problem}"), "`thesis.tex`", "hint: "]);
     }
     world.run("export --model model --out mine").refused(&["`mine`", "not empty"]);
     world.run("export --model model --out train.txt").refused(&["`train.txt`"]);

@@ -77,7 +77,10 @@ impl TrainState {
         struct Version {
             version: u32,
         }
-        let bad = |problem: String| Error::BadCheckpoint { path: path.into(), problem };
+        let bad = |problem: String| Error::BadCheckpoint {
+            path: path.parent().unwrap_or(path).into(),
+            problem: format!("`{}`: {problem}", path.file_name().unwrap_or_default().to_string_lossy()),
+        };
         let bytes = match std::fs::read(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(bad("it is missing".into()));
