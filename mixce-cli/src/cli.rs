@@ -15,7 +15,7 @@ use crate::version;
 
 /// Finetune GPT-2, Llama, Mistral or Qwen with MixCE, a mixture of forward and reverse cross-entropy
 ///
-/// Results go to stdout, everything else to stderr. Exit status: 0 success, 1 a failed check, 2 an error, 130 Ctrl-C.
+/// Results go to stdout, everything else to stderr. Exit status: 0 success, 1 a failed check, 2 an error, 130 Ctrl-C, 143 SIGTERM.
 #[derive(Debug, Parser)]
 #[command(name = "mixce", version = version::text(), propagate_version = true, disable_help_subcommand = true)]
 #[command(

@@ -13,8 +13,8 @@ use crate::flags::in_words_of_flags;
 pub(crate) const CHECK_FAILED: u8 = 1;
 /// Anything that went wrong.
 pub(crate) const FAILURE: u8 = 2;
-/// Stopped by Ctrl-C.
-pub(crate) const INTERRUPTED: u8 = 130;
+/// Stopped by a signal; [`exit_status`](crate::interrupt::exit_status) says which.
+const INTERRUPTED: u8 = 130;
 
 /// A failure detected by the command line itself.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Problem {
         Self { status: CHECK_FAILED, ..Self::new(message) }
     }
 
-    /// A stop by the user: exit status 130.
+    /// A stop by a signal: exit status 130 or 143.
     pub(crate) fn interrupted(message: impl Into<String>) -> Self {
         Self { status: INTERRUPTED, ..Self::new(message) }
     }
@@ -72,7 +72,7 @@ pub(crate) fn print(failure: &anyhow::Error, color: ColorWhen) -> u8 {
     for hint in hints_of(failure) {
         let _ = writeln!(stderr, "{cyan}hint:{plain} {}", in_words_of_flags(&hint));
     }
-    status
+    if status == INTERRUPTED { crate::interrupt::exit_status() } else { status }
 }
 
 /// Adds a hint to a failure.
@@ -100,6 +100,8 @@ fn status_of(failure: &anyhow::Error) -> u8 {
             return Some(problem.status);
         }
         let stopped = matches!(cause.downcast_ref(), Some(mixce_train::Error::Interrupted))
+            // A transparent error is not in the chain.
+            || matches!(cause.downcast_ref(), Some(mixce_train::Error::Data(mixce_data::Error::Stopped)))
             || matches!(cause.downcast_ref(), Some(mixce_data::Error::Stopped))
             || matches!(cause.downcast_ref(), Some(mixce_hub::Error::Stopped { .. }));
         stopped.then_some(INTERRUPTED)
@@ -191,6 +193,8 @@ mod tests {
         assert_eq!(status_of(&anyhow::anyhow!("x")), 2);
         assert_eq!(status_of(&Problem::check_failed("x").into()), 1);
         assert_eq!(status_of(&anyhow::Error::new(mixce_train::Error::Interrupted).context("y")), 130);
+        let hashing = mixce_train::Error::from(mixce_data::Error::Stopped);
+        assert_eq!(status_of(&anyhow::Error::new(hashing).context("y")), 130);
         assert_eq!(status_of(&mixce_hub::Error::Stopped { file: "f".into() }.into()), 130);
     }
 

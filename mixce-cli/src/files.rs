@@ -1,10 +1,10 @@
 //! Output files that the user names.
 
 use std::fs::{self, File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use mixce_base::files::{AtomicFile, Temporary};
+use mixce_base::files::{AtomicFile, OwnTemporary, Temporary};
 
 use crate::error::Problem;
 
@@ -85,8 +85,9 @@ fn remove_leftovers(path: &Path) -> Result<()> {
 /// ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
+    // Removed before it is unlocked.
+    _path: OwnTemporary,
     _file: File,
-    path: PathBuf,
 }
 
 impl Lock {
@@ -99,14 +100,8 @@ impl Lock {
         if let Some(folder) = lock.parent() {
             fs::create_dir_all(folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
         }
-        Ok(Self { _file: open_locked(&lock, path)?, path: lock })
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // A leftover empty file is harmless.
-        let _ = fs::remove_file(&self.path);
+        let file = open_locked(&lock, path)?;
+        Ok(Self { _path: OwnTemporary::adopt(lock), _file: file })
     }
 }
 

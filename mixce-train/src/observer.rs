@@ -43,6 +43,9 @@ pub struct StepReport {
     pub tokens: u64,
     /// Target tokens per second since the last logged step, without evaluation and checkpoints.
     pub tokens_per_s: f64,
+    /// Whether the update was skipped, because the gradient norm was an outlier (`config.skip_outlier_steps`); absent if not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
 }
 
 /// One pass over the development documents.

@@ -11,6 +11,7 @@ use crate::config::{DEFAULT_MAX_LENGTH, DataFiles, TrainConfig};
 use crate::data::{EncodeSettings, Examples, Input, cache};
 use crate::error::{Error, Result};
 use crate::observer::{RunPlan, TrainObserver};
+use crate::room::{self, Room};
 use crate::run_folder::{Provenance, RunFolder};
 use crate::selector::Selector;
 use crate::trainer::{TrainJob, TrainOutcome, train};
@@ -41,10 +42,11 @@ pub struct Prepared {
     pub selector: Option<Box<dyn Selector>>,
 }
 
-/// Loads the model, tokenizer and data of `config`; the architecture is one of `families`.
+/// Loads the model, tokenizer and data of `config`; the architecture is one of `families`. Whether the run fits is checked before the weights are
+/// loaded.
 ///
 /// # Errors
-/// An invalid configuration, or one that the device does not support; a model, tokenizer or data file that cannot be read; a document with
+/// [`Error::NoRoom`]; an invalid configuration, or one that the device does not support; a model, tokenizer or data file that cannot be read; a document with
 /// a token outside the model's vocabulary; `config.max_length` or `config.block_size` beyond the model's positions; [`Error::Interrupted`]
 /// if `stop` becomes true.
 pub fn prepare(
@@ -52,6 +54,7 @@ pub fn prepare(
     sources: &Sources,
     families: &[&'static Family],
     device: &Device,
+    room: Room,
     stop: &AtomicBool,
 ) -> Result<Prepared> {
     config.validate()?;
@@ -82,6 +85,7 @@ pub fn prepare(
     for examples in [Some(&train), valid.as_ref()].into_iter().flatten() {
         examples.store().require_vocabulary(model.spec().vocabulary)?;
     }
+    room::check(room, config, &*config.with_dropout(&model), &train, device)?;
     let parameters = match &sources.model {
         Some(folder) => checkpoint::load_parameters(folder, &*model, device)?,
         None => Parameters::random(&*model, config.seed, device)?,

@@ -13,11 +13,13 @@ mod documentation;
 mod documents;
 mod evaluate;
 mod export;
+mod faults;
 mod finetune;
 mod gguf;
 mod help;
 mod hub;
 mod inspect;
+#[cfg(unix)]
 mod interrupt;
 mod llama;
 mod nll_histogram;

@@ -2,15 +2,17 @@
 //!
 //! Until it is complete and on disk, a file or folder has a temporary name beside the final one, `.NAME.RANDOM.tmp`. The name is random
 //! rather than a process id, since these repeat across containers, so leftovers of a killed process are never in the way.
-//! [`Temporary`] recognises such names.
+//! [`Temporary`] recognises such names, and [`remove_stale`] removes what dead processes left.
 
 mod file;
 mod folder;
 mod names;
+mod temporary;
 
 pub use file::{AtomicFile, write_atomic};
 pub use folder::AtomicFolder;
 pub use names::{Temporary, temporary_beside};
+pub use temporary::{OwnTemporary, abandon_temporaries, remove_stale};
 
 use std::fs::File;
 use std::io;

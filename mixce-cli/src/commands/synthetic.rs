@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
-use mixce_base::files::write_atomic;
+use mixce_base::files::{remove_stale, write_atomic};
 use mixce_synthetic::bigram::{
     Cell, Estimator, Finished, Grid, ModelKind, ObjectiveName, ReverseGradient, Runner, SEEDS, Selection,
     Source, charges,
@@ -174,6 +174,10 @@ fn run_in(args: &SyntheticArgs, environment: &Environment<'_>) -> Result<Ended> 
     }
     let mut grid = grid(args, environment.seed);
     fit_defaults(&mut grid, args);
+    // What a killed process was writing.
+    for folder in [args.out.clone(), args.out.join("cells")] {
+        remove_stale(&folder, &|name| [".json", ".md", ".csv"].iter().any(|end| name.ends_with(end)))?;
+    }
     let runner = Runner::new(&grid, Some(&args.out));
     let total = runner.cells()?.len();
     let bar = (environment.bar)(total as u64);

@@ -90,7 +90,7 @@ pub(crate) fn run(args: &SweepArgs, context: &Context) -> Result<()> {
     let (out, settings) = resolve::resolve(args, context)?;
     let metric = Metric::find(&settings.metric, &settings.evaluate.metrics)?;
     require_tunable(&settings, metric)?;
-    let stop = interrupt::install(
+    let stop = interrupt::install_saving(
         "ending the running commands, which save their progress; the same command continues",
     );
     let sweep = Sweep::new(out, settings, metric, args, context, stop)?;

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use zip::{CompressionMethod, ZipArchive};
 
+use super::integrity::{Checksum, for_each_chunk};
 use super::pickle::{Input, Object, Pickle, PickledTensor};
 use super::tensor::{Layout, TensorInfo, WeightType};
 use crate::error::{Error, Result};
@@ -20,6 +21,14 @@ const MAX_PATH_BYTES: usize = 4096;
 struct Block {
     start: u64,
     bytes: u64,
+}
+
+/// The entries of a zip archive, all stored plain and inside the file.
+struct Entries {
+    blocks: HashMap<String, Block>,
+    /// CRC-32 by name.
+    checksums: HashMap<String, u32>,
+    reader: BufReader<File>,
 }
 
 pub(super) fn open(path: &Path) -> Result<Vec<TensorInfo>> {
@@ -39,11 +48,11 @@ pub(super) fn open(path: &Path) -> Result<Vec<TensorInfo>> {
     }
 }
 
-fn open_zip(path: &Path, reader: BufReader<File>, file_bytes: u64) -> Result<Vec<TensorInfo>> {
+fn entries(path: &Path, reader: BufReader<File>, file_bytes: u64) -> Result<Entries> {
     let damaged =
         |cause: zip::result::ZipError| Error::malformed(path, format!("damaged zip archive: {cause}"));
     let mut archive = ZipArchive::new(reader).map_err(damaged)?;
-    let mut entries: HashMap<String, Block> = HashMap::new();
+    let (mut blocks, mut checksums) = (HashMap::new(), HashMap::new());
     for index in 0..archive.len() {
         let entry = archive.by_index_raw(index).map_err(damaged)?;
         let name = entry.name().map_err(damaged)?.into_owned();
@@ -60,8 +69,49 @@ fn open_zip(path: &Path, reader: BufReader<File>, file_bytes: u64) -> Result<Vec
                 format!("zip entry `{name}` reaches beyond the end of the file"),
             ));
         }
-        entries.insert(name, block);
+        checksums.insert(name.clone(), entry.crc32());
+        blocks.insert(name, block);
     }
+    Ok(Entries { blocks, checksums, reader: archive.into_inner() })
+}
+
+/// Compares the entries of a zip archive with their CRC-32: those that hold one of `offsets`, or all.
+///
+/// PyTorch can be told not to compute checksums (`torch.serialization.set_crc32_options`); 0 is taken for such a one.
+pub(super) fn check_entries(path: &Path, offsets: Option<&[u64]>) -> Result<Checksum> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let file_bytes = file.metadata().map_err(Error::io("read", path))?.len();
+    let Entries { blocks, checksums, mut reader } = entries(path, BufReader::new(file), file_bytes)?;
+    let mut names: Vec<&String> = blocks.keys().filter(|name| checksums[*name] != 0).collect();
+    names.sort();
+    let mut checked = Checksum::Absent;
+    for name in names {
+        let (Block { start, bytes }, expected) = (blocks[name], checksums[name]);
+        let holds_one = |offsets: &[u64]| offsets.iter().any(|at| (start..start + bytes).contains(at));
+        // The pickle says where and of which shape the tensors are.
+        if offsets.is_some_and(|offsets| !holds_one(offsets) && !name.ends_with("data.pkl")) {
+            continue;
+        }
+        let mut crc = crc32fast::Hasher::new();
+        let read = for_each_chunk(&mut reader, start..start + bytes, |bytes| crc.update(bytes));
+        read.map_err(Error::io("read", path))?;
+        let got = crc.finalize();
+        if got != expected {
+            let (expected, got) = (format!("{expected:08x}"), format!("{got:08x}"));
+            return Err(Error::Checksum {
+                path: path.to_owned(),
+                what: format!("CRC-32 of zip entry `{name}`"),
+                expected,
+                got,
+            });
+        }
+        checked = Checksum::Crc32;
+    }
+    Ok(checked)
+}
+
+fn open_zip(path: &Path, reader: BufReader<File>, file_bytes: u64) -> Result<Vec<TensorInfo>> {
+    let Entries { blocks: entries, mut reader, .. } = entries(path, reader, file_bytes)?;
     let root = entries
         .keys()
         .find_map(|name| name.strip_suffix("data.pkl"))
@@ -69,7 +119,6 @@ fn open_zip(path: &Path, reader: BufReader<File>, file_bytes: u64) -> Result<Vec
             Error::malformed(path, "a zip archive without `data.pkl`, so not a PyTorch checkpoint")
         })?
         .to_owned();
-    let mut reader = archive.into_inner();
     if let Some(&block) = entries.get(&format!("{root}byteorder")) {
         let mut text = String::new();
         window(path, &mut reader, block)?

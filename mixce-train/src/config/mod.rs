@@ -120,6 +120,9 @@ pub struct TrainConfig {
     pub weight_decay: f64,
     /// Maximum global gradient norm; 0: no clipping.
     pub clip_grad_norm: f64,
+    /// Skip the update of a step whose gradient norm exceeds this many times its running median; default: skip none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skip_outlier_steps: Option<f64>,
     /// AdamW's two decay rates.
     pub betas: [f64; 2],
     /// AdamW's epsilon.
@@ -224,6 +227,7 @@ impl Default for TrainConfig {
             warmup_steps: 0,
             weight_decay: adamw.weight_decay,
             clip_grad_norm: 0.0,
+            skip_outlier_steps: None,
             betas: [adamw.beta1, adamw.beta2],
             adam_epsilon: adamw.epsilon,
             dropout: None,

@@ -150,6 +150,11 @@ impl TrainConfig {
         not_negative("weight_decay", self.weight_decay)?;
         not_negative("clip_grad_norm", self.clip_grad_norm)?;
         not_negative("adam_epsilon", self.adam_epsilon)?;
+        if let Some(factor) = self.skip_outlier_steps.filter(|k| !(*k > 1.0 && k.is_finite())) {
+            return Err(Error::config(format!(
+                "`config.skip_outlier_steps`: expected a number above 1, got `{factor}`"
+            )));
+        }
         for beta in self.betas {
             if !(0.0..1.0).contains(&beta) {
                 return Err(Error::config(format!(
@@ -240,6 +245,7 @@ mod tests {
             (|c| c.lr = f64::NAN, &["`config.lr`", "`NaN`"]),
             (|c| c.betas = [0.9, 1.0], &["`config.betas`"]),
             (|c| c.dropout = Some(1.0), &["`config.dropout`"]),
+            (|c| c.skip_outlier_steps = Some(1.0), &["`config.skip_outlier_steps`", "above 1", "`1`"]),
             (|c| c.weight_decay = -1.0, &["`config.weight_decay`", "`-1`"]),
             (
                 |c| (c.warmup_steps, c.max_steps) = (9, Some(9)),

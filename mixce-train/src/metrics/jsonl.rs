@@ -95,6 +95,7 @@ pub(super) mod tests {
             grad_norm: 2.0,
             tokens: 100,
             tokens_per_s: 1000.0,
+            skipped: false,
         }
     }
 

@@ -1,7 +1,9 @@
 //! The training loop.
 mod fanout;
 mod job;
+mod outliers;
 mod persist;
+mod resume;
 mod step;
 mod sums;
 mod variables;
@@ -13,7 +15,7 @@ use std::time::Instant;
 use mixce_kernels::rng::{Stream, purpose};
 use mixce_lm::Parameters;
 
-use crate::checkpoint::{self, STATE_VERSION, TrainState};
+use crate::checkpoint::{STATE_VERSION, TrainState};
 use crate::config::{Selection, TrainConfig};
 use crate::data::{Batcher, Position};
 use crate::error::{Error, Result};
@@ -21,7 +23,7 @@ use crate::evaluate::{DEFAULT_BATCH_TOKENS, evaluate};
 use crate::metrics::{JsonlWriter, TensorBoardWriter};
 use crate::observer::{BestModel, EvaluationReport, RunPlan, StepReport, TrainObserver};
 use crate::optim::Schedule;
-use crate::run_folder::RunFolder;
+use crate::run_folder::{RunFolder, RunLock};
 
 use fanout::Fanout;
 pub use job::{End, TrainJob, TrainOutcome};
@@ -31,13 +33,15 @@ use sums::Speedometer;
 /// Trains; in a run folder also writes metrics (`metrics.jsonl` and TensorBoard), checkpoints and models.
 ///
 /// Training starts from copies of `parameters`, which must be on the training device and are freed as they are copied.
-/// With `config.resume` set the run continues from that checkpoint, exactly as if it had never stopped. When the job's `stop` becomes true,
+/// With `config.resume` set the run continues from that checkpoint, exactly as if it had never stopped; a damaged one is set aside, and the one
+/// before it is taken. The caller's observers hear of every event before it is written to files. When the job's `stop` becomes true,
 /// the current step is abandoned, a checkpoint of the last whole step is written, and the outcome is [`End::Interrupted`].
 ///
 /// # Errors
-/// A run folder in use by another process; settings, data and checkpoints that do not match; a parameter without a gradient; a non-finite
-/// loss or gradient (the parameters keep their last finite values, also in the last checkpoint); files that cannot be written; errors of
-/// observers.
+/// A run folder in use by another process, deleted during the run, or of another run than the checkpoint; settings, data and checkpoints that do
+/// not match; a parameter without a gradient; a non-finite loss or gradient (the parameters keep their last finite values, also in the last
+/// checkpoint, and the step's documents are saved) or parameter (which no checkpoint or exported model ever has); files that cannot be written;
+/// errors of observers.
 pub fn train(
     job: &TrainJob<'_>,
     parameters: Parameters,
@@ -50,18 +54,21 @@ pub fn train(
         }
         return Trainer::new(job, parameters, Fanout { observers: observers.collect() })?.run();
     };
-    let _lock = run.lock()?;
+    let lock = run.lock()?;
     let mut jsonl = JsonlWriter::new(run.metrics());
     let mut tensorboard = TensorBoardWriter::new(run.root());
-    let mut all: Vec<&mut dyn TrainObserver> = vec![&mut jsonl, &mut tensorboard];
-    all.extend(observers);
+    // `run.toml`, which an observer writes, comes first.
+    let mut all: Vec<&mut dyn TrainObserver> = observers.collect();
+    all.extend([&mut jsonl as &mut dyn TrainObserver, &mut tensorboard]);
     let mut trainer = Trainer::new(job, parameters, Fanout { observers: all })?;
+    trainer.lock = Some(lock);
+    let resume = trainer.config.resume.clone();
+    if let Some(resume) = &resume {
+        resume::require_own(resume, run)?;
+    }
     run.clean_up()?;
-    if let Some(resume) = &trainer.config.resume {
-        match checkpoint::resolve_resume(resume, run.root())? {
-            Some(path) => trainer.load_checkpoint(run, &path)?,
-            None => tracing::info!("`config.resume = auto`: no checkpoint yet, starting from the beginning"),
-        }
+    if let Some(resume) = &resume {
+        trainer.resume(run, resume)?;
     }
     trainer.run()
 }
@@ -79,6 +86,8 @@ struct Trainer<'a> {
     batcher: Batcher<'a>,
     step: TrainStep,
     state: TrainState,
+    /// The lock on the run folder, if there is one.
+    lock: Option<RunLock>,
 }
 
 impl<'a> Trainer<'a> {
@@ -100,7 +109,8 @@ impl<'a> Trainer<'a> {
         }
         let (adamw, clip) = (config.adamw(), config.clip_grad_norm);
         let step = TrainStep::new(&*model, parameters, job.objective.clone(), adamw, clip)?
-            .with_options(config.pass_options());
+            .with_options(config.pass_options())
+            .with_outlier_rule(config.skip_outlier_steps);
         let schedule = Schedule {
             kind: config.scheduler,
             peak: config.lr,
@@ -114,13 +124,14 @@ impl<'a> Trainer<'a> {
             best: None,
             evaluations_without_improvement: 0,
             evaluation_due: false,
+            grad_norms: Vec::new(),
             train_fingerprint: job.train.store().fingerprint().to_owned(),
             valid_fingerprint: job.valid.map(|valid| valid.store().fingerprint().to_owned()),
             total_steps,
             config: config.clone(),
         };
         let stop = job.stop.unwrap_or(&NEVER);
-        Ok(Self { job, config, observers, stop, schedule, batcher, step, state })
+        Ok(Self { job, config, observers, stop, schedule, batcher, step, state, lock: None })
     }
 
     /// The loop: data, optimizer step, report, evaluation, checkpoint.
@@ -139,7 +150,7 @@ impl<'a> Trainer<'a> {
             let (lr, masks) = (self.schedule.rate(self.state.step), dropout.fold(self.state.step));
             let work = match self.step.start(&batch.microbatches, masks, lr, self.stop) {
                 Err(Error::Interrupted) => return self.interrupted(saved),
-                other => other?,
+                other => other.map_err(|error| self.with_documents(error))?,
             };
 
             let epoch = self.state.position.epoch;
@@ -150,7 +161,7 @@ impl<'a> Trainer<'a> {
             let is_logged = step == 1 || step.is_multiple_of(self.config.log_every) || is_last;
 
             if is_logged || !self.step.is_deferred() {
-                let done = self.step.finish(work)?;
+                let done = self.step.finish(work).map_err(|error| self.with_documents(error))?;
                 speed.add(done.targets, started.elapsed());
                 let report = StepReport {
                     step,
@@ -162,9 +173,11 @@ impl<'a> Trainer<'a> {
                     grad_norm: done.grad_norm,
                     tokens: done.targets,
                     tokens_per_s: speed.tokens_per_s(),
+                    skipped: done.skipped,
                 };
                 self.observers.on_step(&report)?;
                 if is_logged {
+                    self.require_folder()?;
                     self.observers.on_log(&report)?;
                     speed = Speedometer::default();
                 }
@@ -229,6 +242,7 @@ impl<'a> Trainer<'a> {
             self.state.evaluations_without_improvement += 1;
         }
         self.state.evaluation_due = false;
+        self.require_folder()?;
         self.observers.on_evaluation(&EvaluationReport {
             step: self.state.step,
             epoch: self.state.position.epoch_of_last_step(),

@@ -7,15 +7,20 @@ use mixce_train::checkpoint::complete;
 use mixce_train::config::TrainConfig;
 use serde_json::{Value, json};
 
+use super::verify::{summary, verified};
 use crate::context::Context;
 use crate::output::table;
 
-pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
+pub(super) fn inspect(path: &Path, verify: bool, context: &Context) -> Result<()> {
     let config = TrainConfig::from_toml_file(&path.join("run.toml"))?;
     let provenance = provenance(&path.join("run.toml"))?;
     let checkpoints = complete(&path.join("checkpoints"))?;
     let exported: Vec<&str> =
         ["best", "final"].into_iter().filter(|name| path.join(name).join("config.json").is_file()).collect();
+    let models = exported.iter().map(|name| path.join(name));
+    let folders = checkpoints.iter().map(|(_, path)| path.clone()).chain(models);
+    let verified = verify.then(|| folders.map(|folder| verified(&folder)).collect::<Result<Vec<_>>>());
+    let verified = verified.transpose()?.map(|folders| folders.concat());
     let (last_step, last_evaluation) = last_metrics(&path.join("metrics.jsonl"))?;
     let report = json!({
         "kind": "run",
@@ -26,6 +31,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         "models": exported.iter().map(|name| path.join(name)).collect::<Vec<_>>(),
         "last_step": last_step,
         "last_evaluation": last_evaluation,
+        "verified": verified,
     });
     context.output.either(&report, || {
         let row = |name: &str, value: String| vec![name.to_owned(), value];
@@ -37,7 +43,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         let steps: Vec<String> = checkpoints.iter().map(|(step, _)| step.to_string()).collect();
         let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         let models: Vec<String> = exported.iter().map(|name| (*name).to_owned()).collect();
-        let rows = vec![
+        let mut rows = vec![
             row("model", from),
             row("objective", format!("{}{eta}", config.objective)),
             row("data", config.train.as_ref().map_or_else(|| "?".to_owned(), ToString::to_string)),
@@ -47,6 +53,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
             row("last step", shown(&last_step)),
             row("last evaluation", shown(&last_evaluation)),
         ];
+        rows.extend(verified.as_deref().map(|files| row("", summary(files))));
         table(&rows, &[])
     })
 }

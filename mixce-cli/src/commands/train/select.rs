@@ -97,7 +97,7 @@ impl MauveSelector {
             }
         }
         let features = self.featurizer.features(&texts)?;
-        interrupt::install(super::PROMISE);
+        interrupt::install_saving(super::PROMISE);
         Ok(mauve(&self.human, &features, &MauveSettings::default())?.mauve.mean)
     }
 }

@@ -101,6 +101,9 @@ pub(crate) struct Settings {
     /// Maximum global gradient norm; 0: no clipping [default: 0]
     #[arg(long, value_name = "NORM", help_heading = "Optimization", allow_negative_numbers = true)]
     pub(crate) clip_grad_norm: Option<f64>,
+    /// Skip the update of a step whose gradient norm exceeds K times its running median, K above 1 [default: skip none]
+    #[arg(long, value_name = "K", help_heading = "Optimization", allow_negative_numbers = true)]
+    pub(crate) skip_outlier_steps: Option<f64>,
     /// AdamW's decay rates [default: 0.9,0.999]
     #[arg(long, value_name = "B1,B2", value_parser = two_numbers, help_heading = "Optimization")]
     pub(crate) betas: Option<[f64; 2]>,
@@ -185,6 +188,7 @@ impl Settings {
         set!(epochs batch_size grad_accum block_size lr scheduler warmup_steps weight_decay);
         set!(clip_grad_norm betas adam_epsilon precision eval_every save_every keep_last select select_documents select_prompt_length log_every);
         set_optional!(tokenizer max_length pack out cache_dir eta gamma min_weight alpha max_steps dropout patience resume select_featurizer);
+        set_optional!(skip_outlier_steps);
         for (files, field) in [(&self.train, &mut config.train), (&self.valid, &mut config.valid)] {
             if !files.is_empty() {
                 *field = Some(DataFiles(files.clone()));

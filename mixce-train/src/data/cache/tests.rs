@@ -1,4 +1,5 @@
 //! Building, damaging, stopping and reopening caches.
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
