@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, Write as _};
 
 use mixce_base::Hint;
+use mixce_base::printable::printable_line;
 
 use crate::cli::ColorWhen;
 use crate::flags::in_words_of_flags;
@@ -62,7 +63,9 @@ pub(crate) fn print(failure: &anyhow::Error, color: ColorWhen) -> u8 {
     let (red, cyan, plain) =
         if color.on_stderr() { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
     let word = if status == INTERRUPTED { "interrupted" } else { "error" };
+    // Names and texts of files are part of messages.
     let message = in_words_of_flags(&message_of(failure));
+    let message = printable_line(&message);
     let mut stderr = io::stderr().lock();
     // A closed stderr is ignored.
     let _ = match message.strip_prefix("interrupted").filter(|_| status == INTERRUPTED) {
@@ -70,7 +73,7 @@ pub(crate) fn print(failure: &anyhow::Error, color: ColorWhen) -> u8 {
         None => writeln!(stderr, "{red}{word}:{plain} {message}"),
     };
     for hint in hints_of(failure) {
-        let _ = writeln!(stderr, "{cyan}hint:{plain} {}", in_words_of_flags(&hint));
+        let _ = writeln!(stderr, "{cyan}hint:{plain} {}", printable_line(&in_words_of_flags(&hint)));
     }
     status
 }

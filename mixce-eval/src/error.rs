@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mixce_base::Hint;
+use mixce_base::files::FileError;
 
 use crate::metric::Need;
 
@@ -100,6 +101,12 @@ impl Hint for Error {
             Self::Metric { source, .. } => source.hint(),
             _ => None,
         }
+    }
+}
+
+impl From<FileError> for Error {
+    fn from(FileError { action, path, source }: FileError) -> Self {
+        Self::Io { action, path, cause: source }
     }
 }
 

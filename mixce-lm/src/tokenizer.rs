@@ -6,8 +6,9 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 use mixce_base::digest::{Digest, Sha256, hex};
+use mixce_base::panics::{Panicked, caught};
 use serde_json::Value;
-use tokenizers::{Tokenizer as Engine, TruncationDirection};
+use tokenizers::{Encoding, Tokenizer as Engine, TruncationDirection};
 
 use crate::checkpoint::gguf::{Gguf, find};
 use crate::error::{Error, Result};
@@ -15,9 +16,13 @@ use crate::special_ids::named_ids;
 
 mod added;
 mod bpe;
+mod charsmap;
 mod class;
 mod gguf;
+mod growth;
+mod json;
 mod opening;
+mod pieces;
 mod save;
 mod settings;
 mod source;
@@ -25,6 +30,7 @@ mod word_piece;
 
 pub use class::TokenizerClass;
 
+use growth::Growth;
 use settings::{NamedToken, Settings};
 use source::{Object, SourceFiles, model_object};
 
@@ -37,12 +43,15 @@ pub const END_OF_TEXT: &str = "<|endoftext|>";
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     engine: Engine,
+    growth: Growth,
     source: SourceFiles,
     class: TokenizerClass,
     /// The special tokens by transformers' names for them.
     named: IndexMap<String, NamedToken>,
     notes: Vec<String>,
     size: usize,
+    /// Whether a long text may be encoded in pieces.
+    is_divisible: bool,
     bos: Option<u32>,
     eos: Option<u32>,
     /// Whether a file asks for BOS before every text, or against it.
@@ -100,8 +109,14 @@ impl Tokenizer {
 
     /// The tokenizer of these files; `model` is the content of the `config.json` beside them.
     fn from_source(dir: &Path, source: SourceFiles, model: &Object) -> Result<Self> {
+        // The checks before it cover the panics that are known.
+        let built = caught(|| Self::build(dir, source, model));
+        built.unwrap_or_else(|panicked| Err(Error::malformed(&dir.join("tokenizer.json"), panicked)))
+    }
+
+    fn build(dir: &Path, source: SourceFiles, model: &Object) -> Result<Self> {
         let path = dir.join("tokenizer.json");
-        let json: Option<Value> = source
+        let mut json: Option<Value> = source
             .get("tokenizer.json")
             .map(|bytes| serde_json::from_slice(bytes).map_err(|cause| Error::malformed(&path, cause)))
             .transpose()?;
@@ -109,11 +124,19 @@ impl Tokenizer {
         let (class, note) = TokenizerClass::of(&source, &config, model, json.as_ref());
         let mut settings = Settings::read(dir, &source, json.as_ref(), class)?;
         settings.notes.extend(note);
+        let growth = match &mut json {
+            Some(json) if class.reads_pipeline() => prepare(&path, json, &mut settings)?,
+            _ => Growth::default(),
+        };
+        let at = if json.is_some() { &path } else { dir };
+        check_added(&growth, json.as_ref(), &settings).map_err(|problem| Error::malformed(at, problem))?;
         let mut engine = pipeline(dir, &source, json.as_ref(), &mut settings)?;
         added::apply(&mut engine, &mut settings)?;
         added::note_lost(&engine, json.as_ref(), &mut settings);
         engine.set_encode_special_tokens(settings.split_special_tokens);
-        Self::new(engine, source, settings)
+        let tokenizer = Self::new(engine, growth, source, settings)?;
+        tokenizer.try_out().map_err(|panicked| Error::malformed(&path, panicked))?;
+        Ok(tokenizer)
     }
 
     /// A byte-level BPE as GPT-2's from its tokens in order of their ids and its merges, best first. `<|endoftext|>` is a
@@ -134,7 +157,7 @@ impl Tokenizer {
         let mut settings = Settings::of_class(TokenizerClass::Gpt2);
         settings.named.values_mut().for_each(|named| named.by_default = false);
         added::apply(&mut engine, &mut settings)?;
-        Self::new(engine, SourceFiles::default(), settings)
+        Self::new(engine, Growth::default(), SourceFiles::default(), settings)
     }
 
     /// Trains a byte-level BPE on texts: 256 bytes, merges by frequency up to `vocab_size`, `<|endoftext|>` last.
@@ -148,13 +171,15 @@ impl Tokenizer {
         Self::from_vocab(&tokens, &merges)
     }
 
-    fn new(mut engine: Engine, source: SourceFiles, settings: Settings) -> Result<Self> {
+    fn new(mut engine: Engine, growth: Growth, source: SourceFiles, settings: Settings) -> Result<Self> {
         // As in transformers, truncation and padding saved in tokenizer.json do not apply.
         engine.with_padding(None);
         engine.with_truncation(None).map_err(|cause| failed("set up", cause))?;
         let size = engine.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
+        let is_divisible = pieces::are_exact(&engine);
         let Settings { class, named, notes, add_bos, .. } = settings;
-        let mut tokenizer = Self { engine, source, class, named, notes, size, bos: None, eos: None, add_bos };
+        let mut tokenizer =
+            Self { engine, growth, source, class, named, notes, size, is_divisible, bos: None, eos: None, add_bos };
         let default = tokenizer.token_id(END_OF_TEXT);
         tokenizer.bos = tokenizer.named_id("bos_token").or(default);
         tokenizer.eos = tokenizer.named_id("eos_token").or(default);
@@ -169,6 +194,11 @@ impl Tokenizer {
     /// The same, but only if a file names it and not just the class.
     fn named_by_file(&self, name: &str) -> Option<u32> {
         self.named_id(name).filter(|_| self.named.get(name).is_some_and(|named| !named.by_default))
+    }
+
+    #[cfg(test)]
+    fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// The transformers class whose rules apply.
@@ -207,10 +237,47 @@ impl Tokenizer {
     /// The token ids of a text. The empty text has none.
     ///
     /// # Errors
-    /// When the library fails, for example on a character that the vocabulary cannot spell.
+    /// When the library fails, for example on a character that the vocabulary cannot spell; when the normalizer would make a text much
+    /// longer; when a text has more than 16 MiB and cannot be encoded in pieces, which takes rules like GPT-2's and spaces between words.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.engine.encode_fast(text, false).map_err(|cause| failed("encode", cause))?;
-        Ok(encoding.get_ids().to_vec())
+        if !self.is_divisible {
+            return Ok(self.encoding(text)?.get_ids().to_vec());
+        }
+        let mut ids = Vec::new();
+        for piece in pieces::pieces(text, pieces::PIECE_BYTES) {
+            ids.extend_from_slice(self.encoding(piece)?.get_ids());
+        }
+        Ok(ids)
+    }
+
+    /// The library's encoding of a whole text.
+    fn encoding(&self, text: &str) -> Result<Encoding> {
+        if text.len() > pieces::MAX_WHOLE_BYTES {
+            let why = if self.is_divisible { "without spaces between words" } else { "that this tokenizer cannot encode in parts" };
+            let (bytes, limit) = (text.len(), pieces::MAX_WHOLE_BYTES >> 20);
+            let problem = format!("{bytes} bytes of text {why}; at most {limit} MiB are supported");
+            return Err(Error::Tokenizer { action: "encode", problem });
+        }
+        let _turn = pieces::turn(text);
+        guarded("encode", || {
+            self.growth.check(text)?;
+            self.engine.encode_fast(text, false)
+        })
+    }
+
+    /// Encodes and decodes a few texts, so that rules that make the library panic are met at once. Other failures depend on the text.
+    fn try_out(&self) -> Result<(), Panicked> {
+        for text in ["", " ", "a", "A word, two words: 34!\n\n\tcafe\u{301} \u{6f22}\u{5b57} \u{1f642}\u{fdfa}"] {
+            let outcome = caught(|| {
+                self.growth.check(text)?;
+                let ids = self.engine.encode_fast(text, false)?;
+                self.engine.decode(ids.get_ids(), false)
+            })?;
+            if let Err(cause) = outcome {
+                tracing::debug!("the tokenizer cannot encode `{text}`: {cause}");
+            }
+        }
+        Ok(())
     }
 
     /// As [`Tokenizer::encode`], inside the tokenizer's template, which for BERT is `[CLS] text [SEP]`. The text is truncated at its end to
@@ -219,11 +286,13 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_in_template(&self, text: &str, max_tokens: usize) -> Result<Vec<u32>> {
-        let mut encoding = self.engine.encode_fast(text, false).map_err(|cause| failed("encode", cause))?;
-        let template = self.engine.encode_fast("", true).map_err(|cause| failed("encode", cause))?.len();
-        encoding.truncate(max_tokens.saturating_sub(template), 0, TruncationDirection::Right);
-        let whole = self.engine.post_process(encoding, None, true);
-        Ok(whole.map_err(|cause| failed("encode", cause))?.get_ids().to_vec())
+        let mut encoding = self.encoding(text)?;
+        let whole = guarded("encode", || {
+            let template = self.engine.encode_fast("", true)?.len();
+            encoding.truncate(max_tokens.saturating_sub(template), 0, TruncationDirection::Right);
+            self.engine.post_process(encoding, None, true)
+        })?;
+        Ok(whole.get_ids().to_vec())
     }
 
     /// [`Tokenizer::encode`] of many texts, in parallel, in their order.
@@ -241,7 +310,7 @@ impl Tokenizer {
     /// # Errors
     /// If the `tokenizers` library fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.engine.decode(ids, false).map_err(|cause| failed("decode", cause))
+        guarded("decode", || self.engine.decode(ids, false))
     }
 
     /// [`Tokenizer::decode`] without the special tokens.
@@ -249,7 +318,7 @@ impl Tokenizer {
     /// # Errors
     /// If the `tokenizers` library fails.
     pub fn decode_plain(&self, ids: &[u32]) -> Result<String> {
-        self.engine.decode(ids, true).map_err(|cause| failed("decode", cause))
+        guarded("decode", || self.engine.decode(ids, true))
     }
 
     /// One more than the largest token id, added tokens included.
@@ -332,6 +401,30 @@ fn from_gguf(path: &Path) -> Result<Option<(SourceFiles, Option<String>)>> {
     }
 }
 
+/// Checks the rules of a `tokenizer.json` and removes those that do not apply.
+fn prepare(path: &Path, json: &mut Value, settings: &mut Settings) -> Result<Growth> {
+    let damaged = |problem: String| Error::malformed(path, problem);
+    json::check(json).map_err(damaged)?;
+    if let Some(rate) = json::remove_unused(json) {
+        settings.notes.push(format!(
+            "`model.dropout` = {rate} of tokenizer.json is not applied: it would make every encoding of a text a random one"
+        ));
+    }
+    let steps = json::components(json, "normalizer").map_err(damaged)?;
+    Growth::of(&steps).map_err(damaged)
+}
+
+/// Checks the added tokens, which the library normalizes too.
+fn check_added(growth: &Growth, json: Option<&Value>, settings: &Settings) -> Result<(), String> {
+    let in_json = json.and_then(|json| json.get("added_tokens")?.as_array()).into_iter().flatten();
+    let in_json = in_json.filter_map(|token| token.get("content")?.as_str());
+    let named = settings.named.values().map(|named| &named.token);
+    let named = named.chain(&settings.extra).chain(settings.added.values());
+    let tokens: Vec<&str> = in_json.chain(named.map(|token| token.content.as_str())).collect();
+    json::check_added(tokens.iter().copied())?;
+    tokens.iter().try_for_each(|token| growth.check(token).map_err(|problem| format!("`added_tokens`: {problem}")))
+}
+
 /// The tokenizer before the settings' tokens are added to it.
 fn pipeline(
     dir: &Path,
@@ -341,12 +434,12 @@ fn pipeline(
 ) -> Result<Engine> {
     let path = dir.join("tokenizer.json");
     let space = settings.add_prefix_space;
-    if let (Some(json), Some(bytes)) = (json, source.get("tokenizer.json")) {
+    if let Some(json) = json {
         return match settings.class {
             TokenizerClass::Gpt2 | TokenizerClass::Roberta => {
                 bpe::engine_of_json(&path, json, space, &mut settings.notes)
             }
-            TokenizerClass::Bert | TokenizerClass::Generic => bpe::engine_from_json(&path, bytes, json),
+            TokenizerClass::Bert | TokenizerClass::Generic => bpe::engine_from_json(&path, json),
         };
     }
     match (source.get("vocab.json"), source.get("merges.txt"), source.get("vocab.txt")) {
@@ -358,6 +451,12 @@ fn pipeline(
         (.., Some(vocab)) => word_piece::engine(&dir.join("vocab.txt"), vocab, settings.do_lower_case),
         _ => Err(Error::NoTokenizer { path: dir.to_owned() }),
     }
+}
+
+/// Runs the library, which panics on some texts under unusual rules.
+fn guarded<T>(action: &'static str, f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    let outcome = caught(f).map_err(|panicked| failed(action, panicked.into()))?;
+    outcome.map_err(|cause| failed(action, cause))
 }
 
 fn failed(action: &'static str, cause: tokenizers::Error) -> Error {
