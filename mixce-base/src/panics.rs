@@ -12,7 +12,7 @@ thread_local! {
 
 /// A panic that was caught.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the decoder panicked: {message}")]
+#[error("the decoder failed unexpectedly: {message}")]
 pub struct Panicked {
     /// The panic's message on one line, cut at 200 characters.
     pub message: String,

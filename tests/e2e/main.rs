@@ -16,6 +16,7 @@ mod export;
 mod finetune;
 mod gguf;
 mod help;
+mod hostile;
 mod hub;
 mod inspect;
 mod interrupt;

@@ -61,10 +61,10 @@ fn a_record_has_a_limited_number_of_fields() {
         let text = format!("text,b\nx,1\n{commas}\n\"y\",2\n");
         let bytes = if name.ends_with("gz") { super::test_files::gzip(text.as_bytes()) } else { text.into_bytes() };
         assert_eq!(kept(name, &bytes, 1), ["x", "y"]);
-        let words = message(name, bytes);
+        let words = message(name, bytes, settings());
         assert!(words.contains("line 3: more than 16384 fields"), "{words}");
     }
-    let wide = message("a.csv", format!("{commas}\nx\n"));
+    let wide = message("a.csv", format!("{commas}\nx\n"), settings());
     assert!(wide.contains("more than 16384 fields"), "{wide}");
 }
 

@@ -251,6 +251,28 @@ mod tests {
         assert!(World::from_csv(&path).is_err());
     }
 
+    /// A matrix takes the memory of what is in its file: 65 000 short rows are refused at the first.
+    #[test]
+    fn many_rows_claim_no_memory() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "0\n".repeat(MAX_VOCAB)).unwrap();
+        let message = World::from_csv(file.path()).unwrap_err().to_string();
+        assert!(message.contains("line 1: expected 65000 columns, got 1 columns"), "{message}");
+        std::fs::write(file.path(), "0\n".repeat(MAX_VOCAB + 9)).unwrap();
+        assert!(World::from_csv(file.path()).unwrap_err().to_string().contains("got 65001 rows"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_matrix_is_read_or_refused(text in "[0-9.,eE+\\- naif\n]{0,60}") {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            if let Ok(world) = World::from_csv(file.path()) {
+                proptest::prop_assert!(world.transitions().iter().all(|p| p.is_finite()));
+            }
+        }
+    }
+
     #[test]
     fn states_and_contexts() {
         let world =
