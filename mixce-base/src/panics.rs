@@ -71,14 +71,17 @@ mod tests {
             count.fetch_add(1, Ordering::Relaxed);
         }));
         assert_eq!(caught(|| 5), Ok(5));
-        let long = "x".repeat(500);
-        let nested = caught(|| (caught(|| panic!("inner\n {long}")).unwrap_err(), panic!("outer {}", 7)));
-        assert_eq!(nested.map(|(inner, ())| inner), Err(Panicked { message: "outer 7".into() }));
-        let inner = caught(|| panic!("inner\n {long}")).unwrap_err().message;
-        assert!(inner.starts_with("inner x") && inner.len() == 200, "{inner}");
+        let fail = |text: &str| panic!("{text}");
+        let nested = caught(|| {
+            let long = format!("inner\n {}", "x".repeat(500));
+            let inner = caught(|| fail(&long)).unwrap_err().message;
+            assert!(inner.starts_with("inner x") && inner.len() == 200, "{inner}");
+            fail("outer");
+        });
+        assert_eq!(nested, Err(Panicked { message: "outer".into() }));
         assert_eq!(printed.load(Ordering::Relaxed), 0);
         // Outside, the hook that was there before is called.
-        assert!(catch_unwind(|| panic!("seen")).is_err());
+        assert!(catch_unwind(|| fail("seen")).is_err());
         assert_eq!(printed.load(Ordering::Relaxed), 1);
     }
 }

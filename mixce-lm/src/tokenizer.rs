@@ -128,7 +128,7 @@ impl Tokenizer {
             Some(json) if class.reads_pipeline() => prepare(&path, json, &mut settings)?,
             _ => Growth::default(),
         };
-        let at = if json.is_some() { &path } else { dir };
+        let at = if json.is_some() { path.as_path() } else { dir };
         check_added(&growth, json.as_ref(), &settings).map_err(|problem| Error::malformed(at, problem))?;
         let mut engine = pipeline(dir, &source, json.as_ref(), &mut settings)?;
         added::apply(&mut engine, &mut settings)?;

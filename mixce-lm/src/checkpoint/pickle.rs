@@ -443,9 +443,10 @@ mod tests {
         let global = |module: &str, name: &str| format!("c{module}\n{name}\n").into_bytes();
         let shape = |n: usize| [&b"("[..], &b"K\x01".repeat(n), b"t"].concat();
         let tensor = |n: usize| {
-            let storage = [&b"(\x8c\x07storage"[..], &global("torch", "FloatStorage"), b"\x8c\x010\x8c\x03cpuK\x01tQ"].concat();
-            let arguments = [&b"("[..], &storage, b"K\0", &shape(n), &shape(n), b"t"].concat();
-            read(&[&global("torch._utils", "_rebuild_tensor_v2"), &arguments[..], b"R."].concat())
+            let class = global("torch", "FloatStorage");
+            let storage = [b"(\x8c\x07storage".as_slice(), &class, b"\x8c\x010\x8c\x03cpuK\x01tQ"].concat();
+            let arguments = [b"(".as_slice(), &storage, b"K\0", &shape(n), &shape(n), b"t"].concat();
+            read(&[global("torch._utils", "_rebuild_tensor_v2").as_slice(), &arguments, b"R."].concat())
         };
         assert!(matches!(tensor(64).unwrap().root(), Object::Tensor(_)));
         assert!(tensor(65).err().unwrap().contains("65 dimensions"));

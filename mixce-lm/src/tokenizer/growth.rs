@@ -122,7 +122,11 @@ impl Step {
         let mut rest = text;
         let mut bytes = self.added;
         while !rest.is_empty() {
-            let (part, after) = rest.split_at(rest.floor_char_boundary(PART_BYTES));
+            let mut end = rest.len().min(PART_BYTES);
+            while !rest.is_char_boundary(end) {
+                end -= 1;
+            }
+            let (part, after) = rest.split_at(end);
             let mut part = NormalizedString::from(part);
             self.normalizer.normalize(&mut part)?;
             bytes += part.len();
@@ -158,7 +162,7 @@ impl Pattern {
                 (matches, matches * literal.len())
             }
             Self::Regex(regex) => {
-                let one_more = |(matches, bytes), (start, end): (usize, usize)| (matches + 1, bytes + end - start);
+                let one_more = |(matches, bytes): (usize, usize), (start, end): (usize, usize)| (matches + 1, bytes + end - start);
                 regex.find_iter(text).fold((0, 0), one_more)
             }
         }

@@ -244,7 +244,9 @@ pub(super) fn at_most(at: &str, unit: &str, count: usize, limit: usize) -> Resul
 /// dropout that was removed.
 pub(super) fn remove_unused(json: &mut Value) -> Option<f64> {
     for key in ["truncation", "padding"] {
-        json.get_mut(key).map(Value::take);
+        if let Some(value) = json.get_mut(key) {
+            *value = Value::Null;
+        }
     }
     let dropout = json.pointer_mut("/model/dropout").map(Value::take);
     dropout.as_ref().and_then(Value::as_f64).filter(|&rate| rate != 0.0)

@@ -31,7 +31,7 @@ pub(super) fn are_exact(engine: &Engine) -> bool {
     let added = engine.get_added_tokens_decoder();
     let reaches_over = added.values().any(|token| token.rstrip || token.content.contains(' '));
     let keeps_spaces = matches!(engine.get_normalizer(), None | Some(NFC(_) | NFD(_) | NFKC(_) | NFKD(_)));
-    let steps = match engine.get_pre_tokenizer() {
+    let steps: &[PreTokenizerWrapper] = match engine.get_pre_tokenizer() {
         None => return false,
         Some(PreTokenizerWrapper::Sequence(steps)) => steps.as_ref(),
         Some(step) => std::slice::from_ref(step),
