@@ -6,9 +6,9 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 use mixce_base::digest::{Digest, Sha256, hex};
-use mixce_base::panics::{Panicked, caught};
+use mixce_base::panics::caught;
 use serde_json::Value;
-use tokenizers::{Encoding, Tokenizer as Engine, TruncationDirection};
+use tokenizers::Tokenizer as Engine;
 
 use crate::checkpoint::gguf::{Gguf, find};
 use crate::error::{Error, Result};
@@ -18,11 +18,13 @@ mod added;
 mod bpe;
 mod charsmap;
 mod class;
+mod encode;
 mod gguf;
 mod growth;
 mod json;
 mod opening;
 mod pieces;
+mod pipeline;
 mod save;
 mod settings;
 mod source;
@@ -125,12 +127,12 @@ impl Tokenizer {
         let mut settings = Settings::read(dir, &source, json.as_ref(), class)?;
         settings.notes.extend(note);
         let growth = match &mut json {
-            Some(json) if class.reads_pipeline() => prepare(&path, json, &mut settings)?,
+            Some(json) if class.reads_pipeline() => pipeline::prepare(&path, json, &mut settings)?,
             _ => Growth::default(),
         };
         let at = if json.is_some() { path.as_path() } else { dir };
-        check_added(&growth, json.as_ref(), &settings).map_err(|problem| Error::malformed(at, problem))?;
-        let mut engine = pipeline(dir, &source, json.as_ref(), &mut settings)?;
+        pipeline::check_added(&growth, json.as_ref(), &settings).map_err(|problem| Error::malformed(at, problem))?;
+        let mut engine = pipeline::engine(dir, &source, json.as_ref(), &mut settings)?;
         added::apply(&mut engine, &mut settings)?;
         added::note_lost(&engine, json.as_ref(), &mut settings);
         engine.set_encode_special_tokens(settings.split_special_tokens);
@@ -234,93 +236,6 @@ impl Tokenizer {
         self
     }
 
-    /// The token ids of a text. The empty text has none.
-    ///
-    /// # Errors
-    /// When the library fails, for example on a character that the vocabulary cannot spell; when the normalizer would make a text much
-    /// longer; when a text has more than 16 MiB and cannot be encoded in pieces, which takes rules like GPT-2's and spaces between words.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        if !self.is_divisible {
-            return Ok(self.encoding(text)?.get_ids().to_vec());
-        }
-        let mut ids = Vec::new();
-        for piece in pieces::pieces(text, pieces::PIECE_BYTES) {
-            ids.extend_from_slice(self.encoding(piece)?.get_ids());
-        }
-        Ok(ids)
-    }
-
-    /// The library's encoding of a whole text.
-    fn encoding(&self, text: &str) -> Result<Encoding> {
-        if text.len() > pieces::MAX_WHOLE_BYTES {
-            let why = if self.is_divisible { "without spaces between words" } else { "that this tokenizer cannot encode in parts" };
-            let (bytes, limit) = (text.len(), pieces::MAX_WHOLE_BYTES >> 20);
-            let problem = format!("{bytes} bytes of text {why}; at most {limit} MiB are supported");
-            return Err(Error::Tokenizer { action: "encode", problem });
-        }
-        let _turn = pieces::turn(text);
-        guarded("encode", || {
-            self.growth.check(text)?;
-            self.engine.encode_fast(text, false)
-        })
-    }
-
-    /// Encodes and decodes a few texts, so that rules that make the library panic are met at once. Other failures depend on the text.
-    fn try_out(&self) -> Result<(), Panicked> {
-        for text in ["", " ", "a", "A word, two words: 34!\n\n\tcafe\u{301} \u{6f22}\u{5b57} \u{1f642}\u{fdfa}"] {
-            let outcome = caught(|| {
-                self.growth.check(text)?;
-                let ids = self.engine.encode_fast(text, false)?;
-                self.engine.decode(ids.get_ids(), false)
-            })?;
-            if let Err(cause) = outcome {
-                tracing::debug!("the tokenizer cannot encode `{text}`: {cause}");
-            }
-        }
-        Ok(())
-    }
-
-    /// As [`Tokenizer::encode`], inside the tokenizer's template, which for BERT is `[CLS] text [SEP]`. The text is truncated at its end to
-    /// at most `max_tokens` ids in total, unless the template alone has more.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::encode`].
-    pub fn encode_in_template(&self, text: &str, max_tokens: usize) -> Result<Vec<u32>> {
-        let mut encoding = self.encoding(text)?;
-        let whole = guarded("encode", || {
-            let template = self.engine.encode_fast("", true)?.len();
-            encoding.truncate(max_tokens.saturating_sub(template), 0, TruncationDirection::Right);
-            self.engine.post_process(encoding, None, true)
-        })?;
-        Ok(whole.get_ids().to_vec())
-    }
-
-    /// [`Tokenizer::encode`] of many texts, in parallel, in their order.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::encode`].
-    pub fn encode_batch<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Result<Vec<Vec<u32>>> {
-        use rayon::prelude::*;
-        texts.par_iter().map(|text| self.encode(text.as_ref())).collect()
-    }
-
-    /// The text of token ids, special tokens spelled out. Ids outside the vocabulary (a model may have more rows than its
-    /// tokenizer has tokens) are skipped; invalid UTF-8 becomes U+FFFD.
-    ///
-    /// # Errors
-    /// If the `tokenizers` library fails.
-    pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        guarded("decode", || self.engine.decode(ids, false))
-    }
-
-    /// [`Tokenizer::decode`] without the special tokens.
-    ///
-    /// # Errors
-    /// If the `tokenizers` library fails.
-    pub fn decode_plain(&self, ids: &[u32]) -> Result<String> {
-        guarded("decode", || self.engine.decode(ids, true))
-    }
-
     /// One more than the largest token id, added tokens included.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
@@ -399,64 +314,6 @@ fn from_gguf(path: &Path) -> Result<Option<(SourceFiles, Option<String>)>> {
         Some(file) => gguf::source(&Gguf::open(&file)?),
         None => Ok(None),
     }
-}
-
-/// Checks the rules of a `tokenizer.json` and removes those that do not apply.
-fn prepare(path: &Path, json: &mut Value, settings: &mut Settings) -> Result<Growth> {
-    let damaged = |problem: String| Error::malformed(path, problem);
-    json::check(json).map_err(damaged)?;
-    if let Some(rate) = json::remove_unused(json) {
-        settings.notes.push(format!(
-            "`model.dropout` = {rate} of tokenizer.json is not applied: it would make every encoding of a text a random one"
-        ));
-    }
-    let steps = json::components(json, "normalizer").map_err(damaged)?;
-    Growth::of(&steps).map_err(damaged)
-}
-
-/// Checks the added tokens, which the library normalizes too.
-fn check_added(growth: &Growth, json: Option<&Value>, settings: &Settings) -> Result<(), String> {
-    let in_json = json.and_then(|json| json.get("added_tokens")?.as_array()).into_iter().flatten();
-    let in_json = in_json.filter_map(|token| token.get("content")?.as_str());
-    let named = settings.named.values().map(|named| &named.token);
-    let named = named.chain(&settings.extra).chain(settings.added.values());
-    let tokens: Vec<&str> = in_json.chain(named.map(|token| token.content.as_str())).collect();
-    json::check_added(tokens.iter().copied())?;
-    tokens.iter().try_for_each(|token| growth.check(token).map_err(|problem| format!("`added_tokens`: {problem}")))
-}
-
-/// The tokenizer before the settings' tokens are added to it.
-fn pipeline(
-    dir: &Path,
-    source: &SourceFiles,
-    json: Option<&Value>,
-    settings: &mut Settings,
-) -> Result<Engine> {
-    let path = dir.join("tokenizer.json");
-    let space = settings.add_prefix_space;
-    if let Some(json) = json {
-        return match settings.class {
-            TokenizerClass::Gpt2 | TokenizerClass::Roberta => {
-                bpe::engine_of_json(&path, json, space, &mut settings.notes)
-            }
-            TokenizerClass::Bert | TokenizerClass::Generic => bpe::engine_from_json(&path, json),
-        };
-    }
-    match (source.get("vocab.json"), source.get("merges.txt"), source.get("vocab.txt")) {
-        (Some(vocab), Some(merges), _) => {
-            let vocab = bpe::parse_vocab(&dir.join("vocab.json"), vocab)?;
-            let merges = bpe::parse_merges(&dir.join("merges.txt"), merges, &vocab)?;
-            bpe::engine(vocab, merges, space).map_err(|error| error.in_file(dir))
-        }
-        (.., Some(vocab)) => word_piece::engine(&dir.join("vocab.txt"), vocab, settings.do_lower_case),
-        _ => Err(Error::NoTokenizer { path: dir.to_owned() }),
-    }
-}
-
-/// Runs the library, which panics on some texts under unusual rules.
-fn guarded<T>(action: &'static str, f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
-    let outcome = caught(f).map_err(|panicked| failed(action, panicked.into()))?;
-    outcome.map_err(|cause| failed(action, cause))
 }
 
 fn failed(action: &'static str, cause: tokenizers::Error) -> Error {

@@ -14,7 +14,7 @@ use tokenizers::{
 };
 
 use super::failed;
-use super::json::{MAX_ID, MAX_TOKENS, at_most, check, check_post_processor, check_tokens};
+use super::json::{MAX_ID, MAX_TOKENS, at_most, check_post_processor, check_tokens};
 use crate::error::{Error, Result};
 
 pub(super) type Vocab = HashMap<String, u32>;
@@ -166,9 +166,8 @@ fn warn_of_missing_bytes(vocab: &Vocab) {
     }
 }
 
-/// The tokenizer that a `tokenizer.json` describes, after checking what the library would not survive.
+/// The tokenizer that a `tokenizer.json` describes, which [`check`](super::json::check) has passed.
 pub(super) fn engine_from_json(path: &Path, json: &Value) -> Result<Engine> {
-    check(json).map_err(|problem| Error::malformed(path, problem))?;
     if let Some((vocab, merges)) = bpe_of_json(json).map_err(|problem| Error::malformed(path, problem))? {
         let prefix = json.pointer("/model/continuing_subword_prefix").and_then(Value::as_str).unwrap_or("");
         check_merges(path, &merges, &vocab, prefix)?;
