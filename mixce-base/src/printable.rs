@@ -10,7 +10,11 @@ use std::fmt::Write as _;
 /// direction of text.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
-    escaped(text, |c| is_obeyed(c) && !matches!(c, '\n' | '\t'), |out, c| write!(out, "\\u{{{:x}}}", u32::from(c)))
+    escaped(
+        text,
+        |c| is_obeyed(c) && !matches!(c, '\n' | '\t'),
+        |out, c| write!(out, "\\u{{{:x}}}", u32::from(c)),
+    )
 }
 
 /// [`printable`] text on one line: line feed and tab are written as `\n` and `\t`.
@@ -28,9 +32,11 @@ pub fn printable_line(text: &str) -> Cow<'_, str> {
 #[must_use]
 pub fn printable_json(json: &str) -> Cow<'_, str> {
     // Those below U+0020 are escaped inside strings by every writer, and are white space outside.
-    escaped(json, |c| is_obeyed(c) && c >= ' ', |out, c| {
-        c.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(out, "\\u{unit:04x}"))
-    })
+    escaped(
+        json,
+        |c| is_obeyed(c) && c >= ' ',
+        |out, c| c.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(out, "\\u{unit:04x}")),
+    )
 }
 
 /// Whether a terminal obeys a character rather than showing it: Unicode's control characters (ESC, BEL, CSI), and the marks and isolates of
@@ -40,7 +46,11 @@ fn is_obeyed(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-fn escaped(text: &str, is_escaped: impl Fn(char) -> bool, write: impl Fn(&mut String, char) -> std::fmt::Result) -> Cow<'_, str> {
+fn escaped(
+    text: &str,
+    is_escaped: impl Fn(char) -> bool,
+    write: impl Fn(&mut String, char) -> std::fmt::Result,
+) -> Cow<'_, str> {
     if !text.contains(&is_escaped) {
         return Cow::Borrowed(text);
     }

@@ -81,7 +81,8 @@ fn shown(line: &str, ansi: bool) -> String {
     let line = in_words_of_flags(line);
     let line = printable_line(&line);
     // The level is the first word, or the second after the time.
-    let level = line.split_whitespace().take(2).find_map(|word| LEVELS.iter().find(|(level, _)| *level == word));
+    let level =
+        line.split_whitespace().take(2).find_map(|word| LEVELS.iter().find(|(level, _)| *level == word));
     match level.filter(|_| ansi) {
         Some((level, color)) => line.replacen(level, &format!("\x1b[{color}m{level}\x1b[0m"), 1) + end,
         None => line.into_owned() + end,
@@ -97,7 +98,10 @@ mod tests {
         let line = " WARN column `a\u{1b}[31m` of `x\nERROR y`\n";
         assert_eq!(shown(line, false), " WARN column `a\\u{1b}[31m` of `x\\nERROR y`\n");
         assert_eq!(shown(" WARN x\n", true), " \u{1b}[33mWARN\u{1b}[0m x\n");
-        assert_eq!(shown("2026-01-01T00:00:00Z  INFO x WARN", true), "2026-01-01T00:00:00Z  \u{1b}[32mINFO\u{1b}[0m x WARN");
+        assert_eq!(
+            shown("2026-01-01T00:00:00Z  INFO x WARN", true),
+            "2026-01-01T00:00:00Z  \u{1b}[32mINFO\u{1b}[0m x WARN"
+        );
         assert_eq!(shown("plain text", true), "plain text");
     }
 }

@@ -114,11 +114,6 @@ impl Error {
     pub(crate) fn malformed(path: &Path, problem: impl Into<String>) -> Self {
         Self::Malformed { path: path.into(), problem: problem.into() }
     }
-
-    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.to_owned();
-        move |cause| Self::Io { action, path, cause }
-    }
 }
 
 /// Results of this crate.

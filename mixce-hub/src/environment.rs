@@ -147,7 +147,8 @@ fn find_token(get: impl Fn(&str) -> Option<String>, file: Option<PathBuf>) -> Re
         }
     }
     let Some(file) = file else { return Ok(None) };
-    let text = read_limited(&file, MAX_TOKEN_FILE_BYTES).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let text =
+        read_limited(&file, MAX_TOKEN_FILE_BYTES).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     match text.map_err(|error| error.source) {
         Ok(text) if text.trim().is_empty() => Ok(None),
         Ok(text) => Token::new(&text, &format!("the file `{}`", file.display())).map(Some),

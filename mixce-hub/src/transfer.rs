@@ -177,7 +177,8 @@ impl<'a> Partial<'a> {
         let length = self.length + chunk.len() as u64;
         if self.file.bytes_total.is_none() && length > MAX_UNSIZED_BYTES {
             self.restart()?;
-            let reason = format!("more than {MAX_UNSIZED_BYTES} bytes of a file whose length it does not give");
+            let reason =
+                format!("more than {MAX_UNSIZED_BYTES} bytes of a file whose length it does not give");
             return Err(Error::Malformed { url: self.file.url.to_string(), reason });
         }
         if let Some(expected_bytes) = self.file.bytes_total.filter(|&total| length > total) {

@@ -131,7 +131,8 @@ impl Tokenizer {
             _ => Growth::default(),
         };
         let at = if json.is_some() { path.as_path() } else { dir };
-        pipeline::check_added(&growth, json.as_ref(), &settings).map_err(|problem| Error::malformed(at, problem))?;
+        pipeline::check_added(&growth, json.as_ref(), &settings)
+            .map_err(|problem| Error::malformed(at, problem))?;
         let mut engine = pipeline::engine(dir, &source, json.as_ref(), &mut settings)?;
         added::apply(&mut engine, &mut settings)?;
         added::note_lost(&engine, json.as_ref(), &mut settings);
@@ -180,8 +181,19 @@ impl Tokenizer {
         let size = engine.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
         let is_divisible = pieces::are_exact(&engine);
         let Settings { class, named, notes, add_bos, .. } = settings;
-        let mut tokenizer =
-            Self { engine, growth, source, class, named, notes, size, is_divisible, bos: None, eos: None, add_bos };
+        let mut tokenizer = Self {
+            engine,
+            growth,
+            source,
+            class,
+            named,
+            notes,
+            size,
+            is_divisible,
+            bos: None,
+            eos: None,
+            add_bos,
+        };
         let default = tokenizer.token_id(END_OF_TEXT);
         tokenizer.bos = tokenizer.named_id("bos_token").or(default);
         tokenizer.eos = tokenizer.named_id("eos_token").or(default);

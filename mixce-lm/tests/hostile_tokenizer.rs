@@ -49,8 +49,10 @@ fn unigram() -> Value {
     let mut json = bpe();
     json["model"] = json!({"type": "Unigram", "unk_id": 0, "byte_fallback": false,
         "vocab": [["<s>", 0.0], ["a", -1.0], ["b", -1.5], ["c", -2.0], ["ab", -1.2], ["\u{2581}", -3.0], ["1", -4.0]]});
-    json["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
-    json["decoder"] = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
+    json["pre_tokenizer"] =
+        json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
+    json["decoder"] =
+        json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
     json
 }
 
@@ -88,7 +90,8 @@ fn the_small_tokenizers_work() {
 
 #[test]
 fn fields_that_crash_the_library_are_named() {
-    let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
+    let replace =
+        |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
     let precompiled = |table: &str| json!({"type": "Precompiled", "precompiled_charsmap": table});
     let bomb: Vec<Value> = (0..31).map(|_| replace(json!({"String": "a"}), "aa")).collect();
     let nested = json!({"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": [precompiled("AAAA")]}]});
@@ -100,11 +103,27 @@ fn fields_that_crash_the_library_are_named() {
         ("/normalizer", replace(json!({"String": ""}), "x"), "`normalizer.pattern` is empty"),
         ("/normalizer", sequence(bomb), "`added_tokens`: the normalizer makes more than"),
         ("/normalizer", sequence(vec![json!({"type": "NFC"}); 65]), "`normalizer` has 65 steps; at most 64"),
-        ("/pre_tokenizer/pretokenizers/0/pattern", json!({"String": ""}), "`pre_tokenizer.pretokenizers[0].pattern` is empty"),
-        ("/pre_tokenizer/pretokenizers/1/length", json!(0), "`pre_tokenizer.pretokenizers[1].length` is 0; expected 1 to 65536"),
+        (
+            "/pre_tokenizer/pretokenizers/0/pattern",
+            json!({"String": ""}),
+            "`pre_tokenizer.pretokenizers[0].pattern` is empty",
+        ),
+        (
+            "/pre_tokenizer/pretokenizers/1/length",
+            json!(0),
+            "`pre_tokenizer.pretokenizers[1].length` is 0; expected 1 to 65536",
+        ),
         ("/pre_tokenizer/pretokenizers/1/length", json!(1u64 << 40), "expected 1 to 65536"),
-        ("/pre_tokenizer", json!({"type": "Sequence", "pretokenizers": vec![json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true}); 30]}), "has 30 steps `ByteLevel`"),
-        ("/post_processor/single/0/SpecialToken/id", json!("<none>"), "`single` names `<none>`, which is not in `special_tokens`"),
+        (
+            "/pre_tokenizer",
+            json!({"type": "Sequence", "pretokenizers": vec![json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true}); 30]}),
+            "has 30 steps `ByteLevel`",
+        ),
+        (
+            "/post_processor/single/0/SpecialToken/id",
+            json!("<none>"),
+            "`single` names `<none>`, which is not in `special_tokens`",
+        ),
         ("/post_processor/single/1/Sequence/id", json!("B"), "names the sequence `B`"),
         ("/post_processor/special_tokens/<s>/ids", json!(vec![0; 300]), "`single` has 300 special tokens"),
         ("/decoder/decoders/0/content", json!("c".repeat(100)), "`decoder` has 100 times the length"),
@@ -137,7 +156,8 @@ fn a_key_that_occurs_twice_hides_nothing() {
 
 #[test]
 fn a_bomb_in_reach_of_a_text_only_is_refused_for_that_text() {
-    let doubling: Vec<Value> = (0..31).map(|_| json!({"type": "Replace", "pattern": {"String": "q"}, "content": "qq"})).collect();
+    let doubling: Vec<Value> =
+        (0..31).map(|_| json!({"type": "Replace", "pattern": {"String": "q"}, "content": "qq"})).collect();
     let tokenizer = read(&with("/normalizer", json!({"type": "Sequence", "normalizers": doubling}))).unwrap();
     assert_eq!(tokenizer.encode("abc").unwrap(), [6]);
     let error = tokenizer.encode("q").unwrap_err().to_string();
@@ -147,7 +167,8 @@ fn a_bomb_in_reach_of_a_text_only_is_refused_for_that_text() {
 /// The library's `Strip` decoder underflows on a token that it would strip to nothing.
 #[test]
 fn a_panic_while_decoding_is_an_error() {
-    let tokenizer = read(&with("/decoder", json!({"type": "Strip", "content": "b", "start": 0, "stop": 5}))).unwrap();
+    let tokenizer =
+        read(&with("/decoder", json!({"type": "Strip", "content": "b", "start": 0, "stop": 5}))).unwrap();
     assert_eq!(tokenizer.decode(&[5]).unwrap(), "a");
     let error = tokenizer.decode(&[2]).unwrap_err().to_string();
     assert!(error.contains("the decoder failed unexpectedly"), "{error}");
@@ -175,7 +196,9 @@ fn places(value: &Value, at: String, found: &mut Vec<String>) {
                 places(value, format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")), found);
             }
         }
-        Value::Array(items) => items.iter().enumerate().for_each(|(i, value)| places(value, format!("{at}/{i}"), found)),
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(i, value)| places(value, format!("{at}/{i}"), found))
+        }
         _ => {}
     }
 }

@@ -15,10 +15,14 @@ fn pipe(world: &World, name: &str) {
 
 /// A model whose tokenizer is read as its `tokenizer.json` says, changed.
 fn model_with(world: &World, change: impl FnOnce(&mut Value)) {
-    let mut json: Value = serde_json::from_slice(&std::fs::read(fixtures().join("tokenizer/tokenizer.json")).unwrap()).unwrap();
+    let mut json: Value =
+        serde_json::from_slice(&std::fs::read(fixtures().join("tokenizer/tokenizer.json")).unwrap()).unwrap();
     change(&mut json);
     world.write("model/tokenizer.json", json.to_string());
-    world.write("model/tokenizer_config.json", r#"{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}"#);
+    world.write(
+        "model/tokenizer_config.json",
+        r#"{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}"#,
+    );
     for name in ["vocab.json", "merges.txt", "special_tokens_map.json"] {
         let _ = std::fs::remove_file(world.path("model").join(name));
     }
@@ -28,10 +32,15 @@ fn model_with(world: &World, change: impl FnOnce(&mut Value)) {
 #[test]
 fn a_tokenizer_that_would_crash_is_refused() {
     let world = World::new();
-    let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    let replace =
+        |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
     let bomb: Vec<Value> = (0..31).map(|_| replace("e", "ee")).collect();
     for (pointer, value, words) in [
-        ("/normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"}), "`normalizer.precompiled_charsmap` is damaged"),
+        (
+            "/normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+            "`normalizer.precompiled_charsmap` is damaged",
+        ),
         ("/normalizer", replace("", "x"), "`normalizer.pattern` is empty"),
         ("/normalizer", json!({"type": "Sequence", "normalizers": bomb}), "the normalizer makes more than"),
         ("/pre_tokenizer", json!({"type": "FixedLength", "length": 0}), "`pre_tokenizer.length` is 0"),
@@ -50,7 +59,11 @@ fn dropout_in_a_tokenizer_is_not_applied() {
     let plain = world.run("evaluate --model model --data valid.txt --json").row();
     model_with(&world, |json| json["model"]["dropout"] = 0.5.into());
     let outcome = world.run("evaluate --model model --data valid.txt --json").success();
-    assert!(outcome.stderr.contains("`model.dropout` = 0.5 of tokenizer.json is not applied"), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("`model.dropout` = 0.5 of tokenizer.json is not applied"),
+        "{}",
+        outcome.stderr
+    );
     let row = outcome.row();
     for key in ["tokens", "nll"] {
         assert_eq!(row.get(key), plain.get(key), "{row}");
@@ -72,15 +85,21 @@ fn pipes_and_devices_are_not_waited_for() {
     }
     world.run("train --config /dev/zero").refused(&["/dev/zero", "at most 16777216 bytes"]);
     world.run("generate --model model --prompts /dev/zero").refused(&["/dev/zero", "device"]);
-    world.run("train --model model --train /dev/zero --valid valid.txt --out run").refused(&["/dev/zero", "device"]);
-    world.run("synthetic run --transitions /dev/zero --out run").refused(&["/dev/zero", "more than 536870912 bytes"]);
+    world
+        .run("train --model model --train /dev/zero --valid valid.txt --out run")
+        .refused(&["/dev/zero", "device"]);
+    world
+        .run("synthetic run --transitions /dev/zero --out run")
+        .refused(&["/dev/zero", "more than 536870912 bytes"]);
 }
 
 /// Names in files that set a terminal's title, hide text and reverse it.
 const EVIL: &str = "a\u{1b}]0;PWN\u{7}\u{1b}[31m\u{9b}2J\u{202e}";
 
 fn shows_nothing_obeyed(text: &str) {
-    let obeyed = text.chars().find(|c| (c.is_control() && *c != '\n' && *c != '\t') || matches!(c, '\u{202a}'..='\u{202e}'));
+    let obeyed = text
+        .chars()
+        .find(|c| (c.is_control() && *c != '\n' && *c != '\t') || matches!(c, '\u{202a}'..='\u{202e}'));
     assert_eq!(obeyed, None, "{text:?}");
 }
 
@@ -128,9 +147,9 @@ fn texts_that_are_the_result_are_written_as_they_are() {
 fn a_document_that_is_too_long_is_named() {
     let world = World::new();
     world.write("long.txt", format!("the mill\n{}\nthe river\n", "x".repeat((16 << 20) + 1)));
-    world
-        .run(&format!("train --model model --train long.txt --valid valid.txt --out run {SMALL}"))
-        .refused(&["`long.txt` line 2", "16777217 bytes of text without spaces between words", "at most 16 MiB"]);
+    world.run(&format!("train --model model --train long.txt --valid valid.txt --out run {SMALL}")).refused(
+        &["`long.txt` line 2", "16777217 bytes of text without spaces between words", "at most 16 MiB"],
+    );
 }
 
 /// A link at a name that is known in advance is not written through.
@@ -156,11 +175,15 @@ fn a_planted_link_is_not_followed() {
 fn outputs_and_checkpoints_follow_the_umask() {
     use std::os::unix::fs::PermissionsExt as _;
     let world = World::new();
-    let train = format!("train --model model --train train.txt --valid valid.txt --out run --max-steps 2 {SMALL}");
+    let train =
+        format!("train --model model --train train.txt --valid valid.txt --out run --max-steps 2 {SMALL}");
     for line in [train.as_str(), "generate --model model --prompt water --out p.jsonl"] {
         let command = world.command(line);
         let mut shell = Command::new("sh");
-        shell.args(["-c", "umask 027; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());
+        shell
+            .args(["-c", "umask 027; exec \"$0\" \"$@\""])
+            .arg(command.get_program())
+            .args(command.get_args());
         shell.current_dir(world.path(".")).env_clear().env("HOME", world.path("home"));
         let output = shell.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

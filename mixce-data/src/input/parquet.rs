@@ -87,7 +87,10 @@ impl ParquetRows {
         let schema = reader.metadata().file_metadata().schema_descr_ptr();
         let ranges = guarded(path, || {
             let group = reader.metadata().row_group(group);
-            Ok(chosen.iter().map(|&at| (group.column(at).byte_range(), group.column(at).compression())).collect())
+            Ok(chosen
+                .iter()
+                .map(|&at| (group.column(at).byte_range(), group.column(at).compression()))
+                .collect())
         });
         let ranges: Vec<_> = ranges?;
         for (range, codec) in ranges {

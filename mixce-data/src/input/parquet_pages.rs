@@ -39,7 +39,8 @@ pub(super) fn check(file: &File, path: &Path, (start, length): (u64, u64), codec
     let bad = |problem: String| Error::Parquet { path: path.into(), problem };
     let mut input = BufReader::new(file);
     input.seek(SeekFrom::Start(start)).map_err(Error::io("read", path))?;
-    let end = start.checked_add(length).ok_or_else(|| bad("a column beyond the end of the file".to_owned()))?;
+    let end =
+        start.checked_add(length).ok_or_else(|| bad("a column beyond the end of the file".to_owned()))?;
     let mut page = 0u64;
     loop {
         let at = input.stream_position().map_err(Error::io("read", path))?;
@@ -53,7 +54,8 @@ pub(super) fn check(file: &File, path: &Path, (start, length): (u64, u64), codec
         let (Some(uncompressed), Some(compressed)) = (sizes.uncompressed, sizes.compressed) else {
             return Err(damaged("has no size in its header"));
         };
-        let (Ok(uncompressed), Ok(compressed)) = (u64::try_from(uncompressed), u64::try_from(compressed)) else {
+        let (Ok(uncompressed), Ok(compressed)) = (u64::try_from(uncompressed), u64::try_from(compressed))
+        else {
             return Err(damaged("has a negative size"));
         };
         let limit = limit_of(codec, compressed);
@@ -69,12 +71,16 @@ pub(super) fn check(file: &File, path: &Path, (start, length): (u64, u64), codec
         let body = (&mut input).take(compressed - levels);
         let real = match codec {
             Compression::GZIP(_) => Some(count(flate2::read::MultiGzDecoder::new(body), uncompressed)),
-            Compression::BROTLI(_) => Some(count(brotli_decompressor::Decompressor::new(body, 4096), uncompressed)),
+            Compression::BROTLI(_) => {
+                Some(count(brotli_decompressor::Decompressor::new(body, 4096), uncompressed))
+            }
             _ => None,
         };
         // Damaged data are for the decoder to report.
         if real.is_some_and(|real| real.is_ok_and(|real| real > uncompressed)) {
-            return Err(damaged(&format!("decompresses to more than the {uncompressed} bytes in its header")));
+            return Err(damaged(&format!(
+                "decompresses to more than the {uncompressed} bytes in its header"
+            )));
         }
         input.seek(SeekFrom::Start(next)).map_err(Error::io("read", path))?;
     }
@@ -227,7 +233,9 @@ mod tests {
         bytes.push(0x15);
         number(&mut bytes, compressed);
         // 4: crc; 5: a struct of an integer, a binary and a list of two integers.
-        bytes.extend([0x15, 0x02, 0x1c, 0x15, 0x04, 0x18, 0x03, b'm', b'a', b'x', 0x19, 0x25, 0x02, 0x04, 0x00, 0x00]);
+        bytes.extend([
+            0x15, 0x02, 0x1c, 0x15, 0x04, 0x18, 0x03, b'm', b'a', b'x', 0x19, 0x25, 0x02, 0x04, 0x00, 0x00,
+        ]);
         bytes
     }
 
@@ -244,7 +252,8 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"PAR1").unwrap();
         file.write_all(bytes).unwrap();
-        check(&file, Path::new("a.parquet"), (4, bytes.len() as u64), codec).map_err(|error| error.to_string())
+        check(&file, Path::new("a.parquet"), (4, bytes.len() as u64), codec)
+            .map_err(|error| error.to_string())
     }
 
     fn page(uncompressed: i64, body: &[u8]) -> Vec<u8> {

@@ -59,7 +59,8 @@ fn a_record_has_a_limited_number_of_fields() {
     let commas = ",".repeat(1 << 20);
     for name in ["a.csv", "a.csv.gz"] {
         let text = format!("text,b\nx,1\n{commas}\n\"y\",2\n");
-        let bytes = if name.ends_with("gz") { super::test_files::gzip(text.as_bytes()) } else { text.into_bytes() };
+        let bytes =
+            if name.ends_with("gz") { super::test_files::gzip(text.as_bytes()) } else { text.into_bytes() };
         assert_eq!(kept(name, &bytes, 1), ["x", "y"]);
         let words = message(name, bytes, settings());
         assert!(words.contains("line 3: more than 16384 fields"), "{words}");

@@ -89,7 +89,9 @@ impl Pickle {
         while !machine.step(input)? {
             instructions += 1;
             if instructions > MAX_INSTRUCTIONS {
-                return Err(format!("a pickle of more than {MAX_INSTRUCTIONS} instructions, the most that are read"));
+                return Err(format!(
+                    "a pickle of more than {MAX_INSTRUCTIONS} instructions, the most that are read"
+                ));
             }
             if input.position - start > MAX_BYTES {
                 return Err(format!("a pickle of more than {MAX_BYTES} bytes, the most that are read"));
@@ -129,7 +131,7 @@ impl Pickle {
     /// Every storage that was named, whatever uses it.
     pub(super) fn storages(&self) -> impl Iterator<Item = &Storage> {
         self.objects.iter().filter_map(|object| match object {
-            Object::Storage(storage) => Some(storage),
+            Object::Storage(storage) => Some(&**storage),
             _ => None,
         })
     }
@@ -420,11 +422,15 @@ mod tests {
 
     #[test]
     fn marks_memo_and_stack_are_bounded() {
-        for (prefix, instruction) in [(&b""[..], &b"}"[..]), (b"", b"("), (b"N", b"2"), (b"Nq\0", b"h\0"), (b"N", b"\x94")] {
+        for (prefix, instruction) in
+            [(&b""[..], &b"}"[..]), (b"", b"("), (b"N", b"2"), (b"Nq\0", b"h\0"), (b"N", b"\x94")]
+        {
             let problem = read(&repeated(prefix, instruction)).err().unwrap();
             assert!(problem.contains("more than 4000000 instructions"), "{instruction:?}: {problem}");
         }
-        let memo: Vec<u8> = (0..MAX_INSTRUCTIONS as u32 + 1).flat_map(|key| [&b"r"[..], &key.to_le_bytes()].concat()).collect();
+        let memo: Vec<u8> = (0..MAX_INSTRUCTIONS as u32 + 1)
+            .flat_map(|key| [&b"r"[..], &key.to_le_bytes()].concat())
+            .collect();
         assert!(read(&[b"N", &memo[..]].concat()).is_err());
     }
 

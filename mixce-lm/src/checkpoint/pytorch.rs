@@ -170,7 +170,8 @@ fn tensors(path: &Path, pickle: &Pickle, find: impl Fn(&str) -> Option<Block>) -
     // Each container is visited once, by the first path to it: a file could refer to one in many places.
     let mut visited = HashSet::from([pickle.root_id()]);
     // Those to be looked into, each with its parent's path and its name there.
-    let mut open: VecDeque<(Id, Rc<str>, Rc<str>)> = VecDeque::from([(pickle.root_id(), "".into(), "".into())]);
+    let mut open: VecDeque<(Id, Rc<str>, Rc<str>)> =
+        VecDeque::from([(pickle.root_id(), "".into(), "".into())]);
     while let Some((container, parent, name)) = open.pop_front() {
         let dot = if parent.is_empty() { "" } else { "." };
         let dictionary: Rc<str> = format!("{parent}{dot}{name}").into();

@@ -24,7 +24,8 @@ pub(super) type Merges = Vec<(String, String)>;
 pub(super) fn parse_vocab(path: &Path, bytes: &[u8]) -> Result<Vocab> {
     let object: HashMap<String, u64> =
         serde_json::from_slice(bytes).map_err(|cause| Error::malformed(path, cause))?;
-    at_most("(root)", "tokens", object.len(), MAX_TOKENS).map_err(|problem| Error::malformed(path, problem))?;
+    at_most("(root)", "tokens", object.len(), MAX_TOKENS)
+        .map_err(|problem| Error::malformed(path, problem))?;
     let mut owners: HashMap<u64, &str> = HashMap::new();
     for (token, &id) in &object {
         if id > MAX_ID {
@@ -138,7 +139,8 @@ pub(super) fn engine_of_json(
 /// The parts of a `tokenizer.json` that GPT-2's pipeline does not have.
 fn unused_parts(json: &Value, add_prefix_space: bool) -> Vec<&'static str> {
     let is_set = |pointer: &str| {
-        json.pointer(pointer).is_some_and(|value| !value.is_null() && *value != false && *value != "" && *value != 0.0)
+        json.pointer(pointer)
+            .is_some_and(|value| !value.is_null() && *value != false && *value != "" && *value != 0.0)
     };
     let rules = json.pointer("/pre_tokenizer").unwrap_or(&Value::Null);
     let gpt2_pieces = rules["type"] == "ByteLevel"

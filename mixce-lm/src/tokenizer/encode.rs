@@ -34,7 +34,11 @@ impl Tokenizer {
     /// The library's encoding of a whole text.
     fn encoding(&self, text: &str) -> Result<Encoding> {
         if text.len() > pieces::MAX_WHOLE_BYTES {
-            let why = if self.is_divisible { "without spaces between words" } else { "that this tokenizer cannot encode in parts" };
+            let why = if self.is_divisible {
+                "without spaces between words"
+            } else {
+                "that this tokenizer cannot encode in parts"
+            };
             let (bytes, limit) = (text.len(), pieces::MAX_WHOLE_BYTES >> 20);
             let problem = format!("{bytes} bytes of text {why}; at most {limit} MiB are supported");
             return Err(Error::Tokenizer { action: "encode", problem });
@@ -48,7 +52,9 @@ impl Tokenizer {
 
     /// Encodes and decodes a few texts, so that rules that make the library panic are met at once. Other failures depend on the text.
     pub(super) fn try_out(&self) -> Result<(), Panicked> {
-        for text in ["", " ", "a", "A word, two words: 34!\n\n\tcafe\u{301} \u{6f22}\u{5b57} \u{1f642}\u{fdfa}"] {
+        for text in
+            ["", " ", "a", "A word, two words: 34!\n\n\tcafe\u{301} \u{6f22}\u{5b57} \u{1f642}\u{fdfa}"]
+        {
             let outcome = caught(|| {
                 self.growth.check(text)?;
                 let ids = self.engine.encode_fast(text, false)?;
@@ -90,7 +96,11 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
-    pub fn encode_beginnings<T: AsRef<str> + Sync>(&self, texts: &[T], tokens: usize) -> Result<Vec<Vec<u32>>> {
+    pub fn encode_beginnings<T: AsRef<str> + Sync>(
+        &self,
+        texts: &[T],
+        tokens: usize,
+    ) -> Result<Vec<Vec<u32>>> {
         use rayon::prelude::*;
         texts.par_iter().map(|text| self.encode_beginning(text.as_ref(), tokens)).collect()
     }

@@ -66,13 +66,15 @@ impl Growth {
     /// Refuses a text that the normalizer would make too long.
     pub(super) fn check(&self, text: &str) -> Result<(), String> {
         let limit = limit_of(text.len());
-        if text.len().saturating_mul(self.factor).saturating_add(self.added) <= limit || self.steps.is_empty() {
+        if text.len().saturating_mul(self.factor).saturating_add(self.added) <= limit || self.steps.is_empty()
+        {
             return Ok(());
         }
         let failed = |cause: tokenizers::Error| cause.to_string();
         let mut normalized = NormalizedString::from(text);
         for step in &*self.steps {
-            if step.bound(normalized.len()) > limit && step.measure(normalized.get()).map_err(failed)? > limit {
+            if step.bound(normalized.len()) > limit && step.measure(normalized.get()).map_err(failed)? > limit
+            {
                 return Err(format!(
                     "the normalizer makes more than {limit} bytes of the {} bytes of a text (limits: {MAX_GROWTH} times its length, and {} MiB)",
                     text.len(),
@@ -162,7 +164,9 @@ impl Pattern {
                 (matches, matches * literal.len())
             }
             Self::Regex(regex) => {
-                let one_more = |(matches, bytes): (usize, usize), (start, end): (usize, usize)| (matches + 1, bytes + end - start);
+                let one_more = |(matches, bytes): (usize, usize), (start, end): (usize, usize)| {
+                    (matches + 1, bytes + end - start)
+                };
                 regex.find_iter(text).fold((0, 0), one_more)
             }
         }

@@ -203,13 +203,18 @@ fn check_template(template: &Value) -> Result<(), String> {
             if let Some(id) = id("Sequence") {
                 let is_known = id == "A" || (id == "B" && key == "pair");
                 if !is_known || sequences.contains(&id) {
-                    return Err(format!("`{key}` names the sequence `{id}`, which is not there or used twice"));
+                    return Err(format!(
+                        "`{key}` names the sequence `{id}`, which is not there or used twice"
+                    ));
                 }
                 sequences.push(id);
             }
             if let Some(id) = id("SpecialToken") {
-                let ids = template.get("special_tokens").and_then(|tokens| tokens.get(id)?.get("ids")?.as_array());
-                tokens += ids.ok_or_else(|| format!("`{key}` names `{id}`, which is not in `special_tokens`"))?.len();
+                let ids =
+                    template.get("special_tokens").and_then(|tokens| tokens.get(id)?.get("ids")?.as_array());
+                tokens += ids
+                    .ok_or_else(|| format!("`{key}` names `{id}`, which is not in `special_tokens`"))?
+                    .len();
             }
         }
         at_most(key, "special tokens", tokens, MAX_TEMPLATE_TOKENS)?;

@@ -57,7 +57,8 @@ fn separates_words(step: &PreTokenizerWrapper) -> bool {
 
 /// Whether a pre-tokenizer does the same to a text that ends or begins at such a place.
 fn is_local(step: &PreTokenizerWrapper) -> bool {
-    separates_words(step) || matches!(step, PreTokenizerWrapper::ByteLevel(_) | PreTokenizerWrapper::Digits(_))
+    separates_words(step)
+        || matches!(step, PreTokenizerWrapper::ByteLevel(_) | PreTokenizerWrapper::Digits(_))
 }
 
 /// The pieces of a text: of at most `bytes` where it has spaces between words.
@@ -118,7 +119,10 @@ mod tests {
         let tokenizer = tokenizers().remove(0);
         let text = "x".repeat(MAX_WHOLE_BYTES + 1);
         let error = tokenizer.encode(&text).unwrap_err().to_string();
-        assert!(error.contains("16777217 bytes of text without spaces between words; at most 16 MiB"), "{error}");
+        assert!(
+            error.contains("16777217 bytes of text without spaces between words; at most 16 MiB"),
+            "{error}"
+        );
         assert!(tokenizer.encode_in_template(&text, 9).is_err());
     }
 

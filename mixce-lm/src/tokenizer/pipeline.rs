@@ -32,7 +32,9 @@ pub(super) fn check_added(growth: &Growth, json: Option<&Value>, settings: &Sett
     let named = named.chain(&settings.extra).chain(settings.added.values());
     let tokens: Vec<&str> = in_json.chain(named.map(|token| token.content.as_str())).collect();
     json::check_added(tokens.iter().copied())?;
-    tokens.iter().try_for_each(|token| growth.check(token).map_err(|problem| format!("`added_tokens`: {problem}")))
+    tokens
+        .iter()
+        .try_for_each(|token| growth.check(token).map_err(|problem| format!("`added_tokens`: {problem}")))
 }
 
 /// The tokenizer before the settings' tokens are added to it.

@@ -13,7 +13,9 @@ const MAX_FILE_BYTES: u64 = 1 << 29;
 /// The text of a file that the user names.
 pub(super) fn read_text(path: &Path) -> Result<String> {
     let text = String::from_utf8(read_limited(path, MAX_FILE_BYTES)?);
-    text.map_err(|cause| Error::io(path, std::io::Error::new(std::io::ErrorKind::InvalidData, cause.utf8_error())))
+    text.map_err(|cause| {
+        Error::io(path, std::io::Error::new(std::io::ErrorKind::InvalidData, cause.utf8_error()))
+    })
 }
 
 impl World {

@@ -15,11 +15,7 @@ pub trait Encode: Sync {
     ///
     /// # Errors
     /// The tokenizer's message.
-    fn encode_beginnings(
-        &self,
-        texts: &[&str],
-        tokens: usize,
-    ) -> std::result::Result<Vec<Vec<u32>>, String> {
+    fn encode_beginnings(&self, texts: &[&str], tokens: usize) -> std::result::Result<Vec<Vec<u32>>, String> {
         let _ = tokens;
         self.encode_batch(texts)
     }
@@ -42,11 +38,7 @@ impl Encode for Tokenizer {
         Self::encode_batch(self, texts).map_err(|e| e.to_string())
     }
 
-    fn encode_beginnings(
-        &self,
-        texts: &[&str],
-        tokens: usize,
-    ) -> std::result::Result<Vec<Vec<u32>>, String> {
+    fn encode_beginnings(&self, texts: &[&str], tokens: usize) -> std::result::Result<Vec<Vec<u32>>, String> {
         Self::encode_beginnings(self, texts, tokens).map_err(|e| e.to_string())
     }
 

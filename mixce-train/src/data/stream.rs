@@ -82,7 +82,12 @@ fn read_batches(input: &Input, sender: &mpsc::SyncSender<Message>) {
 }
 
 /// The failure of a batch, with the first document of it that fails alone.
-fn named_failure(batch: &[Document], tokenizer: &dyn Encode, settings: EncodeSettings, message: String) -> Error {
+fn named_failure(
+    batch: &[Document],
+    tokenizer: &dyn Encode,
+    settings: EncodeSettings,
+    message: String,
+) -> Error {
     let alone = |document: &&Document| {
         let is_empty = document.text.trim().is_empty();
         !is_empty && encode_documents(tokenizer, &[document.text.as_str()], settings).is_err()

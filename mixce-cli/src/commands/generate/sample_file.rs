@@ -48,7 +48,8 @@ impl SampleFile {
         let complete = path.is_file();
         // What is written goes to a file of our own and not to where a link of this name leads.
         if fs::symlink_metadata(&partial).is_ok_and(|found| !found.is_file()) {
-            let problem = Problem::new(format!("`{}` is in the way: expected a regular file", partial.display()));
+            let problem =
+                Problem::new(format!("`{}` is in the way: expected a regular file", partial.display()));
             return Err(problem.hint("remove it, or choose another `--out`").into());
         }
         let source = if complete { &path } else { &partial };

@@ -5,6 +5,7 @@
 //! those of `ggml/src/gguf.cpp`.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
