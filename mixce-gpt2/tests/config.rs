@@ -190,7 +190,7 @@ proptest::proptest! {
         ];
         let keys: Vec<String> = config.as_object().unwrap().keys().cloned().collect();
         for (key, value) in changes {
-            config[key.get(&keys)] = values[value].clone();
+            config[key.get(&keys).as_str()] = values[value].clone();
         }
         if let Ok(config) = Gpt2Config::from_json(&config.to_string()) {
             let _ = (config.to_json(), config.parameter_count());

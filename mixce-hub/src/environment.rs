@@ -235,8 +235,8 @@ mod tests {
     fn token_comes_from_variable_then_file_and_is_never_shown() {
         let home = tempfile::tempdir().unwrap();
         let other = home.path().join("other");
-        fs::write(home.path().join("token"), "hf_file\n").unwrap();
-        fs::write(&other, "hf_other").unwrap();
+        std::fs::write(home.path().join("token"), "hf_file\n").unwrap();
+        std::fs::write(&other, "hf_other").unwrap();
         let hf_home = ("HF_HOME", home.path().to_str().unwrap());
         let token_of =
             |variables: &[(&str, &str)]| resolve(variables).token.map(|token| token.secret().to_owned());

@@ -249,7 +249,7 @@ proptest! {
         for (at, value) in changes {
             let mut all = Vec::new();
             places(&json, String::new(), &mut all);
-            *json.pointer_mut(at.get(&all)).unwrap() = value;
+            *json.pointer_mut(at.get(&all).as_str()).unwrap() = value;
         }
         if let Ok(tokenizer) = read(&json) {
             if let Ok(ids) = tokenizer.encode(&text) {

@@ -16,7 +16,7 @@ fn npy(version: u8, header: &str, data: &[u8]) -> Vec<u8> {
 fn read(name: &str, bytes: &[u8]) -> Result<Features> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
-    fs::write(&path, bytes).unwrap();
+    std::fs::write(&path, bytes).unwrap();
     Features::read(&path)
 }
 
