@@ -132,6 +132,6 @@ mod tests {
         let rows = vec![vec!["a".into(), "1".into()], vec!["long".into(), "22".into()]];
         assert_eq!(table(&rows, &[false, true]), "a      1\nlong  22\n");
         let rows = vec![vec!["a\nb".into(), "1".into()], vec!["\u{1b}[2J".into(), "2".into()]];
-        assert_eq!(table(&rows, &[false, true]), "a\\nb        1\n\\u{1b}[2J  2\n");
+        assert_eq!(table(&rows, &[false, true]), "a\\nb       1\n\\u{1b}[2J  2\n");
     }
 }

@@ -89,7 +89,7 @@ fn pipes_and_devices_are_not_waited_for() {
         .run("train --model model --train /dev/zero --valid valid.txt --out run")
         .refused(&["/dev/zero", "device"]);
     world
-        .run("synthetic run --transitions /dev/zero --out run")
+        .run("synthetic --transitions /dev/zero --out run")
         .refused(&["/dev/zero", "more than 536870912 bytes"]);
 }
 
