@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, Write as _};
 
 use mixce_base::Hint;
+use mixce_base::printable::printable_line;
 
 use crate::cli::ColorWhen;
 use crate::flags::in_words_of_flags;
@@ -62,7 +63,9 @@ pub(crate) fn print(failure: &anyhow::Error, color: ColorWhen) -> u8 {
     let (red, cyan, plain) =
         if color.on_stderr() { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
     let word = if status == INTERRUPTED { "interrupted" } else { "error" };
+    // Names and texts of files are part of messages.
     let message = in_words_of_flags(&message_of(failure));
+    let message = shown(&message);
     let mut stderr = io::stderr().lock();
     // A closed stderr is ignored.
     let _ = match message.strip_prefix("interrupted").filter(|_| status == INTERRUPTED) {
@@ -70,7 +73,7 @@ pub(crate) fn print(failure: &anyhow::Error, color: ColorWhen) -> u8 {
         None => writeln!(stderr, "{red}{word}:{plain} {message}"),
     };
     for hint in hints_of(failure) {
-        let _ = writeln!(stderr, "{cyan}hint:{plain} {}", in_words_of_flags(&hint));
+        let _ = writeln!(stderr, "{cyan}hint:{plain} {}", shown(&in_words_of_flags(&hint)));
     }
     if status == INTERRUPTED { crate::interrupt::exit_status() } else { status }
 }
@@ -120,6 +123,18 @@ fn message_of(failure: &anyhow::Error) -> String {
         }
     }
     message
+}
+
+/// A message as it is printed: on one line, without characters that a terminal obeys, and cut where a name in it is endless.
+fn shown(message: &str) -> String {
+    const MAX_CHARS: usize = 16_000;
+    match message.char_indices().nth(MAX_CHARS) {
+        None => printable_line(message).into_owned(),
+        Some((end, _)) => {
+            let more = message[end..].chars().count();
+            format!("{}... ({more} more characters)", printable_line(&message[..end]))
+        }
+    }
 }
 
 fn one_line(text: &str) -> String {
@@ -186,6 +201,13 @@ mod tests {
             message_of(&chained.context("cannot read `x`: disk on fire")),
             "cannot read `x`: disk on fire"
         );
+    }
+
+    #[test]
+    fn names_in_messages_are_shown_and_not_obeyed() {
+        assert_eq!(shown("column `\u{1b}[2J\u{202e}`"), r"column `\u{1b}[2J\u{202e}`");
+        let long = shown(&"x".repeat(20_000));
+        assert!(long.len() < 16_100 && long.ends_with("x... (4000 more characters)"), "{}", long.len());
     }
 
     #[test]

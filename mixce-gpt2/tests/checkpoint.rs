@@ -308,6 +308,11 @@ proptest! {
     }
 
     #[test]
+    fn damaged_indices_of_shards_never_panic(damage in prop::collection::vec((any::<usize>(), any::<u8>()), 1..4)) {
+        survives("sharded", "model.safetensors.index.json", &damage)?;
+    }
+
+    #[test]
     fn damaged_zip_files_never_panic(damage in prop::collection::vec((any::<usize>(), any::<u8>()), 1..6)) {
         survives("bin_transformer", "pytorch_model.bin", &damage)?;
     }

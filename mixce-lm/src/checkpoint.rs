@@ -165,7 +165,7 @@ fn open(dir: &Path) -> Result<Weights> {
     if gguf::is_gguf(dir) {
         return open_file(dir, Vec::new());
     }
-    let named: Vec<_> = CANDIDATES.iter().filter(|(name, ..)| dir.join(name).is_file()).collect();
+    let named: Vec<_> = CANDIDATES.iter().filter(|(name, ..)| dir.join(name).exists()).collect();
     if let Some((&&(name, format, sharded), others)) = named.split_first() {
         let path = dir.join(name);
         let unused_files = others.iter().map(|(name, ..)| (*name).to_owned()).collect();

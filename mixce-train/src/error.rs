@@ -38,12 +38,10 @@ pub enum Error {
     },
 
     /// The tokenizer refused a text.
-    #[error("the tokenizer failed on a document between {first} and {last}: {message}")]
+    #[error("the tokenizer failed on {document}: {message}")]
     Tokenize {
-        /// First document of the batch that failed: file and line.
-        first: String,
-        /// Last document of the batch that failed.
-        last: String,
+        /// The document: its file and its line or row.
+        document: String,
         message: String,
     },
 

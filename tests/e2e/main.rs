@@ -17,6 +17,7 @@ mod faults;
 mod finetune;
 mod gguf;
 mod help;
+mod hostile;
 mod hub;
 mod inspect;
 #[cfg(unix)]

@@ -204,7 +204,8 @@ fn continue_prompts(args: &GenerateArgs, sampling: &Sampling, context: &Context)
         .map(|(sample, (_, prompt))| render(sample, prompt, &loaded.tokenizer, context.seed(), as_json));
     for line in lines {
         match &mut file {
-            None => context.output.line(&line?)?,
+            None if as_json => context.output.json_line(&line?)?,
+            None => context.output.text(&line?)?,
             Some(file) => file.put(format!("{}\n", line?).as_bytes())?,
         }
     }

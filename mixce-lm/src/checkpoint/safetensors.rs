@@ -1,10 +1,10 @@
 //! The header of a safetensors file. The crate `safetensors` parses it, but wants the whole file in memory to check it;
 //! here the header alone is read and its sizes are compared with the file's length.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use mixce_base::files::open_regular;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
@@ -33,7 +33,7 @@ pub(super) fn open(path: &Path) -> Result<Vec<TensorInfo>> {
 
 /// The parsed header, and where the data begin.
 pub(super) fn header(path: &Path) -> Result<(Metadata, u64)> {
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut file = open_regular(path)?;
     let file_bytes = file.metadata().map_err(Error::io("read", path))?.len();
     let mut length = [0u8; 8];
     if file_bytes < 8 {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use mixce_base::files::read_regular;
 use mixce_train::checkpoint::complete;
 use mixce_train::config::TrainConfig;
 use serde_json::{Value, json};
@@ -58,9 +59,17 @@ pub(super) fn inspect(path: &Path, verify: bool, context: &Context) -> Result<()
     })
 }
 
+/// Largest file of a run folder that is read: metrics of millions of steps.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+
+fn read_text(path: &Path) -> Result<String> {
+    let bytes = read_regular(path, MAX_FILE_BYTES)?;
+    String::from_utf8(bytes).with_context(|| format!("`{}` is not UTF-8", path.display()))
+}
+
 /// The provenance recorded in `run.toml`.
 pub(super) fn provenance(path: &Path) -> Result<toml::Table> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let text = read_text(path)?;
     let mut all: toml::Table =
         toml::from_str(&text).with_context(|| format!("`{}` is not valid TOML", path.display()))?;
     Ok(match all.remove("provenance") {
@@ -81,7 +90,7 @@ fn last_metrics(path: &Path) -> Result<(Option<Value>, Option<Value>)> {
     if !path.is_file() {
         return Ok((None, None));
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let text = read_text(path)?;
     let rows = || text.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let step = rows().find(|row| row.get("loss").is_some());
     let evaluation = rows().find(|row| row.get("valid_nll").is_some());
