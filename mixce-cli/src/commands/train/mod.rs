@@ -90,12 +90,13 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
     let cache_dir = if args.dry_run { None } else { sources::cache_folder(&config) };
     let room = if args.force || args.dry_run { Room::Warn } else { Room::Require };
     let run = TrainConfig { cache_dir, ..config.clone() };
-    let mut prepared = prepare(&run, &sources, FAMILIES, &device, room, stop).map_err(|error| match error {
-        TrainError::NoRoom { .. } => {
-            with_hint(&error.into(), "`--force` begins the run all the same".to_owned())
-        }
-        other => other.into(),
-    })?;
+    let mut prepared =
+        prepare(&run, &sources, FAMILIES, &device, room, stop).map_err(|error| match error {
+            TrainError::NoRoom { .. } => {
+                with_hint(&error.into(), "`--force` begins the run all the same".to_owned())
+            }
+            other => other.into(),
+        })?;
     spinner.finish_and_clear();
     if args.dry_run {
         return dry_run::print(
