@@ -47,7 +47,7 @@ impl OwnTemporary {
     pub fn file(target: &Path) -> Result<(Self, File), FileError> {
         // Always a new file: a link of that name is never followed.
         let create = |path: &Path| File::create_new(path).and_then(owned);
-        let (path, file) = names::create_beside(target, |path| recorded(path, &create))?;
+        let (path, file) = names::create_beside(target, |path| recorded(path, create))?;
         Ok((Self { path, renamed: false, _lock: None }, file))
     }
 
@@ -58,7 +58,7 @@ impl OwnTemporary {
     pub fn folder(target: &Path) -> Result<Self, FileError> {
         create_parent(target)?;
         let create = |path: &Path| fs::create_dir(path).and_then(|()| locked_folder(path));
-        let (path, lock) = names::create_beside(target, |path| recorded(path, &create))?;
+        let (path, lock) = names::create_beside(target, |path| recorded(path, create))?;
         Ok(Self { path, renamed: false, _lock: lock })
     }
 
