@@ -228,7 +228,7 @@ mod tests {
             "test/score.json",
             "{\"human\":{\"diversity\":0.9},\"systems\":[{\"name\":\"a\",\"diversity\":0.8}],\"comparisons\":[],\"settings\":{}}",
         );
-        let study = Study::read(&[run.clone()]).unwrap();
+        let study = Study::read(std::slice::from_ref(&run)).unwrap();
         let system = &study.systems[0];
         assert_eq!(
             (system.objective.as_str(), system.seed, system.group.max_length),
@@ -243,11 +243,16 @@ mod tests {
         assert_eq!(study.sources[0].versions["threads"], "2");
 
         write("run.toml", "objective = 3\n");
-        assert!(Study::read(&[run.clone()]).unwrap_err().to_string().contains("run.toml`: `objective`"));
+        assert!(
+            Study::read(std::slice::from_ref(&run))
+                .unwrap_err()
+                .to_string()
+                .contains("run.toml`: `objective`")
+        );
         write("run.toml", "objective = \n");
         assert!(Study::read(&[run]).unwrap_err().to_string().contains("run.toml`: TOML parse error"));
         let other = root.path().join("other");
-        assert!(matches!(Study::read(&[other.clone()]), Err(Error::Read { .. })));
+        assert!(matches!(Study::read(std::slice::from_ref(&other)), Err(Error::Read { .. })));
         std::fs::create_dir(&other).unwrap();
         assert!(matches!(Study::read(&[other]), Err(Error::UnknownFolder { .. })));
     }

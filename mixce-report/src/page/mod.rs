@@ -116,11 +116,11 @@ fn figures(charts: &[Chart]) -> String {
     for chart in charts {
         let (id, title) = (html(&chart.id), html(&chart.title));
         let notes: String = chart.notes.iter().map(|note| format!("<p>{}</p>", html(note))).collect();
-        let _ = write!(
+        let _ = writeln!(
             text,
             "<figure id=\"{id}\"><h3 id=\"{id}-h\">{title}</h3><div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-labelledby=\"{id}-h\">{}</div>\
              <figcaption>{notes}<p>File: <a href=\"figures/{id}.svg\">{id}.svg</a></p></figcaption>\
-             <details><summary>Numbers of this figure</summary>{}</details></figure>\n",
+             <details><summary>Numbers of this figure</summary>{}</details></figure>",
             chart.svg(),
             table::table(&chart.numbers())
         );
