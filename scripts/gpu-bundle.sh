@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes a folder with all that a machine with a GPU needs to check and measure mixce: the CUDA program, PyTorch's twins of its
-# benchmarks, and run.sh. That machine needs a driver, the CUDA 13 libraries (of a toolkit or of PyTorch) and python3; this one needs no GPU and no driver.
+# benchmarks, and run.sh. That machine needs a driver, the CUDA 13 libraries (of a toolkit or of PyTorch) and python3; this one
+# needs no GPU and no driver.
 #
 # Usage: gpu-bundle.sh [OUT]     default OUT: gpu-bundle in cargo's target folder; replaced if it is an older bundle
 #
