@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes a folder with all that a machine with a GPU needs to check and measure mixce: the CUDA program, PyTorch's twins of its benchmarks, and
-# run.sh. That machine needs a driver, the CUDA 13 libraries (of a toolkit or of PyTorch) and python3; this one needs no GPU and no driver.
+# Makes a folder with all that a machine with a GPU needs to check and measure mixce: the CUDA program, PyTorch's twins of its
+# benchmarks, and run.sh. That machine needs a driver, the CUDA 13 libraries (of a toolkit or of PyTorch) and python3; this one
+# needs no GPU and no driver.
 #
 # Usage: gpu-bundle.sh [OUT]     default OUT: gpu-bundle in cargo's target folder; replaced if it is an older bundle
 #
@@ -12,8 +13,8 @@ limit_bytes=60000000
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 target="$(realpath -m "${CARGO_TARGET_DIR:-$root/target}")"
 out="$(realpath -m "${1:-$target/gpu-bundle}")"
-if [[ -e "$out" && ! -e "$out/build-info.json" ]]; then
-    echo "error: $out exists and is no bundle" >&2
+if [[ -e "$out" && ! -e "$out/build-info.json" && -n "$(ls -A "$out")" ]]; then
+    echo "error: $out exists and is neither empty nor a bundle" >&2
     exit 1
 fi
 work="$(mktemp -d)"

@@ -25,7 +25,7 @@ class TrainStep:
         self.arguments = arguments
         self.model = common.build_model(arguments, arguments.seq_len, dropout=arguments.dropout).train()
         self.forward = torch.compile(self.model) if arguments.compile else self.model
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=arguments.lr, fused=arguments.fused_adamw)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=arguments.lr, fused=arguments.fused_adamw or None)
         self.last_loss = None
         if arguments.data:
             self.batches = common.PaddedDocuments(arguments, arguments.data, arguments.tokenizer, arguments.seq_len)

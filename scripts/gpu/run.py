@@ -56,7 +56,7 @@ class Run:
         (work / "inputs").mkdir()
         self.inputs = Inputs(work / "inputs", tokenizer)
         self.mixce = self.program()
-        folders, self.missing = machine.library_folders()
+        folders, self.missing = machine.library_folders() if self.device != "cpu" else ([], [])
         path = [session.environment.get("LD_LIBRARY_PATH", ""), *folders]
         session.environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, path))
         session.environment.update(CUDA_CACHE_PATH=str(work / "cuda-cache"), CUDA_CACHE_MAXSIZE=str(1 << 30))
@@ -92,7 +92,9 @@ class Run:
         unresolved = machine.unresolved(self.mixce, self.session.environment)
         if unresolved:
             self.session.record(
-                "start", "failed", why=f"{'; '.join(unresolved)}; CUDA libraries found in no folder: {self.missing}"
+                "start",
+                "failed",
+                why=f"{'; '.join(unresolved)}; CUDA libraries found in no folder: {', '.join(self.missing) or 'none'}",
             )
             return False
         # The driver translates the kernels for this GPU at the first start and keeps the result.

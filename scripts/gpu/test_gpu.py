@@ -182,6 +182,7 @@ class Numbers(InFolder):
 
     def test_differences_from_the_cpu_in_words(self):
         self.assertTrue(samples_that_differ({"0": [1], "1": [2]}, {"0": [1], "1": [3], "2": [4]}).startswith("2 of 3 "))
+        self.assertEqual(largest_difference({"1": [1.0]}, {"1": [1.0], "2": [1.0]}), "1 steps, the CPU's are 2")
         self.assertIn("at most 1.0e-01 ", largest_difference({"1": [1.1, 2.0]}, {"1": [1.0, 2.0]}))
 
     def test_the_last_of_two_steps_is_found_in_ncus_table(self):
