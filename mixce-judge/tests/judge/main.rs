@@ -1,0 +1,9 @@
+//! Studies from files to statistics, with judges that speak HTTP to a server on a loopback port.
+
+mod client;
+mod crash;
+mod make;
+mod refusals;
+mod report;
+mod serve;
+mod studies;
