@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, completions, data, doctor, download, evaluate, export, generate, inspect, man, nll_histogram,
-    plan, push, quickstart, score, synthetic, train,
+    bench, completions, data, doctor, download, evaluate, export, generate, inspect, judge, man,
+    nll_histogram, plan, push, quickstart, score, synthetic, train,
 };
 use crate::context::Context;
 use crate::version;
@@ -92,6 +92,7 @@ pub(crate) enum Command {
     Generate(Box<generate::GenerateArgs>),
     Score(Box<score::ScoreArgs>),
     NllHistogram(nll_histogram::NllHistogramArgs),
+    Judge(judge::JudgeArgs),
     Export(export::ExportArgs),
     Push(push::PushArgs),
     Inspect(inspect::InspectArgs),
@@ -116,6 +117,7 @@ impl Cli {
             Command::Generate(args) => generate::run(&args, &context),
             Command::Score(args) => score::run(&args, &context),
             Command::NllHistogram(args) => nll_histogram::run(&args, &context),
+            Command::Judge(args) => judge::run(&args, &context),
             Command::Export(args) => export::run(&args, &context),
             Command::Push(args) => push::run(&args, &context),
             Command::Inspect(args) => inspect::run(&args, &context),

@@ -19,7 +19,7 @@ mod study;
 
 pub use error::Error;
 pub use export::{Judged, answers};
-pub use make::{MakeSettings, make};
+pub use make::{MakeSettings, System, make};
 pub use report::{
     Agreement, Estimate, ItemReport, JudgeReport, PairReport, Report, ReportSettings, Results, Seconds, report,
 };

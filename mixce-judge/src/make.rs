@@ -23,8 +23,8 @@ const MIN_CHARS: usize = 16;
 pub struct MakeSettings {
     /// Human continuations, for the attention checks: JSON lines with `prompt`, and `continuation` or `text`.
     pub human: PathBuf,
-    /// Continuations of the systems, at least two files with the same prompts; a system is named after its file's stem.
-    pub systems: Vec<PathBuf>,
+    /// The systems, at least two, with the same prompts.
+    pub systems: Vec<System>,
     /// Prompts to draw; every pair of systems is compared on each.
     pub items: usize,
     /// Number of judges.
@@ -39,6 +39,27 @@ pub struct MakeSettings {
     pub seed: u64,
 }
 
+/// The continuations of a system, in the format of [`MakeSettings::human`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct System {
+    /// Name, shown in results only.
+    pub name: String,
+    /// File.
+    pub path: PathBuf,
+}
+
+impl System {
+    /// Reads `NAME=FILE`, or `FILE`, which is named after its stem; an existing file may have `=` in its path.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let path = PathBuf::from(text);
+        match text.split_once('=') {
+            Some((name, file)) if !path.exists() => Self { name: name.into(), path: file.into() },
+            _ => Self { name: path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(), path },
+        }
+    }
+}
+
 /// Makes a study in the new folder `out`. The same settings and files give the same bytes.
 ///
 /// An attention check is a human continuation of a prompt that is not among the items, against the same words in random order (the
@@ -50,7 +71,8 @@ pub struct MakeSettings {
 pub fn make(settings: &MakeSettings, out: &Path) -> Result<Header, Error> {
     check_counts(settings)?;
     let names = names(&settings.systems)?;
-    let systems = settings.systems.iter().map(|path| Rows::read(path)).collect::<Result<Vec<_>, _>>()?;
+    let systems =
+        settings.systems.iter().map(|system| Rows::read(&system.path)).collect::<Result<Vec<_>, _>>()?;
     let human = Rows::read(&settings.human)?;
     let first = &systems[0];
     for other in &systems[1..] {
@@ -102,16 +124,15 @@ fn check_counts(settings: &MakeSettings) -> Result<(), Error> {
     Ok(())
 }
 
-/// The stems of the files, which must differ.
-fn names(paths: &[PathBuf]) -> Result<Vec<String>, Error> {
+/// The names of the systems, which must differ.
+fn names(systems: &[System]) -> Result<Vec<String>, Error> {
     let mut names: Vec<String> = Vec::new();
-    for path in paths {
-        let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        if names.contains(&name) {
-            let expected = "files with different names (a system is named after its file)".into();
+    for System { name, path } in systems {
+        if name.is_empty() || names.contains(name) {
+            let expected = "a different name for each system (`NAME=FILE` gives one)".into();
             return Err(Error::Setting { name: "systems", expected, got: path.display().to_string() });
         }
-        names.push(name);
+        names.push(name.clone());
     }
     Ok(names)
 }
@@ -185,6 +206,17 @@ fn shuffled(text: &str, stream: Stream) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn systems_have_names() {
+        let system = |name: &str, path: &str| System { name: name.into(), path: path.into() };
+        assert_eq!(System::parse("runs/mle.jsonl"), system("mle", "runs/mle.jsonl"));
+        assert_eq!(System::parse("mle=runs/a=b/dev.jsonl"), system("mle", "runs/a=b/dev.jsonl"));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("eta=0.1.jsonl").display().to_string();
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(System::parse(&path), system("eta=0.1", &path));
+    }
 
     #[test]
     fn words_or_characters_are_shuffled() {

@@ -15,6 +15,7 @@ fn help_teaches_and_goes_to_stdout() {
         "score",
         "export",
         "inspect",
+        "judge",
         "download",
         "bench",
         "doctor",

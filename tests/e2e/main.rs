@@ -19,6 +19,7 @@ mod help;
 mod hub;
 mod inspect;
 mod interrupt;
+mod judge;
 mod llama;
 mod nll_histogram;
 mod plan;

@@ -11,26 +11,26 @@ use tokio::sync::oneshot;
 
 /// A response.
 #[derive(Debug)]
-pub struct Page {
-    pub status: u16,
+pub(crate) struct Page {
+    pub(crate) status: u16,
     /// In lower case.
-    pub head: String,
-    pub body: String,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Page {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
     /// Path and texts of the pair on this page.
-    pub fn pair(&self) -> Option<(String, String, String)> {
+    pub(crate) fn pair(&self) -> Option<(String, String, String)> {
         let action = between(&self.body, "class=\"answer\" method=\"post\" action=\"", "\"")?;
         Some((action, self.text("a")?, self.text("b")?))
     }
 
     /// The content of a text, still escaped.
-    pub fn text(&self, name: &str) -> Option<String> {
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
         between(&self.body, &format!("aria-labelledby=\"texts-{name}\">"), "</div>")
     }
 }
@@ -41,17 +41,17 @@ fn between(text: &str, start: &str, end: &str) -> Option<String> {
     Some(text[from..to].to_owned())
 }
 
-pub fn get(address: SocketAddr, path: &str) -> Page {
+pub(crate) fn get(address: SocketAddr, path: &str) -> Page {
     send(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
 }
 
-pub fn post(address: SocketAddr, path: &str, form: &str) -> Page {
+pub(crate) fn post(address: SocketAddr, path: &str, form: &str) -> Page {
     let head = "Content-Type: application/x-www-form-urlencoded\r\nConnection: close";
     let length = form.len();
     send(address, &format!("POST {path} HTTP/1.1\r\nHost: {address}\r\n{head}\r\nContent-Length: {length}\r\n\r\n{form}"))
 }
 
-pub fn send(address: SocketAddr, request: &str) -> Page {
+pub(crate) fn send(address: SocketAddr, request: &str) -> Page {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
@@ -64,19 +64,19 @@ pub fn send(address: SocketAddr, request: &str) -> Page {
 }
 
 /// A server that ends when it is dropped.
-pub struct Running {
-    pub address: SocketAddr,
-    pub links: Vec<Link>,
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) links: Vec<Link>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Running {
-    pub fn start(study: &Path) -> Self {
+    pub(crate) fn start(study: &Path) -> Self {
         Self::with(study, &ServeSettings::default())
     }
 
-    pub fn with(study: &Path, settings: &ServeSettings) -> Self {
+    pub(crate) fn with(study: &Path, settings: &ServeSettings) -> Self {
         let server = Server::bind(study, settings).unwrap();
         let (address, links) = (server.address(), server.links().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -89,21 +89,21 @@ impl Running {
     }
 
     /// The path of a judge's pages.
-    pub fn home(&self, judge: usize) -> String {
+    pub(crate) fn home(&self, judge: usize) -> String {
         path_of(&self.links[judge - 1])
     }
 
     /// Confirms the instructions and answers up to `most` tasks by a rule; returns their number.
-    pub fn work(&self, judge: usize, most: usize, rule: &dyn Fn(&str, &str) -> i8) -> usize {
+    pub(crate) fn work(&self, judge: usize, most: usize, rule: &dyn Fn(&str, &str) -> i8) -> usize {
         work(self.address, &self.home(judge), most, rule)
     }
 }
 
-pub fn path_of(link: &Link) -> String {
+pub(crate) fn path_of(link: &Link) -> String {
     link.url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| rest[at..].to_owned())).unwrap()
 }
 
-pub fn work(address: SocketAddr, home: &str, most: usize, rule: &dyn Fn(&str, &str) -> i8) -> usize {
+pub(crate) fn work(address: SocketAddr, home: &str, most: usize, rule: &dyn Fn(&str, &str) -> i8) -> usize {
     assert_eq!(post(address, &format!("{home}/begin"), "").status, 303);
     for done in 0..most {
         let Some((action, a, b)) = get(address, &format!("{home}/task")).pair() else { return done };

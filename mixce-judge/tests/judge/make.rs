@@ -3,7 +3,7 @@
 use std::fs;
 
 use mixce_base::Hint as _;
-use mixce_judge::{Kind, MakeSettings, Study, make};
+use mixce_judge::{Kind, MakeSettings, Study, System, make};
 
 use super::studies::{SYSTEMS, files};
 
@@ -27,10 +27,11 @@ fn every_pair_is_compared_on_every_prompt() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = files(folder.path(), 8);
     // The human texts as a third system.
-    settings.systems.push(folder.path().join("third.jsonl"));
+    let third = folder.path().join("third.jsonl");
+    settings.systems.push(System { name: "third".into(), path: third.clone() });
     let human = fs::read_to_string(&settings.human).unwrap();
     let known: Vec<&str> = human.lines().take(8).collect();
-    fs::write(&settings.systems[2], known.join("\n")).unwrap();
+    fs::write(&third, known.join("\n")).unwrap();
     let settings = MakeSettings { items: 5, checks: None, ..settings };
     let out = folder.path().join("study");
     let header = make(&settings, &out).unwrap();
@@ -62,13 +63,14 @@ fn unusable_input_is_refused_by_name() {
         assert!(!out.exists());
         error
     };
-    let systems = vec![good.systems[0].clone(), short.clone()];
+    let system = |path: &std::path::Path| System { name: "short".into(), path: path.into() };
+    let systems = vec![good.systems[0].clone(), system(&short)];
     refused(&MakeSettings { systems, ..good.clone() }, "has no row for the prompt `Prompt 1:`");
-    let systems = vec![short.clone(), good.systems[0].clone()];
+    let systems = vec![system(&short), good.systems[0].clone()];
     refused(&MakeSettings { systems, ..good.clone() }, "has no row for the prompt `Prompt 1:`");
     refused(&MakeSettings { human: short, ..good.clone() }, "(missing prompts: 3)");
     let systems = vec![good.systems[0].clone(), good.systems[0].clone()];
-    refused(&MakeSettings { systems, ..good.clone() }, "`settings.systems`: expected files with different names");
+    refused(&MakeSettings { systems, ..good.clone() }, "`settings.systems`: expected a different name for each system");
     refused(&MakeSettings { systems: good.systems[..1].to_vec(), ..good.clone() }, "at least 2 files, got `1`");
     refused(&MakeSettings { items: 5, ..good.clone() }, "`settings.items`: expected at most the 4 prompts");
     refused(&MakeSettings { items: 0, ..good.clone() }, "`settings.items`: expected 1 to 1000000, got `0`");

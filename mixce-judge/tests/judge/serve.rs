@@ -104,7 +104,7 @@ fn hostile_texts_stay_texts() {
     let settings = files(folder.path(), 1);
     let prompt = "<script>alert(1)</script> \"'>&amp; \u{202e}עברית";
     let long = "x<b>😀\n\n  y\t".repeat(10_000);
-    for (path, text) in [(&settings.systems[0], &*long), (&settings.systems[1], "</div></main><img src=x onerror=alert(1)>")] {
+    for (path, text) in [(&settings.systems[0].path, &*long), (&settings.systems[1].path, "</div></main><img src=x onerror=alert(1)>")] {
         fs::write(path, json!({"prompt": prompt, "text": text}).to_string()).unwrap();
     }
     fs::write(&settings.human, json!({"prompt": prompt, "text": ""}).to_string()).unwrap();
