@@ -39,7 +39,7 @@ pub struct Judged {
     pub answered_ms: i64,
 }
 
-/// All answers so far, by judge and time; also while the study is served.
+/// All answers so far, by judge, in the order in which they came; also while the study is served.
 ///
 /// # Errors
 /// When the database cannot be read, or holds an answer outside the plan.

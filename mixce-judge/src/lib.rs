@@ -21,7 +21,8 @@ pub use error::Error;
 pub use export::{Judged, answers};
 pub use make::{MakeSettings, System, make};
 pub use report::{
-    Agreement, Estimate, ItemReport, JudgeReport, PairReport, Report, ReportSettings, Results, Seconds, report,
+    Agreement, Estimate, ItemReport, JudgeReport, PairReport, Report, ReportSettings, Results, Seconds,
+    report,
 };
 pub use server::{Link, ServeSettings, Server};
 pub use study::{Candidate, Header, Item, Kind, Scale, Study, Task};

@@ -55,7 +55,10 @@ impl System {
         let path = PathBuf::from(text);
         match text.split_once('=') {
             Some((name, file)) if !path.exists() => Self { name: name.into(), path: file.into() },
-            _ => Self { name: path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(), path },
+            _ => Self {
+                name: path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+                path,
+            },
         }
     }
 }
@@ -83,7 +86,11 @@ pub fn make(settings: &MakeSettings, out: &Path) -> Result<Header, Error> {
     let available = first.prompts.len();
     let range = |name, expected, got: usize| Error::Setting { name, expected, got: got.to_string() };
     if settings.items > available {
-        return Err(range("items", format!("at most the {available} prompts of the systems"), settings.items));
+        return Err(range(
+            "items",
+            format!("at most the {available} prompts of the systems"),
+            settings.items,
+        ));
     }
     let stream = Stream::new(settings.seed).fold(purpose::JUDGE);
     let drawn = permutation(stream.fold(0), available);
@@ -115,7 +122,11 @@ fn check_counts(settings: &MakeSettings) -> Result<(), Error> {
     }
     if settings.judges_per_item > settings.judges {
         let expected = format!("at most the number of judges, {}", settings.judges);
-        return Err(Error::Setting { name: "judges_per_item", expected, got: settings.judges_per_item.to_string() });
+        return Err(Error::Setting {
+            name: "judges_per_item",
+            expected,
+            got: settings.judges_per_item.to_string(),
+        });
     }
     if settings.systems.len() < 2 {
         let got = settings.systems.len().to_string();
@@ -167,7 +178,8 @@ fn comparisons(prompts: &[&str], names: &[String], systems: &[Rows]) -> Result<V
 fn checks(prompts: &[&str], human: &Rows, wanted: usize, stream: Stream) -> Result<Vec<Item>, Error> {
     let used: HashSet<&str> = prompts.iter().copied().collect();
     let order = permutation(stream.fold(0), human.prompts.len());
-    let unused = order.into_iter().map(|i| &human.prompts[i]).filter(|prompt| !used.contains(prompt.as_str()));
+    let unused =
+        order.into_iter().map(|i| &human.prompts[i]).filter(|prompt| !used.contains(prompt.as_str()));
     let check = |(number, prompt): (usize, &String)| {
         let text = human.get(prompt)?;
         let shuffled = shuffled(text, stream.fold(1).fold(number as u64))?;

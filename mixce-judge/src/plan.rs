@@ -137,7 +137,8 @@ mod tests {
     /// With half of the judges per item, every two judges share items, which agreement needs.
     #[test]
     fn judges_overlap() {
-        let made = plan(Sizes { prompts: 60, pairs: 1, checks: 0, judges: 6, judges_per_item: 3 }, Stream::new(5));
+        let made =
+            plan(Sizes { prompts: 60, pairs: 1, checks: 0, judges: 6, judges_per_item: 3 }, Stream::new(5));
         let sets: Vec<HashSet<usize>> = made.iter().map(|t| t.iter().map(|t| t.item).collect()).collect();
         for (a, b) in (0..6).flat_map(|a| (0..a).map(move |b| (a, b))) {
             assert!(sets[a].intersection(&sets[b]).count() >= 4);

@@ -206,7 +206,8 @@ fn judge_report(study: &Study, answers: &[Judged], judge: usize, settings: &Repo
     let checks: Vec<&Judged> = own.iter().copied().filter(|answer| answer.kind == Kind::Check).collect();
     // The human text is `first`.
     let failed = checks.iter().filter(|check| check.preference <= 0).count();
-    let compared: Vec<&Judged> = own.iter().copied().filter(|answer| answer.kind == Kind::Comparison).collect();
+    let compared: Vec<&Judged> =
+        own.iter().copied().filter(|answer| answer.kind == Kind::Comparison).collect();
     JudgeReport {
         judge,
         name: own.first().map_or_else(|| format!("judge {judge}"), |answer| answer.name.clone()),

@@ -38,8 +38,8 @@ impl Rows {
                 continue;
             }
             let number = index + 1;
-            let (prompt, continuation) = parse(line)
-                .map_err(|problem| Error::Line { path: path.into(), line: number, problem })?;
+            let (prompt, continuation) =
+                parse(line).map_err(|problem| Error::Line { path: path.into(), line: number, problem })?;
             rows.add(number, prompt, continuation)?;
         }
         Ok(rows)
@@ -146,6 +146,9 @@ mod tests {
         let one = read("{\"prompt\":\"p\",\"text\":\"x\"}").unwrap();
         all.must_cover(&one).unwrap();
         let error = one.must_cover(&all).unwrap_err().to_string();
-        assert!(error.contains("has no row for the prompt `q`") && error.contains("missing prompts: 2"), "{error}");
+        assert!(
+            error.contains("has no row for the prompt `q`") && error.contains("missing prompts: 2"),
+            "{error}"
+        );
     }
 }

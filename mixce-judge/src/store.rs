@@ -80,10 +80,12 @@ impl Store {
 
     fn open(study: &Study, flags: OpenFlags) -> Result<Self, Error> {
         let path = study.folder.join(ANSWERS);
+        if flags.contains(OpenFlags::SQLITE_OPEN_CREATE) {
+            create_private(&path)?;
+        }
         let connection = Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
             .map_err(answers("open", &path))?;
         let digest = prepare(&connection, &study.digest).map_err(answers("open", &path))?;
-        private(&path)?;
         if digest != study.digest {
             return Err(Error::OtherStudy { path });
         }
@@ -114,9 +116,11 @@ impl Store {
     /// A judge by number.
     pub(crate) fn judge(&self, number: usize) -> Result<Option<Judge>, Error> {
         self.connection
-            .query_row("SELECT name, token, begun_ms IS NOT NULL FROM judges WHERE judge = ?1", [number], |row| {
-                Ok(Judge { name: row.get(0)?, token: row.get(1)?, begun: row.get(2)? })
-            })
+            .query_row(
+                "SELECT name, token, begun_ms IS NOT NULL FROM judges WHERE judge = ?1",
+                [number],
+                |row| Ok(Judge { name: row.get(0)?, token: row.get(1)?, begun: row.get(2)? }),
+            )
             .optional()
             .map_err(answers("read", &self.path))
     }
@@ -131,7 +135,10 @@ impl Store {
 
     /// Records that a judge confirmed the instructions.
     pub(crate) fn begin(&self, judge: usize, now_ms: i64) -> Result<(), Error> {
-        self.execute("UPDATE judges SET begun_ms = ?2 WHERE judge = ?1 AND begun_ms IS NULL", params![judge, now_ms])?;
+        self.execute(
+            "UPDATE judges SET begun_ms = ?2 WHERE judge = ?1 AND begun_ms IS NULL",
+            params![judge, now_ms],
+        )?;
         Ok(())
     }
 
@@ -151,7 +158,8 @@ impl Store {
         if self.execute(sql, params![judge, item, choice, reasons, note, answer.answered_ms])? == 1 {
             return Ok(Saved::Yes);
         }
-        let sql = "SELECT choice = ?3 AND reasons = ?4 AND note = ?5 FROM answers WHERE judge = ?1 AND item = ?2";
+        let sql =
+            "SELECT choice = ?3 AND reasons = ?4 AND note = ?5 FROM answers WHERE judge = ?1 AND item = ?2";
         let same: bool = self
             .connection
             .query_row(sql, params![judge, item, choice, reasons, note], |row| row.get(0))
@@ -161,18 +169,18 @@ impl Store {
 
     /// The items that a judge has answered.
     pub(crate) fn answered(&self, judge: usize) -> Result<HashSet<usize>, Error> {
-        let read = || {
-            let mut query = self.connection.prepare_cached("SELECT item FROM answers WHERE judge = ?1")?;
+        let read = || -> rusqlite::Result<HashSet<usize>> {
+            let mut query = self.connection.prepare("SELECT item FROM answers WHERE judge = ?1")?;
             query.query_map([judge], |row| row.get(0))?.collect()
         };
         read().map_err(answers("read", &self.path))
     }
 
-    /// All answers, by judge and time.
+    /// All answers, by judge, in the order in which they came.
     pub(crate) fn answers(&self) -> Result<Vec<Answer>, Error> {
         let sql = "SELECT judge, item, choice, reasons, note, shown_ms, answered_ms FROM answers
-            ORDER BY judge, answered_ms, item";
-        let read = || {
+            ORDER BY judge, rowid";
+        let read = || -> rusqlite::Result<Vec<Answer>> {
             let mut query = self.connection.prepare(sql)?;
             let rows = query.query_map([], |row| {
                 Ok(Answer {
@@ -191,7 +199,7 @@ impl Store {
     }
 
     fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Result<usize, Error> {
-        let run = || self.connection.prepare_cached(sql)?.execute(values);
+        let run = || self.connection.prepare(sql)?.execute(values);
         run().map_err(answers("write", &self.path))
     }
 }
@@ -206,17 +214,14 @@ fn prepare(connection: &Connection, digest: &str) -> rusqlite::Result<String> {
     connection.query_row("SELECT digest FROM study", [], |row| row.get(0))
 }
 
-/// The database holds the judges' links: only its owner may read it.
-fn private(path: &Path) -> Result<(), Error> {
+/// Creates the file, if there is none, for its owner alone, because it holds the judges' links. SQLite gives the files that it
+/// keeps beside it the same permissions.
+fn create_private(path: &Path) -> Result<(), Error> {
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).append(true);
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        // SQLite gives its own files beside it the same permissions.
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(Error::io("protect", path))?;
-    }
-    #[cfg(not(unix))]
-    let _ = path;
-    Ok(())
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop).map_err(Error::io("create", path))
 }
 
 fn answers(action: &'static str, path: &Path) -> impl FnOnce(rusqlite::Error) -> Error {

@@ -154,7 +154,12 @@ pub(crate) struct Outline {
 }
 
 /// Writes a study to a new folder, which appears once it is complete.
-pub(crate) fn write(out: &Path, outline: Outline, items: &[Item], plan: &[Vec<Task>]) -> Result<Header, Error> {
+pub(crate) fn write(
+    out: &Path,
+    outline: Outline,
+    items: &[Item],
+    plan: &[Vec<Task>],
+) -> Result<Header, Error> {
     let items_jsonl = lines(items, out)?;
     let tasks: Vec<Task> = plan.iter().flatten().copied().collect();
     let plan_jsonl = lines(&tasks, out)?;
@@ -219,7 +224,7 @@ fn parse<T: DeserializeOwned>(folder: &Path, name: &str, digest: &str) -> Result
     if sha256(text.as_bytes()) != digest {
         return Err(unusable(folder, format!("`{name}` was changed after it was made")));
     }
-    let parse = |(index, line)| {
+    let parse = |(index, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|e| unusable(folder, format!("`{name}`, line {}: {e}", index + 1)))
     };
     text.lines().enumerate().map(parse).collect()

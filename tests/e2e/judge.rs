@@ -27,7 +27,7 @@ fn studies_are_made_and_bad_flags_are_named() {
     let made = world.run(&format!("{MAKE} --out study --json")).row();
     assert_eq!((&made["systems"], &made["comparisons"], &made["seed"]), (&json!(["a", "other"]), &json!(4), &json!(3)));
     let text = world.run(&format!("{MAKE} --out again")).success().stdout;
-    assert_eq!(text, "4 comparisons and 1 attention checks for 1 judges, 1 for each comparison: `again`\n");
+    assert_eq!(text, "comparisons 4, attention checks 1, judges 1, judges per comparison 1: `again`\n");
     assert_eq!(world.read("study/study.json"), world.read("again/study.json"));
     world.run(&format!("{MAKE} --out study")).refused(&["study"]);
     world.run(&MAKE.replace("--items 4", "--items 6 --out x")).refused(&["`--items`: expected at most the 5 prompts", "got `6`"]);

@@ -30,7 +30,8 @@ pub(super) fn parse(body: &[u8], scale: Scale) -> Result<Filled, String> {
     for (key, value) in form_urlencoded::parse(body) {
         match &*key {
             "choice" if filled.choice.is_none() => {
-                let choice = value.parse().ok().filter(|c: &i8| c.unsigned_abs() <= scale.extreme().unsigned_abs());
+                let choice =
+                    value.parse().ok().filter(|c: &i8| c.unsigned_abs() <= scale.extreme().unsigned_abs());
                 filled.choice = Some(choice.ok_or_else(|| "This answer does not exist.".to_owned())?);
             }
             "reason" => {
@@ -57,7 +58,8 @@ mod tests {
 
     #[test]
     fn forms_are_read() {
-        let filled = parse(b"choice=-1&reason=sense&reason=fits&note=+a%0D%0Ab+%F0%9F%98%80", Scale::Three).unwrap();
+        let filled =
+            parse(b"choice=-1&reason=sense&reason=fits&note=+a%0D%0Ab+%F0%9F%98%80", Scale::Three).unwrap();
         assert_eq!(filled, Filled { choice: Some(-1), reasons: "fits sense".into(), note: "a\nb 😀".into() });
         assert_eq!(parse(b"note=", Scale::Three).unwrap().choice, None);
         assert_eq!(parse(b"choice=2", Scale::Five).unwrap().choice, Some(2));
@@ -66,7 +68,16 @@ mod tests {
     #[test]
     fn what_no_page_sends_is_refused() {
         let long = format!("choice=0&note={}", "x".repeat(MAX_NOTE_CHARS + 1));
-        for body in ["choice=2", "choice=x", "choice=", "choice=-128", "choice=0&choice=1", "reason=x", "judge=2", &long] {
+        for body in [
+            "choice=2",
+            "choice=x",
+            "choice=",
+            "choice=-128",
+            "choice=0&choice=1",
+            "reason=x",
+            "judge=2",
+            &long,
+        ] {
             assert!(parse(body.as_bytes(), Scale::Three).is_err(), "{body}");
         }
     }

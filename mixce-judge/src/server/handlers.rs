@@ -35,7 +35,8 @@ pub(super) struct App {
 
 impl App {
     pub(super) fn new(study: Study, store: Store, judges: Vec<Judge>, is_local: bool) -> Self {
-        let by_token = judges.iter().enumerate().map(|(judge, known)| (digest(&known.token), judge)).collect();
+        let by_token =
+            judges.iter().enumerate().map(|(judge, known)| (digest(&known.token), judge)).collect();
         Self { study, store: Mutex::new(store), judges, by_token, is_local, buckets: Buckets::default() }
     }
 
@@ -64,7 +65,8 @@ impl App {
 
     /// The judge of a link, or a refusal.
     fn session(&self, token: &str) -> Result<Session<'_>, Problem> {
-        let judge = self.judge_of(token).ok_or(Problem::new(StatusCode::FORBIDDEN, "This link is not valid."))?;
+        let judge =
+            self.judge_of(token).ok_or(Problem::new(StatusCode::FORBIDDEN, "This link is not valid."))?;
         let store = self.store();
         let answered = store.answered(judge + 1)?;
         let begun = store.judge(judge + 1)?.is_some_and(|judge| judge.begun);
@@ -111,7 +113,10 @@ impl Problem {
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         tracing::error!("{error}");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "The answer could not be read or stored. Tell the organiser, then reload.")
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The answer could not be read or stored. Tell the organiser, then reload.",
+        )
     }
 }
 
@@ -179,8 +184,10 @@ async fn answer(
 ) -> Reply {
     let session = app.session(&token)?;
     let onward = format!("{}/task", session.home);
-    let refuse = |status, message: &str| Problem { onward: Some(onward.clone()), ..Problem::new(status, message) };
-    let place = number.parse().ok().and_then(|n: usize| n.checked_sub(1)).filter(|n| *n < session.tasks.len());
+    let refuse =
+        |status, message: &str| Problem { onward: Some(onward.clone()), ..Problem::new(status, message) };
+    let place =
+        number.parse().ok().and_then(|n: usize| n.checked_sub(1)).filter(|n| *n < session.tasks.len());
     let place = place.ok_or_else(|| refuse(StatusCode::FORBIDDEN, "This pair is not among yours."))?;
     if !is_form(&headers) {
         return Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Use the form of the page."));
@@ -206,14 +213,21 @@ async fn answer(
     };
     match session.store.answer(&answer)? {
         Saved::Yes => Ok(see_other(&onward)),
-        Saved::Different => {
-            Err(refuse(StatusCode::CONFLICT, "You have already given another answer for this pair, which stays."))
-        }
+        Saved::Different => Err(refuse(
+            StatusCode::CONFLICT,
+            "You have already given another answer for this pair, which stays.",
+        )),
     }
 }
 
 /// The page of a task; `filled` is what was sent without a choice.
-fn show(app: &App, session: &Session<'_>, place: usize, status: StatusCode, filled: Option<&Filled>) -> Response {
+fn show(
+    app: &App,
+    session: &Session<'_>,
+    place: usize,
+    status: StatusCode,
+    filled: Option<&Filled>,
+) -> Response {
     let task = session.tasks[place];
     let item = &app.study.items[task.item];
     let (a, b) = if task.swapped { (&item.second, &item.first) } else { (&item.first, &item.second) };
@@ -223,7 +237,9 @@ fn show(app: &App, session: &Session<'_>, place: usize, status: StatusCode, fill
 
 fn is_form(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
-    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
+    kind.split(';')
+        .next()
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
 }
 
 /// Sends the browser to another page, with GET.

@@ -80,7 +80,8 @@ pub(super) async fn guard(
     let judge = path.strip_prefix("/j/").and_then(|rest| app.judge_of(rest.split('/').next().unwrap_or("")));
     let client = judge.map_or(Client::Address(peer.ip()), Client::Judge);
     let mut response = if !app.buckets.take(client, Instant::now()) {
-        let mut response = pages::problem(StatusCode::TOO_MANY_REQUESTS, "Too many requests. Wait a few seconds.", None);
+        let mut response =
+            pages::problem(StatusCode::TOO_MANY_REQUESTS, "Too many requests. Wait a few seconds.", None);
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         response
     } else if app.is_local && !is_local_name(request.headers().get(header::HOST)) {
@@ -144,7 +145,8 @@ mod tests {
         for host in ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:80", "::1"] {
             assert!(is_local(host), "{host}");
         }
-        for host in ["", "evil.example", "localhost.evil.example", "10.0.0.1:80", "127.0.0.1.evil.example:80"] {
+        for host in ["", "evil.example", "localhost.evil.example", "10.0.0.1:80", "127.0.0.1.evil.example:80"]
+        {
             assert!(!is_local(host), "{host}");
         }
         assert!(!is_local_name(None));

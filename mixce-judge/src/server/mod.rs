@@ -118,27 +118,28 @@ impl Server {
     pub fn run_until(self, stop: impl Future<Output = std::io::Result<()>>) -> Result<(), Error> {
         let failed = |source| Error::Serve { source };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(self.listener)?;
-            let router = handlers::router(self.app).into_make_service_with_connect_info::<SocketAddr>();
-            let (tell, told) = tokio::sync::oneshot::channel::<()>();
-            let server = axum::serve(listener, router).with_graceful_shutdown(async {
-                // A dropped sender means the same.
-                let _ = told.await;
-            });
-            let mut server = tokio::spawn(server.into_future());
-            tokio::select! {
-                stopped = stop => stopped?,
-                ended = &mut server => return ended.map_err(std::io::Error::other)?,
-            }
-            drop(tell);
-            // Every accepted answer is on disk, so a connection that stays open is cut without loss.
-            match tokio::time::timeout(GRACE, server).await {
-                Ok(ended) => ended.map_err(std::io::Error::other)?,
-                Err(_) => Ok(()),
-            }
-        })
-        .map_err(failed)
+        runtime
+            .block_on(async {
+                let listener = tokio::net::TcpListener::from_std(self.listener)?;
+                let router = handlers::router(self.app).into_make_service_with_connect_info::<SocketAddr>();
+                let (tell, told) = tokio::sync::oneshot::channel::<()>();
+                let server = axum::serve(listener, router).with_graceful_shutdown(async move {
+                    // A dropped sender means the same.
+                    let _ = told.await;
+                });
+                let mut server = tokio::spawn(server.into_future());
+                tokio::select! {
+                    stopped = stop => stopped?,
+                    ended = &mut server => return ended.map_err(std::io::Error::other)?,
+                }
+                drop(tell);
+                // Every accepted answer is on disk, so a connection that stays open is cut without loss.
+                match tokio::time::timeout(GRACE, server).await {
+                    Ok(ended) => ended.map_err(std::io::Error::other)?,
+                    Err(_) => Ok(()),
+                }
+            })
+            .map_err(failed)
     }
 }
 

@@ -58,7 +58,8 @@ fn page(status: StatusCode, title: &str, main: &str) -> Response {
 
 /// A message, with a link to go on if there is one.
 pub(super) fn problem(status: StatusCode, message: &str, onward: Option<&str>) -> Response {
-    let onward = onward.map(|path| format!("<p><a class=\"button\" href=\"{}\">Go on</a></p>\n", escape(path)));
+    let onward =
+        onward.map(|path| format!("<p><a class=\"button\" href=\"{}\">Go on</a></p>\n", escape(path)));
     let main = format!("<h1>{}</h1>\n{}", escape(message), onward.unwrap_or_default());
     page(status, "Which continuation is better?", &main)
 }
@@ -130,7 +131,9 @@ pub(super) fn task(
     let mut reasons = String::new();
     for (key, label) in REASONS {
         let checked = if ticked.contains(&key) { " checked" } else { "" };
-        reasons += &format!("<label><input type=\"checkbox\" name=\"reason\" value=\"{key}\"{checked}> {label}</label>\n");
+        reasons += &format!(
+            "<label><input type=\"checkbox\" name=\"reason\" value=\"{key}\"{checked}> {label}</label>\n"
+        );
     }
     let open = if reasons.contains(" checked") || !note.is_empty() { " open" } else { "" };
     let main = format!(
@@ -167,7 +170,13 @@ pub(super) fn done(progress: &Progress<'_>) -> Response {
 fn choices(scale: Scale) -> String {
     let labels: &[&str] = match scale {
         Scale::Three => &["A is better", "No difference", "B is better"],
-        Scale::Five => &["A is much better", "A is slightly better", "No difference", "B is slightly better", "B is much better"],
+        Scale::Five => &[
+            "A is much better",
+            "A is slightly better",
+            "No difference",
+            "B is slightly better",
+            "B is much better",
+        ],
     };
     let choice = |(place, label): (usize, &&str)| {
         let value = place as i64 - i64::from(scale.extreme());

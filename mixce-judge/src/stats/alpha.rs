@@ -36,7 +36,9 @@ pub fn alpha(units: &[Vec<i8>], level: Level) -> Option<f64> {
     }
     let distance = |c: i8, k: i8| match level {
         Level::Nominal => 1.0,
-        Level::Ordinal => (totals.range(c..=k).map(|(_, n)| n).sum::<f64>() - (totals[&c] + totals[&k]) / 2.0).powi(2),
+        Level::Ordinal => {
+            (totals.range(c..=k).map(|(_, n)| n).sum::<f64>() - (totals[&c] + totals[&k]) / 2.0).powi(2)
+        }
     };
     let n: f64 = totals.values().sum();
     let (mut observed, mut expected) = (0.0, 0.0);
@@ -89,7 +91,7 @@ mod tests {
         assert_eq!(alpha(&[vec![1], vec![0]], Level::Nominal), None);
         assert_eq!(alpha(&[vec![1, 1], vec![1, 1]], Level::Ordinal), None);
         assert_eq!(alpha(&[vec![1, 1], vec![0, 0]], Level::Nominal), Some(1.0));
-        // Two judges who always differ: 1 - 3 * 4 / (2 * 2 * 2) counted over both orders.
+        // Two judges who always differ: 1 - 3 * 2 / (2 * 2).
         assert_eq!(alpha(&[vec![1, 0], vec![0, 1]], Level::Nominal), Some(-0.5));
         assert_eq!(pairwise_agreement(&[vec![1], vec![]]), None);
         assert_eq!(pairwise_agreement(&[vec![1, 1, 0], vec![0, 0]]), Some(0.5));

@@ -4,30 +4,24 @@
 ///
 /// With `n = wins + losses` and `k` the smaller of the two, `p = min(1, 2 sum_{i<=k} C(n, i) / 2^n)` (Dixon and Mood, *The statistical
 /// sign test*, 1946), which is the binomial test with probability 1/2. 1 without any win or loss. Terms are summed from their
-/// logarithms; the relative error is about `1e-12 n / 1000`.
+/// logarithms; for ten thousand items the relative error is below `1e-10`.
 ///
 /// ```
 /// use mixce_judge::stats::sign_test;
-/// assert_eq!(sign_test(9, 1), 0.021484375);
+/// assert!((sign_test(9, 1) - 0.021484375).abs() < 1e-12);
 /// ```
 #[must_use]
 pub fn sign_test(wins: usize, losses: usize) -> f64 {
     let n = wins + losses;
     let mut log_choose = 0.0;
-    let mut terms = Vec::new();
+    let mut tail = 0.0;
     for i in 0..=wins.min(losses) {
         if i > 0 {
             log_choose += ((n - i + 1) as f64 / i as f64).ln();
         }
-        terms.push(log_choose);
+        tail += (log_choose - n as f64 * std::f64::consts::LN_2).exp();
     }
-    // Relative to the largest term, which is the last, and exact where the powers of two are.
-    let total: f64 = if n <= 50 {
-        terms.iter().map(|log| log.exp().round()).sum::<f64>() * (-(n as f64)).exp2()
-    } else {
-        terms.iter().map(|log| (log - n as f64 * std::f64::consts::LN_2).exp()).sum()
-    };
-    (2.0 * total).min(1.0)
+    (2.0 * tail).min(1.0)
 }
 
 #[cfg(test)]

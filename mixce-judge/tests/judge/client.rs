@@ -48,7 +48,12 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> Page {
 pub(crate) fn post(address: SocketAddr, path: &str, form: &str) -> Page {
     let head = "Content-Type: application/x-www-form-urlencoded\r\nConnection: close";
     let length = form.len();
-    send(address, &format!("POST {path} HTTP/1.1\r\nHost: {address}\r\n{head}\r\nContent-Length: {length}\r\n\r\n{form}"))
+    send(
+        address,
+        &format!(
+            "POST {path} HTTP/1.1\r\nHost: {address}\r\n{head}\r\nContent-Length: {length}\r\n\r\n{form}"
+        ),
+    )
 }
 
 pub(crate) fn send(address: SocketAddr, request: &str) -> Page {
@@ -108,7 +113,12 @@ pub(crate) fn work(address: SocketAddr, home: &str, most: usize, rule: &dyn Fn(&
     for done in 0..most {
         let Some((action, a, b)) = get(address, &format!("{home}/task")).pair() else { return done };
         let page = post(address, &action, &format!("choice={}", rule(a.trim(), b.trim())));
-        assert_eq!((page.status, page.header("location")), (303, Some(&*format!("{home}/task"))), "{}", page.body);
+        assert_eq!(
+            (page.status, page.header("location")),
+            (303, Some(&*format!("{home}/task"))),
+            "{}",
+            page.body
+        );
     }
     most
 }

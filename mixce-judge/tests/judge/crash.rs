@@ -4,7 +4,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mixce_judge::{ServeSettings, Server, Study, answers, make};
@@ -26,6 +26,8 @@ fn child() {
 
 struct Serving {
     child: Child,
+    /// Kept open, because the child's test harness writes a summary at its end.
+    _stdout: BufReader<ChildStdout>,
     address: SocketAddr,
     home: String,
 }
@@ -38,11 +40,15 @@ impl Serving {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let line = lines.skip_while(|line| !line.starts_with("listening ")).next().unwrap();
-        let mut words = line.split(' ').skip(1);
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.starts_with("listening ") {
+            line.clear();
+            assert!(stdout.read_line(&mut line).unwrap() > 0, "the child ended");
+        }
+        let mut words = line.split_whitespace().skip(1);
         let address = words.next().unwrap().parse().unwrap();
-        Self { child, address, home: words.next().unwrap().to_owned() }
+        Self { child, address, home: words.next().unwrap().to_owned(), _stdout: stdout }
     }
 }
 
@@ -70,7 +76,7 @@ fn a_killed_server_loses_no_answer() {
         // SIGKILL, as soon as the answer is accepted.
         serving.child.kill().unwrap();
         serving.child.wait().unwrap();
-        accepted.extend([String::new(), note]);
+        accepted.extend([String::new(), note]); // the first from `work`
         let notes: Vec<String> = answers(&study).unwrap().into_iter().map(|answer| answer.note).collect();
         assert_eq!(notes, accepted);
     }
@@ -91,7 +97,8 @@ fn signals_end_the_server_cleanly() {
         std::io::Write::write_all(&mut half, b"GET / HTTP/1.1\r\nHo").unwrap();
         assert_eq!(get(serving.address, &serving.home).status, 200);
         let sent = Instant::now();
-        let kill = Command::new("kill").args(["-s", signal, &serving.child.id().to_string()]).status().unwrap();
+        let kill =
+            Command::new("kill").args(["-s", signal, &serving.child.id().to_string()]).status().unwrap();
         assert!(kill.success());
         let status = serving.child.wait().unwrap();
         assert!(status.success(), "{signal}: {status}");

@@ -70,8 +70,14 @@ fn unusable_input_is_refused_by_name() {
     refused(&MakeSettings { systems, ..good.clone() }, "has no row for the prompt `Prompt 1:`");
     refused(&MakeSettings { human: short, ..good.clone() }, "(missing prompts: 3)");
     let systems = vec![good.systems[0].clone(), good.systems[0].clone()];
-    refused(&MakeSettings { systems, ..good.clone() }, "`settings.systems`: expected a different name for each system");
-    refused(&MakeSettings { systems: good.systems[..1].to_vec(), ..good.clone() }, "at least 2 files, got `1`");
+    refused(
+        &MakeSettings { systems, ..good.clone() },
+        "`settings.systems`: expected a different name for each system",
+    );
+    refused(
+        &MakeSettings { systems: good.systems[..1].to_vec(), ..good.clone() },
+        "at least 2 files, got `1`",
+    );
     refused(&MakeSettings { items: 5, ..good.clone() }, "`settings.items`: expected at most the 4 prompts");
     refused(&MakeSettings { items: 0, ..good.clone() }, "`settings.items`: expected 1 to 1000000, got `0`");
     refused(&MakeSettings { judges: 1, ..good.clone() }, "`settings.judges_per_item`: expected at most");

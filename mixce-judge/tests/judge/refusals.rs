@@ -107,7 +107,8 @@ fn every_response_has_the_security_headers() {
 fn too_many_requests_are_slowed_down_per_judge() {
     let folder = tempfile::tempdir().unwrap();
     let server = Running::start(&study(folder.path()));
-    let refused = (0..400).map(|_| get(server.address, &server.home(1))).find(|page| page.status == 429).unwrap();
+    let refused =
+        (0..400).map(|_| get(server.address, &server.home(1))).find(|page| page.status == 429).unwrap();
     assert_eq!(refused.header("retry-after"), Some("5"));
     assert_eq!(get(server.address, &server.home(2)).status, 200);
 }

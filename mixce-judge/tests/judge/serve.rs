@@ -88,8 +88,13 @@ fn reasons_and_notes_are_kept() {
     let action = get(server.address, &format!("{home}/task")).pair().unwrap().0;
     let without = post(server.address, &action, "reason=sense&note=%3C%2Ftextarea%3E%26");
     assert_eq!(without.status, 422);
-    assert!(without.body.contains("Choose one of the answers") && without.body.contains("&lt;/textarea&gt;&amp;</textarea>"));
-    assert!(without.body.contains("value=\"sense\" checked") && !without.body.contains("value=\"fits\" checked"));
+    assert!(
+        without.body.contains("Choose one of the answers")
+            && without.body.contains("&lt;/textarea&gt;&amp;</textarea>")
+    );
+    assert!(
+        without.body.contains("value=\"sense\" checked") && !without.body.contains("value=\"fits\" checked")
+    );
     let form = "choice=-2&reason=sense&reason=fluent&note=%F0%9F%98%80%0D%0Atwo";
     assert_eq!(post(server.address, &action, form).status, 303);
     let judged = answers(&Study::open(&out).unwrap()).unwrap();
@@ -104,7 +109,10 @@ fn hostile_texts_stay_texts() {
     let settings = files(folder.path(), 1);
     let prompt = "<script>alert(1)</script> \"'>&amp; \u{202e}עברית";
     let long = "x<b>😀\n\n  y\t".repeat(10_000);
-    for (path, text) in [(&settings.systems[0].path, &*long), (&settings.systems[1].path, "</div></main><img src=x onerror=alert(1)>")] {
+    for (path, text) in [
+        (&settings.systems[0].path, &*long),
+        (&settings.systems[1].path, "</div></main><img src=x onerror=alert(1)>"),
+    ] {
         fs::write(path, json!({"prompt": prompt, "text": text}).to_string()).unwrap();
     }
     fs::write(&settings.human, json!({"prompt": prompt, "text": ""}).to_string()).unwrap();
@@ -123,8 +131,12 @@ fn hostile_texts_stay_texts() {
     let longer = if a.len() > b.len() { a } else { b };
     assert!(longer.len() > 100_000);
     assert_eq!(longer, escaped(&long));
-    assert!(page.body.contains("dir=\"auto\"") && !page.body.contains("<img") && !page.body.contains("<script>"));
-    assert!(get(server.address, "/style.css").body.contains("white-space: pre-wrap; unicode-bidi: plaintext"));
+    assert!(
+        page.body.contains("dir=\"auto\"") && !page.body.contains("<img") && !page.body.contains("<script>")
+    );
+    assert!(
+        get(server.address, "/style.css").body.contains("white-space: pre-wrap; unicode-bidi: plaintext")
+    );
 }
 
 #[test]
@@ -133,7 +145,11 @@ fn judges_have_names_and_chosen_tokens() {
     let out = folder.path().join("study");
     make(&files(folder.path(), 3), &out).unwrap();
     let list = folder.path().join("judges.txt");
-    let settings = ServeSettings { judges: Some(list.clone()), url: Some("https://judge.example/".into()), ..ServeSettings::default() };
+    let settings = ServeSettings {
+        judges: Some(list.clone()),
+        url: Some("https://judge.example/".into()),
+        ..ServeSettings::default()
+    };
     fs::write(&list, "Ann <&>\nBo\tbo-0123456789abcdef\n").unwrap();
     let links = Running::with(&out, &settings).links.clone();
     assert_eq!((&*links[0].name, &*links[1].url), ("Ann <&>", "https://judge.example/j/bo-0123456789abcdef"));
@@ -143,8 +159,14 @@ fn judges_have_names_and_chosen_tokens() {
     assert!(get(kept.address, "/").body.contains("<bdi>Ann &lt;&amp;&gt;</bdi>"));
     fs::write(&list, "Ann\nBo\tbo-another-0123456789\n").unwrap();
     let changed = Running::with(&out, &settings).links.clone();
-    assert_eq!((&changed[0].url, &*changed[1].url), (&links[0].url, "https://judge.example/j/bo-another-0123456789"));
+    assert_eq!(
+        (&changed[0].url, &*changed[1].url),
+        (&links[0].url, "https://judge.example/j/bo-another-0123456789")
+    );
     fs::write(&list, "Ann\n").unwrap();
     let error = mixce_judge::Server::bind(&out, &settings).unwrap_err().to_string();
-    assert!(error.contains("`settings.judges`: expected a list of the study's 2 judges, got `1 names`"), "{error}");
+    assert!(
+        error.contains("`settings.judges`: expected a list of the study's 2 judges, got `1 names`"),
+        "{error}"
+    );
 }

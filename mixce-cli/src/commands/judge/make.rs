@@ -55,7 +55,7 @@ pub(crate) fn run(args: &MakeArgs, context: &Context) -> Result<()> {
     let header = mixce_judge::make(&settings, &args.out)?;
     context.output.either(&header, || {
         format!(
-            "{} comparisons and {} attention checks for {} judges, {} for each comparison: `{}`",
+            "comparisons {}, attention checks {}, judges {}, judges per comparison {}: `{}`",
             header.comparisons,
             header.checks,
             header.judges,

@@ -49,7 +49,8 @@ fn text(report: &Report) -> String {
     if let Some(time) = report.seconds {
         let (low, median, high) = (time.lower_quartile, time.median, time.upper_quartile);
         // Writing to a string does not fail, here and below.
-        let _ = writeln!(text, "seconds per comparison: median {median:.1}, quartiles {low:.1} and {high:.1}");
+        let _ =
+            writeln!(text, "seconds per comparison: median {median:.1}, quartiles {low:.1} and {high:.1}");
     }
     text += &results("all judges", &report.all);
     if let Some(attentive) = &report.attentive {
@@ -63,10 +64,24 @@ fn text(report: &Report) -> String {
 }
 
 fn results(title: &str, results: &Results) -> String {
-    let head = ["first", "second", "items", "answers", "wins", "ties", "losses", "net", "items won", "tied", "lost", "p"];
+    let head = [
+        "first",
+        "second",
+        "items",
+        "answers",
+        "wins",
+        "ties",
+        "losses",
+        "net",
+        "items won",
+        "tied",
+        "lost",
+        "p",
+    ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for pair in &results.pairs {
-        let mut row = vec![pair.first.clone(), pair.second.clone(), pair.items.to_string(), pair.answers.to_string()];
+        let mut row =
+            vec![pair.first.clone(), pair.second.clone(), pair.items.to_string(), pair.answers.to_string()];
         row.extend([pair.wins, pair.ties, pair.losses, pair.net].map(estimate));
         row.extend([pair.items_won, pair.items_tied, pair.items_lost].map(|n| n.to_string()));
         row.push(format!("{:.3}", pair.p_value));
@@ -88,7 +103,8 @@ fn results(title: &str, results: &Results) -> String {
 }
 
 fn judges(report: &Report) -> String {
-    let mut rows = vec![["judge", "answered", "failed checks", "median seconds", ""].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["judge", "answered", "failed checks", "median seconds", ""].map(str::to_owned).to_vec()];
     for judge in &report.judges {
         rows.push(vec![
             judge.name.clone(),
@@ -104,7 +120,8 @@ fn judges(report: &Report) -> String {
 fn item_text(item: &ItemReport) -> String {
     // Texts of models may hold escape sequences, which a terminal would obey.
     let plain = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
-    let indented = |text: &str| text.trim_end().chars().map(plain).collect::<String>().replace('\n', "\n    ");
+    let indented =
+        |text: &str| text.trim_end().chars().map(plain).collect::<String>().replace('\n', "\n    ");
     let mut text = format!("\nitem {}\n    {}\n", item.item, indented(&item.prompt));
     for candidate in [&item.first, &item.second] {
         let _ = writeln!(text, "  {}\n    {}", candidate.system, indented(&candidate.text));
@@ -112,8 +129,13 @@ fn item_text(item: &ItemReport) -> String {
     for answer in &item.answers {
         let better = answer.better.as_deref().unwrap_or("no difference");
         let strength = if answer.preference.abs() == 2 { " (much)" } else { "" };
-        let reasons = if answer.reasons.is_empty() { String::new() } else { format!(": {}", answer.reasons.join(", ")) };
-        let note = if answer.note.is_empty() { String::new() } else { format!(" \"{}\"", indented(&answer.note)) };
+        let reasons = if answer.reasons.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", answer.reasons.join(", "))
+        };
+        let note =
+            if answer.note.is_empty() { String::new() } else { format!(" \"{}\"", indented(&answer.note)) };
         let _ = writeln!(text, "  {} -> {better}{strength}{reasons}{note}", answer.name);
     }
     text

@@ -50,14 +50,22 @@ pub(crate) fn run(args: &ServeArgs, context: &Context) -> Result<()> {
     let server = Server::bind(&args.study, &settings)?;
     let address = server.address();
     if !host.is_loopback() && args.url.is_none() {
-        tracing::warn!("links and answers travel unencrypted; use a proxy with TLS and `--url`, or an SSH tunnel");
+        tracing::warn!(
+            "links and answers travel unencrypted; use a proxy with TLS and `--url`, or an SSH tunnel"
+        );
     }
     let links = server.links()?;
     let report = json!({"address": format!("http://{address}"), "links": links});
     context.output.either(&report, || {
         let rows: Vec<Vec<String>> = links
             .iter()
-            .map(|link| vec![link.name.clone(), link.url.clone(), format!("{} of {} answered", link.answered, link.tasks)])
+            .map(|link| {
+                vec![
+                    link.name.clone(),
+                    link.url.clone(),
+                    format!("{} of {} answered", link.answered, link.tasks),
+                ]
+            })
             .collect();
         format!("serving `{}` at http://{address} until Ctrl-C\n{}", args.study.display(), table(&rows, &[]))
     })?;
