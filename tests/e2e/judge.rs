@@ -25,16 +25,25 @@ fn world() -> World {
 fn studies_are_made_and_bad_flags_are_named() {
     let world = world();
     let made = world.run(&format!("{MAKE} --out study --json")).row();
-    assert_eq!((&made["systems"], &made["comparisons"], &made["seed"]), (&json!(["a", "other"]), &json!(4), &json!(3)));
+    assert_eq!(
+        (&made["systems"], &made["comparisons"], &made["seed"]),
+        (&json!(["a", "other"]), &json!(4), &json!(3))
+    );
     let text = world.run(&format!("{MAKE} --out again")).success().stdout;
     assert_eq!(text, "comparisons 4, attention checks 1, judges 1, judges per comparison 1: `again`\n");
     assert_eq!(world.read("study/study.json"), world.read("again/study.json"));
     world.run(&format!("{MAKE} --out study")).refused(&["study"]);
-    world.run(&MAKE.replace("--items 4", "--items 6 --out x")).refused(&["`--items`: expected at most the 5 prompts", "got `6`"]);
+    world
+        .run(&MAKE.replace("--items 4", "--items 6 --out x"))
+        .refused(&["`--items`: expected at most the 5 prompts", "got `6`"]);
     world.run(&format!("{MAKE} --out x --scale 4")).refused(&["`--scale`: expected 3 or 5, got `4`"]);
-    world.run(&MAKE.replace("b.jsonl", "human.jsonl --out x")).refused(&["`a.jsonl` has no row for the prompt `p5`", "hint: "]);
+    world
+        .run(&MAKE.replace("b.jsonl", "human.jsonl --out x"))
+        .refused(&["`a.jsonl` has no row for the prompt `p5`", "hint: "]);
     world.run("judge report x").refused(&["cannot read `x/study.json`"]);
-    world.run("judge serve study --host nowhere").refused(&["`--host`: expected `localhost` or an IP address"]);
+    world
+        .run("judge serve study --host nowhere")
+        .refused(&["`--host`: expected `localhost` or an IP address"]);
 }
 
 #[cfg(unix)]
@@ -42,7 +51,8 @@ fn studies_are_made_and_bad_flags_are_named() {
 fn answers_go_from_the_page_to_the_report() {
     let world = world();
     world.run(&format!("{MAKE} --out study")).success();
-    let mut program = world.command("judge serve study --port 0 --json").stdout(Stdio::piped()).spawn().unwrap();
+    let mut program =
+        world.command("judge serve study --port 0 --json").stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(program.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let serving: Value = serde_json::from_str(&line).unwrap();
@@ -53,7 +63,11 @@ fn answers_go_from_the_page_to_the_report() {
         let mut stream = TcpStream::connect(address).unwrap();
         let head = "Content-Type: application/x-www-form-urlencoded\r\nConnection: close";
         let length = form.len();
-        write!(stream, "POST {path} HTTP/1.1\r\nHost: {address}\r\n{head}\r\nContent-Length: {length}\r\n\r\n{form}").unwrap();
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: {address}\r\n{head}\r\nContent-Length: {length}\r\n\r\n{form}"
+        )
+        .unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).unwrap();
         assert!(response.starts_with("HTTP/1.1 303"), "{response}");
@@ -75,7 +89,13 @@ fn answers_go_from_the_page_to_the_report() {
     assert_eq!(world.rows("answers.jsonl"), exported);
     world.run("judge export study --out answers.jsonl").refused(&["output file `answers.jsonl` exists"]);
     let text = world.run("judge report study --items").success().stdout;
-    for words in ["5 of 5 tasks answered", "without judges who failed", "inattentive", "item 0\n    p", "judge 1 -> no difference \"same\""] {
+    for words in [
+        "5 of 5 tasks answered",
+        "without judges who failed",
+        "inattentive",
+        "item 0\n    p",
+        "judge 1 -> no difference \"same\"",
+    ] {
         assert!(text.contains(words), "{words}: {text}");
     }
     assert!(!text.contains('\u{1b}'), "{text}");
