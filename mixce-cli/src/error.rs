@@ -153,6 +153,7 @@ fn hint_of(cause: &(dyn StdError + 'static)) -> Option<String> {
         ask::<mixce_encoder::Error>,
         ask::<mixce_eval::Error>,
         ask::<mixce_hub::Error>,
+        ask::<mixce_judge::Error>,
         ask::<mixce_lm::Error>,
         ask::<mixce_sweep::Error>,
         ask::<mixce_report::Error>,
