@@ -7,7 +7,7 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-limit=310
+limit=315
 
 packages="$(cargo tree --locked -p mixce-cli -e normal,build --prefix none -f '{p}' | sed 's/ (\*)$//' | sort -u)"
 count="$(wc -l <<<"$packages")"
