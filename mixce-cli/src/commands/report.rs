@@ -9,18 +9,18 @@ use mixce_report::{Report, Resampling, Settings, Study};
 use super::score::check_resampling;
 use crate::context::Context;
 
-/// Tables, figures and one self-contained page about training runs and sweeps, with the uncertainty of every comparison
+/// Write tables, figures and a self-contained page about training runs and sweeps, with the uncertainty of every comparison
 ///
-/// Reads run folders (of `mixce train`) and sweep folders (of `mixce sweep`), complete or not, and changes nothing in them. The folder gets
+/// Reads run folders (of `mixce train`) and sweep folders (of `mixce sweep`), complete or not, and changes nothing in them. The output folder gets
 /// index.html, which needs neither network nor scripts, tables/ (Markdown, CSV, LaTeX), figures/ (SVG) and report.json.
 ///
-/// What is a mean over prompts (diversity, repetition, coherence, likelihood of a document) is compared with MLE and its controls by
-/// resampling prompts; MAUVE, which is none, over seeds. Nothing is called better unless its interval says so after a correction for
-/// the number of tests.
+/// Metrics that are means over prompts (diversity, repetition, coherence, likelihood of a document) are compared with MLE and its controls by
+/// resampling prompts; MAUVE, which is not such a mean, over seeds. Nothing is called better unless the interval excludes zero and the
+/// p-value, corrected for the number of tests, agrees.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: mixce report sweeps/wiki --out reports/wiki\n         \
     mixce report runs/mle runs/mixce --out reports/two-runs\n\n\
-    A single run has its curves and settings. If its folder also has valid/ or test/ with evaluate.json, score.json, samples-0.jsonl and\n\
+    For a single run the report shows curves and settings. If its folder also has valid/ or test/ with evaluate.json, score.json, samples-0.jsonl and\n\
     human.jsonl (what `evaluate --json`, `score --json` and `generate --json` print, and the human texts), scores and samples are shown too;\n\
     with per-token.jsonl and per-token-samples.jsonl (`evaluate --per-token` of human texts and samples) histograms of likelihoods.")]
 pub(crate) struct ReportArgs {
@@ -33,10 +33,10 @@ pub(crate) struct ReportArgs {
     /// Title of the page [default: the names of the folders]
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
-    /// Prompts whose samples are shown side by side; 0: none
+    /// Prompts whose samples are shown side by side; 0 for none
     #[arg(long, default_value_t = 30, value_name = "N")]
     samples: usize,
-    /// Bootstrap resamples of an interval and sign patterns of a paired test
+    /// Bootstrap resamples per interval, and sign patterns per paired test
     #[arg(long, default_value_t = 2000, value_name = "N")]
     resamples: usize,
     /// Level of the intervals, between 0 and 1

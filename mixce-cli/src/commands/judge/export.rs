@@ -9,7 +9,7 @@ use mixce_judge::{Study, answers};
 use crate::context::Context;
 use crate::files::OutputFile;
 
-/// Write the answers with the names of the systems, as JSON lines
+/// Write the answers as JSON lines, with the names of the systems
 #[derive(Debug, Args)]
 #[command(after_help = "Example: mixce judge export study > answers.jsonl")]
 pub(crate) struct ExportArgs {

@@ -8,35 +8,36 @@ use mixce_judge::{MakeSettings, Scale, System};
 
 use crate::context::Context;
 
-/// Draw prompts, add attention checks and plan who judges what
+/// Draw prompts, add attention checks and assign them to judges
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mixce judge make --human human.jsonl --systems mle.jsonl mixce.jsonl --items 50 --judges 3 --out study\n\n\
-    Files are JSON lines with `prompt`, and `continuation` or `text`, as `mixce generate --json` writes them. Rows are joined by prompt."
+    Files are JSON lines with `prompt`, and `continuation` or `text`, as `mixce generate --json` writes them. Rows are matched by prompt.\n\
+    The human file needs more prompts than --items, for the attention checks."
 )]
 pub(crate) struct MakeArgs {
     /// Human continuations of the same prompts, and of further ones for the attention checks
     #[arg(long, value_name = "FILE")]
     human: PathBuf,
-    /// Continuations of two or more systems: FILE (named after it) or NAME=FILE; every pair is compared
+    /// Continuations of two or more systems: FILE (the system is named after the file) or NAME=FILE; every pair is compared
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     systems: Vec<String>,
-    /// Prompts to draw
+    /// Number of prompts to draw
     #[arg(long, value_name = "N")]
     items: usize,
-    /// New folder of the study
+    /// Folder for the new study
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Judges of each comparison
     #[arg(long, default_value_t = 3, value_name = "K")]
     judges_per_item: usize,
-    /// Number of judges [default: that of --judges-per-item, so that everyone sees everything]
+    /// Number of judges [default: --judges-per-item, so that every judge sees every comparison]
     #[arg(long, value_name = "N")]
     judges: Option<usize>,
-    /// Answers to choose from: 3 (better, no difference, worse) or 5 (with much and slightly)
+    /// Answers to choose from: 3 (better, no difference, worse) or 5 (also tells much from slightly better)
     #[arg(long, default_value_t = 3, value_name = "3|5")]
     scale: u8,
-    /// Attention checks for each judge [default: one for every ten comparisons]
+    /// Attention checks per judge [default: one per ten comparisons]
     #[arg(long, value_name = "N")]
     attention: Option<usize>,
 }

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 
 use crate::context::Context;
 
-/// Let people compare continuations blind, in the browser
+/// Blind human evaluation of continuations in the browser
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mixce judge make --human human.jsonl --systems mle.jsonl mixce.jsonl --items 50 --judges 3 --out study\n         \

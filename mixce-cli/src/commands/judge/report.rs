@@ -10,10 +10,11 @@ use mixce_judge::{Estimate, ItemReport, Report, ReportSettings, Results, Study};
 use crate::context::Context;
 use crate::output::table;
 
-/// Wins, ties and losses of each pair of systems, agreement of the judges, attention checks, times
+/// Report wins, ties and losses of each pair of systems, agreement, attention checks and times
 #[derive(Debug, Args)]
 #[command(after_help = "Example: mixce judge report study --items\n\n\
-    Works while the study is served. Intervals are bootstrapped over items; the sign test counts items, by the majority of their judges.")]
+    Can be run while the server is running. Intervals are bootstrapped over items; the sign test counts each item once, by the\n\
+    majority of its judges.")]
 pub(crate) struct ReportArgs {
     /// Folder of the study
     #[arg(value_name = "STUDY")]
@@ -21,13 +22,13 @@ pub(crate) struct ReportArgs {
     /// List every item with its answers
     #[arg(long)]
     items: bool,
-    /// Bootstrap resamples; 0 leaves the intervals out
+    /// Bootstrap resamples; 0 for no intervals
     #[arg(long, default_value_t = ReportSettings::default().resamples, value_name = "N")]
     resamples: usize,
     /// Confidence level of the intervals
     #[arg(long, default_value_t = ReportSettings::default().level, value_name = "P")]
     level: f64,
-    /// Results are repeated without the judges who failed a larger share of the attention checks
+    /// Repeat the results without the judges who failed a larger share of the attention checks
     #[arg(long, default_value_t = ReportSettings::default().max_failed_checks, value_name = "SHARE")]
     max_failed_checks: f64,
 }

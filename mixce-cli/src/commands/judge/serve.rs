@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::error::Problem;
 use crate::output::table;
 
-/// Show a study in the browser until Ctrl-C; answers are stored one by one
+/// Serve a study to browsers until Ctrl-C; each answer is saved at once
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mixce judge serve study\n         mixce judge serve study --host 0.0.0.0 --judges judges.txt --url https://judge.example.org\n\n\
@@ -23,16 +23,16 @@ pub(crate) struct ServeArgs {
     /// Folder of the study
     #[arg(value_name = "STUDY")]
     study: PathBuf,
-    /// Port; 0 takes a free one
+    /// Port; 0 picks a free port
     #[arg(long, default_value_t = 8765, value_name = "PORT")]
     port: u16,
     /// Address to listen on; `localhost` for this machine only
     #[arg(long, default_value = "localhost", value_name = "ADDRESS")]
     host: String,
-    /// Names of the judges, one per line; a tab and a token of 16 to 128 letters and digits may follow
+    /// File with one judge's name per line, optionally followed by a tab and a token of 16 to 128 letters and digits
     #[arg(long, value_name = "FILE")]
     judges: Option<PathBuf>,
-    /// Beginning of the printed links, if judges reach the server by another address
+    /// Base URL of the printed links, if judges reach the server at another address, such as a proxy's
     #[arg(long, value_name = "URL")]
     url: Option<String>,
 }
