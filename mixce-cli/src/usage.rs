@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 /// Two flags of a subcommand, one of which excludes or requires the other, and what to do.
 struct Pair(&'static str, &'static str, &'static str);
 
-const PAIRS: [Pair; 30] = [
+const PAIRS: [Pair; 34] = [
     Pair("--quiet", "--verbose", "`-q` shows only errors, `-v` more than warnings"),
     // generate
     Pair(
@@ -67,6 +67,15 @@ const PAIRS: [Pair; 30] = [
     Pair("--overwrite", "--per-text", "without `--per-text` no file is written"),
     // sweep
     Pair("--max-lengths", "--max-length", "`--max-length` is a single length: list all with `--max-lengths`"),
+    // plan
+    Pair(
+        "--roofline",
+        "--gflops",
+        "`--roofline` uses the peak rates of the GPU that `--device` names: leave one out",
+    ),
+    Pair("--roofline", "--share", "`--roofline` has an estimated share for each part: leave one out"),
+    Pair("--roofline", "--tokens", "`--roofline` is about a single step: leave one out"),
+    Pair("--roofline", "--activation-checkpointing", "`--roofline` covers steps without it: leave one out"),
     // bench
     Pair("--tokenizer", "--data", "without `--data` the tokens are random"),
     Pair(

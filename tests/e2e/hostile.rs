@@ -123,7 +123,7 @@ fn names_in_files_do_not_reach_the_terminal_as_they_are() {
         shows_nothing_obeyed(&outcome.stdout);
         shows_nothing_obeyed(&outcome.stderr);
     }
-    let told = world.run("train --model model --train evil.csv --valid valid.txt --out run");
+    let told = world.run("train --model model --train evil.csv --valid valid.txt --out other");
     told.refused(&[r"a\u{1b}]0;PWN\u{7}\u{1b}[31m\u{9b}2J\u{202e}"]);
     // JSON's own escapes: the name is still the name.
     let row = world.run("inspect {fixtures}/gpt2/plain/model.safetensors --json").row();

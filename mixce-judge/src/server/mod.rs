@@ -13,6 +13,7 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::Error;
@@ -21,6 +22,8 @@ use crate::study::Study;
 
 use handlers::App;
 
+/// How often a flag is read.
+const POLL: Duration = Duration::from_millis(50);
 /// How long open requests may take to finish after a signal.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -109,6 +112,19 @@ impl Server {
     /// When the server or the signals cannot be set up.
     pub fn run(self) -> Result<(), Error> {
         self.run_until(signal())
+    }
+
+    /// As [`Self::run`], until the flag is set: for programs that wait for signals themselves.
+    ///
+    /// # Errors
+    /// When the server cannot be set up.
+    pub fn run_until_set(self, stop: &AtomicBool) -> Result<(), Error> {
+        self.run_until(async {
+            while !stop.load(Ordering::Relaxed) {
+                tokio::time::sleep(POLL).await;
+            }
+            Ok(())
+        })
     }
 
     /// As [`Self::run`], until `stop` is ready; fails when `stop` does.

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::error::Problem;
+use crate::interrupt;
 use crate::output::table;
 
 /// Serve a study to browsers until Ctrl-C; each answer is saved at once
@@ -69,5 +70,6 @@ pub(crate) fn run(args: &ServeArgs, context: &Context) -> Result<()> {
             .collect();
         format!("serving `{}` at http://{address} until Ctrl-C\n{}", args.study.display(), table(&rows, &[]))
     })?;
-    Ok(server.run()?)
+    let stop = interrupt::install_saving("open requests are answered; every accepted answer is saved");
+    Ok(server.run_until_set(stop)?)
 }
