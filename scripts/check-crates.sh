@@ -6,7 +6,7 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-limit=290
+limit=285
 
 packages="$(cargo tree --locked -p mixce-cli -e normal,build --prefix none -f '{p}' | sed 's/ (\*)$//' | sort -u)"
 count="$(wc -l <<<"$packages")"
@@ -16,9 +16,9 @@ if ((count > limit)); then
     exit 1
 fi
 
-# The names that a profile optimises fully.
+# The crates of others that a profile optimises fully (ours are at level 2 in tests, at 3 in releases).
 optimised() {
-    sed -n "/^\[profile\.$1\.package\]/,/^\[profile\.[^.]*\(\.build-override\)\?\]/s/^\([a-z0-9_-]*\)\.opt-level = 3$/\1/p" Cargo.toml | sort
+    sed -n "/^\[profile\.$1\.package\]/,/^\[profile\.[^.]*\(\.build-override\)\?\]/s/^\([a-z0-9_-]*\)\.opt-level = 3$/\1/p" Cargo.toml | grep -v '^mixce-' | sort
 }
 if ! diff <(optimised dev) <(optimised release); then
     echo "the profiles \`dev\` (<) and \`release\` (>) in Cargo.toml optimise different crates" >&2

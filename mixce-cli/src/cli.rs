@@ -8,14 +8,14 @@ use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum
 
 use crate::commands::{
     bench, completions, data, doctor, download, evaluate, export, generate, inspect, man, nll_histogram,
-    plan, push, quickstart, score, synthetic, train,
+    plan, push, quickstart, report, score, sweep, synthetic, train,
 };
 use crate::context::Context;
 use crate::version;
 
 /// Finetune GPT-2, Llama, Mistral or Qwen with MixCE, a mixture of forward and reverse cross-entropy
 ///
-/// Results go to stdout, everything else to stderr. Exit status: 0 success, 1 a failed check, 2 an error, 130 Ctrl-C.
+/// Results go to stdout, everything else to stderr. Exit status: 0 success, 1 a failed check, 2 an error, 130 Ctrl-C, 143 SIGTERM.
 #[derive(Debug, Parser)]
 #[command(name = "mixce", version = version::text(), propagate_version = true, disable_help_subcommand = true)]
 #[command(
@@ -91,7 +91,9 @@ pub(crate) enum Command {
     Evaluate(evaluate::EvaluateArgs),
     Generate(Box<generate::GenerateArgs>),
     Score(Box<score::ScoreArgs>),
+    Sweep(Box<sweep::SweepArgs>),
     NllHistogram(nll_histogram::NllHistogramArgs),
+    Report(report::ReportArgs),
     Export(export::ExportArgs),
     Push(push::PushArgs),
     Inspect(inspect::InspectArgs),
@@ -115,7 +117,9 @@ impl Cli {
             Command::Evaluate(args) => evaluate::run(&args, &context),
             Command::Generate(args) => generate::run(&args, &context),
             Command::Score(args) => score::run(&args, &context),
+            Command::Sweep(args) => sweep::run(&args, &context),
             Command::NllHistogram(args) => nll_histogram::run(&args, &context),
+            Command::Report(args) => report::run(&args, &context),
             Command::Export(args) => export::run(&args, &context),
             Command::Push(args) => push::run(&args, &context),
             Command::Inspect(args) => inspect::run(&args, &context),

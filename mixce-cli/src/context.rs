@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use candle_core::Device;
+use mixce_train::plan::roofline::Gpu;
 pub(crate) use mixce_train::run_folder::device_name;
 
 use crate::cli::GlobalArgs;
@@ -56,6 +57,11 @@ impl Context {
         self.seed.unwrap_or(DEFAULT_SEED)
     }
 
+    /// The GPU that `--device` names for an estimate, such as `h100`.
+    pub(crate) fn named_gpu(&self) -> Option<&'static Gpu> {
+        self.device.as_deref().and_then(Gpu::named)
+    }
+
     /// Starts the thread pool and opens the device.
     pub(crate) fn start(&self) -> Result<Device> {
         self.start_with(None, None)
@@ -63,22 +69,29 @@ impl Context {
 
     /// As [`Self::start`], with these defaults for flags that were not given.
     pub(crate) fn start_with(&self, device: Option<&str>, threads: Option<usize>) -> Result<Device> {
+        self.start_threads(threads);
+        DeviceChoice::parse(self.device.as_deref().or(device).unwrap_or("auto"))?.open()
+    }
+
+    /// Starts the thread pool alone, with this default for `--threads`.
+    pub(crate) fn start_threads(&self, threads: Option<usize>) {
         if let Some(threads) = self.threads.or(threads) {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             if let Err(error) = pool.build_global() {
                 tracing::warn!("`--threads {threads}` has no effect: {error}");
             }
         }
-        DeviceChoice::parse(self.device.as_deref().or(device).unwrap_or("auto"))?.open()
     }
 }
 
 /// Values of `--device`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum DeviceChoice {
     Auto,
     Cpu,
     Cuda(usize),
+    /// A GPU to estimate for; no device to open.
+    Named(&'static Gpu),
 }
 
 impl DeviceChoice {
@@ -90,6 +103,7 @@ impl DeviceChoice {
             "cuda" => Self::Cuda(0),
             _ => match number(text) {
                 Some(n) => Self::Cuda(n),
+                None if let Some(gpu) = Gpu::named(text) => Self::Named(gpu),
                 None => {
                     return Err(Problem::new(format!(
                         "`--device`: expected `auto`, `cpu`, `cuda` or `cuda:N`, got `{text}`"
@@ -112,6 +126,12 @@ impl DeviceChoice {
             Self::Auto => Ok(Device::Cpu),
             Self::Cuda(n) if cuda => mixce_kernels::cuda_device(n)
                 .map_err(|error| Problem::new(format!("cannot open CUDA device {n}: {error}")).into()),
+            Self::Named(gpu) => Err(Problem::new(format!(
+                "`--device {}`: this names a GPU for an estimate, not a device of this machine",
+                gpu.name
+            ))
+            .hint("`mixce plan --roofline` estimates for it; to use a GPU give `--device cuda`")
+            .into()),
             Self::Cuda(_) => Err(Problem::new("`--device cuda`: this build has no CUDA support")
                 .hint("build it with `cargo build --release --features cuda`")
                 .into()),

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, Write as _};
 
 use mixce_base::Hint;
+use mixce_base::printable::printable_line;
 
 use crate::cli::ColorWhen;
 use crate::flags::in_words_of_flags;
@@ -13,8 +14,8 @@ use crate::flags::in_words_of_flags;
 pub(crate) const CHECK_FAILED: u8 = 1;
 /// Anything that went wrong.
 pub(crate) const FAILURE: u8 = 2;
-/// Stopped by Ctrl-C.
-pub(crate) const INTERRUPTED: u8 = 130;
+/// Stopped by a signal; [`exit_status`](crate::interrupt::exit_status) says which.
+const INTERRUPTED: u8 = 130;
 
 /// A failure detected by the command line itself.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl Problem {
         Self { status: CHECK_FAILED, ..Self::new(message) }
     }
 
-    /// A stop by the user: exit status 130.
+    /// A stop by a signal: exit status 130 or 143.
     pub(crate) fn interrupted(message: impl Into<String>) -> Self {
         Self { status: INTERRUPTED, ..Self::new(message) }
     }
@@ -62,7 +63,9 @@ pub(crate) fn print(failure: &anyhow::Error, color: ColorWhen) -> u8 {
     let (red, cyan, plain) =
         if color.on_stderr() { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
     let word = if status == INTERRUPTED { "interrupted" } else { "error" };
+    // Names and texts of files are part of messages.
     let message = in_words_of_flags(&message_of(failure));
+    let message = shown(&message);
     let mut stderr = io::stderr().lock();
     // A closed stderr is ignored.
     let _ = match message.strip_prefix("interrupted").filter(|_| status == INTERRUPTED) {
@@ -70,9 +73,9 @@ pub(crate) fn print(failure: &anyhow::Error, color: ColorWhen) -> u8 {
         None => writeln!(stderr, "{red}{word}:{plain} {message}"),
     };
     for hint in hints_of(failure) {
-        let _ = writeln!(stderr, "{cyan}hint:{plain} {}", in_words_of_flags(&hint));
+        let _ = writeln!(stderr, "{cyan}hint:{plain} {}", shown(&in_words_of_flags(&hint)));
     }
-    status
+    if status == INTERRUPTED { crate::interrupt::exit_status() } else { status }
 }
 
 /// Adds a hint to a failure.
@@ -100,6 +103,8 @@ fn status_of(failure: &anyhow::Error) -> u8 {
             return Some(problem.status);
         }
         let stopped = matches!(cause.downcast_ref(), Some(mixce_train::Error::Interrupted))
+            // A transparent error is not in the chain.
+            || matches!(cause.downcast_ref(), Some(mixce_train::Error::Data(mixce_data::Error::Stopped)))
             || matches!(cause.downcast_ref(), Some(mixce_data::Error::Stopped))
             || matches!(cause.downcast_ref(), Some(mixce_hub::Error::Stopped { .. }));
         stopped.then_some(INTERRUPTED)
@@ -120,6 +125,18 @@ fn message_of(failure: &anyhow::Error) -> String {
     message
 }
 
+/// A message as it is printed: on one line, without characters that a terminal obeys, and cut where a name in it is endless.
+fn shown(message: &str) -> String {
+    const MAX_CHARS: usize = 16_000;
+    match message.char_indices().nth(MAX_CHARS) {
+        None => printable_line(message).into_owned(),
+        Some((end, _)) => {
+            let more = message[end..].chars().count();
+            format!("{}... ({more} more characters)", printable_line(&message[..end]))
+        }
+    }
+}
+
 fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
@@ -130,13 +147,15 @@ fn hint_of(cause: &(dyn StdError + 'static)) -> Option<String> {
     fn ask<E: Hint + 'static>(cause: &(dyn StdError + 'static)) -> Option<String> {
         cause.downcast_ref::<E>()?.hint()
     }
-    const ASK: [Ask; 8] = [
+    const ASK: [Ask; 9] = [
         ask::<mixce_core::Error>,
         ask::<mixce_data::Error>,
         ask::<mixce_encoder::Error>,
         ask::<mixce_eval::Error>,
         ask::<mixce_hub::Error>,
         ask::<mixce_lm::Error>,
+        ask::<mixce_sweep::Error>,
+        ask::<mixce_report::Error>,
         ask::<mixce_synthetic::Error>,
         ask::<mixce_train::Error>,
     ];
@@ -185,10 +204,19 @@ mod tests {
     }
 
     #[test]
+    fn names_in_messages_are_shown_and_not_obeyed() {
+        assert_eq!(shown("column `\u{1b}[2J\u{202e}`"), r"column `\u{1b}[2J\u{202e}`");
+        let long = shown(&"x".repeat(20_000));
+        assert!(long.len() < 16_100 && long.ends_with("x... (4000 more characters)"), "{}", long.len());
+    }
+
+    #[test]
     fn statuses_follow_the_kind_of_failure() {
         assert_eq!(status_of(&anyhow::anyhow!("x")), 2);
         assert_eq!(status_of(&Problem::check_failed("x").into()), 1);
         assert_eq!(status_of(&anyhow::Error::new(mixce_train::Error::Interrupted).context("y")), 130);
+        let hashing = mixce_train::Error::from(mixce_data::Error::Stopped);
+        assert_eq!(status_of(&anyhow::Error::new(hashing).context("y")), 130);
         assert_eq!(status_of(&mixce_hub::Error::Stopped { file: "f".into() }.into()), 130);
     }
 

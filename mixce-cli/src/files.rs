@@ -1,10 +1,10 @@
 //! Output files that the user names.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use mixce_base::files::{AtomicFile, Temporary};
+use mixce_base::files::{AtomicFile, OwnTemporary, Temporary};
 
 use crate::error::Problem;
 
@@ -85,8 +85,9 @@ fn remove_leftovers(path: &Path) -> Result<()> {
 /// ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
+    // Removed before it is unlocked.
+    _path: OwnTemporary,
     _file: File,
-    path: PathBuf,
 }
 
 impl Lock {
@@ -99,20 +100,16 @@ impl Lock {
         if let Some(folder) = lock.parent() {
             fs::create_dir_all(folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
         }
-        Ok(Self { _file: open_locked(&lock, path)?, path: lock })
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // A leftover empty file is harmless.
-        let _ = fs::remove_file(&self.path);
+        let file = open_locked(&lock, path)?;
+        Ok(Self { _path: OwnTemporary::adopt(lock), _file: file })
     }
 }
 
 fn open_locked(lock: &Path, shown: &Path) -> Result<File> {
     loop {
-        let file = File::options().create(true).append(true).read(true).open(lock);
+        let mut options = File::options();
+        follow_no_link(options.create(true).append(true).read(true));
+        let file = options.open(lock);
         let file = file.with_context(|| format!("cannot create `{}`", lock.display()))?;
         match file.try_lock() {
             Ok(()) => {}
@@ -130,6 +127,14 @@ fn open_locked(lock: &Path, shown: &Path) -> Result<File> {
             return Ok(file);
         }
     }
+}
+
+/// Makes opening fail where the name is a symbolic link, which another user of a shared folder may have put there.
+pub(crate) fn follow_no_link(options: &mut OpenOptions) {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(options, nix::libc::O_NOFOLLOW);
+    #[cfg(not(unix))]
+    let _ = options;
 }
 
 #[cfg(unix)]
@@ -176,6 +181,25 @@ mod tests {
         let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         assert_eq!(names, [".a.txt.swp", ".b.7-0.tmp", "a.txt"]);
+    }
+
+    /// In a folder that others may write to, a link under a known name would lead our writes elsewhere.
+    #[cfg(unix)]
+    #[test]
+    fn a_planted_link_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let victim = folder.path().join("victim");
+        let path = folder.path().join("a.txt");
+        for name in [".a.txt.lock", ".a.txt.partial"] {
+            std::os::unix::fs::symlink(&victim, folder.path().join(name)).unwrap();
+        }
+        let error = format!("{:#}", OutputFile::claim(&path, false).unwrap_err());
+        assert!(error.contains(".a.txt.lock"), "{error}");
+        fs::remove_file(folder.path().join(".a.txt.lock")).unwrap();
+        let mut file = OutputFile::claim(&path, false).unwrap();
+        file.put(b"x").unwrap();
+        file.finish().unwrap();
+        assert!(!victim.exists() && fs::symlink_metadata(&path).unwrap().is_file());
     }
 
     #[test]

@@ -1,47 +1,151 @@
-//! Ctrl-C: the first asks the work to stop at a safe point, the second ends the program.
+//! Signals: Ctrl-C (SIGINT), SIGTERM and SIGHUP. The first ends the program in an orderly way, the second at once; the exit status is 128 plus
+//! the signal's number.
+//!
+//! Work that saves something checks a flag ([`install`], [`install_saving`]). Other work is simply ended: every file gets its name only when it is
+//! complete, and temporary ones are removed.
 
 use std::io::Write as _;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
 
+use mixce_base::files::abandon_temporaries;
+
+const SIGINT: u8 = 2;
+
+/// The first signal that arrived; 0 if none did.
+static SIGNAL: AtomicU8 = AtomicU8::new(0);
 static STOP: AtomicBool = AtomicBool::new(false);
-static INSTALL: Once = Once::new();
-/// What Ctrl-C will do now; `None` if no running work checks the flag.
-static PROMISE: Mutex<Option<&str>> = Mutex::new(None);
+static PROMISE: Mutex<Promise> = Mutex::new(Promise::None);
 
-/// Makes Ctrl-C (and SIGTERM) set a flag instead of ending the program; `promise` tells the user what will happen.
+/// How long work that checks the flag may take to notice it, unless it saves something.
+const NOTICE: Duration = Duration::from_millis(700);
+
+/// How long a message may block; the other end of a pipe may be stuck.
+const MESSAGE: Duration = Duration::from_millis(100);
+
+/// What the first signal will do.
+#[derive(Clone, Copy)]
+enum Promise {
+    /// End the program: no running work checks the flag.
+    None,
+    /// Set the flag, and end the program if that is not noticed soon.
+    Stop(&'static str),
+    /// Set the flag. Saving may take its time.
+    Save(&'static str),
+}
+
+/// Makes a signal set a flag, which ends the work soon; `promise` tells the user what will happen.
 pub(crate) fn install(promise: &'static str) -> &'static AtomicBool {
-    set(Some(promise));
-    INSTALL.call_once(|| {
-        if let Err(error) = ctrlc::set_handler(on_signal) {
-            tracing::warn!("Ctrl-C will end the program at once: {error}");
-        }
-    });
-    &STOP
+    set(Promise::Stop(promise))
+}
+
+/// The same for work that first saves what it has done, however long that takes.
+pub(crate) fn install_saving(promise: &'static str) -> &'static AtomicBool {
+    set(Promise::Save(promise))
 }
 
 /// Restores the default, for work that does not check the flag.
 pub(crate) fn release() {
-    set(None);
+    set(Promise::None);
 }
 
-/// Whether Ctrl-C was pressed since [`install`].
+/// Whether a signal has arrived.
 pub(crate) fn is_requested() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
-fn set(promise: Option<&'static str>) {
-    *PROMISE.lock().unwrap_or_else(PoisonError::into_inner) = promise;
+/// The exit status after a signal: 130 for Ctrl-C, 143 for SIGTERM.
+pub(crate) fn exit_status() -> u8 {
+    128 + match SIGNAL.load(Ordering::Relaxed) {
+        0 => SIGINT,
+        signal => signal,
+    }
 }
 
-fn on_signal() {
-    let promise = *PROMISE.lock().unwrap_or_else(PoisonError::into_inner);
-    let again = STOP.swap(true, Ordering::Relaxed);
-    let Some(promise) = promise.filter(|_| !again) else {
-        std::process::exit(i32::from(crate::error::INTERRUPTED));
+/// Begins to wait for signals. Must be called before the program starts a thread.
+pub(crate) fn start() {
+    if let Err(error) = wait_for_signals() {
+        tell(&format!("warning: signals end the program without cleaning up: {error}\n"));
+    }
+}
+
+/// Blocks the signals in this thread, and so in all that it starts, and waits for them in a thread of their own, where anything may be done.
+#[cfg(unix)]
+fn wait_for_signals() -> Result<(), Box<dyn std::error::Error>> {
+    use nix::sys::signal::{SigSet, Signal};
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    if !is_hangup_ignored() {
+        signals.add(Signal::SIGHUP);
+    }
+    signals.thread_block()?;
+    let wait = move || {
+        while let Ok(signal) = signals.wait() {
+            on_signal(u8::try_from(signal as i32).unwrap_or(SIGINT));
+        }
     };
-    crate::progress::suspend(|| {
+    thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
+    Ok(())
+}
+
+/// Whether the program was started with `nohup`: bit 0 of the ignored signals, as Linux reports them.
+#[cfg(unix)]
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}
+
+#[cfg(not(unix))]
+fn wait_for_signals() -> Result<(), Box<dyn std::error::Error>> {
+    Ok(ctrlc::set_handler(|| on_signal(SIGINT))?)
+}
+
+fn set(promise: Promise) -> &'static AtomicBool {
+    *PROMISE.lock().unwrap_or_else(PoisonError::into_inner) = promise;
+    &STOP
+}
+
+fn promise() -> Promise {
+    *PROMISE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn on_signal(signal: u8) {
+    let is_first = SIGNAL.compare_exchange(0, signal, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+    match promise() {
+        Promise::Stop(promise) | Promise::Save(promise) if is_first => {
+            thread::spawn(|| {
+                thread::sleep(NOTICE);
+                // By now the work may have reached a part that saves.
+                if !matches!(self::promise(), Promise::Save(_)) {
+                    end();
+                }
+            });
+            tell(&format!("stopping: {promise} (Ctrl-C again to abort at once)\n"));
+            STOP.store(true, Ordering::Relaxed);
+        }
+        _ => end(),
+    }
+}
+
+/// Ends the program without a temporary file left.
+fn end() -> ! {
+    abandon_temporaries();
+    tell("interrupted\n");
+    std::process::exit(i32::from(exit_status()));
+}
+
+/// Writes to stderr, between the progress bars, unless that blocks.
+fn tell(message: &str) {
+    let message = message.to_owned();
+    let (done, written) = mpsc::channel();
+    thread::spawn(move || {
         // A closed stderr is ignored.
-        let _ = writeln!(std::io::stderr(), "stopping: {promise} (Ctrl-C again to abort at once)");
+        let _ = crate::progress::suspend(|| std::io::stderr().write_all(message.as_bytes()));
+        let _ = done.send(());
     });
+    let _ = written.recv_timeout(MESSAGE);
 }

@@ -23,6 +23,7 @@ mod quickstart;
 mod reading;
 mod speed;
 mod svg;
+mod sweep;
 mod usage;
 mod version;
 
@@ -33,6 +34,7 @@ use clap::FromArgMatches as _;
 /// Parses the command line, runs the subcommand and maps its outcome to an exit status.
 #[must_use]
 pub fn main() -> ExitCode {
+    interrupt::start();
     mixce_kernels::threads::use_rayon_alone();
     allocator::keep_freed_memory();
     let arguments: Vec<std::ffi::OsString> = std::env::args_os().collect();

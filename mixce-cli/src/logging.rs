@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use mixce_base::printable::printable_line;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -29,27 +30,34 @@ pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool) {
         "kernels",
         "llama",
         "lm",
+        "report",
+        "sweep",
         "synthetic",
         "train",
     ];
     let ours: Vec<String> = crates.iter().map(|name| format!("mixce_{name}={ours}")).collect();
     let filter = EnvFilter::new(format!("{others},{}", ours.join(",")));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_target(false);
+    // Colours are added behind the escaping of messages.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false);
+    let writer = BetweenBars { ansi };
     // A subscriber that is already set is kept.
     let _ = if verbose == 0 {
-        log.without_time().with_writer(BetweenBars).try_init()
+        log.without_time().with_writer(writer).try_init()
     } else {
-        log.with_writer(BetweenBars).try_init()
+        log.with_writer(writer).try_init()
     };
 }
 
-/// Stderr, with the progress bars hidden while a line is written, and field names replaced by flags. The subscriber writes whole lines.
+/// Stderr, with the progress bars hidden while a line is written, field names replaced by flags, and characters that a terminal obeys shown. The
+/// subscriber writes whole lines.
 #[derive(Clone, Copy, Debug)]
-struct BetweenBars;
+struct BetweenBars {
+    ansi: bool,
+}
 
 impl Write for BetweenBars {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let line = in_words_of_flags(&String::from_utf8_lossy(bytes));
+        let line = shown(&String::from_utf8_lossy(bytes), self.ansi);
         crate::progress::suspend(|| io::stderr().write_all(line.as_bytes()))?;
         Ok(bytes.len())
     }
@@ -64,5 +72,38 @@ impl MakeWriter<'_> for BetweenBars {
 
     fn make_writer(&self) -> Self {
         *self
+    }
+}
+
+/// A line of the log as it is printed, with its level in colour if `ansi`.
+fn shown(line: &str, ansi: bool) -> String {
+    const LEVELS: [(&str, &str); 5] =
+        [("ERROR", "31"), ("WARN", "33"), ("INFO", "32"), ("DEBUG", "34"), ("TRACE", "35")];
+    let (line, end) = line.strip_suffix('\n').map_or((line, ""), |line| (line, "\n"));
+    let line = in_words_of_flags(line);
+    let line = printable_line(&line);
+    // The level is the first word, or the second after the time.
+    let level =
+        line.split_whitespace().take(2).find_map(|word| LEVELS.iter().find(|(level, _)| *level == word));
+    match level.filter(|_| ansi) {
+        Some((level, color)) => line.replacen(level, &format!("\x1b[{color}m{level}\x1b[0m"), 1) + end,
+        None => line.into_owned() + end,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_cannot_colour_or_forge_lines() {
+        let line = " WARN column `a\u{1b}[31m` of `x\nERROR y`\n";
+        assert_eq!(shown(line, false), " WARN column `a\\u{1b}[31m` of `x\\nERROR y`\n");
+        assert_eq!(shown(" WARN x\n", true), " \u{1b}[33mWARN\u{1b}[0m x\n");
+        assert_eq!(
+            shown("2026-01-01T00:00:00Z  INFO x WARN", true),
+            "2026-01-01T00:00:00Z  \u{1b}[32mINFO\u{1b}[0m x WARN"
+        );
+        assert_eq!(shown("plain text", true), "plain text");
     }
 }

@@ -1,11 +1,13 @@
 //! Results on stdout: JSON with `--json`, text without.
 
-use std::io::{self, Write};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal as _, Write};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
+use mixce_base::printable::{printable, printable_json, printable_line};
 use serde::Serialize;
 
 /// The only writer to stdout. Once the reader of a pipe has closed it, output is discarded silently, so that the work (such as
@@ -30,12 +32,22 @@ impl Output {
     /// Prints one JSON object on a line.
     pub(crate) fn json(&self, value: &impl Serialize) -> Result<()> {
         let line = serde_json::to_string(value).context("cannot serialize the result as JSON")?;
-        self.line(&line)
+        self.json_line(&line)
     }
 
-    /// A line of text.
+    /// Prints a line that is JSON.
+    pub(crate) fn json_line(&self, json: &str) -> Result<()> {
+        self.bytes(format!("{}\n", printable_json(json)).as_bytes())
+    }
+
+    /// Lines of a message or table. Characters that a terminal obeys are shown.
     pub(crate) fn line(&self, line: &str) -> Result<()> {
-        self.bytes(format!("{line}\n").as_bytes())
+        self.bytes(format!("{}\n", printable(line)).as_bytes())
+    }
+
+    /// A line of text that is the result itself: as it is, except on a terminal.
+    pub(crate) fn text(&self, text: &str) -> Result<()> {
+        if io::stdout().is_terminal() { self.line(text) } else { self.bytes(format!("{text}\n").as_bytes()) }
     }
 
     /// Prints the value with `--json`, else the text.
@@ -59,15 +71,17 @@ impl Output {
     }
 }
 
-/// Rows of cells as aligned columns; columns for which `right` is true are aligned right.
+/// Rows of cells as aligned columns; columns for which `right` is true are aligned right. A cell is one line of printable text.
 pub(crate) fn table(rows: &[Vec<String>], right: &[bool]) -> String {
+    let rows: Vec<Vec<Cow<'_, str>>> =
+        rows.iter().map(|row| row.iter().map(|cell| printable_line(cell)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let cells = row.iter().enumerate().map(|(i, cell)| match right.get(i) {
             Some(true) => format!("{cell:>0$}", widths[i]),
             _ => format!("{cell:<0$}", widths[i]),
@@ -117,5 +131,7 @@ mod tests {
     fn tables_are_aligned() {
         let rows = vec![vec!["a".into(), "1".into()], vec!["long".into(), "22".into()]];
         assert_eq!(table(&rows, &[false, true]), "a      1\nlong  22\n");
+        let rows = vec![vec!["a\nb".into(), "1".into()], vec!["\u{1b}[2J".into(), "2".into()]];
+        assert_eq!(table(&rows, &[false, true]), "a\\nb       1\n\\u{1b}[2J  2\n");
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mixce_base::printable::printable_line;
 use mixce_hub::{FetchProgress, FileProgress, FileState};
 
 /// All bars of the program, so that log lines and results can be printed between them.
@@ -31,12 +32,22 @@ pub(crate) fn bar(length: u64, unit: &str) -> ProgressBar {
     BARS.add(ProgressBar::new(length).with_style(style(&template)))
 }
 
+/// A line of text, to be set as its message.
+pub(crate) fn line() -> ProgressBar {
+    BARS.add(ProgressBar::new(0).with_style(style("{wide_msg}")))
+}
+
 /// A spinner for work of unknown length.
 pub(crate) fn spinner(message: impl Into<String>) -> ProgressBar {
     let spinner = BARS.add(ProgressBar::new_spinner().with_style(style("{spinner} {msg}")));
-    spinner.set_message(message.into());
+    set_message(&spinner, &message.into());
     spinner.enable_steady_tick(std::time::Duration::from_millis(120));
     spinner
+}
+
+/// Sets a bar's message, which may contain a file's name.
+pub(crate) fn set_message(bar: &ProgressBar, message: &str) {
+    bar.set_message(printable_line(message).into_owned());
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -58,7 +69,8 @@ impl FetchProgress for FetchBars {
                 let bar = self.bars.entry(file.name.to_owned()).or_insert_with(|| {
                     let bar = ProgressBar::new(file.bytes_total.unwrap_or(0)).with_position(file.bytes_done);
                     let template = "{bar:24} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left {msg}";
-                    BARS.add(bar.with_style(style(template)).with_message(file.name.to_owned()))
+                    set_message(&bar, file.name);
+                    BARS.add(bar.with_style(style(template)))
                 });
                 bar.set_position(file.bytes_done);
             }

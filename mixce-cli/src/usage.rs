@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 /// Two flags of a subcommand, one of which excludes or requires the other, and what to do.
 struct Pair(&'static str, &'static str, &'static str);
 
-const PAIRS: [Pair; 28] = [
+const PAIRS: [Pair; 30] = [
     Pair("--quiet", "--verbose", "`-q` shows only errors, `-v` more than warnings"),
     // generate
     Pair(
@@ -64,6 +64,9 @@ const PAIRS: [Pair; 28] = [
     ),
     Pair("--human-features", "--featurizer", "precomputed features need no featurizer: leave one out"),
     Pair("--no-cache", "--cache-dir", "`--no-cache` uses no folder: leave one out"),
+    Pair("--overwrite", "--per-text", "without `--per-text` no file is written"),
+    // sweep
+    Pair("--max-lengths", "--max-length", "`--max-length` is a single length: list all with `--max-lengths`"),
     // bench
     Pair("--tokenizer", "--data", "without `--data` the tokens are random"),
     Pair(

@@ -1,9 +1,8 @@
 //! Pooling of token vectors, according to a checkpoint's files.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
+use mixce_base::files::{FileError, read_regular};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -114,13 +113,7 @@ fn module_pooling(path: &Path) -> Result<Pooling> {
 }
 
 pub(crate) fn bytes(path: &Path) -> Result<Vec<u8>> {
-    let io = |cause| Error::Io { path: path.to_owned(), cause };
-    let mut bytes = Vec::new();
-    File::open(path).map_err(io)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(Error::unsupported(path, format!("larger than the limit of {MAX_BYTES} bytes")));
-    }
-    Ok(bytes)
+    read_regular(path, MAX_BYTES).map_err(|FileError { path, source: cause, .. }| Error::Io { path, cause })
 }
 
 pub(crate) fn object(path: &Path) -> Result<Map<String, Value>> {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mixce_base::Hint;
+use mixce_base::files::FileError;
 
 use crate::metric::Need;
 
@@ -103,14 +104,15 @@ impl Hint for Error {
     }
 }
 
+impl From<FileError> for Error {
+    fn from(FileError { action, path, source }: FileError) -> Self {
+        Self::Io { action, path, cause: source }
+    }
+}
+
 impl Error {
     pub(crate) fn malformed(path: &Path, problem: impl Into<String>) -> Self {
         Self::Malformed { path: path.into(), problem: problem.into() }
-    }
-
-    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.to_owned();
-        move |cause| Self::Io { action, path, cause }
     }
 }
 

@@ -10,6 +10,8 @@
 //! | [`histogram::Bins`], [`histogram::Summary`] | histograms over common bins, moments and quantiles |
 //! | [`windows::draw_windows`] | windows of equal length, for the controlled metrics |
 //! | [`resample::bootstrap_mean`], [`resample::paired_test`] | intervals of means, tests of differences |
+//! | [`paired::prompt_means`], [`paired::closeness`] | systems with several runs on the same prompts |
+//! | [`welch::welch`], [`holm::holm`] | differences over few runs, correction for the number of tests |
 //!
 //! This crate does not depend on a model or a trainer: its inputs are texts, token ids, [`features::Features`] or embeddings. A mean over
 //! nothing is `None`.
@@ -23,14 +25,17 @@ pub mod diversity;
 pub mod error;
 pub mod features;
 pub mod histogram;
+pub mod holm;
 pub mod lengths;
 pub mod mauve;
 pub mod metric;
+pub mod paired;
 pub mod perplexity;
 pub mod rep_n;
 pub mod repetition;
 pub mod resample;
 pub mod self_bleu;
+pub mod welch;
 pub mod windows;
 pub mod zipf;
 

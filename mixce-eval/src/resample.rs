@@ -45,10 +45,18 @@ pub fn bootstrap_mean(values: &[f64], resamples: usize, level: f64, seed: u64) -
         let stream = stream.fold(resample);
         (0..n).map(|i| values[stream.below(i, n) as usize]).sum::<f64>() / n as f64
     };
-    let mut means: Vec<f64> = (0..resamples as u64).into_par_iter().map(mean).collect();
-    means.sort_unstable_by(f64::total_cmp);
+    percentile_interval((0..resamples as u64).into_par_iter().map(mean).collect(), level)
+}
+
+/// The interval between the `(1 - level) / 2` and `(1 + level) / 2` quantiles of resampled statistics; `None` without any, or when
+/// `level` is not between 0 and 1.
+pub(crate) fn percentile_interval(mut statistics: Vec<f64>, level: f64) -> Option<Interval> {
+    if statistics.is_empty() || !(level > 0.0 && level < 1.0) {
+        return None;
+    }
+    statistics.sort_unstable_by(f64::total_cmp);
     let tail = (1.0 - level) / 2.0;
-    Some(Interval { low: quantile(&means, tail), high: quantile(&means, 1.0 - tail) })
+    Some(Interval { low: quantile(&statistics, tail), high: quantile(&statistics, 1.0 - tail) })
 }
 
 /// The quantile of sorted numbers, linear between neighbours.

@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use common::{assert_same, fixture, named, random, tiny, values, write_model};
 use mixce_gpt2::{FAMILY, Gpt2Config};
 use mixce_lm::Error;
-use mixce_lm::checkpoint::{self, WeightFormat, WeightType, load};
+use mixce_lm::checkpoint::{self, Checksum, WeightFormat, WeightType, load};
 use proptest::prelude::*;
 
 #[test]
@@ -254,6 +254,28 @@ fn truncated_pytorch_files_are_refused() {
     }
 }
 
+/// PyTorch's own file with one flipped bit, at 500 places: refused, or it makes no difference.
+#[test]
+fn no_flipped_bit_of_a_zip_file_changes_a_weight() {
+    let dir = copy_fixture("gpt2/formats/bin_transformer");
+    let path = dir.path().join("pytorch_model.bin");
+    let whole = fs::read(&path).unwrap();
+    let intact = load(dir.path(), &[&FAMILY], &Device::Cpu).unwrap().parameters;
+    assert_eq!(checkpoint::verify(dir.path()).unwrap(), [(path.clone(), Checksum::Crc32)]);
+    let mut refused = 0;
+    for i in 0..500 {
+        let mut bytes = whole.clone();
+        bytes[(i * 7919 + 13) % whole.len()] ^= 1 << (i % 8);
+        fs::write(&path, bytes).unwrap();
+        match load(dir.path(), &[&FAMILY], &Device::Cpu) {
+            Ok(loaded) => assert_same(&loaded.parameters, &intact),
+            Err(_) => refused += 1,
+        }
+    }
+    // The rest are local headers and padding, which nothing reads.
+    assert!(refused > 200, "{refused}");
+}
+
 /// Damages some bytes of a weight file; whatever loads has the shapes of the configuration.
 fn survives(name: &str, file: &str, damage: &[(usize, u8)]) -> Result<(), TestCaseError> {
     let dir = copy_fixture(&format!("gpt2/formats/{name}"));
@@ -283,6 +305,11 @@ proptest! {
     #[test]
     fn damaged_legacy_files_never_panic(damage in prop::collection::vec((0usize..4000, any::<u8>()), 1..4)) {
         survives("bin_legacy", "pytorch_model.bin", &damage)?;
+    }
+
+    #[test]
+    fn damaged_indices_of_shards_never_panic(damage in prop::collection::vec((any::<usize>(), any::<u8>()), 1..4)) {
+        survives("sharded", "model.safetensors.index.json", &damage)?;
     }
 
     #[test]

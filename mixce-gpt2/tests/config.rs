@@ -174,3 +174,26 @@ fn a_damaged_file_is_named() {
     std::fs::write(&path, [0xff, 0xfe]).unwrap();
     assert!(Gpt2Config::from_file(&path).unwrap_err().to_string().contains("utf-8"));
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+
+    /// Any value under any key is understood or refused.
+    #[test]
+    fn no_value_makes_it_panic(
+        changes in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), 0usize..12), 1..4),
+    ) {
+        let mut config: Value = serde_json::from_str(&Gpt2Config::gpt2_small().to_json()).unwrap();
+        let values = [
+            Value::Null, json!(0), json!(-1), json!(1), json!(u64::MAX), json!(1u64 << 33), json!(1e300), json!(-0.5), json!(""), json!([]),
+            json!({"type": "linear", "rope_type": "llama3", "factor": 0}), json!(true),
+        ];
+        let keys: Vec<String> = config.as_object().unwrap().keys().cloned().collect();
+        for (key, value) in changes {
+            config[key.get(&keys).as_str()] = values[value].clone();
+        }
+        if let Ok(config) = Gpt2Config::from_json(&config.to_string()) {
+            let _ = (config.to_json(), config.parameter_count());
+        }
+    }
+}

@@ -1,10 +1,12 @@
 //! The settings of the hub client, with the same names and meanings as in the Python tools.
 
 use std::{
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
     time::Duration,
 };
+
+use mixce_base::files::read_limited;
 
 use crate::error::{Error, Result};
 
@@ -135,6 +137,9 @@ impl HubEnvironment {
     }
 }
 
+/// Largest token file; a token has some 40 characters.
+const MAX_TOKEN_FILE_BYTES: u64 = 1 << 16;
+
 fn find_token(get: impl Fn(&str) -> Option<String>, file: Option<PathBuf>) -> Result<Option<Token>> {
     for name in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"] {
         if let Some(value) = get(name) {
@@ -142,7 +147,9 @@ fn find_token(get: impl Fn(&str) -> Option<String>, file: Option<PathBuf>) -> Re
         }
     }
     let Some(file) = file else { return Ok(None) };
-    match fs::read_to_string(&file) {
+    let text =
+        read_limited(&file, MAX_TOKEN_FILE_BYTES).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    match text.map_err(|error| error.source) {
         Ok(text) if text.trim().is_empty() => Ok(None),
         Ok(text) => Token::new(&text, &format!("the file `{}`", file.display())).map(Some),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -228,8 +235,8 @@ mod tests {
     fn token_comes_from_variable_then_file_and_is_never_shown() {
         let home = tempfile::tempdir().unwrap();
         let other = home.path().join("other");
-        fs::write(home.path().join("token"), "hf_file\n").unwrap();
-        fs::write(&other, "hf_other").unwrap();
+        std::fs::write(home.path().join("token"), "hf_file\n").unwrap();
+        std::fs::write(&other, "hf_other").unwrap();
         let hf_home = ("HF_HOME", home.path().to_str().unwrap());
         let token_of =
             |variables: &[(&str, &str)]| resolve(variables).token.map(|token| token.secret().to_owned());

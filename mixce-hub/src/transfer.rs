@@ -23,6 +23,9 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// After this many bytes of progress the failure count restarts.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
+/// Most bytes of a file whose length the hub does not give, as for small files that it compresses on the way.
+const MAX_UNSIZED_BYTES: u64 = 1 << 28;
+
 /// Transfers a file to `incomplete`, verifies it, and renames it to `complete`.
 ///
 /// Existing bytes of `incomplete` are kept and the rest is requested with a `Range` header. If a file resumed in this way has the wrong
@@ -172,6 +175,12 @@ impl<'a> Partial<'a> {
 
     fn take(&mut self, chunk: &[u8]) -> Result<()> {
         let length = self.length + chunk.len() as u64;
+        if self.file.bytes_total.is_none() && length > MAX_UNSIZED_BYTES {
+            self.restart()?;
+            let reason =
+                format!("more than {MAX_UNSIZED_BYTES} bytes of a file whose length it does not give");
+            return Err(Error::Malformed { url: self.file.url.to_string(), reason });
+        }
         if let Some(expected_bytes) = self.file.bytes_total.filter(|&total| length > total) {
             self.restart()?;
             return Err(Error::TooLong {

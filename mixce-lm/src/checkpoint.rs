@@ -20,6 +20,7 @@ use gguf::Gguf;
 mod blocks;
 mod finite;
 pub mod gguf;
+mod integrity;
 mod names;
 mod pickle;
 mod pytorch;
@@ -29,6 +30,8 @@ mod shards;
 mod tensor;
 
 pub use blocks::BlockFormat;
+pub use finite::index_of;
+pub use integrity::{Checksum, verify};
 pub use reading::Reading;
 pub use tensor::{TensorInfo, WeightType};
 
@@ -106,7 +109,7 @@ pub fn config(path: &Path, families: &[&'static Family]) -> Result<Arc<dyn Model
 /// not part of the language model are skipped, and listed in the log and [`Checkpoint::reading`].
 ///
 /// # Errors
-/// If a file is missing, damaged or inconsistent in its sizes, if the configuration is not supported, if two dictionaries match it, and if
+/// If a file is missing, damaged (also by its checksums, see [`verify`]) or inconsistent in its sizes, if the configuration is not supported, if two dictionaries match it, and if
 /// tensors of the body are missing, unexpected or misshapen (all are listed), or contain NaN or infinite values.
 pub fn load(dir: &Path, families: &[&'static Family], device: &Device) -> Result<Checkpoint> {
     let config = config(dir, families)?;
@@ -162,7 +165,7 @@ fn open(dir: &Path) -> Result<Weights> {
     if gguf::is_gguf(dir) {
         return open_file(dir, Vec::new());
     }
-    let named: Vec<_> = CANDIDATES.iter().filter(|(name, ..)| dir.join(name).is_file()).collect();
+    let named: Vec<_> = CANDIDATES.iter().filter(|(name, ..)| dir.join(name).exists()).collect();
     if let Some((&&(name, format, sharded), others)) = named.split_first() {
         let path = dir.join(name);
         let unused_files = others.iter().map(|(name, ..)| (*name).to_owned()).collect();
@@ -211,6 +214,7 @@ fn parameters_of(
 ) -> Result<(Parameters, Reading)> {
     config.validate()?;
     let (plan, reading) = reading::choose(weights, config)?;
+    integrity::verify_tensors(plan.sources.iter().map(|(_, tensor)| tensor))?;
     reading.warn(&weights.path);
     if let Some((embedding, head)) = &plan.must_be_equal {
         check_tied(embedding, head)?;

@@ -28,6 +28,15 @@ pub enum Error {
         /// What is wrong with it, and where.
         problem: String,
     },
+    /// The contents of a file are not those of its checksum.
+    #[error("`{}` is damaged: expected the {what} to be `{expected}`, got `{got}`", path.display())]
+    Checksum {
+        path: PathBuf,
+        /// Which checksum of which part.
+        what: String,
+        expected: String,
+        got: String,
+    },
     /// Another error, met while reading a file.
     #[error("in `{}`: {cause}", path.display())]
     InFile { path: PathBuf, cause: Box<Error> },
@@ -215,6 +224,11 @@ impl Hint for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::InFile { cause, .. } => cause.hint(),
+            Self::Checksum { what, .. } if what.starts_with("SHA-256") => Some(
+                "copy or export the file again; if another program changed its tensors on purpose, remove `mixce_sha256` from its metadata"
+                    .to_owned(),
+            ),
+            Self::Checksum { .. } => Some("download or copy the file again".to_owned()),
             Self::ConfigUnsupported { key, .. }
                 if ["activation_function", "hidden_act"].contains(&key.as_str()) =>
             {
@@ -294,6 +308,7 @@ impl Error {
             // These name their file already.
             Self::Io { .. }
             | Self::Malformed { .. }
+            | Self::Checksum { .. }
             | Self::InFile { .. }
             | Self::MetadataUnsupported { .. } => self,
             cause => Self::InFile { path: path.to_owned(), cause: Box::new(cause) },

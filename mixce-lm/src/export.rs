@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::DType;
-use mixce_base::files::{AtomicFolder, write_atomic};
+use mixce_base::files::{AtomicFolder, remove_stale, write_atomic};
 use serde_json::json;
 
 use crate::config::{ExportedKeys, ModelConfig, json_object};
@@ -53,13 +53,18 @@ pub struct ExportRequest<'a> {
 
 /// Writes `config.json`, `generation_config.json`, `model.safetensors`, the tokenizer's files and `README.md` into `dir`.
 ///
-/// Everything is written to a temporary folder beside `dir` and renamed at the end, so `dir` is complete or does not exist.
+/// Everything is written to a temporary folder beside `dir` and renamed at the end, so `dir` is complete or does not exist. What a killed
+/// export to `dir` left is removed first.
 ///
 /// # Errors
 /// When `dir` exists and is not empty, parameters do not belong to the configuration, or a file cannot be written. Nothing is
 /// left behind.
 pub fn export(dir: &Path, request: &ExportRequest<'_>) -> Result<()> {
     refuse_occupied(dir)?;
+    let target = std::path::absolute(dir).map_err(Error::io("write to", dir))?;
+    if let (Some(parent), Some(name)) = (target.parent(), target.file_name()) {
+        remove_stale(parent, &|found| name == found)?;
+    }
     let folder = AtomicFolder::create(dir)?;
     write_files(folder.path(), request)?;
     Ok(folder.finish()?)

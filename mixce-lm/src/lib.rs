@@ -26,6 +26,7 @@ mod model;
 pub mod params;
 pub mod sampling;
 pub mod special_ids;
+mod tensor_digest;
 pub mod tokenizer;
 mod training;
 mod transformer;

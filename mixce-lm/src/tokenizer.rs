@@ -6,8 +6,9 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 use mixce_base::digest::{Digest, Sha256, hex};
+use mixce_base::panics::caught;
 use serde_json::Value;
-use tokenizers::{Tokenizer as Engine, TruncationDirection};
+use tokenizers::Tokenizer as Engine;
 
 use crate::checkpoint::gguf::{Gguf, find};
 use crate::error::{Error, Result};
@@ -15,9 +16,15 @@ use crate::special_ids::named_ids;
 
 mod added;
 mod bpe;
+mod charsmap;
 mod class;
+mod encode;
 mod gguf;
+mod growth;
+mod json;
 mod opening;
+mod pieces;
+mod pipeline;
 mod save;
 mod settings;
 mod source;
@@ -25,6 +32,7 @@ mod word_piece;
 
 pub use class::TokenizerClass;
 
+use growth::Growth;
 use settings::{NamedToken, Settings};
 use source::{Object, SourceFiles, model_object};
 
@@ -37,12 +45,15 @@ pub const END_OF_TEXT: &str = "<|endoftext|>";
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     engine: Engine,
+    growth: Growth,
     source: SourceFiles,
     class: TokenizerClass,
     /// The special tokens by transformers' names for them.
     named: IndexMap<String, NamedToken>,
     notes: Vec<String>,
     size: usize,
+    /// Whether a long text may be encoded in pieces.
+    is_divisible: bool,
     bos: Option<u32>,
     eos: Option<u32>,
     /// Whether a file asks for BOS before every text, or against it.
@@ -100,8 +111,14 @@ impl Tokenizer {
 
     /// The tokenizer of these files; `model` is the content of the `config.json` beside them.
     fn from_source(dir: &Path, source: SourceFiles, model: &Object) -> Result<Self> {
+        // The checks before it cover the panics that are known.
+        let built = caught(|| Self::build(dir, source, model));
+        built.unwrap_or_else(|panicked| Err(Error::malformed(&dir.join("tokenizer.json"), panicked)))
+    }
+
+    fn build(dir: &Path, source: SourceFiles, model: &Object) -> Result<Self> {
         let path = dir.join("tokenizer.json");
-        let json: Option<Value> = source
+        let mut json: Option<Value> = source
             .get("tokenizer.json")
             .map(|bytes| serde_json::from_slice(bytes).map_err(|cause| Error::malformed(&path, cause)))
             .transpose()?;
@@ -109,11 +126,20 @@ impl Tokenizer {
         let (class, note) = TokenizerClass::of(&source, &config, model, json.as_ref());
         let mut settings = Settings::read(dir, &source, json.as_ref(), class)?;
         settings.notes.extend(note);
-        let mut engine = pipeline(dir, &source, json.as_ref(), &mut settings)?;
+        let growth = match &mut json {
+            Some(json) if class.reads_pipeline() => pipeline::prepare(&path, json, &mut settings)?,
+            _ => Growth::default(),
+        };
+        let at = if json.is_some() { path.as_path() } else { dir };
+        pipeline::check_added(&growth, json.as_ref(), &settings)
+            .map_err(|problem| Error::malformed(at, problem))?;
+        let mut engine = pipeline::engine(dir, &source, json.as_ref(), &mut settings)?;
         added::apply(&mut engine, &mut settings)?;
         added::note_lost(&engine, json.as_ref(), &mut settings);
         engine.set_encode_special_tokens(settings.split_special_tokens);
-        Self::new(engine, source, settings)
+        let tokenizer = Self::new(engine, growth, source, settings)?;
+        tokenizer.try_out().map_err(|panicked| Error::malformed(&path, panicked))?;
+        Ok(tokenizer)
     }
 
     /// A byte-level BPE as GPT-2's from its tokens in order of their ids and its merges, best first. `<|endoftext|>` is a
@@ -134,7 +160,7 @@ impl Tokenizer {
         let mut settings = Settings::of_class(TokenizerClass::Gpt2);
         settings.named.values_mut().for_each(|named| named.by_default = false);
         added::apply(&mut engine, &mut settings)?;
-        Self::new(engine, SourceFiles::default(), settings)
+        Self::new(engine, Growth::default(), SourceFiles::default(), settings)
     }
 
     /// Trains a byte-level BPE on texts: 256 bytes, merges by frequency up to `vocab_size`, `<|endoftext|>` last.
@@ -148,13 +174,26 @@ impl Tokenizer {
         Self::from_vocab(&tokens, &merges)
     }
 
-    fn new(mut engine: Engine, source: SourceFiles, settings: Settings) -> Result<Self> {
+    fn new(mut engine: Engine, growth: Growth, source: SourceFiles, settings: Settings) -> Result<Self> {
         // As in transformers, truncation and padding saved in tokenizer.json do not apply.
         engine.with_padding(None);
         engine.with_truncation(None).map_err(|cause| failed("set up", cause))?;
         let size = engine.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
+        let is_divisible = pieces::are_exact(&engine);
         let Settings { class, named, notes, add_bos, .. } = settings;
-        let mut tokenizer = Self { engine, source, class, named, notes, size, bos: None, eos: None, add_bos };
+        let mut tokenizer = Self {
+            engine,
+            growth,
+            source,
+            class,
+            named,
+            notes,
+            size,
+            is_divisible,
+            bos: None,
+            eos: None,
+            add_bos,
+        };
         let default = tokenizer.token_id(END_OF_TEXT);
         tokenizer.bos = tokenizer.named_id("bos_token").or(default);
         tokenizer.eos = tokenizer.named_id("eos_token").or(default);
@@ -169,6 +208,11 @@ impl Tokenizer {
     /// The same, but only if a file names it and not just the class.
     fn named_by_file(&self, name: &str) -> Option<u32> {
         self.named_id(name).filter(|_| self.named.get(name).is_some_and(|named| !named.by_default))
+    }
+
+    #[cfg(test)]
+    fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// The transformers class whose rules apply.
@@ -202,54 +246,6 @@ impl Tokenizer {
             self.engine.set_encode_special_tokens(true);
         }
         self
-    }
-
-    /// The token ids of a text. The empty text has none.
-    ///
-    /// # Errors
-    /// When the library fails, for example on a character that the vocabulary cannot spell.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.engine.encode_fast(text, false).map_err(|cause| failed("encode", cause))?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
-    /// As [`Tokenizer::encode`], inside the tokenizer's template, which for BERT is `[CLS] text [SEP]`. The text is truncated at its end to
-    /// at most `max_tokens` ids in total, unless the template alone has more.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::encode`].
-    pub fn encode_in_template(&self, text: &str, max_tokens: usize) -> Result<Vec<u32>> {
-        let mut encoding = self.engine.encode_fast(text, false).map_err(|cause| failed("encode", cause))?;
-        let template = self.engine.encode_fast("", true).map_err(|cause| failed("encode", cause))?.len();
-        encoding.truncate(max_tokens.saturating_sub(template), 0, TruncationDirection::Right);
-        let whole = self.engine.post_process(encoding, None, true);
-        Ok(whole.map_err(|cause| failed("encode", cause))?.get_ids().to_vec())
-    }
-
-    /// [`Tokenizer::encode`] of many texts, in parallel, in their order.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::encode`].
-    pub fn encode_batch<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Result<Vec<Vec<u32>>> {
-        use rayon::prelude::*;
-        texts.par_iter().map(|text| self.encode(text.as_ref())).collect()
-    }
-
-    /// The text of token ids, special tokens spelled out. Ids outside the vocabulary (a model may have more rows than its
-    /// tokenizer has tokens) are skipped; invalid UTF-8 becomes U+FFFD.
-    ///
-    /// # Errors
-    /// If the `tokenizers` library fails.
-    pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.engine.decode(ids, false).map_err(|cause| failed("decode", cause))
-    }
-
-    /// [`Tokenizer::decode`] without the special tokens.
-    ///
-    /// # Errors
-    /// If the `tokenizers` library fails.
-    pub fn decode_plain(&self, ids: &[u32]) -> Result<String> {
-        self.engine.decode(ids, true).map_err(|cause| failed("decode", cause))
     }
 
     /// One more than the largest token id, added tokens included.
@@ -329,34 +325,6 @@ fn from_gguf(path: &Path) -> Result<Option<(SourceFiles, Option<String>)>> {
     match find(path)? {
         Some(file) => gguf::source(&Gguf::open(&file)?),
         None => Ok(None),
-    }
-}
-
-/// The tokenizer before the settings' tokens are added to it.
-fn pipeline(
-    dir: &Path,
-    source: &SourceFiles,
-    json: Option<&Value>,
-    settings: &mut Settings,
-) -> Result<Engine> {
-    let path = dir.join("tokenizer.json");
-    let space = settings.add_prefix_space;
-    if let (Some(json), Some(bytes)) = (json, source.get("tokenizer.json")) {
-        return match settings.class {
-            TokenizerClass::Gpt2 | TokenizerClass::Roberta => {
-                bpe::engine_of_json(&path, json, space, &mut settings.notes)
-            }
-            TokenizerClass::Bert | TokenizerClass::Generic => bpe::engine_from_json(&path, bytes, json),
-        };
-    }
-    match (source.get("vocab.json"), source.get("merges.txt"), source.get("vocab.txt")) {
-        (Some(vocab), Some(merges), _) => {
-            let vocab = bpe::parse_vocab(&dir.join("vocab.json"), vocab)?;
-            let merges = bpe::parse_merges(&dir.join("merges.txt"), merges, &vocab)?;
-            bpe::engine(vocab, merges, space).map_err(|error| error.in_file(dir))
-        }
-        (.., Some(vocab)) => word_piece::engine(&dir.join("vocab.txt"), vocab, settings.do_lower_case),
-        _ => Err(Error::NoTokenizer { path: dir.to_owned() }),
     }
 }
 

@@ -72,6 +72,18 @@ fn both_sources_encode_as_transformers_does() {
     }
 }
 
+/// A text of megabytes, of which the first tokens are wanted.
+#[test]
+fn a_long_text_is_encoded_as_far_as_is_wanted() {
+    let tokenizer = Tokenizer::from_dir(&fixture("tokenizer")).unwrap();
+    let text = "the river ran to the mill. ".repeat(60_000);
+    let whole = tokenizer.encode(&text).unwrap();
+    let beginnings = tokenizer.encode_beginnings(&[text.as_str(), "the mill"], 64).unwrap();
+    assert!(beginnings[0].len() > 64 && beginnings[0].len() < whole.len() * 2 / 3, "{}", beginnings[0].len());
+    assert_eq!(beginnings[0], whole[..beginnings[0].len()]);
+    assert_eq!(beginnings[1], tokenizer.encode("the mill").unwrap());
+}
+
 #[test]
 fn special_text_can_be_plain() {
     let tokenizer = Tokenizer::from_dir(&fixture("tokenizer")).unwrap();

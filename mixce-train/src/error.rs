@@ -22,6 +22,10 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// A [`Selector`](crate::selector::Selector) failed.
+    #[error("cannot score the model for `config.select`: {0}")]
+    Selector(#[source] Box<dyn std::error::Error + Send + Sync>),
+
     /// A data file holds nothing to train or evaluate on.
     #[error("`{name}` has no usable document: {empty} empty, {short} without a target token")]
     NoDocuments {
@@ -34,12 +38,10 @@ pub enum Error {
     },
 
     /// The tokenizer refused a text.
-    #[error("the tokenizer failed on a document between {first} and {last}: {message}")]
+    #[error("the tokenizer failed on {document}: {message}")]
     Tokenize {
-        /// First document of the batch that failed: file and line.
-        first: String,
-        /// Last document of the batch that failed.
-        last: String,
+        /// The document: its file and its line or row.
+        document: String,
         message: String,
     },
 
@@ -86,15 +88,65 @@ pub enum Error {
 
     /// The output folder already holds something.
     #[error("output folder `{}` is not empty (it holds `{found}`)", path.display())]
-    OutputNotEmpty { path: PathBuf, found: String },
+    OutputNotEmpty {
+        path: PathBuf,
+        found: String,
+        /// Whether it is the folder of a run, which can be continued.
+        is_run: bool,
+    },
+
+    /// A folder to continue a run in holds something else.
+    #[error("`{}` is not a run folder: it holds `{found}` and no `run.toml`", path.display())]
+    NotARun { path: PathBuf, found: String },
+
+    /// A checkpoint of one run, and the folder of another to continue in.
+    #[error(
+        "checkpoint `{}` does not belong to the run in `{}`, whose checkpoints and metrics it would replace",
+        checkpoint.display(),
+        run.display()
+    )]
+    OtherRun { checkpoint: PathBuf, run: PathBuf },
+
+    /// The run folder was deleted or replaced during the run.
+    #[error("run folder `{}` was deleted or replaced while the run was writing to it", path.display())]
+    RunFolderGone { path: PathBuf },
 
     /// Another process trains into the same run folder.
     #[error("run folder `{}` is in use by another process", path.display())]
     RunInUse { path: PathBuf },
 
+    /// A run does not fit.
+    #[error(
+        "the run needs about {} of {what}, but only {} are available",
+        crate::room::in_words(*needed),
+        crate::room::in_words(*available)
+    )]
+    NoRoom {
+        /// Memory, or space on which disk.
+        what: String,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        available: u64,
+        /// Memory rather than disk.
+        is_memory: bool,
+    },
+
     /// No checkpoint to resume from.
     #[error("`{}` holds no complete checkpoint", path.display())]
     NoCheckpoint { path: PathBuf },
+
+    /// No checkpoint of a run folder can be used.
+    #[error("no checkpoint in `{}` can be resumed: {problems}", path.display())]
+    NoUsableCheckpoint {
+        path: PathBuf,
+        /// Each checkpoint and what is wrong with it.
+        problems: String,
+    },
+
+    /// A finished model without a checkpoint to continue from.
+    #[error("`{}` contains a finished model, but no checkpoint to resume from", path.display())]
+    OnlyFinal { path: PathBuf },
 
     /// A checkpoint cannot be used.
     #[error("checkpoint `{}`: {problem}", path.display())]
@@ -116,6 +168,8 @@ pub enum Error {
         /// Microbatch of the step, counted from 0.
         microbatch: usize,
         loss: f64,
+        /// A file with the documents of the step, in a run folder.
+        documents: Option<PathBuf>,
     },
 
     /// A gradient was NaN or infinite.
@@ -128,6 +182,22 @@ pub enum Error {
         /// Optimizer step, counted from 1.
         step: u64,
         squared_norm: f64,
+        /// A file with the documents of the step, in a run folder.
+        documents: Option<PathBuf>,
+    },
+
+    /// A parameter became NaN or infinite.
+    #[error(
+        "parameter `{name}` is `{value}` at {index:?} after step {step}: the model has diverged, and neither a checkpoint nor a model is written"
+    )]
+    NonFiniteParameter {
+        /// The first such parameter, by its published name.
+        name: String,
+        /// Of the first such element.
+        index: Vec<usize>,
+        value: f32,
+        /// Optimizer steps done.
+        step: u64,
     },
 
     /// A model that is being evaluated gives a token no finite likelihood.
@@ -188,27 +258,69 @@ impl From<FileError> for Error {
     }
 }
 
+/// What to do about a loss, gradient or parameter that is not finite.
+const DIVERGED: &str = "try a lower `config.lr`, some `config.warmup_steps`, or `config.clip_grad_norm = 1`";
+
+/// What to do about a disk that cannot be written to.
+fn io_hint(error: &std::io::Error) -> Option<String> {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StaleNetworkFileHandle, StorageFull};
+    let remedy = match error.kind() {
+        StorageFull | QuotaExceeded => "make room on the disk",
+        ReadOnlyFilesystem => "make the disk writable",
+        StaleNetworkFileHandle => "make the network folder reachable",
+        _ => return None,
+    };
+    Some(format!("{remedy}; a run then continues from its last checkpoint with `config.resume = auto`"))
+}
+
 impl Hint for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Config { hint, .. } | Self::ConfigFile { hint, .. } => hint.clone(),
-            Self::OutputNotEmpty { .. } => {
+            Self::OutputNotEmpty { is_run: true, .. } => {
                 Some("choose another `config.out`, or continue the run with `config.resume = auto`".into())
+            }
+            Self::OutputNotEmpty { .. } | Self::NotARun { .. } => Some("choose another `config.out`".into()),
+            Self::OtherRun { .. } => Some(
+                "choose another `config.out` for a branch of the checkpoint's run, or continue the run there with `config.resume = auto`"
+                    .into(),
+            ),
+            Self::RunFolderGone { .. } => {
+                Some("its checkpoints are gone unless the folder was only moved: move it back and use `config.resume = auto`".into())
             }
             Self::NoCheckpoint { .. } => Some(
                 "a checkpoint is complete only once its `COMPLETE` file exists; start without `config.resume`"
                     .into(),
             ),
+            Self::NoUsableCheckpoint { .. } => Some(
+                "restore one from a copy; to start from the beginning, choose another `config.out` or move the folder away"
+                    .into(),
+            ),
+            Self::NoRoom { is_memory: true, .. } => Some(
+                "lower `config.batch_size` (and raise `config.grad_accum`), or use `config.activation_checkpointing`"
+                    .into(),
+            ),
+            Self::NoRoom { .. } => {
+                Some("free some, lower `config.keep_last`, or choose another `config.out`".into())
+            }
+            Self::OnlyFinal { .. } => Some(
+                "choose another `config.out`, or move the model away to start from the beginning".into(),
+            ),
             Self::ResumeMismatch { .. } => {
                 Some("use the run's own settings, or start a new run from its exported model".into())
             }
             Self::TokenOutOfRange { .. } => Some("is this the tokenizer that belongs to the model?".into()),
+            Self::NonFiniteLoss { documents: Some(path), .. }
+            | Self::NonFiniteGradient { documents: Some(path), .. } => {
+                Some(format!("{DIVERGED}; the documents of the step are in `{}`", path.display()))
+            }
             Self::NonFiniteLoss { .. }
             | Self::NonFiniteGradient { .. }
-            | Self::NonFiniteLikelihood { step: Some(_), .. } => Some(
-                "try a lower `config.lr`, some `config.warmup_steps`, or `config.clip_grad_norm = 1`".into(),
-            ),
+            | Self::NonFiniteParameter { .. }
+            | Self::NonFiniteLikelihood { step: Some(_), .. } => Some(DIVERGED.into()),
+            Self::Io { source, .. } => io_hint(source),
             Self::Data(error) => error.hint(),
+            Self::Model(mixce_lm::Error::Io { cause, .. }) => io_hint(cause),
             Self::Model(error) => error.hint(),
             Self::Objective(error) => error.hint(),
             Self::RunInUse { .. } => Some("wait until it has finished, or choose another `config.out`".into()),

@@ -5,7 +5,7 @@
 //! - [`trainer`]: the loop; [`observer`]: what it reports; [`metrics`]: `metrics.jsonl` and TensorBoard event files;
 //! - [`mod@evaluate`]: negative log-likelihood of a corpus;
 //! - [`checkpoint`]: exact stop and resume; [`run_folder`]: the files of a run;
-//! - [`plan`]: estimates of memory and arithmetic of a step;
+//! - [`plan`]: estimates of memory and arithmetic of a step, and of its time on a GPU; [`room`]: whether a run fits;
 //! - [`config`]: the settings of a run, from TOML and flags; [`prepare`]: loads everything for a run.
 pub mod checkpoint;
 pub mod config;
@@ -19,7 +19,9 @@ pub mod optim;
 mod packing;
 pub mod plan;
 pub mod prepare;
+pub mod room;
 pub mod run_folder;
+pub mod selector;
 pub mod trainer;
 
 pub use error::{Error, Result};

@@ -43,6 +43,9 @@ pub struct StepReport {
     pub tokens: u64,
     /// Target tokens per second since the last logged step, without evaluation and checkpoints.
     pub tokens_per_s: f64,
+    /// Whether the update was skipped, because the gradient norm was an outlier (`config.skip_outlier_steps`); absent if not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
 }
 
 /// One pass over the development documents.
@@ -60,6 +63,9 @@ pub struct EvaluationReport {
     pub valid_potential: f64,
     /// `exp(valid_nll)`.
     pub valid_perplexity: f64,
+    /// The selector's score, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_mauve: Option<f64>,
     /// Target tokens.
     pub tokens: u64,
     /// Documents.
@@ -134,6 +140,9 @@ pub struct BestModel {
     pub valid_nll: f64,
     /// Its development loss.
     pub valid_loss: f64,
+    /// The selector's score, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_mauve: Option<f64>,
     /// Its folder.
     pub path: PathBuf,
 }

@@ -2,6 +2,8 @@
 //!
 //! Legend: N tokens of a microbatch, C channels, I channels inside the MLP, L layers, V vocabulary, S tokens of a slice of logits.
 
+pub mod roofline;
+
 use mixce_kernels::{Precision, lm_head};
 use mixce_lm::memory::PassShape;
 use mixce_lm::{ModelConfig, flops};

@@ -11,7 +11,9 @@ use crate::config::{DEFAULT_MAX_LENGTH, DataFiles, TrainConfig};
 use crate::data::{EncodeSettings, Examples, Input, cache};
 use crate::error::{Error, Result};
 use crate::observer::{RunPlan, TrainObserver};
+use crate::room::{self, Room};
 use crate::run_folder::{Provenance, RunFolder};
+use crate::selector::Selector;
 use crate::trainer::{TrainJob, TrainOutcome, train};
 
 /// Local folders of model and tokenizer, once hub ids are downloaded.
@@ -36,12 +38,15 @@ pub struct Prepared {
     pub train: Examples,
     /// Development examples.
     pub valid: Option<Examples>,
+    /// Scores the model at evaluations; none from [`prepare`]. [`Selection::Mauve`](crate::config::Selection::Mauve) needs one.
+    pub selector: Option<Box<dyn Selector>>,
 }
 
-/// Loads the model, tokenizer and data of `config`; the architecture is one of `families`.
+/// Loads the model, tokenizer and data of `config`; the architecture is one of `families`. Whether the run fits is checked before the weights are
+/// loaded.
 ///
 /// # Errors
-/// An invalid configuration, or one that the device does not support; a model, tokenizer or data file that cannot be read; a document with
+/// [`Error::NoRoom`]; an invalid configuration, or one that the device does not support; a model, tokenizer or data file that cannot be read; a document with
 /// a token outside the model's vocabulary; `config.max_length` or `config.block_size` beyond the model's positions; [`Error::Interrupted`]
 /// if `stop` becomes true.
 pub fn prepare(
@@ -49,6 +54,7 @@ pub fn prepare(
     sources: &Sources,
     families: &[&'static Family],
     device: &Device,
+    room: Room,
     stop: &AtomicBool,
 ) -> Result<Prepared> {
     config.validate()?;
@@ -79,6 +85,7 @@ pub fn prepare(
     for examples in [Some(&train), valid.as_ref()].into_iter().flatten() {
         examples.store().require_vocabulary(model.spec().vocabulary)?;
     }
+    room::check(room, config, &*config.with_dropout(&model), &train, device)?;
     let parameters = match &sources.model {
         Some(folder) => checkpoint::load_parameters(folder, &*model, device)?,
         None => Parameters::random(&*model, config.seed, device)?,
@@ -86,7 +93,7 @@ pub fn prepare(
     if stop.load(Ordering::Relaxed) {
         return Err(Error::Interrupted);
     }
-    Ok(Prepared { model, parameters, tokenizer, train, valid })
+    Ok(Prepared { model, parameters, tokenizer, train, valid, selector: None })
 }
 
 /// Resolves the files of training and development documents.
@@ -171,9 +178,10 @@ pub fn launch(
     let mut run_toml = RunTomlWriter { run: &run, config: repeated, provenance };
     let mut all: Vec<&mut dyn TrainObserver> = vec![&mut run_toml];
     all.extend(observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver));
-    let Prepared { model, parameters, tokenizer, train: examples, valid } = prepared;
+    let Prepared { model, parameters, tokenizer, train: examples, valid, selector } = prepared;
     let job = TrainJob {
         valid: valid.as_ref(),
+        selector: selector.as_deref(),
         tokenizer: Some(&tokenizer),
         run: Some(&run),
         stop: Some(stop),

@@ -5,7 +5,7 @@
 //!   run.toml                     the resolved configuration, versions, git commit, device
 //!   metrics.jsonl                one JSON object for each logged step and each evaluation
 //!   events.out.tfevents.*        the same for TensorBoard
-//!   checkpoints/step-00000100/   model.safetensors, optimizer.safetensors, state.json, COMPLETE (written last)
+//!   checkpoints/step-00000100/   model.safetensors, optimizer.safetensors, state.json, COMPLETE (the manifest, written last)
 //!   best/                        the best model in the Hugging Face layout
 //!   final/                       the last one
 //! ```
@@ -19,6 +19,9 @@ use crate::checkpoint;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::leftovers;
+
+/// The beginning of the names of files with the documents of a step whose loss or gradient was not finite.
+const NON_FINITE: &str = "non-finite-step-";
 
 /// Provenance of a run; the table `provenance` of `run.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -91,27 +94,44 @@ impl RunFolder {
     /// # Errors
     /// [`Error::OutputNotEmpty`], [`Error::Io`].
     pub fn require_free(root: &Path) -> Result<()> {
-        if !root.exists() {
-            return Ok(());
-        }
-        for entry in fs::read_dir(root).map_err(Error::io("read", root))? {
-            let path = entry.map_err(Error::io("read", root))?.path();
-            let found = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            // Leftovers of a killed run are removed or reused once the folder is locked.
-            if !is_leftover(&path, &found) {
-                return Err(Error::OutputNotEmpty { path: root.into(), found });
+        // Leftovers of a killed run are removed or reused once the folder is locked.
+        match first_entry(root, |path, name| !is_leftover(path, name))? {
+            Some(found) => {
+                let is_run = Self::require_run(root).is_ok();
+                Err(Error::OutputNotEmpty { path: root.into(), found, is_run })
             }
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// Opens the folder of an earlier run to continue it. An absent or empty one is created; one with other contents is refused.
+    /// Checks that [`Self::open_or_create`] may use `root`, without changing anything: it has a `run.toml`, or nothing but what a run writes
+    /// (one that was killed before its `run.toml`, or has lost it), or does not exist.
     ///
     /// # Errors
-    /// [`Error::OutputNotEmpty`] if it is not empty and has no `run.toml`, [`Error::Io`].
+    /// [`Error::NotARun`], [`Error::Io`].
+    pub fn require_run(root: &Path) -> Result<()> {
+        if root.join("run.toml").is_file() {
+            return Ok(());
+        }
+        match first_entry(root, |_, name| !is_own(name))? {
+            Some(found) => Err(Error::NotARun { path: root.into(), found }),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens the folder of an earlier run to continue it, or creates an absent one.
+    ///
+    /// # Errors
+    /// As [`Self::require_run`].
     pub fn open_or_create(root: &Path) -> Result<Self> {
-        let folder = Self { root: root.into() };
-        if folder.run_toml().is_file() { Ok(folder) } else { Self::create(root) }
+        Self::require_run(root)?;
+        fs::create_dir_all(root).map_err(Error::io("create", root))?;
+        Ok(Self { root: root.into() })
+    }
+
+    /// Whether a run has written to it.
+    pub(crate) fn is_in_use(&self) -> Result<bool> {
+        Ok(first_entry(&self.root, |path, name| !is_leftover(path, name))?.is_some())
     }
 
     /// Writes `run.toml`: the configuration, in the format of [`TrainConfig::from_toml_file`], and the provenance.
@@ -155,11 +175,11 @@ impl RunFolder {
                     );
                 }
             }
-            Ok(RunLock { _folder: Some(folder) })
+            Ok(RunLock { root: self.root.clone(), folder: Some(folder) })
         }
         // On other systems folders cannot be opened as files.
         #[cfg(not(unix))]
-        Ok(RunLock { _folder: None })
+        Ok(RunLock { root: self.root.clone(), folder: None })
     }
 
     /// The run folder itself.
@@ -186,6 +206,12 @@ impl RunFolder {
         self.root.join("checkpoints")
     }
 
+    /// `non-finite-step-00000100.jsonl`, the documents of a step whose loss or gradient was not finite.
+    #[must_use]
+    pub fn non_finite(&self, step: u64) -> PathBuf {
+        self.root.join(format!("{NON_FINITE}{step:08}.jsonl"))
+    }
+
     /// `best`, the best model.
     #[must_use]
     pub fn best(&self) -> PathBuf {
@@ -202,12 +228,68 @@ impl RunFolder {
 /// The lock on a run folder; see [`RunFolder::lock`].
 #[derive(Debug)]
 pub struct RunLock {
-    _folder: Option<File>,
+    root: PathBuf,
+    folder: Option<File>,
+}
+
+impl RunLock {
+    /// Checks that the folder is still the one that was locked: otherwise writes would go to a new folder of the same name, or to files that
+    /// nobody can see.
+    ///
+    /// # Errors
+    /// [`Error::RunFolderGone`], [`Error::Io`].
+    pub fn require_folder(&self) -> Result<()> {
+        let gone = || Error::RunFolderGone { path: self.root.clone() };
+        let now = match fs::metadata(&self.root) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(gone()),
+            other => other.map_err(Error::io("read", &self.root))?,
+        };
+        match &self.folder {
+            Some(folder) => {
+                let own = folder.metadata().map_err(Error::io("read", &self.root))?;
+                if is_same(&own, &now) { Ok(()) } else { Err(gone()) }
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(unix)]
+fn is_same(a: &fs::Metadata, b: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+#[cfg(not(unix))]
+fn is_same(_: &fs::Metadata, _: &fs::Metadata) -> bool {
+    true
+}
+
+/// The name of the first entry of a folder for which `is_wanted`; an absent folder is treated as empty.
+fn first_entry(root: &Path, is_wanted: impl Fn(&Path, &str) -> bool) -> Result<Option<String>> {
+    if !root.exists() {
+        return Ok(None);
+    }
+    for entry in fs::read_dir(root).map_err(Error::io("read", root))? {
+        let path = entry.map_err(Error::io("read", root))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if is_wanted(&path, &name) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether this is the name of something that a run writes, complete or not.
+fn is_own(name: &str) -> bool {
+    name == "checkpoints" || is_entry(Temporary::of(name).map_or(name, |temporary| temporary.target))
 }
 
 /// Whether this is the name of a run folder's entry that is written under a temporary name.
 fn is_entry(name: &str) -> bool {
-    ["best", "final", "run.toml", "metrics.jsonl"].contains(&name) || name.starts_with("events.out.tfevents.")
+    ["best", "final", "run.toml", "metrics.jsonl"].contains(&name)
+        || name.starts_with("events.out.tfevents.")
+        || name.starts_with(NON_FINITE)
 }
 
 /// Whether an entry is what a run may leave that is killed before it has written `run.toml`: something half-written, or an empty log.
@@ -231,8 +313,10 @@ mod tests {
         fs::write(folder.path().join("thesis.tex"), "dear").unwrap();
         let error = RunFolder::create(folder.path()).unwrap_err();
         assert!(error.to_string().contains("`thesis.tex`"), "{error}");
-        assert!(error.hint().unwrap().contains("config.resume"));
-        assert!(RunFolder::open_or_create(folder.path()).is_err());
+        assert_eq!(error.hint().unwrap(), "choose another `config.out`", "there is no run to resume");
+        let error = RunFolder::open_or_create(folder.path()).unwrap_err();
+        assert!(matches!(&error, Error::NotARun { found, .. } if found == "thesis.tex"), "{error}");
+        assert!(!error.hint().unwrap().contains("resume"));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
@@ -288,7 +372,8 @@ mod tests {
                 "final"
             ]
         );
-        assert_eq!(names(&run.checkpoints()), [".step-1.tmp"]);
+        // The one that was moved aside is back; whether it is a checkpoint is found out when it is read.
+        assert_eq!(names(&run.checkpoints()), [".step-1.tmp", "step-00000010"]);
         assert_eq!(fs::read_to_string(run.best().join("from")).unwrap(), orphan.to_str().unwrap());
         assert!(fs::read_to_string(run.last().join("from")).unwrap().ends_with("/final"));
     }
@@ -301,9 +386,38 @@ mod tests {
         RunFolder::create(folder.path()).unwrap();
         RunFolder::open_or_create(folder.path()).unwrap().clean_up().unwrap();
         assert_eq!(names(folder.path()), ["metrics.jsonl"]);
-        // A log with lines belongs to another run.
+        // A log with lines is a run's, which can be continued, but not begun anew.
         fs::write(folder.path().join("metrics.jsonl"), "{}\n").unwrap();
-        assert!(RunFolder::open_or_create(folder.path()).is_err());
+        let error = RunFolder::create(folder.path()).unwrap_err();
+        assert!(error.hint().unwrap().contains("config.resume = auto"));
+        RunFolder::open_or_create(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_run_that_lost_its_run_toml_can_be_continued() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["metrics.jsonl", "events.out.tfevents.1.mixce", "non-finite-step-00000003.jsonl"] {
+            fs::write(folder.path().join(name), "x\n").unwrap();
+        }
+        fs::create_dir(folder.path().join("checkpoints")).unwrap();
+        RunFolder::open_or_create(folder.path()).unwrap();
+        fs::write(folder.path().join("thesis.tex"), "dear").unwrap();
+        assert!(matches!(RunFolder::open_or_create(folder.path()), Err(Error::NotARun { .. })));
+        fs::write(folder.path().join("run.toml"), "").unwrap();
+        RunFolder::open_or_create(folder.path()).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_that_was_deleted_or_replaced_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::create(&folder.path().join("run")).unwrap();
+        let lock = run.lock().unwrap();
+        lock.require_folder().unwrap();
+        fs::rename(run.root(), folder.path().join("moved")).unwrap();
+        assert!(matches!(lock.require_folder(), Err(Error::RunFolderGone { .. })));
+        fs::create_dir(run.root()).unwrap();
+        assert!(matches!(lock.require_folder(), Err(Error::RunFolderGone { .. })));
     }
 
     #[cfg(unix)]

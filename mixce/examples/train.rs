@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>
     };
     let (device, stop) = (Device::Cpu, AtomicBool::new(false));
     let sources = Sources { model: Some(folder.clone()), tokenizer: folder };
-    let prepared = prepare(&config, &sources, FAMILIES, &device, &stop)?;
+    let prepared = prepare(&config, &sources, FAMILIES, &device, Room::Require, &stop)?;
     let outcome = launch(&config, prepared, &Provenance::of(&device), &mut [], &stop)?;
     println!("{} steps; the model is in {:?}", outcome.steps, outcome.final_model);
     Ok(())

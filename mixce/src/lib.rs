@@ -30,7 +30,7 @@
 //! };
 //! let sources = Sources { model: Some("models/gpt2".into()), tokenizer: "models/gpt2".into() };
 //! let (device, stop) = (Device::Cpu, AtomicBool::new(false));
-//! let prepared = prepare(&config, &sources, FAMILIES, &device, &stop)?;
+//! let prepared = prepare(&config, &sources, FAMILIES, &device, Room::Require, &stop)?;
 //! launch(&config, prepared, &Provenance::of(&device), &mut [], &stop)?;
 //! # Ok(())
 //! # }

@@ -14,6 +14,7 @@ pub use mixce_train::config::{DataFiles, TrainConfig};
 pub use mixce_train::data::{Examples, TokenStore};
 pub use mixce_train::observer::{StepReport, TrainObserver};
 pub use mixce_train::prepare::{Sources, launch, prepare};
+pub use mixce_train::room::Room;
 pub use mixce_train::run_folder::Provenance;
 pub use mixce_train::trainer::{TrainJob, TrainOutcome, train};
 

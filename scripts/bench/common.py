@@ -17,16 +17,24 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2Tokenizer  # noqa: E402
 
 IGNORED = -100
 """The label of padding: transformers' and PyTorch's convention for positions without a loss."""
+
+SIZES = {
+    "gpt2": {},
+    "gpt2-medium": {"n_embd": 1024, "n_layer": 24, "n_head": 16},
+    "gpt2-large": {"n_embd": 1280, "n_layer": 36, "n_head": 20},
+    "gpt2-xl": {"n_embd": 1600, "n_layer": 48, "n_head": 25},
+}
+"""GPT-2's published sizes, as settings of `GPT2Config`, whose defaults are `gpt2`."""
 
 
 def parser(description):
     """The flags of every measurement."""
     flags = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--model-config", default="gpt2", help="`gpt2` (124M) or a config.json")
+    flags.add_argument("--model-config", default="gpt2", help=f"{', '.join(SIZES)} or the config.json of a causal language model")
     flags.add_argument("--batch-size", type=int, default=4, help="sequences per step")
     flags.add_argument("--steps", type=int, default=5, help="timed steps")
     flags.add_argument("--warmup", type=int, default=1, help="warm-up steps before the timed ones")
@@ -34,13 +42,14 @@ def parser(description):
     flags.add_argument("--attention", choices=["eager", "sdpa"], default="sdpa", help="attention of transformers")
     flags.add_argument("--compile", action="store_true", help="torch.compile the model")
     flags.add_argument("--device", default="cpu", help="cpu or cuda")
-    flags.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="bf16 is autocast")
+    precisions = "bf16: autocast; bf16-weights: parameters in bf16; tf32: products in TF32, on CUDA"
+    flags.add_argument("--precision", choices=["f32", "tf32", "bf16", "bf16-weights"], default="f32", help=precisions)
     flags.add_argument("--seed", type=int, default=0, help="seed of weights and tokens")
     return flags
 
 
 def start(arguments, at_least_one):
-    """Checks the flags named in `at_least_one`, sets threads and seed."""
+    """Checks the flags named in `at_least_one`, sets threads, precision of f32 products and seed."""
     for name in ["batch_size", "steps", *at_least_one]:
         if getattr(arguments, name) < 1:
             raise SystemExit(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(arguments, name)}")
@@ -48,24 +57,37 @@ def start(arguments, at_least_one):
         raise SystemExit(f"--warmup: expected at least 0, got {arguments.warmup}")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    if arguments.precision == "tf32" and not arguments.device.startswith("cuda"):
+        raise SystemExit("--precision tf32: expected --device cuda")
+    torch.set_float32_matmul_precision("high" if arguments.precision == "tf32" else "highest")
     torch.manual_seed(arguments.seed)
 
 
+# The names of dropout rates in configurations: GPT-2's three, and that of the Llama family.
+DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout")
+
+
 def build_model(arguments, tokens, dropout=None, use_cache=False):
-    """GPT-2 small, or the one of a configuration file, with random weights and room for `tokens` positions."""
-    preset = arguments.model_config == "gpt2"
-    config = GPT2Config() if preset else GPT2Config.from_json_file(arguments.model_config)
+    """A GPT-2 or the model of a configuration file, with random weights and room for `tokens` positions."""
+    if arguments.model_config in SIZES:
+        config = GPT2Config(**SIZES[arguments.model_config])
+    else:
+        config = AutoConfig.for_model(**json.loads(Path(arguments.model_config).read_text()))
     if dropout is not None:
-        config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = dropout
-    if tokens > config.n_positions:
-        raise SystemExit(f"{tokens} tokens are more than the model's {config.n_positions} positions")
+        for name in DROPOUTS:
+            if hasattr(config, name):
+                setattr(config, name, dropout)
+    if tokens > config.max_position_embeddings:
+        raise SystemExit(f"{tokens} tokens are more than the model's {config.max_position_embeddings} positions")
     config.use_cache = use_cache
-    config._attn_implementation = arguments.attention
-    return GPT2LMHeadModel(config).to(arguments.device)
+    dtype = torch.bfloat16 if arguments.precision == "bf16-weights" else torch.float32
+    # Drawn on the device: on the CPU the weights of a large model take longer than its steps on a GPU.
+    with torch.device(arguments.device):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=arguments.attention)
 
 
 def autocast(arguments):
-    """bf16 autocast, or nothing for f32."""
+    """bf16 autocast, or nothing for other precisions."""
     kind = torch.device(arguments.device).type
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=arguments.precision == "bf16")
 

@@ -10,10 +10,10 @@ import common
 import torch
 
 
-def main():
+def main(argv=None):
     parser = common.parser(__doc__)
     parser.add_argument("--seq-len", type=int, default=512, help="tokens per sequence")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     common.start(arguments, ["seq_len"])
     model = common.build_model(arguments, arguments.seq_len).eval()
     forward = torch.compile(model) if arguments.compile else model

@@ -11,11 +11,11 @@ import common
 import torch
 
 
-def main():
+def main(argv=None):
     parser = common.parser(__doc__)
     parser.add_argument("--prompt-len", type=int, default=50, help="tokens of each prompt")
     parser.add_argument("--new-tokens", type=int, default=64, help="tokens of each continuation")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     common.start(arguments, ["prompt_len", "new_tokens"])
     whole = arguments.prompt_len + arguments.new_tokens
     model = common.build_model(arguments, whole, use_cache=True).eval()

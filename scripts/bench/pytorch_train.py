@@ -25,7 +25,7 @@ class TrainStep:
         self.arguments = arguments
         self.model = common.build_model(arguments, arguments.seq_len, dropout=arguments.dropout).train()
         self.forward = torch.compile(self.model) if arguments.compile else self.model
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=arguments.lr)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=arguments.lr, fused=arguments.fused_adamw or None)
         self.last_loss = None
         if arguments.data:
             self.batches = common.PaddedDocuments(arguments, arguments.data, arguments.tokenizer, arguments.seq_len)
@@ -49,7 +49,7 @@ class TrainStep:
         self.last_loss = loss.item()
 
 
-def main():
+def main(argv=None):
     parser = common.parser(__doc__)
     parser.add_argument("--seq-len", type=int, default=256, help="tokens per sequence; with --data the longest document")
     parser.add_argument("--data", help="text file, one document per line, instead of random tokens")
@@ -57,7 +57,8 @@ def main():
     parser.add_argument("--eta", type=float, default=0.1, help="MixCE's eta; 1 is maximum likelihood")
     parser.add_argument("--lr", type=float, default=5e-5, help="learning rate")
     parser.add_argument("--dropout", type=float, help="all three dropout rates (default: the configuration's)")
-    arguments = parser.parse_args()
+    parser.add_argument("--fused-adamw", action="store_true", help="AdamW in one kernel instead of PyTorch's default")
+    arguments = parser.parse_args(argv)
     if bool(arguments.data) != bool(arguments.tokenizer):
         raise SystemExit("--data and --tokenizer go together")
     common.start(arguments, ["seq_len"])

@@ -106,7 +106,9 @@ fn settings_that_make_no_sense_are_refused_before_anything_is_read() {
         ("--device gpu", "`--device`"),
         ("--batch-size 0", "`--batch-size`"),
         ("--max-length 1", "`--max-length`"),
-        ("--select mauve", "[possible values: loss, nll]"),
+        ("--select mauve", "`--select mauve` needs `--valid`"),
+        ("--select best", "[possible values: loss, nll, mauve]"),
+        ("--select-documents 0", "`--select-documents`"),
     ] {
         world.run(&format!("train --model nowhere --train nothing.txt --out run {flags}")).refused(&[word]);
     }

@@ -136,3 +136,35 @@ fn a_dry_run_tells_and_writes_nothing() {
     );
     assert!(world.snapshot() == before);
 }
+
+#[test]
+fn the_best_model_is_selected_by_mauve_of_its_samples() {
+    let world = World::new();
+    let train = |out: &str, epochs: u32, flags: &str| {
+        let line = format!(
+            "train --model model --train train.txt --valid valid.txt --out {out} --epochs {epochs} --scheduler constant --select mauve \
+             --select-featurizer model --select-documents 8 --select-prompt-length 3 --threads 1 {SMALL} --json {flags}"
+        );
+        world.run(&line).rows()
+    };
+    let rows = train("whole", 3, "");
+    let evaluations: Vec<_> = rows.iter().filter(|row| row["event"] == "evaluation").collect();
+    let scores: Vec<f64> = evaluations.iter().map(|row| number(row, "valid_mauve")).collect();
+    assert_eq!(scores.len(), 3);
+    assert!(scores.iter().all(|score| (0.0..=1.0).contains(score)), "{scores:?}");
+    let highest = scores.iter().copied().fold(0.0, f64::max);
+    let best = evaluations.iter().find(|row| number(row, "valid_mauve") == highest).unwrap();
+    let done = &rows[rows.len() - 1];
+    assert_eq!((&done["best"]["step"], number(&done["best"], "valid_mauve")), (&best["step"], highest));
+
+    // Samples depend on the model alone, so a resumed run selects the same.
+    train("parts", 1, "");
+    let rest = train("parts", 3, "--resume auto");
+    assert_eq!(rest[rest.len() - 1]["best"]["step"], done["best"]["step"]);
+    assert!(world.read("parts/best/model.safetensors") == world.read("whole/best/model.safetensors"));
+    world
+        .run("train --model model --train train.txt --out x --select mauve")
+        .refused(&["`--select mauve` needs `--valid`"]);
+    let line = "train --model model --train train.txt --valid valid.txt --out x --max-length 40 --select mauve --select-featurizer model";
+    world.run(line).refused(&["`--select-prompt-length 50` leaves no room within 40 tokens", "hint: "]);
+}

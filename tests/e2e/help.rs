@@ -13,6 +13,7 @@ fn help_teaches_and_goes_to_stdout() {
         "evaluate",
         "generate",
         "score",
+        "report",
         "export",
         "inspect",
         "download",

@@ -119,3 +119,44 @@ fn a_data_file_shows_how_its_bytes_were_read() {
     world.write("mail.txt.zip", b"PK\x03\x04\x14\0\0\0\x08\0mail.txt");
     world.run("inspect mail.txt.zip").refused(&["is a zip archive", "hint: ", "`unzip mail.txt.zip"]);
 }
+
+#[test]
+fn damage_is_found_by_verifying_and_by_loading() {
+    let world = World::new();
+    world
+        .run(&format!(
+            "train --model model --train train.txt --valid valid.txt --out run --max-steps 2 {SMALL}"
+        ))
+        .success();
+    let row = world.run("inspect run --verify --json").row();
+    let verified = row["verified"].as_array().unwrap();
+    assert_eq!(verified.len(), 3, "a checkpoint, the best model and the last: {row}");
+    assert!(verified.iter().all(|file| file["checksum"] == "sha256"), "{row}");
+    assert!(world.run("inspect run --json").row()["verified"].is_null());
+    let text = world.run("inspect {fixtures}/gpt2/formats/bin_transformer --verify").success().stdout;
+    assert!(text.contains("weight files verified: 1 by CRC32"), "{text}");
+    let text = world.run("inspect {fixtures}/gpt2/formats/sharded --verify").success().stdout;
+    assert!(text.contains("3 without a checksum"), "{text}");
+    world.run("inspect train.txt --verify").refused(&["`--verify`", "`train.txt`"]);
+
+    for (file, name) in
+        [("run/best/model.safetensors", "run/best"), ("run/final/model.safetensors", "run/final")]
+    {
+        let mut bytes = world.read(file);
+        let place = bytes.len() - 1001;
+        bytes[place] ^= 1;
+        world.write(file, bytes);
+        let outcome = world.run(&format!("inspect {name} --verify"));
+        assert_eq!(outcome.status, Some(1), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("is damaged: expected the SHA-256"), "{}", outcome.stderr);
+        world.run(&format!("evaluate --model {name} --data valid.txt")).refused(&["is damaged", "hint: "]);
+    }
+    assert_eq!(world.run("inspect run --verify").status, Some(1));
+    let optimizer = "run/checkpoints/step-00000002/optimizer.safetensors";
+    let mut bytes = world.read(optimizer);
+    *bytes.last_mut().unwrap() ^= 1;
+    world.write(optimizer, bytes);
+    let outcome = world.run("inspect run/checkpoints/step-00000002 --verify");
+    assert_eq!(outcome.status, Some(1), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("`optimizer.safetensors`: expected SHA-256"), "{}", outcome.stderr);
+}

@@ -1,11 +1,16 @@
-//! Ctrl-C.
+//! Signals: Ctrl-C and SIGTERM.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use crate::support::{Outcome, SMALL, World};
+use crate::support::{Outcome, SMALL, World, corpus};
 
-#[cfg(unix)]
+fn send(signal: &str, program: &Child) {
+    let id = program.id().to_string();
+    assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+}
+
 #[test]
 fn ctrl_c_leaves_a_checkpoint_to_go_on_from() {
     let world = World::new();
@@ -21,7 +26,7 @@ fn ctrl_c_leaves_a_checkpoint_to_go_on_from() {
     let mut second = world.command(&format!("{line} --resume auto"));
     Outcome::of(second.output().unwrap(), &line)
         .refused(&["run folder `run` is in use by another process", "hint: "]);
-    assert!(Command::new("kill").args(["-INT", &program.id().to_string()]).status().unwrap().success());
+    send("-INT", &program);
     let last = lines.map_while(Result::ok).last().unwrap();
     let event: serde_json::Value = serde_json::from_str(&last).unwrap();
     assert_eq!(event["event"], "interrupted", "{event}");
@@ -33,9 +38,120 @@ fn ctrl_c_leaves_a_checkpoint_to_go_on_from() {
     assert!(world.path(checkpoint).join("COMPLETE").is_file());
     assert!(!world.path("run/final").exists());
 
+    // SIGTERM does the same, with a status of its own.
+    let resumed = format!("{line} --resume auto");
+    let mut program = world.command(&resumed).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    let first: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(first["step"], event["step"].as_u64().unwrap() + 1, "it goes on where it stopped");
+    send("-TERM", &program);
+    let last = lines.map_while(Result::ok).last().unwrap();
+    let event: serde_json::Value = serde_json::from_str(&last).unwrap();
+    assert_eq!(event["event"], "interrupted", "{event}");
+    assert_eq!(program.wait().unwrap().code(), Some(143));
+
     let step = event["step"].as_u64().unwrap();
     let steps = format!("--max-steps {}", step + 2);
     let rows = world.run(&line.replace("--max-steps 1000000", &format!("{steps} --resume auto"))).rows();
     assert_eq!(rows[0]["step"], step + 1, "it goes on where it stopped");
     assert!(world.path("run/final/model.safetensors").is_file());
+}
+
+/// Waits until the program handles signals: then SIGTERM, bit 14, is blocked in its threads.
+#[cfg(target_os = "linux")]
+fn wait_until_ready(program: &Child) {
+    let started = Instant::now();
+    let blocks = |status: String| {
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).map(str::trim);
+        mask.is_some_and(|mask| u64::from_str_radix(mask, 16).unwrap() >> 14 & 1 == 1)
+    };
+    while !std::fs::read_to_string(format!("/proc/{}/status", program.id())).is_ok_and(blocks) {
+        assert!(started.elapsed() < Duration::from_secs(60), "it does not start");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Every command that runs for long, most of them waiting for standard input, which does not end.
+#[cfg(target_os = "linux")]
+#[test]
+fn every_command_ends_soon_with_the_status_of_the_signal() {
+    let commands = [
+        format!("train --model model --train - --out run {SMALL}"),
+        "evaluate --model model --data - --json".to_owned(),
+        "generate --model model --prompts - --out samples.jsonl".to_owned(),
+        "generate --model model --prompt the --num-samples 100000000 --out more.jsonl".to_owned(),
+        "generate --model model --documents - --out documents --name x".to_owned(),
+        "score --human - --model-text valid.txt".to_owned(),
+        "inspect -".to_owned(),
+        "nll-histogram --model model --human - --generated valid.txt --svg figure.svg".to_owned(),
+        "data detokenize".to_owned(),
+        "bench train --model-config config.json --batch-size 1 --seq-len 8 --steps 100000000".to_owned(),
+        "bench generate --model-config config.json --batch-size 1 --seq-len 8 --steps 100000000".to_owned(),
+        "synthetic --out cells --preset appendix".to_owned(),
+        "quickstart --out quick{status}".to_owned(),
+    ];
+    let world = World::new();
+    let mut draws = 7u64;
+    for line in &commands {
+        for (signal, status) in [("-INT", 130), ("-TERM", 143)] {
+            let line = line.replace("{status}", &status.to_string());
+            let mut command = world.command(&line);
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+            let mut program = command.spawn().unwrap();
+            // Some input, then silence. A program that wants none closes its end.
+            let mut stdin = program.stdin.take().unwrap();
+            let _ = stdin.write_all(corpus(20, 1).as_bytes());
+            wait_until_ready(&program);
+            draws = draws.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            std::thread::sleep(Duration::from_millis(draws >> 56));
+            let ended = program.try_wait().unwrap();
+            let sent = Instant::now();
+            assert!(ended.is_none(), "`{line}` ended by itself: {ended:?}");
+            send(signal, &program);
+            let outcome = program.wait_with_output().unwrap();
+            let (took, stderr) = (sent.elapsed(), String::from_utf8(outcome.stderr).unwrap());
+            assert_eq!(outcome.status.code(), Some(status), "`{line}` {signal}: {stderr}");
+            assert!(stderr.contains("interrupted") && !stderr.contains("error: "), "`{line}`: {stderr}");
+            // A second when the machine is idle.
+            assert!(took < Duration::from_secs(4), "`{line}` {signal} took {took:?}");
+            drop(stdin);
+        }
+    }
+    let files = world.snapshot();
+    let temporary = |path: &&std::path::PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        name.ends_with(".tmp") || name.ends_with(".lock")
+    };
+    let left: Vec<_> = files.keys().filter(temporary).collect();
+    assert!(left.is_empty(), "{left:?}");
+    for file in ["samples.jsonl", "more.jsonl", "run"] {
+        assert!(!world.path(file).exists(), "{file}");
+    }
+}
+
+/// The program has been told to stop, but its output is stuck; the second signal does not wait.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_second_signal_ends_at_once() {
+    let world = World::new();
+    let line = format!(
+        "train --model model --train train.txt --out run --max-steps 1000000 --save-every never {SMALL} --json"
+    );
+    let mut program = world.command(&line).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut rows = BufReader::with_capacity(64, program.stdout.take().unwrap()).lines();
+    rows.next().unwrap().unwrap();
+    // Nobody reads on: the pipe fills, and training waits for it.
+    let metrics = || std::fs::metadata(world.path("run/metrics.jsonl")).map_or(0, |data| data.len());
+    let mut last = 0;
+    while metrics() != last {
+        last = metrics();
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    send("-TERM", &program);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(program.try_wait().unwrap().is_none(), "a run that saves is waited for");
+    let sent = Instant::now();
+    send("-TERM", &program);
+    assert_eq!(program.wait().unwrap().code(), Some(143));
+    assert!(sent.elapsed() < Duration::from_secs(3), "{:?}", sent.elapsed());
 }

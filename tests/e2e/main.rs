@@ -13,17 +13,21 @@ mod documentation;
 mod documents;
 mod evaluate;
 mod export;
+mod faults;
 mod finetune;
 mod gguf;
 mod help;
+mod hostile;
 mod hub;
 mod inspect;
+#[cfg(unix)]
 mod interrupt;
 mod llama;
 mod nll_histogram;
 mod plan;
 mod push;
 mod quickstart;
+mod report;
 mod resume;
 mod rows;
 mod sample;
@@ -31,6 +35,7 @@ mod score;
 mod score_contract;
 mod score_refusals;
 mod support;
+mod sweep;
 mod token_cache;
 
 /// HTTP for the test hub.

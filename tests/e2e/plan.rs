@@ -55,6 +55,30 @@ fn a_dry_run_and_the_plan_say_the_same() {
 }
 
 #[test]
+fn a_roofline_names_the_parts_of_a_step() {
+    let world = World::new();
+    let line = "plan --model gpt2 --batch-size 8 --max-length 513 --precision bf16 --device h100 --roofline";
+    let row = world.run(&format!("{line} --json")).row();
+    assert_eq!(row["device"]["name"], "h100");
+    let parts = row["parts"].as_array().unwrap();
+    let sum: f64 = parts.iter().map(|part| number(part, "ms")).sum();
+    assert!((sum / number(&row, "step_ms") - 1.0).abs() < 1e-9, "{row}");
+    assert!((number(&row, "tokens_per_s") * sum / 1e3 / 4096.0 - 1.0).abs() < 1e-9, "{row}");
+    // The LM head's forward product: 2 N V C.
+    let head = parts.iter().find(|part| part["name"] == "LM head, forward").unwrap();
+    assert_eq!(number(head, "flops"), 2.0 * 4096.0 * 50_257.0 * 768.0);
+    assert!(number(head, "bytes") > 0.0 && number(&row, "mfu") < 1.0);
+    let text = world.run(line).success().stdout;
+    for words in ["H100 SXM", "not measured", "attention", "tokens/s"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+
+    world.run("plan --model gpt2 --roofline").refused(&["`--roofline`", "`h100`", "`rtx4090`", "got `auto`"]);
+    world.run(&format!("{line} --gflops 1")).refused(&["--roofline", "--gflops"]);
+    world.run("plan --model gpt2 --device h100").refused(&["`--device h100`", "hint: "]);
+}
+
+#[test]
 fn the_peak_of_this_machine_is_measured() {
     let world = World::new();
     let row = world.run("plan --model config.json --max-length 16 --threads 1 --device cpu --json").row();

@@ -33,8 +33,13 @@ fn a_checkpoint_whose_counters_disagree_is_refused() {
     world.run(&format!("{line} --max-steps 3")).success();
     let state = "run/checkpoints/step-00000003/state.json";
     let edited = world.text(state).replace("\"step_in_epoch\": 3", "\"step_in_epoch\": 1");
-    world.write(state, edited);
-    world.run(&format!("{line} --max-steps 6 --resume auto")).refused(&[
+    world.write(state, &edited);
+    let resumed = format!("{line} --max-steps 6 --resume auto");
+    world.run(&resumed).refused(&["step-00000003` is damaged", "`state.json`: expected"]);
+    // As an earlier version would have written it, without digests.
+    world.write(state, edited.replace("\"version\": 2", "\"version\": 1"));
+    world.write("run/checkpoints/step-00000003/COMPLETE", "step 3\n");
+    world.run(&resumed).refused(&[
         "step-00000003",
         "after step 3 the data continue in epoch 0 at step 3",
         "says epoch 0, step 1",
@@ -146,7 +151,8 @@ fn a_run_of_an_earlier_program_goes_on() {
         --save-every 4 --eval-every 4 --keep-last 9 --seed 3 --threads 1 --out run --resume auto";
     let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
     let output = world.command(&line).current_dir(world.path("old")).output().unwrap();
-    crate::support::Outcome::of(output, &line).success();
+    let outcome = crate::support::Outcome::of(output, &line).success();
+    assert!(outcome.stderr.contains("earlier version without digests"), "{}", outcome.stderr);
     let steps: Vec<u64> =
         world.rows("old/run/metrics.jsonl").iter().filter_map(|row| row["step"].as_u64()).collect();
     assert_eq!(steps, [1, 2, 3, 4, 4, 5, 6, 7, 8, 8]);

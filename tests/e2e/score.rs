@@ -83,6 +83,25 @@ fn texts_are_scored_without_any_model() {
 }
 
 #[test]
+fn the_values_of_texts_are_written() {
+    let world = World::new();
+    texts(&world);
+    let line = "score --human human.txt --model-text good.txt looping.txt --metrics diversity,zipf --json --per-text values.json";
+    let row = world.run(line).row();
+    let values: Value = serde_json::from_str(&world.text("values.json")).unwrap();
+    assert_eq!(values["systems"][1]["name"], "looping");
+    assert!(values["human"].get("zipf").is_none(), "no mean over texts");
+    for (values, means) in [(&values["human"], &row["human"]), (&values["systems"][0], &row["systems"][0])] {
+        let of_texts: Vec<f64> =
+            values["diversity"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        assert_eq!(of_texts.len(), 40);
+        assert!((of_texts.iter().sum::<f64>() / 40.0 - number(means, "diversity")).abs() < 1e-12);
+    }
+    world.run(line).refused(&["values.json", "exists", "--overwrite"]);
+    world.run(&format!("{line} --overwrite")).success();
+}
+
+#[test]
 fn metrics_are_chosen_and_tokens_are_the_tokenizers() {
     let world = World::new();
     texts(&world);

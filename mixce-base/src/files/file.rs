@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::{FileError, create_parent, names, sync_parent};
+use super::{FileError, OwnTemporary, create_parent, sync_parent};
 
 /// A file that gets its name only once it is complete and on disk; if dropped earlier, nothing is left.
 ///
@@ -12,9 +12,9 @@ use super::{FileError, create_parent, names, sync_parent};
 #[derive(Debug)]
 pub struct AtomicFile {
     target: PathBuf,
-    temporary: PathBuf,
+    // Dropped before the temporary: some systems do not remove open files.
     writer: BufWriter<File>,
-    finished: bool,
+    temporary: OwnTemporary,
 }
 
 impl AtomicFile {
@@ -24,14 +24,8 @@ impl AtomicFile {
     /// When the path does not end in a name, or the file cannot be created.
     pub fn create(path: &Path) -> Result<Self, FileError> {
         create_parent(path)?;
-        // Always a new file: a link of that name is never followed.
-        let (temporary, file) = names::create_beside(path, |path| File::create_new(path))?;
-        Ok(Self {
-            target: path.into(),
-            temporary,
-            writer: BufWriter::with_capacity(1 << 18, file),
-            finished: false,
-        })
+        let (temporary, file) = OwnTemporary::file(path)?;
+        Ok(Self { target: path.into(), writer: BufWriter::with_capacity(1 << 18, file), temporary })
     }
 
     /// Appends bytes, as [`Write::write_all`], with the path in the error.
@@ -49,9 +43,11 @@ impl AtomicFile {
     pub fn finish(mut self) -> Result<(), FileError> {
         self.writer.flush().map_err(FileError::of("write", &self.target))?;
         self.writer.get_ref().sync_all().map_err(FileError::of("sync", &self.target))?;
-        fs::rename(&self.temporary, &self.target).map_err(FileError::of("rename a file to", &self.target))?;
-        self.finished = true;
-        sync_parent(&self.target)
+        let target = &self.target;
+        let rename =
+            |from: &Path| fs::rename(from, target).map_err(FileError::of("rename a file to", target));
+        self.temporary.rename(rename)?;
+        sync_parent(target)
     }
 }
 
@@ -68,15 +64,6 @@ impl Write for AtomicFile {
 impl Seek for AtomicFile {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         self.writer.seek(position)
-    }
-}
-
-impl Drop for AtomicFile {
-    fn drop(&mut self) {
-        if !self.finished {
-            // Best effort: the error that led here is the one to report.
-            let _ = fs::remove_file(&self.temporary);
-        }
     }
 }
 

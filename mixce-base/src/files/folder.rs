@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{FileError, create_parent, names, sync_folder, sync_parent};
+use super::{FileError, OwnTemporary, names, sync_folder, sync_parent};
 
 /// A folder that gets its name only once it is complete; if dropped earlier, nothing is left.
 ///
@@ -11,8 +11,7 @@ use super::{FileError, create_parent, names, sync_folder, sync_parent};
 #[derive(Debug)]
 pub struct AtomicFolder {
     target: PathBuf,
-    temporary: PathBuf,
-    finished: bool,
+    temporary: OwnTemporary,
 }
 
 impl AtomicFolder {
@@ -23,15 +22,14 @@ impl AtomicFolder {
     pub fn create(path: &Path) -> Result<Self, FileError> {
         // `.` has no name, but its absolute path has one.
         let target = std::path::absolute(path).map_err(FileError::of("create", path))?;
-        create_parent(&target)?;
-        let (temporary, ()) = names::create_beside(&target, |path| fs::create_dir(path))?;
-        Ok(Self { target, temporary, finished: false })
+        let temporary = OwnTemporary::folder(&target)?;
+        Ok(Self { target, temporary })
     }
 
     /// The temporary folder, to write the files to.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.temporary
+        self.temporary.path()
     }
 
     /// Syncs the folder's entries and renames it into place, replacing at most an empty folder.
@@ -39,14 +37,16 @@ impl AtomicFolder {
     /// # Errors
     /// When anything else has the name, or the folder cannot be renamed; what is there is unchanged.
     pub fn finish(mut self) -> Result<(), FileError> {
-        sync_folder(&self.temporary)?;
-        if self.target.exists() {
-            // Fails unless the folder is empty, so nothing is lost.
-            fs::remove_dir(&self.target).map_err(FileError::of("replace", &self.target))?;
-        }
-        rename(&self.temporary, &self.target)?;
-        self.finished = true;
-        sync_parent(&self.target)
+        sync_folder(self.temporary.path())?;
+        let target = &self.target;
+        self.temporary.rename(|new| {
+            if target.exists() {
+                // Fails unless the folder is empty, so nothing is lost.
+                fs::remove_dir(target).map_err(FileError::of("replace", target))?;
+            }
+            rename(new, target)
+        })?;
+        sync_parent(target)
     }
 
     /// Syncs the folder's entries and renames it into place. An existing folder or file is moved aside first, restored if the rename fails,
@@ -57,10 +57,10 @@ impl AtomicFolder {
     /// # Errors
     /// When a rename or the removal fails. If the old folder cannot be restored, that error gives its path.
     pub fn replace(mut self) -> Result<(), FileError> {
-        sync_folder(&self.temporary)?;
-        swap(&self.temporary, &self.target)?;
-        self.finished = true;
-        sync_parent(&self.target)
+        sync_folder(self.temporary.path())?;
+        let target = &self.target;
+        self.temporary.rename(|new| swap(new, target))?;
+        sync_parent(target)
     }
 }
 
@@ -81,15 +81,6 @@ fn swap(new: &Path, target: &Path) -> Result<(), FileError> {
     }
     let removed = if aside.is_dir() { fs::remove_dir_all(&aside) } else { fs::remove_file(&aside) };
     removed.map_err(FileError::of("remove", &aside))
-}
-
-impl Drop for AtomicFolder {
-    fn drop(&mut self) {
-        if !self.finished {
-            // Best effort: the error that led here is the one to report.
-            let _ = fs::remove_dir_all(&self.temporary);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,16 +1,20 @@
-//! Atomic file and folder writes.
+//! Atomic file and folder writes, and reads of files that may be anything.
 //!
 //! Until it is complete and on disk, a file or folder has a temporary name beside the final one, `.NAME.RANDOM.tmp`. The name is random
 //! rather than a process id, since these repeat across containers, so leftovers of a killed process are never in the way.
-//! [`Temporary`] recognises such names.
+//! [`Temporary`] recognises such names, and [`remove_stale`] removes what dead processes left.
 
 mod file;
 mod folder;
 mod names;
+mod read;
+mod temporary;
 
 pub use file::{AtomicFile, write_atomic};
 pub use folder::AtomicFolder;
 pub use names::{Temporary, temporary_beside};
+pub use read::{open_regular, read_limited, read_regular};
+pub use temporary::{OwnTemporary, abandon_temporaries, remove_stale};
 
 use std::fs::File;
 use std::io;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
+use mixce_base::files::OwnTemporary;
 use mixce_hub::HubEnvironment;
 use mixce_kernels::{Gpu, gpu};
 use serde::Serialize;
@@ -160,11 +161,7 @@ fn text(report: &Report) -> String {
 /// Whether files can be created in a folder, or in its nearest existing ancestor.
 fn is_writable(folder: &Path) -> bool {
     let Some(existing) = folder.ancestors().find(|f| f.exists()) else { return false };
-    let probe = existing.join(format!(".mixce-doctor-{}", std::process::id()));
-    let written = std::fs::write(&probe, b"").is_ok();
-    // Errors are ignored: the probe is an empty file.
-    let _ = std::fs::remove_file(&probe);
-    written
+    OwnTemporary::file(&existing.join("mixce-doctor")).is_ok()
 }
 
 #[cfg(target_arch = "x86_64")]

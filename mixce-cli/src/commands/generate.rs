@@ -118,8 +118,7 @@ struct PromptSource {
 const MAX_COUNT: usize = 100_000_000;
 
 pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
-    let grid = grid::grid(&args.temperature, args.top_k, &args.top_p, args.greedy)?;
-    require_counts(args)?;
+    let grid = args.check()?;
     if !args.source.documents.is_empty() {
         let input = args.reading.open(&args.source.documents)?;
         return documents::run(args, &input, &grid, context);
@@ -130,6 +129,14 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
             let problem = Problem::new("`--temperature` and `--top-p`: several values need `--documents`");
             Err(problem.hint("run `mixce generate` once per value").into())
         }
+    }
+}
+
+impl GenerateArgs {
+    /// The sampling methods, after all checks of the flags' values.
+    pub(crate) fn check(&self) -> Result<Vec<Sampling>> {
+        require_counts(self)?;
+        grid::grid(&self.temperature, self.top_k, &self.top_p, self.greedy)
     }
 }
 
@@ -197,7 +204,8 @@ fn continue_prompts(args: &GenerateArgs, sampling: &Sampling, context: &Context)
         .map(|(sample, (_, prompt))| render(sample, prompt, &loaded.tokenizer, context.seed(), as_json));
     for line in lines {
         match &mut file {
-            None => context.output.line(&line?)?,
+            None if as_json => context.output.json_line(&line?)?,
+            None => context.output.text(&line?)?,
             Some(file) => file.put(format!("{}\n", line?).as_bytes())?,
         }
     }

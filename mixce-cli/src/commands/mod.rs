@@ -14,6 +14,8 @@ pub(crate) mod nll_histogram;
 pub(crate) mod plan;
 pub(crate) mod push;
 pub(crate) mod quickstart;
+pub(crate) mod report;
 pub(crate) mod score;
+pub(crate) mod sweep;
 pub(crate) mod synthetic;
 pub(crate) mod train;

@@ -1,5 +1,7 @@
 //! `mixce plan`: estimates memory and time of training.
 
+mod roofline;
+
 use anyhow::Result;
 use candle_core::Device;
 use clap::Args;
@@ -24,7 +26,9 @@ use crate::speed;
         Memory is computed from the shapes, for documents of --max-length tokens; shorter documents need less. The program itself,\n\
     the allocator's unused pages and CUDA's context are not included. Time is the operations of the matrix products divided by an\n\
     assumed share of this device's matmul peak, which is measured now (some seconds) unless --gflops is given. It is a rough\n\
-    estimate; `mixce bench train` measures. With --device cuda and no such device, time is estimated only with --gflops."
+    estimate; `mixce bench train` measures. With --device cuda and no such device, time is estimated only with --gflops.\n\n\
+    With --roofline and --device h100, a100 or rtx4090 the operations and bytes of every part of a step are listed, with the time at the\n\
+    GPU's peak rates and at the rates that the kernels are estimated to reach: on paper, not measured. No GPU is needed."
 )]
 pub(crate) struct PlanArgs {
     /// A published size (gpt2, gpt2-large, SmolLM2-135M, Llama-3.2-1B, Qwen3-0.6B and others); a config.json; the folder of a model
@@ -55,6 +59,9 @@ pub(crate) struct PlanArgs {
     /// Assumed share of that rate in training, above 0 and up to 1; measured on CPUs: 0.56 to 0.78
     #[arg(long, default_value_t = 0.65, value_name = "SHARE", allow_negative_numbers = true)]
     share: f64,
+    /// Estimate where the time of a microbatch's step goes on the GPU that --device names: h100, a100 or rtx4090
+    #[arg(long, conflicts_with_all = ["gflops", "share", "tokens", "activation_checkpointing"])]
+    roofline: bool,
 }
 
 impl PlanArgs {
@@ -113,6 +120,9 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
     args.check()?;
     let positions = config.spec().positions;
     let max_length = fitted("--max-length", args.max_length, DEFAULT_MAX_LENGTH, positions)?;
+    if args.roofline {
+        return roofline::run(args, max_length, &*config, context);
+    }
     let device = open(context)?;
     let plan = plan(args, max_length, &*config, device.as_ref())?;
     context.output.either(&plan, || plan.text())

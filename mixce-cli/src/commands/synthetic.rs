@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
-use mixce_base::files::write_atomic;
+use mixce_base::files::{read_limited, remove_stale, write_atomic};
 use mixce_synthetic::bigram::{
     Cell, Estimator, Finished, Grid, ModelKind, ObjectiveName, ReverseGradient, Runner, SEEDS, Selection,
     Source, charges,
@@ -20,6 +20,9 @@ use serde::de::DeserializeOwned;
 use crate::context::Context;
 use crate::error::Problem;
 use crate::{interrupt, progress};
+
+/// Largest text whose words are counted here; a larger one is refused when P is estimated from it.
+const MAX_TEXT_BYTES: u64 = 1 << 29;
 
 /// Objectives x eta x vocabulary x seeds on bigram models whose true distribution is known
 #[derive(Debug, Args)]
@@ -174,6 +177,10 @@ fn run_in(args: &SyntheticArgs, environment: &Environment<'_>) -> Result<Ended> 
     }
     let mut grid = grid(args, environment.seed);
     fit_defaults(&mut grid, args);
+    // What a killed process was writing.
+    for folder in [args.out.clone(), args.out.join("cells")] {
+        remove_stale(&folder, &|name| [".json", ".md", ".csv"].iter().any(|end| name.ends_with(end)))?;
+    }
     let runner = Runner::new(&grid, Some(&args.out));
     let total = runner.cells()?.len();
     let bar = (environment.bar)(total as u64);
@@ -257,7 +264,8 @@ fn fit_defaults(grid: &mut Grid, args: &SyntheticArgs) {
         tracing::warn!("`--batch-size` is {}, the whole training set", train.batch_size);
     }
     // An unreadable text is reported when P is estimated from it.
-    let Some(text) = args.text.as_ref().and_then(|path| std::fs::read_to_string(path).ok()) else { return };
+    let read = |path: &PathBuf| String::from_utf8(read_limited(path, MAX_TEXT_BYTES).ok()?).ok();
+    let Some(text) = args.text.as_ref().and_then(read) else { return };
     // Its words plus EOS.
     let most = text.split_whitespace().collect::<HashSet<_>>().len() + 1;
     if args.vocab.is_none() && most > 1 && grid.vocabs.iter().any(|vocab| *vocab > most) {

@@ -157,7 +157,7 @@ impl Candidate {
                 Outcome::Unfinished => break,
                 Outcome::Whole(_) if parser.fields.is_blank() => None,
                 Outcome::Whole(_) => Some(parser.fields.len()),
-                Outcome::Stray(_) | Outcome::Unclosed => Some(0),
+                Outcome::Stray(_) | Outcome::Unclosed | Outcome::TooWide => Some(0),
             };
             if let Some(fields) = fields {
                 candidate.add(fields);

@@ -27,6 +27,7 @@ mod line_ends;
 mod lines;
 mod members;
 mod parquet;
+mod parquet_pages;
 mod record;
 mod record_ends;
 mod records;

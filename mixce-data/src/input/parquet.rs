@@ -1,9 +1,9 @@
 //! Parquet: reads the text columns, a few rows at a time.
 use std::collections::VecDeque;
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use mixce_base::panics::caught;
 use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
@@ -14,7 +14,7 @@ use parquet::schema::types::ColumnDescriptor;
 use super::column::{Column, Holds, Reason, choose};
 use super::format::Format;
 use super::lines::too_long;
-use super::{Description, MAX_DOCUMENT_BYTES, Row, Rows};
+use super::{Description, MAX_DOCUMENT_BYTES, Row, Rows, parquet_pages};
 use crate::error::{Error, Place, Result};
 
 /// Maximum rows decoded at once: a page of the column and the texts of these rows are in memory.
@@ -25,6 +25,8 @@ const BATCH_BYTES: usize = 4 << 20;
 /// The rows of a file. Pages are read one at a time; other columns are not read.
 pub(super) struct ParquetRows {
     path: PathBuf,
+    /// The file once more, with a position of its own.
+    pages: File,
     reader: SerializedFileReader<File>,
     /// Indices of the text columns among the leaves of the schema, and their names.
     chosen: Vec<usize>,
@@ -64,6 +66,7 @@ impl ParquetRows {
         }
         Ok(Self {
             path: shown.into(),
+            pages: File::open(real).map_err(Error::io("read", shown))?,
             reader,
             names: choice.columns.iter().map(|&at| columns[at].name.clone()).collect(),
             chosen: choice.columns,
@@ -82,6 +85,17 @@ impl ParquetRows {
         }
         let (reader, chosen, path, group) = (&self.reader, &self.chosen, &self.path, self.next_group);
         let schema = reader.metadata().file_metadata().schema_descr_ptr();
+        let ranges = guarded(path, || {
+            let group = reader.metadata().row_group(group);
+            Ok(chosen
+                .iter()
+                .map(|&at| (group.column(at).byte_range(), group.column(at).compression()))
+                .collect())
+        });
+        let ranges: Vec<_> = ranges?;
+        for (range, codec) in ranges {
+            parquet_pages::check(&self.pages, path, range, codec)?;
+        }
         self.columns = guarded(path, || {
             let group = reader.get_row_group(group)?;
             let open = |&at: &usize| match group.get_column_reader(at)? {
@@ -209,10 +223,10 @@ impl Rows for ParquetRows {
 
 /// Runs the decoder, catching panics on damaged files.
 fn guarded<T>(path: &Path, f: impl FnOnce() -> std::result::Result<T, ParquetError>) -> Result<T> {
-    let problem = match catch_unwind(AssertUnwindSafe(f)) {
+    let problem = match caught(f) {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(error)) => error.to_string(),
-        Err(_) => "the decoder panicked".to_owned(),
+        Err(panicked) => panicked.to_string(),
     };
     Err(Error::Parquet { path: path.into(), problem })
 }

@@ -1,6 +1,9 @@
 //! One record of a delimited file, byte by byte (RFC 4180).
 use super::record_ends::RecordEnds;
 
+/// Most fields of a record, as in Excel: each takes memory, however short it is.
+pub(super) const MAX_FIELDS: usize = 16_384;
+
 /// How a file separates fields and records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Syntax {
@@ -32,6 +35,8 @@ pub(super) enum Outcome {
     Stray(usize),
     /// The bytes end inside a quoted field.
     Unclosed,
+    /// It has more than [`MAX_FIELDS`] fields.
+    TooWide,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +107,9 @@ impl RecordParser {
     /// Continues the record. `bytes` extends the bytes of the last call; `ended`: nothing follows them.
     pub(super) fn run(&mut self, bytes: &[u8], ended: bool) -> Outcome {
         loop {
+            if self.fields.len() > MAX_FIELDS {
+                return Outcome::TooWide;
+            }
             let outcome = match self.state {
                 State::FieldStart if bytes.get(self.at) == Some(&b'"') => {
                     self.quote_at = Some(self.at);
@@ -326,6 +334,17 @@ mod tests {
         }
         assert_eq!(whole("1,a \"b\" c\n", Quotes::Doubled), pair("1|a \"b\" c", ""));
         assert_eq!(whole("1,\"a\r\nb\rc\"\n", Quotes::Doubled), pair("1|a\r\nb\rc", ""));
+    }
+
+    #[test]
+    fn a_record_may_have_so_many_fields() {
+        let text = ",".repeat(MAX_FIELDS - 1);
+        let outcome = |text: &str| RecordParser::new(COMMAS, Quotes::Doubled).run(text.as_bytes(), true);
+        assert_eq!(outcome(&text), Outcome::Whole(text.len()));
+        assert_eq!(outcome(&format!("{text},,\nx")), Outcome::TooWide);
+        let mut parser = RecordParser::new(COMMAS, Quotes::Doubled);
+        assert_eq!(parser.run(",\"\"".repeat(10 * MAX_FIELDS).as_bytes(), false), Outcome::TooWide);
+        assert_eq!(parser.fields.len(), MAX_FIELDS + 1);
     }
 
     #[test]

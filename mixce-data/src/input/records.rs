@@ -14,7 +14,7 @@ use std::path::Path;
 
 use super::dialect::AGREEING;
 use super::lines::too_long;
-use super::record::{Fields, Outcome, Quotes, RecordParser, Syntax};
+use super::record::{Fields, MAX_FIELDS, Outcome, Quotes, RecordParser, Syntax};
 use super::window::Window;
 use crate::error::{Error, Place, Result};
 
@@ -129,6 +129,7 @@ impl Records {
                 self.pass(end);
                 return Ok(parser.fields);
             }
+            Outcome::TooWide => return Err(self.skip_wide_line()?),
             Outcome::Unfinished if parser.quote_at.is_none() => return Err(self.skip_overlong_line()?),
             Outcome::Unfinished | Outcome::Unclosed => (NEVER_CLOSED.to_owned(), parser.quote_at),
             Outcome::Whole(_) => (self.wrong_width(parser.fields.len()), parser.spanning_quote_at),
@@ -148,7 +149,7 @@ impl Records {
         let end = match outcome {
             Outcome::Whole(end) => Some(end),
             Outcome::Stray(_) => self.lenient_end()?,
-            Outcome::Unfinished | Outcome::Unclosed => None,
+            Outcome::Unfinished | Outcome::Unclosed | Outcome::TooWide => None,
         };
         Err(self.resume(&Broken { first_lines, end, problem, is_on_line }, quote_at))
     }
@@ -258,6 +259,7 @@ impl Records {
                 return Ok(parser.fields);
             }
             Outcome::Whole(_) => self.wrong_width(parser.fields.len()),
+            Outcome::TooWide => return Err(self.skip_wide_line()?),
             Outcome::Stray(_) => "a stray quote, after a quote that is never closed".to_owned(),
             Outcome::Unfinished | Outcome::Unclosed => NEVER_CLOSED.to_owned(),
         };
@@ -269,9 +271,20 @@ impl Records {
 
     fn skip_overlong_line(&mut self) -> Result<Error> {
         let error = too_long(self.window.path(), Place::Line(self.line));
+        self.skip_line()?;
+        Ok(error)
+    }
+
+    fn skip_wide_line(&mut self) -> Result<Error> {
+        let error = self.bad(format!("more than {MAX_FIELDS} fields, the most that a record may have"));
+        self.skip_line()?;
+        Ok(error)
+    }
+
+    fn skip_line(&mut self) -> Result<()> {
         self.window.skip_line(self.syntax.line_ends)?;
         self.settled_bytes = 0;
         self.line += 1;
-        Ok(error)
+        Ok(())
     }
 }

@@ -53,6 +53,22 @@ fn json_may_lie_in_a_file_in_any_layout() {
     assert_eq!((lines.rows, lines.blank_lines, lines.empty, lines.bad), (2, 3, 1, 0));
 }
 
+/// A megabyte of commas is one bad row, and costs no memory for a million fields.
+#[test]
+fn a_record_has_a_limited_number_of_fields() {
+    let commas = ",".repeat(1 << 20);
+    for name in ["a.csv", "a.csv.gz"] {
+        let text = format!("text,b\nx,1\n{commas}\n\"y\",2\n");
+        let bytes =
+            if name.ends_with("gz") { super::test_files::gzip(text.as_bytes()) } else { text.into_bytes() };
+        assert_eq!(kept(name, &bytes, 1), ["x", "y"]);
+        let words = message(name, bytes, settings());
+        assert!(words.contains("line 3: more than 16384 fields"), "{words}");
+    }
+    let wide = message("a.csv", format!("{commas}\nx\n"), settings());
+    assert!(wide.contains("more than 16384 fields"), "{wide}");
+}
+
 #[test]
 fn places_are_lines_or_the_rows_of_an_array() {
     let places = |text: &str| -> Vec<u64> {

@@ -1,7 +1,7 @@
 //! Writing the files of a prepared data set.
 use std::path::{Path, PathBuf};
 
-use mixce_base::files::AtomicFile;
+use mixce_base::files::{AtomicFile, remove_stale};
 
 use super::clean::{Cleaning, Detokenize, looks_tokenized};
 use super::collection::Collection;
@@ -102,6 +102,8 @@ pub fn prepare(
         None => HELD_OUT,
     };
     std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
+    // What a killed process was writing.
+    remove_stale(out, &|name| name.ends_with(".txt"))?;
 
     let mut held = [SplitWriter::create(out, "test.txt")?, SplitWriter::create(out, "valid.txt")?];
     // The user's own development and test files are neither cut nor filled up, unless a number says so.

@@ -3,10 +3,14 @@
 mod npy;
 mod safetensors;
 
-use std::fs;
 use std::path::Path;
 
+use mixce_base::files::read_limited;
+
 use crate::error::{Error, Result};
+
+/// Largest file of features: 262 144 rows of 1024 values in f32.
+const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// One row of features for each text, row-major, f32.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +47,7 @@ impl Features {
             _ => return Err(Error::malformed(path, "expected a name that ends in `.npy` or `.safetensors`")),
         };
         // Reads as much as the file has: its header does not determine the allocation.
-        let bytes = fs::read(path).map_err(Error::io("read", path))?;
+        let bytes = read_limited(path, MAX_FILE_BYTES)?;
         parse(path, &bytes)
     }
 

@@ -16,7 +16,7 @@ fn npy(version: u8, header: &str, data: &[u8]) -> Vec<u8> {
 fn read(name: &str, bytes: &[u8]) -> Result<Features> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
-    fs::write(&path, bytes).unwrap();
+    std::fs::write(&path, bytes).unwrap();
     Features::read(&path)
 }
 
@@ -87,4 +87,30 @@ fn non_finite_features_are_placed() {
     let features = Features::new(2, 2, vec![0.0, 1.0, f32::NAN, 2.0]).unwrap();
     let error = features.require_finite("model features").unwrap_err().to_string();
     assert!(error.contains("model features") && error.contains("row 1, column 0"), "{error}");
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 500, failure_persistence: None, ..Default::default() })]
+
+    /// What a damaged header claims is neither believed nor fatal.
+    #[test]
+    fn damaged_arrays_never_panic(
+        damage in proptest::collection::vec((0usize..140, proptest::prelude::any::<u8>()), 1..5),
+        shape in "[0-9, ()-]{0,24}",
+        safetensors in proptest::prelude::any::<bool>(),
+    ) {
+        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}\n");
+        let name = if safetensors { "a.safetensors" } else { "a.npy" };
+        let mut bytes = npy(1, &header, &[0; 48]);
+        if safetensors {
+            let header = format!("{{\"features\":{{\"dtype\":\"F32\",\"shape\":[{shape}],\"data_offsets\":[0,48]}}}}");
+            bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 48]].concat();
+        }
+        proptest::prop_assert!(read(name, &bytes).is_ok_and(|read| read.values().len() <= 12) || read(name, &bytes).is_err());
+        for (at, value) in damage {
+            let at = at % bytes.len();
+            bytes[at] = value;
+        }
+        let _ = read(name, &bytes);
+    }
 }

@@ -1,5 +1,6 @@
 //! The hub client against a hub on loopback.
 
+mod answers;
 mod cache;
 mod datasets;
 mod http;

@@ -44,7 +44,8 @@ fn require_finite(tensor: &TensorInfo, values: &[f32]) -> Result<()> {
 }
 
 /// The index in every dimension of the element that is at `place` in row-major order.
-fn index_of(mut place: usize, shape: &[usize]) -> Vec<usize> {
+#[must_use]
+pub fn index_of(mut place: usize, shape: &[usize]) -> Vec<usize> {
     let mut index: Vec<usize> = shape
         .iter()
         .rev()

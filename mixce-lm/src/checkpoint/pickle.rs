@@ -4,10 +4,11 @@
 //! [`Object::Opaque`]. (candle's own reader panics on damaged files, prints to stderr and knows the zip format only.)
 //!
 //! Objects live in one arena and refer to each other by index, so that each instruction adds at most one object and a small file
-//! cannot blow up. Source: opcodes of CPython's `Lib/pickletools.py`; `torch/_utils.py` and `torch/serialization.py`.
+//! cannot blow up; texts are shared, and the number of instructions bounds objects, marks, memo and stack. Source: opcodes of CPython's `Lib/pickletools.py`; `torch/_utils.py` and `torch/serialization.py`.
 
 use std::collections::HashMap;
 use std::io::Read;
+use std::rc::Rc;
 
 use super::tensor::WeightType;
 
@@ -24,13 +25,13 @@ pub(super) enum Object {
     None,
     Bool,
     Int(i64),
-    Text(String),
+    Text(Rc<str>),
     Tuple(Vec<Id>),
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
-    Global(String, String),
-    Storage(Storage),
-    Tensor(PickledTensor),
+    Global(Rc<str>, Rc<str>),
+    Storage(Box<Storage>),
+    Tensor(Box<PickledTensor>),
     /// Something that no tensor depends on.
     Opaque,
 }
@@ -46,7 +47,7 @@ impl Object {
 #[derive(Debug, Clone)]
 pub(super) struct Storage {
     pub(super) dtype: WeightType,
-    pub(super) key: String,
+    pub(super) key: Rc<str>,
     /// Its length in elements.
     pub(super) count: u64,
 }
@@ -62,8 +63,12 @@ pub(super) struct PickledTensor {
 
 /// Largest pickle that is read: thousands of times what a list of tensors takes.
 const MAX_BYTES: u64 = 256 << 20;
-/// Largest number of objects.
-const MAX_OBJECTS: usize = 20_000_000;
+/// Most instructions: thousands of times what a list of tensors takes. Each takes up to 150 bytes of memory.
+const MAX_INSTRUCTIONS: u64 = 4_000_000;
+/// Longest text that can be a name; a longer one is [`Object::Opaque`].
+const MAX_NAME_BYTES: usize = 1024;
+/// Most dimensions of a tensor, as in PyTorch.
+const MAX_DIMENSIONS: usize = 64;
 
 /// What is wrong with a pickle.
 pub(super) type Problem = String;
@@ -80,9 +85,16 @@ impl Pickle {
     pub(super) fn read(input: &mut Input<impl Read>) -> Result<Self, Problem> {
         let mut machine = Machine::default();
         let start = input.position;
+        let mut instructions = 0;
         while !machine.step(input)? {
-            if input.position - start > MAX_BYTES || machine.objects.len() > MAX_OBJECTS {
-                return Err("a pickle of unreasonable size".to_owned());
+            instructions += 1;
+            if instructions > MAX_INSTRUCTIONS {
+                return Err(format!(
+                    "a pickle of more than {MAX_INSTRUCTIONS} instructions, the most that are read"
+                ));
+            }
+            if input.position - start > MAX_BYTES {
+                return Err(format!("a pickle of more than {MAX_BYTES} bytes, the most that are read"));
             }
         }
         let root = machine.pop()?;
@@ -99,18 +111,18 @@ impl Pickle {
     }
 
     /// What a dictionary or list holds, by key or by number. Keys that are neither text nor integer are left out.
-    pub(super) fn entries(&self, container: Id) -> Vec<(String, Id)> {
+    pub(super) fn entries(&self, container: Id) -> Vec<(Rc<str>, Id)> {
         match &self.objects[container] {
             Object::Dict(pairs) => {
                 let name = |&(key, value): &(Id, Id)| match &self.objects[key] {
-                    Object::Text(text) => Some((text.clone(), value)),
-                    Object::Int(number) => Some((number.to_string(), value)),
+                    Object::Text(text) => Some((Rc::clone(text), value)),
+                    Object::Int(number) => Some((number.to_string().into(), value)),
                     _ => None,
                 };
                 pairs.iter().filter_map(name).collect()
             }
             Object::List(items) | Object::Tuple(items) => {
-                items.iter().enumerate().map(|(index, &item)| (index.to_string(), item)).collect()
+                items.iter().enumerate().map(|(index, &item)| (index.to_string().into(), item)).collect()
             }
             _ => Vec::new(),
         }
@@ -119,7 +131,7 @@ impl Pickle {
     /// Every storage that was named, whatever uses it.
     pub(super) fn storages(&self) -> impl Iterator<Item = &Storage> {
         self.objects.iter().filter_map(|object| match object {
-            Object::Storage(storage) => Some(storage),
+            Object::Storage(storage) => Some(&**storage),
             _ => None,
         })
     }
@@ -210,9 +222,6 @@ impl Machine {
             .get(&key)
             .ok_or_else(|| format!("pickle recalls memo {key}, which was never stored"))?;
         self.stack.push(id);
-        if self.stack.len() > MAX_OBJECTS {
-            return Err("a pickle of unreasonable size".to_owned());
-        }
         Ok(())
     }
 
@@ -238,7 +247,7 @@ impl Machine {
             opcode @ (b'q' | b'r' | b'h' | b'j' | 0x94) => self.memory(opcode, input)?,
             b'c' => {
                 let (module, name) = (input.line()?, input.line()?);
-                self.push(Object::Global(module, name));
+                self.push(Object::Global(module.into(), name.into()));
             }
             opcode => self.structure(opcode)?,
         }
@@ -280,15 +289,15 @@ impl Machine {
             }
             b'U' | 0x8c => {
                 let count = u64::from(input.byte()?);
-                Object::Text(input.text(count)?)
+                text(input.text(count)?)
             }
             b'T' | b'X' => {
                 let count = u64::from(u32::from_le_bytes(input.array()?));
-                Object::Text(input.text(count)?)
+                text(input.text(count)?)
             }
             0x8d => {
                 let count = u64::from_le_bytes(input.array()?);
-                Object::Text(input.text(count)?)
+                text(input.text(count)?)
             }
             b'C' => {
                 let count = u64::from(input.byte()?);
@@ -370,7 +379,7 @@ impl Machine {
                 let (name, module) = (self.pop()?, self.pop()?);
                 let global = match (&self.objects[module], &self.objects[name]) {
                     (Object::Text(module), Object::Text(name)) => {
-                        Object::Global(module.clone(), name.clone())
+                        Object::Global(Rc::clone(module), Rc::clone(name))
                     }
                     _ => return Err("pickle names a class by something that is no text".to_owned()),
                 };
@@ -386,10 +395,66 @@ impl Machine {
             b'Q' => {
                 let id = self.pop()?;
                 let storage = self.storage(id)?;
-                self.push(Object::Storage(storage));
+                self.push(Object::Storage(Box::new(storage)));
             }
             opcode => return Err(format!("pickle instruction {opcode:#04x} is not known")),
         }
         Ok(())
+    }
+}
+
+fn text(text: String) -> Object {
+    if text.len() > MAX_NAME_BYTES { Object::Opaque } else { Object::Text(text.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Pickle, Problem> {
+        Pickle::read(&mut Input::new(bytes))
+    }
+
+    /// A pickle of one instruction, over and over.
+    fn repeated(prefix: &[u8], instruction: &[u8]) -> Vec<u8> {
+        [prefix, &instruction.repeat(MAX_INSTRUCTIONS as usize + 1), b"."].concat()
+    }
+
+    #[test]
+    fn marks_memo_and_stack_are_bounded() {
+        for (prefix, instruction) in
+            [(&b""[..], &b"}"[..]), (b"", b"("), (b"N", b"2"), (b"Nq\0", b"h\0"), (b"N", b"\x94")]
+        {
+            let problem = read(&repeated(prefix, instruction)).err().unwrap();
+            assert!(problem.contains("more than 4000000 instructions"), "{instruction:?}: {problem}");
+        }
+        let memo: Vec<u8> = (0..MAX_INSTRUCTIONS as u32 + 1)
+            .flat_map(|key| [&b"r"[..], &key.to_le_bytes()].concat())
+            .collect();
+        assert!(read(&[b"N", &memo[..]].concat()).is_err());
+    }
+
+    #[test]
+    fn long_texts_are_no_names_and_shared_ones_are_not_copied() {
+        let long = [&b"X"[..], &2000u32.to_le_bytes(), &[b'a'; 2000]].concat();
+        assert!(matches!(read(&[&long[..], b"."].concat()).unwrap().root(), Object::Opaque));
+        let name = [&b"\x8c\x03abc\x94"[..], &b"h\0h\0\x93".repeat(3), b"."].concat();
+        let pickle = read(&name).unwrap();
+        let Object::Text(text) = &pickle.objects[0] else { panic!("{pickle:?}") };
+        assert_eq!(Rc::strong_count(text), 7);
+    }
+
+    #[test]
+    fn a_tensor_has_as_many_dimensions_as_in_pytorch() {
+        let global = |module: &str, name: &str| format!("c{module}\n{name}\n").into_bytes();
+        let shape = |n: usize| [&b"("[..], &b"K\x01".repeat(n), b"t"].concat();
+        let tensor = |n: usize| {
+            let class = global("torch", "FloatStorage");
+            let storage = [b"(\x8c\x07storage".as_slice(), &class, b"\x8c\x010\x8c\x03cpuK\x01tQ"].concat();
+            let arguments = [b"(".as_slice(), &storage, b"K\0", &shape(n), &shape(n), b"t"].concat();
+            read(&[global("torch._utils", "_rebuild_tensor_v2").as_slice(), &arguments, b"R."].concat())
+        };
+        assert!(matches!(tensor(64).unwrap().root(), Object::Tensor(_)));
+        assert!(tensor(65).err().unwrap().contains("65 dimensions"));
     }
 }

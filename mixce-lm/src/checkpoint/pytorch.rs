@@ -5,15 +5,20 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::rc::Rc;
 
+use mixce_base::files::open_regular;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::pickle::{Input, Object, Pickle, PickledTensor};
+use super::integrity::{Checksum, for_each_chunk};
+use super::pickle::{Id, Input, Object, Pickle, PickledTensor};
 use super::tensor::{Layout, TensorInfo, WeightType};
 use crate::error::{Error, Result};
 
 /// Dictionaries deeper than this are not looked into; keeps a file of nested ones from filling memory with their paths.
 const MAX_PATH_BYTES: usize = 4096;
+/// Most tensors; each takes up to some kilobytes for its path and name.
+const MAX_TENSORS: usize = 1 << 18;
 
 /// Where a storage lies in the file.
 #[derive(Debug, Clone, Copy)]
@@ -22,8 +27,16 @@ struct Block {
     bytes: u64,
 }
 
+/// The entries of a zip archive, all stored plain and inside the file.
+struct Entries {
+    blocks: HashMap<String, Block>,
+    /// CRC-32 by name.
+    checksums: HashMap<String, u32>,
+    reader: BufReader<File>,
+}
+
 pub(super) fn open(path: &Path) -> Result<Vec<TensorInfo>> {
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut file = open_regular(path)?;
     let file_bytes = file.metadata().map_err(Error::io("read", path))?.len();
     let mut magic = [0u8; 4];
     if file_bytes < 4 {
@@ -39,11 +52,11 @@ pub(super) fn open(path: &Path) -> Result<Vec<TensorInfo>> {
     }
 }
 
-fn open_zip(path: &Path, reader: BufReader<File>, file_bytes: u64) -> Result<Vec<TensorInfo>> {
+fn entries(path: &Path, reader: BufReader<File>, file_bytes: u64) -> Result<Entries> {
     let damaged =
         |cause: zip::result::ZipError| Error::malformed(path, format!("damaged zip archive: {cause}"));
     let mut archive = ZipArchive::new(reader).map_err(damaged)?;
-    let mut entries: HashMap<String, Block> = HashMap::new();
+    let (mut blocks, mut checksums) = (HashMap::new(), HashMap::new());
     for index in 0..archive.len() {
         let entry = archive.by_index_raw(index).map_err(damaged)?;
         let name = entry.name().map_err(damaged)?.into_owned();
@@ -60,8 +73,49 @@ fn open_zip(path: &Path, reader: BufReader<File>, file_bytes: u64) -> Result<Vec
                 format!("zip entry `{name}` reaches beyond the end of the file"),
             ));
         }
-        entries.insert(name, block);
+        checksums.insert(name.clone(), entry.crc32());
+        blocks.insert(name, block);
     }
+    Ok(Entries { blocks, checksums, reader: archive.into_inner() })
+}
+
+/// Compares the entries of a zip archive with their CRC-32: those that hold one of `offsets`, or all.
+///
+/// PyTorch can be told not to compute checksums (`torch.serialization.set_crc32_options`); 0 is taken for such a one.
+pub(super) fn check_entries(path: &Path, offsets: Option<&[u64]>) -> Result<Checksum> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let file_bytes = file.metadata().map_err(Error::io("read", path))?.len();
+    let Entries { blocks, checksums, mut reader } = entries(path, BufReader::new(file), file_bytes)?;
+    let mut names: Vec<&String> = blocks.keys().filter(|name| checksums[*name] != 0).collect();
+    names.sort();
+    let mut checked = Checksum::Absent;
+    for name in names {
+        let (Block { start, bytes }, expected) = (blocks[name], checksums[name]);
+        let holds_one = |offsets: &[u64]| offsets.iter().any(|at| (start..start + bytes).contains(at));
+        // The pickle says where and of which shape the tensors are.
+        if offsets.is_some_and(|offsets| !holds_one(offsets) && !name.ends_with("data.pkl")) {
+            continue;
+        }
+        let mut crc = crc32fast::Hasher::new();
+        let read = for_each_chunk(&mut reader, start..start + bytes, |bytes| crc.update(bytes));
+        read.map_err(Error::io("read", path))?;
+        let got = crc.finalize();
+        if got != expected {
+            let (expected, got) = (format!("{expected:08x}"), format!("{got:08x}"));
+            return Err(Error::Checksum {
+                path: path.to_owned(),
+                what: format!("CRC-32 of zip entry `{name}`"),
+                expected,
+                got,
+            });
+        }
+        checked = Checksum::Crc32;
+    }
+    Ok(checked)
+}
+
+fn open_zip(path: &Path, reader: BufReader<File>, file_bytes: u64) -> Result<Vec<TensorInfo>> {
+    let Entries { blocks: entries, mut reader, .. } = entries(path, reader, file_bytes)?;
     let root = entries
         .keys()
         .find_map(|name| name.strip_suffix("data.pkl"))
@@ -69,7 +123,6 @@ fn open_zip(path: &Path, reader: BufReader<File>, file_bytes: u64) -> Result<Vec
             Error::malformed(path, "a zip archive without `data.pkl`, so not a PyTorch checkpoint")
         })?
         .to_owned();
-    let mut reader = archive.into_inner();
     if let Some(&block) = entries.get(&format!("{root}byteorder")) {
         let mut text = String::new();
         window(path, &mut reader, block)?
@@ -102,22 +155,22 @@ fn window<'r>(
 fn open_legacy(path: &Path, reader: BufReader<File>, file_bytes: u64) -> Result<Vec<TensorInfo>> {
     let damaged = |problem: String| Error::malformed(path, problem);
     let mut input = Input::new(reader);
-    let _magic = Pickle::read(&mut input).map_err(damaged)?;
-    let version = Pickle::read(&mut input).map_err(damaged)?;
-    if !matches!(version.root(), Object::Int(1001)) {
+    // The magic number, the version, and what is known of the machine.
+    drop(Pickle::read(&mut input).map_err(damaged)?);
+    if !matches!(Pickle::read(&mut input).map_err(damaged)?.root(), Object::Int(1001)) {
         return Err(damaged("a pickle, but not a PyTorch checkpoint (no protocol version 1001)".to_owned()));
     }
-    let _system = Pickle::read(&mut input).map_err(damaged)?;
+    drop(Pickle::read(&mut input).map_err(damaged)?);
     let state = Pickle::read(&mut input).map_err(damaged)?;
     let keys = Pickle::read(&mut input).map_err(damaged)?;
     let Object::List(ids) = keys.root() else {
         return Err(damaged("the list of storages is not a list".to_owned()));
     };
     let sizes: HashMap<&str, u64> =
-        state.storages().map(|storage| (storage.key.as_str(), element_bytes(&storage.dtype))).collect();
+        state.storages().map(|storage| (&*storage.key, element_bytes(&storage.dtype))).collect();
     let mut blocks = HashMap::new();
     let mut at = input.position;
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut file = open_regular(path)?;
     for &id in ids {
         let Object::Text(key) = keys.get(id) else {
             return Err(damaged("the key of a storage is not a text".to_owned()));
@@ -126,12 +179,12 @@ fn open_legacy(path: &Path, reader: BufReader<File>, file_bytes: u64) -> Result<
         file.seek(SeekFrom::Start(at)).map_err(Error::io("read", path))?;
         file.read_exact(&mut length).map_err(Error::io("read", path))?;
         let count = u64::from_le_bytes(length);
-        let element_bytes = sizes.get(key.as_str()).copied().unwrap_or(0);
+        let element_bytes = sizes.get(&**key).copied().unwrap_or(0);
         let start = at + 8;
         let end = count.checked_mul(element_bytes).and_then(|bytes| start.checked_add(bytes));
         match end {
             Some(end) if end <= file_bytes && element_bytes > 0 => {
-                blocks.insert(key.clone(), Block { start, bytes: end - start });
+                blocks.insert(key.to_string(), Block { start, bytes: end - start });
                 at = end;
             }
             _ => {
@@ -165,15 +218,22 @@ fn tensors(path: &Path, pickle: &Pickle, find: impl Fn(&str) -> Option<Block>) -
     let mut found: BTreeMap<(String, String), TensorInfo> = BTreeMap::new();
     // Each container is visited once, by the first path to it: a file could refer to one in many places.
     let mut visited = HashSet::from([pickle.root_id()]);
-    let mut open = VecDeque::from([(pickle.root_id(), String::new())]);
-    while let Some((container, dictionary)) = open.pop_front() {
+    // Those to be looked into, each with its parent's path and its name there.
+    let mut open: VecDeque<(Id, Rc<str>, Rc<str>)> =
+        VecDeque::from([(pickle.root_id(), "".into(), "".into())]);
+    while let Some((container, parent, name)) = open.pop_front() {
+        let dot = if parent.is_empty() { "" } else { "." };
+        let dictionary: Rc<str> = format!("{parent}{dot}{name}").into();
         for (name, value) in pickle.entries(container) {
             match pickle.get(value) {
                 Object::Tensor(tensor) => {
                     let mut info = locate(path, &name, tensor, find(&tensor.storage.key))
                         .map_err(|problem| Error::malformed(path, format!("tensor `{name}` {problem}")))?;
-                    info.dictionary.clone_from(&dictionary);
-                    if found.insert((dictionary.clone(), name.clone()), info).is_some() {
+                    info.dictionary = dictionary.to_string();
+                    if found.len() == MAX_TENSORS {
+                        return Err(Error::malformed(path, format!("more than {MAX_TENSORS} tensors")));
+                    }
+                    if found.insert((dictionary.to_string(), name.to_string()), info).is_some() {
                         return Err(Error::malformed(path, format!("tensor `{name}` occurs twice")));
                     }
                 }
@@ -182,8 +242,7 @@ fn tensors(path: &Path, pickle: &Pickle, find: impl Fn(&str) -> Option<Block>) -
                         && dictionary.len() < MAX_PATH_BYTES
                         && visited.insert(value) =>
                 {
-                    let dot = if dictionary.is_empty() { "" } else { "." };
-                    open.push_back((value, format!("{dictionary}{dot}{name}")));
+                    open.push_back((value, Rc::clone(&dictionary), name));
                 }
                 _ => {}
             }

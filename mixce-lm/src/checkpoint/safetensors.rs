@@ -1,10 +1,10 @@
 //! The header of a safetensors file. The crate `safetensors` parses it, but wants the whole file in memory to check it;
 //! here the header alone is read and its sizes are compared with the file's length.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use mixce_base::files::open_regular;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
@@ -15,7 +15,25 @@ use crate::error::{Error, Result};
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 pub(super) fn open(path: &Path) -> Result<Vec<TensorInfo>> {
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let (metadata, data_start) = header(path)?;
+    let tensors = metadata.tensors().into_iter().map(|(name, info)| TensorInfo {
+        name,
+        dictionary: String::new(),
+        shape: info.shape.clone(),
+        dtype: weight_type(info.dtype),
+        file: path.to_owned(),
+        offset: data_start + info.data_offsets.0 as u64,
+        layout: None,
+    });
+    // The crate gives them in an order that changes from run to run.
+    let mut tensors: Vec<_> = tensors.collect();
+    tensors.sort_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
+    Ok(tensors)
+}
+
+/// The parsed header, and where the data begin.
+pub(super) fn header(path: &Path) -> Result<(Metadata, u64)> {
+    let mut file = open_regular(path)?;
     let file_bytes = file.metadata().map_err(Error::io("read", path))?.len();
     let mut length = [0u8; 8];
     if file_bytes < 8 {
@@ -47,19 +65,7 @@ pub(super) fn open(path: &Path) -> Result<Vec<TensorInfo>> {
         );
         return Err(Error::malformed(path, problem));
     }
-    let tensors = metadata.tensors().into_iter().map(|(name, info)| TensorInfo {
-        name,
-        dictionary: String::new(),
-        shape: info.shape.clone(),
-        dtype: weight_type(info.dtype),
-        file: path.to_owned(),
-        offset: data_start + info.data_offsets.0 as u64,
-        layout: None,
-    });
-    // The crate gives them in an order that changes from run to run.
-    let mut tensors: Vec<_> = tensors.collect();
-    tensors.sort_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
-    Ok(tensors)
+    Ok((metadata, data_start))
 }
 
 fn weight_type(dtype: Dtype) -> WeightType {

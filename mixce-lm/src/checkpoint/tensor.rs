@@ -1,10 +1,10 @@
 //! Where a tensor lies in a file, and reading it as f32.
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
 use half::{bf16, f16};
+use mixce_base::files::open_regular;
 
 use super::blocks::BlockFormat;
 use crate::error::{Error, Result};
@@ -188,7 +188,7 @@ impl TensorInfo {
 
     /// The next `count` elements of the file from the first one: whole blocks.
     fn read_span(&self, count: usize) -> Result<Vec<f32>> {
-        let mut file = File::open(&self.file).map_err(Error::io("read", &self.file))?;
+        let mut file = open_regular(&self.file)?;
         file.seek(SeekFrom::Start(self.offset)).map_err(Error::io("read", &self.file))?;
         let (elements, bytes) = self.dtype.block();
         let mut left = count / elements * bytes;

@@ -1,6 +1,7 @@
 //! Writes a safetensors file tensor by tensor, without a second copy of the model.
 
 use std::collections::BTreeMap;
+use std::io::{Seek as _, SeekFrom};
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
@@ -9,9 +10,11 @@ use mixce_base::files::AtomicFile;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::tensor_digest::{DIGITS, KEY, TensorDigest};
 
 /// Writes tensors in the order of their names, converted to `dtype` (f32, f16 or bf16), with the metadata
-/// `{"format": "pt"}`. The file appears under its name only when it is complete and on disk.
+/// `{"format": "pt", "mixce_sha256": ...}`, where the second is the digest of the tensors that
+/// [`verify`](crate::checkpoint::verify) compares. The file appears under its name only when it is complete and on disk.
 ///
 /// Format: u64 length of the header, the header as JSON padded with spaces to a multiple of 8, the numbers, all
 /// little-endian (<https://huggingface.co/docs/safetensors>).
@@ -19,28 +22,38 @@ use crate::error::{Error, Result};
 /// # Errors
 /// When `dtype` is another one or has no room for a value, a tensor cannot be read back from its device, or the file cannot be written.
 pub fn write_safetensors(path: &Path, tensors: BTreeMap<String, &Tensor>, dtype: DType) -> Result<()> {
-    let header = header(&tensors, dtype)?;
+    let type_name = type_name(dtype)?;
+    // The digest is known last; until then zeros hold its place.
+    let preliminary = header(&tensors, (dtype, type_name), &"0".repeat(DIGITS));
     let mut file = AtomicFile::create(path)?;
-    let mut put = |bytes: &[u8]| Ok(file.put(bytes)?);
-    put(&(header.len() as u64).to_le_bytes())?;
-    put(&header)?;
+    file.put(&(preliminary.len() as u64).to_le_bytes())?;
+    file.put(&preliminary)?;
+    let mut digest = TensorDigest::default();
     for (name, tensor) in &tensors {
+        digest.begin(name, type_name, tensor.dims());
+        let mut put = |bytes: &[u8]| {
+            digest.add(bytes);
+            Ok(file.put(bytes)?)
+        };
         put_tensor(name, tensor, dtype, &mut put)?;
     }
+    file.seek(SeekFrom::Start(8)).map_err(Error::io("write", path))?;
+    file.put(&header(&tensors, (dtype, type_name), &digest.finish()))?;
     Ok(file.finish()?)
 }
 
-fn header(tensors: &BTreeMap<String, &Tensor>, dtype: DType) -> Result<Vec<u8>> {
-    let type_name = match dtype {
-        DType::F32 => "F32",
-        DType::F16 => "F16",
-        DType::BF16 => "BF16",
-        other => {
-            return Err(candle_core::Error::Msg(format!("cannot write {} weights", other.as_str())).into());
-        }
-    };
+fn type_name(dtype: DType) -> Result<&'static str> {
+    match dtype {
+        DType::F32 => Ok("F32"),
+        DType::F16 => Ok("F16"),
+        DType::BF16 => Ok("BF16"),
+        other => Err(candle_core::Error::Msg(format!("cannot write {} weights", other.as_str())).into()),
+    }
+}
+
+fn header(tensors: &BTreeMap<String, &Tensor>, (dtype, type_name): (DType, &str), digest: &str) -> Vec<u8> {
     let mut object = Map::new();
-    object.insert("__metadata__".to_owned(), json!({"format": "pt"}));
+    object.insert("__metadata__".to_owned(), json!({"format": "pt", KEY: digest}));
     let mut start = 0;
     for (name, tensor) in tensors {
         let end = start + tensor.elem_count() * dtype.size_in_bytes();
@@ -50,7 +63,7 @@ fn header(tensors: &BTreeMap<String, &Tensor>, dtype: DType) -> Result<Vec<u8>> 
     }
     let mut header = Value::Object(object).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
-    Ok(header)
+    header
 }
 
 /// Elements that are converted to bytes at a time.

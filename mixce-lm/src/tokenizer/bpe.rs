@@ -14,18 +14,18 @@ use tokenizers::{
 };
 
 use super::failed;
+use super::json::{MAX_ID, MAX_TOKENS, at_most, check_post_processor, check_tokens};
 use crate::error::{Error, Result};
 
 pub(super) type Vocab = HashMap<String, u32>;
 pub(super) type Merges = Vec<(String, String)>;
 
-/// Largest valid id; the model has a row for each.
-const MAX_ID: u64 = i32::MAX as u64;
-
 /// `vocab.json`: an object from token to id.
 pub(super) fn parse_vocab(path: &Path, bytes: &[u8]) -> Result<Vocab> {
     let object: HashMap<String, u64> =
         serde_json::from_slice(bytes).map_err(|cause| Error::malformed(path, cause))?;
+    at_most("(root)", "tokens", object.len(), MAX_TOKENS)
+        .map_err(|problem| Error::malformed(path, problem))?;
     let mut owners: HashMap<u64, &str> = HashMap::new();
     for (token, &id) in &object {
         if id > MAX_ID {
@@ -119,6 +119,7 @@ pub(super) fn engine_of_json(
     notes: &mut Vec<String>,
 ) -> Result<Engine> {
     let damaged = |problem: String| Error::malformed(path, problem);
+    check_tokens(json).and_then(|()| check_post_processor(json)).map_err(damaged)?;
     let (vocab, merges) = bpe_of_json(json).map_err(damaged)?.ok_or_else(|| damaged("no BPE".to_owned()))?;
     check_merges(path, &merges, &vocab, "")?;
     let mut engine = engine(vocab, merges, add_prefix_space)?;
@@ -138,7 +139,8 @@ pub(super) fn engine_of_json(
 /// The parts of a `tokenizer.json` that GPT-2's pipeline does not have.
 fn unused_parts(json: &Value, add_prefix_space: bool) -> Vec<&'static str> {
     let is_set = |pointer: &str| {
-        json.pointer(pointer).is_some_and(|value| !value.is_null() && *value != false && *value != "")
+        json.pointer(pointer)
+            .is_some_and(|value| !value.is_null() && *value != false && *value != "" && *value != 0.0)
     };
     let rules = json.pointer("/pre_tokenizer").unwrap_or(&Value::Null);
     let gpt2_pieces = rules["type"] == "ByteLevel"
@@ -166,16 +168,16 @@ fn warn_of_missing_bytes(vocab: &Vocab) {
     }
 }
 
-/// The tokenizer that a `tokenizer.json` describes, after checking what would make the library panic.
-pub(super) fn engine_from_json(path: &Path, bytes: &[u8], json: &Value) -> Result<Engine> {
-    if json.get("model").is_none_or(|model| !model.is_object()) {
-        return Err(Error::malformed(path, "no `model`"));
-    }
+/// The tokenizer that a `tokenizer.json` describes, which [`check`](super::json::check) has passed.
+pub(super) fn engine_from_json(path: &Path, json: &Value) -> Result<Engine> {
     if let Some((vocab, merges)) = bpe_of_json(json).map_err(|problem| Error::malformed(path, problem))? {
         let prefix = json.pointer("/model/continuing_subword_prefix").and_then(Value::as_str).unwrap_or("");
         check_merges(path, &merges, &vocab, prefix)?;
     }
-    Engine::from_bytes(bytes).map_err(|cause| Error::malformed(path, cause))
+    // Written anew: of a key that occurs twice, the library may read the occurrence that was not checked. Read by `FromStr`, which the library
+    // compiles itself; `from_bytes` is generic and would be compiled here again.
+    let text = serde_json::to_string(json).map_err(|cause| Error::malformed(path, cause))?;
+    text.parse::<Engine>().map_err(|cause| Error::malformed(path, cause))
 }
 
 /// Vocabulary and merges of a `tokenizer.json`; `None` if its model is not BPE.

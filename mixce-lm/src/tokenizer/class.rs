@@ -33,6 +33,11 @@ impl TokenizerClass {
         }
     }
 
+    /// Whether the rules around the vocabulary are those of `tokenizer.json`, if there is one.
+    pub(super) fn reads_pipeline(self) -> bool {
+        matches!(self, Self::Bert | Self::Generic)
+    }
+
     /// The class of a folder, and a note if that class is unknown.
     ///
     /// `model` is the content of `config.json`, `config` of `tokenizer_config.json`, `json` of `tokenizer.json`.

@@ -18,6 +18,8 @@ use crate::error::{Error, Result};
 mod pre;
 mod sentencepiece;
 
+pub(super) use pre::WORD_PATTERNS;
+
 /// `tokenizer.ggml.token_type` of tokens that are found in a text before any rule applies (`enum llama_token_type`).
 const CONTROL: f64 = 3.0;
 const USER_DEFINED: f64 = 4.0;

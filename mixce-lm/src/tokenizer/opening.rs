@@ -1,5 +1,6 @@
 //! Whether a tokenizer begins every text with BOS.
 
+use mixce_base::panics::caught;
 use serde_json::Value;
 use tokenizers::Tokenizer as Engine;
 
@@ -18,8 +19,10 @@ pub(super) fn asked_for(config: &Object) -> Option<bool> {
 pub(super) fn opening(engine: &Engine, asked: Option<bool>, bos: Option<u32>) -> Option<u32> {
     bos.filter(|bos| {
         // The empty text gives the template alone. A tokenizer that cannot encode it has none.
-        let template =
-            || engine.encode_fast("", true).is_ok_and(|empty| empty.get_ids().first() == Some(bos));
+        let template = || {
+            caught(|| engine.encode_fast("", true))
+                .is_ok_and(|empty| empty.is_ok_and(|empty| empty.get_ids().first() == Some(bos)))
+        };
         asked.unwrap_or_else(template)
     })
 }

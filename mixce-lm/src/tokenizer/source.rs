@@ -23,7 +23,8 @@ const NAMES: [&str; 7] = [
     "added_tokens.json",
 ];
 
-const MAX_FILE_BYTES: u64 = 512 << 20;
+/// Largest file: the largest published ones have about 35 MB. Parsed JSON can take 25 times the memory.
+const MAX_FILE_BYTES: u64 = 96 << 20;
 
 /// A JSON object in the order of its file, which decides the ids of some tokens.
 pub(super) type Object = IndexMap<String, Value>;
@@ -37,7 +38,7 @@ impl SourceFiles {
         let mut found = BTreeMap::new();
         for name in NAMES {
             let path = dir.join(name);
-            if path.is_file() {
+            if path.exists() {
                 found.insert(name, files::read_bytes(&path, MAX_FILE_BYTES)?.into());
             }
         }
@@ -93,7 +94,7 @@ impl SourceFiles {
 /// The content of a JSON file of a model's folder; empty where there is no such file.
 pub(super) fn model_object(dir: &Path, name: &str) -> Result<Object> {
     match dir.join(name) {
-        path if path.is_file() => parse(&path, &files::read_bytes(&path, MAX_FILE_BYTES)?),
+        path if path.exists() => parse(&path, &files::read_bytes(&path, MAX_FILE_BYTES)?),
         _ => Ok(Object::new()),
     }
 }

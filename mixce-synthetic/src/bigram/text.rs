@@ -3,7 +3,20 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use mixce_base::files::read_limited;
+
 use super::{Error, Result, World};
+
+/// Largest file of transitions or text; it is kept in memory.
+const MAX_FILE_BYTES: u64 = 1 << 29;
+
+/// The text of a file that the user names.
+pub(super) fn read_text(path: &Path) -> Result<String> {
+    let text = String::from_utf8(read_limited(path, MAX_FILE_BYTES)?);
+    text.map_err(|cause| {
+        Error::io(path, std::io::Error::new(std::io::ErrorKind::InvalidData, cause.utf8_error()))
+    })
+}
 
 impl World {
     /// Estimates the transitions from a text: a line is a sequence of words (split at white space); the `vocab - 1`
@@ -17,7 +30,7 @@ impl World {
         if vocab < 2 {
             return Err(Error::range("vocab", "at least 2 tokens, EOS included", vocab));
         }
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = read_text(path)?;
         let mut frequency: HashMap<&str, usize> = HashMap::new();
         text.split_whitespace().for_each(|word| *frequency.entry(word).or_default() += 1);
         if frequency.len() < vocab - 1 {

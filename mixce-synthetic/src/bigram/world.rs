@@ -4,6 +4,7 @@ use std::path::Path;
 
 use mixce_base::rng::Stream;
 
+use super::text::read_text;
 use super::{Error, Result};
 
 /// The floor under probabilities inside logarithms (the authors' `+ 1e-30`): `ln(1e-30) = -69.08`.
@@ -75,20 +76,21 @@ impl World {
     /// # Errors
     /// When the file cannot be read or a line is not a row of V probabilities that sum to 1 (the last: zeros).
     pub fn from_csv(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = read_text(path)?;
         let bad = |line: usize, expected: String, got: String| Error::Matrix {
             path: path.to_owned(),
             line,
             expected,
             got,
         };
-        let lines: Vec<(usize, &str)> =
-            text.lines().enumerate().map(|(i, l)| (i + 1, l.trim())).filter(|(_, l)| !l.is_empty()).collect();
+        let lines = text.lines().enumerate().map(|(i, l)| (i + 1, l.trim())).filter(|(_, l)| !l.is_empty());
+        let lines: Vec<(usize, &str)> = lines.take(MAX_VOCAB + 1).collect();
         let vocab = lines.len();
         if !(2..=MAX_VOCAB).contains(&vocab) {
             return Err(bad(1, format!("2 to {MAX_VOCAB} rows"), format!("{vocab} rows")));
         }
-        let mut transitions = Vec::with_capacity(vocab * vocab);
+        // Grows with what is read: short rows are found before the matrix is.
+        let mut transitions = Vec::new();
         for &(number, line) in &lines {
             let before = transitions.len();
             for field in line.split(',') {
@@ -247,6 +249,28 @@ mod tests {
         }
         std::fs::remove_file(&path).unwrap();
         assert!(World::from_csv(&path).is_err());
+    }
+
+    /// A matrix takes the memory of what is in its file: 65 000 short rows are refused at the first.
+    #[test]
+    fn many_rows_claim_no_memory() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "0\n".repeat(MAX_VOCAB)).unwrap();
+        let message = World::from_csv(file.path()).unwrap_err().to_string();
+        assert!(message.contains("line 1: expected 65000 columns, got 1 columns"), "{message}");
+        std::fs::write(file.path(), "0\n".repeat(MAX_VOCAB + 9)).unwrap();
+        assert!(World::from_csv(file.path()).unwrap_err().to_string().contains("got 65001 rows"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_matrix_is_read_or_refused(text in "[0-9.,eE+\\- naif\n]{0,60}") {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            if let Ok(world) = World::from_csv(file.path()) {
+                proptest::prop_assert!(world.transitions().iter().all(|p| p.is_finite()));
+            }
+        }
     }
 
     #[test]

@@ -2,8 +2,10 @@
 use std::fs;
 use std::path::Path;
 
+use mixce_base::files::temporary_beside;
+
 use super::find::complete;
-use super::{COMPLETE_FILE, folder_name};
+use super::folder_name;
 use crate::error::{Error, Result};
 
 /// The `steps` of complete checkpoints to remove so that the newest `keep_last` (at least one) remain.
@@ -15,7 +17,7 @@ pub fn steps_to_remove(steps: &[u64], keep_last: usize) -> Vec<u64> {
     sorted
 }
 
-/// Removes old checkpoints, the marker first, so that a partially removed one does not count as complete.
+/// Removes old checkpoints.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -39,10 +41,11 @@ pub fn remove_above(checkpoints: &Path, step: u64) -> Result<()> {
     Ok(())
 }
 
+/// Removes a checkpoint under a temporary name, so that a kill leaves either all of it or a leftover.
 fn remove(path: &Path) -> Result<()> {
-    let marker = path.join(COMPLETE_FILE);
-    fs::remove_file(&marker).map_err(Error::io("remove", &marker))?;
-    fs::remove_dir_all(path).map_err(Error::io("remove", path))
+    let temporary = temporary_beside(path);
+    fs::rename(path, &temporary).map_err(Error::io("rename", path))?;
+    fs::remove_dir_all(&temporary).map_err(Error::io("remove", path))
 }
 
 #[cfg(test)]
@@ -54,5 +57,22 @@ mod tests {
         assert_eq!(steps_to_remove(&[30, 10, 20], 2), [10]);
         assert!(steps_to_remove(&[10, 20], 5).is_empty());
         assert_eq!(steps_to_remove(&[10, 20], 0), [10], "one always stays");
+    }
+    /// A copy under another name, and folders that are no checkpoints.
+    #[test]
+    fn other_folders_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["step-00000010", "step-00000020", "step-10", "step-00000005", "step-00000010.set-aside"];
+        for name in names {
+            fs::create_dir(folder.path().join(name)).unwrap();
+            if name != "step-00000005" {
+                fs::write(folder.path().join(name).join(super::super::COMPLETE_FILE), "").unwrap();
+            }
+        }
+        remove_old(folder.path(), 1).unwrap();
+        assert!(names.iter().all(|name| folder.path().join(name).exists() == (*name != "step-00000010")));
+        remove_above(folder.path(), 4).unwrap();
+        assert!(!folder.path().join("step-00000020").exists() && folder.path().join("step-10").exists());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 }

@@ -9,8 +9,8 @@ use crate::data::Position;
 use crate::error::{Error, Result};
 use crate::observer::BestModel;
 
-/// Version of `state.json`; a file of another version is refused.
-pub const STATE_VERSION: u32 = 1;
+/// Version of `state.json`; a file of a later version is refused. Since version 2, `COMPLETE` is a manifest.
+pub const STATE_VERSION: u32 = 2;
 
 /// The state needed to resume a run exactly.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct TrainState {
     pub evaluations_without_improvement: u64,
     /// Whether the evaluation that is due after `step` was not finished (the run was interrupted in it).
     pub evaluation_due: bool,
+    /// Gradient norms of the last steps, the oldest first, if `config.skip_outlier_steps` is set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grad_norms: Vec<f64>,
     /// Digest of the training tokens.
     pub train_fingerprint: String,
     /// Digest of the development tokens, if there are any.
@@ -56,6 +59,7 @@ const DECISIVE: &[&str] = &[
     "warmup_steps",
     "weight_decay",
     "clip_grad_norm",
+    "skip_outlier_steps",
     "betas",
     "adam_epsilon",
     "dropout",
@@ -67,17 +71,25 @@ impl TrainState {
     /// Reads `state.json`.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::BadCheckpoint`] when it is damaged or of another version.
+    /// [`Error::Io`]; [`Error::BadCheckpoint`] when it is missing, damaged or of a later version.
     pub fn read(path: &Path) -> Result<Self> {
         #[derive(Deserialize)]
         struct Version {
             version: u32,
         }
-        let bad = |problem: String| Error::BadCheckpoint { path: path.into(), problem };
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let bad = |problem: String| Error::BadCheckpoint {
+            path: path.parent().unwrap_or(path).into(),
+            problem: format!("`{}`: {problem}", path.file_name().unwrap_or_default().to_string_lossy()),
+        };
+        let bytes = match std::fs::read(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(bad("it is missing".into()));
+            }
+            other => other.map_err(Error::io("read", path))?,
+        };
         let Version { version } = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-        if version != STATE_VERSION {
-            return Err(bad(format!("expected version {STATE_VERSION}, got {version}")));
+        if !(1..=STATE_VERSION).contains(&version) {
+            return Err(bad(format!("expected version 1 to {STATE_VERSION}, got {version}")));
         }
         serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))
     }
@@ -147,9 +159,16 @@ pub(super) mod tests {
             version: STATE_VERSION,
             step,
             position: Position { epoch: 1, step_in_epoch: 3 },
-            best: Some(BestModel { step: 50, valid_nll: 0.1 + 0.2, valid_loss: 0.25, path: "best".into() }),
+            best: Some(BestModel {
+                step: 50,
+                valid_nll: 0.1 + 0.2,
+                valid_loss: 0.25,
+                valid_mauve: Some(0.5),
+                path: "best".into(),
+            }),
             evaluations_without_improvement: 1,
             evaluation_due: false,
+            grad_norms: Vec::new(),
             train_fingerprint: "abc".into(),
             valid_fingerprint: None,
             total_steps: 500,
@@ -163,7 +182,7 @@ pub(super) mod tests {
         let path = folder.path().join("state.json");
         std::fs::write(&path, br#"{"version":99}"#).unwrap();
         let error = TrainState::read(&path).unwrap_err().to_string();
-        assert!(error.contains("expected version 1, got 99"), "{error}");
+        assert!(error.contains("expected version 1 to 2, got 99"), "{error}");
     }
 
     #[test]

@@ -175,6 +175,24 @@ mod tests {
         (error.to_string(), error.hint())
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+
+        /// Any value under any key is understood or refused.
+        #[test]
+        fn no_value_makes_it_panic(
+            lines in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), 0usize..12), 0..4),
+            noise in "[a-z_=\\[\\]\"' .0-9\n\u{1b}{}-]{0,40}",
+        ) {
+            let keys = TrainConfig::keys();
+            let values = ["0", "-1", "1", "9223372036854775807", "1e300", "nan", "\"\"", "\"auto\"", "[]", "{}", "true", "\"/\\u0000\""];
+            let text: String = lines.iter().map(|(key, value)| format!("{} = {}\n", key.get(&keys), values[*value])).collect();
+            for text in [text.clone(), text + &noise] {
+                let _ = parse(&text).map(|config| config.validate());
+            }
+        }
+    }
+
     #[test]
     fn absent_keys_keep_their_defaults() {
         let config = parse("objective = \"mle\"\nlr = 1e-3\neval_every = 20\n").unwrap();

@@ -120,6 +120,9 @@ pub struct TrainConfig {
     pub weight_decay: f64,
     /// Maximum global gradient norm; 0: no clipping.
     pub clip_grad_norm: f64,
+    /// Skip the update of a step whose gradient norm exceeds this many times its running median; default: skip none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skip_outlier_steps: Option<f64>,
     /// AdamW's two decay rates.
     pub betas: [f64; 2],
     /// AdamW's epsilon.
@@ -140,6 +143,15 @@ pub struct TrainConfig {
     pub keep_last: usize,
     /// Criterion for the best model.
     pub select: Selection,
+    /// With `select = mauve`: the first so many development documents are continued and scored.
+    #[serde(skip_serializing_if = "is_default_select_documents")]
+    pub select_documents: usize,
+    /// With `select = mauve`: tokens of a prompt.
+    #[serde(skip_serializing_if = "is_default_select_prompt_length")]
+    pub select_prompt_length: usize,
+    /// With `select = mauve`: the language model of MAUVE's features, in the same form as `model`; default: the program's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub select_featurizer: Option<String>,
     /// Stop after this many consecutive evaluations without improvement.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<u64>,
@@ -160,6 +172,21 @@ pub struct TrainConfig {
 
 /// Default of `max_length` for models with enough positions, as in the paper.
 pub const DEFAULT_MAX_LENGTH: usize = 512;
+
+/// Default of `select_documents`.
+const DEFAULT_SELECT_DOCUMENTS: usize = 200;
+/// Default of `select_prompt_length`, as in the paper.
+const DEFAULT_SELECT_PROMPT_LENGTH: usize = 50;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_default_select_documents(n: &usize) -> bool {
+    *n == DEFAULT_SELECT_DOCUMENTS
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_default_select_prompt_length(n: &usize) -> bool {
+    *n == DEFAULT_SELECT_PROMPT_LENGTH
+}
 
 impl Default for TrainConfig {
     /// The paper's settings: MixCE, AdamW at 5e-5 decaying linearly to 0, five epochs, 64 documents of at most 512 tokens per
@@ -200,6 +227,7 @@ impl Default for TrainConfig {
             warmup_steps: 0,
             weight_decay: adamw.weight_decay,
             clip_grad_norm: 0.0,
+            skip_outlier_steps: None,
             betas: [adamw.beta1, adamw.beta2],
             adam_epsilon: adamw.epsilon,
             dropout: None,
@@ -209,6 +237,9 @@ impl Default for TrainConfig {
             save_every: Every::Epoch,
             keep_last: 2,
             select: Selection::Nll,
+            select_documents: DEFAULT_SELECT_DOCUMENTS,
+            select_prompt_length: DEFAULT_SELECT_PROMPT_LENGTH,
+            select_featurizer: None,
             patience: None,
             log_every: 10,
             resume: None,

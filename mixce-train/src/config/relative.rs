@@ -50,7 +50,8 @@ impl TrainConfig {
                 *file = base.join(&*file);
             }
         }
-        for name in [&mut self.model, &mut self.tokenizer].into_iter().flatten() {
+        for name in [&mut self.model, &mut self.tokenizer, &mut self.select_featurizer].into_iter().flatten()
+        {
             // If it is not a folder there, it is a hub id.
             let folder = base.join(&*name);
             if folder.exists() {

@@ -1,7 +1,7 @@
 //! Validation of a configuration, single values first, then combinations; messages name the fields.
 use candle_core::Device;
 
-use super::{Every, Pack, TrainConfig};
+use super::{Every, Pack, Selection, TrainConfig};
 use crate::error::{Error, Result};
 
 impl TrainConfig {
@@ -34,6 +34,11 @@ impl TrainConfig {
             return Err(Error::config("expected `config.out`, the run folder"));
         }
         if self.valid.is_none() {
+            if self.select == Selection::Mauve {
+                return Err(Error::config(
+                    "`config.select = mauve` needs `config.valid`: there is nothing to evaluate",
+                ));
+            }
             if self.patience.is_some() {
                 return Err(Error::config(
                     "`config.patience` needs `config.valid`: there is nothing to evaluate",
@@ -66,6 +71,8 @@ impl TrainConfig {
         at_least_one("batch_size", self.batch_size as u64)?;
         at_least_one("grad_accum", self.grad_accum as u64)?;
         at_least_one("keep_last", self.keep_last as u64)?;
+        at_least_one("select_documents", self.select_documents as u64)?;
+        at_least_one("select_prompt_length", self.select_prompt_length as u64)?;
         at_least_one("patience", self.patience.unwrap_or(1))?;
         at_least_one("log_every", self.log_every)?;
         at_least_one("threads", self.threads.unwrap_or(1) as u64)?;
@@ -143,6 +150,11 @@ impl TrainConfig {
         not_negative("weight_decay", self.weight_decay)?;
         not_negative("clip_grad_norm", self.clip_grad_norm)?;
         not_negative("adam_epsilon", self.adam_epsilon)?;
+        if let Some(factor) = self.skip_outlier_steps.filter(|k| !(*k > 1.0 && k.is_finite())) {
+            return Err(Error::config(format!(
+                "`config.skip_outlier_steps`: expected a number above 1, got `{factor}`"
+            )));
+        }
         for beta in self.betas {
             if !(0.0..1.0).contains(&beta) {
                 return Err(Error::config(format!(
@@ -233,6 +245,7 @@ mod tests {
             (|c| c.lr = f64::NAN, &["`config.lr`", "`NaN`"]),
             (|c| c.betas = [0.9, 1.0], &["`config.betas`"]),
             (|c| c.dropout = Some(1.0), &["`config.dropout`"]),
+            (|c| c.skip_outlier_steps = Some(1.0), &["`config.skip_outlier_steps`", "above 1", "`1`"]),
             (|c| c.weight_decay = -1.0, &["`config.weight_decay`", "`-1`"]),
             (
                 |c| (c.warmup_steps, c.max_steps) = (9, Some(9)),

@@ -87,6 +87,15 @@ pub enum Precision {
     Bf16,
 }
 
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
 impl From<Precision> for mixce_kernels::Precision {
     fn from(precision: Precision) -> Self {
         match precision {
@@ -106,15 +115,17 @@ pub enum Pack {
     Concat,
 }
 
-/// Criterion for the best model, on the development documents; smaller is better.
+/// Criterion for the best model, on the development documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Selection {
-    /// Mean negative log-likelihood per token.
+    /// Smallest mean negative log-likelihood per token.
     #[default]
     Nll,
-    /// The objective's loss, the MixCE authors' criterion. With a small `eta` it is not monotone in the likelihood.
+    /// Smallest loss of the objective, the MixCE authors' criterion. With a small `eta` it is not monotone in the likelihood.
     Loss,
+    /// Highest score of the run's [`Selector`](crate::selector::Selector): MAUVE of samples, in the program.
+    Mauve,
 }
 
 #[cfg(test)]

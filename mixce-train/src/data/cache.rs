@@ -1,17 +1,17 @@
 //! Encodes data files once and caches the tokens in a memory-mapped file.
 //!
 //! The file's name and header carry a key: SHA-256 over the data files' bytes, how they are read, the tokenizer's fingerprint and the settings.
-//! An invalid cache (size, checksum, key) is rebuilt. Building is atomic, so two processes may do it at once, and an interrupted build leaves
-//! nothing behind.
+//! An invalid cache (size, checksum, key) is rebuilt. Building is atomic, so two processes may do it at once; an interrupted build leaves
+//! nothing behind, and what a killed one left is removed by the next.
 //! Building takes constant memory: one thread reads batches of documents while the previous batch is encoded on all threads, and tokens and
 //! offsets are written to scratch files immediately.
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use mixce_base::digest::{Digest, Sha256, hex};
-use mixce_base::files::{AtomicFile, temporary_beside};
+use mixce_base::files::{AtomicFile, OwnTemporary, remove_stale};
 use mixce_data::input::READER_VERSION;
 use mixce_data::{Input, ReadSettings};
 
@@ -43,6 +43,10 @@ pub fn open_or_build(
         Err(error) => tracing::warn!("{error}; rebuilding it"),
     }
     std::fs::create_dir_all(cache).map_err(Error::io("create", cache))?;
+    // What killed processes left of caches, of any data.
+    for path in remove_stale(cache, &|name| name.ends_with(".tokens"))? {
+        tracing::info!("removed the incomplete `{}`", path.display());
+    }
     build(input, tokenizer, settings, &key, &path, stop)?;
     let (mapped, counts) = MappedTokens::open(&path, Some(&key))?;
     Ok(TokenStore::from_mapped(counts, fingerprint(&key), mapped))
@@ -128,40 +132,34 @@ fn cache_key(
 
 /// A scratch file that is removed on drop.
 struct Scratch {
-    path: PathBuf,
+    // Closed before it is removed.
     writer: BufWriter<File>,
+    temporary: OwnTemporary,
 }
 
 impl Scratch {
     fn create(beside: &Path) -> Result<Self> {
-        let path = temporary_beside(beside);
-        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
-        Ok(Self { path, writer: BufWriter::with_capacity(1 << 18, file) })
+        let (temporary, file) = OwnTemporary::file(beside)?;
+        Ok(Self { writer: BufWriter::with_capacity(1 << 18, file), temporary })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.writer.write_all(bytes).map_err(Error::io("write", &self.path))
+        self.writer.write_all(bytes).map_err(Error::io("write", self.temporary.path()))
     }
 
     /// Calls `sink` with the file's contents in chunks.
     fn read_back(&mut self, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.writer.flush().map_err(Error::io("write", &self.path))?;
-        let mut source = File::open(&self.path).map_err(Error::io("read", &self.path))?;
+        let path = self.temporary.path();
+        self.writer.flush().map_err(Error::io("write", path))?;
+        let mut source = File::open(path).map_err(Error::io("read", path))?;
         let mut buffer = vec![0; 1 << 18];
         loop {
-            let n = source.read(&mut buffer).map_err(Error::io("read", &self.path))?;
+            let n = source.read(&mut buffer).map_err(Error::io("read", path))?;
             if n == 0 {
                 return Ok(());
             }
             sink(&buffer[..n])?;
         }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // The first error, if any, is already being returned.
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 

@@ -11,6 +11,15 @@ pub trait Encode: Sync {
     /// The tokenizer's message.
     fn encode_batch(&self, texts: &[&str]) -> std::result::Result<Vec<Vec<u32>>, String>;
 
+    /// The beginning of each text: all of its ids if it has at most `tokens`, else more than `tokens` of them.
+    ///
+    /// # Errors
+    /// The tokenizer's message.
+    fn encode_beginnings(&self, texts: &[&str], tokens: usize) -> std::result::Result<Vec<Vec<u32>>, String> {
+        let _ = tokens;
+        self.encode_batch(texts)
+    }
+
     /// The token that ends a document.
     fn eos_id(&self) -> Option<u32>;
 
@@ -27,6 +36,10 @@ pub trait Encode: Sync {
 impl Encode for Tokenizer {
     fn encode_batch(&self, texts: &[&str]) -> std::result::Result<Vec<Vec<u32>>, String> {
         Self::encode_batch(self, texts).map_err(|e| e.to_string())
+    }
+
+    fn encode_beginnings(&self, texts: &[&str], tokens: usize) -> std::result::Result<Vec<Vec<u32>>, String> {
+        Self::encode_beginnings(self, texts, tokens).map_err(|e| e.to_string())
     }
 
     fn eos_id(&self) -> Option<u32> {
@@ -69,7 +82,10 @@ pub fn encode_documents(
         (true, None) => return Err("`add_bos` is set but the tokenizer has no BOS token".into()),
     };
     let room = settings.max_length.map(|n| n.saturating_sub(1 + usize::from(bos.is_some())));
-    let encoded = tokenizer.encode_batch(texts)?;
+    let encoded = match room {
+        Some(room) => tokenizer.encode_beginnings(texts, room)?,
+        None => tokenizer.encode_batch(texts)?,
+    };
     if encoded.len() != texts.len() {
         return Err(format!("expected {} encodings, got {}", texts.len(), encoded.len()));
     }

@@ -16,6 +16,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use memmap2::Mmap;
+use mixce_base::files::open_regular;
 
 use super::store::DataCounts;
 use crate::error::{Error, Result};
@@ -39,7 +40,7 @@ impl MappedTokens {
     /// Maps `path` and validates magic, version, key (if one is expected), sizes, checksum and offsets.
     pub(super) fn open(path: &Path, key: Option<&[u8; 32]>) -> Result<(Self, DataCounts)> {
         let bad = |problem: String| Error::BadCache { path: path.into(), problem };
-        let file = File::open(path).map_err(Error::io("read", path))?;
+        let file = open_regular(path)?;
         let file_bytes = file.metadata().map_err(Error::io("read", path))?.len();
         if file_bytes < HEADER_BYTES as u64 {
             return Err(bad(format!("expected at least {HEADER_BYTES} bytes, got {file_bytes}")));

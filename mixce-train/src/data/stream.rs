@@ -81,6 +81,22 @@ fn read_batches(input: &Input, sender: &mpsc::SyncSender<Message>) {
     }
 }
 
+/// The failure of a batch, with the first document of it that fails alone.
+fn named_failure(
+    batch: &[Document],
+    tokenizer: &dyn Encode,
+    settings: EncodeSettings,
+    message: String,
+) -> Error {
+    let alone = |document: &&Document| {
+        let is_empty = document.text.trim().is_empty();
+        !is_empty && encode_documents(tokenizer, &[document.text.as_str()], settings).is_err()
+    };
+    let place = |document: &Document| format!("`{}` {}", document.path.display(), document.place);
+    let document = batch.iter().find(alone).or(batch.first()).map(place).unwrap_or_default();
+    Error::Tokenize { document, message }
+}
+
 fn encode_batch(
     batch: &[Document],
     tokenizer: &dyn Encode,
@@ -90,14 +106,8 @@ fn encode_batch(
 ) -> Result<()> {
     let texts: Vec<&str> = batch.iter().map(|d| d.text.as_str()).filter(|t| !t.trim().is_empty()).collect();
     counts.empty += (batch.len() - texts.len()) as u64;
-    let place = |document: Option<&Document>| {
-        document.map(|d| format!("`{}` {}", d.path.display(), d.place)).unwrap_or_default()
-    };
-    let encoded = encode_documents(tokenizer, &texts, settings).map_err(|message| Error::Tokenize {
-        first: place(batch.first()),
-        last: place(batch.last()),
-        message,
-    })?;
+    let encoded = encode_documents(tokenizer, &texts, settings)
+        .map_err(|message| named_failure(batch, tokenizer, settings, message))?;
     for (ids, cut) in encoded {
         if ids.len() < 2 {
             counts.short += 1;

@@ -95,6 +95,7 @@ pub(super) mod tests {
             grad_norm: 2.0,
             tokens: 100,
             tokens_per_s: 1000.0,
+            skipped: false,
         }
     }
 
@@ -117,6 +118,7 @@ pub(super) mod tests {
             valid_nll: 1.0,
             valid_potential: 0.75,
             valid_perplexity: 1f64.exp(),
+            valid_mauve: None,
             tokens: 10,
             documents: 2,
             best: true,

@@ -127,6 +127,8 @@ impl TrainObserver for TensorBoardWriter {
             ("valid/potential", report.valid_potential),
             ("valid/perplexity", report.valid_perplexity),
         ];
+        let scalars: Vec<(&str, f64)> =
+            scalars.into_iter().chain(report.valid_mauve.map(|score| ("valid/mauve", score))).collect();
         self.scalars(report.step, &scalars)
     }
 }

@@ -109,6 +109,11 @@ impl AdamW {
         self.update(learning_rate, gradients, gradient_scale, None)
     }
 
+    /// Counts an update without doing it: the bias corrections are a function of the run's step.
+    pub fn skip(&mut self) {
+        self.steps += 1;
+    }
+
     /// [`Self::step`] with the clipping factor of a guard that has checked these gradients. Has no effect if the guard found a failure (the
     /// update is still counted, so the run must stop).
     ///

@@ -11,6 +11,7 @@ use crate::data::Examples;
 use crate::error::Result;
 use crate::observer::BestModel;
 use crate::run_folder::RunFolder;
+use crate::selector::Selector;
 
 /// The inputs of a run, except its initial parameters.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub struct TrainJob<'a> {
     pub train: &'a Examples,
     /// Development examples, for selecting the best model.
     pub valid: Option<&'a Examples>,
+    /// Scores the model at evaluations; needed by, and only by, [`Selection::Mauve`](crate::config::Selection::Mauve).
+    pub selector: Option<&'a dyn Selector>,
     /// Saved beside the exported models.
     pub tokenizer: Option<&'a Tokenizer>,
     /// Destination of metrics, checkpoints and models. Without one nothing is written, and the trained model is only in the
@@ -42,7 +45,17 @@ impl<'a> TrainJob<'a> {
     /// If the objective's parameters are out of range.
     pub fn new(config: &'a TrainConfig, model: Arc<dyn ModelConfig>, train: &'a Examples) -> Result<Self> {
         let objective = config.objective_config().build()?;
-        Ok(Self { config, model, objective, train, valid: None, tokenizer: None, run: None, stop: None })
+        Ok(Self {
+            config,
+            model,
+            objective,
+            train,
+            valid: None,
+            selector: None,
+            tokenizer: None,
+            run: None,
+            stop: None,
+        })
     }
 }
 

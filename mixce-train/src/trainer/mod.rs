@@ -1,7 +1,9 @@
 //! The training loop.
 mod fanout;
 mod job;
+mod outliers;
 mod persist;
+mod resume;
 mod step;
 mod sums;
 mod variables;
@@ -13,7 +15,7 @@ use std::time::Instant;
 use mixce_kernels::rng::{Stream, purpose};
 use mixce_lm::Parameters;
 
-use crate::checkpoint::{self, STATE_VERSION, TrainState};
+use crate::checkpoint::{STATE_VERSION, TrainState};
 use crate::config::{Selection, TrainConfig};
 use crate::data::{Batcher, Position};
 use crate::error::{Error, Result};
@@ -21,7 +23,7 @@ use crate::evaluate::{DEFAULT_BATCH_TOKENS, evaluate};
 use crate::metrics::{JsonlWriter, TensorBoardWriter};
 use crate::observer::{BestModel, EvaluationReport, RunPlan, StepReport, TrainObserver};
 use crate::optim::Schedule;
-use crate::run_folder::RunFolder;
+use crate::run_folder::{RunFolder, RunLock};
 
 use fanout::Fanout;
 pub use job::{End, TrainJob, TrainOutcome};
@@ -31,13 +33,15 @@ use sums::Speedometer;
 /// Trains; in a run folder also writes metrics (`metrics.jsonl` and TensorBoard), checkpoints and models.
 ///
 /// Training starts from copies of `parameters`, which must be on the training device and are freed as they are copied.
-/// With `config.resume` set the run continues from that checkpoint, exactly as if it had never stopped. When the job's `stop` becomes true,
+/// With `config.resume` set the run continues from that checkpoint, exactly as if it had never stopped; a damaged one is set aside, and the one
+/// before it is taken. The caller's observers hear of every event before it is written to files. When the job's `stop` becomes true,
 /// the current step is abandoned, a checkpoint of the last whole step is written, and the outcome is [`End::Interrupted`].
 ///
 /// # Errors
-/// A run folder in use by another process; settings, data and checkpoints that do not match; a parameter without a gradient; a non-finite
-/// loss or gradient (the parameters keep their last finite values, also in the last checkpoint); files that cannot be written; errors of
-/// observers.
+/// A run folder in use by another process, deleted during the run, or of another run than the checkpoint; settings, data and checkpoints that do
+/// not match; a parameter without a gradient; a non-finite loss or gradient (the parameters keep their last finite values, also in the last
+/// checkpoint, and the step's documents are saved) or parameter (which no checkpoint or exported model ever has); files that cannot be written;
+/// errors of observers.
 pub fn train(
     job: &TrainJob<'_>,
     parameters: Parameters,
@@ -50,18 +54,21 @@ pub fn train(
         }
         return Trainer::new(job, parameters, Fanout { observers: observers.collect() })?.run();
     };
-    let _lock = run.lock()?;
+    let lock = run.lock()?;
     let mut jsonl = JsonlWriter::new(run.metrics());
     let mut tensorboard = TensorBoardWriter::new(run.root());
-    let mut all: Vec<&mut dyn TrainObserver> = vec![&mut jsonl, &mut tensorboard];
-    all.extend(observers);
+    // `run.toml`, which an observer writes, comes first.
+    let mut all: Vec<&mut dyn TrainObserver> = observers.collect();
+    all.extend([&mut jsonl as &mut dyn TrainObserver, &mut tensorboard]);
     let mut trainer = Trainer::new(job, parameters, Fanout { observers: all })?;
+    trainer.lock = Some(lock);
+    let resume = trainer.config.resume.clone();
+    if let Some(resume) = &resume {
+        resume::require_own(resume, run)?;
+    }
     run.clean_up()?;
-    if let Some(resume) = &trainer.config.resume {
-        match checkpoint::resolve_resume(resume, run.root())? {
-            Some(path) => trainer.load_checkpoint(run, &path)?,
-            None => tracing::info!("`config.resume = auto`: no checkpoint yet, starting from the beginning"),
-        }
+    if let Some(resume) = &resume {
+        trainer.resume(run, resume)?;
     }
     trainer.run()
 }
@@ -79,11 +86,14 @@ struct Trainer<'a> {
     batcher: Batcher<'a>,
     step: TrainStep,
     state: TrainState,
+    /// The lock on the run folder, if there is one.
+    lock: Option<RunLock>,
 }
 
 impl<'a> Trainer<'a> {
     fn new(job: &'a TrainJob<'a>, parameters: Parameters, observers: Fanout<'a>) -> Result<Self> {
         job.config.validate_settings()?;
+        require_selector(job)?;
         let config = job.config.resolved_for(job.model.spec().positions, job.tokenizer);
         let batcher = Batcher::new(job.train, config.batcher())?;
         let total_steps = config.total_steps(batcher.steps_per_epoch());
@@ -99,7 +109,8 @@ impl<'a> Trainer<'a> {
         }
         let (adamw, clip) = (config.adamw(), config.clip_grad_norm);
         let step = TrainStep::new(&*model, parameters, job.objective.clone(), adamw, clip)?
-            .with_options(config.pass_options());
+            .with_options(config.pass_options())
+            .with_outlier_rule(config.skip_outlier_steps);
         let schedule = Schedule {
             kind: config.scheduler,
             peak: config.lr,
@@ -113,13 +124,14 @@ impl<'a> Trainer<'a> {
             best: None,
             evaluations_without_improvement: 0,
             evaluation_due: false,
+            grad_norms: Vec::new(),
             train_fingerprint: job.train.store().fingerprint().to_owned(),
             valid_fingerprint: job.valid.map(|valid| valid.store().fingerprint().to_owned()),
             total_steps,
             config: config.clone(),
         };
         let stop = job.stop.unwrap_or(&NEVER);
-        Ok(Self { job, config, observers, stop, schedule, batcher, step, state })
+        Ok(Self { job, config, observers, stop, schedule, batcher, step, state, lock: None })
     }
 
     /// The loop: data, optimizer step, report, evaluation, checkpoint.
@@ -138,7 +150,7 @@ impl<'a> Trainer<'a> {
             let (lr, masks) = (self.schedule.rate(self.state.step), dropout.fold(self.state.step));
             let work = match self.step.start(&batch.microbatches, masks, lr, self.stop) {
                 Err(Error::Interrupted) => return self.interrupted(saved),
-                other => other?,
+                other => other.map_err(|error| self.with_documents(error))?,
             };
 
             let epoch = self.state.position.epoch;
@@ -149,7 +161,7 @@ impl<'a> Trainer<'a> {
             let is_logged = step == 1 || step.is_multiple_of(self.config.log_every) || is_last;
 
             if is_logged || !self.step.is_deferred() {
-                let done = self.step.finish(work)?;
+                let done = self.step.finish(work).map_err(|error| self.with_documents(error))?;
                 speed.add(done.targets, started.elapsed());
                 let report = StepReport {
                     step,
@@ -161,9 +173,11 @@ impl<'a> Trainer<'a> {
                     grad_norm: done.grad_norm,
                     tokens: done.targets,
                     tokens_per_s: speed.tokens_per_s(),
+                    skipped: done.skipped,
                 };
                 self.observers.on_step(&report)?;
                 if is_logged {
+                    self.require_folder()?;
                     self.observers.on_log(&report)?;
                     speed = Speedometer::default();
                 }
@@ -206,10 +220,15 @@ impl<'a> Trainer<'a> {
             }
             other => other?,
         };
+        let valid_mauve = match self.job.selector.map(|selector| selector.score(model, stop)).transpose() {
+            Err(Error::Interrupted) => return Ok(false),
+            other => other?,
+        };
         let candidate = BestModel {
             step: self.state.step,
             valid_nll: scores.nll,
             valid_loss: scores.loss,
+            valid_mauve,
             path: self.job.run.map(RunFolder::best).unwrap_or_default(),
         };
         let best = is_better(self.config.select, &candidate, self.state.best.as_ref());
@@ -223,6 +242,7 @@ impl<'a> Trainer<'a> {
             self.state.evaluations_without_improvement += 1;
         }
         self.state.evaluation_due = false;
+        self.require_folder()?;
         self.observers.on_evaluation(&EvaluationReport {
             step: self.state.step,
             epoch: self.state.position.epoch_of_last_step(),
@@ -230,6 +250,7 @@ impl<'a> Trainer<'a> {
             valid_nll: scores.nll,
             valid_potential: scores.potential,
             valid_perplexity: scores.perplexity,
+            valid_mauve,
             tokens: scores.tokens,
             documents: scores.documents,
             best,
@@ -282,14 +303,29 @@ impl<'a> Trainer<'a> {
     }
 }
 
+/// Selection by a score needs the selector that computes it, and development examples.
+fn require_selector(job: &TrainJob<'_>) -> Result<()> {
+    match (job.config.select, job.selector, job.valid) {
+        (Selection::Mauve, None, _) => {
+            Err(Error::config("`config.select = mauve` needs a selector (`TrainJob::selector`)"))
+        }
+        (Selection::Mauve, Some(_), None) => {
+            Err(Error::config("`config.select = mauve` needs `config.valid`: there is nothing to evaluate"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether a candidate replaces the best model: it must be strictly better, and not NaN.
 fn is_better(select: Selection, candidate: &BestModel, best: Option<&BestModel>) -> bool {
     let value = |model: &BestModel| match select {
         Selection::Loss => model.valid_loss,
         Selection::Nll => model.valid_nll,
+        Selection::Mauve => model.valid_mauve.map_or(f64::NAN, |score| -score),
     };
     let candidate = value(candidate);
-    candidate.is_finite() && best.is_none_or(|best| candidate < value(best))
+    // A model that was selected by another criterion may have no score.
+    candidate.is_finite() && best.map(value).is_none_or(|best| best.is_nan() || candidate < best)
 }
 
 #[cfg(test)]
@@ -298,11 +334,22 @@ mod tests {
 
     #[test]
     fn the_best_is_strictly_better_and_a_number() {
-        let model = |nll, loss| BestModel { step: 1, valid_nll: nll, valid_loss: loss, path: PathBuf::new() };
+        let model = |nll, loss| BestModel {
+            step: 1,
+            valid_nll: nll,
+            valid_loss: loss,
+            valid_mauve: None,
+            path: PathBuf::new(),
+        };
         let best = model(2.0, 0.5);
         assert!(is_better(Selection::Nll, &model(1.9, 9.0), Some(&best)));
         assert!(!is_better(Selection::Nll, &model(2.0, 0.1), Some(&best)));
         assert!(is_better(Selection::Loss, &model(9.0, 0.1), Some(&best)));
         assert!(!is_better(Selection::Nll, &model(f64::NAN, 0.1), None));
+        let scored = |score| BestModel { valid_mauve: Some(score), ..model(1.0, 1.0) };
+        assert!(is_better(Selection::Mauve, &scored(0.9), Some(&scored(0.8))));
+        assert!(!is_better(Selection::Mauve, &scored(0.8), Some(&scored(0.8))));
+        assert!(!is_better(Selection::Mauve, &scored(f64::NAN), None));
+        assert!(is_better(Selection::Mauve, &scored(0.1), Some(&best)), "the best has no score");
     }
 }

@@ -6,32 +6,39 @@ use candle_core::DType;
 use mixce_base::files::{AtomicFolder, write_atomic};
 use mixce_lm::export::{self, DataFacts, ExportRequest, NameStyle, TrainingFacts};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::Trainer;
-use crate::checkpoint::{self, Loaded, STATE_FILE};
+use crate::checkpoint;
 use crate::config::DataFiles;
-use crate::data::Position;
 use crate::error::{Error, Result};
 use crate::observer::{BestModel, TrainObserver as _};
-use crate::run_folder::RunFolder;
+use crate::run_folder::RunLock;
 
 /// `selection.json` beside an exported model: its step and scores. Hugging Face tools ignore it.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Chosen {
+pub(super) struct Chosen {
     step: u64,
     valid_nll: f64,
     valid_loss: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    valid_mauve: Option<f64>,
 }
 
 impl Chosen {
     const FILE: &str = "selection.json";
 
-    fn of(model: &BestModel) -> Self {
-        Self { step: model.step, valid_nll: model.valid_nll, valid_loss: model.valid_loss }
+    pub(super) fn of(model: &BestModel) -> Self {
+        Self {
+            step: model.step,
+            valid_nll: model.valid_nll,
+            valid_loss: model.valid_loss,
+            valid_mauve: model.valid_mauve,
+        }
     }
 
     /// `None` if the file is missing or damaged.
-    fn read(folder: &Path) -> Option<Self> {
+    pub(super) fn read(folder: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(folder.join(Self::FILE)).ok()?).ok()
     }
 
@@ -45,7 +52,10 @@ impl Trainer<'_> {
     /// In a run folder, writes a checkpoint of the current state and removes those that exceed `config.keep_last`.
     pub(super) fn save_checkpoint(&mut self) -> Result<Option<PathBuf>> {
         self.step.check()?;
+        self.step.variables.require_finite(self.state.step)?;
         let Some(run) = self.job.run else { return Ok(None) };
+        self.require_folder()?;
+        self.state.grad_norms = self.step.recent_norms();
         let checkpoints = run.checkpoints();
         let config_json = self.step.model.config().to_json();
         let extra = [("config.json", config_json.as_bytes())];
@@ -54,67 +64,6 @@ impl Trainer<'_> {
         checkpoint::remove_old(&checkpoints, self.config.keep_last)?;
         self.observers.on_checkpoint(self.state.step, &path)?;
         Ok(Some(path))
-    }
-
-    /// Restores a checkpoint, after checking that it belongs to this run.
-    pub(super) fn load_checkpoint(&mut self, run: &RunFolder, path: &Path) -> Result<()> {
-        let Loaded { state, parameters, optimizer } = checkpoint::load(path)?;
-        state.require_same_run(path, &self.config, &self.state.train_fingerprint)?;
-        checkpoint::require_same_architecture(path, &**self.step.model.config())?;
-        let bad = |problem| Error::BadCheckpoint { path: path.into(), problem };
-        // With the same data and batch size, the position follows from the step.
-        let position = self.batcher.position_of(state.step);
-        if state.position != position {
-            let Position { epoch, step_in_epoch } = state.position;
-            return Err(bad(format!(
-                "after step {} the data continue in epoch {} at step {}, but its `{STATE_FILE}` says epoch {epoch}, step {step_in_epoch}",
-                state.step, position.epoch, position.step_in_epoch
-            )));
-        }
-        self.step.variables.load(parameters).map_err(bad)?;
-        self.step.optimizer.load_state(optimizer, state.step)?;
-        let planned = self.state.total_steps;
-        if state.total_steps != planned {
-            tracing::warn!(
-                "the run was planned for {} steps and is now for {planned}: the learning rate follows the new schedule",
-                state.total_steps
-            );
-        }
-        let own = std::mem::replace(&mut self.state, state);
-        self.state.total_steps = planned;
-        self.state.config = own.config;
-        self.state.train_fingerprint = own.train_fingerprint;
-        let valid = std::mem::replace(&mut self.state.valid_fingerprint, own.valid_fingerprint);
-        self.restore_best(run, valid.as_deref());
-        checkpoint::remove_above(&run.checkpoints(), self.state.step)
-    }
-
-    /// The best model is kept only if it was selected on the same development tokens (`valid` is their previous digest) and its folder, which
-    /// may have moved with the run, contains it: after a kill, or after resuming from an older checkpoint, the folder may have a later model.
-    fn restore_best(&mut self, run: &RunFolder, valid: Option<&str>) {
-        let Some(best) = &mut self.state.best else { return };
-        best.path = run.best();
-        let folder = best.path.display();
-        let are_same = match (valid, self.state.valid_fingerprint.as_deref()) {
-            (Some(old), Some(new)) => checkpoint::are_same_tokens(old, new),
-            (old, new) => old == new,
-        };
-        if !are_same {
-            tracing::warn!("the development tokens have changed: the best model is selected anew");
-        } else if !best.path.is_dir() {
-            tracing::warn!("`{folder}` is missing: the best model is selected anew");
-        } else if Chosen::read(&best.path) != Some(Chosen::of(best)) {
-            tracing::warn!(
-                "`{folder}` does not contain the model of step {}: the best model is selected anew",
-                best.step
-            );
-        } else {
-            return;
-        }
-        self.state.best = None;
-        self.state.evaluations_without_improvement = 0;
-        // Without a remaining step there is no further evaluation.
-        self.state.evaluation_due |= self.job.valid.is_some() && self.state.step >= self.state.total_steps;
     }
 
     /// Exports the current parameters to `folder` in the Hugging Face layout, replacing its contents. `scores` are the model's,
@@ -130,12 +79,51 @@ impl Trainer<'_> {
             names: NameStyle::HuggingFace,
             dtype: DType::F32,
         };
+        self.require_folder()?;
         let new = AtomicFolder::create(folder)?;
         export::write_files(new.path(), &request)?;
         if let Some(scores) = scores {
             Chosen::of(scores).write(new.path())?;
         }
         Ok(new.replace()?)
+    }
+
+    /// Checks that the run folder still exists, before anything is written to it.
+    pub(super) fn require_folder(&self) -> Result<()> {
+        self.lock.as_ref().map_or(Ok(()), RunLock::require_folder)
+    }
+
+    /// In a run folder, saves the documents of the step that `error` is about, if its loss or gradient was not finite, and adds the file to the
+    /// error.
+    pub(super) fn with_documents(&mut self, mut error: Error) -> Error {
+        let (Error::NonFiniteLoss { step, documents, .. } | Error::NonFiniteGradient { step, documents, .. }) =
+            &mut error
+        else {
+            return error;
+        };
+        match self.save_documents(*step) {
+            Ok(path) => *documents = path,
+            // The loss is the error to report.
+            Err(failure) => tracing::warn!("the documents of step {step} are not saved: {failure}"),
+        }
+        error
+    }
+
+    fn save_documents(&mut self, step: u64) -> Result<Option<PathBuf>> {
+        let Some(run) = self.job.run else { return Ok(None) };
+        self.require_folder()?;
+        let batch = self.batcher.step(self.batcher.position_of(step.saturating_sub(1)));
+        let mut lines = String::new();
+        for (microbatch, examples) in batch.microbatches.iter().enumerate() {
+            for tokens in &examples.examples {
+                let text = self.job.tokenizer.map(|tokenizer| tokenizer.decode(tokens)).transpose()?;
+                let row = json!({"step": step, "microbatch": microbatch, "text": text, "tokens": tokens});
+                lines += &format!("{row}\n");
+            }
+        }
+        let path = run.non_finite(step);
+        write_atomic(&path, lines.as_bytes())?;
+        Ok(Some(path))
     }
 
     /// Facts for the model card.

@@ -8,6 +8,7 @@ use mixce_kernels::rng::Stream;
 use mixce_kernels::{GradientFailure, GradientGuard};
 use mixce_lm::{Gradients, LanguageModel, ModelConfig, Parameters, PassOptions};
 
+use super::outliers::OutlierRule;
 use super::sums::StepSums;
 use super::variables::Variables;
 use crate::data::Microbatch;
@@ -29,6 +30,7 @@ pub struct TrainStep {
     pub(super) objective: Arc<dyn Objective>,
     clip_grad_norm: f64,
     options: PassOptions,
+    outliers: Option<OutlierRule>,
 }
 
 /// A started step. On a CUDA device it may still be running, and its results have not been read.
@@ -41,6 +43,7 @@ pub struct StartedStep {
     /// `log q` of the targets of microbatches not yet read.
     log_q: Vec<Tensor>,
     grad_norm: Option<f64>,
+    skipped: bool,
 }
 
 impl StartedStep {
@@ -64,6 +67,8 @@ pub struct StepResult {
     pub grad_norm: f64,
     /// Target tokens.
     pub targets: u64,
+    /// Whether the update was skipped, because the gradient norm was an outlier.
+    pub skipped: bool,
 }
 
 impl TrainStep {
@@ -87,13 +92,45 @@ impl TrainStep {
             .map_err(Error::tensor("gradient norm"))?;
         let optimizer = variables.optimizer(adamw)?;
         let options = PassOptions::default();
-        Ok(Self { model, variables, gradients, guard, optimizer, objective, clip_grad_norm, options })
+        Ok(Self {
+            model,
+            variables,
+            gradients,
+            guard,
+            optimizer,
+            objective,
+            clip_grad_norm,
+            options,
+            outliers: None,
+        })
     }
 
     /// The same, with the recomputation and precision of `options`, whose dropout is ignored.
     #[must_use]
     pub fn with_options(self, options: PassOptions) -> Self {
         Self { options, ..self }
+    }
+
+    /// The same, skipping the update of steps whose gradient norm exceeds `factor` times the running median. On CUDA the device is then
+    /// synchronised after every step.
+    #[must_use]
+    pub fn with_outlier_rule(self, factor: Option<f64>) -> Self {
+        match factor {
+            Some(factor) => Self { outliers: Some(OutlierRule::new(factor)), guard: None, ..self },
+            None => self,
+        }
+    }
+
+    /// The gradient norms that the next step is compared with.
+    pub(super) fn recent_norms(&self) -> Vec<f64> {
+        self.outliers.as_ref().map(OutlierRule::recent).unwrap_or_default()
+    }
+
+    /// Restores [`Self::recent_norms`].
+    pub(super) fn restore_norms(&mut self, norms: &[f64]) {
+        if let Some(rule) = &mut self.outliers {
+            rule.restore(norms);
+        }
     }
 
     /// The model, whose parameters are the variables that steps update.
@@ -159,16 +196,21 @@ impl TrainStep {
         if let Some(guard) = &self.guard {
             guard.judge(&gradients, self.clip_grad_norm, step).map_err(Error::tensor("gradient norm"))?;
             self.optimizer.guarded_step(lr, &gradients, guard)?;
-            return Ok(StartedStep { step, targets, sums, log_q, grad_norm: None });
+            return Ok(StartedStep { step, targets, sums, log_q, grad_norm: None, skipped: false });
         }
         let norms = GradientNorms::of(&gradients)?;
         if let Some((index, squared_norm)) = norms.first_non_finite() {
             let name = self.variables.name(index).to_owned();
-            return Err(Error::NonFiniteGradient { name, step, squared_norm });
+            return Err(Error::NonFiniteGradient { name, step, squared_norm, documents: None });
         }
         let grad_norm = norms.global();
-        self.optimizer.step(lr, &gradients, clip_factor(grad_norm, self.clip_grad_norm))?;
-        Ok(StartedStep { step, targets, sums, log_q, grad_norm: Some(grad_norm) })
+        let skipped = self.outliers.as_mut().is_some_and(|rule| rule.is_outlier(step, grad_norm));
+        if skipped {
+            self.optimizer.skip();
+        } else {
+            self.optimizer.step(lr, &gradients, clip_factor(grad_norm, self.clip_grad_norm))?;
+        }
+        Ok(StartedStep { step, targets, sums, log_q, grad_norm: Some(grad_norm), skipped })
     }
 
     /// The second half of [`Self::run`]: synchronises the device and checks the step's results.
@@ -177,7 +219,7 @@ impl TrainStep {
     /// [`Error::NonFiniteLoss`]; [`Error::NonFiniteGradient`], also of an earlier unchecked step. The parameters are as before the step that
     /// failed.
     pub fn finish(&self, started: StartedStep) -> Result<StepResult> {
-        let StartedStep { step, targets, mut sums, log_q, grad_norm } = started;
+        let StartedStep { step, targets, mut sums, log_q, grad_norm, skipped } = started;
         let norm = match self.check() {
             Err(error @ Error::NonFiniteGradient { step: failed, .. }) if failed < step => return Err(error),
             other => other,
@@ -187,7 +229,7 @@ impl TrainStep {
         }
         let (loss, nll, mean_weight) = (sums.loss, sums.nll(), sums.mean_weight());
         let grad_norm = grad_norm.or(norm?).unwrap_or_default();
-        Ok(StepResult { loss, nll, mean_weight, grad_norm, targets })
+        Ok(StepResult { loss, nll, mean_weight, grad_norm, targets, skipped })
     }
 
     /// Whether steps are asynchronous, so that [`Self::finish`] synchronises the device.
@@ -208,6 +250,7 @@ impl TrainStep {
                 name: self.variables.name(tensor).to_owned(),
                 step,
                 squared_norm,
+                documents: None,
             }),
             None => Ok(Some(verdict.norm)),
         }
@@ -223,7 +266,7 @@ impl TrainStep {
         let log_q = log_q.to_vec1::<f32>().map_err(Error::tensor("log-probabilities"))?;
         let loss = total_loss(&log_q, &*self.objective) / targets as f64;
         if !loss.is_finite() {
-            return Err(Error::NonFiniteLoss { step, microbatch: index, loss });
+            return Err(Error::NonFiniteLoss { step, microbatch: index, loss, documents: None });
         }
         sums.add(loss, &log_q, &*self.objective);
         Ok(())

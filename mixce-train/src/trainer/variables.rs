@@ -3,6 +3,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Tensor, Var};
 use indexmap::IndexMap;
+use mixce_lm::checkpoint::index_of;
 use mixce_lm::{ModelConfig, Parameters};
 
 use crate::checkpoint::NamedTensors;
@@ -53,6 +54,22 @@ impl Variables {
     /// The current values, which share memory with the variables and must be written before the next update.
     pub(super) fn tensors(&self) -> NamedTensors {
         self.iter().map(|(name, variable)| (name.to_owned(), variable.as_detached_tensor())).collect()
+    }
+
+    /// Checks every value, after `step` optimizer steps.
+    ///
+    /// # Errors
+    /// [`Error::NonFiniteParameter`] for the first NaN or infinity.
+    pub(super) fn require_finite(&self, step: u64) -> Result<()> {
+        for (name, variable) in self.iter() {
+            let values = variable.as_detached_tensor().flatten_all().and_then(|flat| flat.to_vec1::<f32>());
+            let values = values.map_err(Error::tensor("trainable parameters"))?;
+            if let Some(place) = values.iter().position(|value| !value.is_finite()) {
+                let (value, index) = (values[place], index_of(place, variable.dims()));
+                return Err(Error::NonFiniteParameter { name: name.to_owned(), index, value, step });
+            }
+        }
+        Ok(())
     }
 
     /// Restores the values of a checkpoint, whose names and shapes must match.

@@ -12,6 +12,7 @@ use mixce_train::config::{Precision, TrainConfig};
 use mixce_train::data::{Examples, TokenStore};
 use mixce_train::observer::{EvaluationReport, StepReport, TrainObserver};
 use mixce_train::run_folder::{Provenance, RunFolder};
+use mixce_train::selector::Selector;
 use mixce_train::trainer::{TrainJob, TrainOutcome, train};
 
 /// Two layers, 16 channels, 23 tokens, 12 positions.
@@ -96,6 +97,7 @@ pub(crate) struct Setup {
     pub(crate) parameters: Parameters,
     pub(crate) train: Examples,
     pub(crate) valid: Option<Examples>,
+    pub(crate) selector: Option<Box<dyn Selector>>,
     pub(crate) folder: tempfile::TempDir,
 }
 
@@ -108,7 +110,8 @@ impl Setup {
     pub(crate) fn of(model: Arc<dyn ModelConfig>, train: &[Vec<u32>], valid: Option<&[Vec<u32>]>) -> Self {
         let parameters = Parameters::random(&*model, 3, &Device::Cpu).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        Self { model, parameters, train: examples(train), valid: valid.map(examples), folder }
+        let (train, valid) = (examples(train), valid.map(examples));
+        Self { model, parameters, train, valid, selector: None, folder }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -130,6 +133,7 @@ impl Setup {
         let stop = AtomicBool::new(recorder.stop.load(Ordering::Relaxed));
         let job = TrainJob {
             valid: self.valid.as_ref(),
+            selector: self.selector.as_deref(),
             run: Some(&run),
             stop: Some(&stop),
             ..TrainJob::new(config, self.model.clone(), &self.train)?

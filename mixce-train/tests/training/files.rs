@@ -10,6 +10,7 @@ use mixce_train::config::{DataFiles, Every, Pack, TrainConfig};
 use mixce_train::data::{Input, ReadSettings};
 use mixce_train::evaluate::evaluate;
 use mixce_train::prepare::{Prepared, Sources, examples, launch, prepare};
+use mixce_train::room::Room;
 use mixce_train::run_folder::Provenance;
 use mixce_train::{Error, Result};
 
@@ -55,7 +56,8 @@ impl Files {
     }
 
     fn prepare(&self, config: &TrainConfig) -> Result<Prepared> {
-        prepare(config, &self.sources, &[&mixce_gpt2::FAMILY], &Device::Cpu, &AtomicBool::new(false))
+        let stop = AtomicBool::new(false);
+        prepare(config, &self.sources, &[&mixce_gpt2::FAMILY], &Device::Cpu, Room::Require, &stop)
     }
 }
 

@@ -6,4 +6,5 @@ mod files;
 mod invariants;
 mod pytorch_steps;
 mod resume;
+mod selection;
 mod stops;

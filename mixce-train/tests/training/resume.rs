@@ -281,3 +281,29 @@ fn another_window_is_refused() {
     let error = go(&setup, "run", &auto(), None).1.unwrap_err().to_string();
     assert!(error.contains("`sliding_window` was 5 and is 3 now"), "{error}");
 }
+
+/// The norms that decide which steps are skipped are part of the checkpoint.
+#[test]
+fn the_same_steps_are_skipped_after_a_break() {
+    let setup = setup();
+    let with_rule = |factor| TrainConfig { skip_outlier_steps: factor, epochs: 6, ..config() };
+    let (unbroken, outcome) = go(&setup, "unbroken", &with_rule(Some(1.2)), None);
+    outcome.unwrap();
+    let skipped = |steps: &[StepReport]| -> Vec<u64> {
+        steps.iter().filter(|step| step.skipped).map(|step| step.step).collect()
+    };
+    let all = skipped(&unbroken.steps);
+    assert!(all.iter().any(|step| *step <= 12) && all.iter().any(|step| *step > 12), "{all:?}");
+    go(&setup, "broken", &with_rule(Some(1.2)), Some(12)).1.unwrap();
+    let resumed = TrainConfig { resume: Some("auto".into()), ..with_rule(Some(1.2)) };
+    let (rest, outcome) = go(&setup, "broken", &resumed, None);
+    outcome.unwrap();
+    assert_eq!(skipped(&rest.steps), all.iter().copied().filter(|step| *step > 12).collect::<Vec<_>>());
+    let (a, b) =
+        (weights(&setup.path("broken").join("final")), weights(&setup.path("unbroken").join("final")));
+    assert_eq!(largest_difference(&a, &b), 0.0);
+    assert_eq!(metrics(&setup.path("broken")), metrics(&setup.path("unbroken")));
+    // A skipped step leaves the parameters as they were, so the run differs from one without the rule.
+    go(&setup, "plain", &with_rule(None), None).1.unwrap();
+    assert!(largest_difference(&a, &weights(&setup.path("plain").join("final"))) > 0.0);
+}

@@ -19,10 +19,37 @@ fn a_loss_that_is_not_a_number_stops_before_the_update() {
     setup.parameters = Parameters::new(&*setup.model, tensors).unwrap();
     let mut recorder = Recorder::default();
     let error = setup.train("run", &settings(), &mut recorder).unwrap_err();
-    assert!(matches!(error, Error::NonFiniteLoss { step: 1, microbatch: 0, .. }), "{error}");
-    assert!(error.hint().unwrap().contains("config.lr"));
+    let Error::NonFiniteLoss { step: 1, microbatch: 0, documents: Some(path), .. } = &error else {
+        panic!("{error:?}")
+    };
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("config.lr") && hint.contains("non-finite-step-00000001.jsonl"), "{hint}");
     assert!(recorder.steps.is_empty());
     assert!(!setup.path("run").join("final").exists());
+    // The documents of the step, in two microbatches of three.
+    let text = std::fs::read_to_string(path).unwrap();
+    let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let microbatches: Vec<_> = rows.iter().map(|row| row["microbatch"].as_u64().unwrap()).collect();
+    assert_eq!(microbatches, [0, 0, 0, 1, 1, 1]);
+    for row in &rows {
+        let tokens: Vec<u32> = serde_json::from_value(row["tokens"].clone()).unwrap();
+        assert!(documents(20, 1).contains(&tokens), "{row}");
+    }
+}
+
+/// The only update overflows, and no evaluation looks at the model.
+#[test]
+fn a_model_that_is_not_finite_after_its_last_step_is_not_exported() {
+    let setup = Setup::new(&documents(20, 1), None);
+    let config = TrainConfig { lr: 1e39, max_steps: Some(1), ..settings() };
+    let mut recorder = Recorder::default();
+    let error = setup.train("run", &config, &mut recorder).unwrap_err();
+    assert!(matches!(error, Error::NonFiniteParameter { step: 1, .. }), "{error}");
+    assert!(error.to_string().contains("` at [") && error.hint().unwrap().contains("config.lr"), "{error}");
+    assert_eq!((recorder.steps.len(), recorder.checkpoints.len(), recorder.done), (1, 0, false));
+    for name in ["final", "checkpoints"] {
+        assert!(!setup.path("run").join(name).exists(), "{name}");
+    }
 }
 
 #[test]

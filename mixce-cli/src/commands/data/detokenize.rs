@@ -60,7 +60,7 @@ pub(crate) fn run(args: &DetokenizeArgs, context: &Context) -> Result<()> {
         for line in lines(&document?.text) {
             match &mut out {
                 Some(file) => file.put(format!("{}\n", plain(line)).as_bytes())?,
-                None => context.output.line(&plain(line))?,
+                None => context.output.text(&plain(line))?,
             }
         }
     }

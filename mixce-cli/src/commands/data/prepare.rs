@@ -238,7 +238,7 @@ fn filter_stdin(args: &PrepareArgs, settings: &PrepareSettings, context: &Contex
         let text = cleaning.apply(&document?.text);
         read += 1;
         if settings.filter.keep(&text, &mut dropped).is_some() {
-            context.output.line(&text)?;
+            context.output.text(&text)?;
         }
     }
     let told = dropped.describe(&settings.filter);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use mixce_base::files::AtomicFile;
+use mixce_base::files::{AtomicFile, remove_stale};
 use mixce_lm::generate::Finish;
 use mixce_lm::sampling::Sampling;
 use mixce_train::data::cache::encode_input;
@@ -76,12 +76,14 @@ pub(super) fn run(args: &GenerateArgs, input: &Input, grid: &[Sampling], context
     require_plain_name(&name)?;
     std::fs::create_dir_all(out).with_context(|| format!("cannot create `{}`", out.display()))?;
     let _lock = Lock::take(&out.join(&name))?;
+    let prefix = format!("{name}.");
+    remove_stale(out, &|target| target.starts_with(&prefix))?;
     let record = Record::new(out, &name, args.resume);
     record.require_usable()?;
 
     let device = context.start()?;
     let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
-    let stop = interrupt::install("finishing the current batch, `--resume` continues after it");
+    let stop = interrupt::install("whole batches are kept, `--resume` continues after them");
     let lengths = lengths(args, loaded.model.spec().positions)?;
     let encoding = EncodeSettings { max_length: Some(lengths.max_length), add_bos: false };
     let store = encode_input(input, &loaded.tokenizer, encoding, stop)?;

@@ -8,10 +8,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use mixce_base::files::write_atomic;
 use mixce_lm::generate::Finish;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
+use crate::files;
 
 /// A sample; the output of `--json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +46,12 @@ impl SampleFile {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let partial = path.with_file_name(format!(".{name}.partial"));
         let complete = path.is_file();
+        // What is written goes to a file of our own and not to where a link of this name leads.
+        if fs::symlink_metadata(&partial).is_ok_and(|found| !found.is_file()) {
+            let problem =
+                Problem::new(format!("`{}` is in the way: expected a regular file", partial.display()));
+            return Err(problem.hint("remove it, or choose another `--out`").into());
+        }
         let source = if complete { &path } else { &partial };
         let mut samples = if source.is_file() { read(source)? } else { Vec::new() };
         if !complete {
@@ -58,9 +66,11 @@ impl SampleFile {
         let mut file = Self { path, partial, file: None, samples };
         if !complete {
             let whole: String = file.samples.iter().map(line).collect::<Result<_>>()?;
-            fs::write(&file.partial, whole).with_context(|| file.cannot_write())?;
-            let opened = File::options().append(true).open(&file.partial);
-            file.file = Some(opened.with_context(|| file.cannot_write())?);
+            write_atomic(&file.partial, whole.as_bytes())?;
+            let mut options = File::options();
+            options.append(true);
+            files::follow_no_link(&mut options);
+            file.file = Some(options.open(&file.partial).with_context(|| file.cannot_write())?);
         }
         Ok(file)
     }

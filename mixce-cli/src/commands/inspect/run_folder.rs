@@ -3,19 +3,25 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use mixce_base::files::read_regular;
 use mixce_train::checkpoint::complete;
 use mixce_train::config::TrainConfig;
 use serde_json::{Value, json};
 
+use super::verify::{summary, verified};
 use crate::context::Context;
 use crate::output::table;
 
-pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
+pub(super) fn inspect(path: &Path, verify: bool, context: &Context) -> Result<()> {
     let config = TrainConfig::from_toml_file(&path.join("run.toml"))?;
     let provenance = provenance(&path.join("run.toml"))?;
     let checkpoints = complete(&path.join("checkpoints"))?;
     let exported: Vec<&str> =
         ["best", "final"].into_iter().filter(|name| path.join(name).join("config.json").is_file()).collect();
+    let models = exported.iter().map(|name| path.join(name));
+    let folders = checkpoints.iter().map(|(_, path)| path.clone()).chain(models);
+    let verified = verify.then(|| folders.map(|folder| verified(&folder)).collect::<Result<Vec<_>>>());
+    let verified = verified.transpose()?.map(|folders| folders.concat());
     let (last_step, last_evaluation) = last_metrics(&path.join("metrics.jsonl"))?;
     let report = json!({
         "kind": "run",
@@ -26,6 +32,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         "models": exported.iter().map(|name| path.join(name)).collect::<Vec<_>>(),
         "last_step": last_step,
         "last_evaluation": last_evaluation,
+        "verified": verified,
     });
     context.output.either(&report, || {
         let row = |name: &str, value: String| vec![name.to_owned(), value];
@@ -37,7 +44,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         let steps: Vec<String> = checkpoints.iter().map(|(step, _)| step.to_string()).collect();
         let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         let models: Vec<String> = exported.iter().map(|name| (*name).to_owned()).collect();
-        let rows = vec![
+        let mut rows = vec![
             row("model", from),
             row("objective", format!("{}{eta}", config.objective)),
             row("data", config.train.as_ref().map_or_else(|| "?".to_owned(), ToString::to_string)),
@@ -47,13 +54,22 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
             row("last step", shown(&last_step)),
             row("last evaluation", shown(&last_evaluation)),
         ];
+        rows.extend(verified.as_deref().map(|files| row("", summary(files))));
         table(&rows, &[])
     })
 }
 
+/// Largest file of a run folder that is read: metrics of millions of steps.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+
+fn read_text(path: &Path) -> Result<String> {
+    let bytes = read_regular(path, MAX_FILE_BYTES)?;
+    String::from_utf8(bytes).with_context(|| format!("`{}` is not UTF-8", path.display()))
+}
+
 /// The provenance recorded in `run.toml`.
 pub(super) fn provenance(path: &Path) -> Result<toml::Table> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let text = read_text(path)?;
     let mut all: toml::Table =
         toml::from_str(&text).with_context(|| format!("`{}` is not valid TOML", path.display()))?;
     Ok(match all.remove("provenance") {
@@ -74,7 +90,7 @@ fn last_metrics(path: &Path) -> Result<(Option<Value>, Option<Value>)> {
     if !path.is_file() {
         return Ok((None, None));
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let text = read_text(path)?;
     let rows = || text.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let step = rows().find(|row| row.get("loss").is_some());
     let evaluation = rows().find(|row| row.get("valid_nll").is_some());

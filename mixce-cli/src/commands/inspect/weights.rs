@@ -12,11 +12,13 @@ use mixce_train::checkpoint::{STATE_FILE, TrainState};
 use serde_json::{Value, json};
 
 use super::run_folder::{made_by, provenance};
+use super::verify::{summary, verified};
 use crate::context::Context;
 use crate::models;
 use crate::output::{bytes, grouped, table};
 
-pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
+pub(super) fn inspect(path: &Path, verify: bool, context: &Context) -> Result<()> {
+    let verified = verify.then(|| verified(path)).transpose()?;
     let tensors = list(path)?;
     let gguf = gguf::find(path)?.map(|file| Gguf::open(&file)).transpose()?;
     // A GGUF file of another architecture is shown too, with what is in the way.
@@ -58,6 +60,7 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         "run": run,
         "provenance": provenance,
         "step": state.as_ref().map(|state| state.step),
+        "verified": verified,
         "tensors": tensors.iter().map(described).collect::<Vec<Value>>(),
     });
     context.output.either(&report, || {
@@ -87,6 +90,9 @@ pub(super) fn inspect(path: &Path, context: &Context) -> Result<()> {
         }
         if let Some(state) = &state {
             text += &format!("\ntraining checkpoint of step {} of {}", state.step, state.total_steps);
+        }
+        if let Some(files) = &verified {
+            text += &format!("\n{}", summary(files));
         }
         text
     })

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use mixce_eval::METRICS;
-use mixce_eval::metric::{MetricSpec, Need};
+use mixce_eval::metric::{MetricSpec, Need, Scorer};
 
 use super::cache::Cache;
 use super::metric_flags::{SettingFlags, metric_parser};
@@ -16,7 +16,7 @@ use crate::error::Problem;
 use crate::reading::ReadingArgs;
 
 /// The MixCE authors' feature model for MAUVE.
-pub(super) const DEFAULT_FEATURIZER: &str = "openai-community/gpt2-large";
+pub(crate) const DEFAULT_FEATURIZER: &str = "openai-community/gpt2-large";
 
 /// Compare texts with human ones: diversity, repetition, lengths, MAUVE, coherence, with intervals and paired tests
 #[derive(Debug, Args)]
@@ -76,6 +76,12 @@ pub(crate) struct ScoreArgs {
     /// Do not cache features on disk
     #[arg(long, conflicts_with = "cache_dir")]
     pub(super) no_cache: bool,
+    /// Write the value of each text here, for metrics that have one: a JSON object of arrays in the order of the texts
+    #[arg(long, value_name = "FILE")]
+    pub(super) per_text: Option<PathBuf>,
+    /// Replace an existing `--per-text` file
+    #[arg(long, requires = "per_text")]
+    pub(super) overwrite: bool,
     /// Bootstrap resamples of an interval and sign patterns of a paired test; 0: neither
     #[arg(long, default_value_t = 2000, value_name = "N")]
     pub(super) resamples: usize,
@@ -87,9 +93,22 @@ pub(crate) struct ScoreArgs {
 /// More resamples than is practical; a larger number is a typo.
 const MAX_RESAMPLES: usize = 10_000_000;
 
+/// Refuses values of `--resamples` and `--confidence` that are no number of resamples and no level.
+pub(crate) fn check_resampling(resamples: usize, confidence: f64) -> Result<()> {
+    if resamples > MAX_RESAMPLES {
+        let problem = format!("`--resamples`: expected at most {MAX_RESAMPLES}, got `{resamples}`");
+        return Err(Problem::new(problem).into());
+    }
+    if !(confidence > 0.0 && confidence < 1.0) {
+        let problem = format!("`--confidence`: expected a number between 0 and 1, got `{confidence}`");
+        return Err(Problem::new(problem).into());
+    }
+    Ok(())
+}
+
 impl ScoreArgs {
     /// The requested metrics, or those that need no further download; in the order of their results.
-    pub(super) fn wanted(&self) -> Result<Vec<&'static MetricSpec>> {
+    fn wanted(&self) -> Result<Vec<&'static MetricSpec>> {
         let is_wanted = |metric: &&MetricSpec| match self.metrics.as_slice() {
             [] => metric.needs.iter().all(|need| self.is_at_hand(*need)),
             asked => asked.iter().any(|asked| asked.name == metric.name),
@@ -109,6 +128,12 @@ impl ScoreArgs {
         Ok(wanted)
     }
 
+    /// The requested metrics with their settings, after all checks of the flags.
+    pub(crate) fn scorer(&self, seed: u64) -> Result<Scorer> {
+        self.check()?;
+        Ok(Scorer::new(&self.wanted()?, &self.settings.values(seed)?)?)
+    }
+
     fn has_texts(&self) -> bool {
         self.human.is_some() && !self.model_text.is_empty()
     }
@@ -124,19 +149,14 @@ impl ScoreArgs {
     }
 
     /// Refuses invalid flag values.
-    pub(super) fn check(&self) -> Result<()> {
+    fn check(&self) -> Result<()> {
         let refuse = |flag: &str, expected: &str, got: String| {
             Err(Problem::new(format!("`{flag}`: expected {expected}, got `{got}`")).into())
         };
         if self.max_length == Some(0) {
             return refuse("--max-length", "at least 1", "0".to_owned());
         }
-        if self.resamples > MAX_RESAMPLES {
-            return refuse("--resamples", &format!("at most {MAX_RESAMPLES}"), self.resamples.to_string());
-        }
-        if !(self.confidence > 0.0 && self.confidence < 1.0) {
-            return refuse("--confidence", "a number between 0 and 1", self.confidence.to_string());
-        }
+        check_resampling(self.resamples, self.confidence)?;
         if !self.model_features.is_empty()
             && !self.model_text.is_empty()
             && self.model_features.len() != self.model_text.len()

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use mixce_base::digest::{Digest as _, Sha256};
-use mixce_base::files::AtomicFile;
+use mixce_base::files::{AtomicFile, remove_stale};
 
 use crate::error::Problem;
 use crate::{interrupt, progress};
@@ -63,6 +63,10 @@ pub(super) struct Cache {
 impl Cache {
     /// The cache in a folder, which is created on the first write.
     pub(super) fn new(folder: PathBuf) -> Self {
+        // What a killed process was writing.
+        if let Err(error) = remove_stale(&folder, &|name| name.ends_with(".features")) {
+            tracing::warn!("{error}");
+        }
         Self { folder }
     }
 

@@ -11,7 +11,8 @@ use crate::models::{self, LoadedModel};
 use crate::positions::{DEFAULT_MAX_LENGTH, fitted};
 
 /// A model that maps texts to features.
-pub(super) struct Featurizer {
+#[derive(Debug)]
+pub(crate) struct Featurizer {
     model: Box<dyn LanguageModel>,
     tokenizer: Tokenizer,
     /// SHA-256 of configuration and weights, in hex.
@@ -38,13 +39,18 @@ impl Featurizer {
         Ok(Self { model: model.detached()?, tokenizer, fingerprint, max_tokens, batch_tokens, cache })
     }
 
+    /// Loads the model for texts that are scored once.
+    pub(crate) fn uncached(name: &str, device: &Device, batch_tokens: usize) -> Result<Self> {
+        Self::load(name, device, None, batch_tokens, None)
+    }
+
     /// The model's tokenizer.
     pub(super) fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 
     /// The features of the non-empty texts.
-    pub(super) fn features(&self, texts: &[String]) -> Result<Features> {
+    pub(crate) fn features(&self, texts: &[String]) -> Result<Features> {
         let mut ids = self.tokenizer.encode_batch(texts)?;
         ids.retain(|ids| !ids.is_empty());
         for ids in &mut ids {

@@ -15,6 +15,7 @@ mod texts;
 mod windows;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use candle_core::Device;
@@ -22,9 +23,11 @@ use mixce_eval::metric::{Need, Resampling, ScoreTable, Scorer, Scores, SetScores
 
 use crate::commands::evaluate::Compat;
 use crate::context::{Context, device_name};
+use crate::files::{self, OutputFile};
 use crate::progress;
-pub(crate) use args::ScoreArgs;
+pub(crate) use args::{DEFAULT_FEATURIZER, ScoreArgs, check_resampling};
 use features::FeatureFiles;
+pub(crate) use featurize::Featurizer;
 use models::Models;
 use prepare::Preparation;
 use prompts::Split;
@@ -32,24 +35,27 @@ use settings::Settings;
 use texts::{TextSet, Words};
 
 pub(crate) fn run(args: &ScoreArgs, context: &Context) -> Result<()> {
-    args.check()?;
-    let scorer = Scorer::new(&args.wanted()?, &args.settings.values(context.seed())?)?;
+    let scorer = args.scorer(context.seed())?;
+    if let Some(path) = &args.per_text {
+        files::refuse_existing(path, args.overwrite)?;
+        files::refuse_input(path, args.human.iter().chain(&args.model_text).map(PathBuf::as_path))?;
+    }
     let human =
         args.human.as_ref().map(|path| TextSet::read(path, "human".to_owned(), &args.reading)).transpose()?;
-    let files = if args.model_text.is_empty() { &args.model_features } else { &args.model_text };
-    let names = texts::names(files);
+    let named = if args.model_text.is_empty() { &args.model_features } else { &args.model_text };
+    let names = texts::names(named);
     let systems = args.model_text.iter().zip(&names);
     let systems: Vec<TextSet> = systems
         .map(|(path, name)| TextSet::read(path, name.clone(), &args.reading))
         .collect::<Result<_>>()?;
     let device = context.start()?;
-    let files = FeatureFiles::read(args.human_features.as_deref(), &args.model_features)?;
-    let models = Models::load(args, &scorer.needs(), files.is_some(), &device)?;
+    let features = FeatureFiles::read(args.human_features.as_deref(), &args.model_features)?;
+    let models = Models::load(args, &scorer.needs(), features.is_some(), &device)?;
     let preparation = Preparation {
         args,
         needs: scorer.needs(),
         models: &models,
-        files: files.as_ref(),
+        files: features.as_ref(),
         split: match args.compat {
             Some(Compat::Authors) => Split::CommonPrefix,
             None => Split::known(models.tokenizer(), args.prompt_length),
@@ -62,6 +68,11 @@ pub(crate) fn run(args: &ScoreArgs, context: &Context) -> Result<()> {
     let resampling = Resampling { resamples: args.resamples, level: args.confidence, seed: context.seed() };
     let settings = settings_of(&preparation, &scorer, &resampling, &device)?;
     let table = score(preparation, &scorer, &names, &resampling)?;
+    if let Some(path) = &args.per_text {
+        let mut file = OutputFile::claim(path, args.overwrite)?;
+        file.put(format!("{}\n", table::per_text(&table)).as_bytes())?;
+        file.finish()?;
+    }
     context.output.either(&table::json(&table, &settings)?, || table::text(&table, &settings))
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use mixce_eval::metric::{Comparison, Fact, Score, ScoreTable, ScoreValue, SetScores};
 use mixce_eval::resample::Interval;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::settings::Settings;
 use crate::output;
@@ -18,6 +18,20 @@ pub(super) fn json(table: &ScoreTable, settings: &Settings) -> Result<Value> {
         settings: &'a Settings,
     }
     serde_json::to_value(Printed { table, settings }).context("cannot serialize the scores as JSON")
+}
+
+/// The values of the texts, for scores that are means over them: `human` and `systems`, each an array for each score.
+pub(super) fn per_text(table: &ScoreTable) -> Value {
+    let of = |set: &SetScores| -> serde_json::Map<String, Value> {
+        let scores = set.scores.scores.iter();
+        scores.filter_map(|score| Some((score.key.to_owned(), json!(score.documents.as_ref()?)))).collect()
+    };
+    let systems = table.systems.iter().map(|set| {
+        let mut values = of(set);
+        values.insert("name".to_owned(), json!(set.name));
+        values
+    });
+    json!({"human": table.human.as_ref().map(of), "systems": systems.collect::<Vec<_>>()})
 }
 
 /// One row per result, named as in the JSON, and one column per set; then details, tests and settings.

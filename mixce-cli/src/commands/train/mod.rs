@@ -1,6 +1,7 @@
 //! `mixce train`: finetune a model, or train one from scratch.
 
 mod dry_run;
+mod select;
 mod settings;
 pub(crate) mod sources;
 mod watch;
@@ -10,10 +11,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 use mixce::FAMILIES;
+use mixce_train::Error as TrainError;
 use mixce_train::config::TrainConfig;
 use mixce_train::observer::BestModel;
 use mixce_train::prepare::{launch, prepare};
+use mixce_train::room::Room;
 use mixce_train::run_folder::{Provenance, RunFolder};
+use mixce_train::selector::Selector;
 use mixce_train::trainer::{End, TrainOutcome};
 use serde::Serialize;
 use serde_json::json;
@@ -23,10 +27,14 @@ use crate::error::{Problem, with_hint};
 use crate::models::Network;
 use crate::output::table;
 use crate::{interrupt, progress};
-use settings::Settings;
+use select::MauveSelector;
+pub(crate) use settings::Settings;
 pub(crate) use settings::words;
 use sources::Located;
 use watch::Watcher;
+
+/// What Ctrl-C does during training.
+const PROMISE: &str = "writing a checkpoint of the last whole step";
 
 /// Finetune a model with MixCE (or MLE, TaiLr, ...), or train one from scratch, and write a run folder
 #[derive(Debug, Args)]
@@ -43,6 +51,9 @@ pub(crate) struct TrainArgs {
     /// Print what would happen, without downloading or writing anything
     #[arg(long)]
     dry_run: bool,
+    /// Begin although memory or disk space do not seem to suffice
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     pub(crate) settings: Settings,
 }
@@ -77,7 +88,15 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
     let stop = interrupt::install("nothing is written");
     // The cache folder does not affect the run; a dry run writes no cache.
     let cache_dir = if args.dry_run { None } else { sources::cache_folder(&config) };
-    let prepared = prepare(&TrainConfig { cache_dir, ..config.clone() }, &sources, FAMILIES, &device, stop)?;
+    let room = if args.force || args.dry_run { Room::Warn } else { Room::Require };
+    let run = TrainConfig { cache_dir, ..config.clone() };
+    let mut prepared =
+        prepare(&run, &sources, FAMILIES, &device, room, stop).map_err(|error| match error {
+            TrainError::NoRoom { .. } => {
+                with_hint(&error.into(), "`--force` begins the run all the same".to_owned())
+            }
+            other => other.into(),
+        })?;
     spinner.finish_and_clear();
     if args.dry_run {
         return dry_run::print(
@@ -88,7 +107,8 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
         );
     }
 
-    interrupt::install("writing a checkpoint of the last whole step");
+    prepared.selector = MauveSelector::of(&config, &prepared, &sources, &device)?
+        .map(|selector| Box::new(selector) as Box<dyn Selector>);
     let provenance = Provenance { model_commit: commit, ..Provenance::of(&device) };
     let mut watcher = Watcher::new(context);
     let outcome = launch(&pinned, prepared, &provenance, &mut [&mut watcher], stop)?;
@@ -115,13 +135,12 @@ fn resolve(args: &TrainArgs, context: &Context) -> Result<TrainConfig> {
     Ok(config.resolved())
 }
 
-/// Refuses a non-empty output folder before anything is loaded or written.
+/// Refuses an output folder that cannot be used before anything is loaded or written.
 fn require_usable(config: &TrainConfig) -> Result<()> {
     match &config.out {
-        Some(out) if config.resume.is_none() || !out.join("run.toml").is_file() => {
-            Ok(RunFolder::require_free(out)?)
-        }
-        _ => Ok(()),
+        Some(out) if config.resume.is_none() => Ok(RunFolder::require_free(out)?),
+        Some(out) => Ok(RunFolder::require_run(out)?),
+        None => Ok(()),
     }
 }
 

@@ -101,6 +101,9 @@ pub(crate) struct Settings {
     /// Maximum global gradient norm; 0: no clipping [default: 0]
     #[arg(long, value_name = "NORM", help_heading = "Optimization", allow_negative_numbers = true)]
     pub(crate) clip_grad_norm: Option<f64>,
+    /// Skip the update of a step whose gradient norm exceeds K times its running median, K above 1 [default: skip none]
+    #[arg(long, value_name = "K", help_heading = "Optimization", allow_negative_numbers = true)]
+    pub(crate) skip_outlier_steps: Option<f64>,
     /// AdamW's decay rates [default: 0.9,0.999]
     #[arg(long, value_name = "B1,B2", value_parser = two_numbers, help_heading = "Optimization")]
     pub(crate) betas: Option<[f64; 2]>,
@@ -127,9 +130,19 @@ pub(crate) struct Settings {
     /// Number of checkpoints to keep [default: 2]
     #[arg(long, value_name = "N", help_heading = "Evaluation and checkpoints")]
     pub(crate) keep_last: Option<usize>,
-    /// Criterion for the best model, on the development documents [default: nll]
-    #[arg(long, value_parser = words::<Selection>(&["loss", "nll"]), help_heading = "Evaluation and checkpoints")]
+    /// Criterion for the best model, on the development documents; mauve samples continuations at each evaluation and scores them
+    /// [default: nll]
+    #[arg(long, value_parser = words::<Selection>(&["loss", "nll", "mauve"]), help_heading = "Evaluation and checkpoints")]
     pub(crate) select: Option<Selection>,
+    /// With --select mauve: continue and score the first N development documents [default: 200]
+    #[arg(long, value_name = "N", help_heading = "Evaluation and checkpoints")]
+    pub(crate) select_documents: Option<usize>,
+    /// With --select mauve: tokens of a prompt [default: 50]
+    #[arg(long, value_name = "TOKENS", help_heading = "Evaluation and checkpoints")]
+    pub(crate) select_prompt_length: Option<usize>,
+    /// With --select mauve: folder or hub id of the language model for the features [default: openai-community/gpt2-large]
+    #[arg(long, value_name = "MODEL", help_heading = "Evaluation and checkpoints")]
+    pub(crate) select_featurizer: Option<String>,
     /// Stop after this many consecutive evaluations without improvement
     #[arg(long, value_name = "N", help_heading = "Evaluation and checkpoints")]
     pub(crate) patience: Option<u64>,
@@ -173,8 +186,9 @@ impl Settings {
             config.set_objective(objective.clone());
         }
         set!(epochs batch_size grad_accum block_size lr scheduler warmup_steps weight_decay);
-        set!(clip_grad_norm betas adam_epsilon precision eval_every save_every keep_last select log_every);
-        set_optional!(tokenizer max_length pack out cache_dir eta gamma min_weight alpha max_steps dropout patience resume);
+        set!(clip_grad_norm betas adam_epsilon precision eval_every save_every keep_last select select_documents select_prompt_length log_every);
+        set_optional!(tokenizer max_length pack out cache_dir eta gamma min_weight alpha max_steps dropout patience resume select_featurizer);
+        set_optional!(skip_outlier_steps);
         for (files, field) in [(&self.train, &mut config.train), (&self.valid, &mut config.valid)] {
             if !files.is_empty() {
                 *field = Some(DataFiles(files.clone()));

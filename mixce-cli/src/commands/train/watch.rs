@@ -8,7 +8,7 @@ use mixce_train::observer::{EvaluationReport, RunPlan, StepReport, TrainObserver
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::progress;
+use crate::{interrupt, progress};
 
 /// The progress bar; with `--json` also a line for each logged step and each evaluation.
 #[derive(Debug)]
@@ -50,6 +50,7 @@ struct Event<'a, T> {
 
 impl TrainObserver for Watcher<'_> {
     fn on_start(&mut self, plan: &RunPlan) -> Result<()> {
+        interrupt::install_saving(super::PROMISE);
         tracing::info!(
             "{} steps, {} per epoch, {} examples, {} target tokens per epoch, {} parameters",
             plan.total_steps,

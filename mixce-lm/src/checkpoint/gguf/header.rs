@@ -10,6 +10,7 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 use indexmap::IndexMap;
+use mixce_base::files::open_regular;
 
 use super::metadata::{Metadata, Scalar, Value};
 use crate::checkpoint::blocks::BlockFormat;
@@ -38,7 +39,7 @@ const LEAST_TEXT_BYTES: u64 = 8;
 
 /// Reads metadata and descriptions of tensors, and checks that every tensor lies in the file.
 pub(super) fn read(path: &Path) -> Result<(Metadata, Vec<TensorInfo>)> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let file = open_regular(path)?;
     let file_bytes = file.metadata().map_err(Error::io("read", path))?.len();
     let limit = file_bytes.min(MAX_HEADER_BYTES);
     let mut reader = Reader { path, file: BufReader::new(file), position: 0, limit };
@@ -291,5 +292,5 @@ impl Reader<'_> {
 /// Whether a file begins as a GGUF file does.
 pub(super) fn is_gguf(path: &Path) -> bool {
     let mut start = [0; 4];
-    File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok()) && start == MAGIC
+    open_regular(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok()) && start == MAGIC
 }

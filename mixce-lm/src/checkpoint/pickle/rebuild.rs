@@ -1,8 +1,13 @@
 //! The functions and classes that a pickled state dict refers to, recognised by name. Source: `torch/_utils.py`,
 //! `torch/_tensor.py` and `torch/storage.py` of PyTorch 2.
 
-use super::{Id, Machine, Object, PickledTensor, Problem, Storage};
+use std::rc::Rc;
+
+use super::{Id, MAX_DIMENSIONS, Machine, Object, PickledTensor, Problem, Storage};
 use crate::checkpoint::tensor::WeightType;
+
+/// Longest name of a storage's class; PyTorch's have up to 20 characters.
+const MAX_CLASS_BYTES: usize = 64;
 
 impl Machine {
     fn items(&self, id: Id) -> Result<&[Id], Problem> {
@@ -23,7 +28,7 @@ impl Machine {
     pub(super) fn call(&self, function: Id, arguments: Id) -> Result<Object, Problem> {
         let Object::Global(module, name) = &self.objects[function] else { return Ok(Object::Opaque) };
         let items = self.items(arguments)?;
-        match (module.as_str(), name.as_str()) {
+        match (&**module, &**name) {
             ("collections", "OrderedDict" | "defaultdict") => Ok(Object::Dict(Vec::new())),
             ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => self.tensor(items),
             ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
@@ -43,7 +48,7 @@ impl Machine {
 
     fn is_rebuild(&self, function: Id) -> bool {
         matches!(&self.objects[function], Object::Global(module, name)
-            if module == "torch._utils" && name == "_rebuild_tensor_v2")
+            if **module == *"torch._utils" && **name == *"_rebuild_tensor_v2")
     }
 
     /// `_rebuild_tensor_v2(storage, offset, shape, strides, ...)`.
@@ -56,7 +61,11 @@ impl Machine {
         let sizes = |index: usize| -> Result<Vec<usize>, Problem> {
             let &id =
                 arguments.get(index).ok_or_else(|| "pickled tensor without shape or strides".to_owned())?;
-            let sizes = self.items(id)?.iter().map(|&id| match &self.objects[id] {
+            let items = self.items(id)?;
+            if items.len() > MAX_DIMENSIONS {
+                return Err(format!("pickled tensor with {} dimensions", items.len()));
+            }
+            let sizes = items.iter().map(|&id| match &self.objects[id] {
                 Object::Int(size) => usize::try_from(*size).ok(),
                 _ => None,
             });
@@ -70,7 +79,8 @@ impl Machine {
         if shape.len() != strides.len() {
             return Err("pickled tensor with fewer strides than dimensions".to_owned());
         }
-        Ok(Object::Tensor(PickledTensor { storage: storage.clone(), offset, shape, strides }))
+        let storage = (**storage).clone();
+        Ok(Object::Tensor(Box::new(PickledTensor { storage, offset, shape, strides })))
     }
 
     /// `("storage", type, key, location, count[, view])`.
@@ -84,14 +94,15 @@ impl Machine {
         if items.get(5).is_some_and(|&view| !matches!(self.objects[view], Object::None)) {
             return Err("pickled storage that is a view of another; save the checkpoint anew".to_owned());
         }
-        let dtype = match class.as_str() {
+        let dtype = match &**class {
             "DoubleStorage" => WeightType::F64,
             "FloatStorage" => WeightType::F32,
             "HalfStorage" => WeightType::F16,
             "BFloat16Storage" => WeightType::Bf16,
-            other => WeightType::Other(other.to_owned()),
+            other if other.len() <= MAX_CLASS_BYTES => WeightType::Other(other.to_owned()),
+            _ => return Err("pickled storage of a class with an unreasonable name".to_owned()),
         };
         let count = u64::try_from(*count).map_err(|_| "pickled storage of negative length".to_owned())?;
-        Ok(Storage { dtype, key: key.clone(), count })
+        Ok(Storage { dtype, key: Rc::clone(key), count })
     }
 }

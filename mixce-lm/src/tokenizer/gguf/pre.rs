@@ -15,6 +15,9 @@ const QWEN_2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 /// Of Mistral's tokenizers since Nemo.
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// The regular expressions above. With each, a space that a letter follows begins a piece, whatever stands before it.
+pub(in crate::tokenizer) const WORD_PATTERNS: [&str; 3] = [LLAMA_3, QWEN_2, TEKKEN];
+
 /// How a text is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cuts {

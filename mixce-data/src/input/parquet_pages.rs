@@ -1,0 +1,319 @@
+//! Checks the pages of a parquet column before the decoder allocates what their headers claim.
+//!
+//! The decoder makes a buffer of the size in a page's header, and gzip and brotli pages it decompresses to their end, whatever the header
+//! says. Source of the layout: the parquet format's `README.md` and `parquet.thrift`, in Thrift's compact protocol.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use parquet::basic::Compression;
+
+use crate::error::{Error, Result};
+
+/// Largest page after decompression: writers put 1 MiB or 1024 values into one, and those may be books.
+pub(super) const MAX_PAGE_BYTES: u64 = 512 << 20;
+/// Most bytes that a byte of snappy data can become: a copy of 64 bytes takes three.
+const SNAPPY_RATIO: u64 = 22;
+/// The same for LZ4, whose lengths grow by 255 with each byte.
+const LZ4_RATIO: u64 = 256;
+/// Allowed beyond the ratio, for pages of a few bytes.
+const SLACK_BYTES: u64 = 4096;
+/// Nesting of a page header; the format has three levels.
+const MAX_DEPTH: u32 = 8;
+
+/// The sizes in a page's header.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sizes {
+    uncompressed: Option<i64>,
+    compressed: Option<i64>,
+    /// Bytes of levels before the compressed data, in pages of version 2.
+    levels: i64,
+}
+
+/// Checks all pages of a column chunk of `length` bytes at `start`.
+///
+/// # Errors
+/// When a header cannot be read, or a page has or would have more than [`MAX_PAGE_BYTES`], or more than its compression can give.
+pub(super) fn check(file: &File, path: &Path, (start, length): (u64, u64), codec: Compression) -> Result<()> {
+    let bad = |problem: String| Error::Parquet { path: path.into(), problem };
+    let mut input = BufReader::new(file);
+    input.seek(SeekFrom::Start(start)).map_err(Error::io("read", path))?;
+    let end =
+        start.checked_add(length).ok_or_else(|| bad("a column beyond the end of the file".to_owned()))?;
+    let mut page = 0u64;
+    loop {
+        let at = input.stream_position().map_err(Error::io("read", path))?;
+        if at >= end {
+            return Ok(());
+        }
+        page += 1;
+        let damaged = |what: &str| bad(format!("page {page} of a column {what}"));
+        let sizes = Header { input: &mut input, left: end - at }.sizes();
+        let sizes = sizes.map_err(|cause| damaged(&format!("has a damaged header: {cause}")))?;
+        let (Some(uncompressed), Some(compressed)) = (sizes.uncompressed, sizes.compressed) else {
+            return Err(damaged("has no size in its header"));
+        };
+        let (Ok(uncompressed), Ok(compressed)) = (u64::try_from(uncompressed), u64::try_from(compressed))
+        else {
+            return Err(damaged("has a negative size"));
+        };
+        let limit = limit_of(codec, compressed);
+        if uncompressed > limit {
+            return Err(damaged(&format!("claims {uncompressed} bytes; at most {limit} are supported")));
+        }
+        let next = input.stream_position().map_err(Error::io("read", path))?.saturating_add(compressed);
+        if next > end {
+            return Err(damaged("reaches beyond the column"));
+        }
+        let levels = u64::try_from(sizes.levels).unwrap_or(0).min(compressed);
+        io::copy(&mut (&mut input).take(levels), &mut io::sink()).map_err(Error::io("read", path))?;
+        let body = (&mut input).take(compressed - levels);
+        let real = match codec {
+            Compression::GZIP(_) => Some(count(flate2::read::MultiGzDecoder::new(body), uncompressed)),
+            Compression::BROTLI(_) => {
+                Some(count(brotli_decompressor::Decompressor::new(body, 4096), uncompressed))
+            }
+            _ => None,
+        };
+        // Damaged data are for the decoder to report.
+        if real.is_some_and(|real| real.is_ok_and(|real| real > uncompressed)) {
+            return Err(damaged(&format!(
+                "decompresses to more than the {uncompressed} bytes in its header"
+            )));
+        }
+        input.seek(SeekFrom::Start(next)).map_err(Error::io("read", path))?;
+    }
+}
+
+fn limit_of(codec: Compression, compressed: u64) -> u64 {
+    let ratio = match codec {
+        Compression::UNCOMPRESSED => 1,
+        Compression::SNAPPY => SNAPPY_RATIO,
+        Compression::LZ4 | Compression::LZ4_RAW => LZ4_RATIO,
+        _ => u64::MAX,
+    };
+    MAX_PAGE_BYTES.min(compressed.saturating_mul(ratio).saturating_add(SLACK_BYTES))
+}
+
+/// The number of bytes that a reader gives, or one more than `limit`.
+fn count(reader: impl Read, limit: u64) -> io::Result<u64> {
+    io::copy(&mut reader.take(limit + 1), &mut io::sink())
+}
+
+/// A page header in Thrift's compact protocol.
+struct Header<'r, R> {
+    input: &'r mut R,
+    left: u64,
+}
+
+impl<R: BufRead> Header<'_, R> {
+    fn sizes(&mut self) -> io::Result<Sizes> {
+        let mut sizes = Sizes::default();
+        let mut id = 0;
+        while let Some(kind) = self.field(&mut id)? {
+            match (id, kind) {
+                (2, 5) => sizes.uncompressed = Some(self.integer()?),
+                (3, 5) => sizes.compressed = Some(self.integer()?),
+                (8, 12) => sizes.levels = self.level_bytes()?,
+                _ => self.skip(kind, 0)?,
+            }
+        }
+        Ok(sizes)
+    }
+
+    /// The lengths of definition and repetition levels in a header of version 2.
+    fn level_bytes(&mut self) -> io::Result<i64> {
+        let (mut id, mut bytes) = (0, 0i64);
+        while let Some(kind) = self.field(&mut id)? {
+            match (id, kind) {
+                (5 | 6, 5) => bytes = bytes.saturating_add(self.integer()?),
+                _ => self.skip(kind, 1)?,
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The kind of the next field, whose number replaces `id`; `None` at the end of a struct.
+    fn field(&mut self, id: &mut i64) -> io::Result<Option<u8>> {
+        let byte = self.byte()?;
+        let (step, kind) = (byte >> 4, byte & 0x0f);
+        if kind == 0 {
+            return Ok(None);
+        }
+        *id = if step == 0 { self.integer()? } else { id.saturating_add(i64::from(step)) };
+        Ok(Some(kind))
+    }
+
+    fn skip(&mut self, kind: u8, depth: u32) -> io::Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(invalid("it is nested too deeply"));
+        }
+        match kind {
+            // Booleans of a field are in its kind.
+            1 | 2 => Ok(()),
+            3 => self.byte().map(drop),
+            4..=6 => self.integer().map(drop),
+            7 => self.pass(8),
+            8 => {
+                let length = self.varint()?;
+                self.pass(length)
+            }
+            9 | 10 => {
+                let head = self.byte()?;
+                let count = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };
+                (0..count).try_for_each(|_| match head & 0x0f {
+                    1 | 2 => self.byte().map(drop),
+                    kind => self.skip(kind, depth + 1),
+                })
+            }
+            12 => {
+                let mut id = 0;
+                while let Some(kind) = self.field(&mut id)? {
+                    self.skip(kind, depth + 1)?;
+                }
+                Ok(())
+            }
+            _ => Err(invalid("it has a field of an unknown kind")),
+        }
+    }
+
+    fn byte(&mut self) -> io::Result<u8> {
+        let mut byte = [0];
+        self.take(1)?;
+        self.input.read_exact(&mut byte)?;
+        Ok(byte[0])
+    }
+
+    fn pass(&mut self, count: u64) -> io::Result<()> {
+        self.take(count)?;
+        let passed = io::copy(&mut self.input.by_ref().take(count), &mut io::sink())?;
+        if passed == count { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
+    fn take(&mut self, count: u64) -> io::Result<()> {
+        self.left = self.left.checked_sub(count).ok_or_else(|| invalid("it reaches beyond the column"))?;
+        Ok(())
+    }
+
+    fn varint(&mut self) -> io::Result<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(invalid("a number is too long"))
+    }
+
+    fn integer(&mut self) -> io::Result<i64> {
+        let value = self.varint()?;
+        Ok((value >> 1) as i64 ^ -((value & 1) as i64))
+    }
+}
+
+fn invalid(problem: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The header of a data page: kind, sizes, a checksum, and the nested header with statistics.
+    fn header(uncompressed: i64, compressed: i64) -> Vec<u8> {
+        let mut bytes = vec![0x15, 0x00, 0x15];
+        number(&mut bytes, uncompressed);
+        bytes.push(0x15);
+        number(&mut bytes, compressed);
+        // 4: crc; 5: a struct of an integer, a binary and a list of two integers.
+        bytes.extend([
+            0x15, 0x02, 0x1c, 0x15, 0x04, 0x18, 0x03, b'm', b'a', b'x', 0x19, 0x25, 0x02, 0x04, 0x00, 0x00,
+        ]);
+        bytes
+    }
+
+    fn number(bytes: &mut Vec<u8>, value: i64) {
+        let mut rest = ((value << 1) ^ (value >> 63)) as u64;
+        while rest >= 0x80 {
+            bytes.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        bytes.push(rest as u8);
+    }
+
+    fn checked(bytes: &[u8], codec: Compression) -> std::result::Result<(), String> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"PAR1").unwrap();
+        file.write_all(bytes).unwrap();
+        check(&file, Path::new("a.parquet"), (4, bytes.len() as u64), codec)
+            .map_err(|error| error.to_string())
+    }
+
+    fn page(uncompressed: i64, body: &[u8]) -> Vec<u8> {
+        [&header(uncompressed, body.len() as i64)[..], body].concat()
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        super::super::test_files::gzip(bytes)
+    }
+
+    #[test]
+    fn honest_pages_pass() {
+        checked(&[page(300, &[7; 300]), page(5, &[1; 5])].concat(), Compression::UNCOMPRESSED).unwrap();
+        checked(&page(2000, &[7; 100]), Compression::SNAPPY).unwrap();
+        let packed = gzip(&[b'x'; 100_000]);
+        checked(&page(100_000, &packed), Compression::GZIP(parquet::basic::GzipLevel::default())).unwrap();
+        checked(&[], Compression::SNAPPY).unwrap();
+    }
+
+    /// In version 2 the levels come first, as they are.
+    #[test]
+    fn a_bomb_behind_levels_is_found() {
+        let body = [&[1, 2, 3][..], &gzip(&[b'x'; 100_000])].concat();
+        let mut bytes = vec![0x15, 0x06, 0x15];
+        number(&mut bytes, 100);
+        bytes.push(0x15);
+        number(&mut bytes, body.len() as i64);
+        // 8: a struct whose fields 5 and 6 are the lengths of the levels.
+        bytes.extend([0x5c, 0x55, 0x04, 0x15, 0x02, 0x00, 0x00]);
+        bytes.extend(body);
+        let error = checked(&bytes, Compression::GZIP(parquet::basic::GzipLevel::default())).unwrap_err();
+        assert!(error.contains("decompresses to more than the 100 bytes"), "{error}");
+    }
+
+    #[test]
+    fn claims_and_bombs_are_refused() {
+        let zstd = Compression::ZSTD(parquet::basic::ZstdLevel::default());
+        let gzipped = Compression::GZIP(parquet::basic::GzipLevel::default());
+        for (bytes, codec, problem) in [
+            (page(i64::from(i32::MAX), &[0; 10]), zstd, "claims 2147483647 bytes; at most 536870912"),
+            (page(100_000, &[0; 10]), Compression::SNAPPY, "claims 100000 bytes; at most 4316"),
+            (page(100_000, &[0; 10]), Compression::LZ4_RAW, "claims 100000 bytes; at most 6656"),
+            (page(100, &gzip(&[b'x'; 10_000_000])), gzipped, "decompresses to more than the 100 bytes"),
+            (header(10, 1000), zstd, "reaches beyond the column"),
+            (page(-5, b"x"), zstd, "negative size"),
+            (vec![0x00], zstd, "no size"),
+            (vec![0x15], zstd, "damaged header"),
+            (vec![0x1e, 0x00], zstd, "unknown kind"),
+            ([0x1c; 40].to_vec(), zstd, "nested too deeply"),
+        ] {
+            let error = checked(&bytes, codec).unwrap_err();
+            assert!(error.contains("a.parquet") && error.contains(problem), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = checked(&bytes, Compression::SNAPPY);
+            let _ = checked(&[header(9, 9), bytes].concat(), Compression::GZIP(parquet::basic::GzipLevel::default()));
+        }
+    }
+}
