@@ -15,7 +15,9 @@ fn rotary(d: usize, device: &Device) -> Result<Rotary> {
 /// With a norm of the queries, of the keys, of both or of neither.
 fn transform(d: usize, norms: [bool; 2], device: &Device) -> Result<HeadTransform> {
     let norm = |there: bool, seed| {
-        let norm = || Ok(HeadNorm { weight: on(device, &random(&[d], seed)?)?, epsilon: 1e-3 });
+        let norm = || -> Result<HeadNorm> {
+            Ok(HeadNorm { weight: on(device, &random(&[d], seed)?)?, epsilon: 1e-3 })
+        };
         there.then(norm).transpose()
     };
     let [q_norm, k_norm] = norms;
