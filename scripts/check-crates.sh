@@ -3,10 +3,11 @@
 #
 # Counted are the packages of `cargo tree`: ours, those of others, build scripts' dependencies and procedural macros, each
 # version once, for this machine's target and the default features. Whoever needs one more raises the limit and says why.
+# 25 of them are the HTTP server and SQLite of `mixce judge`.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-limit=285
+limit=315
 
 packages="$(cargo tree --locked -p mixce-cli -e normal,build --prefix none -f '{p}' | sed 's/ (\*)$//' | sort -u)"
 count="$(wc -l <<<"$packages")"

@@ -22,6 +22,8 @@ pub mod purpose {
     pub const BIGRAM: u64 = 6;
     /// Resampling, clustering and other randomised metrics.
     pub const METRIC: u64 = 7;
+    /// The items and the plan of a human evaluation, and its bootstrap.
+    pub const JUDGE: u64 = 8;
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

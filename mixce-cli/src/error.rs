@@ -147,15 +147,16 @@ fn hint_of(cause: &(dyn StdError + 'static)) -> Option<String> {
     fn ask<E: Hint + 'static>(cause: &(dyn StdError + 'static)) -> Option<String> {
         cause.downcast_ref::<E>()?.hint()
     }
-    const ASK: [Ask; 9] = [
+    const ASK: [Ask; 11] = [
         ask::<mixce_core::Error>,
         ask::<mixce_data::Error>,
         ask::<mixce_encoder::Error>,
         ask::<mixce_eval::Error>,
         ask::<mixce_hub::Error>,
+        ask::<mixce_judge::Error>,
         ask::<mixce_lm::Error>,
-        ask::<mixce_sweep::Error>,
         ask::<mixce_report::Error>,
+        ask::<mixce_sweep::Error>,
         ask::<mixce_synthetic::Error>,
         ask::<mixce_train::Error>,
     ];

@@ -1,7 +1,7 @@
 //! Output files that the user names.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use mixce_base::files::{AtomicFile, OwnTemporary, Temporary};

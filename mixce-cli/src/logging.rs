@@ -27,6 +27,7 @@ pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool) {
         "eval",
         "gpt2",
         "hub",
+        "judge",
         "kernels",
         "llama",
         "lm",

@@ -16,6 +16,7 @@ fn help_teaches_and_goes_to_stdout() {
         "report",
         "export",
         "inspect",
+        "judge",
         "download",
         "bench",
         "doctor",

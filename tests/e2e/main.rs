@@ -22,6 +22,7 @@ mod hub;
 mod inspect;
 #[cfg(unix)]
 mod interrupt;
+mod judge;
 mod llama;
 mod nll_histogram;
 mod plan;

@@ -9,6 +9,7 @@ pub(crate) mod evaluate;
 pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod inspect;
+pub(crate) mod judge;
 pub(crate) mod man;
 pub(crate) mod nll_histogram;
 pub(crate) mod plan;

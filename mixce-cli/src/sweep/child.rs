@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use crate::error::INTERRUPTED;
-
+/// The exit statuses of a command that a signal ended in an orderly way: SIGINT, SIGTERM.
+const BY_SIGNAL: [i32; 2] = [130, 143];
 /// How often a running command is looked at.
 const POLL: Duration = Duration::from_millis(20);
 /// A terminal sends Ctrl-C to the commands too, and a second one would abort them: time for them to report the first.
@@ -135,13 +135,13 @@ impl<'a> Commands<'a> {
         }
     }
 
-    /// Whether a failed command ended because of Ctrl-C, which may reach it before this process.
+    /// Whether a failed command ended because of a signal, which may reach it before this process.
     fn was_stopped(&self, status: ExitStatus) -> bool {
-        let by_ctrl_c = status.code().is_none_or(|code| code == i32::from(INTERRUPTED));
-        if by_ctrl_c && !self.is_stopped() {
+        let by_signal = status.code().is_none_or(|code| BY_SIGNAL.contains(&code));
+        if by_signal && !self.is_stopped() {
             thread::sleep(Duration::from_millis(200));
         }
-        by_ctrl_c && self.is_stopped()
+        by_signal && self.is_stopped()
     }
 }
 

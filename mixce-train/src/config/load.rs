@@ -186,7 +186,7 @@ mod tests {
         ) {
             let keys = TrainConfig::keys();
             let values = ["0", "-1", "1", "9223372036854775807", "1e300", "nan", "\"\"", "\"auto\"", "[]", "{}", "true", "\"/\\u0000\""];
-            let text: String = lines.iter().map(|(key, value)| format!("{} = {}\n", key.get(&keys), values[*value])).collect();
+            let text: String = lines.iter().map(|(key, value)| format!("{} = {}\n", key.get(keys), values[*value])).collect();
             for text in [text.clone(), text + &noise] {
                 let _ = parse(&text).map(|config| config.validate());
             }

@@ -49,7 +49,7 @@ impl Sampler<'_> {
     pub(super) fn samples(&self, job: &Job, bar: &ProgressBar) -> Result<Vec<Sample>> {
         let indices: Vec<u64> = self.documents.iter().map(|document| document.index).collect();
         let mut file = SampleFile::open(job.jsonl(), &indices, job.seed, self.batch_size)?;
-        crate::progress::set_message(&bar, &job.path.file_name().unwrap_or_default().to_string_lossy());
+        crate::progress::set_message(bar, &job.path.file_name().unwrap_or_default().to_string_lossy());
         bar.inc(file.samples().len() as u64);
         bar.reset_eta();
         for batch in self.documents[file.samples().len()..].chunks(self.batch_size) {
