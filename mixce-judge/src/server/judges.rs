@@ -34,8 +34,11 @@ pub(super) fn judges(store: &Store, study: &Study, list: Option<&Path>) -> Resul
     store.judges(count, new)
 }
 
-/// Names and tokens; blank lines are skipped. The error is a line from 1 and a problem.
-fn parse(text: &str) -> Result<Vec<(String, Option<String>)>, (usize, String)> {
+/// Names, with the tokens that are given.
+type Listed = Vec<(String, Option<String>)>;
+
+/// Blank lines are skipped. The error is a line from 1 and a problem.
+fn parse(text: &str) -> Result<Listed, (usize, String)> {
     let mut listed = Vec::new();
     let (mut names, mut tokens) = (HashSet::new(), HashSet::new());
     for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
