@@ -1,4 +1,4 @@
-// Activation functions, with a bias before them. Rows of c elements, one block a row.
+// Activation functions, with a bias before them, and as the gate of another factor. Rows of c elements, one block a row.
 #include "common.cuh"
 
 enum Kind { GELU_NEW = 0, GELU = 1, RELU = 2, SILU = 3 };
@@ -53,14 +53,47 @@ static __device__ __forceinline__ void backward(const T* x, const T* dy, T* y, T
     }
 }
 
-#define KERNELS(T, SUFFIX)                                                                                                   \
-  extern "C" __global__ void mixce_activation_##SUFFIX(const T* x, const float* bias, T* pre_activation, T* y, size_t rows,          \
-                                                       unsigned c, int kind) {                                               \
-    forward(x, bias, pre_activation, y, rows, c, kind);                                                                              \
-  }                                                                                                                          \
-  extern "C" __global__ void mixce_activation_backward_##SUFFIX(const T* x, const T* dy, T* y, T* dx, size_t rows,           \
-                                                                unsigned c, int kind) {                                      \
-    backward(x, dy, y, dx, rows, c, kind);                                                                                   \
+// hidden = f(gate) up, for rows [gate | up] of 2 c elements.
+template <class T>
+static __device__ __forceinline__ void gated(const T* gate_up, T* hidden, size_t rows, unsigned c, int kind) {
+  for (size_t row = blockIdx.x; row < rows; row += gridDim.x)
+    for (unsigned i = threadIdx.x; i < c; i += blockDim.x) {
+      const T* gate = gate_up + row * 2 * c + i;
+      store(hidden + row * c + i, value(kind, load(gate)) * load(gate + c));
+    }
+}
+
+// Given the gradient dh of f(gate) up in `hidden`: dgate_up = [dh up f'(gate) | dh f(gate)], and hidden = f(gate) up in place.
+template <class T>
+static __device__ __forceinline__ void gated_backward(const T* gate_up, T* hidden, T* dgate_up, size_t rows, unsigned c, int kind) {
+  for (size_t row = blockIdx.x; row < rows; row += gridDim.x)
+    for (unsigned i = threadIdx.x; i < c; i += blockDim.x) {
+      const size_t at = row * 2 * c + i;
+      const float gate = load(gate_up + at), up = load(gate_up + at + c), dh = load(hidden + row * c + i);
+      const float active = value(kind, gate);
+      store(dgate_up + at, dh * up * derivative(kind, gate));
+      store(dgate_up + at + c, dh * active);
+      store(hidden + row * c + i, active * up);
+    }
+}
+
+#define KERNELS(T, SUFFIX)                                                                                               \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                                                  \
+      mixce_activation_##SUFFIX(const T* x, const float* bias, T* pre_activation, T* y, size_t rows, unsigned c,         \
+                                int kind) {                                                                              \
+    forward(x, bias, pre_activation, y, rows, c, kind);                                                                  \
+  }                                                                                                                      \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                                                  \
+      mixce_activation_backward_##SUFFIX(const T* x, const T* dy, T* y, T* dx, size_t rows, unsigned c, int kind) {      \
+    backward(x, dy, y, dx, rows, c, kind);                                                                               \
+  }                                                                                                                      \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                                                  \
+      mixce_gated_##SUFFIX(const T* gate_up, T* hidden, size_t rows, unsigned c, int kind) {                             \
+    gated(gate_up, hidden, rows, c, kind);                                                                               \
+  }                                                                                                                      \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                                                  \
+      mixce_gated_backward_##SUFFIX(const T* gate_up, T* hidden, T* dgate_up, size_t rows, unsigned c, int kind) {       \
+    gated_backward(gate_up, hidden, dgate_up, rows, c, kind);                                                            \
   }
 
 FOR_BOTH_TYPES(KERNELS)

@@ -27,6 +27,8 @@ static __device__ __forceinline__ void store(bf16* y, float x) { *y = __float2bf
 #define FOR_BOTH_TYPES(KERNELS) KERNELS(float, f32) KERNELS(bf16, bf16)
 
 constexpr int WARP = 32;
+// Threads of a block that handles rows or elements.
+constexpr int THREADS = 256;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 // Every lane gets the same bits: at each level both partners add the same two numbers.
@@ -90,8 +92,8 @@ struct Dropout {
 #define DROPOUT_PARAMETERS uint64_t key, uint64_t label, uint32_t threshold, float keep_scale
 #define DROPOUT Dropout{key, label, threshold, keep_scale}
 
-// Adds to `sums[k][column]` the sum over all rows of what `terms(row, column, own)` adds to `own[k]`. Blocks are
-// `WARP x SUM_ROWS` threads and take `WARP` columns each.
+// Adds to `sums[k][column]` the sum over all rows of what `terms(row, column, own)` adds to `own[k]`; sums that are null are
+// not wanted. Blocks are `WARP x SUM_ROWS` threads and take `WARP` columns each.
 constexpr int SUM_ROWS = 16;
 
 template <int K, class Terms>
@@ -105,6 +107,7 @@ static __device__ __forceinline__ void add_column_sums(size_t rows, unsigned col
   __syncthreads();
   if (threadIdx.y > 0 || column >= columns) return;
   for (int k = 0; k < K; k++) {
+    if (!sums[k]) continue;
     float sum = 0.0f;
     for (int i = 0; i < SUM_ROWS; i++) sum += partial[k][i][threadIdx.x];
     sums[k][column] += sum;

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::parts::{Parts, Read, Write};
+use crate::parts::{Access, Parts, Read};
 use crate::weight::{Weight, WeightElements};
 use crate::{Precision, linear};
 
@@ -124,24 +124,24 @@ impl AffineGradients {
     }
 }
 
-/// The elements of [`AffineGradients`] on the CPU.
-#[derive(Debug)]
-pub(crate) struct Sums<'a> {
+/// The elements of [`AffineGradients`]: S is a slice on the CPU, or an array on the device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sums<S> {
     /// In the layout in which the weight is stored.
-    pub(crate) weight: &'a mut [f32],
-    pub(crate) bias: Option<&'a mut [f32]>,
+    pub(crate) weight: S,
+    pub(crate) bias: Option<S>,
 }
 
-impl Parts<Write> for AffineGradients {
-    type Elements<'a> = Sums<'a>;
+impl<A: Access> Parts<A> for AffineGradients {
+    type Elements<'a> = Sums<A::Slice<'a>>;
 
     fn tensors<'t>(&'t self, tensors: &mut Vec<&'t Tensor>) {
-        Parts::<Write>::tensors(&self.weight, tensors);
-        Parts::<Write>::tensors(&self.bias, tensors);
+        Parts::<A>::tensors(&self.weight, tensors);
+        Parts::<A>::tensors(&self.bias, tensors);
     }
 
-    fn elements<'a>(&self, slices: &mut impl Iterator<Item = &'a mut [f32]>) -> Result<Sums<'a>> {
-        let weight = Parts::<Write>::elements(&self.weight, slices)?;
-        Ok(Sums { weight, bias: Parts::<Write>::elements(&self.bias, slices)? })
+    fn elements<'a>(&self, slices: &mut impl Iterator<Item = A::Slice<'a>>) -> Result<Self::Elements<'a>> {
+        let weight = Parts::<A>::elements(&self.weight, slices)?;
+        Ok(Sums { weight, bias: Parts::<A>::elements(&self.bias, slices)? })
     }
 }

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor, bail,
+};
 
 use crate::cpu::{self, with_slices_mut};
 use crate::cuda;
-use crate::device::gpu_of;
+use crate::device::{gpu_of, has_backward_kernels};
 use crate::dropout::{Dropout, dropout, dropout_slow};
 use crate::residual::active;
 
@@ -79,16 +81,8 @@ pub fn embedding_backward(
     at.check(dtokens.dim(0)?, dpositions.dim(0)?)?;
     let op = "embedding backward";
     if let Some(gpu) = gpu_of(dx) {
-        let [tokens, positions] = at.groups()?;
-        let groups = [
-            &at.input_ids,
-            &tokens.order,
-            &tokens.offsets,
-            &at.position_ids,
-            &positions.order,
-            &positions.offsets,
-        ];
-        return gpu.embedding_backward(dx, groups, drop, [dtokens, dpositions]);
+        let positions = (at.position_groups()?, dpositions);
+        return gpu.embedding_backward(dx, (at.token_groups()?, dtokens), Some(positions), drop);
     }
     let dx = match drop {
         Some(Dropout { p, stream }) => dropout(dx, p, stream)?,
@@ -101,27 +95,31 @@ pub fn embedding_backward(
     })?
 }
 
-/// `x_t = tokens[input_ids_t]`: a table `[V, C]`, result `[N, C]`, for models without a table of positions. Differentiable.
+/// `x_t = tokens[input_ids_t]`: a table `[V, C]`, result `[N, C]`, for models without a table of positions. Differentiable, fused for
+/// f32.
 ///
 /// # Errors
 /// When the table is not a matrix or an id is outside of it.
 pub fn token_embedding(tokens: &Tensor, at: &Embedded) -> Result<Tensor> {
     at.check(tokens.dims2()?.0, usize::MAX)?;
-    tokens.index_select(&at.input_ids, 0)
+    match has_backward_kernels(tokens) {
+        true => tokens.contiguous()?.apply_op1(TokenEmbedding { at: at.clone() }),
+        false => tokens.index_select(&at.input_ids, 0),
+    }
 }
 
 /// The backward pass of [`token_embedding`] by itself: adds the rows of `dx` `[N, C]` to `dtokens` in place.
 ///
 /// # Errors
-/// When shapes do not fit, an id is outside of the table, or a tensor is not f32 on the CPU; there is no kernel on CUDA yet.
+/// When shapes do not fit, an id is outside of the table, or a tensor is not f32 on the CPU or a CUDA device.
 pub fn token_embedding_backward(at: &Embedded, dx: &Tensor, dtokens: &Tensor) -> Result<()> {
     let (vocabulary, c) = dtokens.dims2()?;
     if dx.dims() != [at.rows.len(), c] {
         bail!("embedding: expected a gradient [{}, {c}], got {:?}", at.rows.len(), dx.dims());
     }
     at.check(vocabulary, usize::MAX)?;
-    if gpu_of(dx).is_some() {
-        bail!("embedding backward: without a table of positions there is no CUDA kernel yet");
+    if let Some(gpu) = gpu_of(dx) {
+        return gpu.embedding_backward(dx, (at.token_groups()?, dtokens), None, None);
     }
     let op = "embedding backward";
     cpu::with_slices(op, [dx], |[dx]| {
@@ -139,26 +137,28 @@ pub struct Embedded {
     /// `(token, position)` of every row, on the host, where they can be checked without synchronising the device.
     rows: Arc<[(u32, u32)]>,
     /// The same, `[N]` u32 each, on the device.
-    input_ids: Tensor,
-    position_ids: Tensor,
-    /// The rows grouped by token and by position, computed by the first backward pass on CUDA.
-    groups: Arc<OnceLock<[RowGroups; 2]>>,
+    pub(crate) input_ids: Tensor,
+    pub(crate) position_ids: Tensor,
+    /// The rows grouped by token and by position, each computed by the first backward pass on CUDA that needs it.
+    groups: Arc<[OnceLock<RowGroups>; 2]>,
 }
 
 /// The rows of a batch sorted by table row, so that one thread block accumulates all gradients of one table row: group `g` is
 /// `order[offsets[g]..offsets[g + 1]]`, in ascending order.
 #[derive(Debug)]
 struct RowGroups {
+    /// The row of the table that each row of the batch takes.
+    ids: Tensor,
     order: Tensor,
     offsets: Tensor,
 }
 
 impl RowGroups {
-    /// Groups the rows `0..` by their id.
-    fn new(ids: impl Iterator<Item = u32>, device: &Device) -> Result<Self> {
+    /// Groups the rows `0..` by their id; `ids` are the same on the device.
+    fn new(of_rows: impl Iterator<Item = u32>, ids: &Tensor) -> Result<Self> {
         let mut group_of = HashMap::new();
         let mut groups: Vec<Vec<u32>> = Vec::new();
-        for (row, id) in (0u32..).zip(ids) {
+        for (row, id) in (0u32..).zip(of_rows) {
             let group = *group_of.entry(id).or_insert(groups.len());
             if group == groups.len() {
                 groups.push(Vec::new());
@@ -169,8 +169,9 @@ impl RowGroups {
         for group in &groups {
             offsets.push(offsets[offsets.len() - 1] + group.len() as u32);
         }
-        let order = groups.concat();
+        let (order, device) = (groups.concat(), ids.device());
         Ok(Self {
+            ids: ids.clone(),
             order: Tensor::from_slice(&order, order.len(), device)?,
             offsets: Tensor::from_slice(&offsets, offsets.len(), device)?,
         })
@@ -216,16 +217,27 @@ impl Embedded {
         }
     }
 
-    /// The rows grouped by token and by position, on the device.
-    fn groups(&self) -> Result<&[RowGroups; 2]> {
-        if let Some(groups) = self.groups.get() {
-            return Ok(groups);
-        }
-        let device = self.input_ids.device();
-        let by_token = RowGroups::new(self.rows.iter().map(|(token, _)| *token), device)?;
-        let by_position = RowGroups::new(self.rows.iter().map(|(_, position)| *position), device)?;
-        Ok(self.groups.get_or_init(|| [by_token, by_position]))
+    /// Ids, order and offsets of the rows grouped by token, on the device.
+    fn token_groups(&self) -> Result<[&Tensor; 3]> {
+        grouped(&self.groups[0], || RowGroups::new(self.rows.iter().map(|row| row.0), &self.input_ids))
     }
+
+    /// The same by position.
+    fn position_groups(&self) -> Result<[&Tensor; 3]> {
+        grouped(&self.groups[1], || RowGroups::new(self.rows.iter().map(|row| row.1), &self.position_ids))
+    }
+}
+
+/// The tensors of the groups in `cell`, which `make` makes unless they are there.
+fn grouped(cell: &OnceLock<RowGroups>, make: impl FnOnce() -> Result<RowGroups>) -> Result<[&Tensor; 3]> {
+    let RowGroups { ids, order, offsets } = match cell.get() {
+        Some(groups) => groups,
+        None => {
+            let groups = make()?;
+            cell.get_or_init(|| groups)
+        }
+    };
+    Ok([ids, order, offsets])
 }
 
 /// Sequentially by row, so that sums do not depend on the number of threads.
@@ -285,7 +297,8 @@ impl CustomOp2 for EmbeddingSum {
         let (inputs, shape) =
             ([(tokens, tokens_layout), (positions, positions_layout)], (self.at.rows.len(), c).into());
         cuda::operation(self.name(), inputs, shape, |gpu, tables, x| {
-            gpu.embedding(tables, [&self.at.input_ids, &self.at.position_ids], c, self.dropout, x)
+            let [tokens, positions] = tables;
+            gpu.embedding(tokens, Some(positions), &self.at, (c, self.dropout), x)
         })
     }
 
@@ -299,6 +312,37 @@ impl CustomOp2 for EmbeddingSum {
         let (dtokens, dpositions) = (tokens.zeros_like()?, positions.zeros_like()?);
         embedding_backward(&self.at, dx, self.dropout, &dtokens, &dpositions)?;
         Ok((Some(dtokens), Some(dpositions)))
+    }
+}
+
+struct TokenEmbedding {
+    at: Embedded,
+}
+
+impl CustomOp1 for TokenEmbedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn cpu_fwd(&self, tokens: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (_, c) = layout.shape().dims2()?;
+        let tokens = cpu::slice(self.name(), tokens, layout)?;
+        let rows = self.at.rows.iter().map(|(token, _)| &tokens[*token as usize * c..][..c]);
+        Ok((CpuStorage::F32(rows.flatten().copied().collect()), (self.at.rows.len(), c).into()))
+    }
+
+    fn cuda_fwd(&self, tokens: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (_, c) = layout.shape().dims2()?;
+        let shape = (self.at.rows.len(), c).into();
+        cuda::operation(self.name(), [(tokens, layout)], shape, |gpu, [tokens], x| {
+            gpu.embedding(tokens, None, &self.at, (c, None), x)
+        })
+    }
+
+    fn bwd(&self, tokens: &Tensor, _x: &Tensor, dx: &Tensor) -> Result<Option<Tensor>> {
+        let dtokens = tokens.zeros_like()?;
+        token_embedding_backward(&self.at, dx, &dtokens)?;
+        Ok(Some(dtokens))
     }
 }
 

@@ -15,7 +15,7 @@
 //! | [`embedding_sum`] | token and position embeddings: gather forward, scatter-add backward |
 //! | [`token_embedding`] | token embeddings without positions |
 //! | [`causal_attention`] | multi-head causal self-attention over concatenated documents, also grouped-query and sliding-window |
-//! | [`HeadTransform`], [`Rotary`] | norms of the query and key heads, and rotary position embedding |
+//! | [`HeadTransform`], [`Rotary`] | norms of the query and key heads, and rotary position embedding of [`Positions`] |
 //! | [`decode_attention`], [`fill_cache`] | attention of one new token per sequence over a key-value cache |
 //! | [`cross_entropy`] | per-token log-probabilities and their gradient, from rows of logits |
 //! | [`sublayer`] | whole sublayers of a transformer block: differentiable, or with an explicit backward pass without a graph |
@@ -37,6 +37,7 @@ pub mod cross_entropy;
 #[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
 mod cuda;
 mod device;
+mod device_copy;
 mod dropout;
 mod embedding;
 mod guard;
@@ -47,8 +48,7 @@ mod matmul;
 mod norm;
 mod packed;
 mod parts;
-#[cfg(any(feature = "cuda", test))]
-mod plain;
+mod positions;
 mod residual;
 mod rotary;
 mod simd;
@@ -79,6 +79,7 @@ pub use linear::{linear, linear_slow};
 pub use matmul::{Matrix, Precision, matmul};
 pub use norm::{Norm, NormKind};
 pub use packed::PackedWeight;
+pub use positions::Positions;
 pub use residual::{residual_dropout, residual_dropout_slow};
 pub use rotary::{HeadNorm, HeadTransform, HeadTransformGradients, Rotary};
 pub use weight::Weight;

@@ -98,7 +98,7 @@ impl AffineElements<'_> {
         precision: Precision,
         x: Matrix<'_>,
         dy: Matrix<'_>,
-        sums: &mut Sums<'_>,
+        sums: &mut Sums<&mut [f32]>,
     ) {
         match self.weight {
             WeightElements::Transposed(_) => {
@@ -150,7 +150,7 @@ impl SideBySide<'_> {
         precision: Precision,
         x: Matrix<'_>,
         dy: &[f32],
-        sums: &mut [Sums<'_>],
+        sums: &mut [Sums<&mut [f32]>],
     ) {
         let dy = Matrix::new(dy, self.n_out());
         for ((first, map), sums) in self.columns().zip(sums) {

@@ -8,10 +8,15 @@ use std::marker::PhantomData;
 use candle_core::{CudaStorage, Device, Error, Layout, Result, Shape, Tensor};
 
 use crate::adamw::{AdamWState, AdamWUpdate};
-use crate::attention::{CausalAttention, Columns, KeyValues};
+use crate::attention::{CausalAttention, Columns, Heads, KeyValues};
 use crate::dropout::Dropout;
+use crate::embedding::Embedded;
 use crate::lm_head::{CrossEntropy, Weighting};
-use crate::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
+use crate::norm::NormElements;
+use crate::rotary::{HeadTransform, HeadTransformGradients};
+use crate::sublayer::{
+    GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients,
+};
 use crate::{Activation, AffineGradients, Norm, Precision, device};
 
 /// A GPU: no value of this type exists.
@@ -49,24 +54,28 @@ never_called! {
     clear(&Tensor) -> ();
     target_log_probs(&Tensor, &Tensor, &Tensor) -> Tensor;
     weighted_cross_entropy(&Tensor, &Tensor, &Tensor, Weighting<'_>, &Tensor, Precision) -> CrossEntropy;
-    decode_attention(&Tensor, &KeyValues, Columns<'_>, f64) -> Tensor;
+    decode_attention(&Tensor, &KeyValues, Columns<'_>, Heads) -> Tensor;
     describe() -> device::Gpu;
     peak_bytes() -> Option<u64>;
     check_bf16() -> ();
     dropout(Array<'_, f32>, Option<Dropout>, Array<'_, f32>) -> ();
     residual(Array<'_, f32>, (Array<'_, f32>, Option<Array<'_, f32>>), usize, Option<Dropout>, Array<'_, f32>) -> ();
-    embedding([Array<'_, f32>; 2], [&Tensor; 2], usize, Option<Dropout>, Array<'_, f32>) -> ();
-    embedding_backward(&Tensor, [&Tensor; 6], Option<Dropout>, [&Tensor; 2]) -> ();
-    layer_norm(Array<'_, f32>, (Array<'_, f32>, Array<'_, f32>), f32, Array<'_, f32>) -> ();
+    embedding(Array<'_, f32>, Option<Array<'_, f32>>, &Embedded, (usize, Option<Dropout>), Array<'_, f32>) -> ();
+    embedding_backward(&Tensor, ([&Tensor; 3], &Tensor), Option<([&Tensor; 3], &Tensor)>, Option<Dropout>) -> ();
+    norm(Array<'_, f32>, NormElements<Array<'_, f32>>, Array<'_, f32>) -> ();
     norm_backward(&Norm, &Tensor, &Tensor, &Tensor, &AffineGradients) -> ();
     linear(Array<'_, f32>, (Array<'_, f32>, Array<'_, f32>), Array<'_, f32>) -> ();
     linear_backward(&Tensor, &Tensor, &Tensor, &AffineGradients) -> Tensor;
+    rotary(&HeadTransform, &Tensor, &Tensor, Heads) -> Tensor;
+    rotary_backward(&HeadTransform, Option<&Tensor>, &Tensor, Heads, &Tensor, &HeadTransformGradients) -> ();
     norm_linear(&NormLinear, &Tensor, Precision) -> Tensor;
     norm_linear_backward(&NormLinear, &Tensor, &Tensor, &Tensor, &NormLinearGradients, Precision) -> ();
     linear_residual(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, Precision) -> Tensor;
     linear_residual_backward(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, &AffineGradients, Precision) -> Tensor;
     mlp(&Mlp, &Tensor, Option<Dropout>, Precision, bool) -> (Tensor, Tensor);
     mlp_backward(&Mlp, [&Tensor; 2], Option<Dropout>, &Tensor, &MlpGradients, Precision) -> ();
+    gated_mlp(&GatedMlp, &Tensor, Option<Dropout>, Precision) -> (Tensor, Tensor);
+    gated_mlp_backward(&GatedMlp, [&Tensor; 2], Option<Dropout>, &Tensor, &GatedMlpGradients, Precision) -> ();
 }
 
 pub(crate) fn open(_: usize) -> Result<Device> {

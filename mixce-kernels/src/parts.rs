@@ -1,4 +1,4 @@
-//! Borrowing the elements of tensors and parameters together, for a fused operation on the CPU.
+//! Borrowing the elements of tensors and parameters together, for a fused operation.
 
 use candle_core::{Result, Tensor, bail};
 
@@ -48,6 +48,17 @@ impl<A: Access> Parts<A> for Tensor {
             Some(slice) => Ok(slice),
             None => bail!("expected the elements of another tensor"),
         }
+    }
+}
+
+/// No tensor.
+impl<A: Access> Parts<A> for () {
+    type Elements<'a> = ();
+
+    fn tensors<'t>(&'t self, _: &mut Vec<&'t Tensor>) {}
+
+    fn elements<'a>(&self, _: &mut impl Iterator<Item = A::Slice<'a>>) -> Result<()> {
+        Ok(())
     }
 }
 

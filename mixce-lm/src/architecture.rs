@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use candle_core::{Device, Tensor};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{
-    AffineGradients, CuSeqlens, Dropout, Embedded, Heads, Norm, Precision, causal_attention,
+    AffineGradients, CuSeqlens, Dropout, Embedded, Heads, Norm, Positions, Precision, causal_attention,
 };
 
 use crate::cache::KvCache;
@@ -162,10 +162,10 @@ pub enum Attention<'a> {
 impl Attention<'_> {
     /// The position in its text of each row that a block is given.
     #[must_use]
-    pub fn positions(&self) -> &[u32] {
+    pub fn positions(&self) -> &Positions {
         match self {
             Self::Documents(documents) | Self::Prompts { documents, .. } => documents.positions(),
-            Self::Cached { cache, .. } => cache.lengths(),
+            Self::Cached { cache, .. } => cache.positions(),
         }
     }
 
@@ -241,11 +241,11 @@ mod tests {
             let (documents, rows_wanted) = (&documents, Some(&last));
             let mut attention =
                 Attention::Prompts { documents, cache: &mut cache, layer: 0, rows: rows_wanted };
-            assert_eq!(attention.positions(), [0, 1, 2, 0, 1, 2, 3, 4]);
+            assert_eq!(attention.positions().as_slice(), [0, 1, 2, 0, 1, 2, 3, 4]);
             assert_close(&attention.attend(&qkv, heads, None)?, &rows(&whole, 0));
             for step in 1..=new_tokens {
                 let mut attention = Attention::Cached { cache: &mut cache, layer: 0 };
-                assert_eq!(attention.positions(), [2 + step as u32, 4 + step as u32]);
+                assert_eq!(attention.positions().as_slice(), [2 + step as u32, 4 + step as u32]);
                 assert_close(&attention.attend(&rows(&texts, step), heads, None)?, &rows(&whole, step));
                 cache.advance();
             }

@@ -6,7 +6,7 @@
 //! beginning of a shorter prompt are masked.
 
 use candle_core::{Device, Tensor};
-use mixce_kernels::{Columns, CuSeqlens, Heads, KeyValues, decode_attention, fill_cache};
+use mixce_kernels::{Columns, CuSeqlens, Heads, KeyValues, Positions, decode_attention, fill_cache};
 
 use crate::error::Result;
 
@@ -14,8 +14,8 @@ use crate::error::Result;
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<KeyValues>,
-    /// The tokens of each sequence so far.
-    lengths: Vec<u32>,
+    /// The tokens of each sequence so far, which is the position of its next one.
+    lengths: Positions,
     /// Columns in use: the longest sequence.
     columns: usize,
     capacity: usize,
@@ -24,13 +24,17 @@ pub struct KvCache {
     device: Device,
 }
 
+fn positions(of_sequences: impl Iterator<Item = u32>) -> Positions {
+    Positions::new(of_sequences.collect::<Vec<_>>())
+}
+
 impl KvCache {
     pub(crate) fn new(prompts: &CuSeqlens, new_tokens: usize, device: &Device) -> Self {
         let columns = prompts.longest();
         Self {
             layers: Vec::new(),
             first: prompts.spans().map(|(_, t)| columns - t).collect(),
-            lengths: prompts.spans().map(|(_, t)| t as u32).collect(),
+            lengths: positions(prompts.spans().map(|(_, t)| t as u32)),
             columns,
             capacity: columns + new_tokens,
             device: device.clone(),
@@ -40,6 +44,11 @@ impl KvCache {
     /// The tokens of each sequence so far.
     #[must_use]
     pub fn lengths(&self) -> &[u32] {
+        self.lengths.as_slice()
+    }
+
+    /// The position of each sequence's next token: its length.
+    pub(crate) fn positions(&self) -> &Positions {
         &self.lengths
     }
 
@@ -47,7 +56,7 @@ impl KvCache {
     /// `[N, (H + 2 K) D]`.
     pub(crate) fn push_prompt(&mut self, qkv: &Tensor, prompts: &CuSeqlens, heads: Heads) -> Result<()> {
         let d = heads.head_size("the cache of prompts", qkv.dim(1)?)?;
-        let shape = [self.lengths.len(), heads.kv, self.capacity, d];
+        let shape = [self.lengths().len(), heads.kv, self.capacity, d];
         let cache = KeyValues::zeros(shape, qkv.dtype(), qkv.device())?;
         fill_cache(qkv, prompts, self.columns, &cache, heads)?;
         self.layers.push(cache);
@@ -76,7 +85,7 @@ impl KvCache {
     /// Counts the token that every layer has seen.
     pub(crate) fn advance(&mut self) {
         self.columns += 1;
-        self.lengths.iter_mut().for_each(|length| *length += 1);
+        self.lengths = positions(self.lengths().iter().map(|length| length + 1));
     }
 
     /// Keeps only the sequences with these indices, in this order.
@@ -90,7 +99,7 @@ impl KvCache {
             *cache = cache.select(&ids)?;
         }
         self.first = sequences.iter().map(|i| self.first[*i]).collect();
-        self.lengths = sequences.iter().map(|i| self.lengths[*i]).collect();
+        self.lengths = positions(sequences.iter().map(|i| self.lengths()[*i]));
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
 //! Logits, loss, log-likelihoods and every gradient of GPT-2 and the Llama family under MixCE against PyTorch (fixtures of
-//! `scripts/fixtures`): on the CPU, and as a part of the target `cuda` GPT-2's on a CUDA device.
+//! `scripts/fixtures`): on the CPU, and as a part of the target `cuda` on a CUDA device.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::HashMap;
@@ -122,8 +122,5 @@ fn losses_and_every_gradient_equal_pytorch() {
 
 #[test]
 fn those_of_the_llama_family_too() {
-    // No kernels on CUDA yet.
-    if !ON_CUDA {
-        compare_all(&LLAMA);
-    }
+    compare_all(&LLAMA);
 }

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use mixce_llama::LlamaConfig;
+use serde_json::{Value, json};
 
 use crate::support::{Outcome, SMALL, World, number};
 
@@ -58,6 +59,49 @@ fn ten_steps_of_training_give_the_losses_of_the_cpu() {
     // Operands with 8 bits.
     assert_same_steps(&bf16, &cpu, 0.03);
     assert_ne!(number(&bf16[9], "loss"), number(&cuda[9], "loss"));
+}
+
+/// A tiny model of the Llama family for the fixtures' tokenizer: shared heads of keys and values, heads wider than the channels, a
+/// window where its architecture has one.
+fn llama(model_type: &str) -> LlamaConfig {
+    let window = match model_type {
+        "llama" => json!({}),
+        "mistral" => json!({"sliding_window": 7}),
+        _ => json!({"use_sliding_window": true, "sliding_window": 9, "max_window_layers": 1}),
+    };
+    let mut keys = json!({"model_type": model_type, "vocab_size": 377, "max_position_embeddings": 64, "hidden_size": 16,
+        "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6,
+        "tie_word_embeddings": true, "initializer_range": 0.3, "bos_token_id": 376, "eos_token_id": 376});
+    keys.as_object_mut().unwrap().extend(window.as_object().unwrap().clone());
+    LlamaConfig::from_json(&keys.to_string()).unwrap()
+}
+
+#[test]
+fn ten_steps_of_the_llama_family_give_the_losses_of_the_cpu_and_what_it_writes() {
+    for model_type in ["llama", "mistral", "qwen2", "qwen3"] {
+        let world = World::of(&llama(model_type));
+        for device in ["cpu", "cuda"] {
+            train(&world, device, device, "--max-steps 10 --dropout 0.1");
+        }
+        train(&world, "cuda", "bf16", "--max-steps 10 --dropout 0.1 --precision bf16");
+        let [cpu, cuda, bf16] = ["cpu", "cuda", "bf16"].map(|run| steps(&world, run));
+        assert_eq!(cuda.len(), 10);
+        assert_same_steps(&cuda, &cpu, ROUNDING);
+        assert_same_steps(&bf16, &cpu, 0.03);
+        assert_ne!(number(&bf16[9], "loss"), number(&cuda[9], "loss"));
+
+        world.write("prompts.txt", "the river\nold stone bridge\nwater\n");
+        let of = |device: &str| {
+            let generate = "generate --model model --prompts prompts.txt --max-new-tokens 12 --seed 3 --num-samples 2 --json";
+            let evaluate = "evaluate --model model --data valid.txt --max-length 60 --json";
+            let samples = run(&world, &format!("{generate} --device {device}"), None).rows();
+            let nll = run(&world, &format!("{evaluate} --device {device}"), None).row();
+            (samples, number(&nll, "nll"))
+        };
+        let ((got, nll), (want, want_nll)) = (of("cuda"), of("cpu"));
+        assert_eq!(got, want, "{model_type}");
+        assert!((nll - want_nll).abs() <= 1e-5 * want_nll, "{model_type}: CUDA {nll}, CPU {want_nll}");
+    }
 }
 
 #[test]
@@ -161,11 +205,23 @@ fn the_doctor_compares_every_operation_with_the_cpu() {
         "norm and linear",
         "linear and residual",
         "MLP",
+        "RMS norm",
+        "token embedding",
+        "attention with shared keys and a window",
+        "norm and linear maps without biases",
+        "gated MLP",
+        "rotary embedding",
+        "rotary embedding with norms of heads",
+        "shared attention over a cache",
         "attention over a cache",
         "gradient norm",
         "AdamW",
         "training",
+        "training in bf16",
+        "training of a Qwen3",
+        "training of a Qwen3 in bf16",
         "sampling",
+        "sampling from a Qwen3",
         "speed of training",
     ];
     assert!(wanted.iter().all(|name| names.contains(name)), "{names:?}");

@@ -1,6 +1,7 @@
 //! `mixce doctor`: describes this machine and checks the arithmetic on it.
 
 mod checks;
+mod llama;
 mod parity;
 mod passes;
 

@@ -62,7 +62,7 @@ impl KeyValues {
 /// and query head. Fused for f32; other types and devices take plain candle operations, scores and softmax in f32.
 ///
 /// # Errors
-/// When shapes or columns do not fit. On CUDA in f32 when heads share keys and values, or there is a window.
+/// When shapes or columns do not fit. On CUDA in f32 when a sequence attends over more than 11264 columns.
 pub fn decode_attention(
     qkv: &Tensor,
     cache: &KeyValues,
@@ -90,8 +90,7 @@ pub fn decode_attention(
         bail!("{op}: column {} of a cache of {capacity} columns, from {:?}", columns.new, columns.first);
     }
     if let Some(gpu) = gpu_of(qkv) {
-        heads.check_on_cuda(op)?;
-        return gpu.decode_attention(qkv, cache, columns, heads.scale);
+        return gpu.decode_attention(qkv, cache, columns, heads);
     }
     if !is_cpu_f32(qkv) {
         return decode_attention_slow(qkv, cache, columns, heads);

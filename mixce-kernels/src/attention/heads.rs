@@ -59,24 +59,6 @@ impl Heads {
     pub(crate) fn first_key(self, query: usize) -> usize {
         self.window.map_or(0, |window| (query + 1).saturating_sub(window))
     }
-
-    /// Refuses what no CUDA kernel computes.
-    pub(crate) fn check_on_cuda(self, op: &str) -> Result<()> {
-        if self.kv != self.count {
-            let Self { count, kv, .. } = self;
-            bail!(
-                "{op}: grouped-query attention ({count} heads, {kv} key-value heads) has no CUDA kernel yet; it runs on the CPU"
-            );
-        }
-        match self.window {
-            Some(window) => {
-                bail!(
-                    "{op}: sliding-window attention ({window} tokens) has no CUDA kernel yet; it runs on the CPU"
-                )
-            }
-            None => Ok(()),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -95,15 +77,5 @@ mod tests {
         assert!(refused(heads(4, 2, Some(0)), 24).contains("at least 1 token"));
         assert!(refused(heads(4, 2, None), 25).contains("8 D channels"));
         assert!(refused(heads(4, 2, None), 0).contains("got 0"));
-    }
-
-    #[test]
-    fn what_has_no_cuda_kernel_is_named() {
-        let plain = Heads::new(4, 1.0);
-        assert!(plain.check_on_cuda("attention").is_ok());
-        let grouped = Heads { kv: 2, ..plain }.check_on_cuda("attention").unwrap_err().to_string();
-        assert!(grouped.contains("grouped-query attention (4 heads, 2 key-value heads)"), "{grouped}");
-        let windowed = Heads { window: Some(7), ..plain }.check_on_cuda("attention").unwrap_err().to_string();
-        assert!(windowed.contains("sliding-window attention (7 tokens)"), "{windowed}");
     }
 }

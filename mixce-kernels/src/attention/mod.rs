@@ -15,8 +15,10 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 
+use crate::Positions;
 use crate::cpu::is_cpu_f32;
 use crate::cuda::Gpu;
+use crate::device_copy::DeviceCopy;
 use crate::dropout::{Dropout, Keep};
 
 /// Where the documents of a packed batch begin: `[0, n_1, n_1 + n_2, .., N]`, one more entry than documents.
@@ -25,33 +27,17 @@ use crate::dropout::{Dropout, Keep};
 #[derive(Clone, Debug)]
 pub struct CuSeqlens {
     offsets: Arc<[usize]>,
-    positions: Arc<OnceLock<Vec<u32>>>,
+    positions: Arc<OnceLock<Positions>>,
     on_device: Arc<OnDevice>,
 }
 
-/// What kernels read of the offsets, on the first device that it is asked for.
+/// What kernels read of the offsets.
 #[derive(Debug, Default)]
 struct OnDevice {
     /// See [`CuSeqlens::spans_on`].
-    spans: OnceLock<Tensor>,
+    spans: DeviceCopy,
     /// See [`CuSeqlens::aligned_rows_on`].
-    aligned_rows: OnceLock<Tensor>,
-}
-
-impl OnDevice {
-    fn get(
-        cell: &OnceLock<Tensor>,
-        device: &Device,
-        make: impl FnOnce() -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        if let Some(tensor) = cell.get().filter(|tensor| tensor.device().same_device(device)) {
-            return Ok(tensor.clone());
-        }
-        let tensor = make()?;
-        // That of another device stays where it is.
-        let _ = cell.set(tensor.clone());
-        Ok(tensor)
-    }
+    aligned_rows: DeviceCopy,
 }
 
 impl PartialEq for CuSeqlens {
@@ -106,13 +92,14 @@ impl CuSeqlens {
 
     /// The position of each token in its document, from 0: `[N]`, computed once a batch.
     #[must_use]
-    pub fn positions(&self) -> &[u32] {
-        self.positions.get_or_init(|| self.spans().flat_map(|(_, t)| 0..t as u32).collect())
+    pub fn positions(&self) -> &Positions {
+        let positions = || self.spans().flat_map(|(_, t)| 0..t as u32).collect::<Vec<_>>();
+        self.positions.get_or_init(|| Positions::new(positions()))
     }
 
     /// Begin and end of each token's document, `[N, 2]` u32: copied to the device once a batch.
     fn spans_on(&self, device: &Device) -> Result<Tensor> {
-        OnDevice::get(&self.on_device.spans, device, || {
+        self.on_device.spans.get(device, || {
             let of_document = |(start, t)| std::iter::repeat_n([start as u32, (start + t) as u32], t);
             let spans: Vec<u32> = self.spans().flat_map(of_document).flatten().collect();
             Tensor::from_vec(spans, (self.tokens(), 2), device)
@@ -122,7 +109,7 @@ impl CuSeqlens {
     /// The rows of the documents, aligned at their ends: `[B P]` u32 for B documents of which the longest has P tokens. What lies before a
     /// shorter one is row N, one past the end.
     fn aligned_rows_on(&self, device: &Device) -> Result<Tensor> {
-        OnDevice::get(&self.on_device.aligned_rows, device, || {
+        self.on_device.aligned_rows.get(device, || {
             let (longest, past) = (self.longest(), self.tokens() as u32);
             let of_document = |(start, t): (usize, usize)| {
                 std::iter::repeat_n(past, longest - t).chain(start as u32..(start + t) as u32)
@@ -146,7 +133,7 @@ impl CuSeqlens {
 /// is drawn from word `i * 2^32 + j` of `stream.fold(h)`, so it does not depend on how the computation is split.
 ///
 /// # Errors
-/// When shapes, offsets or the dropout probability do not fit. On CUDA when heads share keys and values, or there is a window.
+/// When shapes, offsets or the dropout probability do not fit. On CUDA for heads of more than 256 channels.
 pub fn causal_attention(
     qkv: &Tensor,
     cu_seqlens: &CuSeqlens,
@@ -194,9 +181,6 @@ fn fused(
     let on_gpu = Gpu::of(qkv.device()).is_some() && matches!(qkv.dtype(), DType::F32 | DType::BF16);
     if !on_gpu && !is_cpu_f32(qkv) {
         return Ok(None);
-    }
-    if on_gpu {
-        heads.check_on_cuda("causal_attention")?;
     }
     let spans = on_gpu.then(|| cu_seqlens.spans_on(qkv.device())).transpose()?;
     let (cu_seqlens, dropout) = (cu_seqlens.clone(), dropout.filter(|dropout| dropout.p > 0.0));

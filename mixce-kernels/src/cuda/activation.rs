@@ -1,4 +1,4 @@
-//! Activation functions, with the bias before them.
+//! Activation functions, with the bias before them, and as gates.
 
 use candle_core::Result;
 
@@ -28,19 +28,22 @@ impl Gpu<'_> {
         self.launch_activation(f, x, (None, None), y, any_rows(x.len))
     }
 
-    /// `x = f(x + bias)` in place, rows of the bias's length; `x + bias` goes to `pre_activation` if it is wanted.
+    /// `x = f(x + bias)` in place, rows of `c` elements; `x + bias` goes to `pre_activation` if it is wanted.
     pub(super) fn bias_activation<T: Element>(
         &self,
         f: Activation,
         x: Array<'_, T>,
-        bias: Array<'_, f32>,
+        (c, bias): (usize, Option<Array<'_, f32>>),
         pre_activation: Option<Array<'_, T>>,
     ) -> Result<()> {
-        let n = rows("activation", x, bias.len)?;
+        let n = rows("activation", x, c)?;
+        if let Some(bias) = bias {
+            expect_len("activation", "the bias", bias, c)?;
+        }
         if let Some(pre_activation) = pre_activation {
             expect_len("activation", "its input", pre_activation, x.len)?;
         }
-        self.launch_activation(f, x, (Some(bias), pre_activation), x, (n, bias.len))
+        self.launch_activation(f, x, (bias, pre_activation), x, (n, c))
     }
 
     /// Sizes are checked by the callers.
@@ -77,5 +80,40 @@ impl Gpu<'_> {
         let name = name_of!("mixce_activation_backward", T);
         // SAFETY: the arguments are those of the kernel; all arrays have rows * columns elements.
         unsafe { launch!(self, "activation", name, grid, x, dy, y, dx, n, c, kind(f)) }
+    }
+
+    /// `hidden = f(gate) up`, for rows `[gate | up]` of `2 c` elements.
+    pub(super) fn gated<T: Element>(
+        &self,
+        f: Activation,
+        gate_up: Array<'_, T>,
+        c: usize,
+        hidden: Array<'_, T>,
+    ) -> Result<()> {
+        let op = "gate";
+        let n = rows(op, hidden, c)?;
+        expect_len(op, "gate and factor", gate_up, 2 * hidden.len)?;
+        let (name, c, grid) = (name_of!("mixce_gated", T), unsigned(op, c)?, Grid::rows(n));
+        // SAFETY: the arguments are those of the kernel; n rows of c elements lie inside hidden, of twice as many inside gate_up.
+        unsafe { launch!(self, "activation", name, grid, gate_up, hidden, n as u64, c, kind(f)) }
+    }
+
+    /// Given the gradient of `f(gate) up` in `hidden`: that of rows `[gate | up]`, and `hidden = f(gate) up` in place.
+    pub(super) fn gated_backward<T: Element>(
+        &self,
+        f: Activation,
+        gate_up: Array<'_, T>,
+        c: usize,
+        hidden: Array<'_, T>,
+        dgate_up: Array<'_, T>,
+    ) -> Result<()> {
+        let op = "gate backward";
+        let n = rows(op, hidden, c)?;
+        for array in [gate_up, dgate_up] {
+            expect_len(op, "gate and factor", array, 2 * hidden.len)?;
+        }
+        let (name, c, grid) = (name_of!("mixce_gated_backward", T), unsigned(op, c)?, Grid::rows(n));
+        // SAFETY: the arguments are those of the kernel; n rows of c elements lie inside hidden, of twice as many inside the others.
+        unsafe { launch!(self, "activation", name, grid, gate_up, hidden, dgate_up, n as u64, c, kind(f)) }
     }
 }

@@ -1,6 +1,6 @@
-//! Causal self-attention over concatenated documents. The caller refuses grouped-query heads and windows.
+//! Causal self-attention over concatenated documents.
 //!
-//! Legend: N packed tokens, H heads, D head size, C = H D channels.
+//! Legend: N packed tokens, H heads of queries, K heads of keys and values, D head size.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CudaStorage, DType, Layout, Result, Shape, Tensor, bail};
@@ -16,7 +16,7 @@ use crate::dropout::Dropout;
 /// A storage and its layout.
 type Operand<'a> = (&'a CudaStorage, &'a Layout);
 
-/// The attended values `[N, C]` of `qkv` `[N, 3 C]`, f32 or bf16; `spans` are those of [`crate::CuSeqlens`].
+/// The attended values `[N, H D]` of `qkv` `[N, (H + 2 K) D]`, f32 or bf16; `spans` are those of [`crate::CuSeqlens`].
 pub(crate) fn causal_attention(
     op: &CausalAttention,
     spans: &Tensor,
@@ -33,13 +33,14 @@ fn forward<T: Element>(
     spans: &Tensor,
     (qkv, layout): Operand<'_>,
 ) -> Result<(CudaStorage, Shape)> {
-    let (n, c3) = layout.shape().dims2()?;
-    operation::<T, 1>("causal_attention", [(qkv, layout)], (n, c3 / 3).into(), |gpu, [qkv], out| {
+    let (name, (n, channels)) = ("causal_attention", layout.shape().dims2()?);
+    let c = op.heads.count * op.heads.head_size(name, channels)?;
+    operation::<T, 1>(name, [(qkv, layout)], (n, c).into(), |gpu, [qkv], out| {
         with_problem(op, spans, qkv, |attention| gpu.causal_attention(attention, out))
     })
 }
 
-/// The gradient `[N, 3 C]` of `qkv`, given that of the attended values in the same type.
+/// The gradient of `qkv`, given that of the attended values in the same type.
 pub(crate) fn causal_attention_backward(
     op: &CausalAttention,
     spans: &Tensor,
@@ -77,11 +78,12 @@ fn with_problem<T, R>(
     f: impl FnOnce(Attention<'_, T>) -> Result<R>,
 ) -> Result<R> {
     with_arrays("causal_attention", [spans], [], |_, [spans], []| {
-        let Heads { count, scale, .. } = op.heads;
-        f(Attention { qkv, spans, heads: count, scale: scale as f32, dropout: op.dropout })
+        f(Attention { qkv, spans, heads: op.heads, dropout: op.dropout })
     })
 }
 
+/// Channels of a head.
+pub(super) const MAX_HEAD_SIZE: usize = 256;
 /// Warps of a block, and rows of a warp.
 const WARPS: usize = 4;
 const WARP_ROWS: usize = 4;
@@ -90,12 +92,11 @@ const SHARED_FLOATS: usize = 48 * 1024 / 4;
 
 /// The operands of the kernels.
 struct Attention<'a, T> {
-    /// `[N, 3 C]`.
+    /// `[N, (H + 2 K) D]`.
     qkv: Array<'a, T>,
     /// `[N, 2]`: where the document of each token begins and ends.
     spans: Array<'a, u32>,
-    heads: usize,
-    scale: f32,
+    heads: Heads,
     dropout: Option<Dropout>,
 }
 
@@ -117,47 +118,51 @@ macro_rules! kernels {
 }
 
 impl<T: Element> Attention<'_, T> {
-    /// `(N, C, D)`.
-    fn sizes(&self) -> Result<(usize, usize, usize)> {
+    /// `(N, D)`.
+    fn sizes(&self) -> Result<(usize, usize)> {
         let n = self.spans.len / 2;
-        let c = self.qkv.len / (3 * n).max(1);
-        expect_len("causal_attention", "queries, keys and values", self.qkv, 3 * n * c)?;
-        Ok((n, c, c / self.heads))
+        let heads = self.heads.count + 2 * self.heads.kv;
+        let d = self.qkv.len / (n * heads).max(1);
+        expect_len("causal_attention", "queries, keys and values", self.qkv, n * heads * d)?;
+        Ok((n, d))
     }
 
     fn kernels(d: usize) -> Result<Kernels> {
         match d {
             0..=64 => Ok(kernels!("2", T)),
             65..=128 => Ok(kernels!("4", T)),
-            129..=256 => Ok(kernels!("8", T)),
-            _ => bail!("causal_attention: a head of {d} channels; on CUDA at most 256"),
+            129..=MAX_HEAD_SIZE => Ok(kernels!("8", T)),
+            _ => bail!("causal_attention: a head of {d} channels; on CUDA at most {MAX_HEAD_SIZE}"),
         }
     }
 
-    /// Blocks, with as large a tile of keys as fits the shared memory.
-    fn grid(&self, n: usize, d: usize) -> (Grid, usize) {
+    /// Blocks for the rows of so many heads, with as large a tile of keys as fits the shared memory.
+    fn grid(heads: usize, n: usize, d: usize) -> (Grid, usize) {
         let weights = 2 * WARPS * WARP_ROWS * WARP as usize;
         let tile = ((SHARED_FLOATS - weights) / (2 * (d + 1))).min(WARP as usize);
-        let blocks = (n.div_ceil(WARPS * WARP_ROWS) as u32, self.heads as u32);
+        let blocks = (n.div_ceil(WARPS * WARP_ROWS) as u32, heads as u32);
         let shared_bytes = (2 * tile * (d + 1) + weights) * 4;
         (Grid { blocks, threads: (WARPS as u32 * WARP, 1), shared_bytes }, tile)
     }
 
-    fn arguments(&self, (n, c, d): (usize, usize, usize), tile: usize) -> Result<Vec<Arg>> {
-        let size = |value| Ok::<Arg, candle_core::Error>(unsigned("causal_attention", value)?.into());
-        let mut args = vec![self.qkv.into(), self.spans.into(), size(n)?, size(c)?, size(d)?, size(tile)?];
-        args.push(self.scale.into());
+    fn arguments(&self, (n, d): (usize, usize), tile: usize) -> Result<Vec<Arg>> {
+        let Heads { count, kv, scale, window } = self.heads;
+        let mut args = vec![self.qkv.into(), self.spans.into()];
+        for size in [n, count, kv, d, tile, window.unwrap_or(n).min(n)] {
+            args.push(unsigned("causal_attention", size)?.into());
+        }
+        args.push((scale as f32).into());
         args.extend(arguments(self.dropout));
         Ok(args)
     }
 }
 
 impl Gpu<'_> {
-    /// `out` `[N, C]`.
+    /// `out` `[N, H D]`.
     fn causal_attention<T: Element>(&self, attention: Attention<'_, T>, out: Array<'_, T>) -> Result<()> {
-        let sizes @ (n, c, d) = attention.sizes()?;
-        expect_len("causal_attention", "the result", out, n * c)?;
-        let (grid, tile) = attention.grid(n, d);
+        let (sizes @ (n, d), heads) = (attention.sizes()?, attention.heads.count);
+        expect_len("causal_attention", "the result", out, n * heads * d)?;
+        let (grid, tile) = Attention::<T>::grid(heads, n, d);
         let mut args = attention.arguments(sizes, tile)?;
         args.push(out.into());
         let kernel = kernel!("attention", Attention::<T>::kernels(d)?.forward);
@@ -165,7 +170,7 @@ impl Gpu<'_> {
         unsafe { self.launch(kernel, grid, &args) }
     }
 
-    /// The gradient `dqkv` `[N, 3 C]`, given `dout` `[N, C]`. `saved` has room for two numbers a head and token.
+    /// The gradient `dqkv` `[N, (H + 2 K) D]`, given `dout` `[N, H D]`. `saved` has room for two numbers a head and token.
     fn causal_attention_backward<T: Element>(
         &self,
         attention: Attention<'_, T>,
@@ -173,17 +178,19 @@ impl Gpu<'_> {
         dqkv: Array<'_, T>,
         saved: Array<'_, f32>,
     ) -> Result<()> {
-        let (op, sizes @ (n, c, d)) = ("causal_attention backward", attention.sizes()?);
-        expect_len(op, "the result's gradient", dout, n * c)?;
-        expect_len(op, "the gradient", dqkv, 3 * n * c)?;
-        expect_len(op, "the saved sums", saved, 2 * n * attention.heads)?;
-        let ((grid, tile), kernels) = (attention.grid(n, d), Attention::<T>::kernels(d)?);
+        let (op, sizes @ (n, d), heads) = ("causal_attention backward", attention.sizes()?, attention.heads);
+        expect_len(op, "the result's gradient", dout, n * heads.count * d)?;
+        expect_len(op, "the gradient", dqkv, attention.qkv.len)?;
+        expect_len(op, "the saved sums", saved, 2 * n * heads.count)?;
+        let ((queries, tile), (keys, _)) =
+            (Attention::<T>::grid(heads.count, n, d), Attention::<T>::grid(heads.kv, n, d));
+        let kernels = Attention::<T>::kernels(d)?;
         let mut args = attention.arguments(sizes, tile)?;
         args.extend([Arg::from(dout), dqkv.into(), saved.into()]);
         // SAFETY: the arguments are those of both kernels; all arrays have N rows, and spans lie inside 0..N.
         unsafe {
-            self.launch(kernel!("attention", kernels.backward_queries), grid, &args)?;
-            self.launch(kernel!("attention", kernels.backward_keys), grid, &args)
+            self.launch(kernel!("attention", kernels.backward_queries), queries, &args)?;
+            self.launch(kernel!("attention", kernels.backward_keys), keys, &args)
         }
     }
 }

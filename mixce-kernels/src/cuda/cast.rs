@@ -1,40 +1,78 @@
-//! Converts operands of matrix products.
+//! Operands of matrix products.
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{Element, Grid, launch, uninitialised, with_arrays};
+use super::matmul::Matrix;
+use super::{Array, Element, Grid, OnGpu, launch, uninitialised, with_arrays};
+use crate::parts::Parts;
+use crate::{Affine, Weight};
 
-/// `x` itself, or a copy rounded to bf16.
-pub(super) fn operand<T: Element>(x: &Tensor) -> Result<Tensor> {
-    if T::DTYPE == DType::F32 {
-        return Ok(x.clone());
-    }
-    let y = uninitialised(x.shape(), DType::BF16, x)?;
-    cast([x, x], [&y, &y], 1)?;
-    Ok(y)
+/// The weight of a map as products read it: `W` `[in, out]`, in the layout in which it is stored.
+pub(super) struct Operand {
+    stored: Tensor,
+    transposed: bool,
 }
 
-/// Two [`operand`]s in one launch.
-pub(super) fn operands<T: Element>(a: &Tensor, b: &Tensor) -> Result<[Tensor; 2]> {
-    if T::DTYPE == DType::F32 {
-        return Ok([a.clone(), b.clone()]);
+impl<T: Element> Parts<OnGpu<T>> for Operand {
+    type Elements<'a> = Matrix<'a, T>;
+
+    fn tensors<'t>(&'t self, tensors: &mut Vec<&'t Tensor>) {
+        tensors.push(&self.stored);
     }
-    let rounded = [uninitialised(a.shape(), DType::BF16, a)?, uninitialised(b.shape(), DType::BF16, b)?];
-    cast([a, b], [&rounded[0], &rounded[1]], 2)?;
-    Ok(rounded)
+
+    fn elements<'a>(&self, slices: &mut impl Iterator<Item = Array<'a, T>>) -> Result<Matrix<'a, T>> {
+        let (_, columns) = self.stored.dims2()?;
+        let matrix = Matrix::new(Parts::<OnGpu<T>>::elements(&self.stored, slices)?, columns);
+        Ok(if self.transposed { matrix.t() } else { matrix })
+    }
 }
 
-/// Rounds the first `count` of two tensors to bf16.
-fn cast(x: [&Tensor; 2], y: [&Tensor; 2], tensors: u32) -> Result<()> {
+/// The weights of maps as operands of type T.
+///
+/// # Errors
+/// When a weight is packed, or the device fails.
+pub(super) fn operands<T: Element>(maps: &[&Affine]) -> Result<Vec<Operand>> {
+    let stored = maps.iter().map(|map| map.weight.stored()).collect::<Result<Vec<_>>>()?;
+    let operands = rounded::<T>(&stored)?.into_iter().zip(maps);
+    let operand = |(stored, map): (Tensor, &&Affine)| {
+        let transposed = matches!(map.weight, Weight::Transposed(_));
+        Operand { stored, transposed }
+    };
+    Ok(operands.map(operand).collect())
+}
+
+/// f32 tensors as they are, or copies rounded to bf16.
+pub(super) fn rounded<T: Element>(tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
+    if T::DTYPE == DType::F32 {
+        return Ok(tensors.iter().map(|tensor| (*tensor).clone()).collect());
+    }
+    let copy = |tensor: &&Tensor| uninitialised(tensor.shape(), DType::BF16, tensor);
+    let copies = tensors.iter().map(copy).collect::<Result<Vec<_>>>()?;
+    for (some, copies) in tensors.chunks(TENSORS).zip(copies.chunks(TENSORS)) {
+        // Unused slots are filled with the first tensor and get no block.
+        let x = std::array::from_fn(|i| *some.get(i).unwrap_or(&some[0]));
+        let y = std::array::from_fn(|i| copies.get(i).unwrap_or(&copies[0]));
+        cast(x, y, some.len())?;
+    }
+    Ok(copies)
+}
+
+/// Tensors of a launch.
+const TENSORS: usize = 3;
+
+/// Rounds the first `count` of these tensors to bf16.
+fn cast(x: [&Tensor; TENSORS], y: [&Tensor; TENSORS], count: usize) -> Result<()> {
     const ELEMENTS_OF_A_THREAD: usize = 4;
     let op = "cast";
-    with_arrays::<f32, _, 2, 0>(op, x, [], |gpu, [x0, x1], []| {
-        with_arrays::<half::bf16, _, 0, 2>(op, [], y, |_, [], [y0, y1]| {
-            let mut grid = Grid::elements(x0.len.max(x1.len).div_ceil(ELEMENTS_OF_A_THREAD));
-            grid.blocks.1 = tensors;
-            let [n0, n1] = [x0.len as u64, x1.len as u64];
+    with_arrays::<f32, _, TENSORS, 0>(op, x, [], |gpu, x, []| {
+        with_arrays::<half::bf16, _, 0, TENSORS>(op, [], y, |_, [], [y0, y1, y2]| {
+            let ([x0, x1, x2], [n0, n1, n2]) = (x, x.map(|x| x.len as u64));
+            let longest = x.iter().map(|x| x.len).max().unwrap_or(0);
+            let mut grid = Grid::elements(longest.div_ceil(ELEMENTS_OF_A_THREAD));
+            grid.blocks.1 = count as u32;
+            let name = "mixce_cast_bf16";
             // SAFETY: the arguments are those of the kernel; a result has the shape of its tensor.
-            unsafe { launch!(gpu, "cast", "mixce_cast_bf16", grid, x0, x1, y0, y1, n0, n1) }
+            unsafe { launch!(gpu, "cast", name, grid, x0, x1, x2, y0, y1, y2, n0, n1, n2) }
         })
     })
 }

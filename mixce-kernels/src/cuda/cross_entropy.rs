@@ -2,9 +2,9 @@
 //!
 //! Legend: N tokens, C channels, V vocabulary.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 
-use super::cast::operands;
+use super::cast::rounded;
 use super::matmul::Matrix;
 use super::{
     Array, Element, Gpu, Grid, expect_len, in_precision, launch, name_of, uninitialised, unsigned,
@@ -42,7 +42,7 @@ impl Gpu<'_> {
                     for (start, len) in slices(n, v) {
                         let logits = logits.range(0, len * v);
                         let hidden = Matrix::new(hidden.range(start * c, len * c), c);
-                        gpu.matmul(logits, false, hidden, Matrix::new(head, c).t())?;
+                        gpu.matmul(Matrix::new(logits, v), false, hidden, Matrix::new(head, c).t())?;
                         let [log_q, log_z] = [log_q, log_z].map(|array| array.range(start, len));
                         gpu.log_probs_of_logits(logits, targets.range(start, len), log_q, log_z)?;
                     }
@@ -86,17 +86,19 @@ fn weighted_cross_entropy<T: Element>(
         DType::F32 => logits.clone(),
         other => uninitialised((slice, v), other, hidden)?,
     };
-    let [hidden, head] = operands::<T>(hidden, head)?;
+    let operands = rounded::<T>(&[hidden, head])?;
+    let [hidden, head] = &operands[..] else { bail!("{op}: expected two operands") };
     for (start, len) in slices(n, v) {
         let narrow = |tensor: &Tensor| tensor.narrow(0, start, len);
         let (hidden, targets, log_q, log_z) =
-            (narrow(&hidden)?, narrow(targets)?, narrow(&log_q)?, narrow(&log_z)?);
+            (narrow(hidden)?, narrow(targets)?, narrow(&log_q)?, narrow(&log_z)?);
         let (dhidden, logits, gradient) =
             (narrow(&dhidden)?, logits.narrow(0, 0, len)?, gradient.narrow(0, 0, len)?);
         with_arrays(op, [&targets], [], |_, [targets], []| {
             with_arrays(op, [], [&logits, &log_q, &log_z], |gpu, [], [logits, log_q, log_z]| {
-                with_arrays::<T, _, 2, 0>(op, [&hidden, &head], [], |_, [hidden, head], []| {
-                    gpu.matmul(logits, false, Matrix::new(hidden, c), Matrix::new(head, c).t())
+                with_arrays::<T, _, 2, 0>(op, [&hidden, head], [], |_, [hidden, head], []| {
+                    let (hidden, head) = (Matrix::new(hidden, c), Matrix::new(head, c));
+                    gpu.matmul(Matrix::new(logits, v), false, hidden, head.t())
                 })?;
                 gpu.log_probs_of_logits(logits, targets, log_q, log_z)
             })
@@ -105,12 +107,12 @@ fn weighted_cross_entropy<T: Element>(
         with_arrays(op, [&targets], [], |_, [targets], []| {
             let inputs = [&logits, &log_z, &weights];
             with_arrays(op, inputs, [&dhidden, dhead], |gpu, [logits, log_z, weights], [dhidden, dhead]| {
-                let operands = [&hidden, &head];
+                let operands = [&hidden, head];
                 with_arrays::<T, _, 2, 1>(op, operands, [&gradient], |_, [hidden, head], [gradient]| {
                     gpu.logits_gradient(logits, targets, log_z, (weights, scale as f32), gradient)?;
                     let gradient = Matrix::new(gradient, v);
-                    gpu.matmul(dhidden, false, gradient, Matrix::new(head, c))?;
-                    gpu.matmul(dhead, true, gradient.t(), Matrix::new(hidden, c))
+                    gpu.matmul(Matrix::new(dhidden, c), false, gradient, Matrix::new(head, c))?;
+                    gpu.matmul(Matrix::new(dhead, c), true, gradient.t(), Matrix::new(hidden, c))
                 })
             })
         })?;

@@ -1,41 +1,46 @@
-//! Token and position embeddings.
+//! Token embeddings, with or without those of positions.
 
 use candle_core::{Result, Tensor};
 
 use super::dropout::arguments;
 use super::{Array, Gpu, Grid, MAX_BLOCKS, THREADS, expect_len, launch, rows, unsigned, with_arrays};
 use crate::dropout::Dropout;
+use crate::embedding::Embedded;
 
-/// Rows of a batch grouped by table row: see `RowGroups` in `crate::embedding`.
+/// Rows of a batch grouped by table row (see `RowGroups` in `crate::embedding`), and the sums for that table.
 #[derive(Clone, Copy)]
 struct Grouped<'a> {
     ids: Array<'a, u32>,
     order: Array<'a, u32>,
     offsets: Array<'a, u32>,
+    dtable: Array<'a, f32>,
 }
 
 impl Gpu<'_> {
     /// `x = dropout(tokens[ids] + positions[position_ids])`, `c` channels. Ids must be inside the tables.
     pub(crate) fn embedding(
         &self,
-        [tokens, positions]: [Array<'_, f32>; 2],
-        ids: [&Tensor; 2],
-        c: usize,
-        dropout: Option<Dropout>,
+        tokens: Array<'_, f32>,
+        positions: Option<Array<'_, f32>>,
+        at: &Embedded,
+        (c, dropout): (usize, Option<Dropout>),
         x: Array<'_, f32>,
     ) -> Result<()> {
-        with_arrays("embedding", ids, [], |_, ids, []| self.gather(([tokens, positions], ids), c, dropout, x))
+        with_arrays("embedding", [&at.input_ids, &at.position_ids], [], |_, ids, []| {
+            self.gather((tokens, positions), ids, (c, dropout), x)
+        })
     }
 
     fn gather(
         &self,
-        ([tokens, positions], [ids, position_ids]): ([Array<'_, f32>; 2], [Array<'_, u32>; 2]),
-        c: usize,
-        dropout: Option<Dropout>,
+        (tokens, positions): (Array<'_, f32>, Option<Array<'_, f32>>),
+        [ids, position_ids]: [Array<'_, u32>; 2],
+        (c, dropout): (usize, Option<Dropout>),
         x: Array<'_, f32>,
     ) -> Result<()> {
         let op = "embedding";
-        let (vocabulary, table) = (rows(op, tokens, c)?, rows(op, positions, c)?);
+        let vocabulary = rows(op, tokens, c)?;
+        let table = positions.map_or(Ok(0), |positions| rows(op, positions, c))?;
         expect_len(op, "the positions", position_ids, ids.len)?;
         expect_len(op, "the result", x, ids.len * c)?;
         let [key, label, threshold, scale] = arguments(dropout);
@@ -65,73 +70,78 @@ impl Gpu<'_> {
         }
     }
 
-    /// Adds the rows of `dropout(dx)` to the rows of the tables that they came from. Ids must be inside the tables; `groups` are ids,
-    /// order and offsets for the tokens, then for the positions.
+    /// Adds the rows of `dropout(dx)` to the rows of the tables' sums that they came from. Ids must be inside the tables; each table comes
+    /// with ids, order and offsets of its groups.
     pub(crate) fn embedding_backward(
         &self,
         dx: &Tensor,
-        groups: [&Tensor; 6],
+        (tokens, dtokens): ([&Tensor; 3], &Tensor),
+        positions: Option<([&Tensor; 3], &Tensor)>,
         dropout: Option<Dropout>,
-        sums: [&Tensor; 2],
     ) -> Result<()> {
-        let (op, c) = ("embedding backward", dx.dim(1)?);
-        with_arrays(
-            op,
-            groups,
-            [],
-            |_, [ids, order, offsets, position_ids, position_order, position_offsets], []| {
-                let tokens = Grouped { ids, order, offsets };
-                let positions =
-                    Grouped { ids: position_ids, order: position_order, offsets: position_offsets };
-                with_arrays(op, [dx], sums, |gpu, [dx], sums| {
-                    gpu.add_embedding_gradients(dx, [tokens, positions], c, dropout, sums)
-                })
-            },
-        )
+        with_grouped(tokens, dtokens, |tokens| match positions {
+            None => self.add_embedding_gradients(dx, tokens, None, dropout),
+            Some((positions, dpositions)) => with_grouped(positions, dpositions, |positions| {
+                self.add_embedding_gradients(dx, tokens, Some(positions), dropout)
+            }),
+        })
     }
 
     fn add_embedding_gradients(
         &self,
-        dx: Array<'_, f32>,
-        [tokens, positions]: [Grouped<'_>; 2],
-        c: usize,
+        dx: &Tensor,
+        tokens: Grouped<'_>,
+        positions: Option<Grouped<'_>>,
         dropout: Option<Dropout>,
-        [dtokens, dpositions]: [Array<'_, f32>; 2],
     ) -> Result<()> {
-        let op = "embedding backward";
-        for side in [tokens, positions] {
-            expect_len(op, "the gradient", dx, side.ids.len * c)?;
-            expect_len(op, "the order", side.order, side.ids.len)?;
+        let (op, c) = ("embedding backward", dx.dim(1)?);
+        for side in [Some(tokens), positions].into_iter().flatten() {
+            expect_len(op, "the order", side.order, dx.dim(0)?)?;
+            rows(op, side.dtable, c)?;
         }
         let groups = |side: Grouped<'_>| unsigned(op, side.offsets.len - 1);
-        let (of_tokens, of_positions) = (groups(tokens)?, groups(positions)?);
+        let (of_tokens, of_positions) = (groups(tokens)?, positions.map_or(Ok(0), groups)?);
         let blocks = ((of_tokens + of_positions) as usize).min(MAX_BLOCKS) as u32;
         let grid = Grid { blocks: (blocks, 1), threads: (THREADS, 1), shared_bytes: 0 };
         let ([key, label, threshold, scale], c) = (arguments(dropout), unsigned(op, c)?);
-        // SAFETY: the arguments are those of the kernel; the order holds rows of dx and the callers checked the ids.
-        unsafe {
-            launch!(
-                self,
-                "embedding",
-                "mixce_embedding_backward",
-                grid,
-                dx,
-                tokens.ids,
-                tokens.order,
-                tokens.offsets,
-                of_tokens,
-                dtokens,
-                positions.ids,
-                positions.order,
-                positions.offsets,
-                of_positions,
-                dpositions,
-                c,
-                key,
-                label,
-                threshold,
-                scale
-            )
-        }
+        with_arrays::<f32, _, 1, 0>(op, [dx], [], |gpu, [dx], []| {
+            // SAFETY: the arguments are those of the kernel; the order holds rows of dx and the callers checked the ids.
+            unsafe {
+                launch!(
+                    gpu,
+                    "embedding",
+                    "mixce_embedding_backward",
+                    grid,
+                    dx,
+                    tokens.ids,
+                    tokens.order,
+                    tokens.offsets,
+                    of_tokens,
+                    tokens.dtable,
+                    positions.map(|side| side.ids),
+                    positions.map(|side| side.order),
+                    positions.map(|side| side.offsets),
+                    of_positions,
+                    positions.map(|side| side.dtable),
+                    c,
+                    key,
+                    label,
+                    threshold,
+                    scale
+                )
+            }
+        })
     }
+}
+
+/// Runs `f` on the groups of a table and its sums.
+fn with_grouped<R>(
+    groups: [&Tensor; 3],
+    dtable: &Tensor,
+    f: impl FnOnce(Grouped<'_>) -> Result<R>,
+) -> Result<R> {
+    let op = "embedding backward";
+    with_arrays(op, groups, [], |_, [ids, order, offsets], []| {
+        with_arrays(op, [], [dtable], |_, [], [dtable]| f(Grouped { ids, order, offsets, dtable }))
+    })
 }

@@ -1,79 +1,143 @@
 //! Affine maps: matrix products, biases and the sums of their gradients.
 
-use candle_core::Result;
+use candle_core::{Result, bail};
 
 use super::matmul::Matrix;
-use super::{Array, Element, Gpu, Grid, launch, name_of, rows, unsigned};
+use super::{Array, Element, Gpu, Grid, launch, name_of, unsigned};
+use crate::affine::Sums;
+
+/// An affine map on the device.
+#[derive(Clone, Copy)]
+pub(super) struct Map<'a, T> {
+    /// `W` `[in, out]`, in whatever layout it is stored.
+    pub(super) weight: Matrix<'a, T>,
+    /// `[out]`.
+    pub(super) bias: Option<Array<'a, f32>>,
+}
+
+impl<'a, T: Copy> Map<'a, T> {
+    /// Maps of these weights and biases.
+    pub(super) fn list(weights: Vec<Matrix<'a, T>>, biases: Vec<Option<Array<'a, f32>>>) -> Vec<Self> {
+        weights.into_iter().zip(biases).map(|(weight, bias)| Self { weight, bias }).collect()
+    }
+
+    fn n_out(self) -> usize {
+        self.weight.columns()
+    }
+
+    /// Maps side by side, each with its first column.
+    fn columns(maps: &[Self]) -> impl Iterator<Item = (usize, &Self)> {
+        maps.iter().scan(0, |next, map| {
+            let first = *next;
+            *next += map.n_out();
+            Some((first, map))
+        })
+    }
+}
 
 impl Gpu<'_> {
-    /// `y = x W + b`, with `W` `[in, out]`.
-    pub(crate) fn linear<T: Element>(
+    /// `y = x W + b` of f32 arrays, with `W` `[in, out]`.
+    pub(crate) fn linear(
         &self,
-        x: Array<'_, T>,
-        (weight, bias): (Array<'_, T>, Array<'_, f32>),
-        y: Array<'_, T>,
+        x: Array<'_, f32>,
+        (weight, bias): (Array<'_, f32>, Array<'_, f32>),
+        y: Array<'_, f32>,
     ) -> Result<()> {
-        self.product(x, weight, bias.len, y)?;
-        let n = rows("linear", y, bias.len)?;
-        let (name, grid, c) = (name_of!("mixce_add_bias", T), Grid::rows(n), unsigned("linear", bias.len)?);
-        // SAFETY: the arguments are those of the kernel; y has n rows of the bias's length.
-        unsafe { launch!(self, "linear", name, grid, y, bias, n as u64, c) }
+        let weight = Matrix::new(weight, bias.len);
+        let (x, y) = (Matrix::new(x, weight.rows()), Matrix::new(y, bias.len));
+        self.map(x, Map { weight, bias: Some(bias) }, y)
     }
 
-    /// `y = x W`, with `W` `[in, out]`.
-    pub(super) fn product<T: Element, Out: Element>(
-        &self,
-        x: Array<'_, T>,
-        weight: Array<'_, T>,
-        n_out: usize,
-        y: Array<'_, Out>,
-    ) -> Result<()> {
-        let n_in = weight.len / n_out.max(1);
-        self.matmul(y, false, Matrix::new(x, n_in), Matrix::new(weight, n_out))
+    /// `y = x W + b`
+    fn map<T: Element>(&self, x: Matrix<'_, T>, map: Map<'_, T>, y: Matrix<'_, T>) -> Result<()> {
+        self.matmul(y, false, x, map.weight)?;
+        let Some(bias) = map.bias else { return Ok(()) };
+        let (op, n, c) = ("linear", y.rows(), map.n_out());
+        if bias.len != c {
+            bail!("{op}: expected {c} elements of the bias, got {}", bias.len);
+        }
+        let (name, grid, columns) = (name_of!("mixce_add_bias", T), Grid::rows(n), unsigned(op, c)?);
+        let (y, stride) = y.address_and_stride();
+        // SAFETY: the arguments are those of the kernel; y has n rows of c elements, the bias has c.
+        unsafe { launch!(self, "linear", name, grid, y, stride, bias, n as u64, columns) }
     }
 
-    /// Gradients of `y = x W + b`: `dx = dy W^T`, and `dW += x^T dy`, `db += sum_rows dy`.
-    pub(super) fn add_linear_gradients<T: Element>(
+    /// `y = [x W_1 + b_1 | x W_2 + b_2 | ..]`
+    pub(super) fn maps<T: Element>(
         &self,
-        (x, weight): (Array<'_, T>, Array<'_, T>),
-        dy: Array<'_, T>,
-        dx: Array<'_, T>,
-        (dweight, dbias): (Array<'_, f32>, Array<'_, f32>),
+        x: Matrix<'_, T>,
+        maps: &[Map<'_, T>],
+        y: Matrix<'_, T>,
     ) -> Result<()> {
-        self.input_gradient(weight, dy, dbias.len, dx)?;
-        self.parameter_gradients(x, dy, (dweight, dbias))
+        Map::columns(maps)
+            .try_for_each(|(first, map)| self.map(x, *map, y.narrow_columns(first, map.n_out())?))
     }
 
-    /// `dx = dy W^T`, with `W` `[in, out]`.
+    /// `dx = dy W^T`, or `dx += dy W^T`.
     pub(super) fn input_gradient<T: Element>(
         &self,
-        weight: Array<'_, T>,
-        dy: Array<'_, T>,
-        n_out: usize,
-        dx: Array<'_, T>,
+        weight: Matrix<'_, T>,
+        dy: Matrix<'_, T>,
+        dx: Matrix<'_, T>,
+        add: bool,
     ) -> Result<()> {
-        let n_in = weight.len / n_out.max(1);
-        debug_assert_eq!(dx.len * n_out, dy.len * n_in);
-        self.matmul(dx, false, Matrix::new(dy, n_out), Matrix::new(weight, n_out).t())
+        self.matmul(dx, add, dy, weight.t())
     }
 
-    /// `dW += x^T dy`, `db += sum_rows dy`.
+    /// `dx = dy_1 W_1^T + dy_2 W_2^T + ..`, rounded to its type after each.
+    pub(super) fn input_gradients<T: Element>(
+        &self,
+        maps: &[Map<'_, T>],
+        dy: Matrix<'_, T>,
+        dx: Matrix<'_, T>,
+    ) -> Result<()> {
+        Map::columns(maps).try_for_each(|(first, map)| {
+            self.input_gradient(map.weight, dy.narrow_columns(first, map.n_out())?, dx, first > 0)
+        })
+    }
+
+    /// `dW += x^T dy` in the layout of the weight, `db += sum_rows dy`.
     pub(super) fn parameter_gradients<T: Element>(
         &self,
-        x: Array<'_, T>,
-        dy: Array<'_, T>,
-        (dweight, dbias): (Array<'_, f32>, Array<'_, f32>),
+        weight: Matrix<'_, T>,
+        x: Matrix<'_, T>,
+        dy: Matrix<'_, T>,
+        sums: Sums<Array<'_, f32>>,
     ) -> Result<()> {
-        let n_out = dbias.len;
-        let n_in = dweight.len / n_out.max(1);
-        let n = rows("linear backward", dy, n_out)?;
+        let n = dy.rows();
         if n == 0 {
             return Ok(());
         }
-        self.matmul(dweight, true, Matrix::new(x, n_in).t(), Matrix::new(dy, n_out))?;
-        let (columns, grid) = (unsigned("linear backward", n_out)?, Grid::columns(n_out));
-        let name = name_of!("mixce_column_sums", T);
-        // SAFETY: the arguments are those of the kernel; dy has n rows of dbias's length.
-        unsafe { launch!(self, "linear", name, grid, dy, dbias, n as u64, columns) }
+        match weight.is_transposed() {
+            true => self.matmul(Matrix::new(sums.weight, x.columns()), true, dy.t(), x)?,
+            false => self.matmul(Matrix::new(sums.weight, dy.columns()), true, x.t(), dy)?,
+        }
+        let Some(bias) = sums.bias else { return Ok(()) };
+        self.add_column_sums(dy, bias)
+    }
+
+    /// [`Gpu::parameter_gradients`] of each map.
+    pub(super) fn parameters_gradients<T: Element>(
+        &self,
+        maps: &[Map<'_, T>],
+        x: Matrix<'_, T>,
+        dy: Matrix<'_, T>,
+        sums: &[Sums<Array<'_, f32>>],
+    ) -> Result<()> {
+        Map::columns(maps).zip(sums).try_for_each(|((first, map), sums)| {
+            self.parameter_gradients(map.weight, x, dy.narrow_columns(first, map.n_out())?, *sums)
+        })
+    }
+
+    /// `sums += sum_rows x`
+    pub(super) fn add_column_sums<T: Element>(&self, x: Matrix<'_, T>, sums: Array<'_, f32>) -> Result<()> {
+        let (op, n, c) = ("column sums", x.rows(), x.columns());
+        if sums.len != c {
+            bail!("{op}: expected {c} sums, got {}", sums.len);
+        }
+        let (name, grid, columns) = (name_of!("mixce_column_sums", T), Grid::columns(c), unsigned(op, c)?);
+        let (x, stride) = x.address_and_stride();
+        // SAFETY: the arguments are those of the kernel; x has n rows of c elements.
+        unsafe { launch!(self, "linear", name, grid, x, stride, sums, n as u64, columns) }
     }
 }

@@ -20,9 +20,10 @@ mod decode;
 mod device;
 mod dropout;
 mod embedding;
-mod layer_norm;
 mod linear;
 mod matmul;
+mod norm;
+mod rotary;
 mod sublayer;
 
 pub(crate) use attention::{causal_attention, causal_attention_backward};
@@ -36,6 +37,8 @@ use candle_core::{
     CudaDevice, CudaStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, WithDType, bail,
 };
 use half::bf16;
+
+use crate::parts::{Access, Parts};
 
 /// Threads of a block that handles rows or elements.
 const THREADS: u32 = 256;
@@ -125,6 +128,13 @@ impl<'a, T: CudaDType> Array<'a, T> {
         let address = self.address + (start * size_of::<T>()) as u64;
         Self { address, len, storage: PhantomData }
     }
+}
+
+/// To be read or written by kernels.
+pub(crate) struct OnGpu<T>(PhantomData<T>);
+
+impl<T: 'static> Access for OnGpu<T> {
+    type Slice<'a> = Array<'a, T>;
 }
 
 /// An argument of a kernel, in the type that it is declared with.
@@ -331,18 +341,51 @@ pub(crate) fn with_arrays<T: CudaDType, R, const N: usize, const M: usize>(
     changed: [&Tensor; M],
     f: impl FnOnce(&Gpu<'_>, [Array<'_, T>; N], [Array<'_, T>; M]) -> Result<R>,
 ) -> Result<R> {
-    let contiguous = inputs.into_iter().map(Tensor::contiguous).collect::<Result<Vec<_>>>()?;
-    let guards: Vec<_> = contiguous.iter().chain(changed).map(Tensor::storage_and_layout).collect();
+    with_list(op, &inputs, &changed, |gpu, arrays| {
+        let (inputs, changed) = arrays.split_at(N);
+        match (inputs.try_into(), changed.try_into()) {
+            (Ok(inputs), Ok(changed)) => f(gpu, inputs, changed),
+            _ => bail!("{op}: expected {} tensors, got {}", N + M, arrays.len()),
+        }
+    })
+}
+
+/// [`with_arrays`] of tensors in the parts that they belong to.
+pub(crate) fn with_parts<T: CudaDType + 'static, P: Parts<OnGpu<T>>, Q: Parts<OnGpu<T>>, R>(
+    op: &'static str,
+    inputs: P,
+    changed: Q,
+    f: impl FnOnce(&Gpu<'_>, P::Elements<'_>, Q::Elements<'_>) -> Result<R>,
+) -> Result<R> {
+    let (mut read, mut written) = (Vec::new(), Vec::new());
+    inputs.tensors(&mut read);
+    changed.tensors(&mut written);
+    with_list(op, &read, &written, |gpu, arrays| {
+        let mut arrays = arrays.iter().copied();
+        let inputs = inputs.elements(&mut arrays)?;
+        f(gpu, inputs, changed.elements(&mut arrays)?)
+    })
+}
+
+/// [`with_arrays`] of any number of tensors, those that change last.
+fn with_list<T: CudaDType, R>(
+    op: &'static str,
+    inputs: &[&Tensor],
+    changed: &[&Tensor],
+    f: impl FnOnce(&Gpu<'_>, &[Array<'_, T>]) -> Result<R>,
+) -> Result<R> {
+    let contiguous = inputs.iter().map(|input| input.contiguous()).collect::<Result<Vec<_>>>()?;
+    let tensors = contiguous.iter().chain(changed.iter().copied());
+    let guards: Vec<_> = tensors.map(Tensor::storage_and_layout).collect();
     let Some((Storage::Cuda(first), _)) = guards.first().map(|(storage, layout)| (&**storage, layout)) else {
         bail!("{op}: expected CUDA tensors")
     };
-    let none = Array { address: 0, len: 0, storage: PhantomData };
-    let (mut of_inputs, mut of_changed) = ([none; N], [none; M]);
-    for (array, (storage, layout)) in of_inputs.iter_mut().chain(&mut of_changed).zip(&guards) {
+    let mut arrays = Vec::with_capacity(guards.len());
+    for (storage, layout) in &guards {
         let Storage::Cuda(storage) = &**storage else { bail!("{op}: expected a CUDA tensor") };
-        *array = Array::new(op, storage, layout)?;
+        arrays.push(Array::new(op, storage, layout)?);
     }
-    f(&Gpu(&first.device), of_inputs, of_changed)
+    f(&Gpu(&first.device), &arrays)
 }
 
 /// The forward pass of a candle operation: `f` computes a new result of this shape from the arrays of the inputs, all of one type.

@@ -9,11 +9,15 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::cast::{operand, operands};
-use super::{Element, Gpu, in_precision, uninitialised, with_arrays};
+use super::cast::operands;
+use super::linear::Map;
+use super::matmul::Matrix;
+use super::{Element, Gpu, in_precision, uninitialised, with_arrays, with_parts};
 use crate::dropout::Dropout;
-use crate::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
-use crate::{AffineGradients, Norm, Precision};
+use crate::sublayer::{
+    GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients,
+};
+use crate::{Affine, AffineGradients, Norm, Precision};
 
 impl Gpu<'_> {
     pub(crate) fn norm_linear(
@@ -83,6 +87,28 @@ impl Gpu<'_> {
         in_precision!(precision, mlp_backward(mlp, saved, dropout, dx, gradients))
     }
 
+    pub(crate) fn gated_mlp(
+        &self,
+        mlp: &GatedMlp,
+        x: &Tensor,
+        dropout: Option<Dropout>,
+        precision: Precision,
+    ) -> Result<(Tensor, Tensor)> {
+        in_precision!(precision, gated_mlp_forward(mlp, x, dropout))
+    }
+
+    pub(crate) fn gated_mlp_backward(
+        &self,
+        mlp: &GatedMlp,
+        saved: [&Tensor; 2],
+        dropout: Option<Dropout>,
+        dx: &Tensor,
+        gradients: &GatedMlpGradients,
+        precision: Precision,
+    ) -> Result<()> {
+        in_precision!(precision, gated_mlp_backward(mlp, saved, dropout, dx, gradients))
+    }
+
     pub(crate) fn norm_backward(
         &self,
         norm: &Norm,
@@ -91,13 +117,12 @@ impl Gpu<'_> {
         dx: &Tensor,
         gradients: &AffineGradients,
     ) -> Result<()> {
-        let (op, eps) = ("norm backward", norm.epsilon as f32);
-        let (norm, gradients) = (norm.plain()?, gradients.plain()?);
         let rows = x.elem_count() / norm.weight.elem_count().max(1);
         let moments = buffer::<f32>(x, rows, 2)?;
-        let changed = [&moments, dx, gradients.weight, gradients.bias];
-        with_arrays(op, [x, norm.weight, dy], changed, |gpu, [x, gain, dy], [moments, dx, dgain, dshift]| {
-            gpu.add_layer_norm_gradients::<f32>((x, gain, eps), dy, dx, (dgain, dshift), moments)
+        let (inputs, changed) = ((x, norm, dy), (&moments, dx, gradients));
+        with_parts::<f32, _, _, _>("norm backward", inputs, changed, |gpu, (x, norm, dy), changed| {
+            let (moments, dx, sums) = changed;
+            gpu.add_norm_gradients((x, norm), dy, dx, sums, moments)
         })
     }
 
@@ -109,7 +134,7 @@ impl Gpu<'_> {
         dy: &Tensor,
         gradients: &AffineGradients,
     ) -> Result<Tensor> {
-        linear_backward::<f32>(x, weight, dy, gradients)
+        linear_backward::<f32>(x, &Affine::new(weight.clone(), None), dy, gradients)
     }
 }
 
@@ -118,19 +143,35 @@ fn buffer<T: Element>(like: &Tensor, n: usize, c: usize) -> Result<Tensor> {
     uninitialised((n, c), T::DTYPE, like)
 }
 
+/// The outputs of a map.
+fn n_out(map: &Affine) -> Result<usize> {
+    Ok(map.weight.dims2()?.1)
+}
+
 fn norm_linear<T: Element>(sublayer: &NormLinear, x: &Tensor) -> Result<Tensor> {
-    let ([norm, map], eps) = (sublayer.plain()?, sublayer.norm.epsilon as f32);
-    let ((n, c), n_out, op) = (x.dims2()?, map.bias.elem_count(), "norm_linear");
+    let NormLinear { norm, maps } = sublayer;
+    let (op, (n, c), maps) = ("norm_linear", x.dims2()?, &maps.iter().collect::<Vec<_>>()[..]);
+    let n_out = maps.iter().map(|map| n_out(map)).sum::<Result<usize>>()?;
     let (normed, y) = (buffer::<T>(x, n, c)?, buffer::<T>(x, n, n_out)?);
-    let weight = operand::<T>(map.weight)?;
-    let inputs = [x, norm.weight, norm.bias, map.bias];
-    with_arrays(op, inputs, [], |_, [x, gain, shift, bias], []| {
-        with_arrays::<T, _, 1, 2>(op, [&weight], [&normed, &y], |gpu, [weight], [normed, y]| {
-            gpu.layer_norm(x, (gain, shift), eps, normed)?;
-            gpu.linear(normed, (weight, bias), y)
+    let (weights, biases) = (operands::<T>(maps)?, biases(maps));
+    with_parts::<f32, _, _, _>(op, (x, norm, &biases[..]), (), |_, (x, norm, biases), ()| {
+        let buffers = (&normed, &y);
+        with_parts::<T, _, _, _>(op, &weights[..], buffers, |gpu, weights, (normed, y)| {
+            gpu.norm(x, norm, normed)?;
+            gpu.maps(Matrix::new(normed, c), &Map::list(weights, biases), Matrix::new(y, n_out))
         })
     })?;
     Ok(y)
+}
+
+/// The biases of maps.
+fn biases<'a>(maps: &[&'a Affine]) -> Vec<&'a Option<Tensor>> {
+    maps.iter().map(|map| &map.bias).collect()
+}
+
+/// Maps whose biases do not matter.
+fn without_biases<T: Element>(weights: Vec<Matrix<'_, T>>) -> Vec<Map<'_, T>> {
+    weights.into_iter().map(|weight| Map { weight, bias: None }).collect()
 }
 
 fn norm_linear_backward<T: Element>(
@@ -140,20 +181,20 @@ fn norm_linear_backward<T: Element>(
     dx: &Tensor,
     gradients: &NormLinearGradients,
 ) -> Result<()> {
-    let ([norm, map], [dnorm, dmap]) = (sublayer.plain()?, gradients.plain()?);
-    let (op, (n, c), eps) = ("norm_linear backward", x.dims2()?, sublayer.norm.epsilon as f32);
+    let NormLinear { norm, maps } = sublayer;
+    let (op, (n, c), n_out) = ("norm_linear backward", x.dims2()?, dy.dim(1)?);
     let (normed, moments) = (buffer::<T>(x, n, c)?, buffer::<f32>(x, n, 2)?);
-    let weight = operand::<T>(map.weight)?;
-    let inputs = [x, norm.weight, norm.bias];
-    let changed = [&moments, dx, dnorm.weight, dnorm.bias, dmap.weight, dmap.bias];
-    with_arrays(op, inputs, changed, |_, [x, gain, shift], changed| {
-        let [moments, dx, dgain, dshift, dweight, dbias] = changed;
-        with_arrays::<T, _, 2, 1>(op, [&weight, dy], [&normed], |gpu, [weight, dy], [normed]| {
-            gpu.layer_norm(x, (gain, shift), eps, normed)?;
-            gpu.parameter_gradients(normed, dy, (dweight, dbias))?;
+    let weights = operands::<T>(&maps.iter().collect::<Vec<_>>())?;
+    let changed = (&moments, dx, &gradients.norm, &gradients.maps[..]);
+    with_parts::<f32, _, _, _>(op, (x, norm), changed, |_, (x, norm), (moments, dx, dnorm, dmaps)| {
+        let inputs = (dy, &weights[..]);
+        with_parts::<T, _, _, _>(op, inputs, &normed, |gpu, (dy, weights), normed| {
+            let (maps, rows, dy) = (without_biases(weights), Matrix::new(normed, c), Matrix::new(dy, n_out));
+            gpu.norm(x, norm, normed)?;
+            gpu.parameters_gradients(&maps, rows, dy, &dmaps)?;
             // The normalised rows have served: their memory takes their gradient.
-            gpu.input_gradient(weight, dy, dbias.len, normed)?;
-            gpu.add_layer_norm_gradients((x, gain, eps), normed, dx, (dgain, dshift), moments)
+            gpu.input_gradients(&maps, dy, rows)?;
+            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments)
         })
     })
 }
@@ -161,15 +202,18 @@ fn norm_linear_backward<T: Element>(
 /// `dy` and the result are T.
 fn linear_backward<T: Element>(
     x: &Tensor,
-    weight: &Tensor,
+    map: &Affine,
     dy: &Tensor,
     gradients: &AffineGradients,
 ) -> Result<Tensor> {
-    let ((n, n_in), op, gradients) = (x.dims2()?, "linear backward", gradients.plain()?);
-    let (weight, dx) = (operand::<T>(weight)?, buffer::<T>(x, n, n_in)?);
-    with_arrays(op, [], [gradients.weight, gradients.bias], |_, [], [dweight, dbias]| {
-        with_arrays::<T, _, 3, 1>(op, [x, &weight, dy], [&dx], |gpu, [x, weight, dy], [dx]| {
-            gpu.add_linear_gradients((x, weight), dy, dx, (dweight, dbias))
+    let (op, (n, n_in), n_out) = ("linear backward", x.dims2()?, n_out(map)?);
+    let (weight, dx) = (operands::<T>(&[map])?, buffer::<T>(x, n, n_in)?);
+    with_parts::<f32, _, _, _>(op, (), gradients, |_, (), sums| {
+        let inputs = (x, &weight[0], dy);
+        with_parts::<T, _, _, _>(op, inputs, &dx, |gpu, (x, weight, dy), dx| {
+            let (x, dy, dx) = (Matrix::new(x, n_in), Matrix::new(dy, n_out), Matrix::new(dx, n_in));
+            gpu.input_gradient(weight, dy, dx, false)?;
+            gpu.parameter_gradients(weight, x, dy, sums)
         })
     })?;
     Ok(dx)
@@ -181,12 +225,12 @@ fn linear_residual<T: Element>(
     residual: &Tensor,
     dropout: Option<Dropout>,
 ) -> Result<Tensor> {
-    let ((n, c), op, map) = (residual.dims2()?, "linear_residual", map.plain()?);
-    let (weight, y) = (operand::<T>(map.weight)?, buffer::<f32>(x, n, c)?);
-    with_arrays(op, [map.bias, residual], [&y], |_, [bias, residual], [y]| {
-        with_arrays::<T, _, 2, 0>(op, [x, &weight], [], |gpu, [x, weight], []| {
-            gpu.product(x, weight, c, y)?;
-            gpu.residual(residual, (y, Some(bias)), c, dropout, y)
+    let (op, (n, c), n_in) = ("linear_residual", residual.dims2()?, x.dim(1)?);
+    let (weight, y) = (operands::<T>(&[map])?, buffer::<f32>(x, n, c)?);
+    with_parts::<f32, _, _, _>(op, (residual, &map.bias), &y, |_, (residual, bias), y| {
+        with_parts::<T, _, _, _>(op, (x, &weight[0]), (), |gpu, (x, weight), ()| {
+            gpu.matmul(Matrix::new(y, c), false, Matrix::new(x, n_in), weight)?;
+            gpu.residual(residual, (y, bias), c, dropout, y)
         })
     })?;
     Ok(y)
@@ -199,7 +243,7 @@ fn linear_residual_backward<T: Element>(
     dropout: Option<Dropout>,
     gradients: &AffineGradients,
 ) -> Result<Tensor> {
-    linear_backward::<T>(x, map.plain()?.weight, &dropped::<T>(dy, dropout)?, gradients)
+    linear_backward::<T>(x, map, &dropped::<T>(dy, dropout)?, gradients)
 }
 
 /// `dropout(dy)` as T: the gradient of a dropped branch.
@@ -222,20 +266,22 @@ fn mlp_forward<T: Element>(
     dropout: Option<Dropout>,
     save: bool,
 ) -> Result<(Tensor, Tensor)> {
-    let (norm, up, down) = (mlp.norm.plain()?, mlp.up.plain()?, mlp.down.plain()?);
-    let ((n, c), inner, op) = (x.dims2()?, up.bias.elem_count(), "mlp");
+    let Mlp { norm, up, down, activation } = mlp;
+    let (op, (n, c), inner) = ("mlp", x.dims2()?, n_out(up)?);
     let (normed, active) = (buffer::<T>(x, n, c)?, buffer::<T>(x, n, inner)?);
     let (saved, y) = (buffer::<T>(x, if save { n } else { 0 }, inner)?, buffer::<f32>(x, n, c)?);
-    let (inputs, eps) = ([x, norm.weight, norm.bias, up.bias, down.bias], mlp.norm.epsilon as f32);
-    let [up, down] = operands::<T>(up.weight, down.weight)?;
-    with_arrays(op, inputs, [&y], |_, [x, gain, shift, b_up, b_down], [y]| {
-        let buffers = [&normed, &active, &saved];
-        with_arrays::<T, _, 2, 3>(op, [&up, &down], buffers, |gpu, [up, down], [normed, active, saved]| {
-            gpu.layer_norm(x, (gain, shift), eps, normed)?;
-            gpu.product(normed, up, inner, active)?;
-            gpu.bias_activation(mlp.activation, active, b_up, save.then_some(saved))?;
-            gpu.product(active, down, c, y)?;
-            gpu.residual(x, (y, Some(b_down)), c, dropout, y)
+    let weights = operands::<T>(&[up, down])?;
+    let inputs = (x, norm, &up.bias, &down.bias);
+    with_parts::<f32, _, _, _>(op, inputs, &y, |_, (x, norm, b_up, b_down), y| {
+        let buffers = (&normed, &active, &saved);
+        let weights = (&weights[0], &weights[1]);
+        with_parts::<T, _, _, _>(op, weights, buffers, |gpu, (up, down), (normed, active, saved)| {
+            let (rows, hidden) = (Matrix::new(normed, c), Matrix::new(active, inner));
+            gpu.norm(x, norm, normed)?;
+            gpu.matmul(hidden, false, rows, up)?;
+            gpu.bias_activation(*activation, active, (inner, b_up), save.then_some(saved))?;
+            gpu.matmul(Matrix::new(y, c), false, hidden, down)?;
+            gpu.residual(x, (y, b_down), c, dropout, y)
         })
     })?;
     Ok((y, saved))
@@ -248,28 +294,93 @@ fn mlp_backward<T: Element>(
     dx: &Tensor,
     gradients: &MlpGradients,
 ) -> Result<()> {
-    let (norm, up, down) = (mlp.norm.plain()?, mlp.up.plain()?, mlp.down.plain()?);
-    let (dnorm, dup, ddown) = (gradients.norm.plain()?, gradients.up.plain()?, gradients.down.plain()?);
-    let ((n, c), inner) = (x.dims2()?, up.bias.elem_count());
+    let Mlp { norm, up, down, activation } = mlp;
+    let (op, (n, c), inner) = ("mlp backward", x.dims2()?, n_out(up)?);
     let dbranch = dropped::<T>(dx, dropout)?;
     let (normed, moments) = (buffer::<T>(x, n, c)?, buffer::<f32>(x, n, 2)?);
     let (active, dactive) = (buffer::<T>(x, n, inner)?, buffer::<T>(x, n, inner)?);
-    let [up, down] = operands::<T>(up.weight, down.weight)?;
-    let (op, eps) = ("mlp backward", mlp.norm.epsilon as f32);
-    let changed = [&moments, dx, dnorm.weight, dnorm.bias, dup.weight, dup.bias, ddown.weight, ddown.bias];
-    with_arrays(op, [x, norm.weight, norm.bias], changed, |_, [x, gain, shift], changed| {
-        let [moments, dx, dgain, dshift, dup, db_up, ddown, db_down] = changed;
-        let (inputs, buffers) = ([pre_activation, &up, &down, &dbranch], [&normed, &active, &dactive]);
-        with_arrays::<T, _, 4, 3>(op, inputs, buffers, |gpu, inputs, [normed, active, dactive]| {
-            let [pre_activation, up, down, dbranch] = inputs;
-            gpu.input_gradient(down, dbranch, c, dactive)?;
-            gpu.activation_backward(mlp.activation, (pre_activation, dactive), Some(active), dactive)?;
-            gpu.parameter_gradients(active, dbranch, (ddown, db_down))?;
-            gpu.layer_norm(x, (gain, shift), eps, normed)?;
-            gpu.parameter_gradients(normed, dactive, (dup, db_up))?;
+    let weights = operands::<T>(&[up, down])?;
+    let changed = (&moments, dx, &gradients.norm, &gradients.up, &gradients.down);
+    with_parts::<f32, _, _, _>(op, (x, norm), changed, |_, (x, norm), (moments, dx, dnorm, dup, ddown)| {
+        let inputs = (pre_activation, &weights[0], &weights[1], &dbranch);
+        let buffers = (&normed, &active, &dactive);
+        with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, inputs, (normed, active, dactive)| {
+            let (pre_activation, up, down, dbranch) = inputs;
+            let (dbranch, rows) = (Matrix::new(dbranch, c), Matrix::new(normed, c));
+            let (hidden, dhidden) = (Matrix::new(active, inner), Matrix::new(dactive, inner));
+            gpu.input_gradient(down, dbranch, dhidden, false)?;
+            gpu.activation_backward(*activation, (pre_activation, dactive), Some(active), dactive)?;
+            gpu.parameter_gradients(down, hidden, dbranch, ddown)?;
+            gpu.norm(x, norm, normed)?;
+            gpu.parameter_gradients(up, rows, dhidden, dup)?;
             // The normalised rows have served: their memory takes their gradient.
-            gpu.input_gradient(up, dactive, inner, normed)?;
-            gpu.add_layer_norm_gradients((x, gain, eps), normed, dx, (dgain, dshift), moments)
+            gpu.input_gradient(up, dhidden, rows, false)?;
+            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments)
+        })
+    })
+}
+
+/// The result and the pre-activation.
+fn gated_mlp_forward<T: Element>(
+    mlp: &GatedMlp,
+    x: &Tensor,
+    dropout: Option<Dropout>,
+) -> Result<(Tensor, Tensor)> {
+    let GatedMlp { norm, gate, up, activation, down } = mlp;
+    let (op, (n, c), inner) = ("gated mlp", x.dims2()?, n_out(gate)?);
+    let (normed, hidden) = (buffer::<T>(x, n, c)?, buffer::<T>(x, n, inner)?);
+    let (pre_activation, y) = (buffer::<T>(x, n, 2 * inner)?, buffer::<f32>(x, n, c)?);
+    let weights = operands::<T>(&[gate, up, down])?;
+    let inputs = (x, norm, [&gate.bias, &up.bias], &down.bias);
+    with_parts::<f32, _, _, _>(op, inputs, &y, |_, (x, norm, biases, b_down), y| {
+        let weights = (&weights[..2], &weights[2]);
+        let buffers = (&normed, &pre_activation, &hidden);
+        with_parts::<T, _, _, _>(op, weights, buffers, |gpu, (gate_up, down), buffers| {
+            let (normed, pre_activation, hidden) = buffers;
+            let gate_up = Map::list(gate_up, biases);
+            gpu.norm(x, norm, normed)?;
+            gpu.maps(Matrix::new(normed, c), &gate_up, Matrix::new(pre_activation, 2 * inner))?;
+            gpu.gated(*activation, pre_activation, inner, hidden)?;
+            gpu.matmul(Matrix::new(y, c), false, Matrix::new(hidden, inner), down)?;
+            gpu.residual(x, (y, b_down), c, dropout, y)
+        })
+    })?;
+    Ok((y, pre_activation))
+}
+
+fn gated_mlp_backward<T: Element>(
+    mlp: &GatedMlp,
+    [x, pre_activation]: [&Tensor; 2],
+    dropout: Option<Dropout>,
+    dx: &Tensor,
+    gradients: &GatedMlpGradients,
+) -> Result<()> {
+    let GatedMlp { norm, gate, up, activation, down } = mlp;
+    let (op, (n, c), inner) = ("gated mlp backward", x.dims2()?, n_out(gate)?);
+    let dbranch = dropped::<T>(dx, dropout)?;
+    let (normed, moments) = (buffer::<T>(x, n, c)?, buffer::<f32>(x, n, 2)?);
+    let (hidden, dpre) = (buffer::<T>(x, n, inner)?, buffer::<T>(x, n, 2 * inner)?);
+    let weights = operands::<T>(&[gate, up, down])?;
+    let GatedMlpGradients { norm: dnorm, gate: dgate, up: dup, down: ddown } = gradients;
+    let changed = (&moments, dx, dnorm, [dgate, dup], ddown);
+    with_parts::<f32, _, _, _>(op, (x, norm), changed, |_, (x, norm), changed| {
+        let (moments, dx, dnorm, dgate_up, ddown) = changed;
+        let inputs = (pre_activation, &weights[..2], &weights[2], &dbranch);
+        let buffers = (&normed, &hidden, &dpre);
+        with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, inputs, (normed, hidden, dpre)| {
+            let (pre_activation, gate_up, down, dbranch) = inputs;
+            let (gate_up, dbranch) = (without_biases(gate_up), Matrix::new(dbranch, c));
+            let (rows, active, dgate_up_rows) =
+                (Matrix::new(normed, c), Matrix::new(hidden, inner), Matrix::new(dpre, 2 * inner));
+            // The gradient of the product comes in, the product itself goes out.
+            gpu.input_gradient(down, dbranch, active, false)?;
+            gpu.gated_backward(*activation, pre_activation, inner, hidden, dpre)?;
+            gpu.parameter_gradients(down, active, dbranch, ddown)?;
+            gpu.norm(x, norm, normed)?;
+            gpu.parameters_gradients(&gate_up, rows, dgate_up_rows, &dgate_up)?;
+            // The normalised rows have served: their memory takes their gradient.
+            gpu.input_gradients(&gate_up, dgate_up_rows, rows)?;
+            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments)
         })
     })
 }

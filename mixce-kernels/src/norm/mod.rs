@@ -3,6 +3,8 @@
 mod operation;
 mod rows;
 
+pub(crate) use rows::NormElements;
+
 use candle_core::{D, DType, Result, Tensor, bail};
 
 use crate::affine::AffineGradients;
@@ -50,16 +52,15 @@ impl Norm {
         Self { weight: self.weight.detach(), bias: self.bias.as_ref().map(Tensor::detach), ..*self }
     }
 
-    /// The norm of `x` `[.., C]`: differentiable, on any device. Fused for f32 on the CPU (and a layer norm with a bias on CUDA)
-    /// with a real backward pass; otherwise [`Norm::forward_slow`].
+    /// The norm of `x` `[.., C]`: differentiable, on any device. Fused for f32 with a real backward pass; otherwise
+    /// [`Norm::forward_slow`].
     ///
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.check(x)?;
         let mut tensors = [x, &self.weight].into_iter().chain(&self.bias);
-        let has_kernels = x.device().is_cpu() || self.has_cuda_kernels();
-        match has_kernels && tensors.all(has_backward_kernels) {
+        match tensors.all(has_backward_kernels) {
             true => operation::apply(self, x),
             false => self.forward_slow(x),
         }
@@ -90,7 +91,7 @@ impl Norm {
     /// those of the parameters to `gradients`, in place.
     ///
     /// # Errors
-    /// When shapes do not fit or a tensor has no kernels ([`has_backward_kernels`]); on CUDA only a layer norm with a bias has.
+    /// When shapes do not fit or a tensor has no kernels ([`has_backward_kernels`]).
     pub fn backward(&self, x: &Tensor, dy: &Tensor, dx: &Tensor, gradients: &AffineGradients) -> Result<()> {
         self.check(x)?;
         self.check_gradients("norm", gradients)?;
@@ -108,11 +109,6 @@ impl Norm {
                 Ok(())
             })
         })
-    }
-
-    /// Whether CUDA has kernels for this form of a norm.
-    pub(crate) fn has_cuda_kernels(&self) -> bool {
-        self.kind == NormKind::Layer && self.bias.is_some()
     }
 
     /// Whether candle's graph tracks a parameter.

@@ -2,8 +2,7 @@
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::rows::NormElements;
-use super::{Norm, NormKind};
+use super::{Norm, NormElements, NormKind};
 use crate::affine::AffineGradients;
 use crate::{cpu, cuda};
 
@@ -27,6 +26,10 @@ struct Operation {
 }
 
 impl Operation {
+    fn elements<S>(&self, gain: S, shift: Option<S>) -> NormElements<S> {
+        NormElements { kind: self.kind, gain, shift, eps: self.epsilon as f32 }
+    }
+
     fn on_cpu(
         &self,
         x: Operand<'_>,
@@ -34,12 +37,7 @@ impl Operation {
         bias: Option<Operand<'_>>,
     ) -> Result<(CpuStorage, Shape)> {
         let slice = |(storage, layout)| cpu::slice(NAME, storage, layout);
-        let norm = NormElements {
-            kind: self.kind,
-            gain: slice(weight)?,
-            shift: bias.map(slice).transpose()?,
-            eps: self.epsilon as f32,
-        };
+        let norm = self.elements(slice(weight)?, bias.map(slice).transpose()?);
         let (shape, x) = (x.1.shape().clone(), slice(x)?);
         let mut y = vec![0f32; x.len()];
         norm.forward(x, &mut y);
@@ -79,6 +77,19 @@ impl CustomOp2 for Operation {
         self.on_cpu((x, x_layout), (weight, weight_layout), None)
     }
 
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let inputs = [(x, x_layout), (weight, weight_layout)];
+        cuda::operation(NAME, inputs, x_layout.shape().clone(), |gpu, [x, weight], y| {
+            gpu.norm(x, self.elements(weight, None), y)
+        })
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -108,7 +119,6 @@ impl CustomOp3 for Operation {
         self.on_cpu((x, x_layout), (weight, weight_layout), Some((bias, bias_layout)))
     }
 
-    /// Of a layer norm alone ([`Norm::has_cuda_kernels`]).
     fn cuda_fwd(
         &self,
         x: &CudaStorage,
@@ -120,7 +130,7 @@ impl CustomOp3 for Operation {
     ) -> Result<(CudaStorage, Shape)> {
         let inputs = [(x, x_layout), (weight, weight_layout), (bias, bias_layout)];
         cuda::operation(NAME, inputs, x_layout.shape().clone(), |gpu, [x, weight, bias], y| {
-            gpu.layer_norm(x, (weight, bias), self.epsilon as f32, y)
+            gpu.norm(x, self.elements(weight, Some(bias)), y)
         })
     }
 

@@ -9,36 +9,36 @@ use rayon::prelude::*;
 use super::{Norm, NormKind};
 use crate::affine::Sums;
 use crate::cpu::ROWS_PER_TASK;
-use crate::parts::{Parts, Read};
+use crate::parts::{Access, Parts};
 use crate::simd::{self, vectorised};
 
-/// The elements of a norm on the CPU.
+/// The elements of a norm: S is a slice on the CPU, or an array on the device.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct NormElements<'a> {
-    pub(super) kind: NormKind,
+pub(crate) struct NormElements<S> {
+    pub(crate) kind: NormKind,
     /// `[C]`.
-    pub(super) gain: &'a [f32],
+    pub(crate) gain: S,
     /// `[C]`.
-    pub(super) shift: Option<&'a [f32]>,
-    pub(super) eps: f32,
+    pub(crate) shift: Option<S>,
+    pub(crate) eps: f32,
 }
 
-impl Parts<Read> for Norm {
-    type Elements<'a> = NormElements<'a>;
+impl<A: Access> Parts<A> for Norm {
+    type Elements<'a> = NormElements<A::Slice<'a>>;
 
     fn tensors<'t>(&'t self, tensors: &mut Vec<&'t Tensor>) {
-        Parts::<Read>::tensors(&self.weight, tensors);
-        Parts::<Read>::tensors(&self.bias, tensors);
+        Parts::<A>::tensors(&self.weight, tensors);
+        Parts::<A>::tensors(&self.bias, tensors);
     }
 
-    fn elements<'a>(&self, slices: &mut impl Iterator<Item = &'a [f32]>) -> Result<NormElements<'a>> {
-        let gain = Parts::<Read>::elements(&self.weight, slices)?;
-        let shift = Parts::<Read>::elements(&self.bias, slices)?;
+    fn elements<'a>(&self, slices: &mut impl Iterator<Item = A::Slice<'a>>) -> Result<Self::Elements<'a>> {
+        let gain = Parts::<A>::elements(&self.weight, slices)?;
+        let shift = Parts::<A>::elements(&self.bias, slices)?;
         Ok(NormElements { kind: self.kind, gain, shift, eps: self.epsilon as f32 })
     }
 }
 
-impl NormElements<'_> {
+impl NormElements<&[f32]> {
     /// Normalised rows of `x` into `y`, on all threads.
     pub(crate) fn forward(self, x: &[f32], y: &mut [f32]) {
         let c = self.gain.len();
@@ -51,7 +51,7 @@ impl NormElements<'_> {
 
     /// Adds the gradients of input, weight and bias to `dx` and `sums`, on all threads. With `g = dy * weight`:
     /// `dx += r (g - mean(g) - n mean(g n))`, where an RMS norm has no `mean(g)`; `dweight += sum_rows dy n`, `dbias += sum_rows dy`.
-    pub(crate) fn backward(self, x: &[f32], dy: &[f32], dx: &mut [f32], sums: &mut Sums<'_>) {
+    pub(crate) fn backward(self, x: &[f32], dy: &[f32], dx: &mut [f32], sums: &mut Sums<&mut [f32]>) {
         let c = self.gain.len();
         let block = (c * ROWS_PER_TASK).max(1);
         let rows = dx.par_chunks_mut(block).zip(x.par_chunks(block).zip(dy.par_chunks(block)));

@@ -7,10 +7,10 @@ mod fused;
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 
 use self::fused::{NormRow, Pass};
-use crate::Heads;
 use crate::cpu::{is_cpu_f32, with_slice_mut, with_slices};
 use crate::cuda::Gpu;
 use crate::simd;
+use crate::{Heads, Positions};
 
 /// Rotary position embedding (Su et al., 2021): pairs of a head's channels are rotated by angles in proportion to the position, so that
 /// the product of a query and a key depends on the distance between them.
@@ -20,9 +20,9 @@ use crate::simd;
 #[derive(Clone, Debug)]
 pub struct Rotary {
     /// `a cos(p f_i)`, `[P, D / 2]` f32.
-    cos: Tensor,
+    pub(crate) cos: Tensor,
     /// `a sin(p f_i)`, likewise.
-    sin: Tensor,
+    pub(crate) sin: Tensor,
 }
 
 impl Rotary {
@@ -89,8 +89,8 @@ impl HeadNorm {
 /// What queries and keys go through between their affine map and attention: a norm of each head (Qwen 3), where there is one, and the
 /// rotary embedding. Values stay as they are.
 ///
-/// Fused for f32 on the CPU, with a backward pass that needs no graph. Where a tensor is part of candle's graph or of another type, the
-/// same is composed of candle's differentiable operations, half precision in f32. There are no CUDA kernels: it is refused there.
+/// Fused for f32, and on CUDA for bf16, which is computed in f32, with a backward pass that needs no graph. Where a tensor is part of
+/// candle's graph or of another type, the same is composed of candle's differentiable operations, half precision in f32.
 #[derive(Clone, Debug)]
 pub struct HeadTransform {
     /// Applied to queries and keys, after the norms.
@@ -131,18 +131,22 @@ impl HeadTransform {
     /// Transformed queries and keys, and the values, of `qkv` `[N, (H + 2 K) D]` (see [`Heads`]); `positions` are those of the rows.
     ///
     /// # Errors
-    /// When shapes do not fit, or a position is outside of the tables. On CUDA.
-    pub fn forward(&self, qkv: &Tensor, positions: &[u32], heads: Heads) -> Result<Tensor> {
+    /// When shapes do not fit, or a position is outside of the tables.
+    pub fn forward(&self, qkv: &Tensor, positions: &Positions, heads: Heads) -> Result<Tensor> {
         let op = "rotary";
         let d = self.check(op, qkv, positions, heads)?;
         let tracked = self.norms().into_iter().flatten().any(|norm| norm.weight.track_op());
-        if !is_cpu_f32(qkv) || qkv.track_op() || tracked {
+        let gpu = gpu_of(qkv);
+        if (gpu.is_none() && !is_cpu_f32(qkv)) || qkv.track_op() || tracked {
             return self.compose(qkv, positions, heads, d);
+        }
+        if let Some(gpu) = gpu {
+            return gpu.rotary(self, qkv, &positions.on(qkv.device())?, heads);
         }
         let (channels, norms) = (qkv.dim(1)?, self.norm_rows()?);
         let mut out = vec![0f32; qkv.elem_count()];
         with_slices(op, [qkv, &self.rotary.cos, &self.rotary.sin], |[qkv, cos, sin]| {
-            Pass { heads, d, channels, cos, sin, norms }.forward(positions, qkv, &mut out);
+            Pass { heads, d, channels, cos, sin, norms }.forward(positions.as_slice(), qkv, &mut out);
         })?;
         Tensor::from_vec(out, qkv.shape(), qkv.device())
     }
@@ -151,11 +155,12 @@ impl HeadTransform {
     /// `gradients`. `qkv` is only read, and only needed, where there is a norm ([`HeadTransform::backward_needs_input`]).
     ///
     /// # Errors
-    /// When shapes do not fit, a position is outside of the tables, the input or a sum is missing, or a tensor is not f32 on the CPU.
+    /// When shapes do not fit, a position is outside of the tables, the input or a sum is missing, or a tensor is not f32 on the CPU or a
+    /// CUDA device, where `qkv` and its gradient may also be bf16.
     pub fn backward(
         &self,
         qkv: Option<&Tensor>,
-        positions: &[u32],
+        positions: &Positions,
         heads: Heads,
         dqkv: &Tensor,
         gradients: &HeadTransformGradients,
@@ -173,10 +178,14 @@ impl HeadTransform {
             }
             _ => {}
         }
+        if let Some(gpu) = gpu_of(dqkv) {
+            let positions = positions.on(dqkv.device())?;
+            return gpu.rotary_backward(self, qkv, &positions, heads, dqkv, gradients);
+        }
         let (channels, norms) = (dqkv.dim(1)?, self.norm_rows()?);
         let run = |qkv: Option<&[f32]>, cos: &[f32], sin: &[f32]| {
             let pass = Pass { heads, d, channels, cos, sin, norms };
-            with_slice_mut(op, dqkv, |dqkv| pass.backward(positions, qkv, dqkv))
+            with_slice_mut(op, dqkv, |dqkv| pass.backward(positions.as_slice(), qkv, dqkv))
         };
         let Rotary { cos, sin } = &self.rotary;
         let sums = match qkv {
@@ -204,10 +213,8 @@ impl HeadTransform {
     }
 
     /// `D`; refuses what does not fit.
-    fn check(&self, op: &str, qkv: &Tensor, positions: &[u32], heads: Heads) -> Result<usize> {
-        if Gpu::of(qkv.device()).is_some() {
-            bail!("{op}: a rotary position embedding has no CUDA kernel yet; it runs on the CPU");
-        }
+    fn check(&self, op: &str, qkv: &Tensor, positions: &Positions, heads: Heads) -> Result<usize> {
+        let positions = positions.as_slice();
         let (n, channels) = qkv.dims2()?;
         let d = heads.head_size(op, channels)?;
         if d != self.rotary.head_size() {
@@ -249,14 +256,14 @@ impl HeadTransform {
     }
 
     /// The same in candle's differentiable operations, of operands that fit.
-    fn compose(&self, qkv: &Tensor, positions: &[u32], heads: Heads, d: usize) -> Result<Tensor> {
+    fn compose(&self, qkv: &Tensor, positions: &Positions, heads: Heads, d: usize) -> Result<Tensor> {
         let (n, Heads { count, kv, .. }) = (qkv.dim(0)?, heads);
         if n == 0 {
             return Ok(qkv.clone());
         }
         let dtype = qkv.dtype();
         let wide = if matches!(dtype, DType::F16 | DType::BF16) { DType::F32 } else { dtype };
-        let positions = Tensor::new(positions, qkv.device())?;
+        let positions = positions.on(qkv.device())?;
         let angles = |table: &Tensor| table.index_select(&positions, 0)?.unsqueeze(1)?.to_dtype(wide);
         let (cos, sin) = (angles(&self.rotary.cos)?, angles(&self.rotary.sin)?);
         let part = |first: usize, heads: usize, norm: Option<&HeadNorm>| {
@@ -271,6 +278,11 @@ impl HeadTransform {
         let values = qkv.narrow(1, (count + kv) * d, kv * d)?;
         Tensor::cat(&[part(0, count, q_norm)?, part(count, kv, k_norm)?, values], 1)
     }
+}
+
+/// The GPU whose kernels take queries, keys and values of this type.
+fn gpu_of(qkv: &Tensor) -> Option<Gpu<'_>> {
+    Gpu::of(qkv.device()).filter(|_| matches!(qkv.dtype(), DType::F32 | DType::BF16))
 }
 
 #[cfg(test)]

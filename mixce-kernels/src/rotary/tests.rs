@@ -71,7 +71,7 @@ fn fused_equals_composed_forward_and_backward() -> Result<()> {
 
 #[test]
 fn gradients_are_the_finite_differences() -> Result<()> {
-    let (shape, positions, d) = (heads(2, 1), [0, 1, 2, 0, 7], 4);
+    let (shape, positions, d) = (heads(2, 1), Positions::new([0, 1, 2, 0, 7]), 4);
     let (qkv, transform) = (random(&[5, 16], 1)?, with_norms(d, 8)?.detach());
     assert_gradient("qkv", &qkv, |qkv| transform.forward(qkv, &positions, shape))?;
     assert_gradient("qkv without norms", &qkv, |qkv| plain(d, 8)?.forward(qkv, &positions, shape))?;
@@ -93,7 +93,7 @@ fn the_rotation_is_the_documented_one() -> Result<()> {
     assert_eq!((rotary.positions(), rotary.head_size()), (4, 4));
     let transform = HeadTransform { rotary, q_norm: None, k_norm: None };
     let row = [1f32, 2.0, 3.0, 4.0, -1.0, 0.5, 2.0, 1.0, 9.0, 8.0, 7.0, 6.0];
-    let y = transform.forward(&Tensor::new(&[row], &Device::Cpu)?, &[3], heads(1, 1))?;
+    let y = transform.forward(&Tensor::new(&[row], &Device::Cpu)?, &Positions::new([3]), heads(1, 1))?;
     let pair = |x1: f64, x2: f64, angle: f64| {
         let (sin, cos) = angle.sin_cos();
         [1.5 * (x1 * cos - x2 * sin), 1.5 * (x2 * cos + x1 * sin)].map(|y| y as f32)
@@ -118,7 +118,7 @@ fn a_norm_is_the_documented_one() -> Result<()> {
         k_norm: norm([1.0, -1.0], 0.0)?,
     };
     let qkv = Tensor::new(&[[3f32, 4.0, 0.0, 0.0, 1.0, 7.0, 5.0, 6.0]], &Device::Cpu)?;
-    let y = transform.forward(&qkv, &[0], heads(2, 1))?;
+    let y = transform.forward(&qkv, &Positions::new([0]), heads(2, 1))?;
     let (q, k) = (13f32.sqrt(), 5.0);
     let want = Tensor::new(&[[6.0 / q, 40.0 / q, 0.0, 0.0, 1.0 / k, -7.0 / k, 5.0, 6.0]], &Device::Cpu)?;
     assert_close("normalised", &y, &want, 1e-6, 1e-6);
@@ -130,7 +130,7 @@ fn a_norm_is_the_documented_one() -> Result<()> {
 fn a_rotation_is_a_rotation() -> Result<()> {
     let (count, kv, d, n) = (3, 1, 8, 6);
     let qkv = random(&[n, (count + 2 * kv) * d], 1)?;
-    let positions: Vec<u32> = (0..n as u32).map(|i| i * 19).collect();
+    let positions = Positions::new((0..n as u32).map(|i| i * 19).collect::<Vec<_>>());
     let y = plain(d, 96)?.forward(&qkv, &positions, heads(count, kv))?;
     let norms = |x: &Tensor| x.reshape((n, count + 2 * kv, d))?.sqr()?.sum(2)?.sqrt();
     assert_close("norms", &norms(&y)?, &norms(&qkv)?, 1e-5, 1e-5);
@@ -147,7 +147,7 @@ fn a_rotation_is_a_rotation() -> Result<()> {
 fn scores_depend_on_the_distance_alone() -> Result<()> {
     let (d, n) = (6, 20);
     let row = random(&[1, 3 * d], 4)?;
-    let positions: Vec<u32> = (0..n as u32).collect();
+    let positions = Positions::new((0..n as u32).collect::<Vec<_>>());
     let y = plain(d, n)?.forward(&row.repeat((n, 1))?, &positions, heads(1, 1))?;
     let scores = y.narrow(1, 0, d)?.matmul(&y.narrow(1, d, d)?.t()?)?.to_vec2::<f32>()?;
     for i in 0..n {
@@ -163,7 +163,7 @@ fn scores_depend_on_the_distance_alone() -> Result<()> {
 
 #[test]
 fn other_types_give_the_numbers_of_f32() -> Result<()> {
-    let (shape, positions) = (heads(4, 2), [5, 0, 3]);
+    let (shape, positions) = (heads(4, 2), Positions::new([5, 0, 3]));
     let (qkv, transform) = (random(&[3, 8 * 6], 1)?, with_norms(6, 8)?.detach());
     let want = transform.forward(&qkv, &positions, shape)?;
     for (dtype, tolerance) in [(DType::F64, 1e-5), (DType::BF16, 2e-2)] {
@@ -177,7 +177,7 @@ fn other_types_give_the_numbers_of_f32() -> Result<()> {
 #[test]
 fn the_result_does_not_depend_on_the_number_of_threads() -> Result<()> {
     let (shape, n, transform) = (heads(4, 2), 131, with_norms(6, 131)?.detach());
-    let positions: Vec<u32> = (0..n as u32).collect();
+    let positions = Positions::new((0..n as u32).collect::<Vec<_>>());
     let (qkv, dy) = (random(&[n, 8 * 6], 1)?, random(&[n, 8 * 6], 2)?);
     let run = || -> Result<Vec<Vec<f32>>> {
         let y = transform.forward(&qkv, &positions, shape)?;
@@ -195,7 +195,7 @@ fn the_result_does_not_depend_on_the_number_of_threads() -> Result<()> {
 fn what_does_not_fit_is_refused() -> Result<()> {
     let (shape, qkv, transform) = (heads(2, 1), random(&[3, 16], 1)?, with_norms(4, 5)?.detach());
     let forward = |transform: &HeadTransform, positions: &[u32], shape| {
-        transform.forward(&qkv, positions, shape).unwrap_err().to_string()
+        transform.forward(&qkv, &Positions::new(positions), shape).unwrap_err().to_string()
     };
     let error = forward(&transform, &[0, 5, 1], shape);
     assert!(error.contains("positions below 5, got 5 in row 1"), "{error}");
@@ -210,7 +210,7 @@ fn what_does_not_fit_is_refused() -> Result<()> {
 
     let backward = |qkv: Option<&Tensor>, sums: &HeadTransformGradients| {
         let dx = random(&[3, 16], 2)?;
-        transform.backward(qkv, &[0; 3], shape, &dx, sums)
+        transform.backward(qkv, &Positions::new([0; 3]), shape, &dx, sums)
     };
     let sums = ones(&transform);
     assert!(backward(Some(&qkv), &sums).is_ok());

@@ -62,8 +62,8 @@ impl GatedMlp {
     /// `x` and the result are `[N, C]`.
     ///
     /// # Errors
-    /// When shapes do not fit, the dropout probability is outside `[0, 1)`, `precision` is not available (see the
-    /// [module](super)), or on CUDA outside of candle's graph, where there is no kernel yet.
+    /// When shapes do not fit, the dropout probability is outside `[0, 1)`, or `precision` is not available (see the
+    /// [module](super)).
     pub fn forward(&self, x: &Tensor, dropout: Option<Dropout>, precision: Precision) -> Result<Tensor> {
         Ok(self.run(x, dropout, precision, false)?.0)
     }
@@ -81,7 +81,7 @@ impl GatedMlp {
         self.run(x, dropout, precision, true)
     }
 
-    /// The result and the pre-activation, which on the fused path is empty unless it is to be saved.
+    /// The result and the pre-activation, which may be empty unless it is to be saved.
     fn run(
         &self,
         x: &Tensor,
@@ -99,7 +99,20 @@ impl GatedMlp {
             check_composed("gated mlp", x, precision)?;
             return self.composed(x, inner, dropout);
         }
-        refuse_cuda(x)?;
+        match gpu_of(x) {
+            Some(gpu) => gpu.gated_mlp(self, x, dropout, precision),
+            None => self.run_on_cpu(x, inner, dropout, precision, save),
+        }
+    }
+
+    fn run_on_cpu(
+        &self,
+        x: &Tensor,
+        inner: usize,
+        dropout: Option<Dropout>,
+        precision: Precision,
+        save: bool,
+    ) -> Result<(Tensor, Tensor)> {
         let (n, c) = x.dims2()?;
         let saved_rows = if save { n } else { 0 };
         let (mut y, mut saved) = (vec![0f32; n * c], vec![0f32; saved_rows * 2 * inner]);
@@ -139,7 +152,7 @@ impl GatedMlp {
     /// `gradients`.
     ///
     /// # Errors
-    /// When shapes do not fit, a tensor has no kernels (those of CUDA have none yet) or a weight is packed.
+    /// When shapes do not fit, a tensor has no kernels ([`has_backward_kernels`]) or a weight is packed.
     pub fn backward(
         &self,
         x: &Tensor,
@@ -157,7 +170,9 @@ impl GatedMlp {
         gradients.gate.check_map("the gated mlp's gate", &self.gate)?;
         gradients.up.check_map("the gated mlp's map up", &self.up)?;
         gradients.down.check_map("the gated mlp's map down", &self.down)?;
-        refuse_cuda(x)?;
+        if let Some(gpu) = gpu_of(x) {
+            return gpu.gated_mlp_backward(self, [x, pre_activation], dropout, dx, gradients, precision);
+        }
         let inputs = (x, pre_activation, &self.norm, [&self.gate, &self.up], &self.down);
         let sums = (dx, &gradients.norm, [&gradients.gate, &gradients.up], &gradients.down);
         read(op, inputs, |(x, pre_activation, norm, gate_up, down)| {
@@ -201,13 +216,5 @@ impl GatedMlp {
         let n_out = self.down.check("the gated mlp's map down", inner, precision)?;
         check("the gated mlp's residual", x, &[n, n_out])?;
         Ok(inner)
-    }
-}
-
-/// Refuses tensors on a GPU.
-fn refuse_cuda(x: &Tensor) -> Result<()> {
-    match gpu_of(x) {
-        Some(_) => bail!("gated mlp: no CUDA kernel yet; expected a tensor on the CPU"),
-        None => Ok(()),
     }
 }

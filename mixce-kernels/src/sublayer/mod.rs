@@ -14,9 +14,8 @@
 //! everything else is computed in f32.
 //!
 //! On CUDA with bf16 the tensors inside a branch are bf16: the result of [`NormLinear`], the input of [`LinearResidual`], the
-//! pre-activation of [`Mlp`], and the gradients of these. The residual stream, its gradient, parameters and their gradients stay f32.
-//! There are kernels for the shapes of GPT-2: a layer norm, one map with a weight `[in, out]`, biases everywhere. Other forms, and
-//! [`GatedMlp`], are refused by name there, unless they are part of candle's graph.
+//! pre-activation of [`Mlp`] and [`GatedMlp`], and the gradients of these. The residual stream, its gradient, parameters and their
+//! gradients stay f32.
 //!
 //! Legend: N tokens, C channels, I channels inside the MLP.
 

@@ -3,8 +3,8 @@
 use candle_core::{DType, Result, Tensor};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{
-    Activation, CuSeqlens, Dropout, Embedded, Heads, Norm, causal_attention, dropout, embedding_sum, linear,
-    residual_dropout,
+    Activation, CuSeqlens, Dropout, Embedded, Heads, Norm, NormKind, causal_attention, dropout,
+    embedding_sum, linear, residual_dropout, token_embedding,
 };
 
 use crate::{assert_same_on_cuda, cuda, random, rounded};
@@ -13,11 +13,15 @@ use crate::{assert_same_on_cuda, cuda, random, rounded};
 const SHAPES: [(usize, usize); 7] = [(0, 5), (1, 1), (3, 7), (33, 33), (2, 257), (257, 31), (300, 768)];
 
 #[test]
-fn layer_norms() -> Result<()> {
-    for (n, c) in SHAPES {
-        let inputs = [random(&[n, c], 1)?, random(&[c], 2)?, random(&[c], 3)?];
-        assert_same_on_cuda(&format!("layer norm [{n}, {c}]"), &inputs, 1e-5, |t| {
-            Norm::layer(t[1].clone(), Some(t[2].clone()), 1e-5).forward(&t[0])
+fn norms() -> Result<()> {
+    let forms = [NormKind::Layer, NormKind::Rms].into_iter().flat_map(|kind| [(kind, 3), (kind, 2)]);
+    for ((n, c), (kind, tensors)) in
+        SHAPES.into_iter().flat_map(|shape| forms.clone().map(move |f| (shape, f)))
+    {
+        // Input and weight, and a bias or none.
+        let inputs = [(random(&[n, c], 1)? + 0.5)?, random(&[c], 2)?, random(&[c], 3)?];
+        assert_same_on_cuda(&format!("{kind:?} norm [{n}, {c}]"), &inputs[..tensors], 1e-5, |t| {
+            Norm { weight: t[1].clone(), bias: t.get(2).cloned(), epsilon: 1e-5, kind }.forward(&t[0])
         })?;
     }
     Ok(())
@@ -73,6 +77,9 @@ fn embeddings() -> Result<()> {
             assert_same_on_cuda("embedding", &inputs, 1e-5, |t| {
                 embedding_sum(&t[0], &t[1], &Embedded::new(ids, positions, t[0].device())?, drop)
             })?;
+            assert_same_on_cuda("token embedding", &inputs[..1], 1e-5, |t| {
+                token_embedding(&t[0], &Embedded::new(ids, positions, t[0].device())?)
+            })?;
         }
     }
     Ok(())
@@ -83,29 +90,62 @@ fn to_dtype(x: &Tensor, dtype: DType) -> Result<Tensor> {
     if x.elem_count() == 0 { Tensor::zeros(x.dims(), dtype, x.device()) } else { x.to_dtype(dtype) }
 }
 
+/// Attention in f32 and in bf16, for heads of `d` channels.
+fn assert_same_attention(lengths: &[usize], heads: Heads, d: usize, drop: Option<Dropout>) -> Result<()> {
+    let cu_seqlens = CuSeqlens::from_lengths(lengths.iter().copied());
+    let (shape, heads) = (
+        [cu_seqlens.tokens(), (heads.count + 2 * heads.kv) * d],
+        Heads { scale: 1.0 / (d as f64).sqrt(), ..heads },
+    );
+    let name = format!("attention {lengths:?}, {heads:?} of {d}, dropout {}", drop.is_some());
+    assert_same_on_cuda(&name, &[random(&shape, 5)?], 2e-5, |t| {
+        causal_attention(&t[0], &cu_seqlens, heads, drop)
+    })?;
+    // bf16 tensors against the CPU's f32: what goes in and what comes out is rounded, by 2^-9 of it at most.
+    assert_same_on_cuda(&format!("{name}, in bf16"), &[rounded(&shape, 5)?], 4.0 / 512.0, |t| {
+        let cuda = t[0].device().is_cuda();
+        let qkv = to_dtype(&t[0], if cuda { DType::BF16 } else { DType::F32 })?;
+        let attended = causal_attention(&qkv, &cu_seqlens, heads, drop)?;
+        assert_eq!(attended.dtype(), qkv.dtype());
+        to_dtype(&attended, DType::F32)
+    })
+}
+
+fn drops() -> [Option<Dropout>; 2] {
+    [None, Some(Dropout { p: 0.25, stream: Stream::new(3).fold(9) })]
+}
+
 #[test]
 fn attention_of_ragged_documents() -> Result<()> {
     let batches = [&[][..], &[0], &[1], &[3], &[33], &[1, 0, 5, 17, 1, 40], &[130, 3]];
     for lengths in batches {
-        for (heads, d) in [(1, 1), (3, 5), (2, 64), (1, 72), (1, 130)] {
-            for drop in [None, Some(Dropout { p: 0.25, stream: Stream::new(3).fold(9) })] {
-                let cu_seqlens = CuSeqlens::from_lengths(lengths.iter().copied());
-                let qkv = random(&[cu_seqlens.tokens(), 3 * heads * d], 5)?;
-                let shape = Heads::new(heads, 1.0 / (d as f64).sqrt());
-                let name = format!("attention {lengths:?}, {heads} heads of {d}, dropout {}", drop.is_some());
-                assert_same_on_cuda(&name, &[qkv], 2e-5, |t| {
-                    causal_attention(&t[0], &cu_seqlens, shape, drop)
-                })?;
-                // bf16 tensors against the CPU's f32: what goes in and what comes out is rounded, by 2^-9 of it at most.
-                let qkv = rounded(&[cu_seqlens.tokens(), 3 * heads * d], 5)?;
-                assert_same_on_cuda(&format!("{name}, in bf16"), &[qkv], 4.0 / 512.0, |t| {
-                    let cuda = t[0].device().is_cuda();
-                    let qkv = to_dtype(&t[0], if cuda { DType::BF16 } else { DType::F32 })?;
-                    let attended = causal_attention(&qkv, &cu_seqlens, shape, drop)?;
-                    assert_eq!(attended.dtype(), qkv.dtype());
-                    to_dtype(&attended, DType::F32)
-                })?;
-            }
+        for ((heads, d), drop) in [(1, 1), (3, 5), (2, 64), (1, 72), (1, 130)]
+            .into_iter()
+            .flat_map(|shape| drops().map(|drop| (shape, drop)))
+        {
+            assert_same_attention(lengths, Heads::new(heads, 1.0), d, drop)?;
+        }
+    }
+    Ok(())
+}
+
+/// Heads that share keys and values, all of them or some; windows of a token, within a block of queries, over several, and longer than
+/// any document.
+#[test]
+fn attention_with_shared_keys_and_windows() -> Result<()> {
+    let shapes = [
+        (4, 2, 5, None),
+        (4, 1, 64, Some(7)),
+        (6, 2, 65, Some(33)),
+        (2, 2, 128, Some(1)),
+        (3, 1, 3, Some(500)),
+    ];
+    for lengths in [&[][..], &[1, 0, 5, 17, 1, 40], &[90, 3]] {
+        for ((count, kv, d, window), drop) in
+            shapes.into_iter().flat_map(|shape| drops().map(|drop| (shape, drop)))
+        {
+            let heads = Heads { kv, window, ..Heads::new(count, 1.0) };
+            assert_same_attention(lengths, heads, d, drop)?;
         }
     }
     Ok(())
@@ -135,16 +175,5 @@ fn heads_too_large_are_refused() -> Result<()> {
     let qkv = random(&[2, 3 * 257], 1)?.to_device(&cuda()?)?;
     let error = causal_attention(&qkv, &CuSeqlens::from_lengths([2]), Heads::new(1, 1.0), None).unwrap_err();
     assert!(error.to_string().contains("at most 256"), "{error}");
-    Ok(())
-}
-
-#[test]
-fn shared_keys_and_windows_are_refused_by_name() -> Result<()> {
-    let (qkv, cu_seqlens) = (random(&[2, 12], 1)?.to_device(&cuda()?)?, CuSeqlens::from_lengths([2]));
-    let refused = |heads| causal_attention(&qkv, &cu_seqlens, heads, None).unwrap_err().to_string();
-    let grouped = refused(Heads { kv: 1, ..Heads::new(2, 1.0) });
-    assert!(grouped.contains("grouped-query attention (2 heads, 1 key-value heads)"), "{grouped}");
-    let windowed = refused(Heads { window: Some(1), ..Heads::new(2, 1.0) });
-    assert!(windowed.contains("sliding-window attention (1 tokens)"), "{windowed}");
     Ok(())
 }

@@ -64,18 +64,28 @@ fn extreme_logits_stay_finite_and_broken_ones_are_seen() -> Result<()> {
 
 #[test]
 fn decoding_fills_the_cache_and_attends() -> Result<()> {
-    for (b, h, capacity, d, first, new) in
-        [(1, 1, 1, 1, vec![0], 0), (3, 2, 9, 5, vec![0, 4, 2], 6), (2, 3, 300, 33, vec![0, 257], 299)]
-    {
+    // Heads of queries, those of keys and values, a window.
+    let cases = [
+        ((1, 1, None), 1, 1, vec![0], 0),
+        ((2, 2, None), 9, 5, vec![0, 4, 2], 6),
+        ((3, 3, None), 300, 33, vec![0, 257], 299),
+        ((4, 2, None), 9, 5, vec![0, 4, 2], 6),
+        ((6, 1, Some(1)), 9, 65, vec![3, 0], 8),
+        ((4, 2, Some(40)), 300, 64, vec![0, 257, 299], 299),
+        ((4, 4, Some(500)), 300, 128, vec![0, 257], 298),
+    ];
+    for ((count, kv, window), capacity, d, first, new) in cases {
+        let (b, heads) = (first.len(), Heads { kv, window, ..Heads::new(count, 0.4) });
+        let cached = [b, kv, capacity, d];
         let (qkv, keys, values) =
-            (random(&[b, 3 * h * d], 1)?, random(&[b, h, capacity, d], 2)?, random(&[b, h, capacity, d], 3)?);
+            (random(&[b, (count + 2 * kv) * d], 1)?, random(&cached, 2)?, random(&cached, 3)?);
         let on = |device: &Device| -> Result<[Tensor; 3]> {
             let (keys, values) = (on(device, &keys)?, on(device, &values)?);
             // The CPU's are shared and changed in place: work on copies.
             let (keys, values) =
                 if device.is_cpu() { (keys.copy()?, values.copy()?) } else { (keys, values) };
             let (cache, columns) = (KeyValues { keys, values }, Columns { first: &first, new });
-            let out = decode_attention(&on(device, &qkv)?, &cache, columns, Heads::new(h, 0.4))?;
+            let out = decode_attention(&on(device, &qkv)?, &cache, columns, heads)?;
             Ok([out, cache.keys, cache.values])
         };
         for (got, want) in on(&cuda()?)?.iter().zip(&on(&Device::Cpu)?) {
@@ -88,15 +98,17 @@ fn decoding_fills_the_cache_and_attends() -> Result<()> {
 /// Prompts of different lengths, one of them empty, end in the same column.
 #[test]
 fn prompts_fill_the_cache() -> Result<()> {
-    let (h, d, prompts) = (2, 5, CuSeqlens::from_lengths([4, 0, 2]));
-    let qkv = random(&[6, 3 * h * d], 1)?;
-    let fill = |device: &Device| -> Result<[Tensor; 2]> {
-        let cache = KeyValues::zeros([3, h, 9, d], qkv.dtype(), device)?;
-        fill_cache(&on(device, &qkv)?, &prompts, 7, &cache, Heads::new(h, 1.0))?;
-        Ok([cache.keys, cache.values])
-    };
-    for (got, want) in fill(&cuda()?)?.iter().zip(&fill(&Device::Cpu)?) {
-        assert_close("cache", got, want, 0.0)?;
+    for (count, kv) in [(2, 2), (4, 1)] {
+        let (d, prompts) = (5, CuSeqlens::from_lengths([4, 0, 2]));
+        let qkv = random(&[6, (count + 2 * kv) * d], 1)?;
+        let fill = |device: &Device| -> Result<[Tensor; 2]> {
+            let cache = KeyValues::zeros([3, kv, 9, d], qkv.dtype(), device)?;
+            fill_cache(&on(device, &qkv)?, &prompts, 7, &cache, Heads { kv, ..Heads::new(count, 1.0) })?;
+            Ok([cache.keys, cache.values])
+        };
+        for (got, want) in fill(&cuda()?)?.iter().zip(&fill(&Device::Cpu)?) {
+            assert_close("cache", got, want, 0.0)?;
+        }
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 mod graph;
 mod heads;
 mod optimizer;
+mod rotary;
 mod sublayers;
 
 use candle_core::{DType, Device, Result, Tensor, Var};

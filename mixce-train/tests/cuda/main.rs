@@ -8,6 +8,7 @@ mod common;
 mod counts;
 #[path = "../gradients.rs"]
 mod gradients;
+mod llama;
 #[path = "../training/pytorch_steps.rs"]
 mod pytorch_steps;
 
@@ -97,7 +98,11 @@ fn a_run_goes_from_cpu_to_cuda_and_back() {
 
 #[test]
 fn samples_are_those_of_the_cpu() {
-    let setup = Setup::new(&[], None);
+    assert_same_samples(|| Setup::new(&[], None));
+}
+
+fn assert_same_samples(make: impl Fn() -> Setup) {
+    let setup = make();
     let on = |parameters: &Parameters| {
         let model = setup.model.build(parameters.detached()).unwrap();
         let decoder = model.into_decoder(mixce_kernels::Precision::F32).unwrap();
@@ -111,8 +116,7 @@ fn samples_are_those_of_the_cpu() {
         };
         generate(&*decoder, &prompts, &options, &mut |_, _| ()).unwrap()
     };
-    let cuda = on_cuda(Setup::new(&[], None));
-    assert_eq!(on(&cuda.parameters), on(&setup.parameters));
+    assert_eq!(on(&on_cuda(make()).parameters), on(&setup.parameters));
 }
 
 #[test]

@@ -39,11 +39,8 @@ fn ten_steps(name: &str) {
     for batch_size in [5, 1] {
         ten_steps_in_microbatches(name, batch_size, &Device::Cpu);
     }
-    // The Llama family has no kernels on CUDA yet.
     #[cfg(feature = "cuda")]
-    if name.starts_with("gpt2/") {
-        ten_steps_in_microbatches(name, 5, &mixce_kernels::cuda_device(0).unwrap());
-    }
+    ten_steps_in_microbatches(name, 5, &mixce_kernels::cuda_device(0).unwrap());
 }
 
 fn ten_steps_in_microbatches(name: &str, batch_size: usize, device: &Device) {

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor, Var};
+use mixce::llama::LlamaConfig;
 use mixce_core::lm_head_loss;
 use mixce_core::objective::{MixCe, Objective};
-use mixce_gpt2::{Gpt2, Gpt2Config};
+use mixce_gpt2::Gpt2Config;
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{
     Activation, CuSeqlens, Dropout, Embedded, Heads, Norm, Precision, causal_attention, dropout,
@@ -16,13 +17,13 @@ use mixce_kernels::{
 };
 use mixce_lm::generate::{GenerateOptions, generate};
 use mixce_lm::sampling::Sampling;
-use mixce_lm::{Parameters, PassOptions, flops};
+use mixce_lm::{ModelConfig, Parameters, PassOptions, flops};
 use mixce_train::config::TrainConfig;
 use mixce_train::data::Microbatch;
 use mixce_train::trainer::{StepResult, TrainStep};
 
 use super::checks::{Check, Speed, normal};
-use super::passes;
+use super::{llama, passes};
 use crate::speed::{Peak, peak};
 
 /// The checks skipped without a GPU.
@@ -42,9 +43,16 @@ const BF16_TOLERANCE: f64 = 3e-2;
 /// All checks; `full` with the shapes of GPT-2 small.
 pub(super) fn parity(gpu: &Device, full: bool) -> Result<Vec<Check>> {
     let (mut checks, peak) = (operations(gpu, full)?, full.then(|| peak(gpu)).transpose()?);
-    checks.push(training(gpu, ("training", Precision::F32), TRAINING_TOLERANCE)?);
-    checks.push(training(gpu, ("training in bf16", Precision::Bf16), BF16_TOLERANCE)?);
-    checks.push(sampling(gpu)?);
+    let (gpt2, llama) = (small_config()?, small_llama()?);
+    let models: [(&dyn ModelConfig, [&'static str; 3]); 2] = [
+        (&gpt2, ["training", "training in bf16", "sampling"]),
+        (&llama, ["training of a Qwen3", "training of a Qwen3 in bf16", "sampling from a Qwen3"]),
+    ];
+    for (config, [exact, rounded, samples]) in models {
+        checks.push(training(gpu, config, (exact, Precision::F32), TRAINING_TOLERANCE)?);
+        checks.push(training(gpu, config, (rounded, Precision::Bf16), BF16_TOLERANCE)?);
+        checks.push(sampling(gpu, config, samples)?);
+    }
     checks.push(speed(gpu, ("speed of training", Precision::F32), full, peak)?);
     checks.push(speed(gpu, ("speed of training in bf16", Precision::Bf16), full, peak)?);
     Ok(checks.into_iter().map(|check| check.against("the CPU")).collect())
@@ -54,7 +62,12 @@ pub(super) fn parity(gpu: &Device, full: bool) -> Result<Vec<Check>> {
 type Operation<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
 
 /// Result and gradients of an operation on both devices.
-fn compare(gpu: &Device, name: &'static str, inputs: &[Tensor], f: Operation<'_>) -> Result<Check> {
+pub(super) fn compare(
+    gpu: &Device,
+    name: &'static str,
+    inputs: &[Tensor],
+    f: Operation<'_>,
+) -> Result<Check> {
     let on = |device: &Device| -> Result<Vec<Tensor>> {
         let inputs = inputs.iter().map(|x| Ok(Var::from_tensor(&x.to_device(device)?)?));
         let inputs = inputs.collect::<Result<Vec<Var>>>()?;
@@ -135,6 +148,7 @@ fn operations(gpu: &Device, full: bool) -> Result<Vec<Check>> {
         Ok(lm_head_loss(&t[0], &t[1], &targets, &objective, n as f64)?.loss)
     })?);
     checks.extend(passes::passes(gpu, (n, c, heads))?);
+    checks.extend(llama::checks(gpu, (n, c, heads))?);
     Ok(checks)
 }
 
@@ -146,6 +160,16 @@ fn small_config() -> Result<Gpt2Config> {
     )?)
 }
 
+/// Shared keys and values, norms of heads, a window in the second layer, and dropout of attention.
+fn small_llama() -> Result<LlamaConfig> {
+    Ok(LlamaConfig::from_json(
+        r#"{"model_type":"qwen3","vocab_size":101,"max_position_embeddings":32,"hidden_size":64,"intermediate_size":96,
+        "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":32,"attention_dropout":0.1,
+        "use_sliding_window":true,"sliding_window":9,"max_window_layers":1,"tie_word_embeddings":true,
+        "bos_token_id":100,"eos_token_id":100}"#,
+    )?)
+}
+
 /// Random documents of at most `length` tokens.
 fn documents(number: usize, length: usize, vocabulary: usize) -> Microbatch {
     let document = |i: usize| (0..length - i % 4).map(|t| ((i * 31 + t * 7) % vocabulary) as u32).collect();
@@ -153,7 +177,7 @@ fn documents(number: usize, length: usize, vocabulary: usize) -> Microbatch {
 }
 
 /// A model in training by MixCE.
-fn train_step(config: &Gpt2Config, device: &Device, precision: Precision) -> Result<TrainStep> {
+fn train_step(config: &dyn ModelConfig, device: &Device, precision: Precision) -> Result<TrainStep> {
     let parameters = Parameters::random(config, 3, device)?;
     let objective: Arc<dyn Objective> = Arc::new(MixCe::new(0.1)?);
     let step = TrainStep::new(config, parameters, objective, TrainConfig::default().adamw(), 1.0)?;
@@ -161,11 +185,15 @@ fn train_step(config: &Gpt2Config, device: &Device, precision: Precision) -> Res
 }
 
 /// Trains on the GPU in the given precision and on the CPU in f32.
-fn training(gpu: &Device, (name, precision): (&'static str, Precision), tolerance: f64) -> Result<Check> {
-    let config = small_config()?;
+fn training(
+    gpu: &Device,
+    config: &dyn ModelConfig,
+    (name, precision): (&'static str, Precision),
+    tolerance: f64,
+) -> Result<Check> {
     let run = |device: &Device, precision| -> Result<Vec<StepResult>> {
-        let mut step = train_step(&config, device, precision)?;
-        let batch = [documents(5, 32, config.vocab_size)];
+        let mut step = train_step(config, device, precision)?;
+        let batch = [documents(5, 32, config.spec().vocabulary)];
         let stop = AtomicBool::new(false);
         (0..10).map(|i| Ok(step.run(&batch, Stream::new(i), 1e-3, &stop)?)).collect()
     };
@@ -179,24 +207,22 @@ fn training(gpu: &Device, (name, precision): (&'static str, Precision), toleranc
     Ok(Check::new(name, holds, format!("losses and gradient norms of ten steps differ by {worst:.1e}")))
 }
 
-fn sampling(gpu: &Device) -> Result<Check> {
-    let config = small_config()?;
+fn sampling(gpu: &Device, config: &dyn ModelConfig, name: &'static str) -> Result<Check> {
     let run = |device: &Device| -> Result<Vec<Vec<u32>>> {
         // The same weights: random numbers do not depend on the device.
-        let model = Gpt2::new(config.clone(), Parameters::random(&config, 3, device)?)?
-            .detached()?
-            .decoder(Precision::F32)?;
+        let model = config.build(Parameters::random(config, 3, device)?.detached())?;
+        let model = model.into_decoder(Precision::F32)?;
         let prompts: [(u64, &[u32]); 3] = [(0, &[1, 2, 3]), (1, &[4]), (2, &[7, 8, 9, 10])];
         let sampling = Sampling::default();
         let options =
             GenerateOptions { sampling, max_new_tokens: 20, eos: Vec::new(), batch_size: 3, seed: 4 };
-        let texts = generate(&model, &prompts, &options, &mut |_, _| ())?;
+        let texts = generate(&*model, &prompts, &options, &mut |_, _| ())?;
         Ok(texts.into_iter().map(|text| text.tokens).collect())
     };
     let (got, want) = (run(gpu)?, run(&Device::Cpu)?);
     let same = got.iter().zip(&want).filter(|(got, want)| got == want).count();
     let detail = format!("{same} of {} texts of 20 tokens agree with the CPU", want.len());
-    Ok(Check::new("sampling", got == want, detail))
+    Ok(Check::new(name, got == want, detail))
 }
 
 /// A measurement without comparison, with `full` also as a share of the peak.

@@ -1,0 +1,34 @@
+//! Positions of tokens in their documents.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor};
+
+use crate::device_copy::DeviceCopy;
+
+/// The position of each row of a batch in its document, from 0. Cloning is cheap: clones share the numbers, on the host and, once a
+/// kernel has asked for them, on the device.
+#[derive(Clone, Debug, Default)]
+pub struct Positions {
+    host: Arc<[u32]>,
+    on_device: Arc<DeviceCopy>,
+}
+
+impl Positions {
+    /// The positions of rows, in their order.
+    #[must_use]
+    pub fn new(positions: impl Into<Arc<[u32]>>) -> Self {
+        Self { host: positions.into(), on_device: Arc::default() }
+    }
+
+    /// On the host.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u32] {
+        &self.host
+    }
+
+    /// `[N]` u32: copied to the device once.
+    pub(crate) fn on(&self, device: &Device) -> Result<Tensor> {
+        self.on_device.get(device, || Tensor::from_slice(&self.host, self.host.len(), device))
+    }
+}
