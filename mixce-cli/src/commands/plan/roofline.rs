@@ -74,7 +74,7 @@ impl Estimate {
             String::new(),
         ]);
         format!(
-            "{}, {} documents of {} tokens, {}, on an {}: an estimate on paper, not measured\n\n{}\n{} tokens/s, {:.1} % of the peak",
+            "{}, {} documents of {} tokens, {}, on the {}: estimated from the shapes, not measured\n\n{}\n{} tokens/s, {:.1} % of the peak",
             self.model,
             self.batch_size,
             self.max_length,
