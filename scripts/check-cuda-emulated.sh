@@ -15,6 +15,8 @@ set -euo pipefail
 repeats=(
     a_run_goes_from_
     bf16_trains_as_f32_does
+    llama::ten_steps_give_
+    llama_with_biases
     the_quickstarts_training_gives_
     training_scoring_and_sampling_are_measured
 )
