@@ -3,8 +3,7 @@
 //! Legend: N tokens of a microbatch, C channels, L layers, V vocabulary, P parameters.
 //!
 //! Each part of a step executes a number of floating-point operations and moves a number of bytes. At best the step takes the larger
-//! of the two times (the roofline, Williams, Waterman, Patterson 2009); the present kernels reach a share of it that
-//! [`Rates`] states.
+//! of the two times (the roofline, Williams, Waterman, Patterson 2009); the present kernels reach an estimated share of it.
 
 use mixce_kernels::{Precision, lm_head};
 use mixce_lm::params::ParameterSpec;
