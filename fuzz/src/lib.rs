@@ -117,7 +117,12 @@ pub fn hub_answer(bytes: &[u8]) {
     let Some((&kind, rest)) = bytes.split_first() else { return };
     let answer = match kind % 2 {
         0 => rest.to_vec(),
-        _ => [format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", rest.len()).as_bytes(), rest].concat(),
+        _ => [
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", rest.len())
+                .as_bytes(),
+            rest,
+        ]
+        .concat(),
     };
     let home = tempfile::tempdir().expect("a temporary folder");
     let endpoint = serve(answer);
