@@ -160,7 +160,7 @@ impl mixce_lm::Block for Block {
         let dattended =
             self.attention_out.backward(&attended, dx, site, &gradients.attention_out, precision)?;
         let site = self.dropout(dropout, Site::Attention);
-        let dqkv = causal_attention_backward(&qkv, documents, self.heads, site, &dattended)?;
+        let dqkv = causal_attention_backward(&qkv, documents, self.heads, site, &attended, &dattended)?;
         Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
     }
 

@@ -76,8 +76,9 @@ fn attention(c: &mut Criterion) {
         c.bench_function(&format!("{name} forward"), |b| {
             b.iter(|| causal_attention(&qkv, &cu_seqlens, heads, drop).unwrap());
         });
+        let out = causal_attention(&qkv, &cu_seqlens, heads, drop).unwrap();
         c.bench_function(&format!("{name} backward"), |b| {
-            b.iter(|| causal_attention_backward(&qkv, &cu_seqlens, heads, drop, &dout).unwrap());
+            b.iter(|| causal_attention_backward(&qkv, &cu_seqlens, heads, drop, &out, &dout).unwrap());
         });
     }
     let shape = [SEQUENCES, HEADS, 128, CHANNELS / HEADS];

@@ -210,10 +210,9 @@ impl mixce_lm::Block for Block {
         drop((middle, pre_activation));
         let sums = &gradients.attention_out;
         let dattended = self.attention_out.backward(&attended, dx, None, sums, precision)?;
-        drop(attended);
         let (heads, dropout) = (self.heads, self.dropout(dropout));
-        let dqkv = causal_attention_backward(&qkv, documents, heads, dropout, &dattended)?;
-        drop((qkv, dattended));
+        let dqkv = causal_attention_backward(&qkv, documents, heads, dropout, &attended, &dattended)?;
+        drop((qkv, attended, dattended));
         let (positions, sums) = (documents.positions(), &gradients.transform);
         self.transform.backward(projected.as_ref(), positions, heads, &dqkv, sums)?;
         Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)

@@ -125,8 +125,8 @@ impl CuSeqlens {
 ///
 /// `qkv` is `[N, (H + 2 K) D]`: queries, keys and values side by side (see [`Heads`]). For every document and query head
 /// `out_i = sum_j drop(softmax_j(scale q_i . k_j)) v_j` over the keys `j` that it sees: `j <= i`, inside the window. The result is
-/// `[N, H D]`. Fused for f32, and on CUDA for bf16, which is computed in f32: blockwise, keys that no query of a block sees are skipped and
-/// nothing of size `T x T` is kept; the backward pass recomputes the probabilities. Other dtypes and devices take
+/// `[N, H D]`. Fused for f32, and on CUDA for bf16, with sums of f32 (and for heads of up to 128 channels, a multiple of 8, with
+/// probabilities rounded to bf16): blockwise, keys that no query of a block sees are skipped and nothing of size `T x T` is kept; the backward pass recomputes the probabilities. Other dtypes and devices take
 /// [`causal_attention_slow`].
 ///
 /// The dropout factor of query row `i` (its index in the packed batch) and key `j` (its position in the document) in head `h`
@@ -147,7 +147,8 @@ pub fn causal_attention(
     qkv.contiguous()?.apply_op1(op)
 }
 
-/// The backward pass of [`causal_attention`] by itself: the gradient `[N, (H + 2 K) D]` of `qkv`, given that of the result, `[N, H D]`.
+/// The backward pass of [`causal_attention`] by itself: the gradient `[N, (H + 2 K) D]` of `qkv`, given the result `out` and its gradient
+/// `dout`, `[N, H D]` each.
 ///
 /// # Errors
 /// As [`causal_attention`], and when a tensor has no fused kernel.
@@ -156,14 +157,17 @@ pub fn causal_attention_backward(
     cu_seqlens: &CuSeqlens,
     heads: Heads,
     dropout: Option<Dropout>,
+    out: &Tensor,
     dout: &Tensor,
 ) -> Result<Tensor> {
     let (n, c) = (qkv.dim(0)?, heads.count * check(qkv, cu_seqlens, heads, dropout)?);
-    if dout.dims() != [n, c] {
-        bail!("causal_attention: expected a gradient [{n}, {c}], got {:?}", dout.dims());
+    for (what, tensor) in [("result", out), ("gradient", dout)] {
+        if tensor.dims() != [n, c] {
+            bail!("causal_attention: expected a {what} [{n}, {c}], got {:?}", tensor.dims());
+        }
     }
     match fused(qkv, cu_seqlens, heads, dropout)? {
-        Some(op) => op.gradient(&qkv.contiguous()?, dout),
+        Some(op) => op.gradient(&qkv.contiguous()?, out, dout),
         None => {
             let (dtype, device) = (qkv.dtype(), qkv.device().location());
             bail!("causal_attention backward: no kernel for {dtype:?} on {device:?}")

@@ -168,7 +168,8 @@ fn keys_before_all_windows_are_skipped() -> Result<()> {
 fn the_gradient_does_not_depend_on_the_number_of_threads() -> Result<()> {
     let (cu_seqlens, heads) = (documents(&[70, 3, 20]), shape(6, 2, Some(33), 4));
     let (qkv, dout) = (random(&[93, channels(heads, 4)], 1)?, random(&[93, 24], 2)?);
-    let run = || causal_attention_backward(&qkv, &cu_seqlens, heads, None, &dout)?.to_vec2::<f32>();
+    let out = causal_attention(&qkv, &cu_seqlens, heads, None)?;
+    let run = || causal_attention_backward(&qkv, &cu_seqlens, heads, None, &out, &dout)?.to_vec2::<f32>();
     let with = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run);
     assert_eq!(with(1)?, with(4)?);
     Ok(())
@@ -223,9 +224,12 @@ fn what_does_not_fit_is_refused() -> Result<()> {
     assert!(refused(&all, Heads::new(2, 1.0), dropout).contains("[0, 1)"));
     // With half as many keys and values the result has more channels than a third.
     let heads = shape(2, 1, None, 3);
-    assert!(causal_attention_backward(&qkv, &all, heads, None, &random(&[4, 6], 1)?).is_ok());
-    let error = causal_attention_backward(&qkv, &all, heads, None, &random(&[4, 4], 1)?).unwrap_err();
+    let [rows, other] = [random(&[4, 6], 1)?, random(&[4, 4], 1)?];
+    assert!(causal_attention_backward(&qkv, &all, heads, None, &rows, &rows).is_ok());
+    let error = causal_attention_backward(&qkv, &all, heads, None, &rows, &other).unwrap_err();
     assert!(error.to_string().contains("a gradient [4, 6]"), "{error}");
+    let error = causal_attention_backward(&qkv, &all, heads, None, &other, &rows).unwrap_err();
+    assert!(error.to_string().contains("a result [4, 6]"), "{error}");
     Ok(())
 }
 

@@ -8,7 +8,8 @@ use half::bf16;
 
 use super::dropout::arguments;
 use super::{
-    Arg, Array, Element, Gpu, Grid, WARP, expect_len, kernel, name_of, operation, unsigned, with_arrays,
+    Arg, Array, Element, Gpu, Grid, WARP, attention_tensor, expect_len, kernel, name_of, operation, unsigned,
+    with_arrays,
 };
 use crate::attention::{CausalAttention, Heads};
 use crate::dropout::Dropout;
@@ -23,8 +24,14 @@ pub(crate) fn causal_attention(
     qkv: Operand<'_>,
 ) -> Result<(CudaStorage, Shape)> {
     match qkv.0.dtype() {
-        DType::BF16 => forward::<bf16>(op, spans, qkv),
-        _ => forward::<f32>(op, spans, qkv),
+        DType::BF16 => forward::<bf16>(op, spans, qkv, |gpu, attention, out| {
+            let sizes = attention.sizes()?;
+            match attention_tensor::serves(sizes.1, &[attention.qkv, out]) {
+                true => gpu.attention_on_tensor_cores(&attention, sizes, out),
+                false => gpu.causal_attention(&attention, out),
+            }
+        }),
+        _ => forward::<f32>(op, spans, qkv, |gpu, attention, out| gpu.causal_attention(&attention, out)),
     }
 }
 
@@ -32,39 +39,55 @@ fn forward<T: Element>(
     op: &CausalAttention,
     spans: &Tensor,
     (qkv, layout): Operand<'_>,
+    launch: impl FnOnce(&Gpu<'_>, Attention<'_, T>, Array<'_, T>) -> Result<()>,
 ) -> Result<(CudaStorage, Shape)> {
     let (name, (n, channels)) = ("causal_attention", layout.shape().dims2()?);
     let c = op.heads.count * op.heads.head_size(name, channels)?;
     operation::<T, 1>(name, [(qkv, layout)], (n, c).into(), |gpu, [qkv], out| {
-        with_problem(op, spans, qkv, |attention| gpu.causal_attention(attention, out))
+        with_problem(op, spans, qkv, |attention| {
+            expect_len(name, "the result", out, n * c)?;
+            launch(gpu, attention, out)
+        })
     })
 }
 
-/// The gradient of `qkv`, given that of the attended values in the same type.
+/// The gradient of `qkv`, given the attended values and their gradient in the same type.
 pub(crate) fn causal_attention_backward(
     op: &CausalAttention,
     spans: &Tensor,
-    qkv: Operand<'_>,
-    dout: Operand<'_>,
+    inputs: [Operand<'_>; 3],
 ) -> Result<(CudaStorage, Shape)> {
-    match qkv.0.dtype() {
-        DType::BF16 => backward::<bf16>(op, spans, qkv, dout),
-        _ => backward::<f32>(op, spans, qkv, dout),
+    match inputs[0].0.dtype() {
+        DType::BF16 => backward::<bf16>(op, spans, inputs, |gpu, attention, arrays, saved| {
+            let (sizes, [out, dout, dqkv]) = (attention.sizes()?, arrays);
+            match attention_tensor::serves(sizes.1, &[attention.qkv, out, dout, dqkv]) {
+                true => gpu.attention_backward_on_tensor_cores(&attention, sizes, arrays, saved),
+                false => gpu.causal_attention_backward(&attention, dout, dqkv, saved),
+            }
+        }),
+        _ => backward::<f32>(op, spans, inputs, |gpu, attention, [_, dout, dqkv], saved| {
+            gpu.causal_attention_backward(&attention, dout, dqkv, saved)
+        }),
     }
 }
 
+/// `launch` gets the attended values, their gradient, the gradient of `qkv`, and room for two numbers a head and token.
 fn backward<T: Element>(
     op: &CausalAttention,
     spans: &Tensor,
-    qkv: Operand<'_>,
-    dout: Operand<'_>,
+    inputs: [Operand<'_>; 3],
+    launch: impl FnOnce(&Gpu<'_>, Attention<'_, T>, [Array<'_, T>; 3], Array<'_, f32>) -> Result<()>,
 ) -> Result<(CudaStorage, Shape)> {
-    let (name, n, shape) = ("causal_attention backward", qkv.1.dim(0)?, qkv.1.shape().clone());
-    operation::<T, 2>(name, [qkv, dout], shape, |gpu, [qkv, dout], dqkv| {
-        let saved = gpu.buffer(2 * op.heads.count * n)?;
+    let (name, layout) = ("causal_attention backward", inputs[0].1);
+    let (n, channels) = layout.shape().dims2()?;
+    let c = op.heads.count * op.heads.head_size(name, channels)?;
+    operation::<T, 3>(name, inputs, layout.shape().clone(), |gpu, [qkv, out, dout], dqkv| {
+        expect_len(name, "the result", out, n * c)?;
+        expect_len(name, "the result's gradient", dout, n * c)?;
+        let saved = gpu.memory(2 * op.heads.count * n, DType::F32)?;
         with_problem(op, spans, qkv, |attention| {
             with_arrays(name, [], [&saved], |gpu, [], [saved]| {
-                gpu.causal_attention_backward(attention, dout, dqkv, saved)
+                launch(gpu, attention, [out, dout, dqkv], saved)
             })
         })
     })
@@ -78,7 +101,8 @@ fn with_problem<T, R>(
     f: impl FnOnce(Attention<'_, T>) -> Result<R>,
 ) -> Result<R> {
     with_arrays("causal_attention", [spans], [], |_, [spans], []| {
-        f(Attention { qkv, spans, heads: op.heads, dropout: op.dropout })
+        let longest = op.cu_seqlens.longest();
+        f(Attention { qkv, spans, longest, heads: op.heads, dropout: op.dropout })
     })
 }
 
@@ -91,13 +115,15 @@ const WARP_ROWS: usize = 4;
 const SHARED_FLOATS: usize = 48 * 1024 / 4;
 
 /// The operands of the kernels.
-struct Attention<'a, T> {
+pub(super) struct Attention<'a, T> {
     /// `[N, (H + 2 K) D]`.
-    qkv: Array<'a, T>,
+    pub(super) qkv: Array<'a, T>,
     /// `[N, 2]`: where the document of each token begins and ends.
-    spans: Array<'a, u32>,
-    heads: Heads,
-    dropout: Option<Dropout>,
+    pub(super) spans: Array<'a, u32>,
+    /// Tokens of the longest document.
+    pub(super) longest: usize,
+    pub(super) heads: Heads,
+    pub(super) dropout: Option<Dropout>,
 }
 
 /// The three kernels for head sizes up to a bound.
@@ -119,7 +145,7 @@ macro_rules! kernels {
 
 impl<T: Element> Attention<'_, T> {
     /// `(N, D)`.
-    fn sizes(&self) -> Result<(usize, usize)> {
+    pub(super) fn sizes(&self) -> Result<(usize, usize)> {
         let n = self.spans.len / 2;
         let heads = self.heads.count + 2 * self.heads.kv;
         let d = self.qkv.len / (n * heads).max(1);
@@ -159,9 +185,8 @@ impl<T: Element> Attention<'_, T> {
 
 impl Gpu<'_> {
     /// `out` `[N, H D]`.
-    fn causal_attention<T: Element>(&self, attention: Attention<'_, T>, out: Array<'_, T>) -> Result<()> {
+    fn causal_attention<T: Element>(&self, attention: &Attention<'_, T>, out: Array<'_, T>) -> Result<()> {
         let (sizes @ (n, d), heads) = (attention.sizes()?, attention.heads.count);
-        expect_len("causal_attention", "the result", out, n * heads * d)?;
         let (grid, tile) = Attention::<T>::grid(heads, n, d);
         let mut args = attention.arguments(sizes, tile)?;
         args.push(out.into());
@@ -173,15 +198,12 @@ impl Gpu<'_> {
     /// The gradient `dqkv` `[N, (H + 2 K) D]`, given `dout` `[N, H D]`. `saved` has room for two numbers a head and token.
     fn causal_attention_backward<T: Element>(
         &self,
-        attention: Attention<'_, T>,
+        attention: &Attention<'_, T>,
         dout: Array<'_, T>,
         dqkv: Array<'_, T>,
         saved: Array<'_, f32>,
     ) -> Result<()> {
-        let (op, sizes @ (n, d), heads) = ("causal_attention backward", attention.sizes()?, attention.heads);
-        expect_len(op, "the result's gradient", dout, n * heads.count * d)?;
-        expect_len(op, "the gradient", dqkv, attention.qkv.len)?;
-        expect_len(op, "the saved sums", saved, 2 * n * heads.count)?;
+        let (sizes @ (n, d), heads) = (attention.sizes()?, attention.heads);
         let ((queries, tile), (keys, _)) =
             (Attention::<T>::grid(heads.count, n, d), Attention::<T>::grid(heads.kv, n, d));
         let kernels = Attention::<T>::kernels(d)?;

@@ -14,6 +14,7 @@
 mod activation;
 mod adamw;
 mod attention;
+mod attention_tensor;
 mod cast;
 mod cross_entropy;
 mod decode;
@@ -252,8 +253,16 @@ impl<'a> Gpu<'a> {
     /// # Errors
     /// If the device is out of memory.
     pub(crate) fn buffer(&self, len: usize) -> Result<Tensor> {
-        // SAFETY: only kernels of this module read it, after one has written all of it.
-        unsafe { Tensor::empty(len, DType::F32, &Device::Cuda(self.0.clone())) }
+        self.memory(len, DType::F32)
+    }
+
+    /// Uninitialised memory for intermediate results between kernels.
+    ///
+    /// # Errors
+    /// If the device is out of memory.
+    pub(crate) fn memory(&self, len: usize, dtype: DType) -> Result<Tensor> {
+        // SAFETY: only kernels of this module read it, after one has written what is read.
+        unsafe { Tensor::empty(len, dtype, &Device::Cuda(self.0.clone())) }
     }
 
     /// Launches a kernel, unless there are no blocks.

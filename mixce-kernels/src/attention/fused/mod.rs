@@ -3,7 +3,7 @@
 
 mod task;
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use self::task::{Shared, Task};
@@ -29,9 +29,9 @@ impl CausalAttention {
         }
     }
 
-    /// The gradient of `qkv`.
-    pub(super) fn gradient(&self, qkv: &Tensor, dout: &Tensor) -> Result<Tensor> {
-        qkv.apply_op2_no_bwd(&dout.contiguous()?, &Backward(self))
+    /// The gradient of `qkv`, given the result and its gradient.
+    pub(super) fn gradient(&self, qkv: &Tensor, out: &Tensor, dout: &Tensor) -> Result<Tensor> {
+        qkv.apply_op3_no_bwd(&out.contiguous()?, &dout.contiguous()?, &Backward(self))
     }
 
     /// Runs `f` for each document that is not empty and each of `heads` heads, in parallel, on a fresh zeroed buffer of `len` elements.
@@ -65,14 +65,15 @@ impl CustomOp1 for CausalAttention {
         cuda::causal_attention(self, self.spans()?, (qkv, layout))
     }
 
-    fn bwd(&self, qkv: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(self.gradient(qkv, dout)?))
+    fn bwd(&self, qkv: &Tensor, out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(self.gradient(qkv, out, dout)?))
     }
 }
 
+/// Of `qkv`, the result and its gradient. The CPU computes what it needs of the result again.
 struct Backward<'a>(&'a CausalAttention);
 
-impl CustomOp2 for Backward<'_> {
+impl CustomOp3 for Backward<'_> {
     fn name(&self) -> &'static str {
         "causal_attention backward"
     }
@@ -81,6 +82,8 @@ impl CustomOp2 for Backward<'_> {
         &self,
         qkv: &CpuStorage,
         qkv_layout: &Layout,
+        _out: &CpuStorage,
+        _out_layout: &Layout,
         dout: &CpuStorage,
         dout_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
@@ -101,9 +104,12 @@ impl CustomOp2 for Backward<'_> {
         &self,
         qkv: &CudaStorage,
         qkv_layout: &Layout,
+        out: &CudaStorage,
+        out_layout: &Layout,
         dout: &CudaStorage,
         dout_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        cuda::causal_attention_backward(self.0, self.0.spans()?, (qkv, qkv_layout), (dout, dout_layout))
+        let inputs = [(qkv, qkv_layout), (out, out_layout), (dout, dout_layout)];
+        cuda::causal_attention_backward(self.0, self.0.spans()?, inputs)
     }
 }

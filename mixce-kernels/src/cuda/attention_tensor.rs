@@ -1,0 +1,134 @@
+//! Causal self-attention on tensor cores, for what their kernels take: bf16, and heads of up to 128 channels, a multiple of 8.
+//!
+//! Legend: N packed tokens, H heads of queries, K heads of keys and values, D head size.
+
+use candle_core::{DType, Result, Tensor};
+use half::bf16;
+
+use super::attention::Attention;
+use super::dropout::arguments;
+use super::{Arg, Array, Gpu, Grid, WARP, kernel, unsigned, with_arrays};
+
+/// Warps of a block, and its rows: queries, or keys in the pass for keys.
+const WARPS: usize = 4;
+const BLOCK_ROWS: usize = 64;
+/// Queries whose dropout a warp draws.
+const QUERIES_OF_WARP: usize = 4;
+/// Rows of a tile are copied to shared memory in so many bytes at once.
+const ALIGNMENT: u64 = 16;
+
+/// The kernels for heads of up to so many channels.
+struct Kernels {
+    forward: &'static str,
+    backward_queries: &'static str,
+    backward_keys: &'static str,
+}
+
+macro_rules! kernels {
+    ($channels:literal) => {
+        Kernels {
+            forward: concat!("mixce_attention_tensor_", $channels),
+            backward_queries: concat!("mixce_attention_tensor_backward_queries_", $channels),
+            backward_keys: concat!("mixce_attention_tensor_backward_keys_", $channels),
+        }
+    };
+}
+
+fn kernels(d: usize) -> Kernels {
+    if d <= 64 { kernels!("64") } else { kernels!("128") }
+}
+
+/// Whether the kernels take heads of `d` channels in these arrays.
+pub(super) fn serves(d: usize, arrays: &[Array<'_, bf16>]) -> bool {
+    d.is_multiple_of(8) && d <= 128 && arrays.iter().all(|array| array.address.is_multiple_of(ALIGNMENT))
+}
+
+/// Blocks for the rows of so many heads.
+fn grid(n: usize, heads: usize, rows: usize) -> Grid {
+    let blocks = (n.div_ceil(rows) as u32, heads as u32);
+    Grid { blocks, threads: (WARPS as u32 * WARP, 1), shared_bytes: 0 }
+}
+
+impl Attention<'_, bf16> {
+    /// 32-bit words of a query's kept keys.
+    fn words(&self) -> usize {
+        self.longest.div_ceil(32)
+    }
+
+    /// What dropout keeps, `[H, N, words]`: a bit a query and key of its document. None without dropout.
+    fn kept(&self, gpu: &Gpu<'_>) -> Result<Option<Tensor>> {
+        let Some(dropout) = self.dropout else { return Ok(None) };
+        let (op, n, heads) = ("attention dropout", self.spans.len / 2, self.heads.count);
+        let kept = gpu.memory(heads * n * self.words(), DType::U32)?;
+        with_arrays::<u32, _, 0, 1>(op, [], [&kept], |gpu, [], [kept]| {
+            let window = self.heads.window.unwrap_or(n).min(n);
+            let sizes = [unsigned(op, n)?, unsigned(op, window)?, unsigned(op, self.words())?];
+            let args = [Arg::from(self.spans), kept.into()].into_iter().chain(sizes.map(Arg::from));
+            let args: Vec<_> = args.chain(arguments(Some(dropout))).collect();
+            let grid = grid(n, heads, WARPS * QUERIES_OF_WARP);
+            // SAFETY: the arguments are those of the kernel; a row of `kept` has room for the longest document.
+            unsafe { gpu.launch(kernel!("attention_tensor", "mixce_attention_kept"), grid, &args) }
+        })?;
+        Ok(Some(kept))
+    }
+
+    fn tensor_arguments(&self, (n, d): (usize, usize), kept: Option<Array<'_, u32>>) -> Result<Vec<Arg>> {
+        let (op, heads) = ("causal_attention", self.heads);
+        let mut args = vec![self.qkv.into(), self.spans.into(), kept.into()];
+        for size in [n, heads.count, heads.kv, d, heads.window.unwrap_or(n).min(n), self.words()] {
+            args.push(unsigned(op, size)?.into());
+        }
+        let [_, _, _, keep_scale] = arguments(self.dropout);
+        args.extend([(heads.scale as f32).into(), keep_scale]);
+        Ok(args)
+    }
+}
+
+impl Gpu<'_> {
+    /// `out` `[N, H D]`.
+    pub(super) fn attention_on_tensor_cores(
+        &self,
+        attention: &Attention<'_, bf16>,
+        sizes @ (n, d): (usize, usize),
+        out: Array<'_, bf16>,
+    ) -> Result<()> {
+        let (kept, heads) = (attention.kept(self)?, attention.heads.count);
+        with_kept(kept.as_ref(), |kept| {
+            let mut args = attention.tensor_arguments(sizes, kept)?;
+            args.push(out.into());
+            let kernel = kernel!("attention_tensor", kernels(d).forward);
+            // SAFETY: the arguments are those of the kernel; qkv, spans and out have N rows, and spans lie inside 0..N.
+            unsafe { self.launch(kernel, grid(n, heads, BLOCK_ROWS), &args) }
+        })
+    }
+
+    /// The gradient `dqkv` `[N, (H + 2 K) D]`, given `out` and its gradient `dout` `[N, H D]`.
+    pub(super) fn attention_backward_on_tensor_cores(
+        &self,
+        attention: &Attention<'_, bf16>,
+        sizes @ (n, d): (usize, usize),
+        [out, dout, dqkv]: [Array<'_, bf16>; 3],
+        saved: Array<'_, f32>,
+    ) -> Result<()> {
+        let (kept, heads, kernels) = (attention.kept(self)?, attention.heads, kernels(d));
+        with_kept(kept.as_ref(), |kept| {
+            let args = attention.tensor_arguments(sizes, kept)?;
+            let of_queries: Vec<_> =
+                args.iter().copied().chain([out.into(), dout.into(), dqkv.into(), saved.into()]).collect();
+            let of_keys: Vec<_> = args.into_iter().chain([dout.into(), dqkv.into(), saved.into()]).collect();
+            let (queries, keys) = (grid(n, heads.count, BLOCK_ROWS), grid(n, heads.kv, BLOCK_ROWS));
+            // SAFETY: the arguments are those of the kernels; all arrays have N rows, and spans lie inside 0..N.
+            unsafe {
+                self.launch(kernel!("attention_tensor", kernels.backward_queries), queries, &of_queries)?;
+                self.launch(kernel!("attention_tensor", kernels.backward_keys), keys, &of_keys)
+            }
+        })
+    }
+}
+
+fn with_kept(kept: Option<&Tensor>, f: impl FnOnce(Option<Array<'_, u32>>) -> Result<()>) -> Result<()> {
+    match kept {
+        Some(kept) => with_arrays("causal_attention", [kept], [], |_, [kept], []| f(Some(kept))),
+        None => f(None),
+    }
+}
