@@ -29,7 +29,7 @@ kernel=(-w -fno-strict-aliasing)
 link=()
 case "$check" in
     none) ;;
-    access) kernel+=(-fsanitize=thread) ;;
+    access) kernel+=(-fsanitize=thread,alignment -fno-sanitize-recover=alignment) ;;
     address)
         sanitizers=(-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-sanitize=vptr)
         common+=("${sanitizers[@]}")
@@ -40,7 +40,7 @@ case "$check" in
         exit 2
         ;;
 esac
-# The matrix product uses what this machine has; fused multiply-adds are as good a rounding as a GPU's.
+# Matrix products use what this machine has; fused multiply-adds are as good a rounding as a GPU's.
 native=(-O3 -march=native)
 
 mkdir -p "$out/objects"
@@ -64,7 +64,7 @@ compile_driver() {
     local object extra=()
     object="$out/objects/driver-$(basename "$1" .cpp).o"
     is_current "$object" "$1" "$here"/src/*.h "$here"/device/runtime.h "$here/build.sh" && return
-    [[ "$(basename "$1")" != gemm.cpp ]] || extra=("${native[@]}")
+    case "$(basename "$1")" in gemm.cpp | tensor.cpp) extra=("${native[@]}") ;; esac
     g++ "${common[@]}" "${driver[@]}" "${extra[@]}" -c "$1" -o "$object"
 }
 

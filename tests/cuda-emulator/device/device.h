@@ -38,3 +38,4 @@
 #include "warp.h"
 #include "atomics.h"
 #include "math.h"
+#include "tensor.h"

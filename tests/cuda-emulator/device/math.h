@@ -18,6 +18,9 @@ static inline long long __double_as_longlong(double v) { return emulated_bits<lo
 static inline double __longlong_as_double(long long v) { return emulated_bits<double>(v); }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned long long)a * b >> 32; }
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) { return (unsigned __int128)a * b >> 64; }
+static inline int __mulhi(int a, int b) { return (long long)a * b >> 32; }
+static inline int __mul24(int a, int b) { return (int)((unsigned)((int)((unsigned)a << 8) >> 8) * (unsigned)((int)((unsigned)b << 8) >> 8)); }
+static inline unsigned __umul24(unsigned a, unsigned b) { return (a & 0xffffffu) * (b & 0xffffffu); }
 static inline int __popc(unsigned v) { return __builtin_popcount(v); }
 static inline int __popcll(unsigned long long v) { return __builtin_popcountll(v); }
 static inline int __clz(int v) { return v ? __builtin_clz(v) : 32; }
@@ -27,6 +30,21 @@ static inline unsigned __brev(unsigned v) {
   for (int i = 0; i < 32; i++) reversed |= (v >> i & 1) << (31 - i);
   return reversed;
 }
+// Four of the bytes 0 to 3 of `a` and 4 to 7 of `b`, chosen by the nibbles of `selector`; bit 3 repeats the byte's sign.
+static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  unsigned long long bytes = (unsigned long long)b << 32 | a;
+  unsigned result = 0;
+  for (int i = 0; i < 4; i++) {
+    unsigned nibble = selector >> 4 * i & 15, byte = bytes >> 8 * (nibble & 7) & 255;
+    result |= (nibble & 8 ? (byte & 128 ? 255u : 0u) : byte) << 8 * i;
+  }
+  return result;
+}
+
+// One kind of address for all memory.
+static inline size_t __cvta_generic_to_shared(const void* p) { return (size_t)p; }
+static inline size_t __cvta_generic_to_global(const void* p) { return (size_t)p; }
+static inline void* __cvta_shared_to_generic(size_t p) { return (void*)p; }
 
 // Loads with a cache hint are loads.
 template <class T> static inline T __ldg(const T* p) { return *p; }

@@ -21,7 +21,7 @@ const Fault FAULTS[] = {
     {"null_pointer", nullptr, "out of bounds", "null pointer"},
     {"shared_out_of_bounds", nullptr, nullptr, "out of bounds for type"},
     {"dynamic_shared_out_of_bounds", nullptr, "out of bounds", ASAN},
-    {"misaligned", nullptr, nullptr, "misaligned address"},  // the compiler writes the four words one by one
+    {"misaligned", nullptr, "misaligned access", "misaligned address"},
     {"misaligned_double", nullptr, "misaligned access", "misaligned address"},
     {"missing_barrier", nullptr, "uninitialised read", nullptr},
     {"missing_barrier_between_warps", nullptr, "race", nullptr},
@@ -36,6 +36,22 @@ const Fault FAULTS[] = {
     {"barrier_of_two_kinds", "barrier divergence", nullptr, nullptr},
     {"shuffle_without_its_lanes", "shuffle", nullptr, nullptr},
     {"trap", "trap", nullptr, nullptr},
+    {"product_by_half_a_warp", "tensor instruction", nullptr, nullptr},
+    {"misaligned_matrix", "misaligned access", nullptr, nullptr},
+    {"matrix_in_global", "out of bounds", nullptr, nullptr},
+    {"matrix_out_of_bounds", "out of bounds", nullptr, nullptr},
+    {"matrix_without_a_barrier", nullptr, "race", nullptr},
+    {"matrix_of_other_lanes_without_a_barrier", nullptr, "race", nullptr},
+    {"copy_used_without_a_wait", nullptr, "missing wait", ASAN},
+    {"copy_used_without_a_barrier", nullptr, "race", nullptr},
+    {"copy_over_what_is_read", nullptr, "race", nullptr},
+    {"copy_never_waited_for", "missing wait", nullptr, nullptr},
+    {"copy_of_changed_memory", "race", nullptr, nullptr},
+    {"copy_misaligned", "misaligned access", nullptr, nullptr},
+    {"copy_from_out_of_bounds", nullptr, "out of bounds", "out of bounds"},
+    {"copy_from_shared", "out of bounds", nullptr, nullptr},
+    {"copy_of_too_many_bytes", "cp.async", nullptr, nullptr},
+    {"copy_of_uninitialised", nullptr, "uninitialised read", nullptr, false},
 };
 
 void run(const Fault& fault, int faulty) {

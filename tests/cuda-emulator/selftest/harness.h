@@ -90,3 +90,4 @@ void test_faults(const std::string& check);
 void test_correct();
 void test_products();
 void test_statistics();
+void test_tensor();

@@ -36,6 +36,7 @@ int main(int count, char** arguments) {
   REQUIRE(cuInit(0));
   test_correct();
   test_products();
+  test_tensor();
   test_statistics();
   test_faults(check);
   printf("emulated CUDA driver, checks `%s`: %d passed, %d failed\n", check.c_str(), passed, failures);

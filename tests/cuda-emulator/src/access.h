@@ -10,6 +10,7 @@ namespace emulator {
 // The time of an access above 16 bits that say by whom. Times count launches, blocks and barriers (see scheduler.h).
 using Access = uint64_t;
 constexpr Access THREAD = 0x3ff, ATOMIC = 1 << 10, SEVERAL_IN_WARP = 1 << 11, SEVERAL_WARPS = 1 << 12, SEVERAL_BLOCKS = 1 << 13;
+constexpr Access COPYING = 1 << 14;  // a write that an asynchronous copy has yet to make
 constexpr Access FORBIDDEN = 0, NEVER = 1;  // in place of a write: nobody's byte, or one that was never written
 
 // Readers since the last write that are not known to be over: one, or a class of several.

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "scheduler.h"
+#include "shared.h"
 
 namespace emulator::checks {
 
@@ -22,5 +22,11 @@ void set_dynamic_shared(const DynamicShared& before, size_t bytes);
 void reads(const char* what, uintptr_t, size_t bytes);
 void writes(uintptr_t, size_t bytes);
 void copies(uintptr_t to, uintptr_t from, size_t bytes);
+
+// What the running thread has the driver do for it: an aligned read; a copy into shared memory that may write its bytes at
+// any time from its beginning to its end.
+void kernel_reads(const void*, size_t bytes);
+void begin_copy(void* to, size_t bytes);
+void end_copy(void* to, size_t bytes);
 
 }  // namespace emulator::checks

@@ -1,5 +1,5 @@
 // Sees every access of a kernel: bounds, alignment, reads of what was never written, races. The compiler's thread
-// sanitizer calls a function before each access; here these functions are ours, and its own library is not linked.
+// sanitizer calls a function before each access, the one of undefined behaviour for each misaligned one; here these functions are ours, and its own library is not linked.
 #include "checks.h"
 
 #include <sys/mman.h>
@@ -13,10 +13,8 @@
 #include "memory.h"
 #include "report.h"
 
-// Set by the linker: the static shared memory of all kernels (see partial-link.ld), and this library.
+// Set by the linker: this library.
 extern "C" {
-extern char __start_emulated_shared[] __attribute__((visibility("hidden"), weak));
-extern char __stop_emulated_shared[] __attribute__((visibility("hidden"), weak));
 extern char __ehdr_start[] __attribute__((visibility("hidden")));
 extern char _end[] __attribute__((visibility("hidden")));
 }
@@ -40,8 +38,6 @@ Byte* global_bytes(uintptr_t address) {
   return bytes + (address - arena().base);
 }
 
-Range static_shared() { return {address_of(__start_emulated_shared), size_t(__stop_emulated_shared - __start_emulated_shared)}; }
-
 Byte* static_shared_bytes(uintptr_t address) {
   static std::vector<Byte> bytes(static_shared().size);
   return bytes.data() + (address - static_shared().base);
@@ -51,6 +47,8 @@ Byte* dynamic_shared_bytes(uintptr_t address) {
   static std::vector<Byte> bytes(dynamic_shared().capacity);
   return bytes.data() + (address - address_of(dynamic_shared().memory));
 }
+
+Byte* shared_bytes(uintptr_t address) { return static_shared().contains(address) ? static_shared_bytes(address) : dynamic_shared_bytes(address); }
 
 std::string place(uintptr_t address) {
   auto at = [](size_t byte, const std::string& of) { return "byte " + std::to_string(byte) + " of " + of; };
@@ -69,20 +67,23 @@ std::string place(uintptr_t address) {
   fail(kind, "%s %zu bytes, with %s%s", VERB[access], bytes, place(byte).c_str(), why.c_str());
 }
 
+std::string name_of_thread(unsigned t) {
+  const EmulatedIndex& d = emulated_block_dim;
+  return "thread (" + std::to_string(t % d.x) + ", " + std::to_string(t / d.x % d.y) + ", " + std::to_string(t / (d.x * d.y)) + ")";
+}
+
 [[noreturn]] void fail_race(Kind access, size_t bytes, uintptr_t byte, Access other, const char* did) {
-  std::string who = "several threads";
+  std::string who = name_of_thread(thread_of(other));
   if (time_of(other) < the_time.block_start || other & SEVERAL_BLOCKS) who = "another block of the launch";
-  else if (!(other & (SEVERAL_IN_WARP | SEVERAL_WARPS))) {
-    unsigned t = thread_of(other);
-    const EmulatedIndex& d = emulated_block_dim;
-    who = "thread (" + std::to_string(t % d.x) + ", " + std::to_string(t / d.x % d.y) + ", " + std::to_string(t / (d.x * d.y)) + ")";
-  }
+  else if (other & (SEVERAL_IN_WARP | SEVERAL_WARPS)) who = "several threads";
   fail_access("race", access, bytes, byte, ", which " + who + " " + did + " with no barrier between");
 }
 
 template <Space space> void check(Kind kind, Byte& note, unsigned thread, size_t bytes, uintptr_t address) {
   bool mine = space == Space::global || time_of(note.write) >= the_time.block_start;  // else another block's: gone
   if (space == Space::global && note.write == FORBIDDEN) fail_access("out of bounds", kind, bytes, address, "");
+  if (space == Space::shared && mine && note.write & COPYING)
+    fail_access("missing wait", kind, bytes, address, ", which an asynchronous copy of " + name_of_thread(thread_of(note.write)) + " may still write");
   if (kind != WRITE && (note.write == NEVER || !mine)) fail_access("uninitialised read", kind, bytes, address, ", which was never written");
   if (mine && !(kind == UPDATE && note.write & ATOMIC) && !is_over(note.write, thread)) fail_race(kind, bytes, address, note.write, "writes");
   if (kind == READ) {
@@ -142,6 +143,16 @@ void copies(uintptr_t to, uintptr_t from, size_t bytes) {
   std::copy(notes.begin(), notes.end(), global_bytes(to));
 }
 
+void kernel_reads(const void* from, size_t bytes) { access(READ, from, bytes, 1); }
+void begin_copy(void* to, size_t bytes) {
+  access(WRITE, to, bytes, 1);
+  Byte* notes = shared_bytes(reinterpret_cast<uintptr_t>(to));
+  for (size_t i = 0; i < bytes; i++) notes[i].write |= COPYING;
+}
+void end_copy(void* to, size_t bytes) {
+  std::fill_n(shared_bytes(reinterpret_cast<uintptr_t>(to)), bytes, Byte{access_now(running_thread()), 0});
+}
+
 }  // namespace checks
 }  // namespace emulator
 
@@ -161,6 +172,10 @@ EMULATED_ACCESS(8)
 EMULATED_ACCESS(16)
 void __tsan_read_range(void* p, size_t bytes) { access(READ, p, bytes, 1); }
 void __tsan_write_range(void* p, size_t bytes) { access(WRITE, p, bytes, 1); }
+// Of a whole vector, whose parts the compiler may access one by one.
+void __ubsan_handle_type_mismatch_v1_abort(void*, uintptr_t address) {
+  fail("misaligned access", "accesses %s, which is no multiple of the alignment of the access's type", place(address).c_str());
+}
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}

@@ -2,8 +2,17 @@
 #include <sanitizer/asan_interface.h>
 
 #include "checks.h"
+#include "report.h"
 
 namespace emulator::checks {
+namespace {
+
+void require_accessible(const char* verb, const void* p, size_t bytes) {
+  if (!__asan_region_is_poisoned(const_cast<void*>(p), bytes)) return;
+  fail("out of bounds", "%s %zu bytes at %p, which are beyond an array or the destination of an asynchronous copy", verb, bytes, p);
+}
+
+}  // namespace
 
 // The sanitizer notes every eighth byte, and all of the range is forbidden at first.
 size_t arena_bytes() { return size_t{2} << 30; }
@@ -16,6 +25,12 @@ void set_dynamic_shared(const DynamicShared& shared, size_t bytes) {
 void reads(const char*, uintptr_t, size_t) {}
 void writes(uintptr_t, size_t) {}
 void copies(uintptr_t, uintptr_t, size_t) {}
+void kernel_reads(const void* from, size_t bytes) { require_accessible("reads", from, bytes); }
+void begin_copy(void* to, size_t bytes) {
+  require_accessible("copies to", to, bytes);
+  __asan_poison_memory_region(to, bytes);
+}
+void end_copy(void* to, size_t bytes) { __asan_unpoison_memory_region(to, bytes); }
 
 }  // namespace emulator::checks
 

@@ -10,6 +10,9 @@ void set_dynamic_shared(const DynamicShared&, size_t) {}
 void reads(const char*, uintptr_t, size_t) {}
 void writes(uintptr_t, size_t) {}
 void copies(uintptr_t, uintptr_t, size_t) {}
+void kernel_reads(const void*, size_t) {}
+void begin_copy(void*, size_t) {}
+void end_copy(void*, size_t) {}
 
 }  // namespace emulator::checks
 

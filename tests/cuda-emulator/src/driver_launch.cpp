@@ -76,9 +76,16 @@ CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* 
 
 CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute, int value) {
   if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) return CUDA_SUCCESS;
-  if (value < 0 || value > 163 * 1024) return CUDA_ERROR_INVALID_VALUE;
+  if (value < 0 || value > MOST_SHARED) return CUDA_ERROR_INVALID_VALUE;
   auto turn = take_turn();
   reinterpret_cast<Kernel*>(function)->max_dynamic_shared = value;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuFuncGetAttribute(int* value, CUfunction_attribute attribute, CUfunction function) {
+  if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) return CUDA_ERROR_NOT_SUPPORTED;
+  auto turn = take_turn();
+  *value = reinterpret_cast<Kernel*>(function)->max_dynamic_shared;
   return CUDA_SUCCESS;
 }
 

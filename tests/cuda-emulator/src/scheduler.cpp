@@ -6,9 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "checks.h"
+#include "async_copy.h"
 #include "fiber.h"
 #include "report.h"
+#include "shared.h"
 
 EmulatedIndex emulated_thread, emulated_block, emulated_block_dim, emulated_grid_dim;
 
@@ -25,13 +26,10 @@ struct Thread {
   EmulatedIndex index;
   Fiber* fiber;       // while it waits, or is ready to go on
   unsigned mask;      // of the warp barrier it waits at
+  bool orders;        // whether that barrier orders memory
   const char* file;   // of the block barrier it waits at
   int line;
 };
-
-constexpr size_t SHARED_CAPACITY = 256 * 1024;
-alignas(256) char shared_memory[SHARED_CAPACITY];
-DynamicShared shared{shared_memory, 0, SHARED_CAPACITY};
 
 Kernel* kernel = nullptr;
 void** arguments;
@@ -59,6 +57,7 @@ void work() {
       t.fiber = active;
       run_as(unstarted++);
       kernel->call(arguments);
+      require_no_copies();
       threads[running].state = State::ended;
     }
     idle_fibers.push_back(active);
@@ -83,12 +82,18 @@ void wait(State at) {
   yield_fiber();
 }
 
+void wait_for_warp(unsigned mask, bool orders) {
+  threads[running].mask = mask;
+  threads[running].orders = orders;
+  wait(State::at_warp_barrier);
+}
+
 void prepare_block() {
   the_time.block_start = the_time.block_barrier = ++the_time.now;
   for (auto& time : the_time.warp_barrier) time = the_time.now;
   for (unsigned t = 0; t < thread_count; t++) {
     const EmulatedIndex& d = emulated_block_dim;
-    threads[t] = {State::unstarted, {t % d.x, t / d.x % d.y, t / (d.x * d.y)}, nullptr, 0, nullptr, 0};
+    threads[t] = {State::unstarted, {t % d.x, t / d.x % d.y, t / (d.x * d.y)}, nullptr, 0, false, nullptr, 0};
   }
   // Lanes that a short last warp does not have show zeros.
   memset(lane_slots[thread_count & ~31u], 0, thread_count % 32 ? 32 * sizeof lane_slots[0] : 0);
@@ -110,7 +115,7 @@ bool release_warp(unsigned first) {
     if (!complete) continue;
     for (unsigned other = first; other < end; other++)
       if (takes_part(other) && threads[other].state == State::at_warp_barrier) threads[other].state = State::ready;
-    the_time.warp_barrier[first / 32] = ++the_time.now;
+    if (threads[t].orders) the_time.warp_barrier[first / 32] = ++the_time.now;
     released = true;
   }
   return released;
@@ -191,7 +196,7 @@ void run_block() {
 
 const Kernel* running_kernel() { return kernel; }
 unsigned running_thread() { return running; }
-const DynamicShared& dynamic_shared() { return shared; }
+void meet_warp() { wait_for_warp(~0u, false); }
 
 void launch(Kernel* k, EmulatedIndex grid, EmulatedIndex block, unsigned dynamic_shared_bytes, void** values) {
   kernel = k;
@@ -199,8 +204,7 @@ void launch(Kernel* k, EmulatedIndex grid, EmulatedIndex block, unsigned dynamic
   emulated_grid_dim = grid;
   emulated_block_dim = block;
   thread_count = block.x * block.y * block.z;
-  checks::set_dynamic_shared(shared, dynamic_shared_bytes);
-  shared.bytes = dynamic_shared_bytes;
+  set_dynamic_shared(dynamic_shared_bytes);
   the_time.launch_start = ++the_time.now;
   for (unsigned z = 0; z < grid.z; z++)
     for (unsigned y = 0; y < grid.y; y++)
@@ -217,8 +221,6 @@ using namespace emulator;
 
 extern "C" {
 
-void* emulated_dynamic_shared() { return shared_memory; }
-
 unsigned emulated_block_barrier(bool vote, const char* file, int line) {
   votes_so_far += vote;
   threads[running].file = file;
@@ -229,8 +231,7 @@ unsigned emulated_block_barrier(bool vote, const char* file, int line) {
 
 void emulated_warp_barrier(unsigned mask) {
   if (!(mask >> running % 32 & 1)) fail("warp barrier", "the mask 0x%08x does not name the thread's own lane %u", mask, running % 32);
-  threads[running].mask = mask;
-  wait(State::at_warp_barrier);
+  wait_for_warp(mask, true);
 }
 
 void* emulated_lane_slot(unsigned mask, unsigned lane) {

@@ -21,7 +21,7 @@ const Kernel* running_kernel();
 // The number of the running thread in its block.
 unsigned running_thread();
 
-struct DynamicShared { char* memory; size_t bytes, capacity; };
-const DynamicShared& dynamic_shared();
+// Waits for the lanes of the running thread's warp that have not ended; orders no memory.
+void meet_warp();
 
 }  // namespace emulator
