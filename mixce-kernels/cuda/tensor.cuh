@@ -79,3 +79,14 @@ static __device__ __forceinline__ uint32_t pack(float low, float high) {
   memcpy(&bits, &both, sizeof bits);
   return bits;
 }
+
+// 2^x with a relative error of 2^-22; 0 where that is below the normal numbers.
+static __device__ __forceinline__ float fast_exp2(float x) {
+#ifdef EMULATED_CUDA
+  return exp2f(x);
+#else
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}

@@ -26,7 +26,7 @@ pub(crate) fn causal_attention(
     match qkv.0.dtype() {
         DType::BF16 => forward::<bf16>(op, spans, qkv, |gpu, attention, out| {
             let sizes = attention.sizes()?;
-            match attention_tensor::serves(sizes.1, &[attention.qkv, out]) {
+            match attention_tensor::serves(&attention, sizes.1, &[out]) {
                 true => gpu.attention_on_tensor_cores(&attention, sizes, out),
                 false => gpu.causal_attention(&attention, out),
             }
@@ -60,7 +60,7 @@ pub(crate) fn causal_attention_backward(
     match inputs[0].0.dtype() {
         DType::BF16 => backward::<bf16>(op, spans, inputs, |gpu, attention, arrays, saved| {
             let (sizes, [out, dout, dqkv]) = (attention.sizes()?, arrays);
-            match attention_tensor::serves(sizes.1, &[attention.qkv, out, dout, dqkv]) {
+            match attention_tensor::serves(&attention, sizes.1, &arrays) {
                 true => gpu.attention_backward_on_tensor_cores(&attention, sizes, arrays, saved),
                 false => gpu.causal_attention_backward(&attention, dout, dqkv, saved),
             }

@@ -9,9 +9,8 @@ use super::attention::Attention;
 use super::dropout::arguments;
 use super::{Arg, Array, Gpu, Grid, WARP, kernel, unsigned, with_arrays};
 
-/// Warps of a block, and its rows: queries, or keys in the pass for keys.
+/// Warps of a block.
 const WARPS: usize = 4;
-const BLOCK_ROWS: usize = 64;
 /// Queries whose dropout a warp draws.
 const QUERIES_OF_WARP: usize = 4;
 /// Rows of a tile are copied to shared memory in so many bytes at once.
@@ -22,25 +21,36 @@ struct Kernels {
     forward: &'static str,
     backward_queries: &'static str,
     backward_keys: &'static str,
+    /// Rows of a block: queries, or keys in the pass for keys.
+    rows: usize,
+    /// Shared memory of a block in the pass for keys, in bytes.
+    shared_bytes: usize,
 }
 
 macro_rules! kernels {
-    ($channels:literal) => {
+    ($channels:literal, $rows:literal, $shared_bytes:literal) => {
         Kernels {
             forward: concat!("mixce_attention_tensor_", $channels),
             backward_queries: concat!("mixce_attention_tensor_backward_queries_", $channels),
             backward_keys: concat!("mixce_attention_tensor_backward_keys_", $channels),
+            rows: $rows,
+            shared_bytes: $shared_bytes,
         }
     };
 }
 
 fn kernels(d: usize) -> Kernels {
-    if d <= 64 { kernels!("64") } else { kernels!("128") }
+    if d <= 64 { kernels!("64", 128, 40_960) } else { kernels!("128", 64, 49_152) }
 }
 
 /// Whether the kernels take heads of `d` channels in these arrays.
-pub(super) fn serves(d: usize, arrays: &[Array<'_, bf16>]) -> bool {
-    d.is_multiple_of(8) && d <= 128 && arrays.iter().all(|array| array.address.is_multiple_of(ALIGNMENT))
+pub(super) fn serves(attention: &Attention<'_, bf16>, d: usize, arrays: &[Array<'_, bf16>]) -> bool {
+    let aligned = |array: &Array<'_, bf16>| array.address.is_multiple_of(ALIGNMENT);
+    d.is_multiple_of(8)
+        && d <= 128
+        && attention.heads.scale > 0.0
+        && aligned(&attention.qkv)
+        && arrays.iter().all(aligned)
 }
 
 /// Blocks for the rows of so many heads.
@@ -96,9 +106,9 @@ impl Gpu<'_> {
         with_kept(kept.as_ref(), |kept| {
             let mut args = attention.tensor_arguments(sizes, kept)?;
             args.push(out.into());
-            let kernel = kernel!("attention_tensor", kernels(d).forward);
+            let Kernels { forward, rows, .. } = kernels(d);
             // SAFETY: the arguments are those of the kernel; qkv, spans and out have N rows, and spans lie inside 0..N.
-            unsafe { self.launch(kernel, grid(n, heads, BLOCK_ROWS), &args) }
+            unsafe { self.launch(kernel!("attention_tensor", forward), grid(n, heads, rows), &args) }
         })
     }
 
@@ -116,7 +126,8 @@ impl Gpu<'_> {
             let of_queries: Vec<_> =
                 args.iter().copied().chain([out.into(), dout.into(), dqkv.into(), saved.into()]).collect();
             let of_keys: Vec<_> = args.into_iter().chain([dout.into(), dqkv.into(), saved.into()]).collect();
-            let (queries, keys) = (grid(n, heads.count, BLOCK_ROWS), grid(n, heads.kv, BLOCK_ROWS));
+            let (queries, mut keys) = (grid(n, heads.count, kernels.rows), grid(n, heads.kv, kernels.rows));
+            keys.shared_bytes = kernels.shared_bytes;
             // SAFETY: the arguments are those of the kernels; all arrays have N rows, and spans lie inside 0..N.
             unsafe {
                 self.launch(kernel!("attention_tensor", kernels.backward_queries), queries, &of_queries)?;

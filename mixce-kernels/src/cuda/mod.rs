@@ -32,6 +32,7 @@ pub(crate) use device::open;
 
 use std::marker::PhantomData;
 
+use candle_core::cuda::cudarc::driver::sys::CUfunction_attribute;
 use candle_core::cuda::cudarc::driver::{DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg};
 use candle_core::cuda::{CudaDType, WrapErr};
 use candle_core::{
@@ -47,6 +48,8 @@ const THREADS: u32 = 256;
 const MAX_BLOCKS: usize = 65_536;
 /// Threads of a warp.
 const WARP: u32 = 32;
+/// Dynamic shared memory that a block gets without asking for it, in bytes; what else it has counts against the same 48 KiB.
+const SHARED_BYTES: usize = 44 * 1024;
 
 /// An operand type of matrix products: f32 or bf16. Kernels that read or write such values exist for both.
 pub(crate) trait Element: CudaDType + DeviceRepr + WithDType {
@@ -274,6 +277,10 @@ impl<'a> Gpu<'a> {
             return Ok(());
         }
         let function = self.0.get_or_load_custom_func(kernel.name, kernel.file, kernel.ptx)?;
+        if grid.shared_bytes > SHARED_BYTES {
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(most, grid.shared_bytes as i32).w()?;
+        }
         let mut builder = function.builder();
         for arg in args {
             match arg {
