@@ -59,7 +59,7 @@ pub(crate) fn causal_attention_backward(
 ) -> Result<(CudaStorage, Shape)> {
     match inputs[0].0.dtype() {
         DType::BF16 => backward::<bf16>(op, spans, inputs, |gpu, attention, arrays, saved| {
-            let (sizes, [out, dout, dqkv]) = (attention.sizes()?, arrays);
+            let (sizes, [_, dout, dqkv]) = (attention.sizes()?, arrays);
             match attention_tensor::serves(&attention, sizes.1, &arrays) {
                 true => gpu.attention_backward_on_tensor_cores(&attention, sizes, arrays, saved),
                 false => gpu.causal_attention_backward(&attention, dout, dqkv, saved),
