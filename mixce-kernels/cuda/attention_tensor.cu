@@ -1,17 +1,12 @@
 // Causal self-attention over packed documents as in attention.cu, on tensor cores: for bf16 and heads of d <= 128 channels, a multiple
 // of 8. Products have operands of bf16 (also the probabilities and their gradients) and sums of f32.
 //
-// Legend as there. A block takes rows of one head (queries, or keys in the pass for keys), a warp M times 16 of them, and walks over
-// tiles of N rows of the other side, of which the next is copied to shared memory while one is used. D is d rounded up to what the
-// kernels are compiled for: channels from d on are zeros. Of every 16 rows a lane holds the scores as the sums of tensor.cuh: of the rows
-// g and g + 8 the columns 2t, 2t + 1 of every eight. A row that a lane holds is `Row`, half 0 or 1 of its 16. `scale` is in units of
-// log 2, so that exp2 gives probabilities, and positive.
+// Legend as there. The rows of a block are those of one head (queries, or keys in the pass for keys), the tiles those of the other side, see
+// tiles.cuh. `scale` is in units of log 2, so that exp2 gives probabilities, and positive.
 //
 // What dropout keeps is drawn before, into a bit a query and key: `kept` [heads, n, words], where bit j % 32 of word j / 32 is that of key
 // j of the query's document. Null without dropout.
-#include "tensor.cuh"
-
-constexpr int WARPS = 4, BLOCK_THREADS = WARPS * WARP;
+#include "tiles.cuh"
 
 struct Problem {
   const bf16* qkv;
@@ -24,16 +19,25 @@ struct Problem {
     const unsigned document = spans[2 * query], nearest = query >= window ? query + 1 - window : 0;
     return nearest > document ? nearest : document;
   }
+};
 
-  __device__ __forceinline__ uint32_t word(const uint32_t* row, unsigned i) const { return i < words ? row[i] : 0; }
+// What dropout keeps of a query's keys; everything without dropout.
+struct Kept {
+  const uint32_t* row;
+  unsigned document, words;
 
-  // Bit i says whether dropout keeps key `key + i` of a query.
-  __device__ __forceinline__ uint32_t keeps(unsigned head, unsigned query, unsigned key) const {
-    const uint32_t* row = kept + ((size_t)head * n + query) * words;
-    const unsigned document = spans[2 * query];
+  __device__ __forceinline__ Kept() {}
+  __device__ __forceinline__ Kept(const Problem& p, unsigned head, unsigned query)
+      : row(p.kept ? p.kept + ((size_t)head * p.n + query) * p.words : nullptr), document(p.spans[2 * query]), words(p.words) {}
+
+  __device__ __forceinline__ uint32_t word(unsigned i) const { return i < words ? row[i] : 0; }
+
+  // Bit i says whether key `key + i` is kept.
+  __device__ __forceinline__ uint32_t bits(unsigned key) const {
+    if (!row) return 0xffffffffu;
     if (key < document) return document - key < 32 ? row[0] << (document - key) : 0;
     const unsigned i = (key - document) / 32, shift = (key - document) % 32;
-    return shift ? word(row, i) >> shift | word(row, i + 1) << (32 - shift) : word(row, i);
+    return shift ? word(i) >> shift | word(i + 1) << (32 - shift) : word(i);
   }
 };
 
@@ -62,125 +66,6 @@ struct Head {
   // The lane's row of a half of the m-th 16.
   __device__ __forceinline__ unsigned row(int m, int half) const { return row(16 * m + 8 * half + lane / 4); }
 };
-
-// Tiles in shared memory are rows of D numbers in chunks of eight. The order of a row's chunks depends on the row, so that eight rows
-// of one chunk lie in different banks.
-template <int D>
-static __device__ __forceinline__ bf16* chunk_of(bf16* tile, unsigned row, unsigned chunk) {
-  return tile + row * D + (chunk ^ row % 8) * 8;
-}
-
-// Begins to copy the rows first..first + N, `stride` apart; zeros stand for rows from `end` and channels from d on.
-template <int D, int N>
-static __device__ __forceinline__ void copy_rows(bf16* tile, const bf16* from, size_t stride, unsigned first, unsigned end, unsigned d) {
-  constexpr unsigned CHUNKS = D / 8;
-#pragma unroll
-  for (unsigned i = threadIdx.x; i < N * CHUNKS; i += BLOCK_THREADS) {
-    const unsigned row = i / CHUNKS, chunk = i % CHUNKS;
-    const bool inside = first + row < end && chunk * 8 < d;
-    copy_async(chunk_of<D>(tile, row, chunk), inside ? from + (first + row) * stride + chunk * 8 : from, inside ? 16 : 0);
-  }
-}
-
-// A warp's rows as left operands of products over channels, kept in registers.
-template <int M, int D>
-struct InRegisters {
-  uint32_t a[M][D / 16][4];
-
-  __device__ __forceinline__ InRegisters(const Head<16 * M>& h, const bf16* from, size_t stride) {
-#pragma unroll
-    for (int m = 0; m < M; m++)
-      for (int i = 0; i < D / 8; i++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-          const bf16* at = from + h.row(m, half) * stride + 8 * i + 2 * (h.lane % 4);
-          a[m][i / 2][i % 2 * 2 + half] = 8 * i < h.p.d ? *reinterpret_cast<const uint32_t*>(at) : 0;
-        }
-  }
-
-  // Those of channels 16 i..16 i + 16.
-  __device__ __forceinline__ void get(uint32_t (&of)[4], int m, int i, unsigned) const {
-    for (int j = 0; j < 4; j++) of[j] = a[m][i][j];
-  }
-};
-
-// The same in shared memory, from where each use loads them: a tile of the rows of the block, complete when the copies begun next are.
-template <int M, int D>
-struct InSharedMemory {
-  bf16* tile;
-
-  __device__ __forceinline__ InSharedMemory(const Head<16 * M>& h, const bf16* from, size_t stride, bf16* tile) : tile(tile) {
-    copy_rows<D, WARPS * 16 * M>(tile, from, stride, h.begin(), h.p.n, h.p.d);
-  }
-
-  __device__ __forceinline__ void get(uint32_t (&of)[4], int m, int i, unsigned lane) const {
-    load_matrices<false>(of, chunk_of<D>(tile, (threadIdx.x / WARP * M + m) * 16 + lane % 16, 2 * i + lane / 16));
-  }
-};
-
-// What a lane holds of [16 M, COLUMNS] numbers.
-template <int M, int COLUMNS>
-struct Fragment {
-  float x[M][COLUMNS / 8][4];
-
-  __device__ __forceinline__ void clear() {
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-      for (int j = 0; j < COLUMNS / 8; j++)
-        for (int i = 0; i < 4; i++) x[m][j][i] = 0.0f;
-  }
-
-  // Number i of a row, in column `column(i, t)`.
-  static constexpr int OF_ROW = COLUMNS / 4;
-  __device__ __forceinline__ float& at(int m, int half, int i) { return x[m][i / 2][2 * half + i % 2]; }
-  static __device__ __forceinline__ unsigned column(int i, unsigned t) { return i / 2 * 8 + 2 * t + i % 2; }
-};
-
-// scores = the left rows times the transpose of a tile of N rows
-template <int M, int D, int N, class Left>
-static __device__ __forceinline__ void multiply(Fragment<M, N>& scores, const Left& left, bf16* tile, unsigned lane) {
-  scores.clear();
-#pragma unroll
-  for (int i = 0; i < D / 16; i++) {
-    uint32_t a[M][4];
-#pragma unroll
-    for (int m = 0; m < M; m++) left.get(a[m], m, i, lane);
-#pragma unroll
-    for (int j = 0; j < N / 16; j++) {
-      uint32_t b[4];
-      load_matrices<false>(b, chunk_of<D>(tile, 16 * j + lane / 16 * 8 + lane % 8, 2 * i + lane / 8 % 2));
-#pragma unroll
-      for (int m = 0; m < M; m++) {
-        multiply_add(scores.x[m][2 * j], a[m], {b[0], b[1]});
-        multiply_add(scores.x[m][2 * j + 1], a[m], {b[2], b[3]});
-      }
-    }
-  }
-}
-
-// sums += weights times a tile of N rows
-template <int M, int D, int N>
-static __device__ __forceinline__ void accumulate(Fragment<M, D>& sums, const Fragment<M, N>& weights, bf16* tile, unsigned lane) {
-#pragma unroll
-  for (int j = 0; j < N / 16; j++) {
-    uint32_t a[M][4];
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-      for (int i = 0; i < 4; i++) a[m][i] = pack(weights.x[m][2 * j + i / 2][i % 2 * 2], weights.x[m][2 * j + i / 2][i % 2 * 2 + 1]);
-#pragma unroll
-    for (int i = 0; i < D / 16; i++) {
-      uint32_t b[4];
-      load_matrices<true>(b, chunk_of<D>(tile, 16 * j + lane % 16, 2 * i + lane / 16));
-#pragma unroll
-      for (int m = 0; m < M; m++) {
-        multiply_add(sums.x[m][2 * i], a[m], {b[0], b[1]});
-        multiply_add(sums.x[m][2 * i + 1], a[m], {b[2], b[3]});
-      }
-    }
-  }
-}
 
 static __device__ __forceinline__ float quad_sum(float x) {
   x += __shfl_xor_sync(ALL_LANES, x, 1);
@@ -247,68 +132,60 @@ struct Softmax {
   }
 };
 
-// Calls `f(m, half, i, keep)` for the lane's numbers of a row of scores of the keys from `first` on.
-template <int M, int N, class F>
-static __device__ __forceinline__ void with_dropout(const Head<16 * M>& h, unsigned first, F f) {
-#pragma unroll
-  for (int m = 0; m < M; m++)
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      uint32_t keeps[(N + 31) / 32];
-#pragma unroll
-      for (int i = 0; i < (N + 31) / 32; i++)
-        keeps[i] = h.p.kept ? h.p.keeps(h.head, h.row(m, half), first + 32 * i) >> 2 * (h.lane % 4) : 0xffffffffu;
-#pragma unroll
-      for (int i = 0; i < N / 4; i++) f(m, half, i, keeps[i / 8] >> (i / 2 % 4 * 8 + i % 2) & 1);
-    }
-}
+// Of the lane's rows.
+template <int M>
+struct KeptRows {
+  Kept of[M][2];
 
-// Walks over the rows begin..end of two matrices: `f(first, left, right)` for tiles of N in shared memory.
-template <int D, int N, class F>
-static __device__ __forceinline__ void for_tiles(bf16* shared, const bf16* left, size_t left_stride, const bf16* right,
-                                                 size_t right_stride, unsigned begin, unsigned end, unsigned d, F f) {
-  constexpr int TILE = N * D;
-  const auto copy = [&](unsigned first, bf16* to) {
-    copy_rows<D, N>(to, left, left_stride, first, end, d);
-    copy_rows<D, N>(to + TILE, right, right_stride, first, end, d);
-  };
-  bf16 *now = shared, *next = shared + 2 * TILE;
-  if (begin < end) copy(begin, now);
-  end_copies();
-  for (unsigned first = begin; first < end; first += N) {
-    if (first + N < end) copy(first + N, next);
-    end_copies();
-    wait_for_copies<1>();
-    __syncthreads();
-    f(first, now, now + TILE);
-    __syncthreads();
-    bf16* used = now;
-    now = next;
-    next = used;
+  __device__ __forceinline__ explicit KeptRows(const Head<16 * M>& h) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) of[m][half] = Kept(h.p, h.head, h.row(m, half));
   }
-}
+};
 
-// Stores a row's channels, which a lane has in pairs.
-template <int M, int D>
-static __device__ __forceinline__ void store_row(bf16* row, Fragment<M, D>& sums, int m, int half, float factor, unsigned d, unsigned t) {
+// What dropout keeps of the lane's scores of N keys: loaded before it is needed.
+template <int M, int N>
+struct KeptScores {
+  uint32_t bits[M][2][(N + 31) / 32];
+
+  __device__ __forceinline__ KeptScores(const KeptRows<M>& rows, unsigned first) {
 #pragma unroll
-  for (int i = 0; i < sums.OF_ROW; i += 2)
-    if (4u * i < d)
-      *reinterpret_cast<uint32_t*>(row + sums.column(i, t)) = pack(factor * sums.at(m, half, i), factor * sums.at(m, half, i + 1));
-}
+    for (int m = 0; m < M; m++)
+#pragma unroll
+      for (int half = 0; half < 2; half++)
+#pragma unroll
+        for (int i = 0; i < (N + 31) / 32; i++) bits[m][half][i] = rows.of[m][half].bits(first + 32 * i);
+  }
+
+  // Calls `f(m, half, i, keep)` for the numbers of each row.
+  template <class F>
+  __device__ __forceinline__ void for_each(unsigned t, F f) const {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+      for (int half = 0; half < 2; half++)
+#pragma unroll
+        for (int i = 0; i < N / 4; i++) f(m, half, i, (bits[m][half][i / 8] >> 2 * t & 1u << (i / 2 % 4 * 8 + i % 2)) != 0);
+  }
+};
 
 // out_i = sum_j drop(softmax_j(scale q_i . k_j)) v_j
 template <int M, int D, int N>
 static __device__ __forceinline__ void forward(const Problem& p, bf16* shared, bf16* out) {
   const Head<16 * M> h(p, blockIdx.y);
   const InRegisters<M, D> q(h, h.q, h.stride);
+  const KeptRows<M> kept(h);
   Softmax<M, D> softmax(h);
   for_tiles<D, N>(shared, h.k, h.stride, h.v, h.stride, p.first_key(h.begin()), h.end(), p.d, [&](unsigned first, bf16* k, bf16* v) {
+    if (first > h.row(16 * M - 1)) return;  // keys after all of the warp's queries
+    const KeptScores<M, N> keeps(kept, first);
     Fragment<M, N> scores;
     multiply<M, D, N>(scores, q, k, h.lane);
     softmax.weigh(scores, h, first);
     if (p.kept)
-      with_dropout<M, N>(h, first, [&](int m, int half, int i, bool keep) {
+      keeps.for_each(h.lane % 4, [&](int m, int half, int i, bool keep) {
         if (!keep) scores.at(m, half, i) = 0.0f;
       });
     accumulate<M, D, N>(softmax.sums, scores, v, h.lane);
@@ -347,14 +224,17 @@ static __device__ __forceinline__ void backward_queries(const Problem& p, bf16* 
   for (int m = 0; m < M; m++)
 #pragma unroll
     for (int half = 0; half < 2; half++) mean[m][half] = row_product(h, out, dout, h.row(m, half));
+  const KeptRows<M> kept(h);
   Softmax<M, D> softmax(h);
   for_tiles<D, N>(shared, h.k, h.stride, h.v, h.stride, p.first_key(h.begin()), h.end(), p.d, [&](unsigned first, bf16* k, bf16* v) {
+    if (first > h.row(16 * M - 1)) return;  // keys after all of the warp's queries
+    const KeptScores<M, N> keeps(kept, first);
     Fragment<M, N> scores, products;
     multiply<M, D, N>(scores, q, k, h.lane);
     softmax.weigh(scores, h, first);
     multiply<M, D, N>(products, gradient, v, h.lane);
-    with_dropout<M, N>(h, first, [&](int m, int half, int i, bool keep) {
-      scores.at(m, half, i) *= (keep ? p.keep_scale : 0.0f) * products.at(m, half, i) - mean[m][half];
+    keeps.for_each(h.lane % 4, [&](int m, int half, int i, bool keep) {
+      scores.at(m, half, i) *= fmaf(keep ? p.keep_scale : 0.0f, products.at(m, half, i), -mean[m][half]);
     });
     accumulate<M, D, N>(softmax.sums, scores, k, h.lane);
   });
@@ -376,28 +256,56 @@ static __device__ __forceinline__ void backward_queries(const Problem& p, bf16* 
 // What the pass over keys needs of the N queries of a tile, with what dropout keeps of the block's KEYS keys.
 template <int N, int KEYS>
 struct QueriesOfTile {
-  float log_norm[N], mean[N];
+  float2 saved[N];  // log2 of the sum of exp2 of the scores, and dO . O
   unsigned first[N];
   uint32_t kept[N][KEYS / 32];
 
+  // What a thread contributes: of query lane % N the saved numbers (warp 0), the first key (warp 1), or half of the kept keys (2 and 3).
+  static constexpr int WORDS = KEYS / 64 > 2 ? KEYS / 64 : 2;
+  struct Share {
+    uint32_t word[WORDS];
+  };
+
   template <int ROWS>
-  __device__ __forceinline__ void fill(const Head<ROWS>& h, const float* saved, unsigned from, unsigned end) {
-    if (threadIdx.x >= N) return;
-    const unsigned i = threadIdx.x, query = from + i;
-    const float* of_query = saved + 2 * ((size_t)h.head * h.p.n + query);
-    const bool inside = query < end;
-    log_norm[i] = inside ? of_query[0] : 0.0f;
-    mean[i] = inside ? of_query[1] : 0.0f;
-    first[i] = inside ? h.p.first_key(query) : 0xffffffffu;  // sees no key
-    for (int j = 0; j < KEYS / 32; j++)
-      kept[i][j] = !h.p.kept ? 0xffffffffu : inside ? h.p.keeps(h.head, query, h.begin() + 32 * j) : 0;
+  static __device__ __forceinline__ Share load(const Head<ROWS>& h, const float* of_queries, unsigned from, unsigned end) {
+    const unsigned warp = threadIdx.x / WARP, query = from + threadIdx.x % N;
+    Share share;
+    for (int i = 0; i < WORDS; i++) share.word[i] = warp == 1 ? 0xffffffffu : 0;  // sees no key
+    if (query >= end) return share;
+    if (warp == 0) {
+      const uint2 saved = reinterpret_cast<const uint2*>(of_queries)[(size_t)h.head * h.p.n + query];
+      share.word[0] = saved.x;
+      share.word[1] = saved.y;
+    } else if (warp == 1) {
+      share.word[0] = h.p.first_key(query);
+    } else {
+      const Kept kept(h.p, h.head, query);
+      for (int i = 0; i < KEYS / 64; i++) share.word[i] = kept.bits(h.begin() + 32 * ((warp - 2) * (KEYS / 64) + i));
+    }
+    return share;
+  }
+
+  __device__ __forceinline__ void store(const Share& share) {
+    const unsigned warp = threadIdx.x / WARP, i = threadIdx.x % WARP;
+    if (i >= N) return;
+    if (warp == 0)
+      saved[i] = make_float2(__uint_as_float(share.word[0]), __uint_as_float(share.word[1]));
+    else if (warp == 1)
+      first[i] = share.word[0];
+    else
+      for (int j = 0; j < KEYS / 64; j++) kept[i][(warp - 2) * (KEYS / 64) + j] = share.word[j];
+  }
+
+  // Whether each of these queries sees each of the keys from `first_key` to `last_key`, before the first query.
+  __device__ __forceinline__ bool all_see(unsigned first_key, unsigned last_key, unsigned from) const {
+    return last_key <= from && first[N - 1] <= first_key;
   }
 };
 
 // The block's rows are keys here, the tiles queries of all heads that share the keys: dV = (P M)^T dO, dK = scale dS^T Q.
 template <int M, int D, int N>
 static __device__ __forceinline__ void backward_keys(const Problem& p, bf16* shared, bf16* rows,
-                                                     QueriesOfTile<N, WARPS * M * 16>& queries, const bf16* dout, float scale,
+                                                     QueriesOfTile<N, WARPS * M * 16> (&tiles)[2], const bf16* dout, float scale,
                                                      bf16* dqkv, const float* saved) {
   constexpr int ROWS = 16 * M;
   const unsigned group = p.heads / p.kv;
@@ -411,28 +319,48 @@ static __device__ __forceinline__ void backward_keys(const Problem& p, bf16* sha
   const unsigned document = p.spans[2 * last + 1], end = p.window < document - last ? last + p.window : document;
   for (unsigned head = blockIdx.y * group; head < (blockIdx.y + 1) * group; head++) {
     const Head<ROWS> h(p, head);
+    using Queries = QueriesOfTile<N, WARPS * ROWS>;
+    tiles[0].store(Queries::load(h, saved, begin, end));
     for_tiles<D, N>(shared, h.q, h.stride, dout + (size_t)head * p.d, h.width, begin, end, p.d, [&](unsigned first, bf16* q, bf16* dq) {
-      queries.fill(h, saved, first, end);
+      const unsigned number = (first - begin) / N;
+      const Queries& queries = tiles[number % 2];
+      Queries& next = tiles[(number + 1) % 2];
+      const typename Queries::Share share = Queries::load(h, saved, first + N, end);
+      if (first + N <= h.row0) {  // queries before all of the warp's keys
+        next.store(share);
+        return;
+      }
       Fragment<M, N> scores, products;
       multiply<M, D, N>(scores, k, q, lane);
       multiply<M, D, N>(products, v, dq, lane);
-      __syncthreads();
+      next.store(share);
+      if (!queries.all_see(h.row0, h.row0 + ROWS - 1, first))
+#pragma unroll
+        for (int i = 0; i < scores.OF_ROW; i++) {
+          const unsigned column = scores.column(i, lane % 4), first_seen = queries.first[column];
+#pragma unroll
+          for (int m = 0; m < M; m++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+              const unsigned key = h.row0 + 16 * m + 8 * half + lane / 4;
+              if (key > first + column || key < first_seen) scores.at(m, half, i) = -INFINITY;
+            }
+        }
 #pragma unroll
       for (int i = 0; i < scores.OF_ROW; i++) {
-        const unsigned column = scores.column(i, lane % 4), first_seen = queries.first[column];
-        const float log_norm = queries.log_norm[column], mean = queries.mean[column];
+        const unsigned column = scores.column(i, lane % 4);
+        const float2 of_query = queries.saved[column];
 #pragma unroll
         for (int m = 0; m < M; m++) {
           const unsigned of_block = h.row0 - begin + 16 * m;
-          const uint32_t keeps = queries.kept[column][of_block / 32] >> (of_block % 32 + lane / 4);
+          const uint32_t keeps = p.kept ? queries.kept[column][of_block / 32] >> (of_block % 32 + lane / 4) : 0xffffffffu;
 #pragma unroll
           for (int half = 0; half < 2; half++) {
-            const unsigned key = begin + of_block + 8 * half + lane / 4;
             float &score = scores.at(m, half, i), &product = products.at(m, half, i);
-            const bool seen = key <= first + column && key >= first_seen, keep = keeps >> 8 * half & 1;
-            const float probability = seen ? fast_exp2(fmaf(p.scale, score, -log_norm)) : 0.0f;
-            score = keep ? probability : 0.0f;
-            product = probability * ((keep ? p.keep_scale : 0.0f) * product - mean);
+            const float probability = fast_exp2(fmaf(p.scale, score, -of_query.x));
+            const float factor = keeps & 1u << 8 * half ? p.keep_scale : 0.0f;
+            score = probability * factor;
+            product = probability * fmaf(factor, product, -of_query.y);
           }
         }
       }
@@ -449,7 +377,7 @@ static __device__ __forceinline__ void backward_keys(const Problem& p, bf16* sha
       if (key >= p.n) continue;
       bf16* row = dqkv + (size_t)key * first_head.stride;
       store_row(row + keys, dk, m, half, scale, p.d, lane % 4);
-      store_row(row + values, dv, m, half, p.keep_scale, p.d, lane % 4);
+      store_row(row + values, dv, m, half, 1.0f, p.d, lane % 4);
     }
 }
 
@@ -476,18 +404,13 @@ static __device__ __forceinline__ void backward_keys(const Problem& p, bf16* sha
   extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, BLOCKS_KEYS)                                                   \
       mixce_attention_tensor_backward_keys_##D(ATTENTION_PARAMETERS, const bf16* dout, bf16* dqkv, const float* saved) {     \
     extern __shared__ __align__(128) bf16 shared[];                                                                          \
-    __shared__ QueriesOfTile<N_KEYS, WARPS * 16 * M_KEYS> queries;                                                           \
+    __shared__ QueriesOfTile<N_KEYS, WARPS * 16 * M_KEYS> queries[2];                                                        \
     bf16* const rows = shared + 4 * N_KEYS * D;                                                                              \
     backward_keys<M_KEYS, D, N_KEYS>(PROBLEM, shared, rows, queries, dout, scale, dqkv, saved);                              \
   }
 
-#ifndef V64
-#define V64 64, 2, 64, 2, 2, 32, 2, 2, 16, 2
-#define V128 128, 1, 32, 2, 1, 32, 2, 1, 16, 2
-#endif
-#define EXPANDED(...) KERNELS_FOR(__VA_ARGS__)
-EXPANDED(V64)
-EXPANDED(V128)
+KERNELS_FOR(64, 1, 64, 3, 1, 32, 3, 1, 32, 3)
+KERNELS_FOR(128, 1, 32, 2, 1, 32, 2, 1, 32, 2)
 
 // Draws `kept`: a warp takes some queries of head blockIdx.y in turn, and of each the keys that it sees, four a lane.
 constexpr unsigned QUERIES_OF_WARP = 4, DRAWN = 4 * WARP;
@@ -500,17 +423,17 @@ extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
   for (unsigned i = 0; i < QUERIES_OF_WARP; i++) {
     const unsigned query = warp * QUERIES_OF_WARP + i;
     if (query >= n) return;
-    const unsigned document = spans[2 * query], last = query - document, first = p.first_key(query) - document;
+    const unsigned document = spans[2 * query], first = (p.first_key(query) - document) / 32, last = (query - document) / 32;
     uint32_t* row = kept + ((size_t)blockIdx.y * n + query) * words;
-    for (unsigned key = 0; key < 32 * words; key += DRAWN) {
+    for (unsigned word = lane; word < words; word += WARP)
+      if (word < first || word > last) row[word] = 0;
+    for (unsigned begin = first; begin <= last; begin += DRAWN / 32) {
+      const unsigned word = begin + lane / 8;
+      const Words draws = philox(((uint64_t)query << 30) + word * 8 + lane % 8, dropout.label, dropout.key);
       uint32_t bits = 0;
-      if (key <= last && key + DRAWN > first) {
-        const Words draws = philox(((uint64_t)query << 30) + key / 4 + lane, dropout.label, dropout.key);
-        for (int j = 0; j < 4; j++) bits |= (uint32_t)(draws.word[j] >= threshold) << (lane % 8 * 4 + j);
-        for (int distance = 1; distance < 8; distance *= 2) bits |= __shfl_xor_sync(ALL_LANES, bits, distance);
-      }
-      const unsigned word = key / 32 + lane / 8;
-      if (lane % 8 == 0 && word < words) row[word] = bits;
+      for (int j = 0; j < 4; j++) bits |= (uint32_t)(draws.word[j] >= threshold) << (lane % 8 * 4 + j);
+      for (int distance = 1; distance < 8; distance *= 2) bits |= __shfl_xor_sync(ALL_LANES, bits, distance);
+      if (lane % 8 == 0 && word <= last) row[word] = bits;
     }
   }
 }

@@ -44,12 +44,12 @@ static __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const voi
 #endif
 }
 
-// Begins a copy of `bytes` <= 16 bytes to shared memory, followed by zeros up to 16.
-static __device__ __forceinline__ void copy_async(void* to, const void* from, unsigned bytes) {
+// Begins a copy of 16 bytes to shared memory.
+static __device__ __forceinline__ void copy_async(void* to, const void* from) {
 #ifdef EMULATED_CUDA
-  emulated_cp_async_16(to, from, bytes);
+  emulated_cp_async_16(to, from, 16);
 #else
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
 #endif
 }
 

@@ -40,7 +40,7 @@ macro_rules! kernels {
 }
 
 fn kernels(d: usize) -> Kernels {
-    if d <= 64 { kernels!("64", 128, 40_960) } else { kernels!("128", 64, 49_152) }
+    if d <= 64 { kernels!("64", 64, 32_768) } else { kernels!("128", 64, 65_536) }
 }
 
 /// Whether the kernels take heads of `d` channels in these arrays.
