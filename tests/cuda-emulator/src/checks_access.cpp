@@ -97,7 +97,13 @@ template <Space space> void check(Kind kind, Byte& note, unsigned thread, size_t
 
 template <Space space> void check_all(Kind kind, Byte* notes, uintptr_t address, size_t bytes) {
   unsigned thread = running_thread();
-  for (size_t i = 0; i < bytes; i++) check<space>(kind, notes[i], thread, bytes, address + i);
+  for (size_t i = 0; i < bytes;) {
+    Byte before = notes[i];
+    check<space>(kind, notes[i], thread, bytes, address + i);
+    Byte after = notes[i++];
+    // Bytes with the same history have the same future.
+    while (i < bytes && notes[i].write == before.write && notes[i].read == before.read) notes[i++] = after;
+  }
 }
 
 void access(Kind kind, const void* pointer, size_t bytes, size_t alignment) {

@@ -1,5 +1,5 @@
 // Instructions that a warp executes as one. Every lane leaves what it brings and waits; the first that goes on does the work
-// of all 32, whose registers are on stacks that wait.
+// of all 32; each takes its results.
 #include <cstring>
 
 #include "checks.h"
@@ -18,22 +18,25 @@ template <class Lane> struct Meeting {
   unsigned arrived[1024 / LANES], executed[1024 / LANES];
 };
 
-template <class Lane, class Work> void together(const char* instruction, Meeting<Lane>& meeting, const Lane& own, Work work) {
+// Returns what the running lane has left, with its results.
+template <class Lane, class Work> const Lane& together(const char* instruction, Meeting<Lane>& meeting, const Lane& own, Work work) {
   unsigned thread = running_thread(), warp = thread / LANES;
-  meeting.lanes[thread] = own;
+  Lane& lane = meeting.lanes[thread];
+  lane = own;
   meeting.arrived[warp]++;
   unsigned before = meeting.executed[warp];
   meet_warp();
-  if (meeting.executed[warp] != before) return;
+  if (meeting.executed[warp] != before) return lane;
   if (meeting.arrived[warp] != LANES) fail("tensor instruction", "%u lanes of the warp take part in %s, expected all 32", meeting.arrived[warp], instruction);
   meeting.arrived[warp] = 0;
   meeting.executed[warp]++;
   work(meeting.lanes + warp * LANES);
+  return lane;
 }
 
 struct Product {
-  float* d;
-  const uint32_t *a, *b;
+  float d[4];
+  uint32_t a[4], b[2];
 };
 Meeting<Product> products;
 
@@ -45,9 +48,12 @@ double low_bf16(uint32_t pair) {
 }
 double high_bf16(uint32_t pair) { return low_bf16(pair >> 16); }
 
+typedef double Row __attribute__((vector_size(8 * sizeof(double))));
+
 // m16n8k16, fragments as the PTX ISA lays them out.
-void multiply(const Product* lanes) {
-  double a[16][16], b[16][8];
+void multiply(Product* lanes) {
+  double a[16][16];
+  Row b[16];
   for (unsigned lane = 0; lane < LANES; lane++) {
     unsigned group = lane / 4, pair = lane % 4 * 2;
     for (unsigned i = 0; i < 4; i++) {
@@ -61,9 +67,8 @@ void multiply(const Product* lanes) {
     }
   }
   for (unsigned row = 0; row < 16; row++) {
-    double sums[8] = {};
-    for (unsigned k = 0; k < 16; k++)
-      for (unsigned column = 0; column < 8; column++) sums[column] += a[row][k] * b[k][column];
+    Row sums = {};
+    for (unsigned k = 0; k < 16; k++) sums += a[row][k] * b[k];
     for (unsigned column = 0; column < 8; column++) {
       float& d = lanes[row % 8 * 4 + column / 2].d[row / 8 * 2 + column % 2];
       d = float(d + sums[column]);
@@ -72,17 +77,17 @@ void multiply(const Product* lanes) {
 }
 
 struct Load {
-  uint32_t* r;
   unsigned matrices;
   bool transposed;
   uint16_t row[8];
+  uint32_t results[4];
 };
 Meeting<Load> loads;
 
 // Hands the 8 x 8 matrices out: two elements of each a lane.
-void distribute(const Load* lanes) {
+void distribute(Load* lanes) {
   for (unsigned lane = 0; lane < LANES; lane++) {
-    const Load& to = lanes[lane];
+    Load& to = lanes[lane];
     if (to.matrices != lanes[0].matrices || to.transposed != lanes[0].transposed)
       fail("tensor instruction", "the lanes of the warp execute different kinds of ldmatrix");
     unsigned group = lane / 4, pair = lane % 4 * 2;
@@ -90,7 +95,7 @@ void distribute(const Load* lanes) {
       const Load* rows = lanes + 8 * i;
       uint32_t first = to.transposed ? rows[pair].row[group] : rows[group].row[pair];
       uint32_t second = to.transposed ? rows[pair + 1].row[group] : rows[group].row[pair + 1];
-      to.r[i] = first | second << 16;
+      to.results[i] = first | second << 16;
     }
   }
 }
@@ -102,16 +107,22 @@ using namespace emulator;
 
 extern "C" {
 
-void emulated_mma_bf16(float* d, const uint32_t* a, const uint32_t* b) { together("mma", products, {d, a, b}, multiply); }
+void emulated_mma_bf16(float* d, const uint32_t* a, const uint32_t* b) {
+  Product own;
+  memcpy(own.d, d, sizeof own.d);
+  memcpy(own.a, a, sizeof own.a);
+  memcpy(own.b, b, sizeof own.b);
+  memcpy(d, together("mma", products, own, multiply).d, sizeof own.d);
+}
 
 void emulated_ldmatrix(uint32_t* r, unsigned matrices, const void* row, bool transposed) {
-  Load own{r, matrices, transposed, {}};
+  Load own{matrices, transposed, {}, {}};
   if (running_thread() % LANES < 8 * matrices) {
     require_shared("ldmatrix", row);
     checks::kernel_reads(row, sizeof own.row);
     memcpy(own.row, row, sizeof own.row);
   }
-  together("ldmatrix", loads, own, distribute);
+  memcpy(r, together("ldmatrix", loads, own, distribute).results, matrices * sizeof *r);
 }
 
 }  // extern "C"
