@@ -246,7 +246,8 @@ impl Step<'_> {
         };
         let tensors = self.parameters.len();
         let tokens = self.documents * self.length;
-        let slices = Slice::new(tokens, self.spec.vocabulary, self.precision, true).ranges(tokens).count();
+        let slice = Slice::new(tokens, self.spec.vocabulary, self.precision, true);
+        let slices = tokens.div_ceil(slice.tokens.max(1));
         let products = 3 * vocabulary_parts(self.spec.vocabulary).count();
         let further = (4 + products) * slices.saturating_sub(1);
         let norm = 1 + tensors.div_ceil(8);
