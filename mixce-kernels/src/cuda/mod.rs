@@ -15,6 +15,7 @@ mod activation;
 mod adamw;
 mod attention;
 mod cast;
+mod column_sums;
 mod cross_entropy;
 mod decode;
 mod device;
@@ -51,6 +52,8 @@ const WARP: u32 = 32;
 pub(crate) trait Element: CudaDType + DeviceRepr + WithDType {
     /// cuBLAS's type.
     const MATRIX: matmul::DataType;
+    /// Elements of 16 bytes.
+    const PACK: usize = 16 / size_of::<Self>();
 
     /// The kernel for this type.
     fn choose(of_f32: &'static str, of_bf16: &'static str) -> &'static str;
@@ -211,12 +214,16 @@ impl Grid {
         Self::rows(n.div_ceil(THREADS as usize))
     }
 
-    /// Blocks of the kernels that add up columns.
-    fn columns(columns: usize) -> Self {
-        const SUM_ROWS: u32 = 16;
+    /// Threads for packs of `pack` elements of rows of `columns` (see `for_packs` in `cuda/common.cuh`): whole warps a row, as many rows
+    /// a block as its threads suffice for.
+    fn packs(rows: usize, columns: usize, pack: usize) -> Self {
+        let packs = columns.div_ceil(pack).max(1);
+        let of_a_row = packs.div_ceil(packs.div_ceil(THREADS as usize)).next_multiple_of(WARP as usize);
+        let rows_of_a_block = THREADS as usize / of_a_row;
+        let blocks = rows.div_ceil(rows_of_a_block).min(MAX_BLOCKS);
         Self {
-            blocks: (columns.div_ceil(WARP as usize) as u32, 1),
-            threads: (WARP, SUM_ROWS),
+            blocks: (blocks as u32, 1),
+            threads: (of_a_row as u32, rows_of_a_block as u32),
             shared_bytes: 0,
         }
     }
