@@ -55,7 +55,8 @@ impl Gpu<'_> {
         y: Array<'_, T>,
         (rows, columns): (usize, usize),
     ) -> Result<()> {
-        let (n, c, grid) = (rows as u64, unsigned("activation", columns)?, Grid::rows(rows));
+        let grid = Grid::packs(rows, columns, T::PACK);
+        let (n, c) = (rows as u64, unsigned("activation", columns)?);
         let name = name_of!("mixce_activation", T);
         // SAFETY: the arguments are those of the kernel; rows * columns elements lie inside x, pre_activation and y, columns inside bias.
         unsafe { launch!(self, "activation", name, grid, x, bias, pre_activation, y, n, c, kind(f)) }
@@ -76,7 +77,8 @@ impl Gpu<'_> {
             expect_len(op, "the result", y, x.len)?;
         }
         let (rows, columns) = any_rows(x.len);
-        let (n, c, grid) = (rows as u64, unsigned(op, columns)?, Grid::rows(rows));
+        let grid = Grid::packs(rows, columns, T::PACK);
+        let (n, c) = (rows as u64, unsigned(op, columns)?);
         let name = name_of!("mixce_activation_backward", T);
         // SAFETY: the arguments are those of the kernel; all arrays have rows * columns elements.
         unsafe { launch!(self, "activation", name, grid, x, dy, y, dx, n, c, kind(f)) }
@@ -93,7 +95,7 @@ impl Gpu<'_> {
         let op = "gate";
         let n = rows(op, hidden, c)?;
         expect_len(op, "gate and factor", gate_up, 2 * hidden.len)?;
-        let (name, c, grid) = (name_of!("mixce_gated", T), unsigned(op, c)?, Grid::rows(n));
+        let (name, c, grid) = (name_of!("mixce_gated", T), unsigned(op, c)?, Grid::packs(n, c, T::PACK));
         // SAFETY: the arguments are those of the kernel; n rows of c elements lie inside hidden, of twice as many inside gate_up.
         unsafe { launch!(self, "activation", name, grid, gate_up, hidden, n as u64, c, kind(f)) }
     }
@@ -112,7 +114,8 @@ impl Gpu<'_> {
         for array in [gate_up, dgate_up] {
             expect_len(op, "gate and factor", array, 2 * hidden.len)?;
         }
-        let (name, c, grid) = (name_of!("mixce_gated_backward", T), unsigned(op, c)?, Grid::rows(n));
+        let (name, c, grid) =
+            (name_of!("mixce_gated_backward", T), unsigned(op, c)?, Grid::packs(n, c, T::PACK));
         // SAFETY: the arguments are those of the kernel; n rows of c elements lie inside hidden, of twice as many inside the others.
         unsafe { launch!(self, "activation", name, grid, gate_up, hidden, dgate_up, n as u64, c, kind(f)) }
     }

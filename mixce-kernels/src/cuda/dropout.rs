@@ -27,7 +27,7 @@ impl Gpu<'_> {
         y: Array<'_, T>,
     ) -> Result<()> {
         expect_len("dropout", "the result", y, x.len)?;
-        let ([key, label, threshold, scale], grid) = (arguments(dropout), Grid::elements(x.len));
+        let ([key, label, threshold, scale], grid) = (arguments(dropout), Grid::fours(x.len));
         // SAFETY: the arguments are those of the kernel; both arrays have the same number of elements.
         unsafe {
             let (name, n) = (name_of!("mixce_dropout", T), x.len as u64);
@@ -51,7 +51,7 @@ impl Gpu<'_> {
         if let Some(bias) = bias {
             expect_len(op, "the bias", bias, c)?;
         }
-        let ([key, label, threshold, scale], grid) = (arguments(dropout), Grid::rows(n));
+        let ([key, label, threshold, scale], grid) = (arguments(dropout), Grid::packs(n, c, 4));
         let (n, c) = (n as u64, unsigned(op, c)?);
         // SAFETY: the arguments are those of the kernel; n rows of c elements lie inside the arrays, c inside the bias.
         unsafe {

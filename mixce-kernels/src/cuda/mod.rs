@@ -214,6 +214,11 @@ impl Grid {
         Self::rows(n.div_ceil(THREADS as usize))
     }
 
+    /// One thread for four elements, up to the maximum.
+    fn fours(n: usize) -> Self {
+        Self::rows(n.div_ceil(4 * THREADS as usize))
+    }
+
     /// Threads for packs of `pack` elements of rows of `columns` (see `for_packs` in `cuda/common.cuh`): whole warps a row, as many rows
     /// a block as its threads suffice for.
     fn packs(rows: usize, columns: usize, pack: usize) -> Self {
