@@ -209,11 +209,6 @@ impl Grid {
         Self { blocks: (rows.min(MAX_BLOCKS) as u32, 1), threads: (THREADS, 1), shared_bytes: 0 }
     }
 
-    /// One thread per element, up to the maximum.
-    fn elements(n: usize) -> Self {
-        Self::rows(n.div_ceil(THREADS as usize))
-    }
-
     /// One thread for four elements, up to the maximum.
     fn fours(n: usize) -> Self {
         Self::rows(n.div_ceil(4 * THREADS as usize))
@@ -273,11 +268,42 @@ impl<'a> Gpu<'a> {
     /// # Safety
     /// The arguments must be those that the kernel is declared with, and its accesses must stay inside the arrays.
     unsafe fn launch(&self, kernel: Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.launch_with(kernel, grid, None::<&u8>, args) }
+    }
+
+    /// [`Gpu::launch`] of a kernel whose first argument is a structure.
+    ///
+    /// # Safety
+    /// As for [`Gpu::launch`].
+    unsafe fn launch_for<S: DeviceRepr>(
+        &self,
+        kernel: Kernel,
+        grid: Grid,
+        first: &S,
+        args: &[Arg],
+    ) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.launch_with(kernel, grid, Some(first), args) }
+    }
+
+    /// # Safety
+    /// As for [`Gpu::launch`].
+    unsafe fn launch_with<S: DeviceRepr>(
+        &self,
+        kernel: Kernel,
+        grid: Grid,
+        first: Option<&S>,
+        args: &[Arg],
+    ) -> Result<()> {
         if grid.blocks.0 == 0 || grid.blocks.1 == 0 {
             return Ok(());
         }
         let function = self.0.get_or_load_custom_func(kernel.name, kernel.file, kernel.ptx)?;
         let mut builder = function.builder();
+        if let Some(first) = first {
+            builder.arg(first);
+        }
         for arg in args {
             match arg {
                 Arg::Pointer(value) | Arg::Size(value) => builder.arg(value),

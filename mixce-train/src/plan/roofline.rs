@@ -255,8 +255,9 @@ impl Step<'_> {
         let tensors = self.parameters.len();
         let tokens = self.documents * self.length;
         let slices = tokens.div_ceil(lm_head::slice_tokens(tokens, self.spec.vocabulary, true).max(1));
-        let norm = 1 + tensors.div_ceil(8);
-        (layer * self.spec.layers + outside + 7 * slices.saturating_sub(1) + norm + 2 * tensors) as f64
+        // Clearing, the norm of the gradients, and the update.
+        let optimizer = 1 + 3 * tensors.div_ceil(64);
+        (layer * self.spec.layers + outside + 7 * slices.saturating_sub(1) + optimizer) as f64
     }
 }
 

@@ -78,8 +78,8 @@ fn counted_work() {
     }
 }
 
-/// Launches of a layer and outside the layers, beside updates, after making sure that nothing waits; none on a GPU. Models of two
-/// and of six layers, the tensors of a layer, and the others.
+/// Launches of a layer and outside the layers, after making sure that nothing waits; none on a GPU. Not counted are updates, sums of
+/// squares and clearing. Models of two and of six layers, the tensors of a layer, and the others.
 fn launches(of_layers: impl Fn(usize) -> String, tensors: (u64, u64), bf16: bool) -> Option<(u64, u64)> {
     let number = |counts: &Value, path: &str| counts.pointer(path).unwrap().as_u64().unwrap();
     // The first step also loads kernels and the like.
@@ -93,11 +93,12 @@ fn launches(of_layers: impl Fn(usize) -> String, tensors: (u64, u64), bf16: bool
     assert_eq!(of_a_step(2, "/device_to_host/calls"), Some(0));
     assert_eq!(of_a_step(2, "/synchronisations"), Some(0));
     let (tensors_of_a_layer, other_tensors) = tensors;
-    // Squares are summed in a launch for every eight tensors.
-    let squares = |layers: u64| (layers * tensors_of_a_layer + other_tensors).div_ceil(8);
-    let more = of_a_step(6, "/launches")? - two_layers - (squares(6) - squares(2));
-    let layer = more / 4 - tensors_of_a_layer;
-    Some((layer, two_layers - 2 * (layer + tensors_of_a_layer) - other_tensors - squares(2)))
+    // Three launches for every 64 tensors.
+    let of_tensors = |layers: u64| 3 * (layers * tensors_of_a_layer + other_tensors).div_ceil(64);
+    let more = of_a_step(6, "/launches")? - two_layers - (of_tensors(6) - of_tensors(2));
+    assert_eq!(more % 4, 0);
+    let layer = more / 4;
+    Some((layer, two_layers - 2 * layer - of_tensors(2)))
 }
 
 /// The table of docs/src/cuda.md: 13 outside the layers, and the judge. In bf16 each of the six passes of a layer's three sublayers
