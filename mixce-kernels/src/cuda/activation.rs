@@ -15,10 +15,13 @@ fn kind(activation: Activation) -> i32 {
     }
 }
 
-/// Rows and columns that `n` elements are split into where a tensor's own rows do not matter.
+/// Rows and columns that `n` elements are split into where a tensor's own rows do not matter: a power of two from 32 to 1024 if it divides
+/// `n`, else one row.
 fn any_rows(n: usize) -> (usize, usize) {
-    const COLUMNS: usize = 1024;
-    if n.is_multiple_of(COLUMNS) { (n / COLUMNS, COLUMNS) } else { (1, n) }
+    match (n & n.wrapping_neg()).min(1024) {
+        columns @ 32.. => (n / columns, columns),
+        _ => (1, n),
+    }
 }
 
 impl Gpu<'_> {

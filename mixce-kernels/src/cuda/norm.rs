@@ -13,11 +13,14 @@ use crate::norm::NormElements;
 /// Shared memory that a block has without asking for more.
 const SHARED_BYTES: usize = 48 * 1024;
 
+/// Blocks that few rows are spread over: the multiprocessors of an H100.
+const FEW_BLOCKS: usize = 132;
+
 /// A warp a row, of which it keeps `copies` rows of `c` elements in shared memory if they fit there; and the elements kept of each, or 0.
 fn grid(rows: usize, c: usize, copies: usize) -> (Grid, u32) {
     let kept = c.next_multiple_of(4);
     let bytes = 4 * kept * copies;
-    let most = (THREADS / WARP) as usize;
+    let most = rows.div_ceil(FEW_BLOCKS).clamp(1, (THREADS / WARP) as usize);
     let (warps, kept) = match SHARED_BYTES / bytes.max(1) {
         0 => (most, 0),
         fit => (fit.min(most), kept),

@@ -31,7 +31,7 @@ fn norms() -> Result<()> {
 fn activations() -> Result<()> {
     let all = [Activation::GeluNew, Activation::Gelu, Activation::Relu, Activation::Silu];
     for activation in all {
-        for n in [0usize, 1, 33, 257, 4096, 70_001] {
+        for n in [0usize, 1, 33, 257, 4096, 19_200, 70_001] {
             let x = (random(&[n], 4)? * 3.0)?;
             assert_same_on_cuda(&format!("{activation:?} [{n}]"), &[x], 2e-6, |t| activation.forward(&t[0]))?;
         }
