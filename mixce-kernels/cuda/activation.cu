@@ -72,23 +72,29 @@ static __device__ __forceinline__ void forward(const T* x, const float* bias, T*
   });
 }
 
-// dx = dy f'(x); f(x) goes to `y` unless that is null. dx may be dy.
+// dx = dy f'(x); f(x) goes to `y` unless that is null. dx may be dy. The shares of chunks of rows in the sums of the columns of dx, as it
+// is stored, go to `partial` [chunks, c] unless that is null.
 template <class T>
-static __device__ __forceinline__ void backward(const T* x, const T* dy, T* y, T* dx, size_t rows, unsigned c, int kind) {
+static __device__ __forceinline__ void backward(const T* x, const T* dy, T* y, T* dx, float* partial, size_t rows, unsigned c,
+                                                size_t chunk_rows, int kind) {
   constexpr int N = PACK<T>;
-  with_function(kind, [=](auto f) {
-    for_packs<N>(rows, c, [=](size_t row, size_t i, size_t left) {
+  const bool whole = has_whole_packs<N>(x, c) && has_whole_packs<N>(dy, c) && has_whole_packs<N>(y, c) && has_whole_packs<N>(dx, c);
+  Floats<N> own[1] = {};
+  with_function(kind, [&](auto f) {
+    for_chunk<N>(rows, c, chunk_rows, whole, [&](size_t row, size_t i, size_t left, auto whole) {
       const size_t at = row * c + i;
-      Floats<N> in = load_pack<N>(x + at, left), gradient = load_pack<N>(dy + at, left);
+      Floats<N> in = load_pack<N>(x + at, left, whole), gradient = load_pack<N>(dy + at, left, whole);
       for (int k = 0; k < N; k++) {
         const ValueAndDerivative both = f.both(in.x[k]);
         in.x[k] = both.value;
         gradient.x[k] *= both.derivative;
       }
-      if (y) store_pack(y + at, left, in);
-      store_pack(dx + at, left, gradient);
+      if (y) store_pack(y + at, left, in, whole);
+      gradient = store_pack(dx + at, left, gradient, whole);
+      for (int k = 0; k < N; k++) own[0].x[k] += gradient.x[k];
     });
   });
+  if (partial) write_shares(own, c, partial);
 }
 
 // hidden = f(gate) up, for rows [gate | up] of 2 c elements.
@@ -135,9 +141,10 @@ static __device__ __forceinline__ void gated_backward(const T* gate_up, T* hidde
                                 int kind) {                                                                              \
     forward(x, bias, pre_activation, y, rows, c, kind);                                                                  \
   }                                                                                                                      \
-  extern "C" __global__ void __launch_bounds__(THREADS)                                                                  \
-      mixce_activation_backward_##SUFFIX(const T* x, const T* dy, T* y, T* dx, size_t rows, unsigned c, int kind) {      \
-    backward(x, dy, y, dx, rows, c, kind);                                                                               \
+  extern "C" __global__ void __launch_bounds__(WARP* SUM_ROWS)                                                           \
+      mixce_activation_backward_##SUFFIX(const T* x, const T* dy, T* y, T* dx, float* partial, size_t rows, unsigned c,  \
+                                         size_t chunk_rows, int kind) {                                                  \
+    backward(x, dy, y, dx, partial, rows, c, chunk_rows, kind);                                                          \
   }                                                                                                                      \
   extern "C" __global__ void __launch_bounds__(THREADS)                                                                  \
       mixce_gated_##SUFFIX(const T* gate_up, T* hidden, size_t rows, unsigned c, int kind) {                             \

@@ -81,9 +81,9 @@ static __device__ __forceinline__ Floats<N> load_pack(const T* x, size_t left, W
   return floats;
 }
 
-// Rounds as `store` does, and stores those of which there are `left`.
+// Rounds as `store` does, and stores those of which there are `left`. Returns what it stored.
 template <int N, class T, bool KNOWN = false>
-static __device__ __forceinline__ void store_pack(T* y, size_t left, const Floats<N>& floats, Whole<KNOWN> = {}) {
+static __device__ __forceinline__ Floats<N> store_pack(T* y, size_t left, const Floats<N>& floats, Whole<KNOWN> = {}) {
   Pack<T, N> pack;
   for (int i = 0; i < N; i += 2) store_pair(pack.x + i, floats.x[i], floats.x[i + 1]);
   if (KNOWN || (left >= N && (uintptr_t)y % alignof(Pack<T, N>) == 0)) {
@@ -92,6 +92,9 @@ static __device__ __forceinline__ void store_pack(T* y, size_t left, const Float
     for (int i = 0; i < N; i++)
       if (i < left) y[i] = pack.x[i];
   }
+  Floats<N> stored;
+  for (int i = 0; i < N; i++) stored.x[i] = load(pack.x + i);
+  return stored;
 }
 
 // Calls `f(row, i, left)` for the packs of N elements of every row of c, i the pack's first column and `left` the columns from there on.
@@ -180,23 +183,29 @@ struct Dropout {
 #define DROPOUT_PARAMETERS uint64_t key, uint64_t label, uint32_t threshold, float keep_scale
 #define DROPOUT Dropout{key, label, threshold, keep_scale}
 
-// A share of the sums over rows of K numbers a column: `terms(row, i, left, own, Whole)` adds to `own[k]` those of the N columns from i on. Blocks
-// are `WARP x SUM_ROWS` threads; block (group, chunk) takes `WARP x N` columns and `chunk_rows` rows, and writes the row `chunk` of
-// `partial` [chunks, K, columns]. mixce_add_partial_sums adds up the chunks.
+// Sums of columns begin with the shares of chunks of rows. Blocks are `WARP x SUM_ROWS` threads; block (group, chunk) takes `WARP x N`
+// columns, a pack a thread, and `chunk_rows` rows.
 constexpr int SUM_ROWS = 8;
 
-template <int K, int N, class Terms>
-static __device__ __forceinline__ void partial_column_sums(size_t rows, unsigned columns, size_t chunk_rows, float* partial, bool whole,
-                                                           Terms terms) {
-  __shared__ float sums[K][SUM_ROWS][WARP * N];
-  const unsigned group = blockIdx.x * WARP * N, first = group + threadIdx.x * N;
+// Calls `f(row, i, left, Whole)` for this thread's packs of N elements in the rows of its chunk (see for_packs), which has whole packs alone
+// if `whole`.
+template <int N, class F>
+static __device__ __forceinline__ void for_chunk(size_t rows, unsigned columns, size_t chunk_rows, bool whole, F f) {
+  const size_t first = (size_t)blockIdx.x * WARP * N + threadIdx.x * N;
   const size_t begin = blockIdx.y * chunk_rows, end = begin + chunk_rows < rows ? begin + chunk_rows : rows;
-  Floats<N> own[K] = {};
-  if (first < columns)
-    with_whole(whole, [&](auto known) {
+  if (first >= columns) return;
+  with_whole(whole, [&](auto known) {
 #pragma unroll 4
-      for (size_t row = begin + threadIdx.y; row < end; row += SUM_ROWS) terms(row, first, columns - first, own, known);
-    });
+    for (size_t row = begin + threadIdx.y; row < end; row += SUM_ROWS) f(row, first, columns - first, known);
+  });
+}
+
+// Writes the share of the chunk in K sums a column, of what its threads have: the row `chunk` of `partial` [chunks, K, columns], which
+// mixce_add_partial_sums adds up.
+template <int K, int N>
+static __device__ __forceinline__ void write_shares(const Floats<N> (&own)[K], unsigned columns, float* partial) {
+  __shared__ float sums[K][SUM_ROWS][WARP * N];
+  const size_t group = (size_t)blockIdx.x * WARP * N;
   for (int k = 0; k < K; k++)
     for (int i = 0; i < N; i++) sums[k][threadIdx.y][threadIdx.x * N + i] = own[k].x[i];
   __syncthreads();

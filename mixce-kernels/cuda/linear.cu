@@ -19,12 +19,13 @@ template <class T>
 static __device__ __forceinline__ void column_sums(const T* x, size_t stride, float* partial, size_t rows, unsigned c,
                                                    size_t chunk_rows) {
   constexpr int N = PACK<T>;
-  const auto terms = [=](size_t row, unsigned i, unsigned left, Floats<N>(&own)[1], auto whole) {
+  const bool whole = c % N == 0 && has_whole_packs<N>(x, stride);
+  Floats<N> own[1] = {};
+  for_chunk<N>(rows, c, chunk_rows, whole, [&](size_t row, size_t i, size_t left, auto whole) {
     const Floats<N> in = load_pack<N>(x + row * stride + i, left, whole);
     for (int k = 0; k < N; k++) own[0].x[k] += in.x[k];
-  };
-  const bool whole = c % N == 0 && has_whole_packs<N>(x, stride);
-  partial_column_sums<1, N>(rows, c, chunk_rows, partial, whole, terms);
+  });
+  write_shares(own, c, partial);
 }
 
 #define KERNELS(T, SUFFIX)                                                                                    \

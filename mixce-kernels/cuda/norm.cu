@@ -108,7 +108,9 @@ static __device__ __forceinline__ void backward(const float* x, const float* gai
 template <class T>
 static __device__ __forceinline__ void backward_parameters(const float* x, const float* saved, const T* dy, float* partial,
                                                            size_t rows, unsigned c, size_t chunk_rows) {
-  const auto terms = [=](size_t row, unsigned i, unsigned left, Floats<4>(&own)[2], auto whole) {
+  const bool whole = has_whole_packs<4>(x, c) && has_whole_packs<4>(dy, c);
+  Floats<4> own[2] = {};
+  for_chunk<4>(rows, c, chunk_rows, whole, [&](size_t row, size_t i, size_t left, auto whole) {
     const Floats<4> a = load_pack<4>(x + row * c + i, left, whole);
     const Floats<4> gradient = load_pack<4>(dy + row * c + i, left, whole);
     const float mean = saved[2 * row], rstd = saved[2 * row + 1];
@@ -116,9 +118,8 @@ static __device__ __forceinline__ void backward_parameters(const float* x, const
       own[0].x[k] += gradient.x[k] * ((a.x[k] - mean) * rstd);
       own[1].x[k] += gradient.x[k];
     }
-  };
-  const bool whole = has_whole_packs<4>(x, c) && has_whole_packs<4>(dy, c);
-  partial_column_sums<2, 4>(rows, c, chunk_rows, partial, whole, terms);
+  });
+  write_shares(own, c, partial);
 }
 
 #define KERNELS_OF(NORM, CENTRED, T, SUFFIX)                                                                               \

@@ -9,10 +9,10 @@ use super::{Array, Element, Gpu, Grid, WARP, launch, name_of, unsigned, with_arr
 const SUM_ROWS: u32 = 8;
 const CHUNKS: u32 = 16;
 
-/// Blocks of the first stage: four for each multiprocessor of an H100.
+/// The most blocks of the first stage, unless there are more groups of columns: four for each multiprocessor of an H100, which run at once.
 const BLOCKS: usize = 4 * 132;
 /// The fewest rows of a chunk.
-const MIN_ROWS: usize = 64;
+const MIN_ROWS: usize = 32;
 
 /// How the rows of a matrix are divided; it depends on sizes alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,11 +23,11 @@ pub(super) struct Chunks {
 }
 
 impl Chunks {
-    /// Chunks of `rows` rows, which are not 0, for blocks that take packs of `pack` columns.
+    /// Chunks of `rows` rows for blocks that take packs of `pack` columns.
     pub(super) fn new(rows: usize, columns: usize, pack: usize) -> Self {
         let groups = columns.div_ceil(WARP as usize * pack).max(1);
-        let wanted = BLOCKS.div_ceil(groups);
-        let chunk = rows.div_ceil(wanted).max(MIN_ROWS);
+        let most = (BLOCKS / groups).max(1);
+        let chunk = rows.div_ceil(most).max(MIN_ROWS);
         Self { groups, count: rows.div_ceil(chunk), rows: chunk }
     }
 
@@ -46,18 +46,29 @@ impl Gpu<'_> {
     /// `sums += sum_rows x`
     pub(super) fn add_column_sums<T: Element>(&self, x: Matrix<'_, T>, sums: Array<'_, f32>) -> Result<()> {
         let (op, n, c) = ("column sums", x.rows(), x.columns());
-        if n == 0 {
-            return Ok(());
-        }
-        let (chunks, columns) = (Chunks::new(n, c, T::PACK), unsigned(op, c)?);
+        let columns = unsigned(op, c)?;
         let (x, stride) = x.address_and_stride();
-        self.add_shares(chunks, c, [Some(sums)], |partial| {
+        self.with_shares((n, c, T::PACK), Some(sums), |chunks, partial| {
             let (name, rows) = (name_of!("mixce_column_sums", T), chunks.rows());
-            // SAFETY: the arguments are those of the kernel; x has n rows of c elements, and every chunk its row of shares.
+            // SAFETY: the arguments are those of the kernel; x has n rows of c elements, and every chunk has its shares.
             unsafe {
                 launch!(self, "linear", name, chunks.grid(), x, stride, partial, n as u64, columns, rows)
             }
         })
+    }
+
+    /// Runs a kernel over the chunks of a matrix `[n, c]`, in packs of `pack`; adds to the sums, if there are any, the shares that it writes.
+    pub(super) fn with_shares(
+        &self,
+        (n, c, pack): (usize, usize, usize),
+        sums: Option<Array<'_, f32>>,
+        kernel: impl FnOnce(Chunks, Option<Array<'_, f32>>) -> Result<()>,
+    ) -> Result<()> {
+        let chunks = Chunks::new(n, c, pack);
+        match sums {
+            Some(_) if n > 0 => self.add_shares(chunks, c, [sums], |partial| kernel(chunks, Some(partial))),
+            _ => kernel(chunks, None),
+        }
     }
 
     /// Adds to the sums, of `c` columns each, what `shares` writes for each chunk: `[chunks, K, c]`.
@@ -102,7 +113,7 @@ impl Gpu<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::Chunks;
+    use super::{BLOCKS, Chunks, MIN_ROWS};
 
     #[test]
     fn chunks_cover_the_rows_and_fill_the_device() {
@@ -115,8 +126,11 @@ mod tests {
                 "{rows} rows: {count} chunks of {chunk}"
             );
             assert!(groups * 32 * pack >= columns);
-            assert!(chunk == 64 || groups * count >= 264, "{rows} x {columns}: {groups} x {count} blocks");
-            assert!(groups * count < 1056, "{rows} x {columns}: {groups} x {count} blocks");
+            assert!(
+                chunk == MIN_ROWS || groups * count >= BLOCKS / 2,
+                "{rows} x {columns}: {groups} x {count} blocks"
+            );
+            assert!(groups * count <= BLOCKS, "{rows} x {columns}: {groups} x {count} blocks");
         }
     }
 }

@@ -105,16 +105,24 @@ impl Gpu<'_> {
         dy: Matrix<'_, T>,
         sums: Sums<Array<'_, f32>>,
     ) -> Result<()> {
-        let n = dy.rows();
-        if n == 0 {
-            return Ok(());
-        }
-        match weight.is_transposed() {
-            true => self.matmul(Matrix::new(sums.weight, x.columns()), true, dy.t(), x)?,
-            false => self.matmul(Matrix::new(sums.weight, dy.columns()), true, x.t(), dy)?,
-        }
+        self.weight_gradient(weight, x, dy, sums.weight)?;
         let Some(bias) = sums.bias else { return Ok(()) };
         self.add_column_sums(dy, bias)
+    }
+
+    /// `dW += x^T dy` in the layout of the weight.
+    pub(super) fn weight_gradient<T: Element>(
+        &self,
+        weight: Matrix<'_, T>,
+        x: Matrix<'_, T>,
+        dy: Matrix<'_, T>,
+        sums: Array<'_, f32>,
+    ) -> Result<()> {
+        match weight.is_transposed() {
+            _ if dy.rows() == 0 => Ok(()),
+            true => self.matmul(Matrix::new(sums, x.columns()), true, dy.t(), x),
+            false => self.matmul(Matrix::new(sums, dy.columns()), true, x.t(), dy),
+        }
     }
 
     /// [`Gpu::parameter_gradients`] of each map.

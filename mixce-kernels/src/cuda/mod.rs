@@ -21,6 +21,7 @@ mod decode;
 mod device;
 mod dropout;
 mod embedding;
+mod grid;
 mod linear;
 mod matmul;
 mod norm;
@@ -40,6 +41,8 @@ use candle_core::{
 use half::bf16;
 
 use crate::parts::{Access, Parts};
+
+use grid::{Grid, any_rows};
 
 /// Threads of a block that handles rows or elements.
 const THREADS: u32 = 256;
@@ -194,40 +197,6 @@ macro_rules! kernel {
     };
 }
 use kernel;
-
-/// How many blocks of how many threads, and bytes of shared memory a block.
-#[derive(Clone, Copy)]
-struct Grid {
-    blocks: (u32, u32),
-    threads: (u32, u32),
-    shared_bytes: usize,
-}
-
-impl Grid {
-    /// One block per row, up to the maximum.
-    fn rows(rows: usize) -> Self {
-        Self { blocks: (rows.min(MAX_BLOCKS) as u32, 1), threads: (THREADS, 1), shared_bytes: 0 }
-    }
-
-    /// One thread for four elements, up to the maximum.
-    fn fours(n: usize) -> Self {
-        Self::rows(n.div_ceil(4 * THREADS as usize))
-    }
-
-    /// Threads for packs of `pack` elements of rows of `columns` (see `for_packs` in `cuda/common.cuh`): whole warps a row, as many rows
-    /// a block as its threads suffice for.
-    fn packs(rows: usize, columns: usize, pack: usize) -> Self {
-        let packs = columns.div_ceil(pack).max(1);
-        let of_a_row = packs.div_ceil(packs.div_ceil(THREADS as usize)).next_multiple_of(WARP as usize);
-        let rows_of_a_block = THREADS as usize / of_a_row;
-        let blocks = rows.div_ceil(rows_of_a_block).min(MAX_BLOCKS);
-        Self {
-            blocks: (blocks as u32, 1),
-            threads: (of_a_row as u32, rows_of_a_block as u32),
-            shared_bytes: 0,
-        }
-    }
-}
 
 /// A CUDA device that kernels are launched on.
 pub(crate) struct Gpu<'a>(pub(crate) &'a CudaDevice);
