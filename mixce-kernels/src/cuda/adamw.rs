@@ -24,7 +24,7 @@ const ELEMENTS_OF_A_BLOCK: usize = 8192;
 
 /// `Tensors` of `cuda/adamw.cu`.
 #[repr(C)]
-pub(super) struct Tensors {
+struct Tensors {
     arrays: [[u64; TENSORS]; ARRAYS],
     sizes: [u64; TENSORS],
     decay_factors: [f32; TENSORS],

@@ -12,7 +12,7 @@ use candle_core::{DType, Result, Tensor};
 use super::cast::operands;
 use super::linear::Map;
 use super::matmul::Matrix;
-use super::{Element, Gpu, in_precision, uninitialised, with_arrays, with_parts};
+use super::{Element, Gpu, in_precision, uninitialised, with_parts};
 use crate::dropout::Dropout;
 use crate::sublayer::{
     GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients,

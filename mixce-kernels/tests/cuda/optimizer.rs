@@ -41,7 +41,9 @@ fn sizes() -> Vec<usize> {
 fn updates_equal_those_of_the_cpu() -> Result<()> {
     let updated = |device: &Device, placed| -> Result<Vec<Tensor>> {
         let tensor = |n, seed| place(&random(&[n], seed)?.to_device(device)?, placed);
-        let of_size = |n| Ok([tensor(n, 1)?, tensor(n, 2)?, tensor(n, 3)?.abs()?, tensor(n, 4)?]);
+        let of_size = |n| -> Result<[Tensor; 4]> {
+            Ok([tensor(n, 1)?, tensor(n, 2)?, tensor(n, 3)?.abs()?, tensor(n, 4)?])
+        };
         let all = sizes().into_iter().map(of_size).collect::<Result<Vec<_>>>()?;
         let parameters: Vec<_> = all.iter().map(parameter).collect();
         adamw_step(&parameters, &UPDATE)?;
