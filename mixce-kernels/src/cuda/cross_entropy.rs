@@ -86,7 +86,7 @@ fn weighted_cross_entropy<T: Element>(
         let (log_q, log_z, logits) = (narrow(&log_q)?, narrow(&log_z)?, logits.narrow(0, 0, len)?);
         with_arrays(op, [&targets], [], |_, [targets], []| {
             with_arrays(op, [], [&log_q, &log_z], |_, [], [log_q, log_z]| {
-                with_arrays(op, [&hidden, head], [&logits], |gpu, [hidden, head], [logits]| {
+                with_arrays::<T, _, 2, 1>(op, [&hidden, head], [&logits], |gpu, [hidden, head], [logits]| {
                     let (hidden, head) = (Matrix::new(hidden, c), Matrix::new(head, c));
                     let logits = Matrix::strided(logits, v, slice.pitch)?;
                     gpu.logits(hidden, head, logits)?;
@@ -97,7 +97,7 @@ fn weighted_cross_entropy<T: Element>(
         let weights = weights.weights(&log_q)?;
         with_arrays(op, [&targets], [], |_, [targets], []| {
             with_arrays(op, [&log_z, &weights], [&dhidden, dhead], |_, [log_z, weights], [dhidden, dhead]| {
-                with_arrays(op, [&hidden, head], [&logits], |gpu, [hidden, head], [logits]| {
+                with_arrays::<T, _, 2, 1>(op, [&hidden, head], [&logits], |gpu, [hidden, head], [logits]| {
                     let (hidden, head) = (Matrix::new(hidden, c), Matrix::new(head, c));
                     let logits = Matrix::strided(logits, v, slice.pitch)?;
                     gpu.turn_into_gradient(logits, targets, log_z, (weights, scale))?;
