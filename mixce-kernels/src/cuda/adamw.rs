@@ -160,8 +160,8 @@ impl Gpu<'_> {
 fn apply(parameters: &[AdamWParameter<'_>], u: &AdamWUpdate, verdict: Option<Array<'_, f64>>) -> Result<()> {
     let op = "adamw";
     let gradients: Vec<&Tensor> = parameters.iter().map(|parameter| parameter.gradient).collect();
-    let changed = |p: &AdamWParameter<'_>| [p.parameter, p.first_moment, p.second_moment];
-    let changed: Vec<&Tensor> = parameters.iter().flat_map(changed).collect();
+    let changed = parameters.iter().flat_map(|p| [p.parameter, p.first_moment, p.second_moment]);
+    let changed: Vec<&Tensor> = changed.collect();
     with_list::<f32, _>(op, &gradients, &changed, |gpu, arrays| {
         let (gradients, changed) = arrays.split_at(parameters.len());
         let arrays: Vec<[Array<'_, f32>; ARRAYS]> = changed
