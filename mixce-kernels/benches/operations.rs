@@ -9,7 +9,7 @@ use mixce_kernels::lm_head::{TokenWeights, Weighting, target_log_probs, weighted
 use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{Mlp, MlpGradients, NormLinear};
 use mixce_kernels::{
-    Activation, AdamWState, AdamWUpdate, Affine, AffineGradients, Columns, CuSeqlens, Dropout, Embedded,
+    Activation, AdamWParameter, AdamWUpdate, Affine, AffineGradients, Columns, CuSeqlens, Dropout, Embedded,
     Heads, KeyValues, Norm, Precision, Weight, adamw_step, causal_attention, causal_attention_backward,
     decode_attention, dropout, embedding_backward, embedding_sum, residual_dropout, softmax_quantile,
 };
@@ -183,14 +183,14 @@ fn optimizer(c: &mut Criterion) {
         second_keep: 0.999,
         second_rate: 0.001,
         gradient_scale: 1.0,
-        decay_factor: 1.0,
         step_size: 1e-4,
         root_correction: 0.5,
         epsilon: 1e-8,
     };
     c.bench_function("AdamW of the token embedding", |b| {
-        let state = AdamWState { parameter: &p, first_moment: &m, second_moment: &v };
-        b.iter(|| adamw_step(state, &g, &update).unwrap());
+        let (parameter, first_moment, second_moment, gradient) = (&p, &m, &v, &g);
+        let p = AdamWParameter { parameter, first_moment, second_moment, gradient, decay_factor: 1.0 };
+        b.iter(|| adamw_step(&[p], &update).unwrap());
     });
 }
 

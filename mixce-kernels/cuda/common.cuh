@@ -31,6 +31,80 @@ constexpr int WARP = 32;
 constexpr int THREADS = 256;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
+// N consecutive elements, which one thread handles together, as f32.
+template <int N>
+struct Floats {
+  float x[N];
+};
+
+// Elements of 16 bytes.
+template <class T>
+constexpr int PACK = 16 / sizeof(T);
+
+// N elements in memory: moved at once, or 16 bytes at once where they are more.
+template <class T, int N>
+struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
+  T x[N];
+};
+
+static __device__ __forceinline__ void store_pair(float* y, float a, float b) { y[0] = a, y[1] = b; }
+static __device__ __forceinline__ void store_pair(bf16* y, float a, float b) { *(__nv_bfloat162*)y = __floats2bfloat162_rn(a, b); }
+
+// Whether all packs of a loop are known to be whole and aligned: then it has no branches around its loads, and many are under way.
+template <bool KNOWN>
+struct Whole {};
+
+// Whether rows that begin `stride` elements apart are whole, aligned packs of N; so is a null pointer.
+template <int N, class T>
+static __device__ __forceinline__ bool has_whole_packs(const T* x, size_t stride) {
+  return stride % N == 0 && (uintptr_t)x % alignof(Pack<T, N>) == 0;
+}
+
+// Decides it once for `f`.
+template <class F>
+static __device__ __forceinline__ void with_whole(bool whole, F f) {
+  if (whole) f(Whole<true>());
+  else f(Whole<false>());
+}
+
+// The elements of x, of which there are `left`; 0 for those that there are not. Element by element unless the address is aligned.
+template <int N, class T, bool KNOWN = false>
+static __device__ __forceinline__ Floats<N> load_pack(const T* x, size_t left, Whole<KNOWN> = {}) {
+  Pack<T, N> pack;
+  if (KNOWN || (left >= N && (uintptr_t)x % alignof(Pack<T, N>) == 0)) {
+    pack = *(const Pack<T, N>*)x;
+  } else {
+    for (int i = 0; i < N; i++) pack.x[i] = i < left ? x[i] : T(0.0f);
+  }
+  Floats<N> floats;
+  for (int i = 0; i < N; i++) floats.x[i] = load(pack.x + i);
+  return floats;
+}
+
+// Rounds as `store` does, and stores those of which there are `left`. Returns what it stored.
+template <int N, class T, bool KNOWN = false>
+static __device__ __forceinline__ Floats<N> store_pack(T* y, size_t left, const Floats<N>& floats, Whole<KNOWN> = {}) {
+  Pack<T, N> pack;
+  for (int i = 0; i < N; i += 2) store_pair(pack.x + i, floats.x[i], floats.x[i + 1]);
+  if (KNOWN || (left >= N && (uintptr_t)y % alignof(Pack<T, N>) == 0)) {
+    *(Pack<T, N>*)y = pack;
+  } else {
+    for (int i = 0; i < N; i++)
+      if (i < left) y[i] = pack.x[i];
+  }
+  Floats<N> stored;
+  for (int i = 0; i < N; i++) stored.x[i] = load(pack.x + i);
+  return stored;
+}
+
+// Calls `f(row, i, left)` for the packs of N elements of every row of c, i the pack's first column and `left` the columns from there on.
+// Blocks are `threads of a row x rows`.
+template <int N, class F>
+static __device__ __forceinline__ void for_packs(size_t rows, unsigned c, F f) {
+  for (size_t row = (size_t)blockIdx.x * blockDim.y + threadIdx.y; row < rows; row += (size_t)gridDim.x * blockDim.y)
+    for (size_t i = N * threadIdx.x; i < c; i += N * blockDim.x) f(row, i, c - i);
+}
+
 // Every lane gets the same bits: at each level both partners add the same two numbers.
 static __device__ __forceinline__ float warp_sum(float x) {
   for (int distance = WARP / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(ALL_LANES, x, distance);
@@ -80,6 +154,23 @@ struct Dropout {
     return words.word[index % 4] < threshold ? 0.0f : scale;
   }
 
+  // The factors of the four elements from this index on: one draw where the index is a multiple of four, as it is in whole packs, two
+  // elsewhere.
+  template <bool KNOWN = false>
+  __device__ __forceinline__ Floats<4> factors(uint64_t index, Whole<KNOWN> = {}) const {
+    if (!active()) return {{1.0f, 1.0f, 1.0f, 1.0f}};
+    const unsigned shift = KNOWN ? 0 : index % 4;
+    const Words first = philox(index / 4, label, key), second = shift ? philox(index / 4 + 1, label, key) : first;
+    const uint32_t words[7] = {first.word[0],  first.word[1],  first.word[2], first.word[3],
+                               second.word[0], second.word[1], second.word[2]};
+    Floats<4> factors;
+    for (int i = 0; i < 4; i++) {
+      const uint32_t word = shift < 2 ? (shift ? words[i + 1] : words[i]) : (shift == 2 ? words[i + 2] : words[i + 3]);
+      factors.x[i] = word < threshold ? 0.0f : scale;
+    }
+    return factors;
+  }
+
   // The same dropout with the stream's sub-stream `number`.
   __device__ __forceinline__ Dropout fold(uint64_t number) const {
     if (!active()) return *this;
@@ -92,24 +183,37 @@ struct Dropout {
 #define DROPOUT_PARAMETERS uint64_t key, uint64_t label, uint32_t threshold, float keep_scale
 #define DROPOUT Dropout{key, label, threshold, keep_scale}
 
-// Adds to `sums[k][column]` the sum over all rows of what `terms(row, column, own)` adds to `own[k]`; sums that are null are
-// not wanted. Blocks are `WARP x SUM_ROWS` threads and take `WARP` columns each.
-constexpr int SUM_ROWS = 16;
+// Sums of columns begin with the shares of chunks of rows. Blocks are `WARP x SUM_ROWS` threads; block (group, chunk) takes `WARP x N`
+// columns, a pack a thread, and `chunk_rows` rows.
+constexpr int SUM_ROWS = 8;
 
-template <int K, class Terms>
-static __device__ __forceinline__ void add_column_sums(size_t rows, unsigned columns, float* const (&sums)[K], Terms terms) {
-  __shared__ float partial[K][SUM_ROWS][WARP];
-  const unsigned column = blockIdx.x * WARP + threadIdx.x;
-  float own[K] = {};
-  if (column < columns)
-    for (size_t row = threadIdx.y; row < rows; row += SUM_ROWS) terms(row, column, own);
-  for (int k = 0; k < K; k++) partial[k][threadIdx.y][threadIdx.x] = own[k];
+// Calls `f(row, i, left, Whole)` for this thread's packs of N elements in the rows of its chunk (see for_packs), which has whole packs alone
+// if `whole`.
+template <int N, class F>
+static __device__ __forceinline__ void for_chunk(size_t rows, unsigned columns, size_t chunk_rows, bool whole, F f) {
+  const size_t first = (size_t)blockIdx.x * WARP * N + threadIdx.x * N;
+  const size_t begin = blockIdx.y * chunk_rows, end = begin + chunk_rows < rows ? begin + chunk_rows : rows;
+  if (first >= columns) return;
+  with_whole(whole, [&](auto known) {
+#pragma unroll 4
+    for (size_t row = begin + threadIdx.y; row < end; row += SUM_ROWS) f(row, first, columns - first, known);
+  });
+}
+
+// Writes the share of the chunk in K sums a column, of what its threads have: the row `chunk` of `partial` [chunks, K, columns], which
+// mixce_add_partial_sums adds up.
+template <int K, int N>
+static __device__ __forceinline__ void write_shares(const Floats<N> (&own)[K], unsigned columns, float* partial) {
+  __shared__ float sums[K][SUM_ROWS][WARP * N];
+  const size_t group = (size_t)blockIdx.x * WARP * N;
+  for (int k = 0; k < K; k++)
+    for (int i = 0; i < N; i++) sums[k][threadIdx.y][threadIdx.x * N + i] = own[k].x[i];
   __syncthreads();
-  if (threadIdx.y > 0 || column >= columns) return;
-  for (int k = 0; k < K; k++) {
-    if (!sums[k]) continue;
+  for (unsigned i = threadIdx.y * WARP + threadIdx.x; i < K * WARP * N; i += WARP * SUM_ROWS) {
+    const unsigned k = i / (WARP * N), column = i % (WARP * N);
+    if (group + column >= columns) continue;
     float sum = 0.0f;
-    for (int i = 0; i < SUM_ROWS; i++) sum += partial[k][i][threadIdx.x];
-    sums[k][column] += sum;
+    for (int y = 0; y < SUM_ROWS; y++) sum += sums[k][y][column];
+    partial[((size_t)blockIdx.y * K + k) * columns + group + column] = sum;
   }
 }

@@ -1,5 +1,4 @@
-// Token embeddings, with or without those of positions, and dropout: one block a token forward, one block a distinct row of a table
-// backward.
+// Token embeddings, with or without those of positions, and dropout: forward row by row, backward one block a distinct row of a table.
 #include "common.cuh"
 
 // x_t = (tokens[id_t] + positions[position_t]) * factor; NaN where an id is outside its table. No positions when their table is null.
@@ -7,15 +6,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     mixce_embedding(const float* tokens, const float* positions, const uint32_t* ids, const uint32_t* position_ids, float* x,
                     size_t rows, unsigned c, unsigned vocabulary, unsigned table_positions, DROPOUT_PARAMETERS) {
   const Dropout dropout = DROPOUT;
-  for (size_t row = blockIdx.x; row < rows; row += gridDim.x) {
+  for_packs<4>(rows, c, [=](size_t row, size_t i, size_t left) {
     const uint32_t token = ids[row], position = positions ? position_ids[row] : 0;
     const bool inside = token < vocabulary && (!positions || position < table_positions);
-    for (unsigned i = threadIdx.x; i < c; i += blockDim.x) {
-      const float of_position = inside && positions ? positions[(size_t)position * c + i] : 0.0f;
-      const float sum = inside ? tokens[(size_t)token * c + i] + of_position : NAN;
-      x[row * c + i] = sum * dropout.factor(row * c + i);
-    }
-  }
+    Floats<4> sum = {{NAN, NAN, NAN, NAN}}, of_position = {};
+    if (inside) sum = load_pack<4>(tokens + (size_t)token * c + i, left);
+    if (inside && positions) of_position = load_pack<4>(positions + (size_t)position * c + i, left);
+    const Floats<4> factors = dropout.factors(row * c + i);
+    for (int k = 0; k < 4; k++) sum.x[k] = (sum.x[k] + of_position.x[k]) * factors.x[k];
+    store_pack(x + row * c + i, left, sum);
+  });
 }
 
 // Rows of a batch sorted by the table's row that they take: group g is `order[offsets[g]..offsets[g + 1]]`.
@@ -39,13 +39,17 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                : Groups{position_ids, position_order, position_offsets, dpositions};
     const uint32_t first = g.offsets[group], end = g.offsets[group + 1];
     float* sums = g.dtable + (size_t)g.ids[g.order[first]] * c;
-    for (unsigned i = threadIdx.x; i < c; i += blockDim.x) {
-      float sum = sums[i];
-      for (uint32_t k = first; k < end; k++) {
-        const size_t at = (size_t)g.order[k] * c + i;
-        sum += dx[at] * dropout.factor(at);
-      }
-      sums[i] = sum;
+    for (size_t i = 4 * threadIdx.x; i < c; i += 4 * blockDim.x) {
+      Floats<4> sum = load_pack<4>(sums + i, c - i);
+      with_whole(has_whole_packs<4>(dx, c), [&](auto whole) {
+#pragma unroll 4
+        for (uint32_t taken = first; taken < end; taken++) {
+          const size_t at = (size_t)g.order[taken] * c + i;
+          const Floats<4> gradient = load_pack<4>(dx + at, c - i, whole), factors = dropout.factors(at, whole);
+          for (int k = 0; k < 4; k++) sum.x[k] += gradient.x[k] * factors.x[k];
+        }
+      });
+      store_pack(sums + i, c - i, sum);
     }
   }
 }

@@ -1,98 +1,150 @@
 // Normalisation of rows of c elements, one warp a row: y = n gain + shift, with n = (x - mean) rstd. A layer norm is CENTRED; in an RMS
 // norm the mean is 0. No shift when null.
+//
+// A row is read once and kept in shared memory: `kept` elements a warp, a multiple of 4; with 0 it is too long and is read again.
 #include "common.cuh"
 
-struct Moments {
-  float mean, rstd;
-};
-
-template <bool CENTRED>
-static __device__ __forceinline__ Moments moments(const float* row, unsigned c, float eps, unsigned lane) {
-  float mean = 0.0f;
-  if (CENTRED) {
-    float sum = 0.0f;
-    for (unsigned i = lane; i < c; i += WARP) sum += row[i];
-    mean = warp_sum(sum) / (float)c;
-  }
-  float squares = 0.0f;
-  for (unsigned i = lane; i < c; i += WARP) squares += (row[i] - mean) * (row[i] - mean);
-  return {mean, 1.0f / sqrtf(warp_sum(squares) / (float)c + eps)};
+static __device__ __forceinline__ float* shared_rows() {
+  extern __shared__ __align__(16) float rows[];
+  return rows;
 }
 
 static __device__ __forceinline__ size_t first_row() { return (size_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP; }
 static __device__ __forceinline__ size_t row_step() { return (size_t)gridDim.x * (blockDim.x / WARP); }
 
-template <bool CENTRED, class T>
+// Calls `f(i, left)` for this lane's packs of four elements.
+template <class F>
+static __device__ __forceinline__ void for_lane(unsigned c, F f) {
+#pragma unroll 2
+  for (size_t i = threadIdx.x % WARP * 4; i < c; i += 4 * WARP) f(i, c - i);
+}
+
+template <bool CENTRED, bool KNOWN, class T>
 static __device__ __forceinline__ void forward(const float* x, const float* gain, const float* shift, T* y, size_t rows,
-                                               unsigned c, float eps) {
-  const unsigned lane = threadIdx.x % WARP;
+                                               unsigned c, float eps, unsigned kept, Whole<KNOWN> whole) {
+  float* const own = shared_rows() + threadIdx.x / WARP * kept;
   for (size_t row = first_row(); row < rows; row += row_step()) {
-    const float* in = x + row * c;
-    T* out = y + row * c;
-    const Moments m = moments<CENTRED>(in, c, eps, lane);
-    for (unsigned i = lane; i < c; i += WARP)
-      store(out + i, (in[i] - m.mean) * m.rstd * gain[i] + (shift ? shift[i] : 0.0f));
+    const float* const in = x + row * c;
+    T* const out = y + row * c;
+    float sum = 0.0f, squares = 0.0f;
+    for_lane(c, [&](size_t i, size_t left) {
+      const Floats<4> a = load_pack<4>(in + i, left, whole);
+      if (kept) store_pack(own + i, 4, a, Whole<true>());
+      for (int k = 0; k < 4; k++) sum += a.x[k];
+    });
+    const auto again = [&](size_t i, size_t left) {
+      return kept ? load_pack<4>(own + i, 4, Whole<true>()) : load_pack<4>(in + i, left, whole);
+    };
+    const float mean = CENTRED ? warp_sum(sum) / (float)c : 0.0f;
+    for_lane(c, [&](size_t i, size_t left) {
+      const Floats<4> a = again(i, left);
+      for (int k = 0; k < 4; k++) squares += KNOWN || k < left ? (a.x[k] - mean) * (a.x[k] - mean) : 0.0f;
+    });
+    const float rstd = 1.0f / sqrtf(warp_sum(squares) / (float)c + eps);
+    for_lane(c, [&](size_t i, size_t left) {
+      Floats<4> a = again(i, left), b = {};
+      const Floats<4> g = load_pack<4>(gain + i, left, whole);
+      if (shift) b = load_pack<4>(shift + i, left, whole);
+      for (int k = 0; k < 4; k++) a.x[k] = (a.x[k] - mean) * rstd * g.x[k] + b.x[k];
+      store_pack(out + i, left, a, whole);
+    });
   }
 }
 
-// With g = dy gain: dx += rstd (g - mean(g) - n mean(g n)), without mean(g) in an RMS norm. The moments go to `saved` [rows, 2].
-template <bool CENTRED, class T>
+// With g = dy gain: dx += rstd (g - mean(g) - n mean(g n)), without mean(g) in an RMS norm. The moments go to `saved` [rows, 2]. Rows
+// of both x and g are kept.
+template <bool CENTRED, bool KNOWN, class T>
 static __device__ __forceinline__ void backward(const float* x, const float* gain, const T* dy, float* dx, float* saved,
-                                                size_t rows, unsigned c, float eps) {
-  const unsigned lane = threadIdx.x % WARP;
+                                                size_t rows, unsigned c, float eps, unsigned kept, Whole<KNOWN> whole) {
+  float* const own_x = shared_rows() + threadIdx.x / WARP * 2 * kept;
+  float* const own_g = own_x + kept;
   for (size_t row = first_row(); row < rows; row += row_step()) {
-    const float* in = x + row * c;
-    const T* gradient = dy + row * c;
-    const Moments m = moments<CENTRED>(in, c, eps, lane);
-    float sum_g = 0.0f, sum_gn = 0.0f;
-    for (unsigned i = lane; i < c; i += WARP) {
-      const float g = load(gradient + i) * gain[i];
-      sum_g += g;
-      sum_gn += g * ((in[i] - m.mean) * m.rstd);
-    }
-    const float mean_g = CENTRED ? warp_sum(sum_g) / (float)c : 0.0f, mean_gn = warp_sum(sum_gn) / (float)c;
-    for (unsigned i = lane; i < c; i += WARP) {
-      const float n = (in[i] - m.mean) * m.rstd;
-      dx[row * c + i] += m.rstd * (load(gradient + i) * gain[i] - mean_g - n * mean_gn);
-    }
-    if (lane == 0) {
-      saved[2 * row] = m.mean;
-      saved[2 * row + 1] = m.rstd;
+    const float* const in = x + row * c;
+    const auto read_g = [&](size_t i, size_t left) {
+      Floats<4> g = load_pack<4>(dy + row * c + i, left, whole);
+      const Floats<4> factor = load_pack<4>(gain + i, left, whole);
+      for (int k = 0; k < 4; k++) g.x[k] *= factor.x[k];
+      return g;
+    };
+    float sum = 0.0f, sum_g = 0.0f, squares = 0.0f, sum_gx = 0.0f;
+    for_lane(c, [&](size_t i, size_t left) {
+      const Floats<4> a = load_pack<4>(in + i, left, whole), g = read_g(i, left);
+      if (kept) {
+        store_pack(own_x + i, 4, a, Whole<true>());
+        store_pack(own_g + i, 4, g, Whole<true>());
+      }
+      for (int k = 0; k < 4; k++) sum += a.x[k], sum_g += g.x[k];
+    });
+    const auto x_again = [&](size_t i, size_t left) {
+      return kept ? load_pack<4>(own_x + i, 4, Whole<true>()) : load_pack<4>(in + i, left, whole);
+    };
+    const auto g_again = [&](size_t i, size_t left) {
+      return kept ? load_pack<4>(own_g + i, 4, Whole<true>()) : read_g(i, left);
+    };
+    const float mean = CENTRED ? warp_sum(sum) / (float)c : 0.0f, mean_g = CENTRED ? warp_sum(sum_g) / (float)c : 0.0f;
+    for_lane(c, [&](size_t i, size_t left) {
+      const Floats<4> a = x_again(i, left), g = g_again(i, left);
+      for (int k = 0; k < 4; k++) {
+        const float centred = KNOWN || k < left ? a.x[k] - mean : 0.0f;
+        squares += centred * centred;
+        sum_gx += g.x[k] * centred;
+      }
+    });
+    const float rstd = 1.0f / sqrtf(warp_sum(squares) / (float)c + eps), mean_gn = warp_sum(sum_gx) * rstd / (float)c;
+    for_lane(c, [&](size_t i, size_t left) {
+      const Floats<4> a = x_again(i, left), g = g_again(i, left);
+      Floats<4> d = load_pack<4>(dx + row * c + i, left, whole);
+      for (int k = 0; k < 4; k++) d.x[k] += rstd * (g.x[k] - mean_g - (a.x[k] - mean) * rstd * mean_gn);
+      store_pack(dx + row * c + i, left, d, whole);
+    });
+    if (threadIdx.x % WARP == 0) {
+      saved[2 * row] = mean;
+      saved[2 * row + 1] = rstd;
     }
   }
 }
 
-// dgain += sum_rows dy n, dshift += sum_rows dy
+// The shares of chunks of rows in dgain = sum_rows dy n and dshift = sum_rows dy: `partial` [chunks, 2, c].
 template <class T>
-static __device__ __forceinline__ void backward_parameters(const float* x, const float* saved, const T* dy, float* dgain,
-                                                           float* dshift, size_t rows, unsigned c) {
-  float* const sums[2] = {dgain, dshift};
-  add_column_sums<2>(rows, c, sums, [=](size_t row, unsigned i, float (&own)[2]) {
-    const float gradient = load(dy + row * c + i);
-    own[0] += gradient * ((x[row * c + i] - saved[2 * row]) * saved[2 * row + 1]);
-    own[1] += gradient;
+static __device__ __forceinline__ void backward_parameters(const float* x, const float* saved, const T* dy, float* partial,
+                                                           size_t rows, unsigned c, size_t chunk_rows) {
+  const bool whole = has_whole_packs<4>(x, c) && has_whole_packs<4>(dy, c);
+  Floats<4> own[2] = {};
+  for_chunk<4>(rows, c, chunk_rows, whole, [&](size_t row, size_t i, size_t left, auto whole) {
+    const Floats<4> a = load_pack<4>(x + row * c + i, left, whole);
+    const Floats<4> gradient = load_pack<4>(dy + row * c + i, left, whole);
+    const float mean = saved[2 * row], rstd = saved[2 * row + 1];
+    for (int k = 0; k < 4; k++) {
+      own[0].x[k] += gradient.x[k] * ((a.x[k] - mean) * rstd);
+      own[1].x[k] += gradient.x[k];
+    }
   });
+  write_shares(own, c, partial);
 }
 
 #define KERNELS_OF(NORM, CENTRED, T, SUFFIX)                                                                               \
   extern "C" __global__ void __launch_bounds__(THREADS)                                                                    \
       mixce_##NORM##_norm_##SUFFIX(const float* x, const float* gain, const float* shift, T* y, size_t rows, unsigned c,   \
-                                   float eps) {                                                                            \
-    forward<CENTRED>(x, gain, shift, y, rows, c, eps);                                                                     \
+                                   float eps, unsigned kept) {                                                             \
+    const bool whole = has_whole_packs<4>(x, c) && has_whole_packs<4>(gain, c) && has_whole_packs<4>(shift, c) &&          \
+                       has_whole_packs<4>(y, c);                                                                           \
+    with_whole(whole, [=](auto known) { forward<CENTRED>(x, gain, shift, y, rows, c, eps, kept, known); });                \
   }                                                                                                                        \
   extern "C" __global__ void __launch_bounds__(THREADS)                                                                    \
       mixce_##NORM##_norm_backward_##SUFFIX(const float* x, const float* gain, const T* dy, float* dx, float* saved,       \
-                                            size_t rows, unsigned c, float eps) {                                          \
-    backward<CENTRED>(x, gain, dy, dx, saved, rows, c, eps);                                                               \
+                                            size_t rows, unsigned c, float eps, unsigned kept) {                           \
+    const bool whole = has_whole_packs<4>(x, c) && has_whole_packs<4>(gain, c) && has_whole_packs<4>(dy, c) &&             \
+                       has_whole_packs<4>(dx, c);                                                                          \
+    with_whole(whole, [=](auto known) { backward<CENTRED>(x, gain, dy, dx, saved, rows, c, eps, kept, known); });          \
   }
 
 #define KERNELS(T, SUFFIX)                                                                                                 \
   KERNELS_OF(layer, true, T, SUFFIX)                                                                                       \
   KERNELS_OF(rms, false, T, SUFFIX)                                                                                        \
   extern "C" __global__ void __launch_bounds__(WARP* SUM_ROWS)                                                             \
-      mixce_norm_backward_parameters_##SUFFIX(const float* x, const float* saved, const T* dy, float* dgain, float* dshift, \
-                                              size_t rows, unsigned c) {                                                   \
-    backward_parameters(x, saved, dy, dgain, dshift, rows, c);                                                             \
+      mixce_norm_backward_parameters_##SUFFIX(const float* x, const float* saved, const T* dy, float* partial, size_t rows, \
+                                              unsigned c, size_t chunk_rows) {                                             \
+    backward_parameters(x, saved, dy, partial, rows, c, chunk_rows);                                                       \
   }
 
 FOR_BOTH_TYPES(KERNELS)

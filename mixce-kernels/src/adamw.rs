@@ -24,8 +24,6 @@ pub struct AdamWUpdate {
     pub second_rate: f32,
     /// Factor applied to the gradient (clipping).
     pub gradient_scale: f32,
-    /// `1 - lr * weight_decay`.
-    pub decay_factor: f32,
     /// `lr / (1 - beta1^t)`.
     pub step_size: f32,
     /// `sqrt(1 - beta2^t)`.
@@ -34,18 +32,23 @@ pub struct AdamWUpdate {
     pub epsilon: f32,
 }
 
-/// A parameter and its moments: contiguous f32 tensors of the same size that do not share memory.
+/// A parameter to update: contiguous f32 tensors of the same size that do not share memory.
 #[derive(Clone, Copy, Debug)]
-pub struct AdamWState<'a> {
+pub struct AdamWParameter<'a> {
     /// `p`.
     pub parameter: &'a Tensor,
     /// `m`.
     pub first_moment: &'a Tensor,
     /// `v`.
     pub second_moment: &'a Tensor,
+    /// Its gradient, which is only read.
+    pub gradient: &'a Tensor,
+    /// `1 - lr * weight_decay`.
+    pub decay_factor: f32,
 }
 
-/// One update of a parameter and its moments in place, in one pass over memory. With `g = gradient_scale * gradient`:
+/// One update of parameters and their moments in place, in one pass over memory; on CUDA in few launches, so that small parameters cost
+/// little. With `g = gradient_scale * gradient`:
 ///
 /// ```text
 /// m <- m + first_rate (g - m)
@@ -54,33 +57,56 @@ pub struct AdamWState<'a> {
 /// ```
 ///
 /// # Errors
-/// When the sizes differ, a tensor is not contiguous or has no kernels ([`crate::has_backward_kernels`]).
-pub fn adamw_step(state: AdamWState<'_>, gradient: &Tensor, update: &AdamWUpdate) -> Result<()> {
-    let tensors = [state.parameter, state.first_moment, state.second_moment];
-    let n = gradient.elem_count();
-    if let Some(other) = tensors.iter().find(|tensor| tensor.elem_count() != n) {
-        bail!("adamw: expected {n} entries in parameter and moments, got {}", other.elem_count());
+/// When the sizes of a parameter's tensors differ, before anything changes; when a tensor is not contiguous or has no kernels
+/// ([`crate::has_backward_kernels`]), or they are on several devices.
+pub fn adamw_step(parameters: &[AdamWParameter<'_>], update: &AdamWUpdate) -> Result<()> {
+    parameters.iter().try_for_each(AdamWParameter::check)?;
+    match parameters.first().and_then(|first| gpu_of(first.gradient)) {
+        Some(gpu) => gpu.adamw_step(parameters, update, None),
+        None => parameters.iter().try_for_each(|parameter| parameter.update(update)),
     }
-    if let Some(gpu) = gpu_of(gradient) {
-        return gpu.adamw_step(state, gradient, update, None);
+}
+
+impl AdamWParameter<'_> {
+    /// Refuses tensors of different sizes.
+    pub(crate) fn check(&self) -> Result<()> {
+        let n = self.gradient.elem_count();
+        let tensors = [self.parameter, self.first_moment, self.second_moment];
+        match tensors.iter().find(|tensor| tensor.elem_count() != n) {
+            Some(other) => {
+                bail!("adamw: expected {n} entries in parameter and moments, got {}", other.elem_count())
+            }
+            None => Ok(()),
+        }
     }
-    with_slices("adamw", [gradient], |[g]| {
-        with_slices_mut("adamw", tensors, |[p, m, v]| {
-            let chunks = p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)));
-            let tasks = chunks.zip(g.par_chunks(CHUNK));
-            tasks.for_each(|((p, (m, v)), g)| vectorised(|| apply((p, m, v), g, update)));
-        })
-    })?
+
+    /// The update on the CPU.
+    fn update(&self, update: &AdamWUpdate) -> Result<()> {
+        let tensors = [self.parameter, self.first_moment, self.second_moment];
+        with_slices("adamw", [self.gradient], |[g]| {
+            with_slices_mut("adamw", tensors, |[p, m, v]| {
+                let chunks =
+                    p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)));
+                let tasks = chunks.zip(g.par_chunks(CHUNK));
+                let decay = self.decay_factor;
+                tasks.for_each(|((p, (m, v)), g)| vectorised(|| apply((p, m, v), g, (decay, update))));
+            })
+        })?
+    }
 }
 
 #[inline(always)]
-fn apply((p, m, v): (&mut [f32], &mut [f32], &mut [f32]), g: &[f32], update: &AdamWUpdate) {
+fn apply(
+    (p, m, v): (&mut [f32], &mut [f32], &mut [f32]),
+    g: &[f32],
+    (decay_factor, update): (f32, &AdamWUpdate),
+) {
     for ((p, g), (m, v)) in p.iter_mut().zip(g).zip(m.iter_mut().zip(v)) {
         let g = update.gradient_scale * g;
         *m += update.first_rate * (g - *m);
         *v = update.second_keep * *v + update.second_rate * (g * g);
         let denominator = v.sqrt() / update.root_correction + update.epsilon;
-        *p = update.decay_factor * *p - update.step_size * (*m / denominator);
+        *p = decay_factor * *p - update.step_size * (*m / denominator);
     }
 }
 
@@ -92,7 +118,7 @@ fn apply((p, m, v): (&mut [f32], &mut [f32], &mut [f32]), g: &[f32], update: &Ad
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     let x = x.to_dtype(DType::F32)?;
     if let Some(gpu) = gpu_of(&x) {
-        return gpu.sum_of_squares(&x);
+        return Ok(gpu.sums_of_squares(&[&x])?.iter().sum());
     }
     if !is_cpu_f32(&x) {
         // Rows first, so that no sum has more terms than the tensor has rows or columns.
@@ -105,18 +131,31 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     })
 }
 
-/// Sets every entry to 0.
+/// [`sum_of_squares`] of each tensor; on CUDA, where all must be on one device, in few launches and one synchronisation.
 ///
 /// # Errors
-/// When the tensor is f32 and not contiguous, or a tensor operation fails.
-pub fn clear(x: &Tensor) -> Result<()> {
-    if let Some(gpu) = gpu_of(x) {
-        return gpu.clear(x);
+/// When a tensor operation fails.
+pub fn sums_of_squares(tensors: &[&Tensor]) -> Result<Vec<f64>> {
+    match tensors.first().and_then(|first| gpu_of(first)) {
+        Some(gpu) if tensors.iter().all(|tensor| gpu_of(tensor).is_some()) => gpu.sums_of_squares(tensors),
+        _ => tensors.iter().map(|tensor| sum_of_squares(tensor)).collect(),
     }
-    if !is_cpu_f32(x) {
-        return x.zero_set();
+}
+
+/// Sets every entry of tensors to 0; on CUDA, where all must be on one device, in few launches.
+///
+/// # Errors
+/// When a tensor is f32 and not contiguous, or a tensor operation fails.
+pub fn clear<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Result<()> {
+    let (on_gpu, others): (Vec<&Tensor>, Vec<&Tensor>) =
+        tensors.into_iter().partition(|tensor| gpu_of(tensor).is_some());
+    if let Some(gpu) = on_gpu.first().and_then(|first| gpu_of(first)) {
+        gpu.clear(&on_gpu)?;
     }
-    with_slices_mut("clear", [x], |[x]| x.par_chunks_mut(CHUNK).for_each(|x| x.fill(0.0)))
+    others.into_iter().try_for_each(|x| match is_cpu_f32(x) {
+        true => with_slices_mut("clear", [x], |[x]| x.par_chunks_mut(CHUNK).for_each(|x| x.fill(0.0))),
+        false => x.zero_set(),
+    })
 }
 
 #[cfg(test)]
@@ -125,6 +164,10 @@ mod tests {
     use crate::testing::{assert_close, random};
     use candle_core::Device;
 
+    fn parameter([parameter, first_moment, second_moment, gradient]: [&Tensor; 4]) -> AdamWParameter<'_> {
+        AdamWParameter { parameter, first_moment, second_moment, gradient, decay_factor: 0.99 }
+    }
+
     #[test]
     fn the_update_follows_the_formula() -> Result<()> {
         let update = AdamWUpdate {
@@ -132,7 +175,6 @@ mod tests {
             second_keep: 0.999,
             second_rate: 0.001,
             gradient_scale: 0.5,
-            decay_factor: 0.99,
             step_size: 0.02,
             root_correction: 0.3,
             epsilon: 1e-8,
@@ -145,15 +187,19 @@ mod tests {
             let want_v = ((&v * 0.999)? + (scaled.sqr()? * 0.001)?)?;
             let step = ((&want_m / ((want_v.sqrt()? / 0.3)? + 1e-8)?)? * 0.02)?;
             let want_p = ((&p * 0.99)? - step)?;
-            let state = AdamWState { parameter: &p, first_moment: &m, second_moment: &v };
-            adamw_step(state, &g, &update)?;
+            adamw_step(&[parameter([&p, &m, &v, &g])], &update)?;
             for (name, got, want) in [("p", p, want_p), ("m", m, want_m), ("v", v, want_v)] {
                 assert_close(name, &got, &want, 1e-6, 1e-5);
             }
         }
+        // Nothing changes when one of several parameters is refused.
         let (two, three) = (random(&[2], 1)?, random(&[3], 1)?);
-        let state = AdamWState { parameter: &two, first_moment: &two, second_moment: &three };
-        assert!(adamw_step(state, &two, &update).is_err());
+        let moments = [random(&[2], 2)?, random(&[2], 3)?.abs()?];
+        let (good, bad) = ([&two, &moments[0], &moments[1], &two], [&two, &two, &three, &two]);
+        let before = two.to_vec1::<f32>()?;
+        let error = adamw_step(&[parameter(good), parameter(bad)], &update).unwrap_err().to_string();
+        assert!(error.contains("expected 2 entries in parameter and moments, got 3"), "{error}");
+        assert_eq!(two.to_vec1::<f32>()?, before);
         Ok(())
     }
 
@@ -163,11 +209,11 @@ mod tests {
         let want: f64 = x.flatten_all()?.to_vec1::<f32>()?.iter().map(|x| f64::from(*x).powi(2)).sum();
         assert!((sum_of_squares(&x)? - want).abs() < 1e-4 * want);
         assert!(!sum_of_squares(&Tensor::new(&[0f32, 1e30], &Device::Cpu)?)?.is_finite());
-        clear(&x)?;
+        clear([&x])?;
         assert_eq!(sum_of_squares(&x)?, 0.0);
         let x = Tensor::new(&[[3f64, 4.0], [0.0, 12.0]], &Device::Cpu)?;
         assert_eq!(sum_of_squares(&x)?, 169.0);
-        clear(&x)?;
+        clear([&x])?;
         assert_eq!(x.to_vec2::<f64>()?, [[0.0; 2]; 2]);
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use crate::adamw::{AdamWState, AdamWUpdate};
+use crate::adamw::{AdamWParameter, AdamWUpdate};
 use crate::cuda::Gpu;
 use crate::device::gpu_of;
 
@@ -66,11 +66,13 @@ impl GradientGuard {
     ///
     /// # Errors
     /// As [`crate::adamw_step`].
-    pub fn adamw_step(&self, state: AdamWState<'_>, gradient: &Tensor, update: &AdamWUpdate) -> Result<()> {
-        match gpu_of(gradient) {
-            Some(gpu) => gpu.adamw_step(state, gradient, update, Some(&self.verdict)),
+    pub fn adamw_step(&self, parameters: &[AdamWParameter<'_>], update: &AdamWUpdate) -> Result<()> {
+        parameters.iter().try_for_each(AdamWParameter::check)?;
+        let Some(first) = parameters.first() else { return Ok(()) };
+        match gpu_of(first.gradient) {
+            Some(gpu) => gpu.adamw_step(parameters, update, Some(&self.verdict)),
             None => {
-                let (dtype, device) = (gradient.dtype(), gradient.device().location());
+                let (dtype, device) = (first.gradient.dtype(), first.gradient.device().location());
                 bail!(
                     "gradient guard: expected an f32 gradient on a CUDA device, got {dtype:?} on {device:?}"
                 )

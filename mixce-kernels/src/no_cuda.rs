@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 
 use candle_core::{CudaStorage, Device, Error, Layout, Result, Shape, Tensor};
 
-use crate::adamw::{AdamWState, AdamWUpdate};
+use crate::adamw::{AdamWParameter, AdamWUpdate};
 use crate::attention::{CausalAttention, Columns, Heads, KeyValues};
 use crate::dropout::Dropout;
 use crate::embedding::Embedded;
@@ -48,10 +48,10 @@ macro_rules! never_called {
 never_called! {
     activation(Activation, Array<'_, f32>, Array<'_, f32>) -> ();
     activation_backward(Activation, (Array<'_, f32>, Array<'_, f32>), Option<Array<'_, f32>>, Array<'_, f32>) -> ();
-    sum_of_squares(&Tensor) -> f64;
+    sums_of_squares(&[&Tensor]) -> Vec<f64>;
     judge(&[Tensor], f64, u64, &Tensor) -> ();
-    adamw_step(AdamWState<'_>, &Tensor, &AdamWUpdate, Option<&Tensor>) -> ();
-    clear(&Tensor) -> ();
+    adamw_step(&[AdamWParameter<'_>], &AdamWUpdate, Option<&Tensor>) -> ();
+    clear(&[&Tensor]) -> ();
     target_log_probs(&Tensor, &Tensor, &Tensor) -> Tensor;
     weighted_cross_entropy(&Tensor, &Tensor, &Tensor, Weighting<'_>, &Tensor, Precision) -> CrossEntropy;
     decode_attention(&Tensor, &KeyValues, Columns<'_>, Heads) -> Tensor;

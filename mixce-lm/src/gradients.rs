@@ -50,9 +50,6 @@ impl Gradients {
     /// # Errors
     /// When a tensor operation fails.
     pub fn clear(&self) -> Result<()> {
-        for variable in &self.variables {
-            clear(variable)?;
-        }
-        Ok(())
+        Ok(clear(self.variables.iter().map(Var::as_tensor))?)
     }
 }

@@ -1,10 +1,11 @@
 //! Memory and arithmetic of a training step, computed from the shapes.
 //!
-//! Legend: N tokens of a microbatch, C channels, I channels inside the MLP, L layers, V vocabulary, S tokens of a slice of logits.
+//! Legend: N tokens of a microbatch, C channels, I channels inside the MLP, L layers, V vocabulary.
 
 pub mod roofline;
 
-use mixce_kernels::{Precision, lm_head};
+use mixce_kernels::Precision;
+use mixce_kernels::lm_head::Slice;
 use mixce_lm::memory::PassShape;
 use mixce_lm::{ModelConfig, flops};
 use serde::Serialize;
@@ -33,11 +34,11 @@ pub struct StepMemory {
 /// ```text
 /// parameters = gradients = moments / 2 = 4 P
 /// activations = L saved
-/// lm_head     = 4 (3 N C + S V)
+/// lm_head     = 12 N C + logits
 /// block       = working
 /// ```
 ///
-/// bytes. On CUDA in bf16 the rounded operands of the LM head are added: 2 (S V + N C + V C).
+/// bytes, with the logits of a [`Slice`]. On CUDA in bf16 the rounded operands of the LM head are added: 2 (N C + V C).
 /// Not counted: the batch itself (under 50 bytes per token), the tables of a rotary embedding (4 bytes per position
 /// and channel of a head), the packed operands of matrix products on the CPU (some MB per thread), the
 /// program, its data, the allocator's unused pages, CUDA's context and libraries.
@@ -49,8 +50,8 @@ pub fn step_memory(config: &dyn ModelConfig, shape: PassShape) -> StepMemory {
     let half = shape.on_cuda && shape.precision == Precision::Bf16;
     let operands = |numbers: u128| if half { 2 * numbers } else { 0 };
     let block = config.block_memory(shape);
-    let slice = lm_head::slice_tokens(shape.tokens, spec.vocabulary, shape.on_cuda) as u128;
-    let lm_head = 4 * (3 * n * c + slice * v) + operands(slice * v + n * c + v * c);
+    let logits = Slice::new(shape.tokens, spec.vocabulary, shape.precision, shape.on_cuda).bytes();
+    let lm_head = 12 * n * c + logits + operands(n * c + v * c);
     // Saturating, because the batch size is unchecked user input.
     let [parameters, moments, activations, lm_head, block] = [
         4 * u128::from(spec.parameters),
@@ -104,8 +105,8 @@ mod tests {
         };
         let (stream, p) = (4096 * 768, 124_439_808);
         // I = 4 C: a block keeps 10 C; on CUDA its gradients take dx, dropped branch, normalised rows (3 C) and twice I (8 C).
-        assert_eq!(of(false, true), [p, 120 * stream, 3 * stream + 2670 * 50_257, 11 * stream]);
-        assert_eq!(of(true, true), [p, 12 * stream, 3 * stream + 2670 * 50_257, 20 * stream]);
+        assert_eq!(of(false, true), [p, 120 * stream, 3 * stream + 4096 * 50_304, 11 * stream]);
+        assert_eq!(of(true, true), [p, 12 * stream, 3 * stream + 4096 * 50_304, 20 * stream]);
         // On the CPU all but dx is a quarter: 1024 rows.
         let block = stream + 10 * stream / 4;
         assert_eq!(of(false, false), [p, 120 * stream, 3 * stream + 1001 * 50_257, block]);
@@ -123,8 +124,8 @@ mod tests {
         let stream = 4 * 4096 * 768;
         assert_eq!(exact.activations - half.activations, 12 * 4 * stream);
         assert_eq!(half.block, stream + 5 * stream + 4 * 768 * 3072);
-        let operands = 2 * (2670 * 50_257 + 4096 * 768 + 50_257 * 768);
-        assert_eq!(half.lm_head - exact.lm_head, operands);
+        let (logits, operands) = (4096 * 50_304, 4096 * 768 + 50_257 * 768);
+        assert_eq!(half.lm_head, exact.lm_head - 2 * logits + 2 * operands);
         assert_eq!(of(false, Precision::F32), of(false, Precision::Bf16));
     }
 

@@ -2,7 +2,7 @@
 
 use candle_core::Result;
 
-use super::{Array, Element, Gpu, Grid, expect_len, launch, name_of, rows, unsigned};
+use super::{Array, Element, Gpu, Grid, any_rows, expect_len, launch, name_of, rows, unsigned};
 use crate::Activation;
 
 /// The number of an activation in `cuda/activation.cu`.
@@ -13,12 +13,6 @@ fn kind(activation: Activation) -> i32 {
         Activation::Relu => 2,
         Activation::Silu => 3,
     }
-}
-
-/// Rows and columns that `n` elements are split into where a tensor's own rows do not matter.
-fn any_rows(n: usize) -> (usize, usize) {
-    const COLUMNS: usize = 1024;
-    if n.is_multiple_of(COLUMNS) { (n / COLUMNS, COLUMNS) } else { (1, n) }
 }
 
 impl Gpu<'_> {
@@ -55,7 +49,8 @@ impl Gpu<'_> {
         y: Array<'_, T>,
         (rows, columns): (usize, usize),
     ) -> Result<()> {
-        let (n, c, grid) = (rows as u64, unsigned("activation", columns)?, Grid::rows(rows));
+        let grid = Grid::packs(rows, columns, T::PACK);
+        let (n, c) = (rows as u64, unsigned("activation", columns)?);
         let name = name_of!("mixce_activation", T);
         // SAFETY: the arguments are those of the kernel; rows * columns elements lie inside x, pre_activation and y, columns inside bias.
         unsafe { launch!(self, "activation", name, grid, x, bias, pre_activation, y, n, c, kind(f)) }
@@ -69,17 +64,47 @@ impl Gpu<'_> {
         y: Option<Array<'_, T>>,
         dx: Array<'_, T>,
     ) -> Result<()> {
+        self.bias_activation_backward(f, (x, dy), y, dx, (any_rows(x.len).1, None))
+    }
+
+    /// [`Gpu::activation_backward`] of rows of `c` elements; the sum of the rows of `dx` is added to that of the bias, if there is one.
+    pub(super) fn bias_activation_backward<T: Element>(
+        &self,
+        f: Activation,
+        (x, dy): (Array<'_, T>, Array<'_, T>),
+        y: Option<Array<'_, T>>,
+        dx: Array<'_, T>,
+        (c, bias): (usize, Option<Array<'_, f32>>),
+    ) -> Result<()> {
         let op = "activation backward";
         expect_len(op, "the result's gradient", dy, x.len)?;
         expect_len(op, "the input's gradient", dx, x.len)?;
         if let Some(y) = y {
             expect_len(op, "the result", y, x.len)?;
         }
-        let (rows, columns) = any_rows(x.len);
-        let (n, c, grid) = (rows as u64, unsigned(op, columns)?, Grid::rows(rows));
-        let name = name_of!("mixce_activation_backward", T);
-        // SAFETY: the arguments are those of the kernel; all arrays have rows * columns elements.
-        unsafe { launch!(self, "activation", name, grid, x, dy, y, dx, n, c, kind(f)) }
+        let (n, columns, name) =
+            (rows(op, x, c)?, unsigned(op, c)?, name_of!("mixce_activation_backward", T));
+        self.with_shares((n, c, T::PACK), bias, |chunks, partial| {
+            let (grid, chunk_rows, n) = (chunks.grid(), chunks.rows(), n as u64);
+            // SAFETY: the arguments are those of the kernel; n rows of c elements are in all arrays, and every chunk has its shares.
+            unsafe {
+                launch!(
+                    self,
+                    "activation",
+                    name,
+                    grid,
+                    x,
+                    dy,
+                    y,
+                    dx,
+                    partial,
+                    n,
+                    columns,
+                    chunk_rows,
+                    kind(f)
+                )
+            }
+        })
     }
 
     /// `hidden = f(gate) up`, for rows `[gate | up]` of `2 c` elements.
@@ -93,7 +118,7 @@ impl Gpu<'_> {
         let op = "gate";
         let n = rows(op, hidden, c)?;
         expect_len(op, "gate and factor", gate_up, 2 * hidden.len)?;
-        let (name, c, grid) = (name_of!("mixce_gated", T), unsigned(op, c)?, Grid::rows(n));
+        let (name, c, grid) = (name_of!("mixce_gated", T), unsigned(op, c)?, Grid::packs(n, c, T::PACK));
         // SAFETY: the arguments are those of the kernel; n rows of c elements lie inside hidden, of twice as many inside gate_up.
         unsafe { launch!(self, "activation", name, grid, gate_up, hidden, n as u64, c, kind(f)) }
     }
@@ -112,7 +137,8 @@ impl Gpu<'_> {
         for array in [gate_up, dgate_up] {
             expect_len(op, "gate and factor", array, 2 * hidden.len)?;
         }
-        let (name, c, grid) = (name_of!("mixce_gated_backward", T), unsigned(op, c)?, Grid::rows(n));
+        let (name, c, grid) =
+            (name_of!("mixce_gated_backward", T), unsigned(op, c)?, Grid::packs(n, c, T::PACK));
         // SAFETY: the arguments are those of the kernel; n rows of c elements lie inside hidden, of twice as many inside the others.
         unsafe { launch!(self, "activation", name, grid, gate_up, hidden, dgate_up, n as u64, c, kind(f)) }
     }

@@ -62,13 +62,12 @@ const TENSORS: usize = 3;
 
 /// Rounds the first `count` of these tensors to bf16.
 fn cast(x: [&Tensor; TENSORS], y: [&Tensor; TENSORS], count: usize) -> Result<()> {
-    const ELEMENTS_OF_A_THREAD: usize = 4;
     let op = "cast";
     with_arrays::<f32, _, TENSORS, 0>(op, x, [], |gpu, x, []| {
         with_arrays::<half::bf16, _, 0, TENSORS>(op, [], y, |_, [], [y0, y1, y2]| {
             let ([x0, x1, x2], [n0, n1, n2]) = (x, x.map(|x| x.len as u64));
             let longest = x.iter().map(|x| x.len).max().unwrap_or(0);
-            let mut grid = Grid::elements(longest.div_ceil(ELEMENTS_OF_A_THREAD));
+            let mut grid = Grid::fours(longest);
             grid.blocks.1 = count as u32;
             let name = "mixce_cast_bf16";
             // SAFETY: the arguments are those of the kernel; a result has the shape of its tensor.

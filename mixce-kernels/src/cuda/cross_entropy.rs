@@ -1,6 +1,8 @@
 //! The LM head with its loss, by slices of tokens.
 //!
-//! Legend: N tokens, C channels, V vocabulary.
+//! Logits have the type of the products' operands and become their own gradient, in place.
+//!
+//! Legend: N tokens, C channels, V vocabulary; S tokens of a slice.
 
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -11,16 +13,10 @@ use super::{
     with_arrays,
 };
 use crate::Precision;
-use crate::lm_head::{CrossEntropy, Weighting, slice_tokens};
-
-/// `(first token, tokens)` of the slices of `n` tokens.
-fn slices(n: usize, v: usize) -> impl Iterator<Item = (usize, usize)> {
-    let slice = slice_tokens(n, v, true).max(1);
-    (0..n).step_by(slice).map(move |start| (start, slice.min(n - start)))
-}
+use crate::lm_head::{CrossEntropy, Slice, Weighting, vocabulary_parts};
 
 impl Gpu<'_> {
-    /// `log q` of each target, `[N]`; NaN for a target that is not below V.
+    /// `log q` of each target, `[N]`; NaN for a target that is not below V. In f32 throughout.
     pub(crate) fn target_log_probs(
         &self,
         hidden: &Tensor,
@@ -28,10 +24,11 @@ impl Gpu<'_> {
         targets: &Tensor,
     ) -> Result<Tensor> {
         let ((n, c), v, op) = (hidden.dims2()?, head.dim(0)?, "lm_head");
+        let slice = Slice::new(n, v, Precision::F32, true);
         let log_q = uninitialised(n, DType::F32, hidden)?;
         let (log_z, logits) = (
             uninitialised(n, DType::F32, hidden)?,
-            uninitialised((slice_tokens(n, v, true), v), DType::F32, hidden)?,
+            uninitialised((slice.tokens, slice.pitch), DType::F32, hidden)?,
         );
         with_arrays(op, [targets], [], |_, [targets], []| {
             with_arrays(
@@ -39,10 +36,10 @@ impl Gpu<'_> {
                 [hidden, head],
                 [&log_q, &log_z, &logits],
                 |gpu, [hidden, head], [log_q, log_z, logits]| {
-                    for (start, len) in slices(n, v) {
-                        let logits = logits.range(0, len * v);
+                    for (start, len) in slice.ranges(n) {
+                        let logits = Matrix::strided(logits.range(0, len * slice.pitch), v, slice.pitch)?;
                         let hidden = Matrix::new(hidden.range(start * c, len * c), c);
-                        gpu.matmul(Matrix::new(logits, v), false, hidden, Matrix::new(head, c).t())?;
+                        gpu.logits(hidden, Matrix::new(head, c), logits)?;
                         let [log_q, log_z] = [log_q, log_z].map(|array| array.range(start, len));
                         gpu.log_probs_of_logits(logits, targets.range(start, len), log_q, log_z)?;
                     }
@@ -63,56 +60,49 @@ impl Gpu<'_> {
         dhead: &Tensor,
         precision: Precision,
     ) -> Result<CrossEntropy> {
-        in_precision!(precision, weighted_cross_entropy(hidden, head, targets, weighting, dhead))
+        let slice = Slice::new(hidden.dim(0)?, head.dim(0)?, precision, true);
+        in_precision!(precision, weighted_cross_entropy((hidden, head, targets), weighting, dhead, slice))
     }
 }
 
-/// The operands of the products have type T: hidden states and head are converted once, and the logits' gradient as it is computed.
-/// Logits and results are f32.
+/// The operands of the products have type T: hidden states and head are converted once, and products write the logits in it.
+/// Results are f32.
 fn weighted_cross_entropy<T: Element>(
-    hidden: &Tensor,
-    head: &Tensor,
-    targets: &Tensor,
+    (hidden, head, targets): (&Tensor, &Tensor, &Tensor),
     Weighting { weights, denominator }: Weighting<'_>,
     dhead: &Tensor,
+    slice: Slice,
 ) -> Result<CrossEntropy> {
     let ((n, c), v, op) = (hidden.dims2()?, head.dim(0)?, "lm_head");
-    let scale = 1.0 / denominator;
-    let slice = slice_tokens(n, v, true);
+    let scale = (1.0 / denominator) as f32;
     let (log_q, log_z) = (uninitialised(n, DType::F32, hidden)?, uninitialised(n, DType::F32, hidden)?);
-    let (dhidden, logits) =
-        (uninitialised((n, c), DType::F32, hidden)?, uninitialised((slice, v), DType::F32, hidden)?);
-    let gradient = match T::DTYPE {
-        DType::F32 => logits.clone(),
-        other => uninitialised((slice, v), other, hidden)?,
-    };
+    let dhidden = uninitialised((n, c), DType::F32, hidden)?;
+    let logits = uninitialised((slice.tokens, slice.pitch), T::DTYPE, hidden)?;
     let operands = rounded::<T>(&[hidden, head])?;
     let [hidden, head] = &operands[..] else { bail!("{op}: expected two operands") };
-    for (start, len) in slices(n, v) {
+    for (start, len) in slice.ranges(n) {
         let narrow = |tensor: &Tensor| tensor.narrow(0, start, len);
-        let (hidden, targets, log_q, log_z) =
-            (narrow(hidden)?, narrow(targets)?, narrow(&log_q)?, narrow(&log_z)?);
-        let (dhidden, logits, gradient) =
-            (narrow(&dhidden)?, logits.narrow(0, 0, len)?, gradient.narrow(0, 0, len)?);
+        let (hidden, targets, dhidden) = (narrow(hidden)?, narrow(targets)?, narrow(&dhidden)?);
+        let (log_q, log_z, logits) = (narrow(&log_q)?, narrow(&log_z)?, logits.narrow(0, 0, len)?);
         with_arrays(op, [&targets], [], |_, [targets], []| {
-            with_arrays(op, [], [&logits, &log_q, &log_z], |gpu, [], [logits, log_q, log_z]| {
-                with_arrays::<T, _, 2, 0>(op, [&hidden, head], [], |_, [hidden, head], []| {
+            with_arrays(op, [], [&log_q, &log_z], |_, [], [log_q, log_z]| {
+                with_arrays::<T, _, 2, 1>(op, [&hidden, head], [&logits], |gpu, [hidden, head], [logits]| {
                     let (hidden, head) = (Matrix::new(hidden, c), Matrix::new(head, c));
-                    gpu.matmul(Matrix::new(logits, v), false, hidden, head.t())
-                })?;
-                gpu.log_probs_of_logits(logits, targets, log_q, log_z)
+                    let logits = Matrix::strided(logits, v, slice.pitch)?;
+                    gpu.logits(hidden, head, logits)?;
+                    gpu.log_probs_of_logits(logits, targets, log_q, log_z)
+                })
             })
         })?;
         let weights = weights.weights(&log_q)?;
         with_arrays(op, [&targets], [], |_, [targets], []| {
-            let inputs = [&logits, &log_z, &weights];
-            with_arrays(op, inputs, [&dhidden, dhead], |gpu, [logits, log_z, weights], [dhidden, dhead]| {
-                let operands = [&hidden, head];
-                with_arrays::<T, _, 2, 1>(op, operands, [&gradient], |_, [hidden, head], [gradient]| {
-                    gpu.logits_gradient(logits, targets, log_z, (weights, scale as f32), gradient)?;
-                    let gradient = Matrix::new(gradient, v);
-                    gpu.matmul(Matrix::new(dhidden, c), false, gradient, Matrix::new(head, c))?;
-                    gpu.matmul(Matrix::new(dhead, c), true, gradient.t(), Matrix::new(hidden, c))
+            with_arrays(op, [&log_z, &weights], [&dhidden, dhead], |_, [log_z, weights], [dhidden, dhead]| {
+                with_arrays::<T, _, 2, 1>(op, [&hidden, head], [&logits], |gpu, [hidden, head], [logits]| {
+                    let (hidden, head) = (Matrix::new(hidden, c), Matrix::new(head, c));
+                    let logits = Matrix::strided(logits, v, slice.pitch)?;
+                    gpu.turn_into_gradient(logits, targets, log_z, (weights, scale))?;
+                    let sums = (Matrix::new(dhidden, c), Matrix::new(dhead, c));
+                    gpu.head_gradients(logits, (hidden, head), sums)
                 })
             })
         })?;
@@ -121,47 +111,72 @@ fn weighted_cross_entropy<T: Element>(
 }
 
 impl Gpu<'_> {
-    /// `log q` of the targets and `log sum exp` of rows of logits.
-    fn log_probs_of_logits(
+    /// `logits = hidden head^T`
+    fn logits<T: Element>(
         &self,
-        logits: Array<'_, f32>,
+        hidden: Matrix<'_, T>,
+        head: Matrix<'_, T>,
+        logits: Matrix<'_, T>,
+    ) -> Result<()> {
+        vocabulary_parts(head.rows()).try_for_each(|(first, len)| {
+            let logits = logits.narrow_columns(first, len)?;
+            self.matmul(logits, false, hidden, head.narrow_rows(first, len)?.t())
+        })
+    }
+
+    /// `dhidden = gradient head`, `dhead += gradient^T hidden`
+    fn head_gradients<T: Element>(
+        &self,
+        gradient: Matrix<'_, T>,
+        (hidden, head): (Matrix<'_, T>, Matrix<'_, T>),
+        (dhidden, dhead): (Matrix<'_, f32>, Matrix<'_, f32>),
+    ) -> Result<()> {
+        vocabulary_parts(head.rows()).try_for_each(|(first, len)| {
+            let gradient = gradient.narrow_columns(first, len)?;
+            self.matmul(dhidden, first > 0, gradient, head.narrow_rows(first, len)?)?;
+            self.matmul(dhead.narrow_rows(first, len)?, true, gradient.t(), hidden)
+        })
+    }
+
+    /// `log q` of the targets and `log sum exp` of rows of logits, which begin at multiples of 16 bytes.
+    fn log_probs_of_logits<T: Element>(
+        &self,
+        logits: Matrix<'_, T>,
         targets: Array<'_, u32>,
         log_q: Array<'_, f32>,
         log_z: Array<'_, f32>,
     ) -> Result<()> {
-        let (op, n) = ("cross_entropy", targets.len);
-        let v = logits.len / n.max(1);
-        expect_len(op, "the logits", logits, n * v)?;
+        let (op, n) = ("cross_entropy", logits.rows());
+        expect_len(op, "the targets", targets, n)?;
         expect_len(op, "the log-probabilities", log_q, n)?;
         expect_len(op, "the normalisers", log_z, n)?;
-        let (v, grid) = (unsigned(op, v)?, Grid::rows(n));
-        // SAFETY: the arguments are those of the kernel, which takes no target that is not below v; n rows are in every array.
+        let (v, grid) = (unsigned(op, logits.columns())?, Grid::rows(n));
+        let (logits, pitch) = logits.address_and_stride();
+        // SAFETY: the arguments are those of the kernel, which takes no target that is not below v; n rows are in every array, aligned as it wants.
         unsafe {
-            let name = "mixce_target_log_probs";
-            launch!(self, "cross_entropy", name, grid, logits, targets, log_q, log_z, n as u64, v)
+            let (name, n) = (name_of!("mixce_target_log_probs", T), n as u64);
+            launch!(self, "cross_entropy", name, grid, logits, pitch, targets, log_q, log_z, n, v)
         }
     }
 
-    /// The gradient of rows of logits, which may be computed in place.
-    fn logits_gradient<T: Element>(
+    /// Turns rows of logits, which begin at multiples of 16 bytes, into their gradient.
+    fn turn_into_gradient<T: Element>(
         &self,
-        logits: Array<'_, f32>,
+        logits: Matrix<'_, T>,
         targets: Array<'_, u32>,
         log_z: Array<'_, f32>,
         (weights, scale): (Array<'_, f32>, f32),
-        gradient: Array<'_, T>,
     ) -> Result<()> {
-        let (op, n) = ("cross_entropy", targets.len);
-        let v = logits.len / n.max(1);
-        expect_len(op, "the logits", logits, n * v)?;
+        let (op, n) = ("cross_entropy", logits.rows());
+        expect_len(op, "the targets", targets, n)?;
         expect_len(op, "the normalisers", log_z, n)?;
         expect_len(op, "the weights", weights, n)?;
-        expect_len(op, "the logits' gradient", gradient, n * v)?;
-        let (v, grid) = (unsigned(op, v)?, Grid::rows(n));
-        // SAFETY: the arguments are those of the kernel; n rows of v logits lie inside their array.
+        let (v, grid) = (unsigned(op, logits.columns())?, Grid::rows(n));
+        let (logits, pitch) = logits.address_and_stride();
+        // SAFETY: the arguments are those of the kernel; n rows are in every array, aligned as it wants.
         unsafe {
             let (name, n) = (name_of!("mixce_logits_gradient", T), n as u64);
-            launch!(self, "cross_entropy", name, grid, logits, targets, log_z, weights, scale, gradient, n, v)
+            launch!(self, "cross_entropy", name, grid, logits, pitch, targets, log_z, weights, scale, n, v)
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::Result;
 
-use super::{Arg, Array, Element, Gpu, Grid, expect_len, launch, name_of, rows, unsigned};
+use super::{Arg, Array, Element, Gpu, Grid, any_rows, expect_len, launch, name_of, rows, unsigned};
 use crate::dropout::Dropout;
 use crate::dropout::Keep;
 
@@ -26,13 +26,31 @@ impl Gpu<'_> {
         dropout: Option<Dropout>,
         y: Array<'_, T>,
     ) -> Result<()> {
-        expect_len("dropout", "the result", y, x.len)?;
-        let ([key, label, threshold, scale], grid) = (arguments(dropout), Grid::elements(x.len));
-        // SAFETY: the arguments are those of the kernel; both arrays have the same number of elements.
-        unsafe {
-            let (name, n) = (name_of!("mixce_dropout", T), x.len as u64);
-            launch!(self, "dropout", name, grid, x, y, n, key, label, threshold, scale)
-        }
+        self.dropped_branch(x, dropout, y, (any_rows(x.len).1, None))
+    }
+
+    /// [`Gpu::dropout`] of rows of `c` elements; the sum of the rows of `y` is added to that of the bias, if there is one.
+    pub(super) fn dropped_branch<T: Element>(
+        &self,
+        x: Array<'_, f32>,
+        dropout: Option<Dropout>,
+        y: Array<'_, T>,
+        (c, bias): (usize, Option<Array<'_, f32>>),
+    ) -> Result<()> {
+        let op = "dropout";
+        expect_len(op, "the result", y, x.len)?;
+        let [key, label, threshold, scale] = arguments(dropout);
+        let (n, columns, name) = (rows(op, x, c)?, unsigned(op, c)?, name_of!("mixce_dropout", T));
+        self.with_shares((n, c, 4), bias, |chunks, partial| {
+            let (grid, chunk_rows, n) = (chunks.grid(), chunks.rows(), n as u64);
+            // SAFETY: the arguments are those of the kernel; n rows of c elements are in both arrays, and every chunk has its shares.
+            unsafe {
+                launch!(
+                    self, "dropout", name, grid, x, y, partial, n, columns, chunk_rows, key, label,
+                    threshold, scale
+                )
+            }
+        })
     }
 
     /// `y = residual + dropout(branch + bias)`, rows of `c` elements; `y` may be `branch`.
@@ -51,7 +69,7 @@ impl Gpu<'_> {
         if let Some(bias) = bias {
             expect_len(op, "the bias", bias, c)?;
         }
-        let ([key, label, threshold, scale], grid) = (arguments(dropout), Grid::rows(n));
+        let ([key, label, threshold, scale], grid) = (arguments(dropout), Grid::packs(n, c, 4));
         let (n, c) = (n as u64, unsigned(op, c)?);
         // SAFETY: the arguments are those of the kernel; n rows of c elements lie inside the arrays, c inside the bias.
         unsafe {

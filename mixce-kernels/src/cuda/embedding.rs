@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::dropout::arguments;
-use super::{Array, Gpu, Grid, MAX_BLOCKS, THREADS, expect_len, launch, rows, unsigned, with_arrays};
+use super::{Array, Gpu, Grid, MAX_BLOCKS, expect_len, launch, rows, unsigned, with_arrays};
 use crate::dropout::Dropout;
 use crate::embedding::Embedded;
 
@@ -44,7 +44,7 @@ impl Gpu<'_> {
         expect_len(op, "the positions", position_ids, ids.len)?;
         expect_len(op, "the result", x, ids.len * c)?;
         let [key, label, threshold, scale] = arguments(dropout);
-        let (n, c, grid) = (ids.len as u64, unsigned(op, c)?, Grid::rows(ids.len));
+        let (n, c, grid) = (ids.len as u64, unsigned(op, c)?, Grid::packs(ids.len, c, 4));
         let (vocabulary, table) = (unsigned(op, vocabulary)?, unsigned(op, table)?);
         // SAFETY: the arguments are those of the kernel, which takes no row outside the tables; x has a row for each id.
         unsafe {
@@ -102,7 +102,8 @@ impl Gpu<'_> {
         let groups = |side: Grouped<'_>| unsigned(op, side.offsets.len - 1);
         let (of_tokens, of_positions) = (groups(tokens)?, positions.map_or(Ok(0), groups)?);
         let blocks = ((of_tokens + of_positions) as usize).min(MAX_BLOCKS) as u32;
-        let grid = Grid { blocks: (blocks, 1), threads: (THREADS, 1), shared_bytes: 0 };
+        let (threads, _) = Grid::packs(1, c, 4).threads;
+        let grid = Grid { blocks: (blocks, 1), threads: (threads, 1), shared_bytes: 0 };
         let ([key, label, threshold, scale], c) = (arguments(dropout), unsigned(op, c)?);
         with_arrays::<f32, _, 1, 0>(op, [dx], [], |gpu, [dx], []| {
             // SAFETY: the arguments are those of the kernel; the order holds rows of dx and the callers checked the ids.

@@ -56,7 +56,8 @@ impl Gpu<'_> {
         if bias.len != c {
             bail!("{op}: expected {c} elements of the bias, got {}", bias.len);
         }
-        let (name, grid, columns) = (name_of!("mixce_add_bias", T), Grid::rows(n), unsigned(op, c)?);
+        let (name, grid, columns) =
+            (name_of!("mixce_add_bias", T), Grid::packs(n, c, T::PACK), unsigned(op, c)?);
         let (y, stride) = y.address_and_stride();
         // SAFETY: the arguments are those of the kernel; y has n rows of c elements, the bias has c.
         unsafe { launch!(self, "linear", name, grid, y, stride, bias, n as u64, columns) }
@@ -104,16 +105,24 @@ impl Gpu<'_> {
         dy: Matrix<'_, T>,
         sums: Sums<Array<'_, f32>>,
     ) -> Result<()> {
-        let n = dy.rows();
-        if n == 0 {
-            return Ok(());
-        }
-        match weight.is_transposed() {
-            true => self.matmul(Matrix::new(sums.weight, x.columns()), true, dy.t(), x)?,
-            false => self.matmul(Matrix::new(sums.weight, dy.columns()), true, x.t(), dy)?,
-        }
+        self.weight_gradient(weight, x, dy, sums.weight)?;
         let Some(bias) = sums.bias else { return Ok(()) };
         self.add_column_sums(dy, bias)
+    }
+
+    /// `dW += x^T dy` in the layout of the weight.
+    pub(super) fn weight_gradient<T: Element>(
+        &self,
+        weight: Matrix<'_, T>,
+        x: Matrix<'_, T>,
+        dy: Matrix<'_, T>,
+        sums: Array<'_, f32>,
+    ) -> Result<()> {
+        match weight.is_transposed() {
+            _ if dy.rows() == 0 => Ok(()),
+            true => self.matmul(Matrix::new(sums, x.columns()), true, dy.t(), x),
+            false => self.matmul(Matrix::new(sums, dy.columns()), true, x.t(), dy),
+        }
     }
 
     /// [`Gpu::parameter_gradients`] of each map.
@@ -127,17 +136,5 @@ impl Gpu<'_> {
         Map::columns(maps).zip(sums).try_for_each(|((first, map), sums)| {
             self.parameter_gradients(map.weight, x, dy.narrow_columns(first, map.n_out())?, *sums)
         })
-    }
-
-    /// `sums += sum_rows x`
-    pub(super) fn add_column_sums<T: Element>(&self, x: Matrix<'_, T>, sums: Array<'_, f32>) -> Result<()> {
-        let (op, n, c) = ("column sums", x.rows(), x.columns());
-        if sums.len != c {
-            bail!("{op}: expected {c} sums, got {}", sums.len);
-        }
-        let (name, grid, columns) = (name_of!("mixce_column_sums", T), Grid::columns(c), unsigned(op, c)?);
-        let (x, stride) = x.address_and_stride();
-        // SAFETY: the arguments are those of the kernel; x has n rows of c elements.
-        unsafe { launch!(self, "linear", name, grid, x, stride, sums, n as u64, columns) }
     }
 }

@@ -31,6 +31,14 @@ impl<'a, T: Copy> Matrix<'a, T> {
         Self { address, rows, columns, stride: columns, transposed: false, storage: PhantomData }
     }
 
+    /// The first `columns` elements of rows that are `stride` elements apart.
+    ///
+    /// # Errors
+    /// When rows are shorter.
+    pub(super) fn strided(data: Array<'a, T>, columns: usize, stride: usize) -> Result<Self> {
+        Self::new(data, stride).narrow_columns(0, columns)
+    }
+
     /// The transpose, sharing the data.
     pub(super) fn t(self) -> Self {
         Self { rows: self.columns, columns: self.rows, transposed: !self.transposed, ..self }
@@ -45,6 +53,17 @@ impl<'a, T: Copy> Matrix<'a, T> {
             bail!("columns {first}..{} of a matrix of {}", first + columns, self.columns);
         }
         Ok(Self { address: self.address + (first * size_of::<T>()) as u64, columns, ..self })
+    }
+
+    /// The rows `first..first + rows` of a matrix that is not a transpose.
+    ///
+    /// # Errors
+    /// When there are fewer.
+    pub(super) fn narrow_rows(self, first: usize, rows: usize) -> Result<Self> {
+        if self.transposed || first + rows > self.rows {
+            bail!("rows {first}..{} of a matrix of {}", first + rows, self.rows);
+        }
+        Ok(Self { address: self.address + (first * self.stride * size_of::<T>()) as u64, rows, ..self })
     }
 
     pub(super) fn rows(self) -> usize {

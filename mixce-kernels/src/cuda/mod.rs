@@ -16,11 +16,13 @@ mod adamw;
 mod attention;
 mod attention_tensor;
 mod cast;
+mod column_sums;
 mod cross_entropy;
 mod decode;
 mod device;
 mod dropout;
 mod embedding;
+mod grid;
 mod linear;
 mod matmul;
 mod norm;
@@ -42,6 +44,8 @@ use half::bf16;
 
 use crate::parts::{Access, Parts};
 
+use grid::{Grid, any_rows};
+
 /// Threads of a block that handles rows or elements.
 const THREADS: u32 = 256;
 /// Maximum blocks of such a kernel; its loops cover the rest.
@@ -55,6 +59,8 @@ const SHARED_BYTES: usize = 44 * 1024;
 pub(crate) trait Element: CudaDType + DeviceRepr + WithDType {
     /// cuBLAS's type.
     const MATRIX: matmul::DataType;
+    /// Elements of 16 bytes.
+    const PACK: usize = 16 / size_of::<Self>();
 
     /// The kernel for this type.
     fn choose(of_f32: &'static str, of_bf16: &'static str) -> &'static str;
@@ -196,36 +202,6 @@ macro_rules! kernel {
 }
 use kernel;
 
-/// How many blocks of how many threads, and bytes of shared memory a block.
-#[derive(Clone, Copy)]
-struct Grid {
-    blocks: (u32, u32),
-    threads: (u32, u32),
-    shared_bytes: usize,
-}
-
-impl Grid {
-    /// One block per row, up to the maximum.
-    fn rows(rows: usize) -> Self {
-        Self { blocks: (rows.min(MAX_BLOCKS) as u32, 1), threads: (THREADS, 1), shared_bytes: 0 }
-    }
-
-    /// One thread per element, up to the maximum.
-    fn elements(n: usize) -> Self {
-        Self::rows(n.div_ceil(THREADS as usize))
-    }
-
-    /// Blocks of the kernels that add up columns.
-    fn columns(columns: usize) -> Self {
-        const SUM_ROWS: u32 = 16;
-        Self {
-            blocks: (columns.div_ceil(WARP as usize) as u32, 1),
-            threads: (WARP, SUM_ROWS),
-            shared_bytes: 0,
-        }
-    }
-}
-
 /// A CUDA device that kernels are launched on.
 pub(crate) struct Gpu<'a>(pub(crate) &'a CudaDevice);
 
@@ -273,6 +249,34 @@ impl<'a> Gpu<'a> {
     /// # Safety
     /// The arguments must be those that the kernel is declared with, and its accesses must stay inside the arrays.
     unsafe fn launch(&self, kernel: Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.launch_with(kernel, grid, None::<&u8>, args) }
+    }
+
+    /// [`Gpu::launch`] of a kernel whose first argument is a structure.
+    ///
+    /// # Safety
+    /// As for [`Gpu::launch`].
+    unsafe fn launch_for<S: DeviceRepr>(
+        &self,
+        kernel: Kernel,
+        grid: Grid,
+        first: &S,
+        args: &[Arg],
+    ) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.launch_with(kernel, grid, Some(first), args) }
+    }
+
+    /// # Safety
+    /// As for [`Gpu::launch`].
+    unsafe fn launch_with<S: DeviceRepr>(
+        &self,
+        kernel: Kernel,
+        grid: Grid,
+        first: Option<&S>,
+        args: &[Arg],
+    ) -> Result<()> {
         if grid.blocks.0 == 0 || grid.blocks.1 == 0 {
             return Ok(());
         }
@@ -282,6 +286,9 @@ impl<'a> Gpu<'a> {
             function.set_attribute(most, grid.shared_bytes as i32).w()?;
         }
         let mut builder = function.builder();
+        if let Some(first) = first {
+            builder.arg(first);
+        }
         for arg in args {
             match arg {
                 Arg::Pointer(value) | Arg::Size(value) => builder.arg(value),

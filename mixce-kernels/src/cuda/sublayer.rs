@@ -12,7 +12,7 @@ use candle_core::{DType, Result, Tensor};
 use super::cast::operands;
 use super::linear::Map;
 use super::matmul::Matrix;
-use super::{Element, Gpu, in_precision, uninitialised, with_arrays, with_parts};
+use super::{Element, Gpu, in_precision, uninitialised, with_parts};
 use crate::dropout::Dropout;
 use crate::sublayer::{
     GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients,
@@ -243,18 +243,20 @@ fn linear_residual_backward<T: Element>(
     dropout: Option<Dropout>,
     gradients: &AffineGradients,
 ) -> Result<Tensor> {
-    linear_backward::<T>(x, map, &dropped::<T>(dy, dropout)?, gradients)
+    let of_weight = AffineGradients { weight: gradients.weight.clone(), bias: None };
+    linear_backward::<T>(x, map, &dropped::<T>(dy, dropout, &gradients.bias)?, &of_weight)
 }
 
-/// `dropout(dy)` as T: the gradient of a dropped branch.
-fn dropped<T: Element>(dy: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
-    if dropout.is_none() && T::DTYPE == DType::F32 {
-        return Ok(dy.clone());
-    }
-    let dbranch = uninitialised(dy.shape(), T::DTYPE, dy)?;
-    with_arrays("dropout", [dy], [], |gpu, [dy], []| {
-        with_arrays::<T, _, 0, 1>("dropout", [], [&dbranch], |_, [], [dbranch]| {
-            gpu.dropout(dy, dropout, dbranch)
+/// `dropout(dy)` as T: the gradient of a dropped branch. The sum of its rows is added to that of the bias, if there is one.
+fn dropped<T: Element>(dy: &Tensor, dropout: Option<Dropout>, bias: &Option<Tensor>) -> Result<Tensor> {
+    let (op, c) = ("dropout", dy.dim(1)?);
+    let changes = dropout.is_some() || T::DTYPE != DType::F32;
+    let dbranch = if changes { uninitialised(dy.shape(), T::DTYPE, dy)? } else { dy.contiguous()? };
+    with_parts::<f32, _, _, _>(op, dy, bias, |_, dy, bias| {
+        with_parts::<T, _, _, _>(op, (), &dbranch, |gpu, (), dbranch| match (changes, bias) {
+            (true, _) => gpu.dropped_branch(dy, dropout, dbranch, (c, bias)),
+            (false, Some(bias)) => gpu.add_column_sums(Matrix::new(dbranch, c), bias),
+            (false, None) => Ok(()),
         })
     })?;
     Ok(dbranch)
@@ -296,7 +298,7 @@ fn mlp_backward<T: Element>(
 ) -> Result<()> {
     let Mlp { norm, up, down, activation } = mlp;
     let (op, (n, c), inner) = ("mlp backward", x.dims2()?, n_out(up)?);
-    let dbranch = dropped::<T>(dx, dropout)?;
+    let dbranch = dropped::<T>(dx, dropout, &gradients.down.bias)?;
     let (normed, moments) = (buffer::<T>(x, n, c)?, buffer::<f32>(x, n, 2)?);
     let (active, dactive) = (buffer::<T>(x, n, inner)?, buffer::<T>(x, n, inner)?);
     let weights = operands::<T>(&[up, down])?;
@@ -309,10 +311,11 @@ fn mlp_backward<T: Element>(
             let (dbranch, rows) = (Matrix::new(dbranch, c), Matrix::new(normed, c));
             let (hidden, dhidden) = (Matrix::new(active, inner), Matrix::new(dactive, inner));
             gpu.input_gradient(down, dbranch, dhidden, false)?;
-            gpu.activation_backward(*activation, (pre_activation, dactive), Some(active), dactive)?;
-            gpu.parameter_gradients(down, hidden, dbranch, ddown)?;
+            let inputs = (pre_activation, dactive);
+            gpu.bias_activation_backward(*activation, inputs, Some(active), dactive, (inner, dup.bias))?;
+            gpu.weight_gradient(down, hidden, dbranch, ddown.weight)?;
             gpu.norm(x, norm, normed)?;
-            gpu.parameter_gradients(up, rows, dhidden, dup)?;
+            gpu.weight_gradient(up, rows, dhidden, dup.weight)?;
             // The normalised rows have served: their memory takes their gradient.
             gpu.input_gradient(up, dhidden, rows, false)?;
             gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments)
@@ -357,7 +360,7 @@ fn gated_mlp_backward<T: Element>(
 ) -> Result<()> {
     let GatedMlp { norm, gate, up, activation, down } = mlp;
     let (op, (n, c), inner) = ("gated mlp backward", x.dims2()?, n_out(gate)?);
-    let dbranch = dropped::<T>(dx, dropout)?;
+    let dbranch = dropped::<T>(dx, dropout, &gradients.down.bias)?;
     let (normed, moments) = (buffer::<T>(x, n, c)?, buffer::<f32>(x, n, 2)?);
     let (hidden, dpre) = (buffer::<T>(x, n, inner)?, buffer::<T>(x, n, 2 * inner)?);
     let weights = operands::<T>(&[gate, up, down])?;
@@ -375,7 +378,7 @@ fn gated_mlp_backward<T: Element>(
             // The gradient of the product comes in, the product itself goes out.
             gpu.input_gradient(down, dbranch, active, false)?;
             gpu.gated_backward(*activation, pre_activation, inner, hidden, dpre)?;
-            gpu.parameter_gradients(down, active, dbranch, ddown)?;
+            gpu.weight_gradient(down, active, dbranch, ddown.weight)?;
             gpu.norm(x, norm, normed)?;
             gpu.parameters_gradients(&gate_up, rows, dgate_up_rows, &dgate_up)?;
             // The normalised rows have served: their memory takes their gradient.

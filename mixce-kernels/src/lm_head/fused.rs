@@ -3,14 +3,14 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::{CrossEntropy, Weighting, slice_tokens};
+use super::{CrossEntropy, Slice, Weighting};
 use crate::cpu::{ROWS_PER_TASK, with_slices, with_slices_mut};
 use crate::cross_entropy::check_targets;
 use crate::math;
 use crate::simd::{self, vectorised};
 use crate::{Matrix, Precision, matmul};
 
-/// Columns of a tile; with [`super::SLICE_TOKENS`] tokens 8 MB of logits, which stay in the last-level cache.
+/// Columns of a tile; with the tokens of a [`Slice`] 8 MB of logits, which stay in the last-level cache.
 pub(super) const TILE: usize = 2048;
 
 /// [`super::target_log_probs`] of operands that fit.
@@ -98,7 +98,8 @@ pub(super) struct Problem {
 impl Problem {
     pub(super) fn new(hidden: &Tensor, head: &Tensor, precision: Precision) -> Result<Self> {
         let ((n, c), v) = (hidden.dims2()?, head.dim(0)?);
-        Ok(Self { precision, n, c, v, slice: slice_tokens(n, v, false), tile: TILE.min(v) })
+        let slice = Slice::new(n, v, precision, false).tokens;
+        Ok(Self { precision, n, c, v, slice, tile: TILE.min(v) })
     }
 
     /// The targets, all of them in the vocabulary.

@@ -8,26 +8,16 @@
 //! Legend: N tokens, C channels, V vocabulary; S tokens of a slice, T tokens of the vocabulary of a tile.
 
 mod fused;
+mod slice;
 mod slow;
+
+pub use slice::{Slice, vocabulary_parts};
 
 use candle_core::{Result, Tensor, bail};
 
 use crate::Precision;
 use crate::cpu::is_cpu_f32;
 use crate::device::gpu_of;
-
-/// Maximum memory for the logits of a slice, approximately: on the CPU 1000 tokens of GPT-2's vocabulary, on CUDA 2600.
-const SLICE_BYTES: usize = 192 << 20;
-const CUDA_SLICE_BYTES: usize = 512 << 20;
-/// Maximum tokens of a slice on the CPU.
-const SLICE_TOKENS: usize = 1024;
-
-/// The number of `tokens` tokens whose logits exist at the same time in the fused passes, for a vocabulary of `v`.
-#[must_use]
-pub fn slice_tokens(tokens: usize, v: usize, on_cuda: bool) -> usize {
-    let (bytes, most) = if on_cuda { (CUDA_SLICE_BYTES, usize::MAX) } else { (SLICE_BYTES, SLICE_TOKENS) };
-    (bytes / 4 / v.max(1)).clamp(1, most).min(tokens)
-}
 
 /// `log q_t = z_t[y_t] - log sum_j exp(z_t[j])` of each target under the logits `z = hidden head^T`: `[N]` f32 (nats), without
 /// gradient.
@@ -79,7 +69,8 @@ pub struct CrossEntropy {
 ///
 /// Shapes as in [`target_log_probs`]. The gradient with respect to the logits is `w_t (softmax(z_t) - onehot(y_t))`: that of
 /// the hidden states is returned, that of `head` is added to `dhead` `[V, C]` f32 in place. `precision` is that of the three matrix
-/// products; softmax and sums are f32. Does not synchronise a CUDA device.
+/// products; softmax and sums are f32. On CUDA it is also that of the logits: in bf16 each is rounded, by up to `2^-9 |z|`. Does not
+/// synchronise a CUDA device.
 ///
 /// # Errors
 /// When shapes do not fit, on the CPU when a target is not below `V` (on CUDA its numbers are NaN), and in bf16 when tensors are not

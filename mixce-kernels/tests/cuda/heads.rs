@@ -1,6 +1,7 @@
 //! The LM head with its loss, and attention over a cache.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
+use mixce_kernels::cross_entropy;
 use mixce_kernels::lm_head::{TokenWeights, Weighting, target_log_probs, weighted_cross_entropy};
 use mixce_kernels::{Columns, CuSeqlens, Heads, KeyValues, Precision, decode_attention, fill_cache};
 
@@ -19,30 +20,94 @@ impl TokenWeights for MixCe {
     }
 }
 
-/// In bf16 both devices round the same numbers to it: only where these differ by their own rounding may the results.
+/// Multiples of 1/8 up to 1: their products, and the sums of some, are exact in f32 whatever the order.
+fn eighths(shape: &[usize], seed: u64) -> Result<Tensor> {
+    (random(shape, seed)?.clamp(-1f32, 1f32)? * 8.0)?.round()? / 8.0
+}
+
+const WEIGHTING: Weighting<'static> = Weighting { weights: &MixCe, denominator: 8.0 };
+
+/// Targets all over a vocabulary, its last token among them.
+fn targets(n: usize, v: usize) -> Result<Tensor> {
+    Tensor::from_vec((0..n).map(|i| ((i + 1) * (v - 1) % v) as u32).collect(), n, &Device::Cpu)
+}
+
+/// `log q`, the gradient of the hidden states, and the sum that the head's gradient was added to.
+fn head_and_loss(
+    device: &Device,
+    [hidden, head, targets, dhead]: [&Tensor; 4],
+    precision: Precision,
+) -> Result<[Tensor; 3]> {
+    // A copy: on the CPU the sum would be shared and changed in place.
+    let dhead = on(device, &dhead.copy()?)?;
+    // The rows after the first of a larger tensor: with an odd C they are not aligned to anything.
+    let hidden = on(device, &Tensor::cat(&[&random(&[1, hidden.dim(1)?], 9)?, hidden], 0)?)?;
+    let hidden = hidden.narrow(0, 1, hidden.dim(0)? - 1)?;
+    let (head, targets) = (on(device, head)?, on(device, targets)?);
+    let out = weighted_cross_entropy(&hidden, &head, &targets, WEIGHTING, &dhead, precision)?;
+    Ok([out.log_q, out.dhidden, dhead])
+}
+
+/// What bf16 on CUDA computes, in f32 operations: of operands that bf16 represents, and with logits and their gradient rounded.
+fn rounded_head_and_loss([hidden, head, targets, dhead]: [&Tensor; 4]) -> Result<[Tensor; 3]> {
+    let round = |x: Tensor| x.to_dtype(DType::BF16)?.to_dtype(DType::F32);
+    let logits = round(hidden.matmul(&head.t()?)?)?;
+    let log_q = cross_entropy::target_log_probs(&logits, targets)?;
+    let weights = (MixCe.weights(&log_q)? / WEIGHTING.denominator)?;
+    let gradient = round(cross_entropy::logits_gradient(&logits, targets, &weights)?)?;
+    let dhead = (dhead + gradient.t()?.matmul(hidden)?)?;
+    Ok([log_q, gradient.matmul(head)?, dhead])
+}
+
+fn assert_all_close(case: &str, got: &[Tensor; 3], want: &[Tensor; 3], tolerances: [f32; 3]) -> Result<()> {
+    for (i, name) in ["log q", "dhidden", "dhead"].into_iter().enumerate() {
+        assert_close(&format!("{name} of {case}"), &got[i], &want[i], tolerances[i])?;
+    }
+    Ok(())
+}
+
+/// Vocabularies around the multiples that rows and products are divided by, and more tokens than a slice has.
+const SHAPES: [(usize, usize, usize); 8] =
+    [(0, 3, 5), (1, 1, 1), (5, 33, 17), (3, 8, 64), (4, 7, 72), (40, 24, 1001), (6, 16, 4099), (8201, 5, 77)];
+
 #[test]
 fn lm_head_with_mixce_weights() -> Result<()> {
-    let shapes = [(0, 3, 5), (1, 1, 1), (5, 33, 17), (40, 24, 1001)];
-    let precisions = [(Precision::F32, 1e-5), (Precision::Bf16, 1e-3)];
-    for ((n, c, v), (precision, tolerance)) in shapes.into_iter().flat_map(|s| precisions.map(|p| (s, p))) {
-        // The rows after the first of a larger tensor: with an odd C they are not aligned to anything.
-        let (hidden, head) = (random(&[n + 1, c], 1)?.narrow(0, 1, n)?, random(&[v, c], 2)?);
-        let targets: Vec<u32> = (0..n as u32).map(|i| i * 7 % v as u32).collect();
-        let targets = Tensor::from_vec(targets, n, &Device::Cpu)?;
-        let dhead = random(&[v, c], 3)?;
-        let dhead_cuda = on(&cuda()?, &dhead)?;
-        let weighting = Weighting { weights: &MixCe, denominator: 8.0 };
-        let want = weighted_cross_entropy(&hidden, &head, &targets, weighting, &dhead, precision)?;
-        let [hidden, head, targets] =
-            [&random(&[n + 1, c], 1)?, &head, &targets].map(|t| on(&cuda().unwrap(), t).unwrap());
-        let hidden = hidden.narrow(0, 1, n)?;
-        let got = weighted_cross_entropy(&hidden, &head, &targets, weighting, &dhead_cuda, precision)?;
-        assert_close("log q", &got.log_q, &want.log_q, 1e-5)?;
-        assert_close("dhidden", &got.dhidden, &want.dhidden, tolerance)?;
-        assert_close("dhead", &dhead_cuda, &dhead, tolerance)?;
-        if precision == Precision::F32 {
-            assert_close("log q alone", &target_log_probs(&hidden, &head, &targets)?, &want.log_q, 1e-5)?;
+    let cuda = cuda()?;
+    for (n, c, v) in SHAPES {
+        let (hidden, head) = (random(&[n, c], 1)?, random(&[v, c], 2)?);
+        let operands = [&hidden, &head, &targets(n, v)?, &random(&[v, c], 3)?];
+        for (precision, log_q, gradient) in
+            // Half a unit in the last place of the logits, twice; what that changes the probabilities by.
+            [(Precision::F32, 1e-5, 1e-5), (Precision::Bf16, 1.0 / 256.0, 2e-2)]
+        {
+            let case = format!("[{n}, {c}] and {v} tokens in {precision:?}");
+            let got = head_and_loss(&cuda, operands, precision)?;
+            let want = head_and_loss(&Device::Cpu, operands, precision)?;
+            assert_all_close(&case, &got, &want, [log_q, gradient, gradient])?;
+            let again = head_and_loss(&cuda, operands, precision)?;
+            for (got, again) in got.iter().zip(&again) {
+                assert_eq!(values(got)?, values(again)?, "{case}: two runs differ");
+            }
+            if precision == Precision::F32 {
+                let [hidden, head, targets, _] = operands.map(|t| on(&cuda, t));
+                let log_q = target_log_probs(&hidden?, &head?, &targets?)?;
+                assert_close(&format!("log q alone of {case}"), &log_q, &want[0], 1e-5)?;
+            }
         }
+    }
+    Ok(())
+}
+
+/// In bf16 logits and their gradient are rounded once, to nearest, and nothing else is.
+#[test]
+fn logits_in_bf16_are_rounded_once() -> Result<()> {
+    for (n, c, v) in SHAPES.into_iter().filter(|(n, _, _)| *n > 0) {
+        let (hidden, head) = (eighths(&[n, c], 1)?, eighths(&[v, c], 2)?);
+        let operands = [&hidden, &head, &targets(n, v)?, &random(&[v, c], 3)?];
+        let got = head_and_loss(&cuda()?, operands, Precision::Bf16)?;
+        let want = rounded_head_and_loss(operands)?;
+        // A gradient beside a bf16 number's half may be rounded up here and down there.
+        assert_all_close(&format!("[{n}, {c}] and {v} tokens"), &got, &want, [1e-5, 1e-3, 1e-3])?;
     }
     Ok(())
 }
@@ -50,7 +115,7 @@ fn lm_head_with_mixce_weights() -> Result<()> {
 #[test]
 fn extreme_logits_stay_finite_and_broken_ones_are_seen() -> Result<()> {
     // With the identity as the head, hidden states are logits.
-    let head = Tensor::eye(3, candle_core::DType::F32, &cuda()?)?;
+    let head = Tensor::eye(3, DType::F32, &cuda()?)?;
     let log_q = |logits: [f32; 3], target: u32| -> Result<f32> {
         let hidden = Tensor::new(&[logits], &cuda()?)?;
         Ok(values(&target_log_probs(&hidden, &head, &Tensor::new(&[target], &cuda()?)?)?)?[0])

@@ -1,16 +1,17 @@
 //! AdamW, norms and the guard.
 
 use candle_core::{Device, Result, Tensor};
-use mixce_kernels::{AdamWState, AdamWUpdate, GradientGuard, adamw_step, clear, sum_of_squares};
+use mixce_kernels::{
+    AdamWParameter, AdamWUpdate, GradientGuard, adamw_step, clear, sum_of_squares, sums_of_squares,
+};
 
-use crate::{assert_close, cuda, on, random, values};
+use crate::{Placed, assert_close, cuda, on, place, random, values};
 
 const UPDATE: AdamWUpdate = AdamWUpdate {
     first_rate: 0.1,
     second_keep: 0.999,
     second_rate: 0.001,
     gradient_scale: 0.5,
-    decay_factor: 0.99,
     step_size: 0.01,
     root_correction: 0.03,
     epsilon: 1e-8,
@@ -22,34 +23,71 @@ fn tensors(n: usize, device: &Device) -> Result<[Tensor; 4]> {
     Ok([tensor(1)?, tensor(2)?, tensor(3)?.abs()?, tensor(4)?])
 }
 
-fn state([parameter, first_moment, second_moment, _]: &[Tensor; 4]) -> AdamWState<'_> {
-    AdamWState { parameter, first_moment, second_moment }
+/// With a decay of its own.
+fn parameter([parameter, first_moment, second_moment, gradient]: &[Tensor; 4]) -> AdamWParameter<'_> {
+    let decay_factor = 1.0 - 1e-3 * (parameter.elem_count() % 7) as f32;
+    AdamWParameter { parameter, first_moment, second_moment, gradient, decay_factor }
+}
+
+/// Sizes of more tensors than a launch takes: none, one, odd ones, several blocks, and small ones around them.
+fn sizes() -> Vec<usize> {
+    let mut sizes = vec![0, 1, 33, 70_001, 257, 8192, 8193, 0, 24_580];
+    sizes.extend(5..130);
+    sizes.extend([16_385, 0]);
+    sizes
 }
 
 #[test]
 fn updates_equal_those_of_the_cpu() -> Result<()> {
-    for n in [0, 1, 33, 257, 70_001] {
-        let on = |device: &Device| -> Result<[Tensor; 4]> {
-            let all = tensors(n, device)?;
-            adamw_step(state(&all), &all[3], &UPDATE)?;
-            Ok(all)
+    let updated = |device: &Device, placed| -> Result<Vec<Tensor>> {
+        let tensor = |n, seed| place(&random(&[n], seed)?.to_device(device)?, placed);
+        let of_size = |n| -> Result<[Tensor; 4]> {
+            Ok([tensor(n, 1)?, tensor(n, 2)?, tensor(n, 3)?.abs()?, tensor(n, 4)?])
         };
-        for (got, want) in on(&cuda()?)?.iter().zip(&on(&Device::Cpu)?) {
-            assert_close("adamw", got, want, 1e-6)?;
-        }
+        let all = sizes().into_iter().map(of_size).collect::<Result<Vec<_>>>()?;
+        let parameters: Vec<_> = all.iter().map(parameter).collect();
+        adamw_step(&parameters, &UPDATE)?;
+        Ok(all.into_flattened())
+    };
+    let cpu = updated(&Device::Cpu, Placed::Plain)?;
+    let (aligned, unaligned) = (updated(&cuda()?, Placed::Plain)?, updated(&cuda()?, Placed::Unaligned)?);
+    for ((aligned, unaligned), want) in aligned.iter().zip(&unaligned).zip(&cpu) {
+        assert_close("adamw", aligned, want, 1e-6)?;
+        assert_eq!(values(aligned)?, values(unaligned)?);
     }
+    adamw_step(&[], &UPDATE)
+}
+
+#[test]
+fn tensors_of_different_sizes_are_refused() -> Result<()> {
+    let (good, small) = (tensors(33, &cuda()?)?, tensors(32, &cuda()?)?);
+    let bad = AdamWParameter { gradient: &small[3], ..parameter(&good) };
+    let before = values(&good[0])?;
+    let error = adamw_step(&[parameter(&good), bad], &UPDATE).unwrap_err().to_string();
+    assert!(error.contains("expected 32 entries in parameter and moments, got 33"), "{error}");
+    assert_eq!(values(&good[0])?, before);
     Ok(())
 }
 
 #[test]
 fn norms_and_zeros() -> Result<()> {
-    for n in [0, 1, 33, 257, 70_001] {
-        let x = random(&[n], 1)?;
-        let (got, want) = (sum_of_squares(&on(&cuda()?, &x)?)?, sum_of_squares(&x)?);
-        assert!((got - want).abs() <= 1e-6 * want.abs(), "{n}: {got} {want}");
-        let x = on(&cuda()?, &x)?;
-        clear(&x)?;
-        assert!(values(&x)?.iter().all(|x| *x == 0.0));
+    let on_cpu = sizes().into_iter().map(|n| random(&[n], 1)).collect::<Result<Vec<_>>>()?;
+    let placed = |placed| -> Result<Vec<Tensor>> {
+        on_cpu.iter().map(|x| place(&x.to_device(&cuda()?)?, placed)).collect()
+    };
+    let (aligned, unaligned) = (placed(Placed::Plain)?, placed(Placed::Unaligned)?);
+    let sums = |tensors: &[Tensor]| sums_of_squares(&tensors.iter().collect::<Vec<_>>());
+    let got = sums(&aligned)?;
+    assert_eq!(got, sums(&unaligned)?);
+    for ((got, x), cpu) in got.iter().zip(&aligned).zip(&on_cpu) {
+        assert_eq!(*got, sum_of_squares(x)?);
+        let want = sum_of_squares(cpu)?;
+        assert!((got - want).abs() <= 1e-6 * want.abs(), "{:?}: {got} {want}", x.dims());
+    }
+    // Mixed devices: each where it is.
+    clear(aligned.iter().chain(&unaligned).chain(&on_cpu))?;
+    for x in aligned.iter().chain(&unaligned).chain(&on_cpu) {
+        assert!(values(x)?.iter().all(|x| *x == 0.0));
     }
     Ok(())
 }
@@ -64,13 +102,13 @@ fn the_guard_clips_and_stops_for_good() -> Result<()> {
     let norm = (sum_of_squares(g)? + sum_of_squares(&h)?).sqrt();
 
     guard.judge(&[g.clone(), h.clone()], 2.0, 7)?;
-    guard.adamw_step(state(&all), g, &UPDATE)?;
+    guard.adamw_step(&[parameter(&all)], &UPDATE)?;
     let verdict = guard.read()?;
     assert!((verdict.norm - norm).abs() < 1e-9 * norm, "{verdict:?}, {norm}");
     assert_eq!(verdict.failure, None);
     let want = tensors(257, &Device::Cpu)?;
     let update = AdamWUpdate { gradient_scale: (2.0 / (norm + 1e-6)) as f32, ..UPDATE };
-    adamw_step(state(&want), &want[3], &update)?;
+    adamw_step(&[parameter(&want)], &update)?;
     assert_close("clipped", p, &want[0], 1e-6)?;
 
     // A bad gradient stops its own update and the next one, and the first failure is what is reported.
@@ -78,7 +116,7 @@ fn the_guard_clips_and_stops_for_good() -> Result<()> {
     for (step, bad) in [(8, f32::INFINITY), (9, 1.0)] {
         let broken = Tensor::new(&[bad, 2.0], &device)?;
         guard.judge(&[g.clone(), broken.clone(), broken], 0.0, step)?;
-        guard.adamw_step(state(&all), g, &UPDATE)?;
+        guard.adamw_step(&[parameter(&all)], &UPDATE)?;
         assert_eq!(values(p)?, before);
         let failure = guard.read()?.failure.expect("a failure");
         assert_eq!((failure.tensor, failure.step), (1, 8));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Tensor, Var};
 use indexmap::IndexMap;
-use mixce_kernels::{AdamWState, AdamWUpdate, GradientGuard, adamw_step, has_backward_kernels};
+use mixce_kernels::{AdamWParameter, AdamWUpdate, GradientGuard, adamw_step, has_backward_kernels};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -60,7 +60,6 @@ pub struct AdamW {
 #[derive(Clone, Copy, Debug)]
 struct Update {
     config: AdamWConfig,
-    decay_factor: f64,
     step_size: f64,
     root_correction: f64,
     gradient_scale: f64,
@@ -146,18 +145,45 @@ impl AdamW {
         let config = self.config;
         let update = Update {
             config,
-            decay_factor: 1.0,
             step_size: learning_rate / (1.0 - config.beta1.powi(t)),
             root_correction: (1.0 - config.beta2.powi(t)).sqrt(),
             gradient_scale,
         };
-        for (slot, gradient) in self.slots.values_mut().zip(gradients) {
-            let decay = if slot.decays { learning_rate * config.weight_decay } else { 0.0 };
-            let update = Update { decay_factor: 1.0 - decay, ..update };
-            slot.apply(gradient, &update, guard).map_err(Error::tensor("AdamW update"))?;
-        }
+        self.apply(gradients, &update, learning_rate, guard).map_err(Error::tensor("AdamW update"))?;
         self.steps += 1;
         Ok(())
+    }
+
+    /// Applies the update to all parameters: at once where there are kernels, one by one elsewhere.
+    fn apply(
+        &mut self,
+        gradients: &[Tensor],
+        update: &Update,
+        learning_rate: f64,
+        guard: Option<&GradientGuard>,
+    ) -> candle_core::Result<()> {
+        let decay_factor = |slot: &Slot| match slot.decays {
+            true => 1.0 - learning_rate * update.config.weight_decay,
+            false => 1.0,
+        };
+        let gradients = gradients.iter().map(|gradient| gradient.to_dtype(DType::F32));
+        let gradients = gradients.collect::<candle_core::Result<Vec<_>>>()?;
+        for (slot, gradient) in self.slots.values_mut().zip(&gradients) {
+            if !has_backward_kernels(&slot.parameter) {
+                slot.apply_plain(gradient, update, decay_factor(slot))?;
+            }
+        }
+        let parameters: Vec<AdamWParameter<'_>> = self
+            .slots
+            .values()
+            .zip(&gradients)
+            .filter(|(slot, _)| has_backward_kernels(&slot.parameter))
+            .map(|(slot, gradient)| slot.with_gradient(gradient, decay_factor(slot)))
+            .collect();
+        match guard {
+            Some(guard) => guard.adamw_step(&parameters, &update.of_kernels()),
+            None => adamw_step(&parameters, &update.of_kernels()),
+        }
     }
 
     /// The moments by name: `NAME.exp_avg` and `NAME.exp_avg_sq`.
@@ -205,55 +231,49 @@ impl AdamW {
     }
 }
 
-impl Slot {
-    fn apply(
-        &mut self,
-        gradient: &Tensor,
-        update: &Update,
-        guard: Option<&GradientGuard>,
-    ) -> candle_core::Result<()> {
-        match has_backward_kernels(&self.parameter) {
-            true => self.apply_in_place(gradient, update, guard),
-            false => self.apply_plain(gradient, update),
-        }
-    }
-
-    fn apply_in_place(
-        &mut self,
-        gradient: &Tensor,
-        update: &Update,
-        guard: Option<&GradientGuard>,
-    ) -> candle_core::Result<()> {
-        let (b1, b2) = (update.config.beta1, update.config.beta2);
-        let update = AdamWUpdate {
+impl Update {
+    /// In the precision of the kernels.
+    fn of_kernels(&self) -> AdamWUpdate {
+        let (b1, b2) = (self.config.beta1, self.config.beta2);
+        AdamWUpdate {
             first_rate: (1.0 - b1) as f32,
             second_keep: b2 as f32,
             second_rate: (1.0 - b2) as f32,
-            gradient_scale: update.gradient_scale as f32,
-            decay_factor: update.decay_factor as f32,
-            step_size: update.step_size as f32,
-            root_correction: update.root_correction as f32,
-            epsilon: update.config.epsilon as f32,
-        };
-        let state =
-            AdamWState { parameter: &self.parameter, first_moment: &self.first, second_moment: &self.second };
-        let gradient = gradient.to_dtype(DType::F32)?;
-        match guard {
-            Some(guard) => guard.adamw_step(state, &gradient, &update),
-            None => adamw_step(state, &gradient, &update),
+            gradient_scale: self.gradient_scale as f32,
+            step_size: self.step_size as f32,
+            root_correction: self.root_correction as f32,
+            epsilon: self.config.epsilon as f32,
+        }
+    }
+}
+
+impl Slot {
+    /// For an update by kernels.
+    fn with_gradient<'a>(&'a self, gradient: &'a Tensor, decay_factor: f64) -> AdamWParameter<'a> {
+        AdamWParameter {
+            parameter: &self.parameter,
+            first_moment: &self.first,
+            second_moment: &self.second,
+            gradient,
+            decay_factor: decay_factor as f32,
         }
     }
 
     /// The same update in plain candle operations: the reference, and the fallback for other devices.
-    fn apply_plain(&mut self, gradient: &Tensor, update: &Update) -> candle_core::Result<()> {
+    fn apply_plain(
+        &mut self,
+        gradient: &Tensor,
+        update: &Update,
+        decay_factor: f64,
+    ) -> candle_core::Result<()> {
         let (b1, b2) = (update.config.beta1, update.config.beta2);
-        let g = (gradient.to_dtype(DType::F32)? * update.gradient_scale)?;
+        let g = (gradient * update.gradient_scale)?;
         self.first = (&self.first + ((&g - &self.first)? * (1.0 - b1))?)?;
         self.second = ((&self.second * b2)? + (g.sqr()? * (1.0 - b2))?)?;
         let denominator = ((self.second.sqrt()? / update.root_correction)? + update.config.epsilon)?;
         let step = ((&self.first / denominator)? * update.step_size)?;
         let parameter = self.parameter.as_detached_tensor();
-        let decayed = (parameter.to_dtype(DType::F32)? * update.decay_factor)?;
+        let decayed = (parameter.to_dtype(DType::F32)? * decay_factor)?;
         self.parameter.set(&(decayed - step)?.to_dtype(parameter.dtype())?)
     }
 }
@@ -310,12 +330,11 @@ mod tests {
             fast.step(0.01, std::slice::from_ref(&g), 0.5).unwrap();
             let update = Update {
                 config,
-                decay_factor: 1.0 - 0.01 * 0.1,
                 step_size: 0.01 / (1.0 - 0.9f64.powi(t)),
                 root_correction: (1.0 - 0.999f64.powi(t)).sqrt(),
                 gradient_scale: 0.5,
             };
-            plain.slots[0].apply_plain(&g, &update).unwrap();
+            plain.slots[0].apply_plain(&g, &update, 1.0 - 0.01 * 0.1).unwrap();
         }
         let (a, b) = (values(&fast.slots[0].parameter), values(&plain.slots[0].parameter));
         let worst = a.iter().zip(&b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);

@@ -1,6 +1,6 @@
 //! Global gradient norm and clipping.
 use candle_core::Tensor;
-use mixce_kernels::sum_of_squares;
+use mixce_kernels::sums_of_squares;
 
 use crate::error::{Error, Result};
 
@@ -11,13 +11,13 @@ pub struct GradientNorms {
 }
 
 impl GradientNorms {
-    /// Squared norms of `gradients`, in their order: see [`sum_of_squares`].
+    /// Squared norms of `gradients`, in their order: see [`mixce_kernels::sum_of_squares`].
     ///
     /// # Errors
     /// [`Error::Tensor`] if a tensor operation fails.
     pub fn of<'a>(gradients: impl IntoIterator<Item = &'a Tensor>) -> Result<Self> {
-        let squared = gradients.into_iter().map(sum_of_squares).collect::<candle_core::Result<_>>();
-        Ok(Self { squared: squared.map_err(Error::tensor("gradient norm"))? })
+        let gradients: Vec<&Tensor> = gradients.into_iter().collect();
+        Ok(Self { squared: sums_of_squares(&gradients).map_err(Error::tensor("gradient norm"))? })
     }
 
     /// `sqrt(sum of squares of every entry of every gradient)`; 0 if there are none.

@@ -6,8 +6,8 @@ use candle_core::{Device, Tensor};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
 use mixce_kernels::{
-    Activation, AdamWState, AdamWUpdate, Affine, AffineGradients, Columns, Dropout, Heads, KeyValues, Norm,
-    Precision, adamw_step, decode_attention, sum_of_squares,
+    Activation, AdamWParameter, AdamWUpdate, Affine, AffineGradients, Columns, Dropout, Heads, KeyValues,
+    Norm, Precision, adamw_step, decode_attention, sum_of_squares,
 };
 
 use super::checks::{Check, normal};
@@ -114,12 +114,17 @@ fn update(n: usize, device: &Device) -> Result<Vec<Tensor>> {
         second_keep: 0.999,
         second_rate: 0.001,
         gradient_scale: 0.5,
-        decay_factor: 0.99,
         step_size: 0.01,
         root_correction: 0.03,
         epsilon: 1e-8,
     };
-    let state = AdamWState { parameter: &parameter, first_moment: &first, second_moment: &second };
-    adamw_step(state, &gradient, &update)?;
+    let of = AdamWParameter {
+        parameter: &parameter,
+        first_moment: &first,
+        second_moment: &second,
+        gradient: &gradient,
+        decay_factor: 0.99,
+    };
+    adamw_step(&[of], &update)?;
     Ok(vec![parameter, first, second])
 }
