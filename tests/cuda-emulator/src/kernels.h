@@ -11,6 +11,7 @@ struct Kernel {
   std::string name, source;
   unsigned parameters;
   const EmulatedParameter* kinds;  // one a parameter
+  const unsigned* sizes;           // in bytes, likewise
   void (*call)(void** arguments);
   unsigned max_dynamic_shared = 48 * 1024;  // until cuFuncSetAttribute raises it, as on a GPU
 };
