@@ -70,6 +70,8 @@ impl Context {
     /// As [`Self::start`], with these defaults for flags that were not given.
     pub(crate) fn start_with(&self, device: Option<&str>, threads: Option<usize>) -> Result<Device> {
         self.start_threads(threads);
+        // One command, which does one thing after another.
+        mixce_kernels::allow_recording();
         DeviceChoice::parse(self.device.as_deref().or(device).unwrap_or("auto"))?.open()
     }
 

@@ -9,8 +9,8 @@ use mixce_kernels::lm_head::{TokenWeights, Weighting, target_log_probs, weighted
 use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{Mlp, MlpGradients, NormLinear};
 use mixce_kernels::{
-    Activation, AdamWParameter, AdamWUpdate, Affine, AffineGradients, Columns, CuSeqlens, Dropout, Embedded,
-    Heads, KeyValues, Norm, Precision, Weight, adamw_step, causal_attention, causal_attention_backward,
+    Activation, AdamWParameter, AdamWUpdate, Affine, AffineGradients, CuSeqlens, Dropout, Embedded, Heads,
+    KeyValues, Norm, Positions, Precision, Weight, adamw_step, causal_attention, causal_attention_backward,
     decode_attention, dropout, embedding_backward, embedding_sum, residual_dropout, softmax_quantile,
 };
 
@@ -84,9 +84,9 @@ fn attention(c: &mut Criterion) {
     let shape = [SEQUENCES, HEADS, 128, CHANNELS / HEADS];
     let cache = KeyValues::zeros(shape, DType::F32, &Device::Cpu).unwrap();
     let qkv = random(&[SEQUENCES, 3 * CHANNELS]);
-    let columns = Columns { first: &[0; SEQUENCES], new: 127 };
+    let positions = Positions::new([127; SEQUENCES]);
     c.bench_function("decode attention, 32 sequences, 128 columns", |b| {
-        b.iter(|| decode_attention(&qkv, &cache, columns, heads).unwrap());
+        b.iter(|| decode_attention(&qkv, &cache, &positions, heads).unwrap());
     });
 }
 

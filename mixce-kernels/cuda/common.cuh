@@ -1,7 +1,7 @@
 // Shared by the kernels of this folder.
 //
 // Conventions: row-major, sizes in elements, 64-bit offsets. Sums are taken in an order that depends on the
-// sizes alone, never on timing: there are no atomics, so two runs agree bit for bit. No inline assembly and no intrinsics
+// sizes alone, never on timing: there are atomics on integers only, so two runs agree bit for bit. No inline assembly and no intrinsics
 // beyond shuffles, barriers and conversions, so that every kernel also compiles as plain C++ for an emulated device.
 //
 // Everything is f32 but the operands of matrix products and what a product makes for the next one: kernels that read or write

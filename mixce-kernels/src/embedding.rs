@@ -7,6 +7,7 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor, bail,
 };
 
+use crate::Positions;
 use crate::cpu::{self, with_slices_mut};
 use crate::cuda;
 use crate::device::{gpu_of, has_backward_kernels};
@@ -184,14 +185,27 @@ impl Embedded {
     /// # Errors
     /// If their numbers differ, or the device fails.
     pub fn new(input_ids: &[u32], position_ids: &[u32], device: &Device) -> Result<Self> {
-        let n = input_ids.len();
+        Self::at(input_ids, &Positions::new(position_ids), device)
+    }
+
+    /// [`Embedded::new`] at positions that other operations read, too: they are copied to the device once.
+    ///
+    /// # Errors
+    /// As [`Embedded::new`].
+    pub fn at(input_ids: &[u32], positions: &Positions, device: &Device) -> Result<Self> {
+        Self::with_copy(input_ids, positions, Tensor::from_slice(input_ids, input_ids.len(), device)?)
+    }
+
+    /// [`Embedded::at`] with token ids of which there is a copy on the device, `[N]` u32.
+    pub(crate) fn with_copy(input_ids: &[u32], positions: &Positions, copy: Tensor) -> Result<Self> {
+        let (n, position_ids) = (input_ids.len(), positions.as_slice());
         if position_ids.len() != n {
             bail!("embedding: {n} token ids and {} positions", position_ids.len());
         }
         Ok(Self {
             rows: input_ids.iter().copied().zip(position_ids.iter().copied()).collect(),
-            input_ids: Tensor::from_slice(input_ids, n, device)?,
-            position_ids: Tensor::from_slice(position_ids, n, device)?,
+            position_ids: positions.on(copy.device())?,
+            input_ids: copy,
             groups: Arc::default(),
         })
     }

@@ -22,6 +22,8 @@
 //! | [`lm_head`] | LM head and token-weighted cross-entropy, forward and backward at once, without the matrix of logits |
 //! | [`Weight`], [`PackedWeight`] | weights as matrices, or prepacked for the products of sampling |
 //! | [`softmax_quantile`] | sampling from a softmax |
+//! | [`StepInputs`], [`RecordedStep`] | a step of decoding on a GPU, launched at once |
+//! | [`sample_on_gpu`] | sampling the tokens of a batch with temperature, top-k and top-p on a GPU |
 //! | [`adamw_step`] | the in-place AdamW update |
 //! | [`GradientGuard`] | clipping and the check for finite gradients on the device, without synchronisation |
 //! | [`matmul`] | matrix products of slices in any layout, in f32 or with operands in bf16 |
@@ -51,7 +53,9 @@ mod parts;
 mod positions;
 mod residual;
 mod rotary;
+mod sample;
 mod simd;
+mod step;
 pub mod sublayer;
 #[cfg(test)]
 mod testing;
@@ -64,7 +68,7 @@ pub use activation::Activation;
 pub use adamw::{AdamWParameter, AdamWUpdate, adamw_step, clear, sum_of_squares, sums_of_squares};
 pub use affine::{Affine, AffineGradients};
 pub use attention::{
-    Columns, CuSeqlens, Heads, KeyValues, causal_attention, causal_attention_backward, causal_attention_slow,
+    CuSeqlens, Heads, KeyValues, causal_attention, causal_attention_backward, causal_attention_slow,
     decode_attention, fill_cache,
 };
 pub use categorical::{all_finite, softmax_quantile};
@@ -82,6 +86,8 @@ pub use packed::PackedWeight;
 pub use positions::Positions;
 pub use residual::{residual_dropout, residual_dropout_slow};
 pub use rotary::{HeadNorm, HeadTransform, HeadTransformGradients, Rotary};
+pub use sample::{Choice, Draws, read_tokens, sample_on_gpu};
+pub use step::{RecordedStep, StepInputs, allow_recording, recording_is_allowed};
 pub use weight::Weight;
 
 /// Tensor errors are candle's.

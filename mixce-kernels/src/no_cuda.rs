@@ -8,21 +8,35 @@ use std::marker::PhantomData;
 use candle_core::{CudaStorage, Device, Error, Layout, Result, Shape, Tensor};
 
 use crate::adamw::{AdamWParameter, AdamWUpdate};
-use crate::attention::{CausalAttention, Columns, Heads, KeyValues};
+use crate::attention::{CausalAttention, Heads, KeyValues};
 use crate::dropout::Dropout;
 use crate::embedding::Embedded;
 use crate::lm_head::{CrossEntropy, Weighting};
 use crate::norm::NormElements;
 use crate::rotary::{HeadTransform, HeadTransformGradients};
+use crate::sample::{Choice, Draws};
 use crate::sublayer::{
     GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients,
 };
-use crate::{Activation, AffineGradients, Norm, Precision, device};
+use crate::{Activation, AffineGradients, Norm, Positions, Precision, Weight, device};
 
 /// A GPU: no value of this type exists.
 pub(crate) struct Gpu<'a> {
     never: Infallible,
     device: PhantomData<&'a Device>,
+}
+
+/// Recorded work: there is none.
+#[derive(Debug)]
+pub(crate) struct Recording(Infallible);
+
+impl Recording {
+    /// # Safety
+    /// It is never called.
+    #[expect(unsafe_code, reason = "as in the module that this one stands for")]
+    pub(crate) unsafe fn run(&mut self) -> Result<()> {
+        match self.0 {}
+    }
 }
 
 /// Elements on a GPU.
@@ -54,7 +68,8 @@ never_called! {
     clear(&[&Tensor]) -> ();
     target_log_probs(&Tensor, &Tensor, &Tensor) -> Tensor;
     weighted_cross_entropy(&Tensor, &Tensor, &Tensor, Weighting<'_>, &Tensor, Precision) -> CrossEntropy;
-    decode_attention(&Tensor, &KeyValues, Columns<'_>, Heads) -> Tensor;
+    decode_attention(&Tensor, &KeyValues, &Positions, Heads) -> Tensor;
+    fill_cache(&Tensor, &Tensor, &KeyValues, Heads) -> ();
     describe() -> device::Gpu;
     peak_bytes() -> Option<u64>;
     check_bf16() -> ();
@@ -68,6 +83,10 @@ never_called! {
     linear_backward(&Tensor, &Tensor, &Tensor, &AffineGradients) -> Tensor;
     rotary(&HeadTransform, &Tensor, &Tensor, Heads) -> Tensor;
     rotary_backward(&HeadTransform, Option<&Tensor>, &Tensor, Heads, &Tensor, &HeadTransformGradients) -> ();
+    record(impl FnOnce() -> Result<()>) -> Recording;
+    upload(&[u32], &Tensor) -> ();
+    sample((&Tensor, usize), Choice, &Draws, &Positions, &Tensor) -> ();
+    logits(&Tensor, &Weight) -> Tensor;
     norm_linear(&NormLinear, &Tensor, Precision) -> Tensor;
     norm_linear_backward(&NormLinear, &Tensor, &Tensor, &Tensor, &NormLinearGradients, Precision) -> ();
     linear_residual(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, Precision) -> Tensor;

@@ -21,6 +21,11 @@ impl Positions {
         Self { host: positions.into(), on_device: Arc::default() }
     }
 
+    /// Positions of which there is a copy on the device, `[N]` u32.
+    pub(crate) fn with_copy(positions: impl Into<Arc<[u32]>>, copy: Tensor) -> Self {
+        Self { host: positions.into(), on_device: Arc::new(DeviceCopy::of(copy)) }
+    }
+
     /// On the host.
     #[must_use]
     pub fn as_slice(&self) -> &[u32] {

@@ -3,6 +3,7 @@
 use candle_core::{DType, Result, Tensor, bail};
 
 use crate::cpu::{is_cpu_f32, with_slices};
+use crate::device::gpu_of;
 use crate::packed::PackedWeight;
 use crate::parts::{Parts, Read};
 use crate::{Matrix, Precision};
@@ -73,10 +74,11 @@ impl Weight {
         }
     }
 
-    /// Packs an f32 matrix on the CPU. On other devices and in other types products read the matrix itself, which is returned.
+    /// Packs an f32 matrix on the CPU; on CUDA in bf16 rounds it, in the layout in which it is stored. On other devices and in other types
+    /// products read the matrix itself, which is returned.
     ///
     /// # Errors
-    /// In bf16 when the weight is not f32 on the CPU or that CPU has no bf16 ([`Precision::check`]); when the weight is packed
+    /// In bf16 when the weight is not f32 on the CPU or CUDA, or the device has no bf16 ([`Precision::check`]); when the weight is packed
     /// already, in another precision.
     pub fn pack(&self, precision: Precision) -> Result<Self> {
         if let Self::Packed(weight) = self {
@@ -87,11 +89,26 @@ impl Weight {
         if is_cpu_f32(&weight) {
             return Ok(Self::Packed(PackedWeight::new(&weight, precision)?));
         }
-        if precision != Precision::F32 {
-            let (dtype, device) = (weight.dtype(), weight.device().location());
-            bail!("weights packed in bf16: expected f32 on the CPU, got {dtype:?} on {device:?}")
+        match precision {
+            Precision::F32 => Ok(self.clone()),
+            Precision::Bf16 if gpu_of(&weight).is_some() => {
+                precision.check(weight.device())?;
+                self.rounded()
+            }
+            Precision::Bf16 => {
+                let (dtype, device) = (weight.dtype(), weight.device().location());
+                bail!("weights in bf16: expected f32 on the CPU or CUDA, got {dtype:?} on {device:?}")
+            }
         }
-        Ok(self.clone())
+    }
+
+    /// The matrix in bf16, in the layout in which it is stored.
+    fn rounded(&self) -> Result<Self> {
+        match self {
+            Self::Dense(weight) => Ok(Self::Dense(weight.to_dtype(DType::BF16)?)),
+            Self::Transposed(weight) => Ok(Self::Transposed(weight.to_dtype(DType::BF16)?)),
+            Self::Packed(_) => is_packed(),
+        }
     }
 
     /// `x W` in f32, row after row, for `x` `[M, in]`; it replaces what `y` held.
@@ -100,7 +117,11 @@ impl Weight {
     /// When shapes, types or devices do not fit.
     pub fn product(&self, x: &Tensor, y: &mut Vec<f32>) -> Result<()> {
         let Self::Packed(weight) = self else {
-            *y = x.matmul(&self.matrix()?)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            let product = match gpu_of(x) {
+                Some(gpu) => gpu.logits(x, self)?.narrow(1, 0, self.dims2()?.1)?,
+                None => x.matmul(&self.matrix()?)?.to_dtype(DType::F32)?,
+            };
+            *y = product.flatten_all()?.to_vec1()?;
             return Ok(());
         };
         let ((m, k), (n_in, n_out)) = (x.dims2()?, weight.dims2());
@@ -109,6 +130,20 @@ impl Weight {
         }
         y.resize(m * n_out, 0.0);
         with_slices("packed product", [x], |[x]| weight.multiply(x, m, y, n_out))
+    }
+
+    /// [`Weight::product`] of f32 inputs on CUDA, which stays there, outside of any gradient graph: the first `out` numbers of each row of
+    /// `[M, S]` f32.
+    ///
+    /// # Errors
+    /// When shapes, types or devices do not fit.
+    pub fn product_on_gpu(&self, x: &Tensor) -> Result<Tensor> {
+        match gpu_of(x) {
+            Some(gpu) => gpu.logits(x, self),
+            None => {
+                bail!("product: expected f32 on CUDA, got {:?} on {:?}", x.dtype(), x.device().location())
+            }
+        }
     }
 
     /// Whether candle's graph tracks it.

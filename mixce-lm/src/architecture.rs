@@ -118,10 +118,10 @@ pub trait Block: Debug + Clone + Send + Sync + 'static {
         gradients: &Self::Gradients,
     ) -> Result<()>;
 
-    /// The same block with its matrices packed for the products of sampling, where there are such.
+    /// The same block with its matrices prepared for the products of sampling ([`Weight::pack`](mixce_kernels::Weight::pack)).
     ///
     /// # Errors
-    /// When this CPU has no products in `precision`.
+    /// When this device has no products in `precision`.
     fn pack(self, precision: Precision) -> Result<Self>;
 }
 
@@ -247,7 +247,8 @@ mod tests {
                 let mut attention = Attention::Cached { cache: &mut cache, layer: 0 };
                 assert_eq!(attention.positions().as_slice(), [2 + step as u32, 4 + step as u32]);
                 assert_close(&attention.attend(&rows(&texts, step), heads, None)?, &rows(&whole, step));
-                cache.advance();
+                let positions = cache.lengths().to_vec();
+                cache.count(&positions);
             }
             let full =
                 Attention::Cached { cache: &mut cache, layer: 0 }.attend(&rows(&texts, 0), heads, None);

@@ -2,25 +2,21 @@
 //!
 //! Legend: N packed tokens, B sequences, H heads of queries, K heads of keys and values, D head size.
 //!
-//! Sequences are aligned at their ends, so that every sequence writes its next token in the same column; columns before the
-//! beginning of a shorter prompt are masked.
+//! The token at position p of a sequence has column p; what lies behind a shorter sequence is not read.
 
 use candle_core::{Device, Tensor};
-use mixce_kernels::{Columns, CuSeqlens, Heads, KeyValues, Positions, decode_attention, fill_cache};
+use mixce_kernels::{CuSeqlens, Heads, KeyValues, Positions, decode_attention, fill_cache};
 
 use crate::error::Result;
 
-/// Keys and values of every layer for a batch of sequences.
-#[derive(Debug)]
+/// Keys and values of every layer for a batch of sequences. Clones share them.
+#[derive(Clone, Debug)]
 pub struct KvCache {
     layers: Vec<KeyValues>,
     /// The tokens of each sequence so far, which is the position of its next one.
     lengths: Positions,
-    /// Columns in use: the longest sequence.
-    columns: usize,
+    /// Tokens that a sequence may have.
     capacity: usize,
-    /// The column in which each sequence begins.
-    first: Vec<usize>,
     device: Device,
 }
 
@@ -30,13 +26,10 @@ fn positions(of_sequences: impl Iterator<Item = u32>) -> Positions {
 
 impl KvCache {
     pub(crate) fn new(prompts: &CuSeqlens, new_tokens: usize, device: &Device) -> Self {
-        let columns = prompts.longest();
         Self {
             layers: Vec::new(),
-            first: prompts.spans().map(|(_, t)| columns - t).collect(),
             lengths: positions(prompts.spans().map(|(_, t)| t as u32)),
-            columns,
-            capacity: columns + new_tokens,
+            capacity: prompts.longest() + new_tokens,
             device: device.clone(),
         }
     }
@@ -58,34 +51,46 @@ impl KvCache {
         let d = heads.head_size("the cache of prompts", qkv.dim(1)?)?;
         let shape = [self.lengths().len(), heads.kv, self.capacity, d];
         let cache = KeyValues::zeros(shape, qkv.dtype(), qkv.device())?;
-        fill_cache(qkv, prompts, self.columns, &cache, heads)?;
+        fill_cache(qkv, prompts, &cache, heads)?;
         self.layers.push(cache);
+        Ok(())
+    }
+
+    /// Refuses one more token a sequence where there is no room for it.
+    pub(crate) fn check_room(&self) -> Result<()> {
+        if self.room() == 0 {
+            let message = format!("the cache is full: it has room for {} tokens a sequence", self.capacity);
+            return Err(candle_core::Error::Msg(message).into());
+        }
         Ok(())
     }
 
     /// Attention `[B, H D]` of one new token a sequence, whose keys and values join the cache of `layer`.
     pub(crate) fn attend(&mut self, layer: usize, qkv: &Tensor, heads: Heads) -> Result<Tensor> {
-        if self.columns >= self.capacity {
-            let message = format!("the cache is full: it has room for {} tokens a sequence", self.capacity);
-            return Err(candle_core::Error::Msg(message).into());
-        }
-        self.attend_at(self.columns, layer, qkv, heads)
+        self.check_room()?;
+        Ok(decode_attention(qkv, &self.layers[layer], &self.lengths, heads)?)
     }
 
     /// [`KvCache::attend`] for the last token of each sequence, which the cache has already.
     pub(crate) fn attend_again(&self, layer: usize, qkv: &Tensor, heads: Heads) -> Result<Tensor> {
-        self.attend_at(self.columns.saturating_sub(1), layer, qkv, heads)
+        let last = positions(self.lengths().iter().map(|length| length.saturating_sub(1)));
+        Ok(decode_attention(qkv, &self.layers[layer], &last, heads)?)
     }
 
-    fn attend_at(&self, column: usize, layer: usize, qkv: &Tensor, heads: Heads) -> Result<Tensor> {
-        let columns = Columns { first: &self.first, new: column };
-        Ok(decode_attention(qkv, &self.layers[layer], columns, heads)?)
+    /// Counts the tokens at these positions, which every layer has seen.
+    pub(crate) fn count(&mut self, at: &[u32]) {
+        self.set_lengths(positions(at.iter().map(|position| position + 1)));
     }
 
-    /// Counts the token that every layer has seen.
-    pub(crate) fn advance(&mut self) {
-        self.columns += 1;
-        self.lengths = positions(self.lengths().iter().map(|length| length + 1));
+    /// The tokens of each sequence; attention puts a new one behind them.
+    pub(crate) fn set_lengths(&mut self, lengths: Positions) {
+        self.lengths = lengths;
+    }
+
+    /// Tokens that every sequence may still get.
+    pub(crate) fn room(&self) -> usize {
+        let longest = self.lengths().iter().max().map_or(0, |length| *length as usize);
+        self.capacity.saturating_sub(longest)
     }
 
     /// Keeps only the sequences with these indices, in this order.
@@ -98,7 +103,6 @@ impl KvCache {
         for cache in &mut self.layers {
             *cache = cache.select(&ids)?;
         }
-        self.first = sequences.iter().map(|i| self.first[*i]).collect();
         self.lengths = positions(sequences.iter().map(|i| self.lengths()[*i]));
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! Legend: N packed tokens, B sequences, C channels, V vocabulary.
 
 use candle_core::{Device, Tensor};
-use mixce_kernels::{Embedded, Precision, Weight, has_backward_kernels};
+use mixce_kernels::{Embedded, Precision, StepInputs, Weight, has_backward_kernels};
 
 use crate::architecture::{Architecture, Attention, Block as _, LayerOptions};
 use crate::batch::PackedBatch;
@@ -11,9 +11,12 @@ use crate::cache::KvCache;
 use crate::config::ModelSpec;
 use crate::error::{Error, Result};
 use crate::model::{Decoder, LanguageModel as _};
+use crate::sampler::Sampler;
+use crate::session::{Session, TransformerSession};
 use crate::transformer::{Body, Transformer};
 
-/// A transformer whose weights lie in the order in which sampling reads them (on the CPU, in f32: [`Weight::Packed`]).
+/// A transformer whose weights lie in the order in which sampling reads them (on the CPU, in f32: [`Weight::Packed`]), in bf16 rounded
+/// once.
 ///
 /// It holds its own copy of every weight matrix, the LM head apart from the embedding, as they were when it was made.
 #[derive(Debug)]
@@ -28,16 +31,15 @@ pub struct TransformerDecoder<A: Architecture> {
 
 impl<A: Architecture> TransformerDecoder<A> {
     /// Takes the weights of `model` outside of any gradient graph. In [`Precision::Bf16`] matrices and what is multiplied by them
-    /// are rounded to bf16; sums, the residual stream, attention and the cache stay f32.
+    /// are rounded to bf16, on CUDA also queries, keys, values and the cache; sums, the residual stream and logits stay f32.
     ///
     /// # Errors
-    /// When this CPU has no bf16 ([`Precision::check`]); [`Error::NotFused`] for bf16 elsewhere than on the CPU with weights in f32;
-    /// when a tensor operation fails.
+    /// When this device has no bf16 ([`Precision::check`]); [`Error::NotFused`] for bf16 elsewhere than on the CPU or CUDA with weights in
+    /// f32; when a tensor operation fails.
     pub(crate) fn new(model: Transformer<A>, precision: Precision) -> Result<Self> {
         let device = model.device().clone();
         precision.check(&device)?;
-        let packs = has_backward_kernels(&model.lm_head) && device.is_cpu();
-        if precision == Precision::Bf16 && !packs {
+        if precision == Precision::Bf16 && !has_backward_kernels(&model.lm_head) {
             return Err(Error::NotFused { what: "sampling in bf16" });
         }
         // The parameters by name go with the model: each matrix is freed once it is packed, unless somebody else holds it.
@@ -52,6 +54,48 @@ impl<A: Architecture> TransformerDecoder<A> {
     /// No dropout, products in the precision of the weights.
     fn options(&self) -> LayerOptions {
         LayerOptions { dropout: None, precision: self.precision }
+    }
+
+    /// From C inputs to V outputs.
+    pub(crate) fn lm_head(&self) -> &Weight {
+        &self.lm_head
+    }
+
+    /// Whether tokens are chosen on the device: weights in f32 on CUDA.
+    pub(crate) fn is_on_gpu(&self) -> bool {
+        self.device.is_cuda() && has_backward_kernels(&self.body.norm.weight)
+    }
+
+    /// Refuses tokens, or positions of them, that the sequences of a cache cannot be continued by.
+    pub(crate) fn check(&self, ids: &[u32], at: &[u32], cache: &KvCache) -> Result<()> {
+        let (vocabulary, positions) = (self.spec.vocabulary, self.spec.positions);
+        for (text, (id, position)) in ids.iter().zip(at).enumerate() {
+            let position = *position as usize;
+            if *id as usize >= vocabulary {
+                return Err(Error::TokenOutOfRange { id: *id, position, text, vocabulary });
+            }
+            if position >= positions {
+                return Err(Error::TextTooLong { text, tokens: position + 1, positions });
+            }
+        }
+        cache.check_room()
+    }
+
+    /// Final hidden states `[B, C]` of one more token for each sequence of the cache, which is extended by them.
+    pub(crate) fn extend(&self, inputs: &StepInputs, cache: &mut KvCache) -> Result<Tensor> {
+        cache.set_lengths(inputs.positions.clone());
+        let hidden = self.step(&inputs.tokens, cache)?;
+        cache.set_lengths(inputs.lengths.clone());
+        Ok(hidden)
+    }
+
+    /// [`TransformerDecoder::extend`] but for the numbers of tokens, which are the positions of the new ones.
+    pub(crate) fn step(&self, tokens: &Embedded, cache: &mut KvCache) -> Result<Tensor> {
+        let x = self.body.run(tokens, None, |layer, block, x| {
+            let mut attention = Attention::Cached { cache, layer };
+            Ok(block.forward(&x, self.options(), &mut attention, false)?.0)
+        })?;
+        Ok(self.body.norm.forward(&x)?)
     }
 }
 
@@ -82,26 +126,23 @@ impl<A: Architecture> Decoder for TransformerDecoder<A> {
     }
 
     fn decode(&self, ids: &[u32], cache: &mut KvCache) -> Result<Tensor> {
-        let (vocabulary, positions) = (self.spec.vocabulary, self.spec.positions);
-        for (text, (id, length)) in ids.iter().zip(cache.lengths()).enumerate() {
-            let position = *length as usize;
-            if *id as usize >= vocabulary {
-                return Err(Error::TokenOutOfRange { id: *id, position, text, vocabulary });
-            }
-            if position >= positions {
-                return Err(Error::TextTooLong { text, tokens: position + 1, positions });
-            }
-        }
-        let tokens = Embedded::new(ids, cache.lengths(), &self.device)?;
-        let x = self.body.run(&tokens, None, |layer, block, x| {
-            let mut attention = Attention::Cached { cache, layer };
-            Ok(block.forward(&x, self.options(), &mut attention, false)?.0)
-        })?;
-        cache.advance();
-        Ok(self.body.norm.forward(&x)?)
+        self.check(ids, cache.lengths(), cache)?;
+        let inputs = StepInputs::new(ids, cache.lengths(), &self.device)?;
+        self.extend(&inputs, cache)
     }
 
     fn logits(&self, hidden: &Tensor, logits: &mut Vec<f32>) -> Result<()> {
         Ok(self.lm_head.product(hidden, logits)?)
+    }
+
+    fn start<'a>(
+        &'a self,
+        batch: &PackedBatch,
+        new_tokens: usize,
+        sampler: Sampler<'a>,
+    ) -> Result<(Vec<Option<u32>>, Box<dyn Session + 'a>)> {
+        let (hidden, cache) = self.prefill(batch, new_tokens)?;
+        let mut session = TransformerSession::new(self, cache, sampler);
+        Ok((session.choose(&hidden)?, Box::new(session)))
     }
 }

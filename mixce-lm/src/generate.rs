@@ -1,14 +1,11 @@
 //! Batched sampling of continuations.
 
-use candle_core::Tensor;
-use mixce_kernels::all_finite;
 use mixce_kernels::rng::{Stream, purpose};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::cache::KvCache;
 use crate::error::{Error, Result};
 use crate::model::Decoder;
+use crate::sampler::Sampler;
 use crate::sampling::Sampling;
 
 /// What to sample and when to stop.
@@ -51,21 +48,19 @@ pub struct Continuation {
 struct Sequence {
     slot: usize,
     index: u64,
-    stream: Stream,
     tokens: Vec<u32>,
     limit: usize,
 }
 
 impl Sequence {
-    /// Chooses the next token; `Some` when that ends the sequence.
-    fn step(&mut self, logits: &[f32], options: &GenerateOptions) -> Result<Option<Finish>> {
+    /// Takes the next token, or none where the logits are broken; `Some` when that ends the sequence.
+    fn take(&mut self, token: Option<u32>, options: &GenerateOptions) -> Result<Option<Finish>> {
         if self.tokens.len() >= self.limit {
             return Ok(Some(Finish::Length));
         }
-        if !all_finite(logits) {
+        let Some(token) = token else {
             return Err(Error::BrokenLogits { sample: self.index, tokens: self.tokens.len() });
-        }
-        let token = options.sampling.choose(logits, self.stream.uniform(self.tokens.len() as u64));
+        };
         if options.eos.contains(&token) {
             return Ok(Some(Finish::Eos));
         }
@@ -115,26 +110,28 @@ fn generate_batch(
     let start = |(slot, (index, ids)): (usize, &(u64, &[u32]))| Sequence {
         slot,
         index: *index,
-        stream: root.fold(*index),
         tokens: Vec::new(),
         limit: options.max_new_tokens.min(positions - ids.len()),
     };
     let mut sequences: Vec<Sequence> = prompts.iter().enumerate().map(start).collect();
     let room = sequences.iter().map(|s| s.limit).max().unwrap_or(0);
-    let (mut hidden, mut cache) = in_pool(|| model.prefill(&batch, room))?;
-    let mut logits = Vec::new();
+    let draws = prompts.iter().map(|(index, ids)| (root.fold(*index), ids.len() as u32));
+    let sampler = Sampler::new(&options.sampling, draws);
+    let (mut tokens, mut session) = in_pool(|| model.start(&batch, room, sampler))?;
     loop {
-        let finished = in_pool(|| choose_tokens(model, &hidden, &mut logits, &mut sequences, options))?;
+        let step = sequences.iter_mut().zip(tokens).map(|(sequence, token)| sequence.take(token, options));
+        let finished = step.collect::<Result<Vec<_>>>()?;
         let ended = finished.iter().flatten().count();
         progress(ended, sequences.len());
         if ended > 0 {
-            retire(&mut sequences, &finished, &mut cache, results)?;
-        }
-        if sequences.is_empty() {
-            return Ok(());
+            let kept = retire(&mut sequences, &finished, results);
+            if kept.is_empty() {
+                return Ok(());
+            }
+            session.keep(&kept)?;
         }
         let ids: Vec<u32> = sequences.iter().filter_map(|s| s.tokens.last().copied()).collect();
-        hidden = in_pool(|| model.decode(&ids, &mut cache))?;
+        tokens = in_pool(|| session.next(&ids))?;
     }
 }
 
@@ -143,35 +140,25 @@ fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| f())
 }
 
-fn choose_tokens(
-    model: &dyn Decoder,
-    hidden: &Tensor,
-    logits: &mut Vec<f32>,
-    sequences: &mut [Sequence],
-    options: &GenerateOptions,
-) -> Result<Vec<Option<Finish>>> {
-    model.logits(hidden, logits)?;
-    let rows = logits.par_chunks(model.spec().vocabulary);
-    sequences.par_iter_mut().zip(rows).map(|(sequence, row)| sequence.step(row, options)).collect()
-}
-
-/// Moves finished sequences to the results and removes them from the cache.
+/// Moves finished sequences to the results and returns the indices of the others.
 fn retire(
     sequences: &mut Vec<Sequence>,
     finished: &[Option<Finish>],
-    cache: &mut KvCache,
     results: &mut [Option<Continuation>],
-) -> Result<()> {
-    let kept: Vec<usize> = (0..sequences.len()).filter(|i| finished[*i].is_none()).collect();
-    let all = std::mem::take(sequences);
-    for (sequence, finish) in all.into_iter().zip(finished) {
+) -> Vec<usize> {
+    let mut kept = Vec::new();
+    let all = std::mem::take(sequences).into_iter().zip(finished).enumerate();
+    for (i, (sequence, finish)) in all {
         match finish {
             Some(finish) => {
                 let Sequence { slot, index, tokens, .. } = sequence;
                 results[slot] = Some(Continuation { index, tokens, finish: *finish });
             }
-            None => sequences.push(sequence),
+            None => {
+                kept.push(i);
+                sequences.push(sequence);
+            }
         }
     }
-    if kept.is_empty() { Ok(()) } else { cache.keep(&kept) }
+    kept
 }

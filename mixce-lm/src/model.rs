@@ -15,6 +15,8 @@ use crate::config::{ModelConfig, ModelSpec};
 use crate::error::Result;
 use crate::gradients::Gradients;
 use crate::params::Parameters;
+use crate::sampler::Sampler;
+use crate::session::Session;
 use crate::{features, fingerprint};
 
 /// Options of a training pass.
@@ -155,6 +157,18 @@ pub trait Decoder: Debug + Send + Sync {
     /// # Errors
     /// When a tensor operation fails.
     fn logits(&self, hidden: &Tensor, logits: &mut Vec<f32>) -> Result<()>;
+
+    /// Reads prompts and chooses the first token behind each (`None` where a logit is not finite); the session continues them, by up to
+    /// `new_tokens` tokens a sequence.
+    ///
+    /// # Errors
+    /// As [`Decoder::prefill`].
+    fn start<'a>(
+        &'a self,
+        batch: &PackedBatch,
+        new_tokens: usize,
+        sampler: Sampler<'a>,
+    ) -> Result<(Vec<Option<u32>>, Box<dyn Session + 'a>)>;
 
     /// Packs prompts for this model (see [`PackedBatch::new`]).
     ///

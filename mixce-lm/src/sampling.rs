@@ -1,6 +1,6 @@
 //! Samples the next token from its logits.
 
-use mixce_kernels::softmax_quantile;
+use mixce_kernels::{Choice, softmax_quantile};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -44,6 +44,15 @@ impl Sampling {
         match self.top_p {
             Some(p) if !(p > 0.0 && p <= 1.0) => refuse("top_p", "in (0, 1]", p.to_string()),
             _ => Ok(()),
+        }
+    }
+
+    /// The same for [`sample_on_gpu`](mixce_kernels::sample_on_gpu).
+    #[must_use]
+    pub fn choice(&self) -> Choice {
+        match *self {
+            Self { greedy: true, .. } => Choice::Greedy,
+            Self { temperature, top_k, top_p, .. } => Choice::Draw { temperature, top_k, top_p },
         }
     }
 

@@ -100,7 +100,7 @@ class Rows:
 
     def may_refuse(self, row):
         """What not every version, or not every CPU, supports."""
-        known = row.precision == "f32" or (row.precision == "bf16" and isinstance(row, Train) and self.device != "cpu")
+        known = row.precision == "f32" or (row.precision == "bf16" and self.device != "cpu")
         return row.model == SMOLLM2 or not known
 
     def common(self, row, model):

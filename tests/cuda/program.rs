@@ -118,7 +118,12 @@ fn a_run_goes_from_the_cpu_to_cuda_and_back() {
 fn sampling_gives_the_tokens_of_the_cpu() {
     let world = World::new();
     world.write("prompts.txt", "the river\nold stone bridge\nwater\n");
-    for flags in ["--greedy", "--seed 3 --num-samples 4", "--seed 5 --top-p 0.8 --batch-size 2"] {
+    for flags in [
+        "--greedy",
+        "--seed 3 --num-samples 4",
+        "--seed 5 --top-p 0.8 --batch-size 2",
+        "--seed 6 --top-k 30 --temperature 1.3",
+    ] {
         let of = |device: &str| {
             let line = format!(
                 "generate --model model --prompts prompts.txt --max-new-tokens 12 --device {device} --json {flags}"
@@ -127,13 +132,15 @@ fn sampling_gives_the_tokens_of_the_cpu() {
         };
         assert_eq!(of("cuda"), of("cpu"), "{flags}");
     }
-    let line = "generate --model model --prompts prompts.txt --device cuda --precision bf16";
-    let refused = run(&world, line, None);
-    assert!(
-        refused.status != Some(0) && refused.stderr.contains("sampling in bf16 needs"),
-        "{}",
-        refused.stderr
-    );
+    let bf16 = |threads: usize| {
+        let line = format!(
+            "generate --model model --prompts prompts.txt --max-new-tokens 12 --device cuda --precision bf16 --json --threads {threads}"
+        );
+        run(&world, &line, None).rows()
+    };
+    let rows = bf16(1);
+    assert!(rows.len() == 3 && rows.iter().all(|row| row["tokens"].is_array()), "{rows:?}");
+    assert_eq!(bf16(4), rows);
 }
 
 #[test]
@@ -222,6 +229,8 @@ fn the_doctor_compares_every_operation_with_the_cpu() {
         "training of a Qwen3 in bf16",
         "sampling",
         "sampling from a Qwen3",
+        "decoding in bf16",
+        "decoding of a Qwen3 in bf16",
         "speed of training",
     ];
     assert!(wanted.iter().all(|name| names.contains(name)), "{names:?}");
@@ -241,8 +250,9 @@ fn training_scoring_and_sampling_are_measured() {
         format!("bench train {tiny} --seq-len 16"),
         format!("bench forward {tiny} --seq-len 16"),
         format!("bench generate {tiny} --prompt-len 5 --new-tokens 6"),
+        format!("bench generate {tiny} --prompt-len 5 --new-tokens 6 --precision bf16"),
     ];
-    for (line, tokens) in lines.iter().zip([32, 32, 12]) {
+    for (line, tokens) in lines.iter().zip([32, 32, 12, 12]) {
         let row = run(&world, line, None).row();
         assert_eq!(
             (&row["device"], &row["tokens"]),

@@ -90,7 +90,7 @@ pub(crate) struct GenerateArgs {
     /// Folder or hub id of the tokenizer [default: the model's own]
     #[arg(long, value_name = "MODEL")]
     tokenizer: Option<String>,
-    /// Number format of the operands of matrix products; bf16 needs a CPU with AVX512-BF16
+    /// Number format of the operands of matrix products; bf16 needs a CPU with AVX512-BF16 or a GPU of compute capability 8.0
     #[arg(long, default_value = "f32", value_parser = words::<Precision>(&["f32", "bf16"]))]
     precision: Precision,
 }

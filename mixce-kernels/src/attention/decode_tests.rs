@@ -26,17 +26,14 @@ fn decoding_equals_causal_attention() -> Result<()> {
         let cache = || KeyValues::zeros([2, heads.kv, t + 2, d], DType::F32, &Device::Cpu);
         let (fused, slow) = (cache()?, cache()?);
         for column in 0..t {
-            // The second text begins two columns later.
+            // The second text is two tokens shorter.
             let rows = [texts[0].narrow(0, column, 1)?, texts[1].narrow(0, column.saturating_sub(2), 1)?];
-            let first = [0, 2.min(column)];
-            let columns = Columns { first: &first, new: column };
+            let positions = Positions::new([column as u32, column.saturating_sub(2) as u32]);
             let qkv = Tensor::cat(&rows, 0)?;
-            let out = decode_attention(&qkv, &fused, columns, heads)?;
-            assert_close("slow", &decode_attention_slow(&qkv, &slow, columns, heads)?, &out, 1e-5, 1e-5);
-            for (row, length) in [(0, column + 1), (1, (column + 1).saturating_sub(2))] {
-                if length == 0 {
-                    continue;
-                }
+            let out = decode_attention(&qkv, &fused, &positions, heads)?;
+            assert_close("slow", &decode_attention_slow(&qkv, &slow, &positions, heads)?, &out, 1e-5, 1e-5);
+            for (row, position) in positions.as_slice().iter().enumerate() {
+                let length = *position as usize + 1;
                 let whole = texts[row].narrow(0, 0, length)?;
                 let want = causal_attention(&whole, &CuSeqlens::from_lengths([length]), heads, None)?;
                 let want = want.narrow(0, length - 1, 1)?;
@@ -48,16 +45,16 @@ fn decoding_equals_causal_attention() -> Result<()> {
 }
 
 #[test]
-fn a_cache_holds_the_prompts_aligned_at_their_ends() -> Result<()> {
-    let (d, columns, capacity) = (3, 4, 6);
+fn a_cache_holds_the_prompts_from_its_first_column_on() -> Result<()> {
+    let (d, capacity) = (3, 6);
     let prompts = CuSeqlens::from_lengths([4, 0, 2]);
     for heads in [shape(2, 2, None), shape(4, 2, Some(1))] {
         let Heads { count, kv, .. } = heads;
         let qkv = random(&[6, (count + 2 * kv) * d], 1)?;
         let zeros = || KeyValues::zeros([3, kv, capacity, d], DType::F32, &Device::Cpu);
         let (cache, slow) = (zeros()?, zeros()?);
-        fill_cache(&qkv, &prompts, columns, &cache, heads)?;
-        fill_cache_slow(&qkv, &prompts, columns, &slow, heads)?;
+        fill_cache(&qkv, &prompts, &cache, heads)?;
+        fill_cache_slow(&qkv, &prompts, &slow, heads)?;
         assert_close("slow keys", &slow.keys, &cache.keys, 0.0, 0.0);
         assert_close("slow values", &slow.values, &cache.values, 0.0, 0.0);
         let rows = qkv.reshape((6, count + 2 * kv, d))?;
@@ -65,25 +62,21 @@ fn a_cache_holds_the_prompts_aligned_at_their_ends() -> Result<()> {
             for (sequence, (start, t)) in prompts.spans().enumerate() {
                 let sums = cache.get(sequence)?.abs()?.sum((0, 2))?.to_vec1::<f32>()?;
                 let filled: Vec<bool> = sums.iter().map(|sum| *sum > 0.0).collect();
-                assert_eq!(
-                    filled,
-                    (0..capacity).map(|i| (columns - t..columns).contains(&i)).collect::<Vec<_>>()
-                );
+                assert_eq!(filled, (0..capacity).map(|i| i < t).collect::<Vec<_>>());
                 if t > 0 {
                     let want = rows.narrow(0, start, t)?.narrow(1, first, kv)?.transpose(0, 1)?;
-                    let got = cache.get(sequence)?.narrow(1, columns - t, t)?;
+                    let got = cache.get(sequence)?.narrow(1, 0, t)?;
                     assert_close("cached", &got, &want.contiguous()?, 0.0, 0.0);
                 }
             }
         }
-        let refused = |qkv: &Tensor, prompts: &CuSeqlens, columns, heads| {
-            fill_cache(qkv, prompts, columns, &cache, heads).is_err()
-        };
-        assert!(refused(&qkv, &prompts, 3, heads));
-        assert!(refused(&qkv, &prompts, 7, heads));
-        assert!(refused(&qkv, &CuSeqlens::from_lengths([4, 2]), 4, heads));
-        assert!(refused(&qkv.narrow(0, 0, 5)?, &prompts, 4, heads));
-        assert!(refused(&qkv, &prompts, 4, Heads { kv: 1, ..heads }));
+        let refused =
+            |qkv: &Tensor, prompts: &CuSeqlens, heads| fill_cache(qkv, prompts, &cache, heads).is_err();
+        let (longer, channels) = (CuSeqlens::from_lengths([7, 0, 2]), qkv.dim(1)?);
+        assert!(refused(&random(&[9, channels], 1)?, &longer, heads));
+        assert!(refused(&qkv, &CuSeqlens::from_lengths([4, 2]), heads));
+        assert!(refused(&qkv.narrow(0, 0, 5)?, &prompts, heads));
+        assert!(refused(&qkv, &prompts, Heads { kv: 1, ..heads }));
     }
     Ok(())
 }
@@ -97,9 +90,9 @@ fn f64_gives_the_numbers_of_f32() -> Result<()> {
         let (prompt, next) = (random(&[3, channels], 1)?, random(&[2, channels], 2)?);
         let run = |dtype: DType| -> Result<[Tensor; 3]> {
             let cache = KeyValues::zeros([2, heads.kv, 5, d], dtype, &Device::Cpu)?;
-            fill_cache(&prompt.to_dtype(dtype)?, &prompts, 3, &cache, heads)?;
-            let columns = Columns { first: &[1, 2], new: 3 };
-            let out = decode_attention(&next.to_dtype(dtype)?, &cache, columns, heads)?;
+            fill_cache(&prompt.to_dtype(dtype)?, &prompts, &cache, heads)?;
+            let positions = Positions::new([2, 1]);
+            let out = decode_attention(&next.to_dtype(dtype)?, &cache, &positions, heads)?;
             let kept = cache.select(&Tensor::new(&[1u32], &Device::Cpu)?)?;
             Ok([out, kept.keys, kept.values].map(|t| t.to_dtype(DType::F32).unwrap()))
         };
@@ -113,21 +106,21 @@ fn f64_gives_the_numbers_of_f32() -> Result<()> {
 #[test]
 fn what_does_not_fit_is_refused() -> Result<()> {
     let cache = KeyValues::zeros([1, 2, 3, 4], DType::F32, &Device::Cpu)?;
-    let decode = |channels: usize, rows: usize, first: &[usize], new, heads| {
-        decode_attention(&random(&[rows, channels], 1)?, &cache, Columns { first, new }, heads)
+    let decode = |channels: usize, rows: usize, positions: &[u32], heads| {
+        decode_attention(&random(&[rows, channels], 1)?, &cache, &Positions::new(positions), heads)
     };
     let heads = shape(2, 2, None);
-    assert!(decode(24, 1, &[0], 2, heads).is_ok());
-    assert!(decode(24, 1, &[0], 3, heads).is_err());
-    assert!(decode(24, 1, &[2], 1, heads).is_err());
-    assert!(decode(21, 1, &[0], 1, heads).is_err());
-    assert!(decode(24, 2, &[0, 0], 1, heads).is_err());
-    assert!(decode(32, 1, &[0], 1, shape(4, 2, Some(1))).is_ok());
+    assert!(decode(24, 1, &[2], heads).is_ok());
+    assert!(decode(24, 1, &[3], heads).unwrap_err().to_string().contains("a cache of 3 columns, got 3"));
+    assert!(decode(24, 1, &[1, 1], heads).is_err());
+    assert!(decode(21, 1, &[1], heads).is_err());
+    assert!(decode(24, 2, &[1, 1], heads).is_err());
+    assert!(decode(32, 1, &[1], shape(4, 2, Some(1))).is_ok());
     // Head sizes, heads of the cache, and shapes that no attention has.
-    assert!(decode(16, 1, &[0], 1, shape(4, 2, None)).is_err());
-    assert!(decode(24, 1, &[0], 1, shape(4, 1, None)).is_err());
-    assert!(decode(24, 1, &[0], 1, shape(2, 0, None)).is_err());
-    assert!(decode(28, 1, &[0], 1, shape(3, 2, None)).is_err());
-    assert!(decode(24, 1, &[0], 1, shape(2, 2, Some(0))).is_err());
+    assert!(decode(16, 1, &[1], shape(4, 2, None)).is_err());
+    assert!(decode(24, 1, &[1], shape(4, 1, None)).is_err());
+    assert!(decode(24, 1, &[1], shape(2, 0, None)).is_err());
+    assert!(decode(28, 1, &[1], shape(3, 2, None)).is_err());
+    assert!(decode(24, 1, &[1], shape(2, 2, Some(0))).is_err());
     Ok(())
 }

@@ -6,7 +6,7 @@ mod decode;
 mod fused;
 mod heads;
 
-pub use decode::{Columns, KeyValues, decode_attention, fill_cache};
+pub use decode::{KeyValues, decode_attention, fill_cache};
 pub(crate) use fused::CausalAttention;
 pub use heads::Heads;
 
@@ -36,8 +36,8 @@ pub struct CuSeqlens {
 struct OnDevice {
     /// See [`CuSeqlens::spans_on`].
     spans: DeviceCopy,
-    /// See [`CuSeqlens::aligned_rows_on`].
-    aligned_rows: DeviceCopy,
+    /// See [`CuSeqlens::offsets_on`].
+    offsets: DeviceCopy,
 }
 
 impl PartialEq for CuSeqlens {
@@ -106,17 +106,11 @@ impl CuSeqlens {
         })
     }
 
-    /// The rows of the documents, aligned at their ends: `[B P]` u32 for B documents of which the longest has P tokens. What lies before a
-    /// shorter one is row N, one past the end.
-    fn aligned_rows_on(&self, device: &Device) -> Result<Tensor> {
-        self.on_device.aligned_rows.get(device, || {
-            let (longest, past) = (self.longest(), self.tokens() as u32);
-            let of_document = |(start, t): (usize, usize)| {
-                std::iter::repeat_n(past, longest - t).chain(start as u32..(start + t) as u32)
-            };
-            let rows: Vec<u32> = self.spans().flat_map(of_document).collect();
-            let n = rows.len();
-            Tensor::from_vec(rows, n, device)
+    /// The offsets, `[B + 1]` u32: copied to the device once a batch.
+    fn offsets_on(&self, device: &Device) -> Result<Tensor> {
+        self.on_device.offsets.get(device, || {
+            let offsets: Vec<u32> = self.offsets.iter().map(|offset| *offset as u32).collect();
+            Tensor::from_vec(offsets, self.offsets.len(), device)
         })
     }
 }

@@ -41,9 +41,9 @@ pub(super) fn operands<T: Element>(maps: &[&Affine]) -> Result<Vec<Operand>> {
     Ok(operands.map(operand).collect())
 }
 
-/// f32 tensors as they are, or copies rounded to bf16.
+/// Tensors of type T as they are, or copies of f32 ones rounded to bf16.
 pub(super) fn rounded<T: Element>(tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
-    if T::DTYPE == DType::F32 {
+    if T::DTYPE == DType::F32 || tensors.iter().all(|tensor| tensor.dtype() == T::DTYPE) {
         return Ok(tensors.iter().map(|tensor| (*tensor).clone()).collect());
     }
     let copy = |tensor: &&Tensor| uninitialised(tensor.shape(), DType::BF16, tensor);

@@ -26,11 +26,14 @@ mod grid;
 mod linear;
 mod matmul;
 mod norm;
+mod recording;
 mod rotary;
+mod sample;
 mod sublayer;
 
 pub(crate) use attention::{causal_attention, causal_attention_backward};
 pub(crate) use device::open;
+pub(crate) use recording::Recording;
 
 use std::marker::PhantomData;
 

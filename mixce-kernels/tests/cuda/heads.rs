@@ -3,9 +3,9 @@
 use candle_core::{DType, Device, Result, Tensor};
 use mixce_kernels::cross_entropy;
 use mixce_kernels::lm_head::{TokenWeights, Weighting, target_log_probs, weighted_cross_entropy};
-use mixce_kernels::{Columns, CuSeqlens, Heads, KeyValues, Precision, decode_attention, fill_cache};
+use mixce_kernels::{CuSeqlens, Heads, KeyValues, Positions, Precision, decode_attention, fill_cache};
 
-use crate::{assert_close, cuda, on, random, values};
+use crate::{assert_close, cuda, on, random, rounded, values};
 
 /// The weights of MixCE at eta 0.1.
 struct MixCe;
@@ -127,51 +127,113 @@ fn extreme_logits_stay_finite_and_broken_ones_are_seen() -> Result<()> {
     Ok(())
 }
 
+/// How the operands of a cache are in memory.
+#[derive(Clone, Copy)]
+struct Stored {
+    dtype: DType,
+    /// Rows that are not aligned to 16 bytes are read element by element.
+    aligned: bool,
+}
+
+impl Stored {
+    fn on(self, device: &Device, tensor: &Tensor) -> Result<Tensor> {
+        let tensor = tensor.to_dtype(self.dtype)?.to_device(device)?;
+        // The CPU's are shared and changed in place: work on copies.
+        if self.aligned || device.is_cpu() { tensor.copy() } else { on(device, &tensor) }
+    }
+}
+
+/// Query heads, key-value heads and window; columns and channels of a head; the position of each sequence's new token.
+type Case = ((usize, usize, Option<usize>), usize, usize, &'static [u32]);
+
+const CASES: [Case; 12] = [
+    ((1, 1, None), 1, 1, &[0]),
+    ((2, 2, None), 9, 5, &[6, 2, 4]),
+    ((3, 3, None), 300, 33, &[299, 42]),
+    ((4, 2, None), 9, 16, &[6, 2, 4]),
+    ((6, 1, Some(1)), 9, 65, &[5, 8]),
+    ((4, 2, Some(40)), 300, 64, &[299, 42, 0]),
+    ((4, 4, Some(500)), 300, 128, &[298, 41]),
+    ((5, 1, None), 70, 80, &[69, 31, 32]),
+    ((2, 2, None), 40, 256, &[39, 8]),
+    // Several spans of columns.
+    ((3, 1, None), 2100, 8, &[2099, 1023, 1024, 5]),
+    ((2, 1, Some(1030)), 2100, 5, &[2099, 1500]),
+    ((1, 1, Some(20)), 2100, 16, &[2049, 1030]),
+];
+
+/// Attended values and caches of a case.
+fn decoded(
+    ((count, kv, window), capacity, d, positions): Case,
+    stored: Stored,
+    device: &Device,
+) -> Result<[Tensor; 3]> {
+    let (b, heads) = (positions.len(), Heads { kv, window, ..Heads::new(count, 0.4) });
+    let cache = |seed| stored.on(device, &rounded(&[b, kv, capacity, d], seed)?);
+    let cache = KeyValues { keys: cache(2)?, values: cache(3)? };
+    let qkv = stored.on(device, &rounded(&[b, (count + 2 * kv) * d], 1)?)?;
+    let out = decode_attention(&qkv, &cache, &Positions::new(positions), heads)?;
+    Ok([out, cache.keys, cache.values])
+}
+
 #[test]
 fn decoding_fills_the_cache_and_attends() -> Result<()> {
-    // Heads of queries, those of keys and values, a window.
-    let cases = [
-        ((1, 1, None), 1, 1, vec![0], 0),
-        ((2, 2, None), 9, 5, vec![0, 4, 2], 6),
-        ((3, 3, None), 300, 33, vec![0, 257], 299),
-        ((4, 2, None), 9, 5, vec![0, 4, 2], 6),
-        ((6, 1, Some(1)), 9, 65, vec![3, 0], 8),
-        ((4, 2, Some(40)), 300, 64, vec![0, 257, 299], 299),
-        ((4, 4, Some(500)), 300, 128, vec![0, 257], 298),
-    ];
-    for ((count, kv, window), capacity, d, first, new) in cases {
-        let (b, heads) = (first.len(), Heads { kv, window, ..Heads::new(count, 0.4) });
-        let cached = [b, kv, capacity, d];
-        let (qkv, keys, values) =
-            (random(&[b, (count + 2 * kv) * d], 1)?, random(&cached, 2)?, random(&cached, 3)?);
-        let on = |device: &Device| -> Result<[Tensor; 3]> {
-            let (keys, values) = (on(device, &keys)?, on(device, &values)?);
-            // The CPU's are shared and changed in place: work on copies.
-            let (keys, values) =
-                if device.is_cpu() { (keys.copy()?, values.copy()?) } else { (keys, values) };
-            let (cache, columns) = (KeyValues { keys, values }, Columns { first: &first, new });
-            let out = decode_attention(&on(device, &qkv)?, &cache, columns, heads)?;
-            Ok([out, cache.keys, cache.values])
-        };
-        for (got, want) in on(&cuda()?)?.iter().zip(&on(&Device::Cpu)?) {
-            assert_close("decode", got, want, 1e-5)?;
+    for case in CASES {
+        let exact = Stored { dtype: DType::F32, aligned: true };
+        let want = decoded(case, exact, &Device::Cpu)?;
+        for aligned in [true, false] {
+            for (got, want) in decoded(case, Stored { aligned, ..exact }, &cuda()?)?.iter().zip(&want) {
+                assert_close("decode", got, want, 1e-5)?;
+            }
+            // The operands have 8 bits, so that only the result is rounded.
+            let half = Stored { dtype: DType::BF16, aligned };
+            for (i, (got, want)) in decoded(case, half, &cuda()?)?.iter().zip(&want).enumerate() {
+                assert_eq!(got.dtype(), DType::BF16);
+                assert_close("decode in bf16", got, want, if i == 0 { 5e-3 } else { 0.0 })?;
+            }
         }
     }
     Ok(())
 }
 
-/// Prompts of different lengths, one of them empty, end in the same column.
+/// The bits of a sequence depend neither on the others nor on the columns that it does not use.
+#[test]
+fn decoding_a_batch_is_decoding_its_sequences() -> Result<()> {
+    for (shape, capacity, d, positions) in CASES {
+        let stored = Stored { dtype: DType::F32, aligned: true };
+        let heads = Heads { kv: shape.1, window: shape.2, ..Heads::new(shape.0, 0.4) };
+        let [together, ..] = decoded((shape, capacity, d, positions), stored, &cuda()?)?;
+        for (row, position) in positions.iter().enumerate() {
+            let columns = *position as usize + 1;
+            let alone = |seed| -> Result<Tensor> {
+                let whole = rounded(&[positions.len(), shape.1, capacity, d], seed)?;
+                whole.narrow(0, row, 1)?.narrow(2, 0, columns)?.contiguous()?.to_device(&cuda()?)
+            };
+            let qkv = rounded(&[positions.len(), (shape.0 + 2 * shape.1) * d], 1)?;
+            let qkv = qkv.narrow(0, row, 1)?.copy()?.to_device(&cuda()?)?;
+            let cache = KeyValues { keys: alone(2)?, values: alone(3)? };
+            let out = decode_attention(&qkv, &cache, &Positions::new([*position]), heads)?;
+            assert_eq!(values(&out)?, values(&together.narrow(0, row, 1)?)?);
+        }
+    }
+    Ok(())
+}
+
+/// Prompts of different lengths, one of them empty.
 #[test]
 fn prompts_fill_the_cache() -> Result<()> {
-    for (count, kv) in [(2, 2), (4, 1)] {
+    for ((count, kv), dtype) in
+        [(2, 2), (4, 1)].into_iter().flat_map(|heads| [DType::F32, DType::BF16].map(|dtype| (heads, dtype)))
+    {
         let (d, prompts) = (5, CuSeqlens::from_lengths([4, 0, 2]));
-        let qkv = random(&[6, (count + 2 * kv) * d], 1)?;
-        let fill = |device: &Device| -> Result<[Tensor; 2]> {
-            let cache = KeyValues::zeros([3, kv, 9, d], qkv.dtype(), device)?;
-            fill_cache(&on(device, &qkv)?, &prompts, 7, &cache, Heads { kv, ..Heads::new(count, 1.0) })?;
+        let qkv = rounded(&[6, (count + 2 * kv) * d], 1)?;
+        let fill = |device: &Device, dtype| -> Result<[Tensor; 2]> {
+            let cache = KeyValues::zeros([3, kv, 9, d], dtype, device)?;
+            let qkv = on(device, &qkv.to_dtype(dtype)?)?;
+            fill_cache(&qkv, &prompts, &cache, Heads { kv, ..Heads::new(count, 1.0) })?;
             Ok([cache.keys, cache.values])
         };
-        for (got, want) in fill(&cuda()?)?.iter().zip(&fill(&Device::Cpu)?) {
+        for (got, want) in fill(&cuda()?, dtype)?.iter().zip(&fill(&Device::Cpu, DType::F32)?) {
             assert_close("cache", got, want, 0.0)?;
         }
     }

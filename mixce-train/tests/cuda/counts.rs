@@ -31,14 +31,19 @@ struct Work {
 }
 
 /// The variable that hands the work to the process.
-const WORK: &str = "MIXCE_COUNTED_WORK";
+pub(crate) const WORK: &str = "MIXCE_COUNTED_WORK";
 
 /// Counts of the whole process, the making of the model included; `None` on a GPU.
 fn count(work: &Work) -> Option<Value> {
+    count_in_process("counts::counted_work", work)
+}
+
+/// Counts of a process that runs this ignored test with some work; `None` on a GPU.
+pub(crate) fn count_in_process(test: &str, work: &impl Serialize) -> Option<Value> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("statistics.json");
     let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "counts::counted_work"])
+        .args(["--ignored", "--exact", test])
         .env(WORK, serde_json::to_string(work).unwrap())
         .env("EMULATED_CUDA_STATISTICS", &file)
         .stdout(std::process::Stdio::null())
@@ -48,11 +53,11 @@ fn count(work: &Work) -> Option<Value> {
     Some(serde_json::from_slice(&std::fs::read(file).ok()?).unwrap())
 }
 
-fn precision(bf16: bool) -> Precision {
+pub(crate) fn precision(bf16: bool) -> Precision {
     if bf16 { Precision::Bf16 } else { Precision::F32 }
 }
 
-fn parse(config: &str) -> Arc<dyn ModelConfig> {
+pub(crate) fn parse(config: &str) -> Arc<dyn ModelConfig> {
     match Gpt2Config::from_json(config) {
         Ok(config) => Arc::new(config),
         Err(_) => Arc::new(LlamaConfig::from_json(config).unwrap()),
@@ -137,7 +142,10 @@ fn a_step_of_the_llama_family_too() {
 }
 
 /// A model of tied embeddings with this vocabulary, channels, layers and heads of keys and values.
-fn llama(model_type: &str, (vocabulary, channels, layers, kv): (usize, usize, usize, usize)) -> LlamaConfig {
+pub(crate) fn llama(
+    model_type: &str,
+    (vocabulary, channels, layers, kv): (usize, usize, usize, usize),
+) -> LlamaConfig {
     let json = format!(
         r#"{{"model_type":"{model_type}","vocab_size":{vocabulary},"max_position_embeddings":64,"hidden_size":{channels},
         "intermediate_size":{},"num_hidden_layers":{layers},"num_attention_heads":4,"num_key_value_heads":{kv},

@@ -6,7 +6,8 @@ use mixce_llama::LlamaConfig;
 use mixce_train::config::{Precision, TrainConfig};
 
 use crate::common::{Setup, documents, largest_difference};
-use crate::{assert_same, assert_same_samples, config, on_cuda, run};
+use crate::sampling::{assert_bf16_is_near_f32, assert_same_samples};
+use crate::{assert_same, config, on_cuda, run};
 
 const MODEL_TYPES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 
@@ -57,5 +58,6 @@ fn ten_steps_give_the_numbers_of_the_cpu_and_the_same_bits_twice() {
 fn samples_are_those_of_the_cpu() {
     for model_type in MODEL_TYPES {
         assert_same_samples(|| setup(model_type));
+        assert_bf16_is_near_f32(|| setup(model_type));
     }
 }

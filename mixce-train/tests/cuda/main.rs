@@ -11,18 +11,18 @@ mod gradients;
 mod llama;
 #[path = "../training/pytorch_steps.rs"]
 mod pytorch_steps;
+mod sampling;
 
 use std::collections::HashMap;
 
 use candle_core::Tensor;
 use mixce_lm::Parameters;
-use mixce_lm::generate::{GenerateOptions, generate};
-use mixce_lm::sampling::Sampling;
 use mixce_train::Error;
 use mixce_train::config::{Every, Precision, TrainConfig};
 use mixce_train::observer::StepReport;
 
 use crate::common::{Recorder, Setup, documents, largest_difference, settings, tensors};
+use crate::sampling::assert_same_samples;
 
 /// The same setup with its parameters on the GPU.
 fn on_cuda(mut setup: Setup) -> Setup {
@@ -99,24 +99,6 @@ fn a_run_goes_from_cpu_to_cuda_and_back() {
 #[test]
 fn samples_are_those_of_the_cpu() {
     assert_same_samples(|| Setup::new(&[], None));
-}
-
-fn assert_same_samples(make: impl Fn() -> Setup) {
-    let setup = make();
-    let on = |parameters: &Parameters| {
-        let model = setup.model.build(parameters.detached()).unwrap();
-        let decoder = model.into_decoder(mixce_kernels::Precision::F32).unwrap();
-        let prompts: [(u64, &[u32]); 3] = [(0, &[1, 2, 3]), (1, &[4]), (2, &[7, 8, 9, 10, 11])];
-        let options = GenerateOptions {
-            sampling: Sampling::default(),
-            max_new_tokens: 6,
-            eos: vec![22],
-            batch_size: 2,
-            seed: 4,
-        };
-        generate(&*decoder, &prompts, &options, &mut |_, _| ()).unwrap()
-    };
-    assert_eq!(on(&on_cuda(make()).parameters), on(&setup.parameters));
 }
 
 #[test]

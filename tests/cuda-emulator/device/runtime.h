@@ -22,7 +22,8 @@ bool emulated_lane_exists(unsigned lane);
 // Tells the race check that the following access to these bytes is atomic.
 void emulated_atomic_access(const void* address, unsigned bytes);
 [[noreturn]] void emulated_trap(const char* what);
-void emulated_register(const char* name, const char* source, unsigned parameters, const EmulatedParameter* kinds, void (*call)(void** arguments));
+void emulated_register(const char* name, const char* source, unsigned parameters, const EmulatedParameter* kinds, const unsigned* sizes,
+                       void (*call)(void** arguments));
 }
 
 #define threadIdx emulated_thread
@@ -73,7 +74,8 @@ template <class... Parameters> struct EmulatedKernel<void(Parameters...)> {
   // translate.py adds a call of this for every kernel of a source.
   template <void (*kernel)(Parameters...)> static bool add(const char* name, const char* source) {
     static constexpr EmulatedParameter kinds[] = {emulated_parameter<std::remove_cv_t<Parameters>>()..., EmulatedParameter::value};
-    emulated_register(name, source, sizeof...(Parameters), kinds, call<kernel>);
+    static constexpr unsigned sizes[] = {sizeof(Parameters)..., 0};
+    emulated_register(name, source, sizeof...(Parameters), kinds, sizes, call<kernel>);
     return true;
   }
 };

@@ -56,6 +56,48 @@ void test_lanes() {
   expect(got == want, "shuffles and votes");
 }
 
+// What a stream records is done by each launch of the graph, with the memory that it allocated then.
+void test_graphs() {
+  CUstream stream;
+  REQUIRE(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+  CUdeviceptr counter;
+  REQUIRE(cuMemAllocAsync(&counter, 4, stream));
+  REQUIRE(cuMemsetD8Async(counter, 0, 4, stream));
+  CUfunction counting = function("count", 1);
+  auto count = [&](CUdeviceptr to) {
+    void* arguments[] = {&to};
+    REQUIRE(cuLaunchKernel(counting, 2, 1, 1, 8, 1, 1, 0, stream, arguments, nullptr));
+  };
+  auto value = [&] {
+    unsigned value;
+    REQUIRE(cuMemcpyDtoHAsync_v2(&value, counter, 4, stream));
+    REQUIRE(cuStreamSynchronize(stream));
+    return value;
+  };
+  CUstreamCaptureStatus status;
+  REQUIRE(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+  REQUIRE(cuStreamIsCapturing(stream, &status));
+  expect(status == CU_STREAM_CAPTURE_STATUS_ACTIVE, "a stream that records");
+  CUdeviceptr other;
+  REQUIRE(cuMemAllocAsync(&other, 4, stream));
+  count(counter);
+  REQUIRE(cuMemFreeAsync(other, stream));
+  CUgraph graph;
+  CUgraphExec exec;
+  REQUIRE(cuStreamEndCapture(stream, &graph));
+  REQUIRE(cuStreamIsCapturing(stream, &status));
+  expect(status == CU_STREAM_CAPTURE_STATUS_NONE, "a stream that records no more");
+  REQUIRE(cuGraphInstantiateWithFlags(&exec, graph, 0));
+  expect(value() == 0, "nothing is done while a stream records");
+  for (unsigned launches = 1; launches <= 3; launches++) {
+    REQUIRE(cuGraphLaunch(exec, stream));
+    expect(value() == 16 * launches, "a launch of a graph");
+  }
+  REQUIRE(cuGraphExecDestroy(exec));
+  REQUIRE(cuGraphDestroy(graph));
+  REQUIRE(cuMemFreeAsync(counter, stream));
+}
+
 void test_order() {
   DeviceArray<int> turns(32);
   REQUIRE((Launch{{1, 1, 1}, {32, 1, 1}})("turns_in_a_warp", turns.address));
@@ -99,6 +141,7 @@ void test_correct() {
   test_sum();
   test_reverse();
   test_lanes();
+  test_graphs();
   test_order();
   test_refusals();
 }

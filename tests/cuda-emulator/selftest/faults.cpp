@@ -102,6 +102,33 @@ CUstream new_stream() {
   return stream;
 }
 
+// What a stream must not do while it records, and a graph that does not free what it allocates.
+void test_faults_of_graphs() {
+  auto recording = [](const std::function<void(CUstream)>& body) {
+    return [body] {
+      CUstream stream = new_stream();
+      CUdeviceptr before;
+      REQUIRE(cuMemAllocAsync(&before, 64, stream));
+      REQUIRE(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+      body(stream);
+      cuMemFreeAsync(before, stream);
+    };
+  };
+  expect_death("a wait", "a synchronisation on a stream that records", false, recording([](CUstream stream) { cuStreamSynchronize(stream); }));
+  expect_death("a memset", "cuMemsetD8Async on a stream that records", false, recording([](CUstream stream) { cuMemsetD8Async(64, 0, 4, stream); }));
+  expect_death("loading a module", "loading a module while a stream records", false, recording([](CUstream) { function("count", 1); }));
+  expect_death("a free", "a graph frees memory that it did not allocate", false, recording([](CUstream) {}));
+  expect_death("memory that stays", "does not free all memory", false, recording([](CUstream stream) {
+    CUdeviceptr memory;
+    CUgraph graph;
+    CUgraphExec exec;
+    REQUIRE(cuMemAllocAsync(&memory, 64, stream));
+    REQUIRE(cuStreamEndCapture(stream, &graph));
+    REQUIRE(cuGraphInstantiateWithFlags(&exec, graph, 0));
+    cuGraphLaunch(exec, stream);
+  }));
+}
+
 // Memory that is written on one stream and then used on another, with `between` in between.
 template <class Between, class Use> void on_two_streams(Between between, Use use) {
   CUstream first = new_stream(), second = new_stream();
@@ -180,5 +207,6 @@ void test_faults(const std::string& check) {
     if (message) expect_death(fault.kernel, message, check != "address" || fault.always, [&] { run(fault, 1); });
   }
   test_host_faults(check == "access");
+  test_faults_of_graphs();
   test_unordered_streams();
 }

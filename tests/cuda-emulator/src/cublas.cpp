@@ -4,6 +4,7 @@
 #include "checks.h"
 #include "driver.h"
 #include "gemm.h"
+#include "graph.h"
 #include "memory.h"
 #include "order.h"
 #include "report.h"
@@ -87,8 +88,14 @@ struct Product {
     if (!is_valid()) return CUBLAS_STATUS_INVALID_VALUE;
     if (!is_supported()) return CUBLAS_STATUS_NOT_SUPPORTED;
     auto turn = take_turn();
+    CUstream stream = reinterpret_cast<Handle*>(handle)->stream;
+    if (!graph::records(stream, [product = *this, stream] { product.multiply(stream); })) multiply(stream);
+    return CUBLAS_STATUS_SUCCESS;
+  }
+
+  void multiply(CUstream stream) const {
     statistics().launches[name]++;
-    order::work(name, reinterpret_cast<Handle*>(handle)->stream, {use(a, false), use(b, false), use(c, true)});
+    order::work(name, stream, {use(a, false), use(b, false), use(c, true)});
     for (int i = 0; i < batch; i++) {
       Matrix left = a.matrix(op_a, m, k, i), right = b.matrix(op_b, k, n, i), result = c.matrix(CUBLAS_OP_N, m, n, i);
       require_readable(name, left);
@@ -98,7 +105,6 @@ struct Product {
       gemm(left, right, result, alpha, beta);
       for_each_column(result, [&](uintptr_t column, size_t bytes) { checks::writes(column, bytes); });
     }
-    return CUBLAS_STATUS_SUCCESS;
   }
 };
 

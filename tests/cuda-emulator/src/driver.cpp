@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "graph.h"
 #include "kernels.h"
 #include "memory.h"
 #include "order.h"
@@ -104,7 +105,12 @@ CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) { return CUDA_SUCCESS; }
 CUresult cuCtxSetCurrent(CUcontext) { return CUDA_SUCCESS; }
 CUresult cuCtxGetCurrent(CUcontext* context) { return *context = CONTEXT, CUDA_SUCCESS; }
 CUresult cuCtxDestroy_v2(CUcontext) { return CUDA_SUCCESS; }
-CUresult cuCtxSynchronize() { return synchronise(order::wait_for_all); }
+CUresult cuCtxSynchronize() {
+  return synchronise([] {
+    graph::require_nothing_recording("a synchronisation");
+    order::wait_for_all();
+  });
+}
 
 CUresult cuStreamCreate(CUstream* stream, unsigned) { return create_stream(stream); }
 CUresult cuStreamCreateWithPriority(CUstream* stream, unsigned, int) { return create_stream(stream); }
@@ -116,9 +122,11 @@ CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
 }
 CUresult cuStreamQuery(CUstream) { return CUDA_SUCCESS; }
 CUresult cuStreamSynchronize(CUstream stream) {
-  return synchronise([&] { order::wait_on_host(order::record(stream)); });
+  return synchronise([&] {
+    graph::require_not_recording(stream, "a synchronisation");
+    order::wait_on_host(order::record(stream));
+  });
 }
-CUresult cuStreamIsCapturing(CUstream, CUstreamCaptureStatus* status) { return *status = CU_STREAM_CAPTURE_STATUS_NONE, CUDA_SUCCESS; }
 
 CUresult cuEventCreate(CUevent* event, unsigned) { return *event = reinterpret_cast<CUevent>(new Event), CUDA_SUCCESS; }
 CUresult cuEventDestroy_v2(CUevent event) { return delete reinterpret_cast<Event*>(event), CUDA_SUCCESS; }

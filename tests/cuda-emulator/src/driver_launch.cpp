@@ -5,8 +5,10 @@
 #include <cstring>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "driver.h"
+#include "graph.h"
 #include "order.h"
 #include "report.h"
 #include "scheduler.h"
@@ -45,6 +47,25 @@ std::vector<order::Use> uses(const Kernel& kernel, void** arguments) {
   return uses;
 }
 
+// The arguments of a launch that is done later.
+class Arguments {
+ public:
+  Arguments(const Kernel& kernel, void** arguments) {
+    for (unsigned i = 0; i < kernel.parameters; i++) {
+      const char* from = static_cast<const char*>(arguments[i]);
+      values_.emplace_back(from, from + kernel.sizes[i]);
+    }
+  }
+  std::vector<void*> pointers() {
+    std::vector<void*> pointers;
+    for (auto& value : values_) pointers.push_back(value.data());
+    return pointers;
+  }
+
+ private:
+  std::vector<std::vector<char>> values_;
+};
+
 }  // namespace
 }  // namespace emulator
 
@@ -53,6 +74,10 @@ using namespace emulator;
 extern "C" {
 
 CUresult cuModuleLoadData(CUmodule* module, const void* image) {
+  {
+    auto turn = take_turn();
+    graph::require_nothing_recording("loading a module");
+  }
   const char* text = static_cast<const char*>(image);
   bool machine_code = memcmp(text, "\x7f" "ELF", 4) == 0 || memcmp(text, "\x50\xed\x55\xba", 4) == 0;
   *module = reinterpret_cast<CUmodule>(new Module{machine_code ? "" : text});
@@ -95,9 +120,13 @@ CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, u
   EmulatedIndex grid{grid_x, grid_y, grid_z}, block{block_x, block_y, block_z};
   if (extra || !within_limits(grid, block) || dynamic_shared_bytes > kernel->max_dynamic_shared) return CUDA_ERROR_INVALID_VALUE;
   auto turn = take_turn();
-  statistics().launches[kernel->name]++;
-  order::work(kernel->name.c_str(), stream, uses(*kernel, arguments));
-  launch(kernel, grid, block, dynamic_shared_bytes, arguments);
+  auto run = [=](void** arguments) {
+    statistics().launches[kernel->name]++;
+    order::work(kernel->name.c_str(), stream, uses(*kernel, arguments));
+    launch(kernel, grid, block, dynamic_shared_bytes, arguments);
+  };
+  Arguments copy(*kernel, arguments);
+  if (!graph::records(stream, [=]() mutable { run(copy.pointers().data()); })) run(arguments);
   return CUDA_SUCCESS;
 }
 

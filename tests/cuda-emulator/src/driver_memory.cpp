@@ -6,6 +6,7 @@
 
 #include "checks.h"
 #include "driver.h"
+#include "graph.h"
 #include "memory.h"
 #include "order.h"
 #include "statistics.h"
@@ -26,6 +27,7 @@ void count(Count& of, size_t bytes) {
 CUresult copy_in(const char* what, CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
   if (bytes == 0) return CUDA_SUCCESS;
   auto turn = take_turn();
+  graph::require_not_recording(stream, what);
   require_allocated(what, to, bytes);
   order::work(what, stream, {{to, true}});
   count(statistics().host_to_device, bytes);
@@ -37,6 +39,7 @@ CUresult copy_in(const char* what, CUdeviceptr to, const void* from, size_t byte
 CUresult copy_out(const char* what, void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
   if (bytes == 0) return CUDA_SUCCESS;
   auto turn = take_turn();
+  graph::require_not_recording(stream, what);
   require_allocated(what, from, bytes);
   order::work(what, stream, {{from, false}});
   checks::reads(what, from, bytes);
@@ -49,6 +52,7 @@ CUresult copy_out(const char* what, void* to, CUdeviceptr from, size_t bytes, CU
 CUresult copy_within(const char* what, CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
   if (bytes == 0) return CUDA_SUCCESS;
   auto turn = take_turn();
+  graph::require_not_recording(stream, what);
   require_allocated(what, to, bytes);
   require_allocated(what, from, bytes);
   order::work(what, stream, {{from, false}, {to, true}});
@@ -79,6 +83,7 @@ CUresult cuMemAllocAsync(CUdeviceptr* address, size_t bytes, CUstream stream) {
   *address = allocate(bytes);
   if (!*address) return CUDA_ERROR_OUT_OF_MEMORY;
   order::allocated(*address, stream);
+  graph::allocated(stream, *address);
   return CUDA_SUCCESS;
 }
 CUresult cuMemFree_v2(CUdeviceptr address) {
@@ -90,7 +95,7 @@ CUresult cuMemFree_v2(CUdeviceptr address) {
 }
 CUresult cuMemFreeAsync(CUdeviceptr address, CUstream stream) {
   auto turn = take_turn();
-  if (!address) return CUDA_SUCCESS;
+  if (!address || graph::frees(stream, address)) return CUDA_SUCCESS;
   order::freed(address, stream);
   release(address);
   return CUDA_SUCCESS;
@@ -140,6 +145,7 @@ CUresult cuMemcpyPeerAsync(CUdeviceptr to, CUcontext, CUdeviceptr from, CUcontex
 CUresult cuMemsetD8Async(CUdeviceptr address, unsigned char value, size_t bytes, CUstream stream) {
   if (bytes == 0) return CUDA_SUCCESS;
   auto turn = take_turn();
+  graph::require_not_recording(stream, "cuMemsetD8Async");
   require_allocated("cuMemsetD8Async", address, bytes);
   order::work("cuMemsetD8Async", stream, {{address, true}});
   count(statistics().memsets, bytes);

@@ -25,6 +25,7 @@ Kernel* find_kernel(const std::string& name) {
 
 }  // namespace emulator
 
-extern "C" void emulated_register(const char* name, const char* source, unsigned parameters, const EmulatedParameter* kinds, void (*call)(void**)) {
-  emulator::kernels().emplace(name, emulator::Kernel{name, source, parameters, kinds, call});
+extern "C" void emulated_register(const char* name, const char* source, unsigned parameters, const EmulatedParameter* kinds, const unsigned* sizes,
+                                  void (*call)(void**)) {
+  emulator::kernels().emplace(name, emulator::Kernel{name, source, parameters, kinds, sizes, call});
 }

@@ -14,6 +14,7 @@ struct Kernel {
   std::string name, source;
   unsigned parameters;
   const EmulatedParameter* kinds;  // one a parameter
+  const unsigned* sizes;           // in bytes, likewise
   void (*call)(void** arguments);
   unsigned max_dynamic_shared = DEFAULT_SHARED;  // until cuFuncSetAttribute raises it, as on a GPU
 };

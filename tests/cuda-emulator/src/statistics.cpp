@@ -62,7 +62,7 @@ std::string Statistics::json() const {
   }
   return "{" + member("launches", total) + "\"launches_by_kernel\":{" + by_kernel + "}," + member("host_to_device", host_to_device) +
          member("device_to_host", device_to_host) + member("device_to_device", device_to_device) + member("memsets", memsets) +
-         member("synchronisations", synchronisations) + member("allocations", allocations) + member("frees", frees) +
+         member("graphs", graphs) + member("synchronisations", synchronisations) + member("allocations", allocations) + member("frees", frees) +
          member("memory_bytes", memory_bytes) + "\"peak_memory_bytes\":" + std::to_string(peak_memory_bytes) + "}";
 }
 

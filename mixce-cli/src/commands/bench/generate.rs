@@ -42,7 +42,7 @@ pub(super) struct GenerateBench {
     /// Tokens of prompt plus continuation, instead of --new-tokens
     #[arg(long, value_name = "TOKENS", conflicts_with = "new_tokens")]
     seq_len: Option<usize>,
-    /// Number format of the operands of matrix products; bf16 needs a CPU with AVX512-BF16
+    /// Number format of the operands of matrix products; bf16 needs a CPU with AVX512-BF16 or a GPU of compute capability 8.0
     #[arg(long, default_value = "f32", value_parser = words::<Precision>(&["f32", "bf16"]))]
     precision: Precision,
 }

@@ -5,8 +5,8 @@ use anyhow::Result;
 use candle_core::{Device, Tensor};
 use mixce_kernels::sublayer::{GatedMlp, GatedMlpGradients, NormLinear, NormLinearGradients};
 use mixce_kernels::{
-    Activation, Affine, AffineGradients, Columns, CuSeqlens, Embedded, HeadNorm, HeadTransform,
-    HeadTransformGradients, Heads, KeyValues, Norm, Precision, Rotary, Weight, causal_attention,
+    Activation, Affine, AffineGradients, CuSeqlens, Embedded, HeadNorm, HeadTransform,
+    HeadTransformGradients, Heads, KeyValues, Norm, Positions, Precision, Rotary, Weight, causal_attention,
     decode_attention, token_embedding,
 };
 
@@ -122,12 +122,12 @@ fn rotary(shape: Shape, documents: &CuSeqlens, norms: bool, device: &Device) -> 
     Ok([y, dqkv].into_iter().chain(gradients.q_norm).chain(gradients.k_norm).collect())
 }
 
-/// Three sequences, two of which begin later, at the 41st column of a cache for 64, with a window of 20 columns.
+/// Three sequences of different lengths in a cache for 64 tokens, with a window of 20.
 fn cached_attention(shape: Shape, device: &Device) -> Result<Vec<Tensor>> {
     let heads = Heads { window: Some(20), ..shape.heads };
     let cache = |seed| normal(seed, &[3, heads.kv, 64, shape.head_size], device);
     let qkv = normal(1, &[3, shape.qkv()], device)?;
     let cache = KeyValues { keys: cache(2)?, values: cache(3)? };
-    let out = decode_attention(&qkv, &cache, Columns { first: &[0, 7, 39], new: 40 }, heads)?;
+    let out = decode_attention(&qkv, &cache, &Positions::new([40, 33, 1]), heads)?;
     Ok(vec![out, cache.keys, cache.values])
 }

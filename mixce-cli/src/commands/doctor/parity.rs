@@ -30,7 +30,7 @@ use crate::speed::{Peak, peak};
 pub(super) const NOT_CHECKED: [&str; 4] = [
     "operations on the GPU against the CPU, forward and backward",
     "ten steps of training on the GPU against the CPU, in f32 and in bf16",
-    "sampling on the GPU against the CPU",
+    "sampling on the GPU against the CPU, in f32 and in bf16",
     "speed of training on the GPU, in f32 and in bf16",
 ];
 
@@ -40,18 +40,30 @@ const TOLERANCE: f64 = 1e-4;
 const TRAINING_TOLERANCE: f64 = 1e-3;
 const BF16_TOLERANCE: f64 = 3e-2;
 
+/// Prompts with their numbers.
+const PROMPTS: [(u64, &[u32]); 3] = [(0, &[1, 2, 3]), (1, &[4]), (2, &[7, 8, 9, 10])];
+
 /// All checks; `full` with the shapes of GPT-2 small.
 pub(super) fn parity(gpu: &Device, full: bool) -> Result<Vec<Check>> {
     let (mut checks, peak) = (operations(gpu, full)?, full.then(|| peak(gpu)).transpose()?);
     let (gpt2, llama) = (small_config()?, small_llama()?);
-    let models: [(&dyn ModelConfig, [&'static str; 3]); 2] = [
-        (&gpt2, ["training", "training in bf16", "sampling"]),
-        (&llama, ["training of a Qwen3", "training of a Qwen3 in bf16", "sampling from a Qwen3"]),
+    let models: [(&dyn ModelConfig, [&'static str; 4]); 2] = [
+        (&gpt2, ["training", "training in bf16", "sampling", "decoding in bf16"]),
+        (
+            &llama,
+            [
+                "training of a Qwen3",
+                "training of a Qwen3 in bf16",
+                "sampling from a Qwen3",
+                "decoding of a Qwen3 in bf16",
+            ],
+        ),
     ];
-    for (config, [exact, rounded, samples]) in models {
+    for (config, [exact, rounded, samples, decoded]) in models {
         checks.push(training(gpu, config, (exact, Precision::F32), TRAINING_TOLERANCE)?);
         checks.push(training(gpu, config, (rounded, Precision::Bf16), BF16_TOLERANCE)?);
         checks.push(sampling(gpu, config, samples)?);
+        checks.push(decoding(gpu, config, decoded)?);
     }
     checks.push(speed(gpu, ("speed of training", Precision::F32), full, peak)?);
     checks.push(speed(gpu, ("speed of training in bf16", Precision::Bf16), full, peak)?);
@@ -212,17 +224,42 @@ fn sampling(gpu: &Device, config: &dyn ModelConfig, name: &'static str) -> Resul
         // The same weights: random numbers do not depend on the device.
         let model = config.build(Parameters::random(config, 3, device)?.detached())?;
         let model = model.into_decoder(Precision::F32)?;
-        let prompts: [(u64, &[u32]); 3] = [(0, &[1, 2, 3]), (1, &[4]), (2, &[7, 8, 9, 10])];
-        let sampling = Sampling::default();
-        let options =
-            GenerateOptions { sampling, max_new_tokens: 20, eos: Vec::new(), batch_size: 3, seed: 4 };
-        let texts = generate(&*model, &prompts, &options, &mut |_, _| ())?;
+        let draws = Sampling::default();
+        let methods = [
+            Sampling { greedy: true, ..draws.clone() },
+            Sampling { temperature: 0.9, top_k: Some(20), top_p: Some(0.9), ..draws.clone() },
+            draws,
+        ];
+        let mut texts = Vec::new();
+        for sampling in methods {
+            let options =
+                GenerateOptions { sampling, max_new_tokens: 20, eos: Vec::new(), batch_size: 3, seed: 4 };
+            texts.extend(generate(&*model, &PROMPTS, &options, &mut |_, _| ())?);
+        }
         Ok(texts.into_iter().map(|text| text.tokens).collect())
     };
     let (got, want) = (run(gpu)?, run(&Device::Cpu)?);
     let same = got.iter().zip(&want).filter(|(got, want)| got == want).count();
     let detail = format!("{same} of {} texts of 20 tokens agree with the CPU", want.len());
     Ok(Check::new(name, got == want, detail))
+}
+
+/// The logits behind prompts and one more token each, in bf16 against the CPU's f32.
+fn decoding(gpu: &Device, config: &dyn ModelConfig, name: &'static str) -> Result<Check> {
+    let run = |device: &Device, precision| -> Result<Vec<f32>> {
+        let model = config.build(Parameters::random(config, 3, device)?.detached())?;
+        let model = model.into_decoder(precision)?;
+        let (_, mut cache) = model.prefill(&model.pack(&PROMPTS.map(|(_, ids)| ids))?, 1)?;
+        let mut logits = Vec::new();
+        model.logits(&model.decode(&[5, 6, 7], &mut cache)?, &mut logits)?;
+        Ok(logits)
+    };
+    let (got, want) = (run(gpu, Precision::Bf16)?, run(&Device::Cpu, Precision::F32)?);
+    let largest = want.iter().fold(f64::MIN_POSITIVE, |most, z| most.max(f64::from(z.abs())));
+    let differences = got.iter().zip(&want).map(|(got, want)| f64::from((got - want).abs()) / largest);
+    let holds = got.len() == want.len() && differences.clone().all(|d| d <= BF16_TOLERANCE);
+    let worst = differences.fold(0.0, f64::max);
+    Ok(Check::new(name, holds, format!("logits differ by {worst:.1e} of the largest")))
 }
 
 /// A measurement without comparison, with `full` also as a share of the peak.

@@ -6,8 +6,8 @@ use candle_core::{Device, Tensor};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
 use mixce_kernels::{
-    Activation, AdamWParameter, AdamWUpdate, Affine, AffineGradients, Columns, Dropout, Heads, KeyValues,
-    Norm, Precision, adamw_step, decode_attention, sum_of_squares,
+    Activation, AdamWParameter, AdamWUpdate, Affine, AffineGradients, Dropout, Heads, KeyValues, Norm,
+    Positions, Precision, adamw_step, decode_attention, sum_of_squares,
 };
 
 use super::checks::{Check, normal};
@@ -96,13 +96,13 @@ fn mlp(n: usize, c: usize, drop: Option<Dropout>, device: &Device) -> Result<Vec
     Ok([vec![y, dx], tensors([&sums.norm, &sums.up, &sums.down])].concat())
 }
 
-/// Three sequences, two of which begin later, at the 41st column of a cache for 64.
+/// Three sequences of different lengths in a cache for 64 tokens.
 fn cached_attention(c: usize, heads: usize, device: &Device) -> Result<Vec<Tensor>> {
     let shape = [3, heads, 64, c / heads];
     let cache = |seed| normal(seed, &shape, device);
     let (qkv, cache) = (normal(1, &[3, 3 * c], device)?, KeyValues { keys: cache(2)?, values: cache(3)? });
-    let columns = Columns { first: &[0, 7, 39], new: 40 };
-    let out = decode_attention(&qkv, &cache, columns, Heads::new(heads, 0.2))?;
+    let positions = Positions::new([40, 33, 1]);
+    let out = decode_attention(&qkv, &cache, &positions, Heads::new(heads, 0.2))?;
     Ok(vec![out, cache.keys, cache.values])
 }
 
