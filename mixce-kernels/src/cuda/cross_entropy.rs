@@ -39,7 +39,7 @@ impl Gpu<'_> {
                     for (start, len) in slice.ranges(n) {
                         let logits = Matrix::strided(logits.range(0, len * slice.pitch), v, slice.pitch)?;
                         let hidden = Matrix::new(hidden.range(start * c, len * c), c);
-                        gpu.logits(hidden, Matrix::new(head, c), logits)?;
+                        gpu.multiply_head(hidden, Matrix::new(head, c), logits)?;
                         let [log_q, log_z] = [log_q, log_z].map(|array| array.range(start, len));
                         gpu.log_probs_of_logits(logits, targets.range(start, len), log_q, log_z)?;
                     }
@@ -89,7 +89,7 @@ fn weighted_cross_entropy<T: Element>(
                 with_arrays::<T, _, 2, 1>(op, [&hidden, head], [&logits], |gpu, [hidden, head], [logits]| {
                     let (hidden, head) = (Matrix::new(hidden, c), Matrix::new(head, c));
                     let logits = Matrix::strided(logits, v, slice.pitch)?;
-                    gpu.logits(hidden, head, logits)?;
+                    gpu.multiply_head(hidden, head, logits)?;
                     gpu.log_probs_of_logits(logits, targets, log_q, log_z)
                 })
             })
@@ -112,7 +112,7 @@ fn weighted_cross_entropy<T: Element>(
 
 impl Gpu<'_> {
     /// `logits = hidden head^T`
-    fn logits<T: Element>(
+    fn multiply_head<T: Element>(
         &self,
         hidden: Matrix<'_, T>,
         head: Matrix<'_, T>,
