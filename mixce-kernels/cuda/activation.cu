@@ -7,14 +7,16 @@ struct ValueAndDerivative {
   float value, derivative;
 };
 
+// With the hyperbolic tangent: (1 + tanh u) / 2 is the logistic function of 2 u.
 struct GeluNew {
-  static __device__ __forceinline__ float value(float x) {
-    return 0.5f * x * (1.0f + tanhf(SQRT_2_OVER_PI * (x + CUBIC * x * x * x)));
+  static __device__ __forceinline__ float share(float x) {
+    const float u = SQRT_2_OVER_PI * (x + CUBIC * x * x * x);
+    return __fdividef(1.0f, 1.0f + __expf(-2.0f * u));
   }
+  static __device__ __forceinline__ float value(float x) { return x * share(x); }
   static __device__ __forceinline__ ValueAndDerivative both(float x) {
-    const float t = tanhf(SQRT_2_OVER_PI * (x + CUBIC * x * x * x));
-    return {0.5f * x * (1.0f + t),
-            0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * (SQRT_2_OVER_PI * (1.0f + 3.0f * CUBIC * x * x))};
+    const float s = share(x);
+    return {x * s, s + 2.0f * x * s * (1.0f - s) * (SQRT_2_OVER_PI * (1.0f + 3.0f * CUBIC * x * x))};
   }
 };
 

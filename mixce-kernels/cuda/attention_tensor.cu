@@ -425,8 +425,10 @@ extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
     if (query >= n) return;
     const unsigned document = spans[2 * query], first = (p.first_key(query) - document) / 32, last = (query - document) / 32;
     uint32_t* row = kept + ((size_t)blockIdx.y * n + query) * words;
-    for (unsigned word = lane; word < words; word += WARP)
-      if (word < first || word > last) row[word] = 0;
+#pragma unroll 1
+    for (unsigned word = lane; word < first; word += WARP) row[word] = 0;
+#pragma unroll 1
+    for (unsigned word = last + 1 + lane; word < words; word += WARP) row[word] = 0;
     for (unsigned begin = first; begin <= last; begin += DRAWN / 32) {
       const unsigned word = begin + lane / 8;
       const Words draws = philox(((uint64_t)query << 30) + word * 8 + lane % 8, dropout.label, dropout.key);
