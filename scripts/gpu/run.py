@@ -134,8 +134,8 @@ class Run:
 
     def group_kernels(self):
         """Time by kernel of one bf16 step."""
-        step = "kernels of a step, gpt2 8x512 bf16"
-        row, model = self.rows.sized(rows.Train("gpt2", 8, 512, "bf16", steps=1))
+        step = "kernels of a step, gpt2 32x1024 bf16"
+        row, model = self.rows.sized(rows.Train("gpt2", 32, 1024, "bf16", steps=1))
         precision = "f32" if self.device == "cpu" else row.precision
         command = [self.mixce, "bench", "train", "--model-config", model, "--batch-size", row.batch, "--seq-len", row.length]
         command += ["--precision", precision, "--steps", 1, "--warmup", 1, "--device", self.device, "--json", "--quiet"]
