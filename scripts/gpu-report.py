@@ -231,7 +231,7 @@ def kernels(reports):
         if not result:
             lines.append(f"{step}: {missing(reports.get(step))}, {clean(reports.get(step).get('why', ''))}")
             continue
-        measured = reports.result("train gpt2 32x1024 bf16", "mixce")
+        measured = reports.result(step.replace("kernels of a step, ", "train "), "mixce")
         step_ms = f"; a step takes {1e3 * statistics.median(measured['step_s']):.2f} ms" if measured else ""
         lines += [f"{step}: {result['launches']} launches, {result['ms']:.2f} ms{step_ms}.", ""]
         rows = [(f"`{k['kernel']}`", k["launches"], f"{k['ms']:.3f}", f"{100 * k['share']:.1f} %") for k in result["kernels"]]

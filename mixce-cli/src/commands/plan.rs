@@ -27,7 +27,7 @@ use crate::speed;
     the allocator's unused pages and CUDA's context are not included. Time is the operations of the matrix products divided by an\n\
     assumed share of this device's matmul peak, which is measured now (some seconds) unless --gflops is given. It is a rough\n\
     estimate; `mixce bench train` measures. With --device cuda and no such device, time is estimated only with --gflops.\n\n\
-    With --roofline and --device h100, a100 or rtx4090 the operations and bytes of every part of a step are listed, with the time at the\n\
+    With --roofline and --device h200, h100, a100 or rtx4090 the operations and bytes of every part of a step are listed, with the time at the\n\
     GPU's peak rates and at the rates that the kernels are estimated to reach: on paper, not measured. No GPU is needed."
 )]
 pub(crate) struct PlanArgs {
@@ -59,7 +59,7 @@ pub(crate) struct PlanArgs {
     /// Assumed share of that rate in training, above 0 and up to 1; measured on CPUs: 0.56 to 0.78
     #[arg(long, default_value_t = 0.65, value_name = "SHARE", allow_negative_numbers = true)]
     share: f64,
-    /// Estimate where the time of a microbatch's step goes on the GPU that --device names: h100, a100 or rtx4090
+    /// Estimate where the time of a microbatch's step goes on the GPU that --device names: h200, h100, a100 or rtx4090
     #[arg(long, conflicts_with_all = ["gflops", "share", "tokens", "activation_checkpointing"])]
     roofline: bool,
 }
