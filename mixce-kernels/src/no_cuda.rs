@@ -14,7 +14,7 @@ use crate::embedding::Embedded;
 use crate::lm_head::{CrossEntropy, Weighting};
 use crate::norm::NormElements;
 use crate::rotary::{HeadTransform, HeadTransformGradients};
-use crate::sample::{Choice, Draws};
+use crate::sample::Choice;
 use crate::sublayer::{
     GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients,
 };
@@ -85,7 +85,7 @@ never_called! {
     rotary_backward(&HeadTransform, Option<&Tensor>, &Tensor, Heads, &Tensor, &HeadTransformGradients) -> ();
     record(impl FnOnce() -> Result<()>) -> Recording;
     upload(&[u32], &Tensor) -> ();
-    sample((&Tensor, usize), Choice, &Draws, &Positions, &Tensor) -> ();
+    sample((&Tensor, usize), Choice, u64, [&Tensor; 3], &Tensor) -> ();
     logits(&Tensor, &Weight) -> Tensor;
     norm_linear(&NormLinear, &Tensor, Precision) -> Tensor;
     norm_linear_backward(&NormLinear, &Tensor, &Tensor, &Tensor, &NormLinearGradients, Precision) -> ();
@@ -115,8 +115,7 @@ pub(crate) fn causal_attention(
 pub(crate) fn causal_attention_backward(
     _: &CausalAttention,
     _: &Tensor,
-    _: Operand<'_>,
-    _: Operand<'_>,
+    _: [Operand<'_>; 3],
 ) -> Result<(CudaStorage, Shape)> {
     Err(Error::NotCompiledWithCudaSupport)
 }

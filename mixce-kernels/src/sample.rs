@@ -77,7 +77,7 @@ impl Draws {
     }
 
     /// The key that all streams have.
-    pub(crate) fn key(&self) -> Result<u64> {
+    fn key(&self) -> Result<u64> {
         let mut keys = self.streams.iter().map(|stream| stream.key_and_label().0);
         let key = keys.next().unwrap_or_default();
         match keys.find(|other| *other != key) {
@@ -87,7 +87,7 @@ impl Draws {
     }
 
     /// The labels' bits `[B]` i64 and the starts `[B]` u32 on the device of `like`.
-    pub(crate) fn on(&self, like: &Tensor) -> Result<(Tensor, Tensor)> {
+    fn on(&self, like: &Tensor) -> Result<(Tensor, Tensor)> {
         let labels = self.labels.get(like.device(), || {
             let labels = self.streams.iter().map(|stream| stream.key_and_label().1.cast_signed());
             Tensor::from_vec(labels.collect::<Vec<_>>(), self.streams.len(), like.device())
@@ -119,7 +119,11 @@ pub fn sample_on_gpu(
         bail!("sample: expected logits of {got} sequences and {vocabulary} tokens, got [{b}, {stride}]");
     }
     match gpu_of(logits) {
-        Some(gpu) => gpu.sample((logits, vocabulary), choice, draws, lengths, tokens),
+        Some(gpu) => {
+            let ((labels, starts), lengths) = (draws.on(logits)?, lengths.on(logits.device())?);
+            let of_sequences = [&labels, &starts, &lengths];
+            gpu.sample((logits, vocabulary), choice, draws.key()?, of_sequences, tokens)
+        }
         None => {
             let (dtype, device) = (logits.dtype(), logits.device().location());
             bail!("sample: expected f32 logits on CUDA, got {dtype:?} on {device:?}")

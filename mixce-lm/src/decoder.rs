@@ -12,7 +12,7 @@ use crate::config::ModelSpec;
 use crate::error::{Error, Result};
 use crate::model::{Decoder, LanguageModel as _};
 use crate::sampler::Sampler;
-use crate::session::{Session, TransformerSession};
+use crate::session::{Started, TransformerSession};
 use crate::transformer::{Body, Transformer};
 
 /// A transformer whose weights lie in the order in which sampling reads them (on the CPU, in f32: [`Weight::Packed`]), in bf16 rounded
@@ -140,7 +140,7 @@ impl<A: Architecture> Decoder for TransformerDecoder<A> {
         batch: &PackedBatch,
         new_tokens: usize,
         sampler: Sampler<'a>,
-    ) -> Result<(Vec<Option<u32>>, Box<dyn Session + 'a>)> {
+    ) -> Result<Started<'a>> {
         let (hidden, cache) = self.prefill(batch, new_tokens)?;
         let mut session = TransformerSession::new(self, cache, sampler);
         Ok((session.choose(&hidden)?, Box::new(session)))

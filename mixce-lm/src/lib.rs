@@ -45,7 +45,7 @@ pub use mixce_kernels::Heads;
 pub use model::{Decoder, Forward, LanguageModel, PassOptions};
 pub use params::{Init, ParameterKind, ParameterSpec, Parameters};
 pub use sampler::Sampler;
-pub use session::Session;
+pub use session::{Session, Started};
 pub use special_ids::stop_ids;
 pub use tokenizer::Tokenizer;
 pub use transformer::Transformer;

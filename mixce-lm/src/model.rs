@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::gradients::Gradients;
 use crate::params::Parameters;
 use crate::sampler::Sampler;
-use crate::session::Session;
+use crate::session::Started;
 use crate::{features, fingerprint};
 
 /// Options of a training pass.
@@ -168,7 +168,7 @@ pub trait Decoder: Debug + Send + Sync {
         batch: &PackedBatch,
         new_tokens: usize,
         sampler: Sampler<'a>,
-    ) -> Result<(Vec<Option<u32>>, Box<dyn Session + 'a>)>;
+    ) -> Result<Started<'a>>;
 
     /// Packs prompts for this model (see [`PackedBatch::new`]).
     ///

@@ -28,6 +28,9 @@ pub trait Session: Debug + Send {
     fn keep(&mut self, sequences: &[usize]) -> Result<()>;
 }
 
+/// The first token behind each prompt, and the session that continues them.
+pub type Started<'a> = (Vec<Option<u32>>, Box<dyn Session + 'a>);
+
 /// What a recorded step does.
 type Work<'a> = Box<dyn Fn(&StepInputs, &Tensor) -> candle_core::Result<()> + Send + Sync + 'a>;
 

@@ -6,8 +6,8 @@ use half::bf16;
 use super::cast::{operands, rounded};
 use super::matmul::Matrix;
 use super::{Element, Gpu, Grid, expect_len, launch, uninitialised, unsigned, with_arrays, with_parts};
-use crate::sample::{Choice, Draws};
-use crate::{Affine, Positions, Weight};
+use crate::sample::Choice;
+use crate::{Affine, Weight};
 
 /// Threads of a block.
 const SAMPLE_THREADS: u32 = 1024;
@@ -18,13 +18,14 @@ const MAX_CHUNKS: usize = 3 * 1024;
 const ALIGNED: usize = 8;
 
 impl Gpu<'_> {
-    /// See [`crate::sample_on_gpu`], whose checks the operands have passed.
+    /// See [`crate::sample_on_gpu`], whose checks the operands have passed: with the key of all streams, their labels' bits, the tokens that each
+    /// sequence began with, and those that it has.
     pub(crate) fn sample(
         &self,
         (logits, v): (&Tensor, usize),
         choice: Choice,
-        draws: &Draws,
-        lengths: &Positions,
+        key: u64,
+        [labels, starts, lengths]: [&Tensor; 3],
         tokens: &Tensor,
     ) -> Result<()> {
         let (op, (b, stride)) = ("sample", logits.dims2()?);
@@ -37,18 +38,17 @@ impl Gpu<'_> {
             Choice::Draw { temperature, top_k, top_p } => (0, temperature, top_k, top_p),
         };
         let (scale, dropped) = ((1.0 / temperature) as f32, 1.0 - top_p.unwrap_or(1.0));
-        let (key, top_k) = (draws.key()?, unsigned(op, top_k.unwrap_or(v).min(v))?);
-        let ((labels, starts), lengths) = (draws.on(logits)?, lengths.on(logits.device())?);
+        let top_k = unsigned(op, top_k.unwrap_or(v).min(v))?;
         let grid = Grid {
             blocks: (unsigned(op, b)?, 1),
             threads: (SAMPLE_THREADS, 1),
             shared_bytes: chunks * size_of::<u64>(),
         };
         with_arrays::<f32, _, 1, 0>(op, [logits], [], |_, [logits], []| {
-            with_arrays::<i64, _, 1, 0>(op, [&labels], [], |_, [labels], []| {
+            with_arrays::<i64, _, 1, 0>(op, [labels], [], |_, [labels], []| {
                 with_arrays::<u32, _, 2, 1>(
                     op,
-                    [&starts, &lengths],
+                    [starts, lengths],
                     [tokens],
                     |gpu, [starts, lengths], [tokens]| {
                         expect_len(op, "the labels", labels, b)?;

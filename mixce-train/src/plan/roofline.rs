@@ -71,12 +71,23 @@ struct Rates {
 
 impl Rates {
     fn of(precision: Precision) -> Self {
-        let moved =
-            Self { products: 0.0, attention: 0.0, attention_products: 0.0, elementwise: 0.55, logits: 0.8, column_sums: 0.36, optimizer: 0.7 };
+        let moved = Self {
+            products: 0.0,
+            attention: 0.0,
+            attention_products: 0.0,
+            elementwise: 0.55,
+            logits: 0.8,
+            column_sums: 0.36,
+            optimizer: 0.7,
+        };
         match precision {
             // Without tensor cores, and with softmax computed again for the backward pass.
-            Precision::F32 => Self { products: 0.75, attention: 0.1, attention_products: 11.0 / 2.0, ..moved },
-            Precision::Bf16 => Self { products: 0.65, attention: 0.1, attention_products: 9.0 / 2.0, ..moved },
+            Precision::F32 => {
+                Self { products: 0.75, attention: 0.1, attention_products: 11.0 / 2.0, ..moved }
+            }
+            Precision::Bf16 => {
+                Self { products: 0.65, attention: 0.1, attention_products: 9.0 / 2.0, ..moved }
+            }
         }
     }
 }
