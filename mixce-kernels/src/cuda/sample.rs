@@ -52,8 +52,9 @@ impl Gpu<'_> {
                     [tokens],
                     |gpu, [starts, lengths], [tokens]| {
                         expect_len(op, "the labels", labels, b)?;
-                        let of_sequences = [starts, lengths, tokens].into_iter();
-                        of_sequences.map(|of| expect_len(op, "sequences", of, b)).collect::<Result<()>>()?;
+                        for of_sequences in [starts, lengths, tokens] {
+                            expect_len(op, "sequences", of_sequences, b)?;
+                        }
                         let (name, v, stride) = ("mixce_sample", unsigned(op, v)?, unsigned(op, stride)?);
                         // SAFETY: the arguments are those of the kernel; there are B rows of V logits or more, and B of all else.
                         unsafe {
