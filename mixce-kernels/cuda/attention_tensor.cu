@@ -41,8 +41,7 @@ struct Kept {
   }
 };
 
-// One head of queries with its keys and values, seen by one warp of a block of warps of ROWS rows.
-template <int ROWS>
+// One head of queries with its keys and values, seen by one warp.
 struct Head {
   const Problem& p;
   const bf16 *q, *k, *v;  // row i at [i * stride]
@@ -51,20 +50,20 @@ struct Head {
 
   __device__ __forceinline__ Head(const Problem& p, unsigned head)
       : p(p), stride((size_t)(p.heads + 2 * p.kv) * p.d), width((size_t)p.heads * p.d), head(head), lane(threadIdx.x % WARP) {
-    row0 = begin() + threadIdx.x / WARP * ROWS;
+    row0 = begin() + threadIdx.x / WARP * WARP_ROWS;
     q = p.qkv + (size_t)head * p.d;
     k = p.qkv + (size_t)(p.heads + head / (p.heads / p.kv)) * p.d;
     v = k + (size_t)p.kv * p.d;
   }
 
   // The rows of the block.
-  __device__ __forceinline__ unsigned begin() const { return blockIdx.x * (WARPS * ROWS); }
-  __device__ __forceinline__ unsigned end() const { return begin() + WARPS * ROWS < p.n ? begin() + WARPS * ROWS : p.n; }
+  __device__ __forceinline__ unsigned begin() const { return blockIdx.x * BLOCK_ROWS; }
+  __device__ __forceinline__ unsigned end() const { return begin() + BLOCK_ROWS < p.n ? begin() + BLOCK_ROWS : p.n; }
 
   // Row i of the warp, or the last row of all where there are fewer: then its results are dropped.
   __device__ __forceinline__ unsigned row(unsigned i) const { return row0 + i < p.n ? row0 + i : p.n - 1; }
-  // The lane's row of a half of the m-th 16.
-  __device__ __forceinline__ unsigned row(int m, int half) const { return row(16 * m + 8 * half + lane / 4); }
+  // The lane's row of a half of the warp's.
+  __device__ __forceinline__ unsigned row_of_lane(int half) const { return row(8 * half + lane / 4); }
 };
 
 static __device__ __forceinline__ float quad_sum(float x) {
@@ -78,132 +77,118 @@ static __device__ __forceinline__ float quad_max(float x) {
 
 // The softmax of a warp's queries over the keys seen so far: weights are exp2(scale score - max), `norm` is the lane's share of their
 // sum, `sums` what was summed with them.
-template <int M, int D>
+template <int D>
 struct Softmax {
-  float max[M][2], norm[M][2];
+  float max[2], norm[2];
   unsigned first_of_last;  // the first key that the warp's last query sees
-  Fragment<M, D> sums;
+  Fragment<D> sums;
 
-  __device__ __forceinline__ explicit Softmax(const Head<16 * M>& h) : first_of_last(h.p.first_key(h.row(16 * M - 1))) {
+  __device__ __forceinline__ explicit Softmax(const Head& h) : first_of_last(h.p.first_key(h.row(WARP_ROWS - 1))) {
 #pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-        max[m][half] = -INFINITY;
-        norm[m][half] = 0.0f;
-      }
+    for (int half = 0; half < 2; half++) {
+      max[half] = -INFINITY;
+      norm[half] = 0.0f;
+    }
     sums.clear();
   }
 
   // Turns scores of the keys from `first` on into weights, and corrects what was summed with earlier ones.
   template <int N>
-  __device__ __forceinline__ void weigh(Fragment<M, N>& scores, const Head<16 * M>& h, unsigned first) {
+  __device__ __forceinline__ void weigh(Fragment<N>& scores, const Head& h, unsigned first) {
     const bool all_seen = first + N <= h.row(0) + 1 && first >= first_of_last;
 #pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-        if (!all_seen) {
-          const unsigned query = h.row(m, half), first_seen = h.p.first_key(query);
-#pragma unroll
-          for (int i = 0; i < scores.OF_ROW; i++) {
-            const unsigned key = first + scores.column(i, h.lane % 4);
-            if (key < first_seen || key > query) scores.at(m, half, i) = -INFINITY;
-          }
-        }
-        float top = -INFINITY;
-#pragma unroll
-        for (int i = 0; i < scores.OF_ROW; i++) top = fmaxf(top, scores.at(m, half, i));
-        top = fmaxf(max[m][half], h.p.scale * quad_max(top));
-        // Without a visible score, or with NaN alone, shifting by 0 keeps 0 and NaN what they are.
-        const float shift = top == -INFINITY ? 0.0f : top, correction = fast_exp2(max[m][half] - shift);
-        float sum = 0.0f;
+    for (int half = 0; half < 2; half++) {
+      if (!all_seen) {
+        const unsigned query = h.row_of_lane(half), first_seen = h.p.first_key(query);
 #pragma unroll
         for (int i = 0; i < scores.OF_ROW; i++) {
-          float& score = scores.at(m, half, i);
-          score = fast_exp2(fmaf(h.p.scale, score, -shift));
-          sum += score;
+          const unsigned key = first + scores.column(i, h.lane % 4);
+          if (key < first_seen || key > query) scores.at(half, i) = -INFINITY;
         }
-        max[m][half] = top;
-        norm[m][half] = norm[m][half] * correction + sum;
-#pragma unroll
-        for (int i = 0; i < sums.OF_ROW; i++) sums.at(m, half, i) *= correction;
       }
+      float top = -INFINITY;
+#pragma unroll
+      for (int i = 0; i < scores.OF_ROW; i++) top = fmaxf(top, scores.at(half, i));
+      top = fmaxf(max[half], h.p.scale * quad_max(top));
+      // Without a visible score, or with NaN alone, shifting by 0 keeps 0 and NaN what they are.
+      const float shift = top == -INFINITY ? 0.0f : top, correction = fast_exp2(max[half] - shift);
+      float sum = 0.0f;
+#pragma unroll
+      for (int i = 0; i < scores.OF_ROW; i++) {
+        float& score = scores.at(half, i);
+        score = fast_exp2(fmaf(h.p.scale, score, -shift));
+        sum += score;
+      }
+      max[half] = top;
+      norm[half] = norm[half] * correction + sum;
+#pragma unroll
+      for (int i = 0; i < sums.OF_ROW; i++) sums.at(half, i) *= correction;
+    }
   }
 };
 
 // Of the lane's rows.
-template <int M>
 struct KeptRows {
-  Kept of[M][2];
+  Kept of[2];
 
-  __device__ __forceinline__ explicit KeptRows(const Head<16 * M>& h) {
+  __device__ __forceinline__ explicit KeptRows(const Head& h) {
 #pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-      for (int half = 0; half < 2; half++) of[m][half] = Kept(h.p, h.head, h.row(m, half));
+    for (int half = 0; half < 2; half++) of[half] = Kept(h.p, h.head, h.row_of_lane(half));
   }
 };
 
 // What dropout keeps of the lane's scores of N keys: loaded before it is needed.
-template <int M, int N>
+template <int N>
 struct KeptScores {
-  uint32_t bits[M][2][(N + 31) / 32];
+  uint32_t bits[2][(N + 31) / 32];
 
-  __device__ __forceinline__ KeptScores(const KeptRows<M>& rows, unsigned first) {
+  __device__ __forceinline__ KeptScores(const KeptRows& rows, unsigned first) {
 #pragma unroll
-    for (int m = 0; m < M; m++)
+    for (int half = 0; half < 2; half++)
 #pragma unroll
-      for (int half = 0; half < 2; half++)
-#pragma unroll
-        for (int i = 0; i < (N + 31) / 32; i++) bits[m][half][i] = rows.of[m][half].bits(first + 32 * i);
+      for (int i = 0; i < (N + 31) / 32; i++) bits[half][i] = rows.of[half].bits(first + 32 * i);
   }
 
-  // Calls `f(m, half, i, keep)` for the numbers of each row.
+  // Calls `f(half, i, keep)` for the numbers of each row.
   template <class F>
   __device__ __forceinline__ void for_each(unsigned t, F f) const {
 #pragma unroll
-    for (int m = 0; m < M; m++)
+    for (int half = 0; half < 2; half++)
 #pragma unroll
-      for (int half = 0; half < 2; half++)
-#pragma unroll
-        for (int i = 0; i < N / 4; i++) f(m, half, i, (bits[m][half][i / 8] >> 2 * t & 1u << (i / 2 % 4 * 8 + i % 2)) != 0);
+      for (int i = 0; i < N / 4; i++) f(half, i, (bits[half][i / 8] >> 2 * t & 1u << (i / 2 % 4 * 8 + i % 2)) != 0);
   }
 };
 
 // out_i = sum_j drop(softmax_j(scale q_i . k_j)) v_j
-template <int M, int D, int N>
+template <int D, int N>
 static __device__ __forceinline__ void forward(const Problem& p, bf16* shared, bf16* out) {
-  const Head<16 * M> h(p, blockIdx.y);
-  const InRegisters<M, D> q(h, h.q, h.stride);
-  const KeptRows<M> kept(h);
-  Softmax<M, D> softmax(h);
+  const Head h(p, blockIdx.y);
+  const InRegisters<D> q(h, h.q, h.stride);
+  const KeptRows kept(h);
+  Softmax<D> softmax(h);
   for_tiles<D, N>(shared, h.k, h.stride, h.v, h.stride, p.first_key(h.begin()), h.end(), p.d, [&](unsigned first, bf16* k, bf16* v) {
-    if (first > h.row(16 * M - 1)) return;  // keys after all of the warp's queries
-    const KeptScores<M, N> keeps(kept, first);
-    Fragment<M, N> scores;
-    multiply<M, D, N>(scores, q, k, h.lane);
+    if (first > h.row(WARP_ROWS - 1)) return;  // keys after all of the warp's queries
+    const KeptScores<N> keeps(kept, first);
+    Fragment<N> scores;
+    multiply<D, N>(scores, q, k, h.lane);
     softmax.weigh(scores, h, first);
     if (p.kept)
-      keeps.for_each(h.lane % 4, [&](int m, int half, int i, bool keep) {
-        if (!keep) scores.at(m, half, i) = 0.0f;
+      keeps.for_each(h.lane % 4, [&](int half, int i, bool keep) {
+        if (!keep) scores.at(half, i) = 0.0f;
       });
-    accumulate<M, D, N>(softmax.sums, scores, v, h.lane);
+    accumulate<D, N>(softmax.sums, scores, v, h.lane);
   });
 #pragma unroll
-  for (int m = 0; m < M; m++)
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const float norm = quad_sum(softmax.norm[m][half]);
-      const unsigned row = h.row0 + 16 * m + 8 * half + h.lane / 4;
-      if (row < p.n)
-        store_row(out + row * h.width + (size_t)h.head * p.d, softmax.sums, m, half, p.keep_scale / norm, p.d, h.lane % 4);
-    }
+  for (int half = 0; half < 2; half++) {
+    const float norm = quad_sum(softmax.norm[half]);
+    const unsigned row = h.row0 + 8 * half + h.lane / 4;
+    if (row < p.n)
+      store_row(out + row * h.width + (size_t)h.head * p.d, softmax.sums, half, p.keep_scale / norm, p.d, h.lane % 4);
+  }
 }
 
 // The sum over channels of out dout, of one row.
-template <int ROWS>
-static __device__ __forceinline__ float row_product(const Head<ROWS>& h, const bf16* out, const bf16* dout, unsigned row) {
+static __device__ __forceinline__ float row_product(const Head& h, const bf16* out, const bf16* dout, unsigned row) {
   const size_t at = row * h.width + (size_t)h.head * h.p.d;
   float sum = 0.0f;
   for (unsigned i = 2 * (h.lane % 4); i < h.p.d; i += 8)
@@ -214,43 +199,39 @@ static __device__ __forceinline__ float row_product(const Head<ROWS>& h, const b
 // With P the probabilities, M the dropout factors and g = M dO V^T: dS = P (g - rowsum(P g)), dQ = scale dS K, where rowsum(P g) is
 // dO . O. That and log2 of the sum of exp2 of the scores go to `saved` [heads, n, 2] for the pass over the keys. As in the forward
 // pass, the weights are not yet divided by their sum.
-template <int M, int D, int N>
+template <int D, int N>
 static __device__ __forceinline__ void backward_queries(const Problem& p, bf16* shared, const bf16* out, const bf16* dout, float scale,
                                                         bf16* dqkv, float* saved) {
-  const Head<16 * M> h(p, blockIdx.y);
-  const InRegisters<M, D> q(h, h.q, h.stride), gradient(h, dout + (size_t)h.head * p.d, h.width);
-  float mean[M][2];
+  const Head h(p, blockIdx.y);
+  const InRegisters<D> q(h, h.q, h.stride), gradient(h, dout + (size_t)h.head * p.d, h.width);
+  float mean[2];
 #pragma unroll
-  for (int m = 0; m < M; m++)
-#pragma unroll
-    for (int half = 0; half < 2; half++) mean[m][half] = row_product(h, out, dout, h.row(m, half));
-  const KeptRows<M> kept(h);
-  Softmax<M, D> softmax(h);
+  for (int half = 0; half < 2; half++) mean[half] = row_product(h, out, dout, h.row_of_lane(half));
+  const KeptRows kept(h);
+  Softmax<D> softmax(h);
   for_tiles<D, N>(shared, h.k, h.stride, h.v, h.stride, p.first_key(h.begin()), h.end(), p.d, [&](unsigned first, bf16* k, bf16* v) {
-    if (first > h.row(16 * M - 1)) return;  // keys after all of the warp's queries
-    const KeptScores<M, N> keeps(kept, first);
-    Fragment<M, N> scores, products;
-    multiply<M, D, N>(scores, q, k, h.lane);
+    if (first > h.row(WARP_ROWS - 1)) return;  // keys after all of the warp's queries
+    const KeptScores<N> keeps(kept, first);
+    Fragment<N> scores, products;
+    multiply<D, N>(scores, q, k, h.lane);
     softmax.weigh(scores, h, first);
-    multiply<M, D, N>(products, gradient, v, h.lane);
-    keeps.for_each(h.lane % 4, [&](int m, int half, int i, bool keep) {
-      scores.at(m, half, i) *= fmaf(keep ? p.keep_scale : 0.0f, products.at(m, half, i), -mean[m][half]);
+    multiply<D, N>(products, gradient, v, h.lane);
+    keeps.for_each(h.lane % 4, [&](int half, int i, bool keep) {
+      scores.at(half, i) *= fmaf(keep ? p.keep_scale : 0.0f, products.at(half, i), -mean[half]);
     });
-    accumulate<M, D, N>(softmax.sums, scores, k, h.lane);
+    accumulate<D, N>(softmax.sums, scores, k, h.lane);
   });
 #pragma unroll
-  for (int m = 0; m < M; m++)
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const float norm = quad_sum(softmax.norm[m][half]);
-      const unsigned row = h.row0 + 16 * m + 8 * half + h.lane / 4;
-      if (row >= p.n) continue;
-      store_row(dqkv + row * h.stride + (size_t)h.head * p.d, softmax.sums, m, half, scale / norm, p.d, h.lane % 4);
-      if (h.lane % 4 > 0) continue;
-      float* at = saved + 2 * ((size_t)h.head * p.n + row);
-      at[0] = softmax.max[m][half] + log2f(norm);
-      at[1] = mean[m][half];
-    }
+  for (int half = 0; half < 2; half++) {
+    const float norm = quad_sum(softmax.norm[half]);
+    const unsigned row = h.row0 + 8 * half + h.lane / 4;
+    if (row >= p.n) continue;
+    store_row(dqkv + row * h.stride + (size_t)h.head * p.d, softmax.sums, half, scale / norm, p.d, h.lane % 4);
+    if (h.lane % 4 > 0) continue;
+    float* at = saved + 2 * ((size_t)h.head * p.n + row);
+    at[0] = softmax.max[half] + log2f(norm);
+    at[1] = mean[half];
+  }
 }
 
 // What the pass over keys needs of the N queries of a tile, with what dropout keeps of the block's KEYS keys.
@@ -266,8 +247,7 @@ struct QueriesOfTile {
     uint32_t word[WORDS];
   };
 
-  template <int ROWS>
-  static __device__ __forceinline__ Share load(const Head<ROWS>& h, const float* of_queries, unsigned from, unsigned end) {
+    static __device__ __forceinline__ Share load(const Head& h, const float* of_queries, unsigned from, unsigned end) {
     const unsigned warp = threadIdx.x / WARP, query = from + threadIdx.x % N;
     Share share;
     for (int i = 0; i < WORDS; i++) share.word[i] = warp == 1 ? 0xffffffffu : 0;  // sees no key
@@ -303,23 +283,22 @@ struct QueriesOfTile {
 };
 
 // The block's rows are keys here, the tiles queries of all heads that share the keys: dV = (P M)^T dO, dK = scale dS^T Q.
-template <int M, int D, int N>
+template <int D, int N>
 static __device__ __forceinline__ void backward_keys(const Problem& p, bf16* shared, bf16* rows,
-                                                     QueriesOfTile<N, WARPS * M * 16> (&tiles)[2], const bf16* dout, float scale,
+                                                     QueriesOfTile<N, BLOCK_ROWS> (&tiles)[2], const bf16* dout, float scale,
                                                      bf16* dqkv, const float* saved) {
-  constexpr int ROWS = 16 * M;
   const unsigned group = p.heads / p.kv;
-  const Head<ROWS> first_head(p, blockIdx.y * group);
+  const Head first_head(p, blockIdx.y * group);
   const unsigned lane = first_head.lane, begin = first_head.begin(), last = first_head.end() - 1;
-  const InSharedMemory<M, D> k(first_head, first_head.k, first_head.stride, rows);
-  const InSharedMemory<M, D> v(first_head, first_head.v, first_head.stride, rows + WARPS * ROWS * D);
-  Fragment<M, D> dk, dv;
+  const InSharedMemory<D> k(first_head, first_head.k, first_head.stride, rows);
+  const InSharedMemory<D> v(first_head, first_head.v, first_head.stride, rows + BLOCK_ROWS * D);
+  Fragment<D> dk, dv;
   dk.clear();
   dv.clear();
   const unsigned document = p.spans[2 * last + 1], end = p.window < document - last ? last + p.window : document;
   for (unsigned head = blockIdx.y * group; head < (blockIdx.y + 1) * group; head++) {
-    const Head<ROWS> h(p, head);
-    using Queries = QueriesOfTile<N, WARPS * ROWS>;
+    const Head h(p, head);
+    using Queries = QueriesOfTile<N, BLOCK_ROWS>;
     tiles[0].store(Queries::load(h, saved, begin, end));
     for_tiles<D, N>(shared, h.q, h.stride, dout + (size_t)head * p.d, h.width, begin, end, p.d, [&](unsigned first, bf16* q, bf16* dq) {
       const unsigned number = (first - begin) / N;
@@ -330,55 +309,48 @@ static __device__ __forceinline__ void backward_keys(const Problem& p, bf16* sha
         next.store(share);
         return;
       }
-      Fragment<M, N> scores, products;
-      multiply<M, D, N>(scores, k, q, lane);
-      multiply<M, D, N>(products, v, dq, lane);
+      Fragment<N> scores, products;
+      multiply<D, N>(scores, k, q, lane);
+      multiply<D, N>(products, v, dq, lane);
       next.store(share);
-      if (!queries.all_see(h.row0, h.row0 + ROWS - 1, first))
+      if (!queries.all_see(h.row0, h.row0 + WARP_ROWS - 1, first))
 #pragma unroll
         for (int i = 0; i < scores.OF_ROW; i++) {
           const unsigned column = scores.column(i, lane % 4), first_seen = queries.first[column];
 #pragma unroll
-          for (int m = 0; m < M; m++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-              const unsigned key = h.row0 + 16 * m + 8 * half + lane / 4;
-              if (key > first + column || key < first_seen) scores.at(m, half, i) = -INFINITY;
-            }
+          for (int half = 0; half < 2; half++) {
+            const unsigned key = h.row0 + 8 * half + lane / 4;
+            if (key > first + column || key < first_seen) scores.at(half, i) = -INFINITY;
+          }
         }
 #pragma unroll
       for (int i = 0; i < scores.OF_ROW; i++) {
         const unsigned column = scores.column(i, lane % 4);
         const float2 of_query = queries.saved[column];
+        const unsigned of_block = h.row0 - begin;
+        const uint32_t keeps = p.kept ? queries.kept[column][of_block / 32] >> (of_block % 32 + lane / 4) : 0xffffffffu;
 #pragma unroll
-        for (int m = 0; m < M; m++) {
-          const unsigned of_block = h.row0 - begin + 16 * m;
-          const uint32_t keeps = p.kept ? queries.kept[column][of_block / 32] >> (of_block % 32 + lane / 4) : 0xffffffffu;
-#pragma unroll
-          for (int half = 0; half < 2; half++) {
-            float &score = scores.at(m, half, i), &product = products.at(m, half, i);
-            const float probability = fast_exp2(fmaf(p.scale, score, -of_query.x));
-            const float factor = keeps & 1u << 8 * half ? p.keep_scale : 0.0f;
-            score = probability * factor;
-            product = probability * fmaf(factor, product, -of_query.y);
-          }
+        for (int half = 0; half < 2; half++) {
+          float &score = scores.at(half, i), &product = products.at(half, i);
+          const float probability = fast_exp2(fmaf(p.scale, score, -of_query.x));
+          const float factor = keeps & 1u << 8 * half ? p.keep_scale : 0.0f;
+          score = probability * factor;
+          product = probability * fmaf(factor, product, -of_query.y);
         }
       }
-      accumulate<M, D, N>(dv, scores, dq, lane);
-      accumulate<M, D, N>(dk, products, q, lane);
+      accumulate<D, N>(dv, scores, dq, lane);
+      accumulate<D, N>(dk, products, q, lane);
     });
   }
   const size_t keys = first_head.k - p.qkv, values = first_head.v - p.qkv;
 #pragma unroll
-  for (int m = 0; m < M; m++)
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const unsigned key = first_head.row0 + 16 * m + 8 * half + lane / 4;
-      if (key >= p.n) continue;
-      bf16* row = dqkv + (size_t)key * first_head.stride;
-      store_row(row + keys, dk, m, half, scale, p.d, lane % 4);
-      store_row(row + values, dv, m, half, 1.0f, p.d, lane % 4);
-    }
+  for (int half = 0; half < 2; half++) {
+    const unsigned key = first_head.row0 + 8 * half + lane / 4;
+    if (key >= p.n) continue;
+    bf16* row = dqkv + (size_t)key * first_head.stride;
+    store_row(row + keys, dk, half, scale, p.d, lane % 4);
+    store_row(row + values, dv, half, 1.0f, p.d, lane % 4);
+  }
 }
 
 #define ATTENTION_PARAMETERS                                                                                        \
@@ -387,30 +359,31 @@ static __device__ __forceinline__ void backward_keys(const Problem& p, bf16* sha
 #define PROBLEM \
   Problem { qkv, spans, kept, n, heads, kv, d, window, words, scale * 1.4426950408889634f, keep_scale }
 
-// For heads of up to D channels: for each kernel M, N, and as many blocks as must fit a multiprocessor, which bounds the registers. The
-// pass over keys has as shared memory four tiles and the keys and values of the block: 4 N D + 128 M D numbers.
-#define KERNELS_FOR(D, M, N, BLOCKS, M_QUERIES, N_QUERIES, BLOCKS_QUERIES, M_KEYS, N_KEYS, BLOCKS_KEYS)                      \
+// For heads of up to D channels: the rows of a tile in the forward pass and in the backward passes, and as many blocks as must fit a
+// multiprocessor, which bounds the registers. The pass over keys has as shared memory four tiles and the keys and values of the block:
+// 4 N_BACKWARD D + 128 D numbers.
+#define KERNELS_FOR(D, N, N_BACKWARD, BLOCKS)                                                                                \
   extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, BLOCKS)                                                        \
       mixce_attention_tensor_##D(ATTENTION_PARAMETERS, bf16* out) {                                                          \
     __shared__ __align__(128) bf16 tiles[4 * N * D];                                                                         \
-    forward<M, D, N>(PROBLEM, tiles, out);                                                                                   \
+    forward<D, N>(PROBLEM, tiles, out);                                                                                      \
   }                                                                                                                          \
-  extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, BLOCKS_QUERIES)                                                \
+  extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, BLOCKS)                                                        \
       mixce_attention_tensor_backward_queries_##D(ATTENTION_PARAMETERS, const bf16* out, const bf16* dout, bf16* dqkv,       \
                                                   float* saved) {                                                            \
-    __shared__ __align__(128) bf16 tiles[4 * N_QUERIES * D];                                                                 \
-    backward_queries<M_QUERIES, D, N_QUERIES>(PROBLEM, tiles, out, dout, scale, dqkv, saved);                                \
+    __shared__ __align__(128) bf16 tiles[4 * N_BACKWARD * D];                                                                \
+    backward_queries<D, N_BACKWARD>(PROBLEM, tiles, out, dout, scale, dqkv, saved);                                          \
   }                                                                                                                          \
-  extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, BLOCKS_KEYS)                                                   \
+  extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, BLOCKS)                                                        \
       mixce_attention_tensor_backward_keys_##D(ATTENTION_PARAMETERS, const bf16* dout, bf16* dqkv, const float* saved) {     \
     extern __shared__ __align__(128) bf16 shared[];                                                                          \
-    __shared__ QueriesOfTile<N_KEYS, WARPS * 16 * M_KEYS> queries[2];                                                        \
-    bf16* const rows = shared + 4 * N_KEYS * D;                                                                              \
-    backward_keys<M_KEYS, D, N_KEYS>(PROBLEM, shared, rows, queries, dout, scale, dqkv, saved);                              \
+    __shared__ QueriesOfTile<N_BACKWARD, BLOCK_ROWS> queries[2];                                                             \
+    bf16* const rows = shared + 4 * N_BACKWARD * D;                                                                          \
+    backward_keys<D, N_BACKWARD>(PROBLEM, shared, rows, queries, dout, scale, dqkv, saved);                                  \
   }
 
-KERNELS_FOR(64, 1, 64, 3, 1, 32, 3, 1, 32, 3)
-KERNELS_FOR(128, 1, 32, 2, 1, 32, 2, 1, 32, 2)
+KERNELS_FOR(64, 64, 32, 3)
+KERNELS_FOR(128, 32, 32, 2)
 
 // Draws `kept`: a warp takes some queries of head blockIdx.y in turn, and of each the keys that it sees, four a lane.
 constexpr unsigned QUERIES_OF_WARP = 4, DRAWN = 4 * WARP;
