@@ -15,11 +15,21 @@ eval "$exports"
 # Machine code for two generations, on which a register that does not fit is an error: it would be slow without a sign.
 cubin="$(mktemp)"
 trap 'rm -f "$cubin"' EXIT
+# What the machine code of a file must have: products on tensor cores, or accesses of 16 bytes.
+declare -A wanted=([attention_tensor]='HMMA\.16816\.F32\.BF16')
+for name in activation cross_entropy decode dropout norm; do
+    wanted[$name]='(LDG|STG)\.E.*\.128'
+done
 for capability in 80 90; do
     for source in mixce-kernels/cuda/*.cu; do
         echo "$source for sm_$capability"
         nvcc -cubin -O3 -std=c++17 "-arch=sm_$capability" -Werror all-warnings -Xptxas -warn-spills,-Werror \
             -o "$cubin" "$source"
+        pattern="${wanted[$(basename "$source" .cu)]:-}"
+        if [[ -n "$pattern" ]] && ! nvdisasm -c "$cubin" | grep -E "$pattern" >/dev/null; then
+            echo "error: $source for sm_$capability: expected instructions $pattern, found none" >&2
+            exit 1
+        fi
     done
 done
 cargo clippy --workspace --all-targets --features mixce-tests/cuda --locked "$@" -- -D warnings
