@@ -35,7 +35,7 @@ fn memory_and_time_are_planned_without_a_download_or_a_device() {
         (&"bf16".into(), &(24 * 4088 * 12 * 768).into())
     );
     let text = world.run(line).success().stdout;
-    for words in ["about 4.1 GB on cuda", "an assumption", "as given", "1 000 000 tokens"] {
+    for words in ["about 4.4 GB on cuda", "an assumption", "as given", "1 000 000 tokens"] {
         assert!(text.contains(words), "{words}: {text}");
     }
     assert!(world.snapshot() == before);

@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     fn small(precision: Precision) -> Roofline {
-        roofline(&Gpt2Config::gpt2_small(), &GPUS[0], precision, 8, 512)
+        roofline(&Gpt2Config::gpt2_small(), Gpu::named("h100").unwrap(), precision, 8, 512)
     }
 
     fn part<'a>(roofline: &'a Roofline, name: &str) -> &'a Part {
