@@ -158,7 +158,7 @@ class Run:
         ]
         profiled = self.session.run("kernels, run", [ncu, *options, *command], 100)
         if not table.exists():
-            return self.session.skip(step, "ncu has written nothing")
+            return self.session.skip(step, profiled.why or "ncu has written nothing")
         with open(table, "rb") as source, gzip.open(self.session.out / "ncu.csv.gz", "wb") as file:
             shutil.copyfileobj(source, file)
         try:

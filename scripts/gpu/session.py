@@ -144,7 +144,7 @@ class Session:
         limit = self.limit(limit_s)
         if limit is None:
             self.skip(step, "no time left", **facts)
-            return Outcome("skipped")
+            return Outcome("skipped", why="no time left")
         command = [str(word) for word in command]
         started_at = time.monotonic()
         try:
