@@ -3,6 +3,7 @@
 use mixce_llama::LlamaConfig;
 use serde_json::json;
 
+use crate::server::HubServer;
 use crate::support::{SMALL, World, number, without_times};
 
 /// A tiny Qwen3 for the fixtures' tokenizer: shared heads, norms of heads, a window in the second layer.
@@ -121,4 +122,30 @@ fn the_convention_of_its_tokenizer_is_honoured_and_said() {
         world.run(&line).row()["tokens"].clone()
     };
     assert_ne!(tokens(""), tokens("--tokenizer {tokenizer}"), "the prompt begins otherwise");
+    let counted = |tokenizer: &str| {
+        let view = world.run(&format!("inspect valid.txt --tokenizer {tokenizer} --json")).row();
+        number(&view["lengths"]["tokens"], "mean")
+    };
+    assert!(
+        (counted("model") - counted("{tokenizer}") - 1.0).abs() < 1e-9,
+        "documents are counted as training reads them"
+    );
+}
+
+#[test]
+fn it_is_pushed_and_loads_from_the_hub() {
+    let (world, server) = (World::of(&config()), HubServer::start());
+    let token = [("HF_TOKEN", "hf_right")];
+    world.run_at(&server, "push model me/qwen --json", &token).row();
+    let files = server.branch("me/qwen", "main");
+    let card = String::from_utf8(files["README.md"].1.clone()).unwrap();
+    assert!(
+        card.contains("# A Qwen3 language model") && card.contains("pipeline_tag: text-generation"),
+        "{card}"
+    );
+    let nll = |model: &str| {
+        let line = format!("evaluate --model {model} --data valid.txt --json");
+        number(&world.run_at(&server, &line, &token).row(), "nll")
+    };
+    assert_eq!(nll("me/qwen").to_bits(), nll("model").to_bits());
 }

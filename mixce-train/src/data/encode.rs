@@ -64,6 +64,14 @@ pub struct EncodeSettings {
     pub add_bos: bool,
 }
 
+impl EncodeSettings {
+    /// Settings as training and evaluation default to: BOS where the tokenizer's own files ask for it.
+    #[must_use]
+    pub fn of(tokenizer: &Tokenizer, max_length: Option<usize>) -> Self {
+        Self { max_length, add_bos: tokenizer.opening().is_some() }
+    }
+}
+
 /// Encodes texts as `[BOS] + first tokens + EOS`, at most `max_length` in total.
 ///
 /// The flag of each document says whether it was truncated.

@@ -77,7 +77,7 @@ impl Batches {
             }
         };
         tokenizer.check_vocabulary(config.spec().vocabulary);
-        let settings = EncodeSettings { max_length: Some(seq_len), add_bos: false };
+        let settings = EncodeSettings::of(&tokenizer, Some(seq_len));
         let store = encode_file(data, &tokenizer, settings)?;
         store.require_vocabulary(config.spec().vocabulary)?;
         if store.is_empty() {

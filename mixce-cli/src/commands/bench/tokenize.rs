@@ -56,7 +56,7 @@ pub(super) fn run(args: &TokenizeBench, context: &Context) -> Result<()> {
     context.start()?;
     let tokenizer = Tokenizer::from_dir(&models::locate_tokenizer(&args.tokenizer, Network::Allowed)?.path)?;
     let input = args.reading.open(&args.data)?;
-    let settings = EncodeSettings { max_length: None, add_bos: false };
+    let settings = EncodeSettings::of(&tokenizer, None);
     let stop = interrupt::install("nothing is written");
     let spinner = progress::spinner(format!("encoding {}", input.name()));
     let started_at = Instant::now();

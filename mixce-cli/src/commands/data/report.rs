@@ -103,11 +103,11 @@ fn split_json(
     })
 }
 
-/// Tokens of each document of a prepared file, EOS included.
+/// Tokens of each document of a prepared file, BOS (where the tokenizer asks for it) and EOS included.
 fn token_lengths(path: &Path, tokenizer: &Tokenizer) -> Result<LengthSummary> {
     let input = Input::open(&[path], ReadSettings::default())?;
     let mut lengths = Lengths::default();
-    let settings = EncodeSettings { max_length: None, add_bos: false };
+    let settings = EncodeSettings::of(tokenizer, None);
     let stop = interrupt::install("counting is cancelled");
     count_tokens(&input, tokenizer, settings, stop, |length| lengths.add(length))?;
     Ok(lengths.summary())

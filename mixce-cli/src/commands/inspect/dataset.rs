@@ -152,10 +152,10 @@ pub(super) fn inspect(
     })
 }
 
-/// Tokens of each document, EOS included.
+/// Tokens of each document, BOS (where the tokenizer asks for it) and EOS included.
 fn token_lengths(input: &Input, tokenizer: &str) -> Result<LengthSummary> {
     let tokenizer = Tokenizer::from_dir(&models::locate_tokenizer(tokenizer, Network::Allowed)?.path)?;
-    let settings = EncodeSettings { max_length: None, add_bos: false };
+    let settings = EncodeSettings::of(&tokenizer, None);
     let mut lengths = Lengths::default();
     let stop = interrupt::install("counting is cancelled");
     count_tokens(input, &tokenizer, settings, stop, |length| lengths.add(length))?;
