@@ -10,8 +10,9 @@ use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{Mlp, MlpGradients, NormLinear};
 use mixce_kernels::{
     Activation, AdamWParameter, AdamWUpdate, Affine, AffineGradients, CuSeqlens, Dropout, Embedded, Heads,
-    KeyValues, Norm, Positions, Precision, Weight, adamw_step, causal_attention, causal_attention_backward,
-    decode_attention, dropout, embedding_backward, embedding_sum, residual_dropout, softmax_quantile,
+    KeyValues, Matrix, Norm, Positions, Precision, Weight, adamw_step, causal_attention,
+    causal_attention_backward, decode_attention, dropout, embedding_backward, embedding_sum, matmul,
+    residual_dropout, softmax_quantile,
 };
 
 const TOKENS: usize = 1024;
@@ -156,6 +157,31 @@ fn ends(c: &mut Criterion) {
     });
 }
 
+/// The products of a linear layer in training, and the same through candle, which uses `gemm`.
+fn products(c: &mut Criterion) {
+    for (n_in, n_out) in [(CHANNELS, 4 * CHANNELS), (4 * CHANNELS, CHANNELS)] {
+        let (x, w, dy) = (random(&[TOKENS, n_in]), random(&[n_in, n_out]), random(&[TOKENS, n_out]));
+        let values = |t: &Tensor| t.flatten_all().and_then(|t| t.to_vec1::<f32>()).unwrap();
+        let (x_values, w_values, dy_values) = (values(&x), values(&w), values(&dy));
+        let [x_matrix, w_matrix, dy_matrix] = [(&x_values, n_in), (&w_values, n_out), (&dy_values, n_out)]
+            .map(|(data, n)| Matrix::new(data, n));
+        let cases = [
+            ("x W", (&x, &w), (x_matrix, w_matrix)),
+            ("dy W^T", (&dy, &w.t().unwrap()), (dy_matrix, w_matrix.t())),
+            ("x^T dy", (&x.t().unwrap(), &dy), (x_matrix.t(), dy_matrix)),
+        ];
+        for (name, (a, b), (left, right)) in cases {
+            let (m, n) = (a.dims()[0], b.dims()[1]);
+            let mut y = vec![0f32; m * n];
+            let name = format!("product {name}, W {n_in} x {n_out}");
+            c.bench_function(&name, |bench| {
+                bench.iter(|| matmul(Precision::F32, &mut y, n, false, left, right));
+            });
+            c.bench_function(&format!("{name}, candle"), |bench| bench.iter(|| a.matmul(b).unwrap()));
+        }
+    }
+}
+
 /// What a step of sampling does with 32 sequences.
 fn sampling(c: &mut Criterion) {
     let x = random(&[SEQUENCES, 4 * CHANNELS]);
@@ -197,6 +223,6 @@ fn optimizer(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20);
-    targets = operations, attention, sublayers, ends, sampling, optimizer
+    targets = operations, attention, sublayers, ends, products, sampling, optimizer
 }
 criterion_main!(benches);

@@ -14,7 +14,7 @@ pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
 /// f32 numbers of a cache line.
 pub(crate) const LINE: usize = 16;
 
-/// Prefetches the cache line of an element, which need not exist.
+/// Prefetches the cache line of an element, which need not exist, into the L2 cache.
 #[inline(always)]
 pub(crate) fn prefetch(data: &[f32], at: usize) {
     #[cfg(target_arch = "x86_64")]
@@ -25,6 +25,19 @@ pub(crate) fn prefetch(data: &[f32], at: usize) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (data, at);
+}
+
+/// Prefetches the cache line of an address, which need not be valid, into the L1 cache.
+#[inline(always)]
+pub(crate) fn prefetch_near(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as in `prefetch`.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// Number of interleaved partial sums, so that sums can be vectorised.

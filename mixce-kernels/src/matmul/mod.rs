@@ -1,6 +1,12 @@
 //! Matrix products of f32 slices on the CPU.
 
-#![expect(unsafe_code, reason = "gemm takes pointers; the bounds are checked here")]
+#![expect(
+    unsafe_code,
+    reason = "gemm takes pointers, and tasks write to tiles of one matrix; the bounds are checked here"
+)]
+
+mod blocked;
+mod pack;
 
 use gemm::Parallelism;
 
@@ -91,8 +97,8 @@ impl<'a> Matrix<'a> {
 
 /// `dst = lhs rhs`, or `dst += lhs rhs`, on all threads of the current rayon pool.
 ///
-/// `dst` is row-major, `[lhs.rows, rhs.columns]` with row stride `dst_stride`. Single-precision products use the `gemm` crate, which
-/// selects AVX-512 or AVX2 at run time; if the right side is reused with few rows on the left, as in sampling, see
+/// `dst` is row-major, `[lhs.rows, rhs.columns]` with row stride `dst_stride`. Large single-precision products are computed by `blocked`, small ones
+/// by the `gemm` crate; both select AVX-512 or AVX2 at run time. If the right side is reused with few rows on the left, as in sampling, see
 /// [`crate::PackedWeight`]. With [`Precision::Bf16`] the operands are rounded first.
 ///
 /// # Panics
@@ -127,6 +133,9 @@ pub(crate) fn matmul_f32(
     rhs: Matrix<'_>,
 ) {
     let (m, n, k) = (lhs.rows, rhs.columns, lhs.columns);
+    if blocked::pays(m, n, k) {
+        return blocked::product(dst, (dst_stride, accumulate), lhs, rhs);
+    }
     let threads = rayon::current_num_threads();
     let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
     // SAFETY: all three matrices lie inside their slices (the caller has checked that), `dst` is borrowed mutably.
