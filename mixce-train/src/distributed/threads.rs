@@ -49,11 +49,12 @@ impl ThreadRank {
         is_ready: impl Fn(&State) -> bool,
     ) -> Result<MutexGuard<'a, State>> {
         loop {
-            if let Some(rank) = state.aborted_by {
-                return Err(Error::RankFailed { rank });
-            }
+            // What all have brought is still taken after an abort: ranks that find the same error report the same.
             if is_ready(&state) {
                 return Ok(state);
+            }
+            if let Some(rank) = state.aborted_by {
+                return Err(Error::RankFailed { rank });
             }
             let left = self.timeout.saturating_sub(started.elapsed());
             if left.is_zero() {

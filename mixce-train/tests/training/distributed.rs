@@ -194,7 +194,7 @@ fn a_run_of_4_ranks_is_continued_on_2() {
         assert_eq!((outcome.end, outcome.steps), (End::Interrupted, 9));
         assert!(outcome.checkpoint.as_ref().unwrap().ends_with("step-00000009"));
     }
-    assert_eq!(stopped[0].1.checkpoints, [9], "saved once");
+    assert_eq!(stopped[0].1.checkpoints, [5, 9], "after the epoch, and once when stopped");
     let resumed = TrainConfig { resume: Some("auto".into()), ..config.clone() };
     let mut continued = plainly(2, &setup, "ranks", &resumed);
     let before = &stopped[0].1;
