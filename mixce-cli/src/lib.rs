@@ -46,7 +46,9 @@ pub fn main() -> ExitCode {
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
-            ranks::let_others_speak_first();
+            if ranks::others_speak_first() {
+                return ExitCode::from(error::FAILURE);
+            }
             // Includes `--help` and `--version`; a closed pipe is not an error.
             let _ = error.print();
             if let Some(hint) = usage::hint(&error, &arguments) {

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
 use mixce_train::distributed::{Communicator, Launched};
 
 use crate::cli::ColorWhen;
-use crate::error;
+use crate::{error, interrupt};
 
 /// The connection to the other processes, until all have ended well.
 static CONNECTION: Mutex<Option<Arc<dyn Communicator>>> = Mutex::new(None);
@@ -32,23 +32,34 @@ pub(crate) fn disconnect(ranks: Arc<dyn Communicator>) {
     drop((connection, ranks));
 }
 
-/// Gives the first rank, and then those before this one, time to report a failure and to end the run: most failures are the same on all.
-pub(crate) fn let_others_speak_first() {
-    if let Some(rank @ 1..) = rank() {
-        thread::sleep(Duration::from_millis(1000 + 200 * rank.min(20) as u64));
+/// Gives the first rank, and then those before this one, time to report a failure and to end the run, because most failures are the same on
+/// all. Whether the launcher is ending it: a signal has come.
+pub(crate) fn others_speak_first() -> bool {
+    let Some(rank @ 1..) = rank() else { return false };
+    interrupt::install("");
+    // Open MPI's launcher sends its signal a second after the first failure.
+    let patience = Duration::from_millis(3000 + 200 * rank.min(20) as u64);
+    let started = Instant::now();
+    while started.elapsed() < patience && !interrupt::is_requested() {
+        thread::sleep(Duration::from_millis(20));
     }
+    interrupt::is_requested()
 }
 
 /// Reports the failure that ends this process, and with it the others; returns the exit status.
 pub(crate) fn fail(failure: &Error, color: ColorWhen) -> u8 {
     let is_first = rank().is_none_or(|rank| rank == 0);
-    let status = if error::is_interruption(failure) && !is_first {
-        // All are interrupted, and the first says so.
-        crate::interrupt::exit_status()
-    } else {
-        let_others_speak_first();
-        error::print(failure, color)
-    };
+    if !is_first && error::is_interruption(failure) {
+        return interrupt::exit_status();
+    }
+    let is_reported = failure.chain().any(|cause| {
+        let error = cause.downcast_ref::<mixce_train::Error>();
+        error.is_some_and(mixce_train::Error::is_reported_by_first_rank)
+    });
+    if others_speak_first() || (is_reported && !is_first) {
+        return error::FAILURE;
+    }
+    let status = error::print(failure, color);
     let connection = CONNECTION.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(ranks) = connection {
         ranks.abort(status);

@@ -359,6 +359,19 @@ impl Hint for Error {
 }
 
 impl Error {
+    /// Whether all ranks of a run have this error, or rank 0 has its cause: then rank 0 alone reports it.
+    #[must_use]
+    pub fn is_reported_by_first_rank(&self) -> bool {
+        matches!(
+            self,
+            Self::NonFiniteLoss { .. }
+                | Self::NonFiniteGradient { .. }
+                | Self::NonFiniteParameter { .. }
+                | Self::RanksDiffer { .. }
+                | Self::RankFailed { .. }
+        )
+    }
+
     /// An [`Error::Io`], ready for `map_err`.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

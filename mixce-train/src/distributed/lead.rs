@@ -4,11 +4,12 @@ use std::thread;
 use std::time::Duration;
 
 use super::Communicator;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What rank 0 tells those that wait for it.
 const WORKING: u8 = 1;
 const DONE: u8 = 0;
+const FAILED: u8 = 2;
 
 /// The longest time between two signs of life.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
@@ -17,8 +18,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// a whole is still noticed. `None` on the other ranks.
 ///
 /// # Errors
-/// Those of `work`, on rank 0: the other ranks go on and learn of it when rank 0 aborts. [`Communicator::broadcast`]'s on all.
-pub fn lead<T, E: From<crate::Error>>(
+/// Those of `work` on rank 0, and [`Error::RankFailed`] on the others; [`Communicator::broadcast`]'s on all.
+pub fn lead<T, E: From<Error>>(
     ranks: &dyn Communicator,
     work: impl FnOnce() -> std::result::Result<T, E>,
 ) -> std::result::Result<Option<T>, E> {
@@ -26,17 +27,14 @@ pub fn lead<T, E: From<crate::Error>>(
         wait_for_first(ranks)?;
         return Ok(None);
     }
-    let (result, told) = with_signs_of_life(ranks, work);
-    let result = result?;
-    told?;
-    Ok(Some(result))
+    with_signs_of_life(ranks, work).map(Some)
 }
 
 /// Runs `work` on rank 0, then on the others: they find what it has downloaded or cached.
 ///
 /// # Errors
 /// Those of `work`; as [`lead`].
-pub fn first_rank_first<T, E: From<crate::Error>>(
+pub fn first_rank_first<T, E: From<Error>>(
     ranks: &dyn Communicator,
     work: impl FnOnce() -> std::result::Result<T, E>,
 ) -> std::result::Result<T, E> {
@@ -44,36 +42,52 @@ pub fn first_rank_first<T, E: From<crate::Error>>(
         wait_for_first(ranks)?;
         return work();
     }
-    let (result, told) = with_signs_of_life(ranks, work);
-    let result = result?;
-    told?;
-    Ok(result)
+    with_signs_of_life(ranks, work)
 }
 
 /// Waits until rank 0 is done.
 fn wait_for_first(ranks: &dyn Communicator) -> Result<()> {
-    while ranks.broadcast(Vec::new())? == [WORKING] {}
-    Ok(())
+    loop {
+        match ranks.broadcast(Vec::new())?[..] {
+            [WORKING] => {}
+            [DONE] => return Ok(()),
+            _ => return Err(Error::RankFailed { rank: 0 }),
+        }
+    }
 }
 
-/// The result of `work`, and whether the others could be told.
-fn with_signs_of_life<T>(ranks: &dyn Communicator, work: impl FnOnce() -> T) -> (T, Result<()>) {
+/// The result of `work`, of which the others are told.
+fn with_signs_of_life<T, E: From<Error>>(
+    ranks: &dyn Communicator,
+    work: impl FnOnce() -> std::result::Result<T, E>,
+) -> std::result::Result<T, E> {
     if ranks.size() == 1 {
-        return (work(), Ok(()));
+        return work();
     }
     let every = SIGN_OF_LIFE.min(ranks.timeout() / 4);
-    let (done, is_done) = channel::<()>();
+    let (end, is_over) = channel();
     thread::scope(|scope| {
         let signs = scope.spawn(move || {
-            while is_done.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
-                ranks.broadcast(vec![WORKING])?;
+            loop {
+                let word = match is_over.recv_timeout(every) {
+                    Err(RecvTimeoutError::Timeout) => WORKING,
+                    Ok(word) => word,
+                    // The work has panicked.
+                    Err(RecvTimeoutError::Disconnected) => FAILED,
+                };
+                ranks.broadcast(vec![word])?;
+                if word != WORKING {
+                    return Ok(());
+                }
             }
-            ranks.broadcast(vec![DONE]).map(drop)
         });
         let result = work();
-        drop(done);
-        // The thread does not panic.
-        (result, signs.join().unwrap_or(Ok(())))
+        // A thread that has ended has failed to tell the others, which is the error.
+        let _ = end.send(if result.is_ok() { DONE } else { FAILED });
+        let told: Result<()> = signs.join().unwrap_or(Ok(()));
+        let result = result?;
+        told?;
+        Ok(result)
     })
 }
 
@@ -88,7 +102,7 @@ mod tests {
         let results = thread::scope(|scope| {
             let slow = || {
                 thread::sleep(Duration::from_millis(600));
-                Ok::<_, crate::Error>(7)
+                Ok::<_, Error>(7)
             };
             let threads: Vec<_> =
                 ranks.iter().map(|rank| scope.spawn(move || lead(rank, slow).unwrap())).collect();
@@ -98,13 +112,21 @@ mod tests {
     }
 
     #[test]
+    fn the_others_learn_of_a_failure() {
+        let results = super::super::tests::on_ranks(2, |rank| {
+            lead(rank, || Err::<(), _>(Error::NothingToEvaluate)).unwrap_err().to_string()
+        });
+        assert!(results[0].contains("evaluate") && results[1].contains("rank 0"), "{results:?}");
+    }
+
+    #[test]
     fn the_others_work_after_rank_0() {
         let order = std::sync::Mutex::new(Vec::new());
         super::super::tests::on_ranks(3, |rank| {
             first_rank_first(rank, || {
                 thread::sleep(Duration::from_millis(20));
                 order.lock().unwrap().push(rank.rank());
-                Ok::<_, crate::Error>(())
+                Ok::<_, Error>(())
             })
         });
         assert_eq!(order.into_inner().unwrap()[0], 0);
