@@ -11,4 +11,3 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 cargo clippy --workspace --all-targets --features mixce-tests/mpi --locked -- -D warnings
 # One after another: each test has processes that compete for the cores.
 cargo test --workspace --features mixce-tests/mpi --test mpi --locked -- --test-threads=1 "$@"
-cargo test --workspace --features mixce-tests/mpi --lib --locked -- distributed

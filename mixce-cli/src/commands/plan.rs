@@ -49,7 +49,8 @@ pub(crate) struct PlanArgs {
     /// Recompute activations in the backward pass: less memory, more time
     #[arg(long)]
     activation_checkpointing: bool,
-    /// Processes that train together, started by mpirun or srun: each takes a part of every microbatch, and all exchange gradients once a step
+    /// Processes that train together, started by mpirun or srun: each takes a part of every microbatch, and they exchange gradients
+    /// once a step
     #[arg(long, default_value_t = 1, value_name = "N")]
     ranks: usize,
     /// Number format of the operands of matrix products; with bf16, CUDA saves less. Time is based on the f32 rate, or --gflops

@@ -123,8 +123,8 @@ impl CuSeqlens {
 /// probabilities rounded to bf16): blockwise, keys that no query of a block sees are skipped and nothing of size `T x T` is kept; the backward pass recomputes the probabilities. Other dtypes and devices take
 /// [`causal_attention_slow`].
 ///
-/// The dropout factor of query row `i` (its index in the packed batch, behind [`Dropout::first_row`]) and key `j` (its position in the document) in head `h`
-/// is drawn from word `i * 2^32 + j` of `stream.fold(h)`, so it does not depend on how the computation is split.
+/// The dropout factor of query row `i` (its index in the packed batch, plus [`Dropout::first_row`]) and key `j` (its position in the
+/// document) in head `h` is drawn from word `i * 2^32 + j` of `stream.fold(h)`, so it does not depend on how the computation is split.
 ///
 /// # Errors
 /// When shapes, offsets or the dropout probability do not fit. On CUDA for heads of more than 256 channels.

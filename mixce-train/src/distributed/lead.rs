@@ -14,8 +14,8 @@ const FAILED: u8 = 2;
 /// The longest time between two signs of life.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
-/// Runs `work` on rank 0 while the others wait for it, however long it takes: meanwhile rank 0 gives signs of life, so that one that hangs as
-/// a whole is still noticed. `None` on the other ranks.
+/// Runs `work` on rank 0 while the others wait for it, however long it takes: meanwhile rank 0 gives signs of life, so that a process that
+/// hangs as a whole is still noticed. `None` on the other ranks.
 ///
 /// # Errors
 /// Those of `work` on rank 0, and [`Error::RankFailed`] on the others; [`Communicator::broadcast`]'s on all.

@@ -46,7 +46,8 @@ const PROMISE: &str = "writing a checkpoint of the last whole step";
     usable as --config), metrics.jsonl, TensorBoard events, checkpoints/, best/ and final/. Ctrl-C writes a checkpoint; \
     --resume auto continues from it.\n\n\
     Several processes train one model when a launcher starts them: `mpirun -n 4 mixce train ...`, on one machine or several, with a \
-    build with the feature mpi. Each takes a part of every microbatch; the run is the same as that of one process, to rounding. The flag names of the MixCE authors (--train_file, --mixing_ratio, ...) are accepted."
+    build with the feature mpi. Each takes a part of every microbatch; the run is the same as that of one process, to rounding.\n\n\
+    The flag names of the MixCE authors (--train_file, --mixing_ratio, ...) are accepted."
 )]
 pub(crate) struct TrainArgs {
     /// Read settings from a TOML file, whose keys are the flag names with underscores; a run folder's run.toml repeats that run
