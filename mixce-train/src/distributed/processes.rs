@@ -157,8 +157,11 @@ impl Communicator for MpiRank {
 }
 
 impl Drop for MpiRank {
-    /// Finalizes MPI, which waits for the other ranks.
+    /// Finalizes MPI, which waits for the other ranks, unless this one was aborted.
     fn drop(&mut self) {
+        if self.status.load(Ordering::Relaxed) != 0 {
+            return;
+        }
         *self.jobs.lock().unwrap_or_else(PoisonError::into_inner) = None;
         // Never a message: until the thread has ended, or is given up.
         let _ = self.finalized.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(self.timeout);
