@@ -11,7 +11,7 @@ use crate::commands::{
     nll_histogram, plan, push, quickstart, report, score, sweep, synthetic, train,
 };
 use crate::context::Context;
-use crate::version;
+use crate::{ranks, version};
 
 /// Finetune GPT-2, Llama, Mistral or Qwen with MixCE, a mixture of forward and reverse cross-entropy
 ///
@@ -109,7 +109,8 @@ pub(crate) enum Command {
 impl Cli {
     /// Runs the subcommand.
     pub(crate) fn run(self) -> Result<()> {
-        let context = Context::new(&self.global)?;
+        let rank = if matches!(self.command, Command::Train(_)) { ranks::rank() } else { None };
+        let context = Context::new(&self.global, rank)?;
         match self.command {
             Command::Quickstart(args) => quickstart::run(&args, &context),
             Command::Synthetic(args) => synthetic::run(&args, &context),

@@ -30,10 +30,11 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Checks the flags and starts logging.
-    pub(crate) fn new(global: &GlobalArgs) -> Result<Self> {
-        logging::start(global.verbose, global.quiet, global.color.on_stderr());
-        if global.quiet {
+    /// Checks the flags and starts logging. Of the ranks of a run only the first, 0, shows progress and warnings without `-v`.
+    pub(crate) fn new(global: &GlobalArgs, rank: Option<usize>) -> Result<Self> {
+        let quiet = global.quiet || (global.verbose == 0 && rank.is_some_and(|rank| rank > 0));
+        logging::start(global.verbose, quiet, global.color.on_stderr(), rank);
+        if quiet || rank.is_some_and(|rank| rank > 0) {
             progress::hide();
         }
         if let Some(threads) = global.threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {

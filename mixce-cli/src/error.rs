@@ -78,6 +78,11 @@ pub(crate) fn print(failure: &anyhow::Error, color: ColorWhen) -> u8 {
     if status == INTERRUPTED { crate::interrupt::exit_status() } else { status }
 }
 
+/// Whether a signal ended the work.
+pub(crate) fn is_interruption(failure: &anyhow::Error) -> bool {
+    status_of(failure) == INTERRUPTED
+}
+
 /// Adds a hint to a failure.
 pub(crate) fn with_hint(failure: &anyhow::Error, hint: String) -> anyhow::Error {
     let mut hints = hints_of(failure);

@@ -36,7 +36,7 @@ enum Promise {
     Save(&'static str),
 }
 
-/// Makes a signal set a flag, which ends the work soon; `promise` tells the user what will happen.
+/// Makes a signal set a flag, which ends the work soon; `promise` tells the user what will happen, unless it is empty.
 pub(crate) fn install(promise: &'static str) -> &'static AtomicBool {
     set(Promise::Stop(promise))
 }
@@ -124,7 +124,9 @@ fn on_signal(signal: u8) {
                     end();
                 }
             });
-            tell(&format!("stopping: {promise} (Ctrl-C again to abort at once)\n"));
+            if !promise.is_empty() {
+                tell(&format!("stopping: {promise} (Ctrl-C again to abort at once)\n"));
+            }
             STOP.store(true, Ordering::Relaxed);
         }
         _ => end(),

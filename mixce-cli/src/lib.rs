@@ -20,6 +20,7 @@ mod output;
 mod positions;
 mod progress;
 mod quickstart;
+mod ranks;
 mod reading;
 mod speed;
 mod svg;
@@ -45,6 +46,9 @@ pub fn main() -> ExitCode {
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
+            if ranks::others_speak_first() {
+                return ExitCode::from(error::FAILURE);
+            }
             // Includes `--help` and `--version`; a closed pipe is not an error.
             let _ = error.print();
             if let Some(hint) = usage::hint(&error, &arguments) {
@@ -58,7 +62,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             progress::clear();
-            ExitCode::from(error::print(&failure, color))
+            ExitCode::from(ranks::fail(&failure, color))
         }
     }
 }

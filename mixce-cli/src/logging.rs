@@ -8,8 +8,9 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::flags::in_words_of_flags;
 
-/// Sends the log to stderr: warnings by default, only errors with `-q`, more with each `-v`.
-pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool) {
+/// Sends the log to stderr: warnings by default, only errors with `-q`, more with each `-v`. With `-v` each line
+/// begins with the rank, if there is one.
+pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool, rank: Option<usize>) {
     let ours = match (quiet, verbose) {
         (true, _) => "error",
         (_, 0) => "warn",
@@ -40,7 +41,7 @@ pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool) {
     let filter = EnvFilter::new(format!("{others},{}", ours.join(",")));
     // Colours are added behind the escaping of messages.
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false);
-    let writer = BetweenBars { ansi };
+    let writer = BetweenBars { ansi, rank: rank.filter(|_| verbose > 0) };
     // A subscriber that is already set is kept.
     let _ = if verbose == 0 {
         log.without_time().with_writer(writer).try_init()
@@ -54,11 +55,16 @@ pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool) {
 #[derive(Clone, Copy, Debug)]
 struct BetweenBars {
     ansi: bool,
+    /// Shown before each line.
+    rank: Option<usize>,
 }
 
 impl Write for BetweenBars {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let line = shown(&String::from_utf8_lossy(bytes), self.ansi);
+        let mut line = shown(&String::from_utf8_lossy(bytes), self.ansi);
+        if let Some(rank) = self.rank {
+            line.insert_str(0, &format!("[rank {rank}] "));
+        }
         crate::progress::suspend(|| io::stderr().write_all(line.as_bytes()))?;
         Ok(bytes.len())
     }

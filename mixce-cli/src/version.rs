@@ -6,6 +6,9 @@ pub(crate) fn features() -> Vec<&'static str> {
     if cfg!(feature = "cuda") {
         features.push("cuda");
     }
+    if cfg!(feature = "mpi") {
+        features.push("mpi");
+    }
     features
 }
 

@@ -3,12 +3,11 @@
 //! Legend: N tokens, C channels, I channels inside the MLP.
 
 use candle_core::Tensor;
-use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
 use mixce_kernels::{
     Affine, AffineGradients, CuSeqlens, Dropout, Norm, Precision, causal_attention_backward,
 };
-use mixce_lm::{Attention, Heads, LayerOptions, Parameters, Result};
+use mixce_lm::{Attention, Heads, LayerOptions, Masks, Parameters, Result};
 
 use crate::config::Gpt2Config;
 
@@ -30,7 +29,7 @@ pub(crate) fn gradients(sums: &Parameters, name: &str) -> Result<AffineGradients
     Ok(AffineGradients { weight, bias: Some(bias) })
 }
 
-/// Where dropout acts inside a block; folded into the layer's stream.
+/// Where dropout acts inside a block; folded into the layer's masks.
 #[derive(Clone, Copy)]
 enum Site {
     Attention = 0,
@@ -39,8 +38,8 @@ enum Site {
 }
 
 impl Site {
-    /// This site's stream, given its layer's.
-    fn stream(self, layer: Stream) -> Stream {
+    /// This site's masks, given its layer's.
+    fn masks(self, layer: Masks) -> Masks {
         layer.fold(self as u64)
     }
 }
@@ -113,10 +112,10 @@ impl Block {
         })
     }
 
-    /// Probability and stream of the dropout at a site.
-    fn dropout(&self, layer: Option<Stream>, site: Site) -> Option<Dropout> {
+    /// The dropout at a site.
+    fn dropout(&self, layer: Option<Masks>, site: Site) -> Option<Dropout> {
         let p = if matches!(site, Site::Attention) { self.attn_pdrop } else { self.resid_pdrop };
-        layer.map(|stream| Dropout { p, stream: site.stream(stream) })
+        layer.map(|masks| site.masks(masks).dropout(p))
     }
 }
 
@@ -176,14 +175,16 @@ impl mixce_lm::Block for Block {
 
 #[cfg(test)]
 mod tests {
+    use mixce_kernels::rng::Stream;
+
     use super::*;
 
     #[test]
     fn every_site_of_every_layer_draws_its_own_numbers() {
         let sites = [Site::Attention, Site::AttentionResidual, Site::MlpResidual];
-        let step = Stream::new(1);
+        let step = Masks { stream: Stream::new(1), first_row: 0 };
         let mut draws: Vec<u64> =
-            (0..3).flat_map(|layer| sites.map(|site| site.stream(step.fold(layer)).u64(0))).collect();
+            (0..3).flat_map(|layer| sites.map(|site| site.masks(step.fold(layer)).stream.u64(0))).collect();
         draws.sort_unstable();
         draws.dedup();
         assert_eq!(draws.len(), 9);

@@ -1,9 +1,8 @@
 //! Token and position embeddings.
 
 use candle_core::Tensor;
-use mixce_kernels::rng::Stream;
 use mixce_kernels::{Dropout, Embedded, embedding_backward, embedding_sum};
-use mixce_lm::Result;
+use mixce_lm::{Masks, Result};
 
 /// `x = dropout(wte[token] + wpe[position])`.
 #[derive(Debug, Clone)]
@@ -17,20 +16,20 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    fn dropout(&self, stream: Option<Stream>) -> Option<Dropout> {
-        stream.map(|stream| Dropout { p: self.embd_pdrop, stream })
+    fn dropout(&self, masks: Option<Masks>) -> Option<Dropout> {
+        masks.map(|masks| masks.dropout(self.embd_pdrop))
     }
 }
 
 impl mixce_lm::Embedding for Embedding {
-    fn forward(&self, tokens: &Embedded, dropout: Option<Stream>) -> Result<Tensor> {
+    fn forward(&self, tokens: &Embedded, dropout: Option<Masks>) -> Result<Tensor> {
         Ok(embedding_sum(&self.wte, &self.wpe, tokens, self.dropout(dropout))?)
     }
 
     fn backward(
         &self,
         tokens: &Embedded,
-        dropout: Option<Stream>,
+        dropout: Option<Masks>,
         dx: &Tensor,
         gradients: &Self,
     ) -> Result<()> {

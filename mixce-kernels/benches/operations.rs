@@ -45,7 +45,7 @@ fn zeros(shape: &[usize]) -> AffineGradients {
 }
 
 fn drops() -> Option<Dropout> {
-    Some(Dropout { p: 0.1, stream: Stream::new(1) })
+    Some(Dropout::new(0.1, Stream::new(1)))
 }
 
 /// Forward and backward pass of `f` by candle's graph.

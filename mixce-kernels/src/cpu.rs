@@ -99,6 +99,18 @@ pub(crate) fn with_list<T>(
     f(slices.collect::<Result<_>>()?)
 }
 
+/// Runs `f` on the elements of contiguous f32 CPU tensors, which share no memory and which it may change in place; `op` names it in errors.
+///
+/// # Errors
+/// When a tensor is of another type, elsewhere or not contiguous, or `f` fails.
+pub fn edit_f32<T>(
+    op: &'static str,
+    tensors: &[&Tensor],
+    f: impl FnOnce(Vec<&mut [f32]>) -> Result<T>,
+) -> Result<T> {
+    with_list_mut(op, tensors, f)
+}
+
 struct Edit<F, T> {
     op: &'static str,
     f: Cell<Option<F>>,

@@ -13,6 +13,16 @@ pub struct Dropout {
     pub p: f64,
     /// Its random words.
     pub stream: Stream,
+    /// The tensor's first row in the larger tensor whose mask this is part of; 0 for a whole tensor. On CUDA only 0 is supported.
+    pub first_row: usize,
+}
+
+impl Dropout {
+    /// A dropout of a whole tensor.
+    #[must_use]
+    pub fn new(p: f64, stream: Stream) -> Self {
+        Self { p, stream, first_row: 0 }
+    }
 }
 
 /// Drops elements of `x` with probability `p` and scales the rest by `1 / (1 - p)`.
@@ -25,13 +35,18 @@ pub struct Dropout {
 /// # Errors
 /// When `p` is outside `[0, 1)`.
 pub fn dropout(x: &Tensor, p: f64, stream: Stream) -> Result<Tensor> {
-    check(p)?;
-    if p == 0.0 {
+    drop_rows(x, Dropout::new(p, stream))
+}
+
+/// [`dropout`] of a tensor that may be some rows of a larger one.
+pub(crate) fn drop_rows(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
+    check(dropout.p)?;
+    if dropout.p == 0.0 {
         return Ok(x.clone());
     }
     match has_backward_kernels(x) {
-        true => x.contiguous()?.apply_op1(Dropout { p, stream }),
-        false => dropout_slow(x, p, stream),
+        true => x.contiguous()?.apply_op1(dropout),
+        false => drop_rows_slow(x, dropout),
     }
 }
 
@@ -40,10 +55,20 @@ pub fn dropout(x: &Tensor, p: f64, stream: Stream) -> Result<Tensor> {
 /// # Errors
 /// When `p` is outside `[0, 1)`.
 pub fn dropout_slow(x: &Tensor, p: f64, stream: Stream) -> Result<Tensor> {
-    check(p)?;
+    drop_rows_slow(x, Dropout::new(p, stream))
+}
+
+/// [`dropout_slow`] of a tensor that may be some rows of a larger one.
+pub(crate) fn drop_rows_slow(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
+    check(dropout.p)?;
     let mut scales = vec![1f32; x.elem_count()];
-    multiply_mask(&mut scales, p, &stream);
+    multiply_mask(&mut scales, dropout, columns(x.shape()));
     x.mul(&Tensor::from_vec(scales, x.shape(), x.device())?.to_dtype(x.dtype())?)
+}
+
+/// Elements of a row.
+fn columns(shape: &Shape) -> usize {
+    shape.dims().last().copied().unwrap_or(1)
 }
 
 pub(crate) fn check(p: f64) -> Result<()> {
@@ -107,11 +132,11 @@ impl Keep {
 
 const CHUNK: usize = 4096;
 
-/// Multiplies each value by the dropout factor of its index.
-fn multiply_mask(values: &mut [f32], p: f64, stream: &Stream) {
-    let keep = Keep::new(p);
+/// Multiplies each value by the dropout factor of its index; rows have `c` values.
+fn multiply_mask(values: &mut [f32], Dropout { p, stream, first_row }: Dropout, c: usize) {
+    let (keep, first) = (Keep::new(p), first_row * c);
     let chunks = values.par_chunks_mut(CHUNK).enumerate();
-    chunks.for_each(|(i, chunk)| vectorised(|| keep.apply(chunk, stream, (i * CHUNK) as u64)));
+    chunks.for_each(|(i, chunk)| vectorised(|| keep.apply(chunk, &stream, (first + i * CHUNK) as u64)));
 }
 
 impl CustomOp1 for Dropout {
@@ -121,7 +146,7 @@ impl CustomOp1 for Dropout {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut y = cpu::slice(self.name(), storage, layout)?.to_vec();
-        multiply_mask(&mut y, self.p, &self.stream);
+        multiply_mask(&mut y, *self, columns(layout.shape()));
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 

@@ -11,7 +11,7 @@ use crate::Positions;
 use crate::cpu::{self, with_slices_mut};
 use crate::cuda;
 use crate::device::{gpu_of, has_backward_kernels};
-use crate::dropout::{Dropout, dropout, dropout_slow};
+use crate::dropout::{Dropout, drop_rows, drop_rows_slow};
 use crate::residual::active;
 
 /// `x_t = dropout(tokens[input_ids_t] + positions[position_ids_t])`: two tables `[V, C]` and `[T, C]`, result `[N, C]`; the mask is
@@ -39,7 +39,7 @@ pub fn embedding_sum(
     let op = EmbeddingSum { at: at.clone(), dropout: None };
     let x = tokens.contiguous()?.apply_op2(&positions.contiguous()?, op)?;
     match drop {
-        Some(Dropout { p, stream }) => dropout(&x, p, stream),
+        Some(dropout) => drop_rows(&x, dropout),
         None => Ok(x),
     }
 }
@@ -56,7 +56,7 @@ pub fn embedding_sum_slow(
 ) -> Result<Tensor> {
     let x = (tokens.index_select(&at.input_ids, 0)? + positions.index_select(&at.position_ids, 0)?)?;
     match drop {
-        Some(Dropout { p, stream }) => dropout_slow(&x, p, stream),
+        Some(dropout) => drop_rows_slow(&x, dropout),
         None => Ok(x),
     }
 }
@@ -86,7 +86,7 @@ pub fn embedding_backward(
         return gpu.embedding_backward(dx, (at.token_groups()?, dtokens), Some(positions), drop);
     }
     let dx = match drop {
-        Some(Dropout { p, stream }) => dropout(dx, p, stream)?,
+        Some(dropout) => drop_rows(dx, dropout)?,
         None => dx.clone(),
     };
     cpu::with_slices(op, [&dx], |[dx]| {

@@ -72,6 +72,7 @@ pub use attention::{
     decode_attention, fill_cache,
 };
 pub use categorical::{all_finite, softmax_quantile};
+pub use cpu::edit_f32;
 pub use device::{Gpu, cuda_device, gpu, has_backward_kernels, peak_device_bytes};
 pub use dropout::{Dropout, dropout, dropout_slow};
 pub use embedding::{

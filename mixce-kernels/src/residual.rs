@@ -5,11 +5,11 @@ use rayon::prelude::*;
 
 use crate::cuda;
 use crate::device::has_backward_kernels;
-use crate::dropout::{Dropout, Keep, check, dropout, dropout_slow};
+use crate::dropout::{Dropout, Keep, check, drop_rows, drop_rows_slow};
 use crate::simd::{self, vectorised};
 use crate::{cpu, linear};
 
-/// `y = x + dropout(branch)` in one pass over memory, with the mask of [`dropout`].
+/// `y = x + dropout(branch)` in one pass over memory, with the mask of [`crate::dropout`].
 ///
 /// Fused for f32, with a backward pass (`dx = dy`, `dbranch = dropout(dy)`).
 ///
@@ -37,7 +37,7 @@ pub fn residual_dropout(x: &Tensor, branch: &Tensor, dropout: Option<Dropout>) -
 /// When the shapes differ or the probability is outside `[0, 1)`.
 pub fn residual_dropout_slow(x: &Tensor, branch: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
     match active(dropout)? {
-        Some(Dropout { p, stream }) => x + dropout_slow(branch, p, stream)?,
+        Some(dropout) => x + drop_rows_slow(branch, dropout)?,
         None => x + branch,
     }
 }
@@ -63,8 +63,9 @@ pub(crate) fn forward(
         let residual = &residual[row * c..];
         let mut factors = vec![1f32; c];
         for (i, (y, residual)) in rows.chunks_mut(c).zip(residual.chunks(c)).enumerate() {
-            if let Some(Dropout { p, stream }) = &dropout {
-                Keep::new(*p).factors(&mut factors, stream, ((first_row + row + i) * c) as u64);
+            if let Some(dropout) = &dropout {
+                let first = (dropout.first_row + first_row + row + i) * c;
+                Keep::new(dropout.p).factors(&mut factors, &dropout.stream, first as u64);
             }
             if let Some(bias) = bias {
                 simd::add_to(y, bias);
@@ -85,9 +86,10 @@ pub(crate) fn backward(
     dbranch: &mut [f32],
 ) {
     dbranch.copy_from_slice(dy);
-    if let Some(Dropout { p, stream }) = dropout {
+    if let Some(dropout) = dropout {
         linear::for_rows(dbranch, c, |row, rows| {
-            Keep::new(p).apply(rows, &stream, ((first_row + row) * c) as u64);
+            let first = (dropout.first_row + first_row + row) * c;
+            Keep::new(dropout.p).apply(rows, &dropout.stream, first as u64);
         });
     }
 }
@@ -110,9 +112,10 @@ impl CustomOp2 for ResidualDropout {
         let x = cpu::slice(self.name(), x, x_layout)?;
         let mut y = cpu::slice(self.name(), branch, branch_layout)?.to_vec();
         let keep = Keep::new(self.0.p);
+        let first = self.0.first_row * x_layout.dims().last().copied().unwrap_or(1);
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate().for_each(|(i, (y, x))| {
             vectorised(|| {
-                keep.apply(y, &self.0.stream, (i * CHUNK) as u64);
+                keep.apply(y, &self.0.stream, (first + i * CHUNK) as u64);
                 y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
             });
         });
@@ -140,7 +143,7 @@ impl CustomOp2 for ResidualDropout {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(dy.clone()), Some(dropout(dy, self.0.p, self.0.stream)?)))
+        Ok((Some(dy.clone()), Some(drop_rows(dy, self.0)?)))
     }
 }
 
@@ -154,11 +157,9 @@ mod tests {
     #[test]
     fn fused_equals_slow_forward_and_backward() -> Result<()> {
         for shape in [[0, 3], [1, 1], [3, 7], [65, 129]] {
-            for dropout in [
-                None,
-                Some(Dropout { p: 0.0, stream: Stream::new(3) }),
-                Some(Dropout { p: 0.3, stream: Stream::new(3) }),
-            ] {
+            for dropout in
+                [None, Some(Dropout::new(0.0, Stream::new(3))), Some(Dropout::new(0.3, Stream::new(3)))]
+            {
                 let (x, branch) =
                     (Var::from_tensor(&random(&shape, 1)?)?, Var::from_tensor(&random(&shape, 2)?)?);
                 let fused = residual_dropout(&x, &branch, dropout)?;
@@ -179,7 +180,7 @@ mod tests {
     #[test]
     fn gradients_are_the_finite_differences() -> Result<()> {
         let (x, branch, dropout) =
-            (random(&[3, 5], 1)?, random(&[3, 5], 2)?, Some(Dropout { p: 0.4, stream: Stream::new(8) }));
+            (random(&[3, 5], 1)?, random(&[3, 5], 2)?, Some(Dropout::new(0.4, Stream::new(8))));
         assert_gradient("x", &x, |x| residual_dropout(x, &branch, dropout))?;
         assert_gradient("branch", &branch, |branch| residual_dropout(&x, branch, dropout))
     }
@@ -188,10 +189,9 @@ mod tests {
     fn what_does_not_fit_is_refused() -> Result<()> {
         let x = random(&[2, 3], 1)?;
         let error =
-            residual_dropout(&x, &random(&[3, 2], 1)?, Some(Dropout { p: 0.1, stream: Stream::new(0) }))
-                .unwrap_err();
+            residual_dropout(&x, &random(&[3, 2], 1)?, Some(Dropout::new(0.1, Stream::new(0)))).unwrap_err();
         assert!(error.to_string().contains("one shape"), "{error}");
-        assert!(residual_dropout(&x, &x, Some(Dropout { p: 1.0, stream: Stream::new(0) })).is_err());
+        assert!(residual_dropout(&x, &x, Some(Dropout::new(1.0, Stream::new(0)))).is_err());
         Ok(())
     }
 }

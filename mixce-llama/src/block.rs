@@ -3,13 +3,12 @@
 //! Legend: N tokens, C channels, I channels inside the MLP, H heads of queries, K heads of keys and values, D channels of a head.
 
 use candle_core::Tensor;
-use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{GatedMlp, GatedMlpGradients, LinearResidual, NormLinear, NormLinearGradients};
 use mixce_kernels::{
     Affine, AffineGradients, CuSeqlens, Dropout, HeadNorm, HeadTransform, HeadTransformGradients, Heads,
     Norm, Precision, Rotary, Weight, causal_attention_backward,
 };
-use mixce_lm::{Attention, LayerOptions, Parameters, Result};
+use mixce_lm::{Attention, LayerOptions, Masks, Parameters, Result};
 
 use crate::config::LlamaConfig;
 
@@ -167,9 +166,9 @@ impl Block {
         })
     }
 
-    /// Dropout acts in one place of a block, which has the layer's stream for itself.
-    fn dropout(&self, layer: Option<Stream>) -> Option<Dropout> {
-        layer.map(|stream| Dropout { p: self.attention_dropout, stream })
+    /// Dropout acts in one place of a block, which has the layer's masks for itself.
+    fn dropout(&self, layer: Option<Masks>) -> Option<Dropout> {
+        layer.map(|masks| masks.dropout(self.attention_dropout))
     }
 }
 

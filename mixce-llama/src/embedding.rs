@@ -1,9 +1,8 @@
 //! Token embeddings; positions come in through the rotary embedding.
 
 use candle_core::Tensor;
-use mixce_kernels::rng::Stream;
 use mixce_kernels::{Embedded, token_embedding, token_embedding_backward};
-use mixce_lm::Result;
+use mixce_lm::{Masks, Result};
 
 /// `x = embed_tokens[token]`. The row of a padding token is one like the others, also in training (in torch it gets no gradient here).
 #[derive(Debug, Clone)]
@@ -13,11 +12,11 @@ pub struct Embedding {
 }
 
 impl mixce_lm::Embedding for Embedding {
-    fn forward(&self, tokens: &Embedded, _: Option<Stream>) -> Result<Tensor> {
+    fn forward(&self, tokens: &Embedded, _: Option<Masks>) -> Result<Tensor> {
         Ok(token_embedding(&self.embed_tokens, tokens)?)
     }
 
-    fn backward(&self, tokens: &Embedded, _: Option<Stream>, dx: &Tensor, gradients: &Self) -> Result<()> {
+    fn backward(&self, tokens: &Embedded, _: Option<Masks>, dx: &Tensor, gradients: &Self) -> Result<()> {
         Ok(token_embedding_backward(tokens, dx, &gradients.embed_tokens)?)
     }
 }

@@ -63,11 +63,11 @@ pub trait Architecture: ModelConfig + Clone + 'static {
 
 /// What turns token ids into the first residual stream.
 pub trait Embedding: Debug + Clone + Send + Sync + 'static {
-    /// The residual stream `[N, C]`; with a stream of random numbers, after dropout.
+    /// The residual stream `[N, C]`; with masks, after dropout.
     ///
     /// # Errors
     /// When a tensor operation fails.
-    fn forward(&self, tokens: &Embedded, dropout: Option<Stream>) -> Result<Tensor>;
+    fn forward(&self, tokens: &Embedded, dropout: Option<Masks>) -> Result<Tensor>;
 
     /// Adds the gradients of the tables to `gradients`, given that of the residual stream.
     ///
@@ -76,7 +76,7 @@ pub trait Embedding: Debug + Clone + Send + Sync + 'static {
     fn backward(
         &self,
         tokens: &Embedded,
-        dropout: Option<Stream>,
+        dropout: Option<Masks>,
         dx: &Tensor,
         gradients: &Self,
     ) -> Result<()>;
@@ -128,10 +128,33 @@ pub trait Block: Debug + Clone + Send + Sync + 'static {
 /// How a layer is computed in one pass.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LayerOptions {
-    /// The layer's stream of dropout masks; without one there is no dropout.
-    pub dropout: Option<Stream>,
+    /// The layer's dropout masks; without them there is no dropout.
+    pub dropout: Option<Masks>,
     /// The number format of the products' operands.
     pub precision: Precision,
+}
+
+/// The dropout masks of a pass, of a layer or of a site in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Masks {
+    /// Their random numbers.
+    pub stream: Stream,
+    /// The batch's [`PackedBatch::first_row`](crate::PackedBatch::first_row).
+    pub first_row: usize,
+}
+
+impl Masks {
+    /// Independent masks.
+    #[must_use]
+    pub fn fold(self, label: u64) -> Self {
+        Self { stream: self.stream.fold(label), ..self }
+    }
+
+    /// Dropout with these masks.
+    #[must_use]
+    pub fn dropout(self, p: f64) -> Dropout {
+        Dropout { p, stream: self.stream, first_row: self.first_row }
+    }
 }
 
 /// Where the queries of a pass find their keys and values.

@@ -1,8 +1,10 @@
 //! Packed batches: the concatenated documents of a microbatch, without padding.
 
 use candle_core::Device;
+use mixce_kernels::rng::Stream;
 use mixce_kernels::{CuSeqlens, Embedded};
 
+use crate::architecture::Masks;
 use crate::config::ModelSpec;
 use crate::error::{Error, Result};
 
@@ -16,6 +18,9 @@ pub struct PackedBatch {
     pub(crate) embedded: Embedded,
     /// The boundaries of the texts.
     pub cu_seqlens: CuSeqlens,
+    /// Where its first token is in the larger batch that it is a part of, so that it gets its part of that batch's dropout masks; 0 for a
+    /// whole batch. On CUDA dropout is refused elsewhere.
+    pub first_row: usize,
 }
 
 impl PackedBatch {
@@ -38,6 +43,7 @@ impl PackedBatch {
         Ok(Self {
             embedded: Embedded::new(&input_ids, &position_ids, device)?,
             cu_seqlens: CuSeqlens::from_lengths(texts.iter().map(|ids| ids.len())),
+            first_row: 0,
         })
     }
 
@@ -45,5 +51,10 @@ impl PackedBatch {
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.cu_seqlens.tokens()
+    }
+
+    /// The masks that it gets from a stream.
+    pub(crate) fn masks(&self, stream: Option<Stream>) -> Option<Masks> {
+        stream.map(|stream| Masks { stream, first_row: self.first_row })
     }
 }

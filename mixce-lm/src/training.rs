@@ -13,7 +13,7 @@ use crate::batch::PackedBatch;
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 use crate::model::{Forward, LanguageModel, PassOptions};
-use crate::transformer::{Transformer, embedding_stream, layer_stream};
+use crate::transformer::{Transformer, embedding_masks, layer_masks};
 
 /// The forward pass of training.
 pub(crate) fn forward<'a, A: Architecture>(
@@ -50,9 +50,9 @@ impl<'a, A: Architecture> FusedForward<'a, A> {
     fn new(model: Transformer<A>, batch: &'a PackedBatch, options: PassOptions) -> Result<Self> {
         let save = !options.recompute;
         let mut layers = Vec::with_capacity(model.body.blocks.len());
-        let last = model.body.run(&batch.embedded, options.dropout, |layer, block, x| {
+        let last = model.body.run(&batch.embedded, batch.masks(options.dropout), |layer, block, x| {
             let mut attention = Attention::Documents(&batch.cu_seqlens);
-            let (y, saved) = block.forward(&x, layer_options(options, layer), &mut attention, save)?;
+            let (y, saved) = block.forward(&x, layer_options(batch, options, layer), &mut attention, save)?;
             layers.push((x, saved));
             Ok(y)
         })?;
@@ -61,8 +61,8 @@ impl<'a, A: Architecture> FusedForward<'a, A> {
     }
 }
 
-fn layer_options(options: PassOptions, layer: usize) -> LayerOptions {
-    LayerOptions { dropout: layer_stream(options.dropout, layer), precision: options.precision }
+fn layer_options(batch: &PackedBatch, options: PassOptions, layer: usize) -> LayerOptions {
+    LayerOptions { dropout: layer_masks(batch.masks(options.dropout), layer), precision: options.precision }
 }
 
 impl<A: Architecture> Forward for FusedForward<'_, A> {
@@ -80,7 +80,7 @@ impl<A: Architecture> Forward for FusedForward<'_, A> {
         drop((last, dhidden));
         let documents = &batch.cu_seqlens;
         for (layer, ((x, saved), block)) in layers.into_iter().zip(&body.blocks).enumerate().rev() {
-            let options = layer_options(options, layer);
+            let options = layer_options(batch, options, layer);
             let saved = match saved {
                 Some(saved) => Some(saved),
                 None => block.forward(&x, options, &mut Attention::Documents(documents), true)?.1,
@@ -89,8 +89,8 @@ impl<A: Architecture> Forward for FusedForward<'_, A> {
             let sums = architecture.block_gradients(sums, layer)?;
             block.backward(&x, saved, options, documents, &dx, &sums)?;
         }
-        let stream = embedding_stream(options.dropout);
-        body.embedding.backward(&batch.embedded, stream, &dx, &architecture.embedding(sums)?)
+        let masks = embedding_masks(batch.masks(options.dropout));
+        body.embedding.backward(&batch.embedded, masks, &dx, &architecture.embedding(sums)?)
     }
 }
 

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{Embedded, Norm, Precision};
 
-use crate::architecture::{Architecture, Attention, Block as _, Embedding as _, LayerOptions};
+use crate::architecture::{Architecture, Attention, Block as _, Embedding as _, LayerOptions, Masks};
 use crate::batch::PackedBatch;
 use crate::config::{ModelConfig, ModelSpec};
 use crate::decoder::TransformerDecoder;
@@ -52,10 +52,10 @@ impl<A: Architecture> Body<A> {
     pub(crate) fn run(
         &self,
         tokens: &Embedded,
-        dropout: Option<Stream>,
+        dropout: Option<Masks>,
         mut layer: impl FnMut(usize, &A::Block, Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let mut x = self.embedding.forward(tokens, embedding_stream(dropout))?;
+        let mut x = self.embedding.forward(tokens, embedding_masks(dropout))?;
         for (index, block) in self.blocks.iter().enumerate() {
             x = layer(index, block, x)?;
         }
@@ -63,14 +63,14 @@ impl<A: Architecture> Body<A> {
     }
 }
 
-/// The stream of the embedding's dropout; the layers have those from 1.
-pub(crate) fn embedding_stream(pass: Option<Stream>) -> Option<Stream> {
-    pass.map(|stream| stream.fold(0))
+/// The masks of the embedding's dropout; the layers have those from 1.
+pub(crate) fn embedding_masks(pass: Option<Masks>) -> Option<Masks> {
+    pass.map(|masks| masks.fold(0))
 }
 
-/// The stream of a layer, from 0.
-pub(crate) fn layer_stream(pass: Option<Stream>, layer: usize) -> Option<Stream> {
-    pass.map(|stream| stream.fold(layer as u64 + 1))
+/// The masks of a layer, from 0.
+pub(crate) fn layer_masks(pass: Option<Masks>, layer: usize) -> Option<Masks> {
+    pass.map(|masks| masks.fold(layer as u64 + 1))
 }
 
 impl<A: Architecture> Transformer<A> {
@@ -139,8 +139,9 @@ impl<A: Architecture> LanguageModel for Transformer<A> {
     }
 
     fn hidden_states(&self, batch: &PackedBatch, dropout: Option<Stream>) -> Result<Tensor> {
-        let x = self.body.run(&batch.embedded, dropout, |layer, block, x| {
-            let options = LayerOptions { dropout: layer_stream(dropout, layer), ..LayerOptions::default() };
+        let masks = batch.masks(dropout);
+        let x = self.body.run(&batch.embedded, masks, |layer, block, x| {
+            let options = LayerOptions { dropout: layer_masks(masks, layer), ..LayerOptions::default() };
             let (y, _) = block.forward(&x, options, &mut Attention::Documents(&batch.cu_seqlens), false)?;
             Ok(y)
         })?;

@@ -227,6 +227,23 @@ pub enum Error {
     #[error("there is no target token to evaluate on")]
     NothingToEvaluate,
 
+    /// The other ranks of a run did not answer.
+    #[error(
+        "no answer from the other ranks of the run within {seconds} s: one of them has died, hangs or is much slower"
+    )]
+    RanksSilent {
+        /// How long they were waited for.
+        seconds: f64,
+    },
+
+    /// Another rank of a run has failed.
+    #[error("rank {rank} of the run has failed")]
+    RankFailed { rank: usize },
+
+    /// The ranks of a run do not agree.
+    #[error("rank {rank} of the run has another {what} than rank 0")]
+    RanksDiffer { what: &'static str, rank: usize },
+
     /// Work was stopped on request.
     #[error("interrupted")]
     Interrupted,
@@ -323,6 +340,17 @@ impl Hint for Error {
             Self::Model(mixce_lm::Error::Io { cause, .. }) => io_hint(cause),
             Self::Model(error) => error.hint(),
             Self::Objective(error) => error.hint(),
+            Self::RanksSilent { .. } => Some(
+                "look at the machine or the log of the rank that is missing, then continue with `config.resume = auto`; if it was only slow, raise `config.comm_timeout`"
+                    .into(),
+            ),
+            Self::RanksDiffer { what: "weights", .. } => Some(
+                "ranks need the same program on processors of one type; continue from the last checkpoint with `config.resume = auto`"
+                    .into(),
+            ),
+            Self::RanksDiffer { .. } => {
+                Some("give all ranks the same program, flags and files, best in a folder that all machines share".into())
+            }
             Self::RunInUse { .. } => Some("wait until it has finished, or choose another `config.out`".into()),
             Self::BadCache { .. } => Some("delete the file; it will be rebuilt".into()),
             _ => None,
@@ -331,6 +359,19 @@ impl Hint for Error {
 }
 
 impl Error {
+    /// Whether all ranks of a run have this error, or rank 0 has its cause: then rank 0 alone reports it.
+    #[must_use]
+    pub fn is_reported_by_first_rank(&self) -> bool {
+        matches!(
+            self,
+            Self::NonFiniteLoss { .. }
+                | Self::NonFiniteGradient { .. }
+                | Self::NonFiniteParameter { .. }
+                | Self::RanksDiffer { .. }
+                | Self::RankFailed { .. }
+        )
+    }
+
     /// An [`Error::Io`], ready for `map_err`.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

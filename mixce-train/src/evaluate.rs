@@ -4,6 +4,7 @@ use mixce_lm::LanguageModel;
 use serde::Serialize;
 
 use crate::data::Examples;
+use crate::distributed::{Alone, Communicator};
 use crate::error::{Error, Result};
 use crate::packing::Packed;
 
@@ -55,34 +56,28 @@ pub fn evaluate(
     batch_tokens: usize,
     on_example: &mut dyn FnMut(Scored<'_>) -> Result<()>,
 ) -> Result<Evaluation> {
-    // The last token of a document is only a target: no embedding is looked up for it.
-    examples.store().require_vocabulary(model.spec().vocabulary)?;
-    let model = model.detached()?;
+    evaluate_on(&Alone, model, examples, objective, batch_tokens, on_example)
+}
+
+/// [`evaluate`] by several ranks, to which the batches are dealt in turn: the result is the same on all, but `on_example` hears of this rank's
+/// examples alone. If one rank's `on_example` returns [`Error::Interrupted`], all ranks do.
+///
+/// # Errors
+/// As [`evaluate`]; those of the ranks.
+pub fn evaluate_on(
+    ranks: &dyn Communicator,
+    model: &dyn LanguageModel,
+    examples: &Examples,
+    objective: &dyn Objective,
+    batch_tokens: usize,
+    on_example: &mut dyn FnMut(Scored<'_>) -> Result<()>,
+) -> Result<Evaluation> {
     let mut sums = Sums::default();
-    let mut batch: Vec<(usize, Vec<u32>)> = Vec::new();
-    let mut tokens_in_batch = 0;
-    for index in 0..examples.len() {
-        tokens_in_batch += examples.length(index) - 1;
-        batch.extend(examples.pieces(index).into_iter().map(|piece| (index, piece)));
-        let next_tokens = examples.length(index + 1).saturating_sub(1);
-        let is_last = index + 1 == examples.len();
-        if is_last || tokens_in_batch + next_tokens > batch_tokens {
-            let pieces: Vec<&[u32]> = batch.iter().map(|(_, tokens)| tokens.as_slice()).collect();
-            let log_q = score(&*model, &pieces)?;
-            let mut rest = log_q.as_slice();
-            for (document, tokens) in &batch {
-                let (own, others) = rest.split_at(tokens.len() - 1);
-                if let Some(&log_q) = own.iter().find(|log_q| !log_q.is_finite()) {
-                    return Err(Error::NonFiniteLikelihood { document: *document, log_q, step: None });
-                }
-                sums.add(own, objective);
-                on_example(Scored { index: *document, tokens, log_q: own })?;
-                rest = others;
-            }
-            tokens_in_batch = 0;
-            batch.clear();
-        }
+    let outcome = sums.add_batches(ranks, model, examples, objective, batch_tokens, on_example);
+    if ranks.size() > 1 && matches!(outcome, Ok(()) | Err(Error::Interrupted)) {
+        sums.over_ranks(ranks, outcome.is_err())?;
     }
+    outcome?;
     sums.finish(examples.len() as u64)
 }
 
@@ -103,6 +98,64 @@ struct Sums {
 }
 
 impl Sums {
+    /// Adds the batches that are dealt to this rank.
+    fn add_batches(
+        &mut self,
+        ranks: &dyn Communicator,
+        model: &dyn LanguageModel,
+        examples: &Examples,
+        objective: &dyn Objective,
+        batch_tokens: usize,
+        on_example: &mut dyn FnMut(Scored<'_>) -> Result<()>,
+    ) -> Result<()> {
+        // The last token of a document is only a target: no embedding is looked up for it.
+        examples.store().require_vocabulary(model.spec().vocabulary)?;
+        let model = model.detached()?;
+        let mut batch: Vec<(usize, Vec<u32>)> = Vec::new();
+        let (mut tokens_in_batch, mut batches) = (0, 0);
+        for index in 0..examples.len() {
+            tokens_in_batch += examples.length(index) - 1;
+            batch.extend(examples.pieces(index).into_iter().map(|piece| (index, piece)));
+            let next_tokens = examples.length(index + 1).saturating_sub(1);
+            let is_last = index + 1 == examples.len();
+            if is_last || tokens_in_batch + next_tokens > batch_tokens {
+                batches += 1;
+                if (batches - 1) % ranks.size() != ranks.rank() {
+                    batch.clear();
+                }
+                let pieces: Vec<&[u32]> = batch.iter().map(|(_, tokens)| tokens.as_slice()).collect();
+                let log_q = if pieces.is_empty() { Vec::new() } else { score(&*model, &pieces)? };
+                let mut rest = log_q.as_slice();
+                for (document, tokens) in &batch {
+                    let (own, others) = rest.split_at(tokens.len() - 1);
+                    if let Some(&log_q) = own.iter().find(|log_q| !log_q.is_finite()) {
+                        return Err(Error::NonFiniteLikelihood { document: *document, log_q, step: None });
+                    }
+                    self.add(own, objective);
+                    on_example(Scored { index: *document, tokens, log_q: own })?;
+                    rest = others;
+                }
+                tokens_in_batch = 0;
+                batch.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// The sums of all ranks.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if one of them was; those of the ranks.
+    fn over_ranks(&mut self, ranks: &dyn Communicator, interrupted: bool) -> Result<()> {
+        let interrupted = f64::from(u8::from(interrupted));
+        let mut sums = [interrupted, self.nll, self.loss, self.potential, self.tokens as f64];
+        ranks.all_reduce_f64(&mut sums)?;
+        let [interrupted, nll, loss, potential, tokens] = sums;
+        // Fewer tokens than 2^53.
+        *self = Self { nll, loss, potential, tokens: tokens as u64 };
+        if interrupted > 0.0 { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
     fn add(&mut self, log_q: &[f32], objective: &dyn Objective) {
         for &log_q in log_q {
             let log_q = f64::from(log_q);

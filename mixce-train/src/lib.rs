@@ -4,12 +4,14 @@
 //! - [`optim`]: AdamW, gradient norm, schedules;
 //! - [`trainer`]: the loop; [`observer`]: what it reports; [`metrics`]: `metrics.jsonl` and TensorBoard event files;
 //! - [`mod@evaluate`]: negative log-likelihood of a corpus;
+//! - [`distributed`]: training over several processes;
 //! - [`checkpoint`]: exact stop and resume; [`run_folder`]: the files of a run;
 //! - [`plan`]: estimates of memory and arithmetic of a step, and of its time on a GPU; [`room`]: whether a run fits;
 //! - [`config`]: the settings of a run, from TOML and flags; [`prepare`]: loads everything for a run.
 pub mod checkpoint;
 pub mod config;
 pub mod data;
+pub mod distributed;
 pub mod error;
 pub mod evaluate;
 mod leftovers;

@@ -9,6 +9,7 @@ use mixce_lm::{Family, ModelConfig, Parameters, Tokenizer, checkpoint, config as
 
 use crate::config::{DEFAULT_MAX_LENGTH, DataFiles, TrainConfig};
 use crate::data::{EncodeSettings, Examples, Input, cache};
+use crate::distributed::{Alone, Communicator};
 use crate::error::{Error, Result};
 use crate::observer::{RunPlan, TrainObserver};
 use crate::room::{self, Room};
@@ -40,6 +41,8 @@ pub struct Prepared {
     pub valid: Option<Examples>,
     /// Scores the model at evaluations; none from [`prepare`]. [`Selection::Mauve`](crate::config::Selection::Mauve) needs one.
     pub selector: Option<Box<dyn Selector>>,
+    /// The other processes of the run; none from [`prepare`], which sets [`Alone`].
+    pub ranks: Arc<dyn Communicator>,
 }
 
 /// Loads the model, tokenizer and data of `config`; the architecture is one of `families`. Whether the run fits is checked before the weights are
@@ -93,7 +96,7 @@ pub fn prepare(
     if stop.load(Ordering::Relaxed) {
         return Err(Error::Interrupted);
     }
-    Ok(Prepared { model, parameters, tokenizer, train, valid, selector: None })
+    Ok(Prepared { model, parameters, tokenizer, train, valid, selector: None, ranks: Arc::new(Alone) })
 }
 
 /// Resolves the files of training and development documents.
@@ -169,6 +172,8 @@ pub fn launch(
     config.validate_settings()?;
     let out = config.out.as_deref().ok_or_else(|| Error::config("expected `config.out`, the run folder"))?;
     let run = match config.resume {
+        // Rank 0 makes it.
+        _ if prepared.ranks.rank() > 0 => RunFolder::of_first_rank(out),
         Some(_) => RunFolder::open_or_create(out)?,
         None => RunFolder::create(out)?,
     };
@@ -178,13 +183,14 @@ pub fn launch(
     let mut run_toml = RunTomlWriter { run: &run, config: repeated, provenance };
     let mut all: Vec<&mut dyn TrainObserver> = vec![&mut run_toml];
     all.extend(observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver));
-    let Prepared { model, parameters, tokenizer, train: examples, valid, selector } = prepared;
+    let Prepared { model, parameters, tokenizer, train: examples, valid, selector, ranks } = prepared;
     let job = TrainJob {
         valid: valid.as_ref(),
         selector: selector.as_deref(),
         tokenizer: Some(&tokenizer),
         run: Some(&run),
         stop: Some(stop),
+        ranks,
         ..TrainJob::new(config, model, &examples)?
     };
     train(&job, parameters, &mut all)

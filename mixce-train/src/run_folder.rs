@@ -36,8 +36,10 @@ pub struct Provenance {
     pub model_commit: Option<String>,
     /// Device used, with its number.
     pub device: String,
-    /// Threads used.
+    /// Threads used, by each process.
     pub threads: usize,
+    /// Processes that trained it together.
+    pub ranks: usize,
     /// Operating system and processor architecture.
     pub platform: String,
     /// The folder in which the run was started: relative paths of the configuration are relative to it.
@@ -55,6 +57,7 @@ impl Provenance {
             model_commit: None,
             device: device_name(device),
             threads: rayon::current_num_threads(),
+            ranks: 1,
             platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
             folder: std::env::current_dir().ok(),
         }
@@ -127,6 +130,11 @@ impl RunFolder {
         Self::require_run(root)?;
         fs::create_dir_all(root).map_err(Error::io("create", root))?;
         Ok(Self { root: root.into() })
+    }
+
+    /// A run folder that rank 0 of a run opens or creates, for the other ranks, which do not write to it.
+    pub(crate) fn of_first_rank(root: &Path) -> Self {
+        Self { root: root.into() }
     }
 
     /// Whether a run has written to it.

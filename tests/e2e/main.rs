@@ -9,6 +9,7 @@ mod bench;
 mod config;
 mod data;
 mod datasets;
+mod distributed;
 mod documentation;
 mod documents;
 mod evaluate;

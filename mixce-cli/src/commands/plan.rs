@@ -8,6 +8,7 @@ use clap::Args;
 use mixce_lm::ModelConfig;
 use mixce_lm::memory::PassShape;
 use mixce_train::config::Precision;
+use mixce_train::distributed::all_reduce_bytes;
 use mixce_train::plan::{StepMemory, executed_flops, step_memory};
 use serde::Serialize;
 
@@ -26,7 +27,8 @@ use crate::speed;
         Memory is computed from the shapes, for documents of --max-length tokens; shorter documents need less. The program itself,\n\
     the allocator's unused pages and CUDA's context are not included. Time is the operations of the matrix products divided by an\n\
     assumed share of this device's matmul peak, which is measured now (some seconds) unless --gflops is given. It is a rough\n\
-    estimate; `mixce bench train` measures. With --device cuda and no such device, time is estimated only with --gflops.\n\n\
+    estimate; `mixce bench train` measures. With --ranks N the rate is that of N such devices, without the time to exchange gradients.\n\
+    With --device cuda and no such device, time is estimated only with --gflops.\n\n\
     With --roofline and --device h200, h100, a100 or rtx4090 the operations and bytes of every part of a step are listed, with the time at the\n\
     GPU's peak rates and at the rates that the kernels are estimated to reach: on paper, not measured. No GPU is needed."
 )]
@@ -47,6 +49,10 @@ pub(crate) struct PlanArgs {
     /// Recompute activations in the backward pass: less memory, more time
     #[arg(long)]
     activation_checkpointing: bool,
+    /// Processes that train together, started by mpirun or srun: each takes a part of every microbatch, and they exchange gradients
+    /// once a step
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    ranks: usize,
     /// Number format of the operands of matrix products; with bf16, CUDA saves less. Time is based on the f32 rate, or --gflops
     #[arg(long, default_value = "f32", value_parser = words::<Precision>(&["f32", "bf16"]))]
     precision: Precision,
@@ -60,7 +66,7 @@ pub(crate) struct PlanArgs {
     #[arg(long, default_value_t = 0.65, value_name = "SHARE", allow_negative_numbers = true)]
     share: f64,
     /// Estimate where the time of a microbatch's step goes on the GPU that --device names: h200, h100, a100 or rtx4090
-    #[arg(long, conflicts_with_all = ["gflops", "share", "tokens", "activation_checkpointing"])]
+    #[arg(long, conflicts_with_all = ["gflops", "share", "tokens", "activation_checkpointing", "ranks"])]
     roofline: bool,
 }
 
@@ -68,6 +74,7 @@ impl PlanArgs {
     fn check(&self) -> Result<()> {
         at_least("--batch-size", self.batch_size as u64, 1)?;
         at_least("--grad-accum", self.grad_accum as u64, 1)?;
+        at_least("--ranks", self.ranks as u64, 1)?;
         at_least("--max-length", self.max_length.unwrap_or(2) as u64, 2)?;
         if let Some(rate) = self.gflops.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
             return Err(Problem::new(format!("`--gflops`: expected a positive number, got `{rate}`")).into());
@@ -91,8 +98,12 @@ struct Plan {
     grad_accum: usize,
     max_length: usize,
     activation_checkpointing: bool,
+    ranks: usize,
     tokens_per_microbatch: u64,
     tokens_per_step: u64,
+    /// Bytes of gradients that each rank sends, and receives, in an optimizer step.
+    exchanged_bytes_per_step: u64,
+    /// Of each rank.
     memory: StepMemory,
     /// Floating-point operations of an optimizer step, in 10^9.
     gflop_per_step: f64,
@@ -149,8 +160,10 @@ fn plan(
     let inputs = max_length.saturating_sub(1);
     let (batch_size, recompute) = (args.batch_size, args.activation_checkpointing);
     let tokens = batch_size.saturating_mul(inputs);
+    // Microbatches are divided between documents.
+    let documents_per_rank = batch_size.div_ceil(args.ranks);
     let shape = PassShape {
-        tokens,
+        tokens: documents_per_rank.saturating_mul(inputs),
         recompute,
         on_cuda: device.is_none_or(Device::is_cuda),
         precision: args.precision.into(),
@@ -165,7 +178,9 @@ fn plan(
         (None, None) => None,
     };
     let time = peak.map(|(peak, measured)| {
-        let at_most = tokens_per_step as f64 / (gflop_per_step / peak);
+        // The rank with the most documents takes the longest.
+        let of_ranks = batch_size as f64 / documents_per_rank as f64;
+        let at_most = of_ranks * tokens_per_step as f64 / (gflop_per_step / peak);
         let tokens_per_s = at_most * args.share;
         Time {
             matmul_peak_gflops: peak,
@@ -187,8 +202,10 @@ fn plan(
         grad_accum: args.grad_accum,
         max_length,
         activation_checkpointing: recompute,
+        ranks: args.ranks,
         tokens_per_microbatch: tokens as u64,
         tokens_per_step,
+        exchanged_bytes_per_step: all_reduce_bytes(config.spec().parameters, args.ranks as u64),
         memory: step_memory(config, shape),
         gflop_per_step,
         time,
@@ -211,6 +228,18 @@ impl Plan {
             ),
         ];
         rows.extend(memory_rows(&self.memory, &self.device));
+        if self.ranks > 1 {
+            let exchanged = bytes(self.exchanged_bytes_per_step);
+            let ranks = self.ranks;
+            rows.push(row(
+                "ranks",
+                format!("{ranks}, of which each takes that memory; a step is divided between them"),
+            ));
+            rows.push(row(
+                "",
+                format!("{exchanged} of gradients sent, and received, by each rank in a step"),
+            ));
+        }
         rows.push(row(
             "step",
             format!("{} tokens, {} GFLOP", grouped(self.tokens_per_step), rounded(self.gflop_per_step)),

@@ -9,6 +9,7 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use mixce_train::distributed::Launched;
 
 /// The exit statuses of a command that a signal ended in an orderly way: SIGINT, SIGTERM.
 const BY_SIGNAL: [i32; 2] = [130, 143];
@@ -67,7 +68,12 @@ impl<'a> Commands<'a> {
             None => Box::new(io::sink()),
         };
         writeln!(log, "$ mixce {}", shell_line(&words)).with_context(told)?;
-        let child = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        // A launcher may have started the sweep several times, for shards; its commands are single processes.
+        for variable in Launched::variables() {
+            command.env_remove(variable);
+        }
+        let child = command
             .args(&words)
             .args(["--color", "never"])
             .stdin(Stdio::null())

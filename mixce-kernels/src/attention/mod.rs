@@ -123,8 +123,8 @@ impl CuSeqlens {
 /// probabilities rounded to bf16): blockwise, keys that no query of a block sees are skipped and nothing of size `T x T` is kept; the backward pass recomputes the probabilities. Other dtypes and devices take
 /// [`causal_attention_slow`].
 ///
-/// The dropout factor of query row `i` (its index in the packed batch) and key `j` (its position in the document) in head `h`
-/// is drawn from word `i * 2^32 + j` of `stream.fold(h)`, so it does not depend on how the computation is split.
+/// The dropout factor of query row `i` (its index in the packed batch, plus [`Dropout::first_row`]) and key `j` (its position in the
+/// document) in head `h` is drawn from word `i * 2^32 + j` of `stream.fold(h)`, so it does not depend on how the computation is split.
 ///
 /// # Errors
 /// When shapes, offsets or the dropout probability do not fit. On CUDA for heads of more than 256 channels.
@@ -251,13 +251,13 @@ fn dropout_factors(
     start: usize,
     t: usize,
     heads: usize,
-    Dropout { p, stream }: Dropout,
+    Dropout { p, stream, first_row }: Dropout,
     like: &Tensor,
 ) -> Result<Tensor> {
     let keep = Keep::new(p);
     let mut factors = vec![1f32; heads * t * t];
     for (row, factors) in factors.chunks_mut(t).enumerate() {
-        let (head, query) = (row / t, start + row % t);
+        let (head, query) = (row / t, first_row + start + row % t);
         keep.apply(factors, &stream.fold(head as u64), (query as u64) << 32);
     }
     Tensor::from_vec(factors, (heads, t, t), like.device())

@@ -68,7 +68,7 @@ fn by_hand(qkv: &Tensor, cu_seqlens: &CuSeqlens, heads: Heads, d: usize) -> Resu
 /// Every combination of heads and window, of documents that are empty, as long as a window, a block, and more than these.
 #[test]
 fn fused_equals_slow_and_the_definition() -> Result<()> {
-    let dropout = Some(Dropout { p: 0.2, stream: Stream::new(11) });
+    let dropout = Some(Dropout::new(0.2, Stream::new(11)));
     let batches: [&[usize]; 5] = [&[], &[1], &[0, 3, 0], &[5, 1, 64, 2], &[65, 130]];
     for lengths in batches {
         for (count, kv) in [(3, 3), (4, 2), (3, 1)] {
@@ -94,7 +94,7 @@ fn fused_equals_slow_and_the_definition() -> Result<()> {
 
 #[test]
 fn heads_of_usual_and_odd_sizes() -> Result<()> {
-    let dropout = Some(Dropout { p: 0.2, stream: Stream::new(12) });
+    let dropout = Some(Dropout::new(0.2, Stream::new(12)));
     for d in [1, 64, 65] {
         for (count, kv, window) in [(2, 2, None), (4, 2, None), (2, 1, Some(30))] {
             compare(&[70, 0, 9], shape(count, kv, window, d), d, dropout)?;
@@ -106,7 +106,7 @@ fn heads_of_usual_and_odd_sizes() -> Result<()> {
 #[test]
 fn gradient_is_the_finite_difference() -> Result<()> {
     let cu_seqlens = documents(&[3, 1, 5]);
-    for dropout in [None, Some(Dropout { p: 0.3, stream: Stream::new(2) })] {
+    for dropout in [None, Some(Dropout::new(0.3, Stream::new(2)))] {
         for (kv, window) in [(2, None), (1, None), (1, Some(2))] {
             let heads = Heads { kv, window, ..Heads::new(2, 0.6) };
             let f = |qkv: &Tensor| causal_attention(qkv, &cu_seqlens, heads, dropout);
@@ -120,7 +120,7 @@ fn gradient_is_the_finite_difference() -> Result<()> {
 #[test]
 fn shared_heads_equal_repeated_ones() -> Result<()> {
     let (cu_seqlens, d, count) = (documents(&[7, 0, 66]), 4, 6);
-    let dropout = Some(Dropout { p: 0.2, stream: Stream::new(4) });
+    let dropout = Some(Dropout::new(0.2, Stream::new(4)));
     for kv in [1, 2, 3, 6] {
         let heads = shape(count, kv, None, d);
         let qkv = Var::from_tensor(&random(&[73, channels(heads, d)], 9)?)?;
@@ -140,7 +140,7 @@ fn shared_heads_equal_repeated_ones() -> Result<()> {
 #[test]
 fn windows_at_their_ends() -> Result<()> {
     let (cu_seqlens, d) = (documents(&[3, 130]), 6);
-    let dropout = Some(Dropout { p: 0.2, stream: Stream::new(4) });
+    let dropout = Some(Dropout::new(0.2, Stream::new(4)));
     let qkv = Var::from_tensor(&random(&[133, 4 * d], 9)?)?;
     let run = |window, dropout| causal_attention(&qkv, &cu_seqlens, shape(2, 1, window, d), dropout);
     let (want, got) = (run(None, dropout)?, run(Some(130), dropout)?);
@@ -220,7 +220,7 @@ fn what_does_not_fit_is_refused() -> Result<()> {
     assert!(refused(&all, shape(2, 0, None, 1), None).contains("got 2 and 0"));
     assert!(refused(&all, shape(3, 2, None, 1), None).contains("got 3 and 2"));
     assert!(refused(&all, shape(2, 1, Some(0), 1), None).contains("at least 1 token"));
-    let dropout = Some(Dropout { p: 1.5, stream: Stream::new(0) });
+    let dropout = Some(Dropout::new(1.5, Stream::new(0)));
     assert!(refused(&all, Heads::new(2, 1.0), dropout).contains("[0, 1)"));
     // With half as many keys and values the result has more channels than a third.
     let heads = shape(2, 1, None, 3);
@@ -244,7 +244,7 @@ proptest! {
         d in 1usize..9,
         p in prop::option::of(0.0f64..0.9),
     ) {
-        let dropout = p.map(|p| Dropout { p, stream: Stream::new(1) });
+        let dropout = p.map(|p| Dropout::new(p, Stream::new(1)));
         compare(&lengths, shape(kv * group, kv, window, d), d, dropout).unwrap();
     }
 }

@@ -178,7 +178,7 @@ impl<T: Element> Attention<'_, T> {
             args.push(unsigned("causal_attention", size)?.into());
         }
         args.push((scale as f32).into());
-        args.extend(arguments(self.dropout));
+        args.extend(arguments(self.dropout)?);
         Ok(args)
     }
 }

@@ -1,21 +1,27 @@
 //! Dropout by itself and with the residual sum.
 
-use candle_core::Result;
+use candle_core::{Result, bail};
 
 use super::{Arg, Array, Element, Gpu, Grid, any_rows, expect_len, launch, name_of, rows, unsigned};
 use crate::dropout::Dropout;
 use crate::dropout::Keep;
 
 /// The four parameters of a kernel's dropout.
-pub(super) fn arguments(dropout: Option<Dropout>) -> [Arg; 4] {
-    match dropout {
-        Some(Dropout { p, stream }) => {
+///
+/// # Errors
+/// For the mask of a part of a tensor, which the kernels do not draw.
+pub(super) fn arguments(dropout: Option<Dropout>) -> Result<[Arg; 4]> {
+    Ok(match dropout {
+        Some(Dropout { first_row, .. }) if first_row > 0 => {
+            bail!("dropout: expected a whole tensor on CUDA, got the rows of another from {first_row} on")
+        }
+        Some(Dropout { p, stream, .. }) => {
             let (key, label) = stream.key_and_label();
             let (threshold, scale) = Keep::new(p).threshold_and_scale();
             [Arg::Size(key), Arg::Size(label), Arg::Unsigned(threshold), Arg::Float(scale)]
         }
         None => [Arg::Size(0), Arg::Size(0), Arg::Unsigned(0), Arg::Float(1.0)],
-    }
+    })
 }
 
 impl Gpu<'_> {
@@ -39,7 +45,7 @@ impl Gpu<'_> {
     ) -> Result<()> {
         let op = "dropout";
         expect_len(op, "the result", y, x.len)?;
-        let [key, label, threshold, scale] = arguments(dropout);
+        let [key, label, threshold, scale] = arguments(dropout)?;
         let (n, columns, name) = (rows(op, x, c)?, unsigned(op, c)?, name_of!("mixce_dropout", T));
         self.with_shares((n, c, 4), bias, |chunks, partial| {
             let (grid, chunk_rows, n) = (chunks.grid(), chunks.rows(), n as u64);
@@ -69,7 +75,7 @@ impl Gpu<'_> {
         if let Some(bias) = bias {
             expect_len(op, "the bias", bias, c)?;
         }
-        let ([key, label, threshold, scale], grid) = (arguments(dropout), Grid::packs(n, c, 4));
+        let ([key, label, threshold, scale], grid) = (arguments(dropout)?, Grid::packs(n, c, 4));
         let (n, c) = (n as u64, unsigned(op, c)?);
         // SAFETY: the arguments are those of the kernel; n rows of c elements lie inside the arrays, c inside the bias.
         unsafe {

@@ -133,7 +133,7 @@ fn norm_and_linear() -> Result<()> {
 #[test]
 fn linear_and_residual() -> Result<()> {
     for (n, c, precision, form) in problems() {
-        for drop in [None, Some(Dropout { p: 0.3, stream: Stream::new(4) })] {
+        for drop in [None, Some(Dropout::new(0.3, Stream::new(4)))] {
             assert_same(&format!("linear_residual [{n}, {c}], {form:?}"), (precision, 1e-5), |device| {
                 let sublayer = LinearResidual { map: form.map(c + 2, c, device, 1)? };
                 let gradients = form.sums(c + 2, c, device, 3)?;
@@ -152,7 +152,7 @@ fn linear_and_residual() -> Result<()> {
 
 #[test]
 fn mlps() -> Result<()> {
-    let dropout = Some(Dropout { p: 0.2, stream: Stream::new(6) });
+    let dropout = Some(Dropout::new(0.2, Stream::new(6)));
     let functions = [
         (Activation::GeluNew, dropout, Form::Gpt2),
         (Activation::Gelu, None, Form::Gpt2),
@@ -193,7 +193,7 @@ fn mlps() -> Result<()> {
 /// which the results stay near 1.
 #[test]
 fn gated_mlps() -> Result<()> {
-    let dropout = Some(Dropout { p: 0.2, stream: Stream::new(6) });
+    let dropout = Some(Dropout::new(0.2, Stream::new(6)));
     for (n, c, precision, form) in problems() {
         let (f, drop) = match form {
             Form::Gpt2 => (Activation::GeluNew, dropout),

@@ -8,6 +8,7 @@ use mixce_lm::{LanguageModel, ModelConfig, Tokenizer};
 
 use crate::config::TrainConfig;
 use crate::data::Examples;
+use crate::distributed::{Alone, Communicator};
 use crate::error::Result;
 use crate::observer::BestModel;
 use crate::run_folder::RunFolder;
@@ -33,13 +34,15 @@ pub struct TrainJob<'a> {
     /// Destination of metrics, checkpoints and models. Without one nothing is written, and the trained model is only in the
     /// [`TrainOutcome`].
     pub run: Option<&'a RunFolder>,
-    /// When it becomes true, the current step is abandoned and the run ends with [`End::Interrupted`].
+    /// When it becomes true on any rank, the current step is abandoned and the run ends with [`End::Interrupted`].
     pub stop: Option<&'a AtomicBool>,
+    /// Connects this process with the others that train the same model; see [`distributed`](crate::distributed).
+    pub ranks: Arc<dyn Communicator>,
 }
 
 impl<'a> TrainJob<'a> {
-    /// A job that trains `model` on `train` with the objective of `config`, in memory: without development examples, files or
-    /// interruption.
+    /// A job that trains `model` on `train` with the objective of `config`, in memory: without development examples, files,
+    /// interruption or other ranks.
     ///
     /// # Errors
     /// If the objective's parameters are out of range.
@@ -55,6 +58,7 @@ impl<'a> TrainJob<'a> {
             tokenizer: None,
             run: None,
             stop: None,
+            ranks: Arc::new(Alone),
         })
     }
 }

@@ -3,12 +3,14 @@ mod fanout;
 mod job;
 mod outliers;
 mod persist;
+mod ranks;
 mod resume;
 mod step;
 mod sums;
 mod variables;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -18,8 +20,9 @@ use mixce_lm::Parameters;
 use crate::checkpoint::{STATE_VERSION, TrainState};
 use crate::config::{Selection, TrainConfig};
 use crate::data::{Batcher, Position};
+use crate::distributed::{Communicator, lead};
 use crate::error::{Error, Result};
-use crate::evaluate::{DEFAULT_BATCH_TOKENS, evaluate};
+use crate::evaluate::{DEFAULT_BATCH_TOKENS, evaluate_on};
 use crate::metrics::{JsonlWriter, TensorBoardWriter};
 use crate::observer::{BestModel, EvaluationReport, RunPlan, StepReport, TrainObserver};
 use crate::optim::Schedule;
@@ -37,16 +40,21 @@ use sums::Speedometer;
 /// before it is taken. The caller's observers hear of every event before it is written to files. When the job's `stop` becomes true,
 /// the current step is abandoned, a checkpoint of the last whole step is written, and the outcome is [`End::Interrupted`].
 ///
+/// With several ranks each calls this function with the same job; rank 0 alone writes, and its observers alone hear of events. All ranks end
+/// with the same outcome; one that fails must call [`abort`](Communicator::abort), because the others may wait for it.
+///
 /// # Errors
 /// A run folder in use by another process, deleted during the run, or of another run than the checkpoint; settings, data and checkpoints that do
 /// not match; a parameter without a gradient; a non-finite loss or gradient (the parameters keep their last finite values, also in the last
 /// checkpoint, and the step's documents are saved) or parameter (which no checkpoint or exported model ever has); files that cannot be written;
-/// errors of observers.
+/// errors of observers; ranks whose jobs or weights differ, or that do not answer.
 pub fn train(
     job: &TrainJob<'_>,
     parameters: Parameters,
     observers: &mut [&mut dyn TrainObserver],
 ) -> Result<TrainOutcome> {
+    let leads = job.ranks.rank() == 0;
+    let observers = if leads { observers } else { &mut [] };
     let observers = observers.iter_mut().map(|o| &mut **o as &mut dyn TrainObserver);
     let Some(run) = job.run else {
         if job.config.resume.is_some() {
@@ -54,21 +62,25 @@ pub fn train(
         }
         return Trainer::new(job, parameters, Fanout { observers: observers.collect() })?.run();
     };
-    let lock = run.lock()?;
+    let lock = if leads { Some(run.lock()?) } else { None };
     let mut jsonl = JsonlWriter::new(run.metrics());
     let mut tensorboard = TensorBoardWriter::new(run.root());
     // `run.toml`, which an observer writes, comes first.
     let mut all: Vec<&mut dyn TrainObserver> = observers.collect();
-    all.extend([&mut jsonl as &mut dyn TrainObserver, &mut tensorboard]);
+    if leads {
+        all.extend([&mut jsonl as &mut dyn TrainObserver, &mut tensorboard]);
+    }
     let mut trainer = Trainer::new(job, parameters, Fanout { observers: all })?;
-    trainer.lock = Some(lock);
+    trainer.lock = lock;
     let resume = trainer.config.resume.clone();
-    if let Some(resume) = &resume {
+    if let (Some(resume), true) = (&resume, leads) {
         resume::require_own(resume, run)?;
     }
-    run.clean_up()?;
+    if leads {
+        run.clean_up()?;
+    }
     if let Some(resume) = &resume {
-        trainer.resume(run, resume)?;
+        trainer.resume_ranks(run, resume)?;
     }
     trainer.run()
 }
@@ -88,6 +100,7 @@ struct Trainer<'a> {
     state: TrainState,
     /// The lock on the run folder, if there is one.
     lock: Option<RunLock>,
+    ranks: Arc<dyn Communicator>,
 }
 
 impl<'a> Trainer<'a> {
@@ -110,7 +123,8 @@ impl<'a> Trainer<'a> {
         let (adamw, clip) = (config.adamw(), config.clip_grad_norm);
         let step = TrainStep::new(&*model, parameters, job.objective.clone(), adamw, clip)?
             .with_options(config.pass_options())
-            .with_outlier_rule(config.skip_outlier_steps);
+            .with_outlier_rule(config.skip_outlier_steps)
+            .with_ranks(job.ranks.clone())?;
         let schedule = Schedule {
             kind: config.scheduler,
             peak: config.lr,
@@ -131,7 +145,11 @@ impl<'a> Trainer<'a> {
             config: config.clone(),
         };
         let stop = job.stop.unwrap_or(&NEVER);
-        Ok(Self { job, config, observers, stop, schedule, batcher, step, state, lock: None })
+        let ranks = job.ranks.clone();
+        let trainer =
+            Self { job, config, observers, stop, schedule, batcher, step, state, lock: None, ranks };
+        trainer.require_same_job()?;
+        Ok(trainer)
     }
 
     /// The loop: data, optimizer step, report, evaluation, checkpoint.
@@ -213,14 +231,14 @@ impl<'a> Trainer<'a> {
         let tokens = self.config.batch_size.saturating_mul(self.job.train.longest());
         let (model, objective) = (&*self.step.model, &*self.step.objective);
         let tokens = tokens.min(DEFAULT_BATCH_TOKENS);
-        let scores = match evaluate(model, valid, objective, tokens, &mut watch) {
+        let scores = match evaluate_on(&*self.ranks, model, valid, objective, tokens, &mut watch) {
             Err(Error::Interrupted) => return Ok(false),
             Err(Error::NonFiniteLikelihood { document, log_q, .. }) => {
                 return Err(Error::NonFiniteLikelihood { document, log_q, step: Some(self.state.step) });
             }
             other => other?,
         };
-        let valid_mauve = match self.job.selector.map(|selector| selector.score(model, stop)).transpose() {
+        let valid_mauve = match self.selector_score() {
             Err(Error::Interrupted) => return Ok(false),
             other => other?,
         };
@@ -234,7 +252,7 @@ impl<'a> Trainer<'a> {
         let best = is_better(self.config.select, &candidate, self.state.best.as_ref());
         if best {
             if self.job.run.is_some() {
-                self.export_model(&candidate.path, Some(&candidate))?;
+                lead(&*self.ranks, || self.export_model(&candidate.path, Some(&candidate)))?;
             }
             self.state.best = Some(candidate);
             self.state.evaluations_without_improvement = 0;
@@ -267,7 +285,7 @@ impl<'a> Trainer<'a> {
         let last = self.job.run.map(RunFolder::last);
         if let Some(last) = &last {
             let scores = self.state.best.as_ref().filter(|b| b.step == self.state.step);
-            self.export_model(last, scores)?;
+            lead(&*self.ranks, || self.export_model(last, scores))?;
         }
         let steps = self.state.step;
         self.observers.on_done(steps, self.state.best.as_ref())?;
@@ -306,7 +324,7 @@ impl<'a> Trainer<'a> {
 /// Selection by a score needs the selector that computes it, and development examples.
 fn require_selector(job: &TrainJob<'_>) -> Result<()> {
     match (job.config.select, job.selector, job.valid) {
-        (Selection::Mauve, None, _) => {
+        (Selection::Mauve, None, _) if job.ranks.rank() == 0 => {
             Err(Error::config("`config.select = mauve` needs a selector (`TrainJob::selector`)"))
         }
         (Selection::Mauve, Some(_), None) => {

@@ -11,9 +11,10 @@ use serde_json::json;
 use super::Trainer;
 use crate::checkpoint;
 use crate::config::DataFiles;
+use crate::distributed::lead;
 use crate::error::{Error, Result};
 use crate::observer::{BestModel, TrainObserver as _};
-use crate::run_folder::RunLock;
+use crate::run_folder::{RunFolder, RunLock};
 
 /// `selection.json` beside an exported model: its step and scores. Hugging Face tools ignore it.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -54,6 +55,13 @@ impl Trainer<'_> {
         self.step.check()?;
         self.step.variables.require_finite(self.state.step)?;
         let Some(run) = self.job.run else { return Ok(None) };
+        self.require_same_weights()?;
+        let ranks = self.ranks.clone();
+        lead(&*ranks, || self.write_checkpoint(run))?;
+        Ok(Some(run.checkpoints().join(checkpoint::folder_name(self.state.step))))
+    }
+
+    fn write_checkpoint(&mut self, run: &RunFolder) -> Result<()> {
         self.require_folder()?;
         self.state.grad_norms = self.step.recent_norms();
         let checkpoints = run.checkpoints();
@@ -62,8 +70,7 @@ impl Trainer<'_> {
         let (parameters, moments) = (self.step.variables.tensors(), self.step.optimizer.state());
         let path = checkpoint::save(&checkpoints, &self.state, parameters, moments, &extra)?;
         checkpoint::remove_old(&checkpoints, self.config.keep_last)?;
-        self.observers.on_checkpoint(self.state.step, &path)?;
-        Ok(Some(path))
+        self.observers.on_checkpoint(self.state.step, &path)
     }
 
     /// Exports the current parameters to `folder` in the Hugging Face layout, replacing its contents. `scores` are the model's,
@@ -110,7 +117,7 @@ impl Trainer<'_> {
     }
 
     fn save_documents(&mut self, step: u64) -> Result<Option<PathBuf>> {
-        let Some(run) = self.job.run else { return Ok(None) };
+        let Some(run) = self.job.run.filter(|_| self.leads()) else { return Ok(None) };
         self.require_folder()?;
         let batch = self.batcher.step(self.batcher.position_of(step.saturating_sub(1)));
         let mut lines = String::new();

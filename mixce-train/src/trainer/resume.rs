@@ -6,6 +6,7 @@ use super::Trainer;
 use super::persist::Chosen;
 use crate::checkpoint::{self, Loaded, STATE_FILE};
 use crate::data::Position;
+use crate::distributed::lead;
 use crate::error::{Error, Result};
 use crate::run_folder::RunFolder;
 
@@ -24,9 +25,27 @@ pub(super) fn require_own(resume: &str, run: &RunFolder) -> Result<()> {
 }
 
 impl Trainer<'_> {
+    /// Continues on every rank from the checkpoint that rank 0 chooses.
+    pub(super) fn resume_ranks(&mut self, run: &RunFolder, resume: &str) -> Result<()> {
+        let ranks = self.ranks.clone();
+        let chosen = lead(&*ranks, || self.resume(run, resume))?.flatten();
+        if ranks.size() == 1 {
+            return Ok(());
+        }
+        let path = chosen.unwrap_or_default().into_os_string().into_string();
+        let path =
+            path.map_err(|path| Error::config(format!("checkpoint {path:?}: expected a name in UTF-8")))?;
+        let path = String::from_utf8_lossy(&ranks.broadcast(path.into_bytes())?).into_owned();
+        if ranks.rank() > 0 && !path.is_empty() {
+            let path = Path::new(&path);
+            self.restore(run, path, checkpoint::load(path)?)?;
+        }
+        self.require_same_weights()
+    }
+
     /// Continues from the newest checkpoint of `resume` that is as it was written; with `auto`, from the beginning if there is none. Folders
-    /// that are not understood are set aside, nothing of the run is changed before a checkpoint has been accepted.
-    pub(super) fn resume(&mut self, run: &RunFolder, resume: &str) -> Result<()> {
+    /// that are not understood are set aside, nothing of the run is changed before a checkpoint has been accepted. Returns the checkpoint.
+    fn resume(&mut self, run: &RunFolder, resume: &str) -> Result<Option<PathBuf>> {
         let found = checkpoint::candidates(resume, run.root())?;
         let mut problems: Vec<(PathBuf, String)> = Vec::new();
         for path in &found.checkpoints {
@@ -38,7 +57,8 @@ impl Trainer<'_> {
                     }
                     problems.extend(found.others);
                     set_aside(&run.checkpoints(), &problems)?;
-                    return checkpoint::remove_above(&run.checkpoints(), self.state.step);
+                    checkpoint::remove_above(&run.checkpoints(), self.state.step)?;
+                    return Ok(Some(path.clone()));
                 }
                 // One that was asked for by its path has no substitute.
                 Err(Error::BadCheckpoint { problem, .. }) if path != Path::new(resume) => {
@@ -59,7 +79,7 @@ impl Trainer<'_> {
             return Err(Error::OnlyFinal { path: run.root().into() });
         }
         tracing::info!("`config.resume = auto`: no checkpoint yet, starting from the beginning");
-        Ok(())
+        Ok(None)
     }
 
     /// Restores a checkpoint, after checking that it belongs to this run.

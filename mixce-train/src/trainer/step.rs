@@ -12,9 +12,11 @@ use super::outliers::OutlierRule;
 use super::sums::StepSums;
 use super::variables::Variables;
 use crate::data::Microbatch;
+use crate::distributed::{Alone, Communicator, Part};
 use crate::error::{Error, Result};
 use crate::optim::{AdamW, AdamWConfig, GradientNorms, clip_factor};
 use crate::packing::Packed;
+use crate::run_folder::device_name;
 
 /// A model in training: forward, loss, backward and update, without data order, schedule, files or reports.
 ///
@@ -31,6 +33,7 @@ pub struct TrainStep {
     clip_grad_norm: f64,
     options: PassOptions,
     outliers: Option<OutlierRule>,
+    pub(super) ranks: Arc<dyn Communicator>,
 }
 
 /// A started step. On a CUDA device it may still be running, and its results have not been read.
@@ -102,6 +105,7 @@ impl TrainStep {
             clip_grad_norm,
             options,
             outliers: None,
+            ranks: Arc::new(Alone),
         })
     }
 
@@ -119,6 +123,22 @@ impl TrainStep {
             Some(factor) => Self { outliers: Some(OutlierRule::new(factor)), guard: None, ..self },
             None => self,
         }
+    }
+
+    /// The same as one of several ranks, each of which computes its part of every microbatch.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for several ranks on a device other than the CPU.
+    pub fn with_ranks(self, ranks: Arc<dyn Communicator>) -> Result<Self> {
+        let device = self.model.device();
+        if ranks.size() > 1 && !device.is_cpu() {
+            let device = device_name(device);
+            return Err(Error::config(format!(
+                "`config.device`: expected `cpu` for a run of {} processes, got `{device}`",
+                ranks.size()
+            )));
+        }
+        Ok(Self { ranks, ..self })
     }
 
     /// The gradient norms that the next step is compared with.
@@ -142,10 +162,10 @@ impl TrainStep {
     /// One step on `microbatches` with learning rate `lr`; `dropout` is folded with the index of each microbatch.
     ///
     /// The loss of a microbatch is divided by the target tokens of the whole step, so that the accumulated gradient is that of the mean over
-    /// the step, however it is divided. Nothing is updated unless every parameter has a finite gradient.
+    /// the step, however it is divided, also between ranks, all of which must be given the same microbatches. Nothing is updated unless every parameter has a finite gradient.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] if `stop` is true before a microbatch; [`Error::NonFiniteLoss`],
+    /// [`Error::Interrupted`] if `stop` is true before a microbatch, on any rank; [`Error::NonFiniteLoss`],
     /// [`Error::NonFiniteGradient`]; errors of tensor operations. The parameters are then unchanged.
     pub fn run(
         &mut self,
@@ -174,12 +194,23 @@ impl TrainStep {
         let step = self.optimizer.steps() + 1;
         let targets: u64 = microbatches.iter().map(Microbatch::targets).sum();
         let (mut sums, mut log_q) = (StepSums::default(), Vec::new());
+        let (rank, ranks) = (self.ranks.rank(), self.ranks.size());
+        let mut losses = vec![0.0; microbatches.len()];
         self.gradients.clear()?;
         for (index, microbatch) in microbatches.iter().enumerate() {
             if stop.load(Ordering::Relaxed) {
+                if ranks > 1 {
+                    // The others learn of it in their sums.
+                    break;
+                }
                 return Err(Error::Interrupted);
             }
-            let Packed { inputs, targets: next } = Packed::new(&*self.model, &microbatch.examples)?;
+            let part = Part::of(microbatch, rank, ranks);
+            if part.examples.is_empty() {
+                continue;
+            }
+            let Packed { mut inputs, targets: next } = Packed::new(&*self.model, part.examples)?;
+            inputs.first_row = part.first_row;
             let options = PassOptions { dropout: Some(dropout.fold(index as u64)), ..self.options };
             let forward = self.model.forward(&inputs, options)?;
             let dhead = self.gradients.sums().get(self.model.spec().head)?;
@@ -188,11 +219,15 @@ impl TrainStep {
             let out = lm_head_backward(&forward.hidden(), head, &next, objective, targets as f64, dhead)?;
             match self.guard {
                 Some(_) => log_q.push(out.log_q),
+                None if ranks > 1 => losses[index] = self.sum(&mut sums, &out.log_q, targets)?,
                 None => self.add(&mut sums, &out.log_q, (step, index, targets))?,
             }
             forward.backward(out.dhidden, &self.gradients)?;
         }
         let gradients: Vec<Tensor> = self.gradients.sums().iter().map(|(_, sum)| sum.clone()).collect();
+        if ranks > 1 {
+            sums = self.over_ranks(step, losses, sums, &gradients, stop)?;
+        }
         if let Some(guard) = &self.guard {
             guard.judge(&gradients, self.clip_grad_norm, step).map_err(Error::tensor("gradient norm"))?;
             self.optimizer.guarded_step(lr, &gradients, guard)?;
@@ -263,12 +298,18 @@ impl TrainStep {
         log_q: &Tensor,
         (step, index, targets): (u64, usize, u64),
     ) -> Result<()> {
-        let log_q = log_q.to_vec1::<f32>().map_err(Error::tensor("log-probabilities"))?;
-        let loss = total_loss(&log_q, &*self.objective) / targets as f64;
+        let loss = self.sum(sums, log_q, targets)?;
         if !loss.is_finite() {
             return Err(Error::NonFiniteLoss { step, microbatch: index, loss, documents: None });
         }
-        sums.add(loss, &log_q, &*self.objective);
         Ok(())
+    }
+
+    /// Adds a microbatch, or a part of one, to the sums of its step; returns its part of the loss.
+    fn sum(&self, sums: &mut StepSums, log_q: &Tensor, targets: u64) -> Result<f64> {
+        let log_q = log_q.to_vec1::<f32>().map_err(Error::tensor("log-probabilities"))?;
+        let loss = total_loss(&log_q, &*self.objective) / targets as f64;
+        sums.add(loss, &log_q, &*self.objective);
+        Ok(loss)
     }
 }

@@ -8,9 +8,9 @@ use mixce_core::Objective;
 pub(super) struct StepSums {
     /// The objective's loss, already divided by the step's target tokens.
     pub(super) loss: f64,
-    log_q: f64,
-    weight: f64,
-    tokens: u64,
+    pub(super) log_q: f64,
+    pub(super) weight: f64,
+    pub(super) tokens: u64,
 }
 
 impl StepSums {

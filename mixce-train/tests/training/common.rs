@@ -64,7 +64,8 @@ pub(crate) struct Recorder {
     pub(crate) stop: AtomicBool,
 }
 
-struct Watch<'a>(&'a mut Recorder, &'a AtomicBool);
+/// Records what it hears; sets the flag after [`Recorder::stop_after`].
+pub(crate) struct Watch<'a>(pub(crate) &'a mut Recorder, pub(crate) &'a AtomicBool);
 
 impl TrainObserver for Watch<'_> {
     fn on_step(&mut self, report: &StepReport) -> mixce_train::Result<()> {

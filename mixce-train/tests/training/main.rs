@@ -1,6 +1,7 @@
 //! The training loop on tiny models.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod common;
+mod distributed;
 mod evaluation;
 mod files;
 mod invariants;

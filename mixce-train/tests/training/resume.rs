@@ -16,7 +16,7 @@ use mixce_train::{Error, Result};
 use crate::common::{Recorder, Setup, documents, largest_difference, settings, tensors, tiny_config};
 
 /// The size of the other tests' GPT-2, with the options of a Llama: shared heads of keys and values, norms of heads, a window in the second layer.
-fn tiny_llama() -> LlamaConfig {
+pub(crate) fn tiny_llama() -> LlamaConfig {
     let json = r#"{"model_type":"qwen3","vocab_size":23,"max_position_embeddings":12,"hidden_size":16,"intermediate_size":24,
         "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":6,"attention_dropout":0.1,
         "use_sliding_window":true,"sliding_window":5,"max_window_layers":1,"bos_token_id":22,"eos_token_id":22}"#;

@@ -119,7 +119,7 @@ fn operations(gpu: &Device, full: bool) -> Result<Vec<Check>> {
     let cpu = |seed, shape: &[usize]| normal(seed, shape, &Device::Cpu);
     let rows = cpu(0, &[n, c])?;
     let vectors = [cpu(1, &[c])?, cpu(2, &[c])?];
-    let drop = Some(Dropout { p: 0.1, stream: Stream::new(7) });
+    let drop = Some(Dropout::new(0.1, Stream::new(7)));
     let mut checks = Vec::new();
 
     let inputs = [rows.clone(), vectors[0].clone(), vectors[1].clone()];

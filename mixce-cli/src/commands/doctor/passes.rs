@@ -17,7 +17,7 @@ const EPSILON: f64 = 1e-5;
 
 /// All checks, for `n` tokens of `c` channels in `heads` heads.
 pub(super) fn passes(gpu: &Device, (n, c, heads): (usize, usize, usize)) -> Result<Vec<Check>> {
-    let drop = Some(Dropout { p: 0.1, stream: Stream::new(11) });
+    let drop = Some(Dropout::new(0.1, Stream::new(11)));
     Ok(vec![
         same_on_both(gpu, "norm and linear", &|device| norm_and_linear(n, c, device))?,
         same_on_both(gpu, "linear and residual", &|device| linear_and_residual(n, c, drop, device))?,

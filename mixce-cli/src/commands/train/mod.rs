@@ -7,12 +7,14 @@ pub(crate) mod sources;
 mod watch;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
 use mixce::FAMILIES;
 use mixce_train::Error as TrainError;
 use mixce_train::config::TrainConfig;
+use mixce_train::distributed::{Launched, first_rank_first, lead};
 use mixce_train::observer::BestModel;
 use mixce_train::prepare::{launch, prepare};
 use mixce_train::room::Room;
@@ -26,7 +28,7 @@ use crate::context::Context;
 use crate::error::{Problem, with_hint};
 use crate::models::Network;
 use crate::output::table;
-use crate::{interrupt, progress};
+use crate::{interrupt, progress, ranks};
 use select::MauveSelector;
 pub(crate) use settings::Settings;
 pub(crate) use settings::words;
@@ -42,7 +44,10 @@ const PROMISE: &str = "writing a checkpoint of the last whole step";
     after_help = "Example: mixce train --model openai-community/gpt2 --train train.txt --valid valid.txt --out runs/first --eta 0.1\n\n\
     Defaults are the paper's. A --config file overrides them, and flags override both. The run folder holds run.toml (the settings, \
     usable as --config), metrics.jsonl, TensorBoard events, checkpoints/, best/ and final/. Ctrl-C writes a checkpoint; \
-    --resume auto continues from it. The flag names of the MixCE authors (--train_file, --mixing_ratio, ...) are accepted."
+    --resume auto continues from it.\n\n\
+    Several processes train one model when a launcher starts them: `mpirun -n 4 mixce train ...`, on one machine or several, with a \
+    build with the feature mpi. Each takes a part of every microbatch; the run is the same as that of one process, to rounding.\n\n\
+    The flag names of the MixCE authors (--train_file, --mixing_ratio, ...) are accepted."
 )]
 pub(crate) struct TrainArgs {
     /// Read settings from a TOML file, whose keys are the flag names with underscores; a run folder's run.toml repeats that run
@@ -54,6 +59,9 @@ pub(crate) struct TrainArgs {
     /// Begin although memory or disk space do not seem to suffice
     #[arg(long)]
     force: bool,
+    /// Seconds to wait for the other processes of a run, before the run ends with an error
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    comm_timeout: u64,
     #[command(flatten)]
     pub(crate) settings: Settings,
 }
@@ -80,25 +88,37 @@ fn elsewhere(run_toml: &Path) -> Option<String> {
 
 fn train(args: &TrainArgs, context: &Context) -> Result<()> {
     let config = resolve(args, context)?;
-    require_usable(&config)?;
-    let device = context.start_with(Some(&config.device), config.threads)?;
+    let launched = Launched::of_environment()?;
+    let ranks = ranks::connect(launched, Duration::from_secs(args.comm_timeout))?;
+    let leads = ranks.rank() == 0;
+    if leads {
+        require_usable(&config)?;
+    }
+    // Processes on one machine share its cores, unless the user says otherwise.
+    let shared = launched.filter(|_| std::env::var_os("RAYON_NUM_THREADS").is_none());
+    let threads = config.threads.or(shared.map(|launched| launched.threads()));
+    let device = context.start_with(Some(&config.device), threads)?;
     let network = if args.dry_run { Network::CacheOnly } else { Network::Allowed };
     let spinner = progress::spinner("loading model and data");
-    let Located { sources, commit, pinned } = sources::find(&config, network)?;
-    let stop = interrupt::install("nothing is written");
+    let Located { sources, commit, pinned } = first_rank_first(&*ranks, || sources::find(&config, network))?;
+    let stop = interrupt::install(if leads { "nothing is written" } else { "" });
     // The cache folder does not affect the run; a dry run writes no cache.
     let cache_dir = if args.dry_run { None } else { sources::cache_folder(&config) };
     let room = if args.force || args.dry_run { Room::Warn } else { Room::Require };
     let run = TrainConfig { cache_dir, ..config.clone() };
-    let mut prepared =
-        prepare(&run, &sources, FAMILIES, &device, room, stop).map_err(|error| match error {
-            TrainError::NoRoom { .. } => {
-                with_hint(&error.into(), "`--force` begins the run all the same".to_owned())
-            }
-            other => other.into(),
-        })?;
+    let mut prepared = first_rank_first(&*ranks, || prepare(&run, &sources, FAMILIES, &device, room, stop))
+        .map_err(|error| match error {
+        TrainError::NoRoom { .. } => {
+            with_hint(&error.into(), "`--force` begins the run all the same".to_owned())
+        }
+        other => other.into(),
+    })?;
     spinner.finish_and_clear();
     if args.dry_run {
+        ranks::disconnect(ranks);
+        if !leads {
+            return Ok(());
+        }
         return dry_run::print(
             &config.resolved_for(prepared.model.spec().positions, Some(&prepared.tokenizer)),
             &prepared,
@@ -107,13 +127,24 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
         );
     }
 
-    prepared.selector = MauveSelector::of(&config, &prepared, &sources, &device)?
+    prepared.selector = lead(&*ranks, || MauveSelector::of(&config, &prepared, &sources, &device))?
+        .flatten()
         .map(|selector| Box::new(selector) as Box<dyn Selector>);
-    let provenance = Provenance { model_commit: commit, ..Provenance::of(&device) };
+    prepared.ranks = ranks.clone();
+    let size = ranks.size();
+    let provenance = Provenance { model_commit: commit, ranks: size, ..Provenance::of(&device) };
+    if !leads {
+        // Rank 0 promises and saves.
+        interrupt::install_saving("");
+    }
     let mut watcher = Watcher::new(context);
     let outcome = launch(&pinned, prepared, &provenance, &mut [&mut watcher], stop)?;
     drop(watcher);
-    conclude(&outcome, &config, context)
+    ranks::disconnect(ranks);
+    match outcome.end {
+        End::Finished | End::OutOfPatience if !leads => Ok(()),
+        _ => conclude(&outcome, &config, size, context),
+    }
 }
 
 /// The validated settings: defaults, then the file, then flags.
@@ -153,11 +184,12 @@ struct Done<'a> {
     #[serde(rename = "final")]
     last: Option<&'a Path>,
     out_of_patience: bool,
+    ranks: usize,
 }
 
-fn conclude(outcome: &TrainOutcome, config: &TrainConfig, context: &Context) -> Result<()> {
+fn conclude(outcome: &TrainOutcome, config: &TrainConfig, ranks: usize, context: &Context) -> Result<()> {
     if outcome.end == End::Interrupted {
-        if context.output.is_json() {
+        if context.output.is_json() && ranks::rank().is_none_or(|rank| rank == 0) {
             let event =
                 json!({"event": "interrupted", "step": outcome.steps, "checkpoint": outcome.checkpoint});
             context.output.json(&event)?;
@@ -176,6 +208,7 @@ fn conclude(outcome: &TrainOutcome, config: &TrainConfig, context: &Context) -> 
         steps: outcome.steps,
         last: outcome.final_model.as_deref(),
         out_of_patience: outcome.end == End::OutOfPatience,
+        ranks,
     };
     context.output.either(&done, || summary(outcome, config))
 }

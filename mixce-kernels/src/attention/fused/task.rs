@@ -216,12 +216,13 @@ impl Task<'_> {
 
     /// The dropout factors of a block, 0 for keys that a query does not see; nothing is written without dropout.
     fn factors(&self, block: Block, factors: &mut [f32]) {
-        let Some(Dropout { p, stream }) = self.op.dropout else { return };
+        let Some(Dropout { p, stream, first_row }) = self.op.dropout else { return };
         let (keep, stream) = (Keep::new(p), stream.fold(self.head as u64));
         vectorised(|| {
             for (i, row) in factors.chunks_mut(block.keys).take(block.rows).enumerate() {
                 let query = block.first_query + i;
-                let word = (((self.span.0 + query) as u64) << 32) + self.op.heads.first_key(query) as u64;
+                let of_batch = (first_row + self.span.0 + query) as u64;
+                let word = (of_batch << 32) + self.op.heads.first_key(query) as u64;
                 let [past, seen, future] = self.split(block, i, row);
                 keep.factors(seen, &stream, word);
                 past.fill(0.0);

@@ -171,7 +171,7 @@ fn plain_linear(x: &Tensor, map: &Affine) -> Result<Tensor> {
 }
 
 fn dropouts() -> [Option<Dropout>; 2] {
-    [None, Some(Dropout { p: 0.3, stream: Stream::new(7) })]
+    [None, Some(Dropout::new(0.3, Stream::new(7)))]
 }
 
 /// One tracked tensor is enough for the graph, whichever it is.

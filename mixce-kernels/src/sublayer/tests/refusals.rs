@@ -76,7 +76,7 @@ fn misshapen_parameters() -> Result<()> {
         let expected = ["the mlp's map down: expected a weight of 8 inputs"];
         assert_refused(mlp((4, 8), (7, 4))?.forward(&x, None, f32), &expected);
         assert!(mlp((4, 8), (8, 5))?.forward(&x, None, f32).is_err());
-        let certain = Some(Dropout { p: 1.0, stream: Stream::new(1) });
+        let certain = Some(Dropout::new(1.0, Stream::new(1)));
         assert!(mlp((4, 8), (8, 4))?.forward(&x, certain, f32).is_err());
         let gated = form.gated_mlp(4, 8, Activation::Silu)?.detach();
         let with_up = |up| GatedMlp { up, ..gated.clone() };

@@ -1,0 +1,264 @@
+//! Ranks as processes, connected by MPI.
+//!
+//! One thread makes all calls of MPI. It starts an operation, looks whether it is complete, and sleeps in between; the caller waits for its
+//! answer as long as the timeout allows. So a rank that has died or hangs cannot block the others for ever, and the waiting costs no core.
+use std::fmt;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mpi::Threading;
+use mpi::datatype::PartitionMut;
+use mpi::request::{Request, Scope, scope};
+use mpi::topology::SimpleCommunicator;
+use mpi::traits::{Communicator as _, CommunicatorCollectives as _};
+
+use super::{Communicator, Launched};
+use crate::error::{Error, Result};
+
+/// How long MPI is asked without a pause whether an operation is complete, once all ranks take part in it.
+const EAGER: Duration = Duration::from_secs(1);
+/// The pause between two questions while other ranks are waited for.
+const PAUSE: Duration = Duration::from_micros(100);
+/// How long the start of the other processes may take at least.
+const START: Duration = Duration::from_secs(60);
+/// How long a launcher may take to end this process after an abort.
+const END: Duration = Duration::from_secs(5);
+
+/// Work for the thread that calls MPI.
+type Job = Box<dyn FnOnce(&Engine) + Send>;
+
+/// A rank that is a process of an MPI run.
+pub struct MpiRank {
+    rank: usize,
+    size: usize,
+    timeout: Duration,
+    /// `None` once the rank ends.
+    jobs: Mutex<Option<Sender<Job>>>,
+    /// Nothing is sent; closed once MPI is finalized.
+    finalized: Mutex<Receiver<()>>,
+    status: Arc<AtomicI32>,
+}
+
+impl fmt::Debug for MpiRank {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MpiRank").field("rank", &self.rank).field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+impl MpiRank {
+    /// Initializes MPI, which is possible once in a process.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if MPI was initialized before, or knows other processes than the launcher; [`Error::RanksSilent`] if the others do
+    /// not start.
+    pub fn start(launched: Launched, timeout: Duration) -> Result<Self> {
+        let status = Arc::new(AtomicI32::new(0));
+        let (jobs, queue) = channel::<Job>();
+        let (ready, is_ready) = channel();
+        let (finalizing, finalized) = channel();
+        let asked = status.clone();
+        let serve = move || {
+            let _until_finalized = finalizing;
+            // Only this thread calls MPI, but it is not the main one.
+            let Some((universe, _)) = mpi::initialize_with_threading(Threading::Serialized) else { return };
+            let engine = Engine { world: universe.world(), status: asked };
+            // The receiver is gone only if the timeout is over.
+            let _ = ready.send((engine.world.rank(), engine.world.size()));
+            for job in queue {
+                job(&engine);
+            }
+            drop(engine);
+            drop(universe);
+        };
+        let spawned = thread::Builder::new().name("mpi".to_owned()).spawn(serve);
+        spawned.map_err(|source| Error::Io { action: "start a thread for", path: "MPI".into(), source })?;
+        let (rank, size) = match is_ready.recv_timeout(timeout.max(START)) {
+            Ok((rank, size)) => (usize::try_from(rank), usize::try_from(size)),
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => return Err(silent(timeout.max(START))),
+            Err(_) => return Err(Error::config("MPI was initialized before in this process")),
+        };
+        if (rank, size) != (Ok(launched.rank), Ok(launched.size)) {
+            return Err(Error::Config {
+                message: format!(
+                    "{} has started {} processes, but this program's MPI library sees {}",
+                    launched.launcher,
+                    launched.size,
+                    size.unwrap_or_default()
+                ),
+                hint: Some(
+                    "start it with the launcher of the MPI that it was built with (with `srun`, see `--mpi`)"
+                        .into(),
+                ),
+            });
+        }
+        let Launched { rank, size, .. } = launched;
+        Ok(Self {
+            rank,
+            size,
+            timeout,
+            jobs: Mutex::new(Some(jobs)),
+            finalized: Mutex::new(finalized),
+            status,
+        })
+    }
+
+    /// The answer of the thread that calls MPI.
+    fn run<T: Send + 'static>(&self, work: impl FnOnce(&Engine) -> Result<T> + Send + 'static) -> Result<T> {
+        let (reply, answer) = channel();
+        // The caller may have given up.
+        self.send(Box::new(move |engine: &Engine| drop(reply.send(work(engine)))));
+        answer.recv_timeout(self.timeout).map_err(|_| silent(self.timeout))?
+    }
+
+    fn send(&self, job: Job) {
+        if let Some(jobs) = &*self.jobs.lock().unwrap_or_else(PoisonError::into_inner) {
+            // A thread that has ended does not answer, which is noticed.
+            let _ = jobs.send(job);
+        }
+    }
+}
+
+fn silent(timeout: Duration) -> Error {
+    Error::RanksSilent { seconds: timeout.as_secs_f64() }
+}
+
+impl Communicator for MpiRank {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    fn all_gather(&self, own: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+        self.run(move |engine| engine.all_gather(&own))
+    }
+
+    fn all_reduce_f32(&self, values: &mut [f32]) -> Result<()> {
+        let own = values.to_vec();
+        values.copy_from_slice(&self.run(move |engine| Ok(engine.sum(own)))?);
+        Ok(())
+    }
+
+    fn abort(&self, status: u8) {
+        self.status.store(i32::from(status.max(1)), Ordering::Relaxed);
+        // In case that MPI's thread waits for work.
+        self.send(Box::new(Engine::end_if_aborted));
+        thread::sleep(END);
+    }
+}
+
+impl Drop for MpiRank {
+    /// Finalizes MPI, which waits for the other ranks, unless this one was aborted.
+    fn drop(&mut self) {
+        if self.status.load(Ordering::Relaxed) != 0 {
+            return;
+        }
+        *self.jobs.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        // Never a message: until the thread has ended, or is given up.
+        let _ = self.finalized.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(self.timeout);
+    }
+}
+
+/// What the thread that calls MPI has.
+struct Engine {
+    world: SimpleCommunicator,
+    /// The status to abort with; 0 until then.
+    status: Arc<AtomicI32>,
+}
+
+impl Engine {
+    /// Ends all ranks if this one has failed.
+    fn end_if_aborted(&self) {
+        let status = self.status.load(Ordering::Relaxed);
+        if status != 0 {
+            self.world.abort(status);
+        }
+    }
+
+    /// Returns once a request is complete: after `eager` it is looked at only now and then.
+    fn complete<'a, D: ?Sized, S: Scope<'a>>(&self, mut request: Request<'a, D, S>, eager: Duration) {
+        let started = Instant::now();
+        while let Err(pending) = request.test() {
+            request = pending;
+            self.end_if_aborted();
+            if started.elapsed() < eager {
+                thread::yield_now();
+            } else {
+                thread::sleep(PAUSE);
+            }
+        }
+    }
+
+    /// Waits until all ranks are here, so that what follows need not pause.
+    fn meet(&self) {
+        self.complete(self.world.immediate_barrier(), Duration::ZERO);
+    }
+
+    fn all_gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.meet();
+        let (length, mut lengths) = ([own.len() as u64], vec![0u64; self.size()]);
+        scope(|scope| {
+            self.complete(self.world.immediate_all_gather_into(scope, &length[..], &mut lengths[..]), EAGER)
+        });
+        let (mut counts, mut starts, mut total) = (Vec::new(), Vec::new(), 0i32);
+        for length in &lengths {
+            let count = i32::try_from(*length).ok();
+            let end = count.and_then(|count| total.checked_add(count));
+            let (Some(count), Some(end)) = (count, end) else {
+                return Err(Error::config("messages between ranks: expected less than 2 GiB in all"));
+            };
+            counts.push(count);
+            starts.push(total);
+            total = end;
+        }
+        let mut all = vec![0u8; usize::try_from(total).unwrap_or_default()];
+        {
+            let mut parts = PartitionMut::new(&mut all[..], &counts[..], &starts[..]);
+            scope(|scope| {
+                self.complete(self.world.immediate_all_gather_varcount_into(scope, own, &mut parts), EAGER);
+            });
+        }
+        let mut rest = all.as_slice();
+        let part = |count: &u64| {
+            let (own, others) = rest.split_at(*count as usize);
+            rest = others;
+            own.to_vec()
+        };
+        Ok(lengths.iter().map(part).collect())
+    }
+
+    /// Adds up: each rank gets its share of the values of all, adds these in the order of ranks, and sends the sums to all. So the bits do
+    /// not depend on what MPI does, and are the same on all ranks.
+    fn sum(&self, mut values: Vec<f32>) -> Vec<f32> {
+        self.meet();
+        let (n, ranks) = (values.len(), self.size());
+        let share = n.div_ceil(ranks);
+        values.resize(share * ranks, 0.0);
+        let mut received = vec![0f32; share * ranks];
+        scope(|scope| {
+            self.complete(self.world.immediate_all_to_all_into(scope, &values[..], &mut received[..]), EAGER);
+        });
+        let mut sums = vec![0f32; share];
+        for part in received.chunks(share.max(1)) {
+            sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+        }
+        scope(|scope| {
+            self.complete(self.world.immediate_all_gather_into(scope, &sums[..], &mut values[..]), EAGER);
+        });
+        values.truncate(n);
+        values
+    }
+
+    fn size(&self) -> usize {
+        self.world.size().unsigned_abs() as usize
+    }
+}
