@@ -40,6 +40,9 @@ pub struct Provenance {
     pub threads: usize,
     /// Operating system and processor architecture.
     pub platform: String,
+    /// Optimizer steps of the whole run, as planned when it was started or continued.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_steps: Option<u64>,
     /// The folder in which the run was started: relative paths of the configuration are relative to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
@@ -53,6 +56,7 @@ impl Provenance {
             version: env!("CARGO_PKG_VERSION").into(),
             git_commit: None,
             model_commit: None,
+            total_steps: None,
             device: device_name(device),
             threads: rayon::current_num_threads(),
             platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
