@@ -188,7 +188,7 @@ def check_watch(program, browser, out):
             server.send_signal(signal.SIGINT)
             server.wait()
             check.expect(f"Ctrl-C took {time.monotonic() - started:.1f} s", time.monotonic() - started < 1)
-            page.wait_for_function("document.getElementById('live').innerText.startsWith('The server has ended')", timeout=30_000)
+            page.wait_for_function("() => document.getElementById('live').innerText.startsWith('The server has ended')", timeout=30_000)
             # The browser itself reports the connection that it did not get.
             check.problems = [problem for problem in check.problems if problem in before or "ERR_CONNECTION_REFUSED" not in problem]
             page.context.close()

@@ -51,7 +51,7 @@ pub fn bootstrap_ratio(
     level: f64,
     stream: Stream,
 ) -> Option<Interval> {
-    if items.is_empty() || items.iter().any(|(_, b)| !(*b > 0.0)) {
+    if items.is_empty() || !items.iter().all(|(_, b)| *b > 0.0) {
         return None;
     }
     let n = items.len() as u64;

@@ -112,8 +112,12 @@ pub(crate) fn run_facts(run: &Run) -> Vec<Fact> {
     }
     add("memory", run.memory_bytes.map(bytes));
     add("last line", run.quiet_seconds.map(|seconds| format!("{} ago", duration(seconds))));
-    add("development", run.last_evaluation.as_ref().map(evaluation));
-    add("best", run.best.as_ref().map(evaluation));
+    if let Some(last) = &run.last_evaluation {
+        add("development", nll_at(last));
+        add("perplexity", last.valid_perplexity.map(|perplexity| format!("{perplexity:.4}")));
+        add("MAUVE", last.valid_mauve.map(|mauve| format!("{mauve:.4}")));
+    }
+    add("best", run.best.as_ref().and_then(nll_at));
     add(
         "unreadable",
         (run.unreadable_lines > 0).then(|| format!("{} lines of metrics.jsonl", run.unreadable_lines)),
@@ -143,11 +147,8 @@ fn step_facts(step: &Step) -> [(&'static str, Option<String>); 5] {
     ]
 }
 
-fn evaluation(found: &Evaluation) -> String {
-    let parts =
-        [("nll", found.valid_nll), ("perplexity", found.valid_perplexity), ("MAUVE", found.valid_mauve)];
-    let parts = parts.iter().filter_map(|(name, value)| Some(format!("{name} {:.4}", (*value)?)));
-    format!("step {}: {}", found.step, parts.collect::<Vec<_>>().join(", "))
+fn nll_at(found: &Evaluation) -> Option<String> {
+    Some(format!("nll {:.4} (step {})", found.valid_nll?, found.step))
 }
 
 /// What is known of a sweep, without its folder and state.
@@ -255,7 +256,8 @@ pub(crate) mod tests {
             "learning rate  5.000e-5\n",
             "speed          200 tokens/s\n",
             "memory         1.5 GB\n",
-            "development    step 40: nll 2.2500, perplexity 12.0000, MAUVE 0.4000\n",
+            "development    nll 2.2500 (step 40)\n",
+            "MAUVE          0.4000\n",
             "unreadable     1 lines of metrics.jsonl\n",
             "\nThe\\u{1b}[2J mill | w\\nw",
         ] {

@@ -49,7 +49,7 @@ fn a_finished_run_is_told_and_not_touched() {
             "train --model model --train train.txt --valid valid.txt --out run --max-steps 6 {SMALL}"
         ))
         .success();
-    world.write("run/valid/samples-0.jsonl", "{\"prompt\":\"A\u{1b}\",\"text\":\"mill\"}\n{\"prompt\":\"ha");
+    world.write("run/valid/samples-0.jsonl", "{\"prompt\":\"A\\u001b\",\"text\":\"mill\"}\n{\"prompt\":\"ha");
     let before = world.snapshot();
     let told = world.run("watch run").success();
     for words in [

@@ -4,7 +4,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style};
 use ratatui::symbols::Marker;
-use ratatui::text::Line;
+use ratatui::text::{Line, Span};
 use ratatui::widgets::{Axis, Block, Chart, Dataset, GraphType};
 
 use super::{facts, gauge, heading, sample_rows, samples};
@@ -97,10 +97,20 @@ fn chart(frame: &mut Frame<'_>, area: Rect, title: &'static str, curves: Vec<Cur
     };
     let datasets = curves.iter().map(dataset).collect();
     let chart = Chart::new(datasets)
-        .block(Block::new().title(title))
+        .block(Block::new().title(names(title, &curves)))
+        .legend_position(None)
         .x_axis(axis(left, right, 0).title("step"))
         .y_axis(axis(low, high, if high - low < 0.1 { 4 } else { 2 }));
     frame.render_widget(chart, area);
+}
+
+/// The title, and the names of the curves in their colours.
+fn names(title: &'static str, curves: &[Curve]) -> Line<'static> {
+    let mut spans = vec![Span::raw(title)];
+    for (name, color, _) in curves.iter().filter(|(name, ..)| !title.starts_with(name)) {
+        spans.extend([Span::raw("  "), Span::styled(*name, Style::new().fg(*color))]);
+    }
+    Line::from(spans)
 }
 
 fn dataset((name, color, points): &Curve) -> Dataset<'_> {
