@@ -3,11 +3,12 @@
 #
 # Counted are the packages of `cargo tree`: ours, those of others, build scripts' dependencies and procedural macros, each
 # version once, for this machine's target and the default features. Whoever needs one more raises the limit and says why.
-# 25 of them are the HTTP server and SQLite of `mixce judge`.
+# 25 of them are the HTTP server and SQLite of `mixce judge`, 25 ratatui and crossterm of `mixce watch`, half of them macros and what these
+# need to be built.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-limit=315
+limit=340
 
 packages="$(cargo tree --locked -p mixce-cli -e normal,build --prefix none -f '{p}' | sed 's/ (\*)$//' | sort -u)"
 count="$(wc -l <<<"$packages")"

@@ -12,10 +12,11 @@ NARROW = {"width": 360, "height": 740}
 
 
 class Check:
-    """The problems found on one page."""
+    """The problems found on one page. It may ask for nothing but what begins with `origin`, by default its own address."""
 
-    def __init__(self, browser, url, name, out):
+    def __init__(self, browser, url, name, out, origin=None):
         self.browser, self.url, self.name, self.out = browser, url, name, out
+        self.origin = origin or url
         self.problems = []
 
     def expect(self, what, holds):
@@ -23,16 +24,23 @@ class Check:
             self.problems.append(f"{self.name}: {what}")
 
     def open(self, **options):
-        context = self.browser.new_context(**options)
-        page = context.new_page()
+        page = self.watched(self.browser.new_context(**options).new_page())
+        page.goto(self.url)
+        return page
+
+    def watched(self, page):
         page.on("console", lambda message: self.expect(f"console {message.type}: {message.text}", False))
         page.on("pageerror", lambda error: self.expect(f"error: {error}", False))
-        page.on("request", lambda request: self.expect(f"request for {request.url[:80]}", request.url.startswith((self.url, "data:"))))
-        page.goto(self.url)
+        page.on("request", lambda request: self.expect(f"request for {request.url[:80]}", request.url.startswith((self.origin, "data:"))))
+        page.on("dialog", lambda dialog: self.expect(f"dialog: {dialog.message}", False))
         return page
 
     def looks(self, scheme, size, label):
         page = self.open(color_scheme=scheme, viewport=size)
+        self.seen(page, scheme, label)
+        page.context.close()
+
+    def seen(self, page, scheme, label):
         page.screenshot(path=self.out / f"{self.name}-{label}.png", full_page=True)
         overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         self.expect(f"{label}: {overflow} pixels too wide", overflow <= 0)
@@ -43,7 +51,6 @@ class Check:
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         dark = sum(int(part) for part in ground.strip("rgb()").split(",")) < 3 * 128
         self.expect(f"{label}: background {ground}", dark == (scheme == "dark"))
-        page.context.close()
 
     def searches(self):
         page = self.open(viewport=WIDE)

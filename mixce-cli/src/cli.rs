@@ -8,7 +8,7 @@ use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum
 
 use crate::commands::{
     bench, completions, data, doctor, download, evaluate, export, generate, inspect, judge, man,
-    nll_histogram, plan, push, quickstart, report, score, sweep, synthetic, train,
+    nll_histogram, plan, push, quickstart, report, score, sweep, synthetic, train, watch,
 };
 use crate::context::Context;
 use crate::{ranks, version};
@@ -94,6 +94,7 @@ pub(crate) enum Command {
     Sweep(Box<sweep::SweepArgs>),
     NllHistogram(nll_histogram::NllHistogramArgs),
     Report(report::ReportArgs),
+    Watch(watch::WatchArgs),
     Judge(judge::JudgeArgs),
     Export(export::ExportArgs),
     Push(push::PushArgs),
@@ -122,6 +123,7 @@ impl Cli {
             Command::Sweep(args) => sweep::run(&args, &context),
             Command::NllHistogram(args) => nll_histogram::run(&args, &context),
             Command::Report(args) => report::run(&args, &context),
+            Command::Watch(args) => watch::run(&args, &context),
             Command::Judge(args) => judge::run(&args, &context),
             Command::Export(args) => export::run(&args, &context),
             Command::Push(args) => push::run(&args, &context),

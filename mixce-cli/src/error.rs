@@ -152,7 +152,7 @@ fn hint_of(cause: &(dyn StdError + 'static)) -> Option<String> {
     fn ask<E: Hint + 'static>(cause: &(dyn StdError + 'static)) -> Option<String> {
         cause.downcast_ref::<E>()?.hint()
     }
-    const ASK: [Ask; 11] = [
+    const ASK: [Ask; 12] = [
         ask::<mixce_core::Error>,
         ask::<mixce_data::Error>,
         ask::<mixce_encoder::Error>,
@@ -164,6 +164,7 @@ fn hint_of(cause: &(dyn StdError + 'static)) -> Option<String> {
         ask::<mixce_sweep::Error>,
         ask::<mixce_synthetic::Error>,
         ask::<mixce_train::Error>,
+        ask::<mixce_watch::Error>,
     ];
     ASK.iter().find_map(|ask| ask(cause))
 }

@@ -136,6 +136,8 @@ fn on_signal(signal: u8) {
 /// Ends the program without a temporary file left.
 fn end() -> ! {
     abandon_temporaries();
+    // `watch` may have the terminal.
+    mixce_watch::restore();
     tell("interrupted\n");
     std::process::exit(i32::from(exit_status()));
 }

@@ -36,6 +36,8 @@ pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool, rank: Option<usize>) {
         "sweep",
         "synthetic",
         "train",
+        "watch",
+        "web",
     ];
     let ours: Vec<String> = crates.iter().map(|name| format!("mixce_{name}={ours}")).collect();
     let filter = EnvFilter::new(format!("{others},{}", ours.join(",")));

@@ -36,16 +36,32 @@ impl From<Interval> for [f64; 2] {
 /// ```
 #[must_use]
 pub fn bootstrap_mean(values: &[f64], resamples: usize, level: f64, seed: u64) -> Option<Interval> {
-    if values.is_empty() || resamples == 0 || !(level > 0.0 && level < 1.0) {
+    let items: Vec<(f64, f64)> = values.iter().map(|value| (*value, 1.0)).collect();
+    bootstrap_ratio(&items, resamples, level, Stream::new(seed).fold(purpose::METRIC).fold(1))
+}
+
+/// The percentile bootstrap interval of `sum a / sum b` over items `(a, b)`, such as the wins and the answers of each: items are drawn with
+/// replacement, `resamples` times, with all that belongs to them, because values of one item are not independent. Random numbers come from `stream`.
+///
+/// `None` without items or resamples, when `level` is not between 0 and 1, or when a `b` is not positive.
+#[must_use]
+pub fn bootstrap_ratio(
+    items: &[(f64, f64)],
+    resamples: usize,
+    level: f64,
+    stream: Stream,
+) -> Option<Interval> {
+    if items.is_empty() || !items.iter().all(|(_, b)| *b > 0.0) {
         return None;
     }
-    let stream = Stream::new(seed).fold(purpose::METRIC).fold(1);
-    let n = values.len() as u64;
-    let mean = |resample: u64| {
+    let n = items.len() as u64;
+    let ratio = |resample: u64| {
         let stream = stream.fold(resample);
-        (0..n).map(|i| values[stream.below(i, n) as usize]).sum::<f64>() / n as f64
+        let drawn = (0..n).map(|i| items[stream.below(i, n) as usize]);
+        let (a, b) = drawn.fold((0.0, 0.0), |sum, item| (sum.0 + item.0, sum.1 + item.1));
+        a / b
     };
-    percentile_interval((0..resamples as u64).into_par_iter().map(mean).collect(), level)
+    percentile_interval((0..resamples as u64).into_par_iter().map(ratio).collect(), level)
 }
 
 /// The interval between the `(1 - level) / 2` and `(1 + level) / 2` quantiles of resampled statistics; `None` without any, or when
@@ -56,15 +72,16 @@ pub(crate) fn percentile_interval(mut statistics: Vec<f64>, level: f64) -> Optio
     }
     statistics.sort_unstable_by(f64::total_cmp);
     let tail = (1.0 - level) / 2.0;
-    Some(Interval { low: quantile(&statistics, tail), high: quantile(&statistics, 1.0 - tail) })
+    Some(Interval { low: quantile(&statistics, tail)?, high: quantile(&statistics, 1.0 - tail)? })
 }
 
-/// The quantile of sorted numbers, linear between neighbours.
-fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let place = share * (sorted.len() - 1) as f64;
-    let (below, rest) = (place.floor() as usize, place.fract());
-    let above = (below + 1).min(sorted.len() - 1);
-    sorted[below] + rest * (sorted[above] - sorted[below])
+/// The quantile of sorted numbers, linear between neighbours; `None` without any, or for a share outside 0 to 1.
+#[must_use]
+pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
+    let place = share * sorted.len().checked_sub(1)? as f64;
+    let below = *sorted.get(place.floor() as usize)?;
+    let above = *sorted.get(place.ceil() as usize)?;
+    Some(below + place.fract() * (above - below))
 }
 
 /// Two systems compared document by document.
@@ -152,8 +169,31 @@ mod tests {
 
     #[test]
     fn quantiles_are_interpolated() {
-        assert_eq!(quantile(&[0.0, 1.0, 4.0], 0.75), 2.5);
-        assert_eq!(quantile(&[3.0], 0.9), 3.0);
+        assert_eq!(quantile(&[0.0, 1.0, 4.0], 0.75), Some(2.5));
+        assert_eq!((quantile(&[3.0], 0.9), quantile(&[], 0.5)), (Some(3.0), None));
+    }
+
+    #[test]
+    fn ratios_are_resampled_by_item() {
+        let stream = Stream::new(1);
+        let coin: Vec<(f64, f64)> = (0..400).map(|i| (f64::from(i % 2), 1.0)).collect();
+        let found = bootstrap_ratio(&coin, 2000, 0.95, stream).unwrap();
+        // A fair coin: 0.5 plus or minus 1.96 times 0.5 / sqrt(400).
+        assert!((found.low - 0.451).abs() < 0.01 && (found.high - 0.549).abs() < 0.01, "{found:?}");
+        // Three judges who copy each other are worth one.
+        let copied: Vec<(f64, f64)> = coin.iter().map(|(a, _)| (3.0 * a, 3.0)).collect();
+        assert_eq!(bootstrap_ratio(&copied, 2000, 0.95, stream).unwrap(), found);
+        for (items, resamples, level) in [
+            (&[][..], 10, 0.95),
+            (&[(1.0, 1.0)], 0, 0.95),
+            (&[(1.0, 1.0)], 10, 1.0),
+            (&[(1.0, 0.0)], 10, 0.95),
+            (&[(1.0, f64::NAN)], 10, 0.95),
+        ] {
+            assert_eq!(bootstrap_ratio(items, resamples, level, stream), None);
+        }
+        let half = Interval { low: 0.5, high: 0.5 };
+        assert_eq!(bootstrap_ratio(&[(1.0, 2.0)], 10, 0.95, stream), Some(half));
     }
 
     /// Where nothing differs, p-values are uniform: about one in ten lies below a tenth.

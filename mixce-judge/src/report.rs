@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use mixce_base::rng::{Stream, purpose};
+use mixce_eval::resample::{Interval, bootstrap_ratio, quantile};
 use serde::Serialize;
 
 use crate::error::Error;
 use crate::export::{Judged, answers};
-use crate::stats::{Interval, Level, alpha, bootstrap, pairwise_agreement, quantile, sign_test};
+use crate::stats::{Level, alpha, pairwise_agreement, sign_test};
 use crate::study::{Header, Kind, Study};
 
 /// The settings of [`report()`].
@@ -176,7 +178,7 @@ pub fn report(study: &Study, settings: ReportSettings) -> Result<Report, Error> 
         Err(Error::Setting { name, expected: expected.into(), got: got.to_string() })
     };
     if !(settings.level > 0.0 && settings.level < 1.0) {
-        return range("level", "a number between 0 and 1", settings.level);
+        return range("confidence", "a number between 0 and 1", settings.level);
     }
     if !(0.0..=1.0).contains(&settings.max_failed_checks) {
         return range("max_failed_checks", "a share from 0 to 1", settings.max_failed_checks);
@@ -255,13 +257,14 @@ fn pair_report(
     settings: &ReportSettings,
 ) -> PairReport {
     let units: Vec<Vec<i8>> = by_item(answers).into_values().collect();
+    let stream = Stream::new(header.seed).fold(purpose::JUDGE).fold(3);
     let estimate = |value: &dyn Fn(i8) -> f64| {
         let of_unit = |unit: &Vec<i8>| (unit.iter().map(|v| value(*v)).sum::<f64>(), unit.len() as f64);
         let sums: Vec<(f64, f64)> = units.iter().map(of_unit).collect();
         let total: f64 = sums.iter().map(|(sum, _)| sum).sum();
         Estimate {
             share: (!answers.is_empty()).then(|| total / answers.len() as f64),
-            interval: bootstrap(&sums, settings.resamples, settings.level, header.seed),
+            interval: bootstrap_ratio(&sums, settings.resamples, settings.level, stream),
         }
     };
     let net_of = |unit: &Vec<i8>| unit.iter().map(|v| v.signum()).map(i64::from).sum::<i64>().signum();

@@ -61,6 +61,9 @@ pub enum Error {
         /// The other.
         second: PathBuf,
     },
+    /// The folder of a human evaluation cannot be used.
+    #[error(transparent)]
+    Judged(#[from] mixce_judge::Error),
     /// The output folder has other contents.
     #[error("output folder `{}` {problem}", path.display())]
     Output {
@@ -86,6 +89,7 @@ impl Hint for Error {
             }
             Self::Conflict { .. } => "report them one by one",
             Self::Output { hint, .. } => hint,
+            Self::Judged(error) => return error.hint(),
             Self::Read { .. } | Self::Malformed { .. } | Self::Write(_) => return None,
         };
         Some(text.to_owned())

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::figures;
 use crate::findings::{Findings, findings, summary_of};
 use crate::input::read_json;
+use crate::judged::{self, JudgedStudy};
 use crate::names::{Names, list};
 use crate::samples::{Samples, samples};
 use crate::scoring::{Scoring, scoring, warning};
@@ -42,6 +43,7 @@ pub struct Report {
     pub(crate) findings: Vec<Findings>,
     pub(crate) results: Vec<Table>,
     pub(crate) comparisons: Option<Table>,
+    pub(crate) judged: Vec<Table>,
     pub(crate) further: Vec<Table>,
     pub(crate) cells: Table,
     pub(crate) charts: Vec<Chart>,
@@ -86,6 +88,7 @@ impl Report {
         }
         let scoring = scoring(&study)?;
         let mut findings = findings(&study, &all_comparisons, &resampling);
+        findings.extend(judged::findings(&study, resampling.level));
         if let Some(sentence) = warning(&scoring) {
             findings.insert(0, Findings { title: "Settings".to_owned(), sentences: vec![sentence] });
         }
@@ -93,6 +96,7 @@ impl Report {
             findings,
             results: tables::results(&study, &resampling, &mut names),
             comparisons: tables::comparisons(&study, &all_comparisons, &resampling, &mut names),
+            judged: tables::judged(&study, &mut names),
             further: tables::further(&study, &mut names),
             cells: tables::cells(&study, &mut names),
             charts: figures::all(&study, &mut names)?,
@@ -128,7 +132,8 @@ impl Report {
 
     /// All tables, in the order of the page.
     pub fn tables(&self) -> impl Iterator<Item = &Table> {
-        self.results.iter().chain(&self.comparisons).chain(&self.further).chain([&self.cells])
+        let judged = self.comparisons.iter().chain(&self.judged);
+        self.results.iter().chain(judged).chain(&self.further).chain([&self.cells])
     }
 
     /// All figures, in the order of the page.
@@ -146,19 +151,10 @@ impl Report {
     pub fn write(&self, out: &Path, overwrite: bool) -> Result<Written> {
         self.check(out, overwrite)?;
         let folder = AtomicFolder::create(out)?;
-        let mut files = vec![PAGE.to_owned(), MARKER.to_owned()];
-        let mut contents = vec![self.page(), format!("{:#}\n", self.json())];
-        for table in self.tables() {
-            for (form, text) in [("md", table.markdown()), ("csv", table.csv()), ("tex", table.latex())] {
-                files.push(format!("tables/{}.{form}", table.id));
-                contents.push(text);
-            }
-        }
-        for chart in &self.charts {
-            files.push(format!("figures/{}.svg", chart.id));
-            contents.push(chart.file());
-        }
-        for (file, text) in files.iter().zip(&contents) {
+        let mut files =
+            vec![(PAGE.to_owned(), self.page()), (MARKER.to_owned(), format!("{:#}\n", self.json()))];
+        files.extend(self.tables_and_figures());
+        for (file, text) in &files {
             write_atomic(&folder.path().join(file), text.as_bytes())?;
         }
         if is_empty(out) {
@@ -167,7 +163,19 @@ impl Report {
             folder.replace()?
         }
         let shown = |path: &Path| path.display().to_string();
+        let files = files.into_iter().map(|(file, _)| file).collect();
         Ok(Written { out: shown(out), page: shown(&out.join(PAGE)), files })
+    }
+
+    /// The files of all tables and figures: paths relative to the report's folder, and contents.
+    #[must_use]
+    pub fn tables_and_figures(&self) -> Vec<(String, String)> {
+        let tables = self.tables().flat_map(|table| {
+            let forms = [("md", table.markdown()), ("csv", table.csv()), ("tex", table.latex())];
+            forms.map(|(form, text)| (format!("tables/{}.{form}", table.id), text))
+        });
+        let figures = self.charts.iter().map(|chart| (format!("figures/{}.svg", chart.id), chart.file()));
+        tables.chain(figures).collect()
     }
 
     fn check(&self, out: &Path, overwrite: bool) -> Result<()> {
@@ -215,10 +223,15 @@ impl Report {
             .collect();
         let findings: Vec<Value> =
             self.findings.iter().map(|f| json!({"title": f.title, "sentences": f.sentences})).collect();
+        let judged = |judged: &JudgedStudy| {
+            let report = mixce_judge::Report { items: None, ..judged.report.clone() };
+            json!({"folder": judged.folder.display().to_string(), "report": report})
+        };
         let resampling = &self.settings.resampling;
         json!({
             "kind": KIND, "schema": 1, "version": self.settings.version, "title": self.title(), "sources": sources, "findings": findings,
             "comparisons": self.all_comparisons.iter().map(comparison).collect::<Vec<_>>(),
+            "judged": self.study.judged.iter().map(judged).collect::<Vec<_>>(),
             "tables": self.tables().map(|table| table.id.as_str()).collect::<Vec<_>>(),
             "figures": self.charts.iter().map(|chart| chart.id.as_str()).collect::<Vec<_>>(),
             "settings": {"resamples": resampling.resamples, "confidence": resampling.level, "seed": resampling.seed, "samples": self.settings.samples},

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::documents::Documents;
 use crate::error::{Error, Result};
 use crate::input::Curve;
+use crate::judged::JudgedStudy;
 use crate::results::{Chosen, Control, Decoding, Group, Scores, Split, Status};
 
 /// Everything that was read.
@@ -23,6 +24,8 @@ pub struct Study {
     pub systems: Vec<System>,
     /// What sweeps chose, one for each group.
     pub chosen: Vec<Chosen>,
+    /// Human evaluations.
+    pub judged: Vec<JudgedStudy>,
 }
 
 /// A folder that was read.

@@ -205,8 +205,9 @@ struct RunTomlWriter<'a> {
 }
 
 impl TrainObserver for RunTomlWriter<'_> {
-    fn on_start(&mut self, _: &RunPlan) -> Result<()> {
-        self.run.write_run_toml(&self.config, self.provenance)
+    fn on_start(&mut self, plan: &RunPlan) -> Result<()> {
+        let provenance = Provenance { total_steps: Some(plan.total_steps), ..self.provenance.clone() };
+        self.run.write_run_toml(&self.config, &provenance)
     }
 }
 

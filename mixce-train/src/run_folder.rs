@@ -42,6 +42,9 @@ pub struct Provenance {
     pub ranks: usize,
     /// Operating system and processor architecture.
     pub platform: String,
+    /// Optimizer steps of the whole run, as planned when it was started or continued.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_steps: Option<u64>,
     /// The folder in which the run was started: relative paths of the configuration are relative to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
@@ -55,6 +58,7 @@ impl Provenance {
             version: env!("CARGO_PKG_VERSION").into(),
             git_commit: None,
             model_commit: None,
+            total_steps: None,
             device: device_name(device),
             threads: rayon::current_num_threads(),
             ranks: 1,

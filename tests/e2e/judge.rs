@@ -83,6 +83,7 @@ fn answers_go_from_the_page_to_the_report() {
     assert!(Command::new("kill").args(["-TERM", &program.id().to_string()]).status().unwrap().success());
     assert_eq!(program.wait().unwrap().code(), Some(0));
 
+    judgements_are_reported(&world);
     let exported = world.run("judge export study").rows();
     assert_eq!(exported.len(), 5);
     world.run("judge export study --out answers.jsonl").success();
@@ -99,4 +100,33 @@ fn answers_go_from_the_page_to_the_report() {
         assert!(text.contains(words), "{words}: {text}");
     }
     assert!(!text.contains('\u{1b}'), "{text}");
+}
+
+/// The results of the study, on the page of a run.
+fn judgements_are_reported(world: &World) {
+    world.write("run/run.toml", "model = \"gpt2\"\nobjective = \"mle\"\n");
+    world.write("run/metrics.jsonl", "{\"step\":1,\"nll\":3.0}\n{\"step\":2,\"nll\":2.0}\n");
+    world.run("report run --judge human.jsonl --out page").refused(&["human.jsonl"]);
+    world.run("report run --judge study --out judged --resamples 50").success();
+    let table = world.text("judged/tables/judged-study.csv");
+    assert!(
+        table.contains("a against other,all,4,4,\"0.000 [0.000, 0.000]\",\"1.000 [1.000, 1.000]\","),
+        "{table}"
+    );
+    assert!(table.contains("a against other,attentive,0,0,,,,"), "{table}");
+    let figure = world.text("judged/figures/preferences-study.svg");
+    assert!(figure.contains("no difference") && figure.contains("class=\"fill\""), "{figure}");
+    let told: Value = serde_json::from_str(&world.text("judged/report.json")).unwrap();
+    assert_eq!(told["judged"][0]["report"]["answered"], 5);
+    let page = world.text("judged/index.html");
+    for words in [
+        "Human judgement: study",
+        "100 % [100 %, 100 %] see no difference",
+        "All 5 items of study",
+        "[U+001B]",
+        "\u{201c}same\u{201d}",
+    ] {
+        assert!(page.contains(words), "{words}");
+    }
+    crate::report::keep(world, "judged");
 }

@@ -39,6 +39,7 @@ mod score_refusals;
 mod support;
 mod sweep;
 mod token_cache;
+mod watch;
 
 /// HTTP for the test hub.
 #[path = "../../mixce-hub/tests/hub/http.rs"]

@@ -58,9 +58,8 @@ struct Cell {
     diversity: f64,
 }
 
-/// Writes the folder of a sweep with two etas, two seeds and the controls; the numbers are made up.
-fn write_sweep(world: &World, root: &str) {
-    let group = json!({"corpus": "wiki", "model": "gpt2", "train_size": null, "max_length": 128});
+/// The cells of a sweep with two etas, two seeds and the controls; the numbers are made up.
+fn grid() -> Vec<Cell> {
     let mut cells = Vec::new();
     for seed in 1..=2u64 {
         let noise = 0.002 * seed as f64;
@@ -74,72 +73,81 @@ fn write_sweep(world: &World, root: &str) {
             cells.push(Cell { objective, control, seed, mauve: mauve + noise, diversity });
         }
     }
-    let human = diversities(0.84, 99);
-    let mut rows = Vec::new();
-    for cell in &cells {
-        let id = format!(
-            "wiki-{}-{}-s{}",
-            cell.objective.replace([':', '='], "-"),
-            cell.control.unwrap_or("none"),
-            cell.seed
-        );
+    cells
+}
+
+impl Cell {
+    /// Writes its samples, scores and curves, and returns its entry of `results.json`.
+    fn write(&self, world: &World, root: &str, group: &Value) -> Value {
+        let objective = self.objective.replace([':', '='], "-");
+        let id = format!("wiki-{objective}-{}-s{}", self.control.unwrap_or("none"), self.seed);
         let folder = format!("cells/{id}");
-        let values = diversities(cell.diversity, cell.seed);
-        let scores = json!({"diversity": mean(&values), "mauve": {"mean": cell.mauve, "std": 0.0, "values": [cell.mauve]}, "zipf": 1.25});
-        let evaluation = json!({"perplexity": 20.0 + cell.diversity, "nll": 3.0, "scores": [scores]});
+        let values = diversities(self.diversity, self.seed);
+        let scores = json!({"diversity": mean(&values), "mauve": {"mean": self.mauve, "std": 0.0, "values": [self.mauve]}, "zipf": 1.25});
         for split in ["valid", "test"] {
-            let write =
-                |name: &str, text: String| world.write(&format!("{root}/{folder}/{split}/{name}"), text);
-            write("samples-0.jsonl", samples(cell.objective));
-            write(
-                "documents.json",
-                json!({"schema": 1, "samplings": [{"diversity": values}], "nll": []}).to_string(),
-            );
-            write(
-                "score.json",
-                json!({"systems": [scores], "settings": {"version": "0.1.0", "unit": "tokens"}}).to_string(),
-            );
-            if cell.control.is_none() {
-                let row = |i: u64| {
-                    json!({"index": i, "tokens": [1, 2, 0], "log_q": [-2.0 - noise(i), -1.0, -5.0]})
-                        .to_string()
-                        + "\n"
-                };
-                write("per-token.jsonl", (0..30).map(row).collect());
-                write("per-token-samples.jsonl", (30..60).map(row).collect());
-            }
+            self.write_split(world, &format!("{root}/{folder}/{split}"), &values, &scores);
         }
-        if cell.control.is_none() {
-            let mut metrics = String::new();
-            for step in 1..=40 {
-                metrics += &format!("{{\"step\":{step},\"nll\":{}}}\n", 5.0 - 0.05 * f64::from(step));
-            }
+        if self.control.is_none() {
+            let mut metrics: String = (1..=40)
+                .map(|step| format!("{{\"step\":{step},\"nll\":{}}}\n", 5.0 - 0.05 * f64::from(step)))
+                .collect();
             metrics += "{\"event\":\"evaluation\",\"step\":40,\"valid_nll\":3.1,\"valid_perplexity\":22.2,\"best\":true}\n";
             world.write(&format!("{root}/{folder}/run/metrics.jsonl"), metrics);
         }
-        let decoding = match cell.control {
+        let decoding = match self.control {
             Some("top_p") => json!({"temperature": 1.0, "top_p": 0.9}),
             Some(_) => json!({"temperature": 0.875, "top_p": 1.0}),
             None => json!({"temperature": 1.0, "top_p": 1.0}),
         };
-        rows.push(json!({
-            "id": id, "group": group, "objective": cell.objective, "role": if cell.control.is_some() { "control" } else { "grid" },
-            "control": cell.control, "decoding": decoding, "seed": cell.seed, "folder": folder, "model": format!("{folder}/run/best"),
+        let evaluation = json!({"perplexity": 20.0 + self.diversity, "nll": 3.0, "scores": [scores]});
+        json!({
+            "id": id, "group": group, "objective": self.objective, "role": if self.control.is_some() { "control" } else { "grid" },
+            "control": self.control, "decoding": decoding, "seed": self.seed, "folder": folder, "model": format!("{folder}/run/best"),
             "status": "done", "error": null, "seconds": 60.0, "valid": evaluation, "test": evaluation,
-        }));
+        })
     }
-    let failed = json!({
+
+    fn write_split(&self, world: &World, folder: &str, values: &[Value], scores: &Value) {
+        let write = |name: &str, text: String| world.write(&format!("{folder}/{name}"), text);
+        write("samples-0.jsonl", samples(self.objective));
+        write(
+            "documents.json",
+            json!({"schema": 1, "samplings": [{"diversity": values}], "nll": []}).to_string(),
+        );
+        write(
+            "score.json",
+            json!({"systems": [scores], "settings": {"version": "0.1.0", "unit": "tokens"}}).to_string(),
+        );
+        if self.control.is_none() {
+            let row = |i: u64| {
+                json!({"index": i, "tokens": [1, 2, 0], "log_q": [-2.0 - noise(i), -1.0, -5.0]}).to_string()
+                    + "\n"
+            };
+            write("per-token.jsonl", (0..30).map(row).collect());
+            write("per-token-samples.jsonl", (30..60).map(row).collect());
+        }
+    }
+}
+
+/// Writes the human texts of a split, and returns their entry of `results.json`.
+fn write_human(world: &World, root: &str, split: &str) -> Value {
+    let values = diversities(0.84, 99);
+    let file = format!("human/wiki-gpt2-l128-{split}.jsonl");
+    world.write(&format!("{root}/{file}"), samples("human"));
+    let documents = json!({"schema": 1, "samplings": [{"diversity": values}], "nll": []});
+    world.write(&format!("{root}/human/wiki-gpt2-l128-{split}.documents.json"), documents.to_string());
+    json!({"corpus": "wiki", "model": "gpt2", "max_length": 128, "split": split, "file": file, "diversity": mean(&values)})
+}
+
+/// Writes the folder of a sweep of [`grid`] and a cell that failed.
+fn write_sweep(world: &World, root: &str) {
+    let group = json!({"corpus": "wiki", "model": "gpt2", "train_size": null, "max_length": 128});
+    let mut rows: Vec<Value> = grid().iter().map(|cell| cell.write(world, root, &group)).collect();
+    rows.push(json!({
         "id": "wiki-failed", "group": group, "objective": "mixce:eta=0.9", "role": "grid", "control": null, "decoding": null, "seed": 1,
         "folder": "cells/wiki-failed", "model": "", "status": "failed", "error": "loss is <b>NaN</b> at step 3", "seconds": 1.0, "valid": null, "test": null,
-    });
-    rows.push(failed);
-    let humans = ["valid", "test"].map(|split| {
-        let file = format!("human/wiki-gpt2-l128-{split}.jsonl");
-        world.write(&format!("{root}/{file}"), samples("human"));
-        let documents = json!({"schema": 1, "samplings": [{"diversity": human}], "nll": []});
-        world.write(&format!("{root}/human/wiki-gpt2-l128-{split}.documents.json"), documents.to_string());
-        json!({"corpus": "wiki", "model": "gpt2", "max_length": 128, "split": split, "file": file, "diversity": mean(&human)})
-    });
+    }));
+    let humans = ["valid", "test"].map(|split| write_human(world, root, split));
     let results = json!({
         "schema": 1, "versions": {"mixce": "0.1.0"}, "settings": {"etas": [0.1, 0.5], "seeds": [1, 2]}, "metric": "mauve", "seconds": 601.0,
         "human": humans, "cells": rows,
@@ -255,7 +263,7 @@ fn page_is_safe(page: &str) {
 }
 
 /// Copies a report to the folder that `scripts/check-report.sh` asks for.
-fn keep(world: &World, name: &str) {
+pub(crate) fn keep(world: &World, name: &str) {
     let Some(target) = std::env::var_os("MIXCE_KEEP_REPORT") else { return };
     let target = std::path::PathBuf::from(target).join(name);
     fs::create_dir_all(&target).unwrap();

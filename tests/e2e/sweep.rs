@@ -121,6 +121,7 @@ fn killed_and_sharded_sweeps_give_the_results_of_one_that_was_left_alone() {
     assert!(world.read("parts/sweep.toml") == world.read("whole/sweep.toml"));
 
     documents_have_the_means(&world, &whole);
+    it_is_watched_and_reported(&world);
 
     // Nothing is left to do.
     let log = world.read("whole/cells/mill-tiny-mle-nall-l40-s1/log.txt");
@@ -133,6 +134,40 @@ fn killed_and_sharded_sweeps_give_the_results_of_one_that_was_left_alone() {
         assert!(outcome.stdout.contains(words), "{words}: {}", outcome.stdout);
     }
     other_evaluation_trains_nothing(&world);
+}
+
+/// Other commands read what a sweep wrote.
+fn it_is_watched_and_reported(world: &World) {
+    let before = world.snapshot();
+    let row = world.run("watch whole --json").row();
+    assert_eq!(
+        (&row["kind"], &row["state"], &row["metric"]),
+        (&json!("sweep"), &json!("finished"), &json!("mauve"))
+    );
+    let systems: Vec<&str> =
+        row["rows"].as_array().unwrap().iter().map(|row| row["system"].as_str().unwrap()).collect();
+    assert_eq!(systems, ["mle", "mixce:eta=0.1", "mle top_p", "mle temperature"]);
+    let text = world.run("watch whole").success().stdout;
+    assert!(
+        text.contains("8 of 8 done, 0 running, 0 failed") && text.contains("chosen: mill, tiny, length 40"),
+        "{text}"
+    );
+    assert!(world.snapshot() == before, "watching wrote something");
+
+    world.run("report whole --out page --resamples 100 --samples 5").success();
+    let table = world.text("page/tables/results-test-mill.csv");
+    let human: Vec<&str> = table.lines().filter(|line| line.starts_with("Human,")).collect();
+    assert!(human.len() == 1 && table.lines().count() >= 5, "{table}");
+    let told: Value = serde_json::from_str(&world.text("page/report.json")).unwrap();
+    let tested = told["comparisons"].as_array().unwrap().iter().any(|row| row["tested_over"] == "prompts");
+    assert!(tested, "{told}");
+    let page = world.text("page/index.html");
+    for words in
+        ["Samples side by side", "mill, tiny, up to 40 tokens", "best MAUVE on the development texts"]
+    {
+        assert!(page.contains(words), "{words}");
+    }
+    crate::report::keep(world, "page");
 }
 
 /// The values of texts belong to the scores.

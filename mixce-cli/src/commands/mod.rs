@@ -20,3 +20,4 @@ pub(crate) mod score;
 pub(crate) mod sweep;
 pub(crate) mod synthetic;
 pub(crate) mod train;
+pub(crate) mod watch;

@@ -19,7 +19,8 @@ use crate::context::Context;
 /// p-value, corrected for the number of tests, agrees.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: mixce report sweeps/wiki --out reports/wiki\n         \
-    mixce report runs/mle runs/mixce --out reports/two-runs\n\n\
+    mixce report runs/mle runs/mixce --out reports/two-runs\n         \
+    mixce report sweeps/wiki --judge study --out reports/wiki\n\n\
     For a single run the report shows curves and settings. If its folder also has valid/ or test/ with evaluate.json, score.json, samples-0.jsonl and\n\
     human.jsonl (what `evaluate --json`, `score --json` and `generate --json` print, and the human texts), scores and samples are shown too;\n\
     with per-token.jsonl and per-token-samples.jsonl (`evaluate --per-token` of human texts and samples) histograms of likelihoods.")]
@@ -30,6 +31,9 @@ pub(crate) struct ReportArgs {
     /// Folder for the report; must be empty or not exist
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Folders of human evaluations (of `mixce judge`), whose results belong to the report
+    #[arg(long, value_name = "STUDY", num_args = 1..)]
+    judge: Vec<PathBuf>,
     /// Title of the page [default: the names of the folders]
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
@@ -51,11 +55,15 @@ pub(crate) fn run(args: &ReportArgs, context: &Context) -> Result<()> {
     crate::error::at_least("--resamples", args.resamples as u64, 1)?;
     check_resampling(args.resamples, args.confidence)?;
     context.start_threads(None);
-    let study = Study::read(&args.folders)?;
+    let resampling = Resampling { resamples: args.resamples, level: args.confidence, seed: context.seed() };
+    let mut study = Study::read(&args.folders)?;
+    for folder in &args.judge {
+        study.add_judged(folder, &resampling)?;
+    }
     let settings = Settings {
         title: args.title.clone(),
         samples: args.samples,
-        resampling: Resampling { resamples: args.resamples, level: args.confidence, seed: context.seed() },
+        resampling,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let report = Report::new(study, settings)?;

@@ -109,6 +109,8 @@ pub(crate) fn run(args: &SweepArgs, context: &Context) -> Result<()> {
     let _lock = Lock::take(&sweep.out.join(name))?;
     write_atomic(&sweep.out.join(resolve::SWEEP_TOML), sweep.settings.to_toml()?.as_bytes())?;
     inputs::write_copies(&sweep.out, &sweep.settings)?;
+    // The grid as it stands, for `watch`.
+    sweep.write_results()?;
     let jobs = sweep.jobs(args);
     sweep.board.start(jobs.len());
     let tasks = sweep.tasks(&jobs);

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use mixce_web::{is_local_name, protect};
 
 use super::handlers::App;
 use super::pages;
@@ -24,20 +25,8 @@ const MAX_CLIENTS: usize = 10_000;
 /// Longest time for a request.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 
-/// Sent with every response. No script and no style but the server's own files; nothing from elsewhere; in nobody's frame.
-const HEADERS: [(HeaderName, &str); 7] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    ),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::X_FRAME_OPTIONS, "DENY"),
-    // The address of a page holds the judge's token.
-    (header::REFERRER_POLICY, "no-referrer"),
-    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    (HeaderName::from_static("permissions-policy"), "camera=(), geolocation=(), microphone=()"),
-];
+/// No script and no style but the server's own files; nothing from elsewhere; in nobody's frame.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Who a request is counted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,25 +80,8 @@ pub(super) async fn guard(
         let late = |_| pages::problem(StatusCode::REQUEST_TIMEOUT, "The request took too long.", None);
         tokio::time::timeout(TIME_LIMIT, next.run(request)).await.unwrap_or_else(late)
     };
-    let headers = response.headers_mut();
-    for (name, value) in HEADERS {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    protect(response.headers_mut(), POLICY);
     response
-}
-
-/// Whether a `Host` header names this machine: `localhost` or a loopback address, with or without a port.
-fn is_local_name(host: Option<&HeaderValue>) -> bool {
-    let Some(host) = host.and_then(|host| host.to_str().ok()) else { return false };
-    if let Ok(address) = host.parse::<SocketAddr>() {
-        return address.ip().is_loopback();
-    }
-    if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-        return address.is_loopback();
-    }
-    let name = host.split_once(':').map_or(host, |(name, _)| name);
-    name.eq_ignore_ascii_case("localhost")
 }
 
 #[cfg(test)]
@@ -137,18 +109,5 @@ mod tests {
         }
         assert!(!buckets.take(client(u32::MAX), start) && buckets.take(client(0), start));
         assert!(buckets.take(client(u32::MAX), start + Duration::from_secs(1)));
-    }
-
-    #[test]
-    fn hosts_are_told_apart() {
-        let is_local = |host: &'static str| is_local_name(Some(&HeaderValue::from_static(host)));
-        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:80", "::1"] {
-            assert!(is_local(host), "{host}");
-        }
-        for host in ["", "evil.example", "localhost.evil.example", "10.0.0.1:80", "127.0.0.1.evil.example:80"]
-        {
-            assert!(!is_local(host), "{host}");
-        }
-        assert!(!is_local_name(None));
     }
 }

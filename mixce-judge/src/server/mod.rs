@@ -10,10 +10,10 @@ mod limits;
 mod pages;
 
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -22,8 +22,6 @@ use crate::study::Study;
 
 use handlers::App;
 
-/// How often a flag is read.
-const POLL: Duration = Duration::from_millis(50);
 /// How long open requests may take to finish after a signal.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -64,8 +62,7 @@ pub struct Link {
 /// A study on an open port, not yet served.
 #[derive(Debug)]
 pub struct Server {
-    listener: TcpListener,
-    address: SocketAddr,
+    server: mixce_web::Server,
     base: String,
     app: Arc<App>,
 }
@@ -81,21 +78,20 @@ impl Server {
         let judges = judges::judges(&store, &study, settings.judges.as_deref())?;
         let wanted = SocketAddr::new(settings.host, settings.port);
         let failed = |source| Error::Listen { address: wanted.to_string(), source };
-        let listener = TcpListener::bind(wanted).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let server = mixce_web::Server::bind(wanted).map_err(failed)?;
+        let address = server.address();
         let base = match &settings.url {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None => format!("http://{address}"),
         };
         let app = Arc::new(App::new(study, store, judges, address.ip().is_loopback()));
-        Ok(Self { listener, address, base, app })
+        Ok(Self { server, base, app })
     }
 
     /// The address that was opened.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.server.address()
     }
 
     /// The links of all judges.
@@ -119,12 +115,7 @@ impl Server {
     /// # Errors
     /// When the server cannot be set up.
     pub fn run_until_set(self, stop: &AtomicBool) -> Result<(), Error> {
-        self.run_until(async {
-            while !stop.load(Ordering::Relaxed) {
-                tokio::time::sleep(POLL).await;
-            }
-            Ok(())
-        })
+        self.run_until(mixce_web::until_set(stop))
     }
 
     /// As [`Self::run`], until `stop` is ready; fails when `stop` does.
@@ -132,30 +123,9 @@ impl Server {
     /// # Errors
     /// When the server cannot be set up, or with the error of `stop`.
     pub fn run_until(self, stop: impl Future<Output = std::io::Result<()>>) -> Result<(), Error> {
-        let failed = |source| Error::Serve { source };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        runtime
-            .block_on(async {
-                let listener = tokio::net::TcpListener::from_std(self.listener)?;
-                let router = handlers::router(self.app).into_make_service_with_connect_info::<SocketAddr>();
-                let (tell, told) = tokio::sync::oneshot::channel::<()>();
-                let server = axum::serve(listener, router).with_graceful_shutdown(async move {
-                    // A dropped sender means the same.
-                    let _ = told.await;
-                });
-                let mut server = tokio::spawn(server.into_future());
-                tokio::select! {
-                    stopped = stop => stopped?,
-                    ended = &mut server => return ended.map_err(std::io::Error::other)?,
-                }
-                drop(tell);
-                // Every accepted answer is on disk, so a connection that stays open is cut without loss.
-                match tokio::time::timeout(GRACE, server).await {
-                    Ok(ended) => ended.map_err(std::io::Error::other)?,
-                    Err(_) => Ok(()),
-                }
-            })
-            .map_err(failed)
+        // Every accepted answer is on disk, so a connection that stays open is cut without loss.
+        let served = self.server.run_until(handlers::router(self.app), stop, GRACE);
+        served.map_err(|source| Error::Serve { source })
     }
 }
 

@@ -124,18 +124,12 @@ impl Chart {
 
     fn series(&self, svg: &mut String, index: usize, series: &Series, x: &Scale, y: &Scale) {
         let _ = write!(svg, "<g class=\"s{}\">", index % COLORS);
-        // Bars of several series at one place would cover each other.
-        let shift = match self.x.places.len() {
-            0 => 0.0,
-            _ => {
-                (index as f64 - (self.series.len() as f64 - 1.0) / 2.0)
-                    * (0.3 / self.series.len() as f64).min(0.06)
-            }
-        };
+        let shift = self.shift(index, series.shape);
         let place = |point: &Point| (x.pixel(point.x + shift), y.pixel(point.y));
         let finite: Vec<&Point> =
             series.points.iter().filter(|point| point.x.is_finite() && point.y.is_finite()).collect();
-        if series.shape != Shape::Marks && finite.len() > 1 {
+        let is_line = matches!(series.shape, Shape::Line | Shape::Curve | Shape::Steps);
+        if is_line && finite.len() > 1 {
             let mut path = String::new();
             for (i, point) in finite.iter().enumerate() {
                 let (px, py) = place(point);
@@ -147,11 +141,21 @@ impl Chart {
             }
             let _ = write!(svg, "<path class=\"line\"{} d=\"{path}\"/>", dashes(index));
         }
-        if matches!(series.shape, Shape::Line | Shape::Marks) {
+        if matches!(series.shape, Shape::Line | Shape::Marks | Shape::Bars) {
             for point in finite {
                 let (px, py) = place(point);
-                if let Some(spread) = point.y_spread {
-                    let [low, high] = [point.y - spread, point.y + spread].map(|at| y.pixel(at));
+                if series.shape == Shape::Bars {
+                    let half = self.bar_width() / 2.0;
+                    let [left, right] = [-half, half].map(|more| x.pixel(point.x + shift + more));
+                    let ground = y.pixel(0.0);
+                    let _ = write!(
+                        svg,
+                        "<path class=\"fill\"{} d=\"M{left:.1} {ground:.1}V{py:.1}H{right:.1}V{ground:.1}z\"/>",
+                        dashes(index)
+                    );
+                }
+                if let Some([low, high]) = point.y_bar() {
+                    let [low, high] = [low, high].map(|at| y.pixel(at));
                     let _ = write!(
                         svg,
                         "<path class=\"bar\" d=\"M{px:.1} {low:.1}V{high:.1}m-4 0h8M{:.1} {low:.1}h8\"/>",
@@ -166,10 +170,27 @@ impl Chart {
                         py - 4.0
                     );
                 }
-                svg.push_str(&mark(index, px, py));
+                if series.shape != Shape::Bars {
+                    svg.push_str(&mark(index, px, py));
+                }
             }
         }
         svg.push_str("</g>");
+    }
+
+    /// Width of a bar, in places.
+    fn bar_width(&self) -> f64 {
+        0.8 / self.series.len().max(1) as f64
+    }
+
+    /// How far a series is from its places: marks of several series at one place would cover each other.
+    fn shift(&self, index: usize, shape: Shape) -> f64 {
+        let from_middle = index as f64 - (self.series.len() as f64 - 1.0) / 2.0;
+        match shape {
+            Shape::Bars => from_middle * self.bar_width(),
+            _ if self.x.places.is_empty() => 0.0,
+            _ => from_middle * (0.3 / self.series.len() as f64).min(0.06),
+        }
     }
 
     /// The entries of the legend as rows of index and left edge: the series, then the reference lines.
@@ -199,6 +220,11 @@ impl Chart {
         let name = self.legend_names().nth(index).unwrap_or_default();
         let sample = match self.series.get(index) {
             None => format!("<path class=\"ref\" d=\"M{left:.1} {y:.1}h30\"/>"),
+            Some(series) if series.shape == Shape::Bars => {
+                let (top, dashes) = (y - 6.0, dashes(index));
+                let sample = format!("<path class=\"fill\"{dashes} d=\"M{left:.1} {top:.1}h30v12h-30z\"/>");
+                format!("<g class=\"s{}\">{sample}</g>", index % COLORS)
+            }
             Some(series) => {
                 let line = format!("<path class=\"line\"{} d=\"M{left:.1} {y:.1}h30\"/>", dashes(index));
                 let line = if series.shape == Shape::Marks { String::new() } else { line };
@@ -224,8 +250,13 @@ impl Point {
     }
 
     fn y_ends(&self) -> [f64; 2] {
-        let spread = self.y_spread.unwrap_or(0.0);
-        [self.y - spread, self.y + spread]
+        let [low, high] = self.y_bar().unwrap_or([self.y; 2]);
+        [low.min(self.y), high.max(self.y)]
+    }
+
+    /// The ends of its vertical bar.
+    fn y_bar(&self) -> Option<[f64; 2]> {
+        self.y_interval.or_else(|| self.y_spread.map(|spread| [self.y - spread, self.y + spread]))
     }
 }
 

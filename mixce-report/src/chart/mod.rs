@@ -74,6 +74,8 @@ pub enum Shape {
     Marks,
     /// The outline of a histogram: a point is the left edge of a bin and its height, the last one the right edge of the last bin.
     Steps,
+    /// Bars from zero, side by side at each place.
+    Bars,
 }
 
 /// A series.
@@ -98,6 +100,8 @@ pub struct Point {
     pub x_spread: Option<f64>,
     /// Half the height of a vertical bar.
     pub y_spread: Option<f64>,
+    /// The ends of a vertical bar that is not symmetric, such as an interval.
+    pub y_interval: Option<[f64; 2]>,
 }
 
 impl Point {

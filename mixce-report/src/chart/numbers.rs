@@ -1,6 +1,6 @@
 //! The numbers of a chart as a table: its text alternative.
 
-use super::{At, Chart, Shape};
+use super::{At, Chart, Point, Shape};
 use crate::table::{Cell, Column, Row, Table};
 
 /// A longer table is thinned: it repeats a curve, and nobody reads it line by line.
@@ -58,7 +58,7 @@ impl Chart {
             let cells = self.series.iter().map(|series| {
                 // A histogram begins with a step from zero at its first edge.
                 let found = series.points.iter().rfind(|point| point.x == *x);
-                found.map_or_else(Cell::empty, |point| Cell::text(with_spread(point.y, point.y_spread)))
+                found.map_or_else(Cell::empty, |point| Cell::text(of_point(point)))
             });
             let name = self.x.places.get(x.round() as usize).cloned().unwrap_or_else(|| short(*x));
             Row { name, cells: cells.collect() }
@@ -73,6 +73,14 @@ impl Chart {
     fn table(&self, columns: Vec<Column>, rows: Vec<Row>) -> Table {
         let caption = format!("Numbers of the figure: {}", self.title);
         Table { id: format!("{}-numbers", self.id), caption, columns, rows, notes: Vec::new() }
+    }
+}
+
+/// The vertical coordinate, with its interval or spread.
+fn of_point(point: &Point) -> String {
+    match point.y_interval {
+        Some([low, high]) => format!("{} [{}, {}]", short(point.y), short(low), short(high)),
+        None => with_spread(point.y, point.y_spread),
     }
 }
 
@@ -95,7 +103,7 @@ fn short(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Axis, Point, Reference, Series};
+    use super::super::{Axis, Reference, Series};
     use super::*;
 
     fn series(name: &str, shape: Shape, points: Vec<Point>) -> Series {

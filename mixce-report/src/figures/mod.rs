@@ -3,6 +3,7 @@
 mod against_eta;
 mod curves;
 mod histogram;
+mod judged;
 mod lengths;
 mod likelihoods;
 mod sizes;
@@ -22,6 +23,7 @@ pub(crate) use lengths::shown;
 pub(crate) fn all(study: &Study, names: &mut Names) -> Result<Vec<Chart>> {
     let mut charts = against_eta::charts(study, names);
     charts.extend(tradeoff::charts(study, names));
+    charts.extend(judged::charts(study, names));
     charts.extend(sizes::charts(study, names));
     charts.extend(curves::charts(study, names));
     charts.extend(likelihoods::charts(study, names)?);

@@ -54,6 +54,7 @@ fn chart(arms: &[Arm<'_>], split: Split, human: Option<f64>, title: String) -> O
             y: mauve.mean(),
             x_spread: std(diversity),
             y_spread: std(mauve),
+            y_interval: None,
         }],
     });
     let described = found.iter().map(|(arm, diversity, mauve)| {

@@ -16,6 +16,7 @@ use crate::study::Study;
 
 pub use curve::Curve;
 pub(crate) use read::read_json;
+pub use run::objective_of;
 pub(crate) use texts::read_texts;
 pub use texts::{Text, Texts};
 pub use tokens::Likelihoods;

@@ -26,10 +26,11 @@ struct Settings {
     from_config: Option<String>,
     #[serde(default)]
     train: Value,
-    #[serde(default)]
-    objective: Value,
     #[serde(default = "default_max_length")]
     max_length: u64,
+    /// Tokens of a block of concatenated documents; 0 for documents one by one.
+    #[serde(default)]
+    block_size: u64,
     #[serde(default = "default_seed")]
     seed: u64,
     #[serde(default)]
@@ -76,14 +77,14 @@ pub(super) fn add(study: &mut Study, folder: &Path) -> Result<()> {
     let text = read_text(&path)?.unwrap_or_default();
     let mut values: Value = toml::from_str(&text).map_err(|error| malformed(error.to_string()))?;
     let settings = Settings::deserialize(&values).map_err(|error| malformed(error.to_string()))?;
-    let objective = objective(&settings.objective, &values).ok_or_else(|| {
+    let objective = objective_of(&values).ok_or_else(|| {
         malformed("`objective` is no objective, expected `NAME` or a table with `name`".to_owned())
     })?;
     let group = Group {
         corpus: names(&settings.train),
         model: settings.model.or(settings.from_config).unwrap_or_else(|| "(unnamed model)".to_owned()),
         train_size: None,
-        max_length: settings.max_length,
+        max_length: if settings.block_size > 0 { settings.block_size } else { settings.max_length },
     };
     let curve = Curve::read(&folder.join("metrics.jsonl"))?;
     let mut valid = measured(study, &group, folder, Split::Valid)?;
@@ -130,9 +131,11 @@ pub(super) fn add(study: &mut Study, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The objective as `NAME:parameter=value,..`, whether its parameters are in its name, in a table or keys of their own.
-fn objective(value: &Value, settings: &Value) -> Option<String> {
-    let (name, mut parameters) = match value {
+/// The objective of a run's settings (`run.toml` as JSON) as `NAME:parameter=value,..`, whether its parameters are in its name, in a table or keys
+/// of their own. `None` if it is something else.
+#[must_use]
+pub fn objective_of(settings: &Value) -> Option<String> {
+    let (name, mut parameters) = match settings.get("objective").unwrap_or(&Value::Null) {
         Value::Null => ("mixce".to_owned(), Vec::new()),
         Value::String(text) => match text.split_once(':') {
             Some((name, parameters)) => (name.to_owned(), parameters.split(',').map(str::to_owned).collect()),
@@ -203,10 +206,10 @@ mod tests {
             json!({"objective": "mixce:eta=0.1"}),
             json!({"objective": {"name": "mixce", "eta": 0.1}}),
         ] {
-            assert_eq!(objective(&settings["objective"], &settings).as_deref(), Some("mixce:eta=0.1"));
+            assert_eq!(objective_of(&settings).as_deref(), Some("mixce:eta=0.1"));
         }
-        assert_eq!(objective(&json!("mle"), &json!({})).as_deref(), Some("mle"));
-        assert_eq!(objective(&json!(3), &json!({})), None);
+        assert_eq!(objective_of(&json!({"objective": "mle"})).as_deref(), Some("mle"));
+        assert_eq!(objective_of(&json!({"objective": 3})), None);
     }
 
     #[test]
@@ -235,6 +238,11 @@ mod tests {
             ("mixce:eta=0.3", 7, 64)
         );
         assert_eq!(system.group.corpus, "a.txt, b.txt");
+        let blocks = root.path().join("blocks");
+        std::fs::create_dir(&blocks).unwrap();
+        std::fs::write(blocks.join("run.toml"), "objective = \"mle\"\nmax_length = 512\nblock_size = 128\n")
+            .unwrap();
+        assert_eq!(Study::read(&[blocks]).unwrap().systems[0].group.max_length, 128);
         assert_eq!(system.valid.as_ref().unwrap().perplexity, Some(2.75));
         let test = system.test.as_ref().unwrap();
         assert_eq!((test.perplexity, test.scores[0].value("diversity")), (Some(3.5), Some(0.8)));

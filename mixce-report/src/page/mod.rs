@@ -4,6 +4,7 @@
 //! digests, and nothing else, so that a text that slipped through [`escape::html`] could not run either.
 
 pub(crate) mod escape;
+mod judged;
 mod samples;
 mod sources;
 mod table;
@@ -21,46 +22,53 @@ use escape::html;
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
+const RELOAD: &str = include_str!("reload.js");
 
 /// Anchor, title and content of a section.
 type Section = (&'static str, &'static str, String);
+
+/// What a page that is served while its files change shows too.
+#[derive(Clone, Copy, Debug)]
+pub struct Live<'a> {
+    /// The entity tag of this state of the page.
+    pub version: &'a str,
+    /// How what it is about stands, in a sentence.
+    pub status: &'a str,
+}
 
 impl Report {
     /// The page. Its links to tables and figures are relative to the report's folder; everything is in the page itself too.
     #[must_use]
     pub fn page(&self) -> String {
-        let style = format!("{STYLE}{CHART_STYLE}");
-        let title = html(&self.title());
-        let policy = format!(
-            "default-src 'none'; style-src '{}'; script-src '{}'; img-src data:; base-uri 'none'; form-action 'none'",
-            source_of(&style),
-            source_of(SCRIPT)
-        );
+        self.page_of(None)
+    }
+
+    /// The page for a server: it asks for `/` with its version as the entity tag, and loads itself anew, at the same place, when there is another
+    /// one. Without scripts it does so regularly.
+    #[must_use]
+    pub fn live_page(&self, live: &Live<'_>) -> String {
+        self.page_of(Some(live))
+    }
+
+    fn page_of(&self, live: Option<&Live<'_>>) -> String {
         let sections = self.sections();
         let contents: String =
             sections.iter().map(|(id, title, _)| format!("<li><a href=\"#{id}\">{title}</a></li>")).collect();
-        let mut page = format!(
-            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta name=\"color-scheme\" content=\"light dark\">\n<meta name=\"referrer\" content=\"no-referrer\">\n\
-             <link rel=\"icon\" href=\"data:,\">\n<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n\
-             <a class=\"skip\" href=\"#main\">Skip to the content</a>\n<header><h1>{title}</h1>\n<p class=\"lead\">{}</p></header>\n\
-             <nav aria-label=\"Contents\"><ul>{contents}</ul></nav>\n<main id=\"main\" tabindex=\"-1\">\n",
-            html(&self.lead())
+        let mut body = format!(
+            "<nav aria-label=\"Contents\"><ul>{contents}</ul></nav>\n<main id=\"main\" tabindex=\"-1\">\n"
         );
         for (id, title, content) in &sections {
             let _ = write!(
-                page,
+                body,
                 "<section aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{title}</h2>\n{content}</section>\n"
             );
         }
         let _ = write!(
-            page,
-            "</main>\n<footer><p class=\"small\">Written by mixce {}.</p></footer>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
+            body,
+            "</main>\n<footer><p class=\"small\">Written by mixce {}.</p></footer>\n",
             html(&self.settings.version)
         );
-        page
+        frame(&self.title(), &self.lead(), &body, live)
     }
 
     fn sections(&self) -> Vec<Section> {
@@ -72,6 +80,8 @@ impl Report {
         };
         add("results", "Results", self.results.iter().map(with_files).collect());
         add("differences", "Differences", self.comparisons.iter().map(with_files).collect());
+        let items: String = self.study.judged.iter().map(judged::items).collect();
+        add("judged", "Human judgement", self.judged.iter().map(with_files).collect::<String>() + &items);
         add("figures", "Figures", if self.charts.is_empty() { String::new() } else { figures(&self.charts) });
         add(
             "samples",
@@ -97,6 +107,47 @@ impl Report {
         }
         text
     }
+}
+
+/// The page of a server that has nothing to show yet, because of `problem`.
+#[must_use]
+pub fn live_message(live: &Live<'_>, problem: &str) -> String {
+    let body = format!("<main id=\"main\" tabindex=\"-1\">\n<p>{}</p>\n</main>\n", html(problem));
+    frame(
+        "There is nothing to report yet",
+        "This page changes as soon as there is something to show.",
+        &body,
+        Some(live),
+    )
+}
+
+/// A whole page around its main part.
+fn frame(title: &str, lead: &str, body: &str, live: Option<&Live<'_>>) -> String {
+    let style = format!("{STYLE}{CHART_STYLE}");
+    let (title, lead) = (html(title), html(lead));
+    let scripts: &[&str] = if live.is_some() { &[SCRIPT, RELOAD] } else { &[SCRIPT] };
+    let sources =
+        scripts.iter().map(|script| format!("'{}'", source_of(script))).collect::<Vec<_>>().join(" ");
+    let connect = if live.is_some() { "connect-src 'self'; " } else { "" };
+    let policy = format!(
+        "default-src 'none'; style-src '{}'; script-src {sources}; {connect}img-src data:; base-uri 'none'; form-action 'none'",
+        source_of(&style),
+    );
+    let version = live.map_or_else(String::new, |live| format!(" data-version=\"{}\"", html(live.version)));
+    let refresh = live.map_or("", |_| "<noscript><meta http-equiv=\"refresh\" content=\"10\"></noscript>\n");
+    let status = live.map_or_else(String::new, |live| {
+        format!("\n<p class=\"lead\" id=\"live\" role=\"status\">{}</p>", html(live.status))
+    });
+    let scripts: String = scripts.iter().map(|script| format!("<script>{script}</script>\n")).collect();
+    format!(
+        "<!doctype html>\n<html lang=\"en\"{version}>\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<meta name=\"referrer\" content=\"no-referrer\">\n{refresh}\
+         <link rel=\"icon\" href=\"data:,\">\n<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n\
+         <a class=\"skip\" href=\"#main\">Skip to the content</a>\n<header><h1>{title}</h1>\n<p class=\"lead\">{lead}</p>{status}</header>\n\
+         {body}{scripts}</body>\n</html>\n"
+    )
 }
 
 /// A script or style in a content security policy.
@@ -137,6 +188,11 @@ mod tests {
         // `printf abc | openssl dgst -sha256 -binary | base64`.
         assert_eq!(source_of("abc"), "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=");
         // An element's end inside would end it.
-        assert!(!SCRIPT.contains("</") && !STYLE.contains("</") && !CHART_STYLE.contains("</"));
+        assert!(
+            !SCRIPT.contains("</")
+                && !RELOAD.contains("</")
+                && !STYLE.contains("</")
+                && !CHART_STYLE.contains("</")
+        );
     }
 }

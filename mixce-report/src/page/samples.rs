@@ -55,7 +55,7 @@ pub(super) fn samples(all: &[Samples]) -> String {
 }
 
 /// A text, the part of a long one behind a line that opens it.
-fn long(text: &str) -> String {
+pub(super) fn long(text: &str) -> String {
     let place = |count: usize| text.char_indices().nth(count).map_or(text.len(), |(place, _)| place);
     let (shown, held) = (place(SHOWN), place(HELD));
     if shown == text.len() {

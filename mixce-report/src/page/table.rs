@@ -9,9 +9,11 @@ use crate::table::{Cell, Column, Content, Mark, Table};
 pub(super) fn table(table: &Table) -> String {
     let id = html(&table.id);
     let mut text = format!(
-        "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-labelledby=\"{id}-caption\"><table id=\"{id}\"><caption id=\"{id}-caption\">{}</caption><thead><tr>",
+        "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-labelledby=\"{id}-caption\"><table id=\"{id}\"><caption id=\"{id}-caption\">{}</caption><thead>",
         html(&table.caption)
     );
+    text += &group_row(table);
+    text.push_str("<tr>");
     for column in &table.columns {
         let _ = write!(text, "<th scope=\"col\"{}>{}</th>", class_of(column), html(&column.name));
     }
@@ -28,6 +30,19 @@ pub(super) fn table(table: &Table) -> String {
         let _ = writeln!(text, "<p class=\"small\">{}</p>", html(note));
     }
     text
+}
+
+/// The header of the groups of columns.
+fn group_row(table: &Table) -> String {
+    let groups = table.column_groups();
+    if groups.is_empty() {
+        return String::new();
+    }
+    let cell = |(name, count): (Option<&str>, usize)| match name {
+        Some(name) => format!("<th scope=\"colgroup\" colspan=\"{count}\">{}</th>", html(name)),
+        None => format!("<td colspan=\"{count}\"></td>"),
+    };
+    format!("<tr class=\"groups\">{}</tr>", groups.into_iter().map(cell).collect::<String>())
 }
 
 fn class_of(column: &Column) -> &'static str {
@@ -64,7 +79,11 @@ mod tests {
         let made = table(&Table {
             id: "a".into(),
             caption: "A & B".into(),
-            columns: vec![Column::text("system"), Column::number("MAUVE"), Column::text("note")],
+            columns: vec![
+                Column::text("system"),
+                Column { group: Some("<wiki>".into()), ..Column::number("MAUVE") },
+                Column::text("note"),
+            ],
             rows: vec![Row { name: "<mle>".into(), cells: vec![best, Cell::empty()] }],
             notes: vec!["Bold: best.".into()],
         });
@@ -74,6 +93,7 @@ mod tests {
             "<th scope=\"row\">&lt;mle&gt;</th><td class=\"number\"><strong>0.50</strong><span class=\"hidden\"> (best)</span></td>",
             "aria-labelledby=\"a-caption\"",
             "<p class=\"small\">Bold: best.</p>",
+            "<thead><tr class=\"groups\"><td colspan=\"1\"></td><th scope=\"colgroup\" colspan=\"1\">&lt;wiki&gt;</th><td colspan=\"1\"></td></tr><tr>",
         ] {
             assert!(made.contains(expected), "{expected}\n{made}");
         }

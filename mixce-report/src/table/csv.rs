@@ -14,9 +14,9 @@ impl Table {
         let spreads: Vec<bool> = (1..self.columns.len()).map(|column| has_spread(column - 1)).collect();
         let mut header = Vec::new();
         for (index, column) in self.columns.iter().enumerate() {
-            header.push(column.name.clone());
+            header.push(column.full_name());
             if index > 0 && spreads[index - 1] {
-                header.push(format!("{} std", column.name));
+                header.push(format!("{} std", column.full_name()));
             }
         }
         let mut text = line(&header);

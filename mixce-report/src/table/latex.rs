@@ -14,6 +14,7 @@ impl Table {
         let line = |cells: Vec<String>| format!("{} \\\\\n", cells.join(" & "));
         let mut text =
             format!("\\begin{{table}}[t]\n\\centering\n\\begin{{tabular}}{{{alignment}}}\n\\toprule\n");
+        text += &self.latex_groups();
         text += &line(self.columns.iter().map(|column| escaped(&column.name)).collect());
         text += "\\midrule\n";
         for row in &self.rows {
@@ -26,6 +27,28 @@ impl Table {
         let caption = caption.collect::<Vec<_>>().join(". ");
         let _ = write!(text, "\\caption{{{caption}.}}\n\\label{{tab:{}}}\n\\end{{table}}\n", self.id);
         text
+    }
+}
+
+impl Table {
+    /// The header of the groups of columns, with a rule below each.
+    fn latex_groups(&self) -> String {
+        let groups = self.column_groups();
+        if groups.is_empty() {
+            return String::new();
+        }
+        let (mut cells, mut rules, mut first) = (Vec::new(), Vec::new(), 1);
+        for (name, count) in groups {
+            match name {
+                Some(name) => {
+                    cells.push(format!("\\multicolumn{{{count}}}{{c}}{{{}}}", escaped(name)));
+                    rules.push(format!("\\cmidrule(lr){{{first}-{}}}", first + count - 1));
+                }
+                None => cells.extend(vec![String::new(); count]),
+            }
+            first += count;
+        }
+        format!("{} \\\\\n{}\n", cells.join(" & "), rules.join(" "))
     }
 }
 
@@ -53,28 +76,27 @@ fn minus(number: &str) -> String {
 
 /// Text that LaTeX shows as it is.
 fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
+    super::escaped(text, |character, escaped| {
+        let shown = match character {
             '&' | '%' | '$' | '#' | '_' | '{' | '}' => {
-                escaped.push('\\');
-                escaped.push(character);
+                escaped.extend(['\\', character]);
+                return true;
             }
-            '\\' => escaped.push_str("\\textbackslash{}"),
-            '~' => escaped.push_str("\\textasciitilde{}"),
-            '^' => escaped.push_str("\\textasciicircum{}"),
-            '<' => escaped.push_str("$<$"),
-            '>' => escaped.push_str("$>$"),
-            '|' => escaped.push_str("$|$"),
-            '\u{b1}' => escaped.push_str("$\\pm$"),
-            '\u{2212}' => escaped.push_str("$-$"),
-            '\u{201c}' => escaped.push_str("``"),
-            '\u{201d}' => escaped.push_str("''"),
-            _ if character.is_control() => escaped.push(' '),
-            _ => escaped.push(character),
-        }
-    }
-    escaped
+            '\\' => "\\textbackslash{}",
+            '~' => "\\textasciitilde{}",
+            '^' => "\\textasciicircum{}",
+            '<' => "$<$",
+            '>' => "$>$",
+            '|' => "$|$",
+            '\u{b1}' => "$\\pm$",
+            '\u{2212}' => "$-$",
+            '\u{201c}' => "``",
+            '\u{201d}' => "''",
+            _ => return false,
+        };
+        escaped.push_str(shown);
+        true
+    })
 }
 
 #[cfg(test)]

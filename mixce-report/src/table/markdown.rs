@@ -10,7 +10,7 @@ impl Table {
     pub fn markdown(&self) -> String {
         let mut text = format!("**{}**\n\n", escaped(&self.caption));
         let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-        text += &line(self.columns.iter().map(|column| escaped(&column.name)).collect());
+        text += &line(self.columns.iter().map(|column| escaped(&column.full_name())).collect());
         text +=
             &line(self.columns.iter().map(|c| if c.is_number { "---:" } else { "---" }.to_owned()).collect());
         for row in &self.rows {
@@ -35,18 +35,13 @@ fn cell(cell: &Cell) -> String {
 
 /// Text that Markdown shows as it is, on one line.
 fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\\' | '|' | '*' | '_' | '`' | '<' | '>' | '[' | ']' | '#' | '~' | '&' => {
-                escaped.push('\\');
-                escaped.push(character);
-            }
-            _ if character.is_control() => escaped.push(' '),
-            _ => escaped.push(character),
+    super::escaped(text, |character, escaped| {
+        let is_markup = "\\|*_`<>[]#~&".contains(character);
+        if is_markup {
+            escaped.extend(['\\', character]);
         }
-    }
-    escaped
+        is_markup
+    })
 }
 
 #[cfg(test)]

@@ -26,19 +26,40 @@ pub struct Column {
     pub name: String,
     /// Whether it is aligned right.
     pub is_number: bool,
+    /// The header above it and its neighbours of the same group.
+    pub group: Option<String>,
 }
 
 impl Column {
     /// A column of words.
     #[must_use]
     pub fn text(name: &str) -> Self {
-        Self { name: name.to_owned(), is_number: false }
+        Self { name: name.to_owned(), is_number: false, group: None }
     }
 
     /// A column of numbers.
     #[must_use]
     pub fn number(name: &str) -> Self {
-        Self { name: name.to_owned(), is_number: true }
+        Self { name: name.to_owned(), is_number: true, group: None }
+    }
+
+    /// Its header in forms that have no groups.
+    pub(crate) fn full_name(&self) -> String {
+        match &self.group {
+            Some(group) => format!("{group} {}", self.name),
+            None => self.name.clone(),
+        }
+    }
+}
+
+impl Table {
+    /// The groups of columns, from the left, with the number of their columns; nothing if no column is in one.
+    pub(crate) fn column_groups(&self) -> Vec<(Option<&str>, usize)> {
+        if self.columns.iter().all(|column| column.group.is_none()) {
+            return Vec::new();
+        }
+        let groups = self.columns.chunk_by(|a, b| a.group == b.group);
+        groups.map(|columns| (columns[0].group.as_deref(), columns.len())).collect()
     }
 }
 
@@ -121,6 +142,17 @@ impl Cell {
             }
         }
     }
+}
+
+/// Text with control characters as spaces, and those characters that `write` handles as it writes them.
+fn escaped(text: &str, write: impl Fn(char, &mut String) -> bool) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if !write(character, &mut escaped) {
+            escaped.push(if character.is_control() { ' ' } else { character });
+        }
+    }
+    escaped
 }
 
 /// A number with a real minus; a positive one that would be shown as zero as `<0.001`.

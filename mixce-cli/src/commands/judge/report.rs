@@ -25,9 +25,9 @@ pub(crate) struct ReportArgs {
     /// Bootstrap resamples; 0 for no intervals
     #[arg(long, default_value_t = ReportSettings::default().resamples, value_name = "N")]
     resamples: usize,
-    /// Confidence level of the intervals
-    #[arg(long, default_value_t = ReportSettings::default().level, value_name = "P")]
-    level: f64,
+    /// Level of the confidence intervals, between 0 and 1
+    #[arg(long, alias = "level", default_value_t = ReportSettings::default().level, value_name = "P")]
+    confidence: f64,
     /// Repeat the results without the judges who failed a larger share of the attention checks
     #[arg(long, default_value_t = ReportSettings::default().max_failed_checks, value_name = "SHARE")]
     max_failed_checks: f64,
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &ReportArgs, context: &Context) -> Result<()> {
     let study = Study::open(&args.study)?;
     let settings = ReportSettings {
         resamples: args.resamples,
-        level: args.level,
+        level: args.confidence,
         max_failed_checks: args.max_failed_checks,
         items: args.items,
     };
