@@ -142,8 +142,20 @@ fn shown(message: &str) -> String {
     }
 }
 
+/// A message on one line, without the backtrace that candle appends to its own where `RUST_BACKTRACE` is set.
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    let lines = text.lines().filter(|line| !is_backtrace_line(line));
+    lines.map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a line is one of those that [`std::backtrace::Backtrace`] writes, `   3: path::of::function` or `             at file:line`.
+fn is_backtrace_line(line: &str) -> bool {
+    let text = line.trim_start();
+    let is_frame = || {
+        text.split_once(": ")
+            .is_some_and(|(number, _)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    line.starts_with("  ") && (text.starts_with("at ") || is_frame())
 }
 
 /// The hint of a library error. An error of unknown type cannot be tested for a trait, hence the list of types.
@@ -207,6 +219,18 @@ mod tests {
         assert_eq!(
             message_of(&chained.context("cannot read `x`: disk on fire")),
             "cannot read `x`: disk on fire"
+        );
+    }
+
+    #[test]
+    fn a_backtrace_in_a_message_is_left_out() {
+        let backtrace = std::backtrace::Backtrace::force_capture();
+        assert!(backtrace.to_string().contains("0: "));
+        let error = anyhow::anyhow!("cannot reshape\n{backtrace}").context("cannot read `x`");
+        assert_eq!(message_of(&error), "cannot read `x`: cannot reshape");
+        assert_eq!(
+            message_of(&anyhow::anyhow!("line\n3: of a file\nat the end")),
+            "line 3: of a file at the end"
         );
     }
 

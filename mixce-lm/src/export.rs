@@ -22,7 +22,7 @@ mod card;
 mod safetensors;
 
 pub use card::{DataFacts, TrainingFacts};
-pub use safetensors::write_safetensors;
+pub use safetensors::{write_safetensors, write_safetensors_without_digest};
 
 /// Tensor names in `model.safetensors`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -10,10 +10,10 @@ use mixce_train::checkpoint;
 use crate::support::{Outcome, SMALL, World, without_times};
 
 /// Pseudo-random numbers below `n`.
-struct Draws(u64);
+pub(crate) struct Draws(pub(crate) u64);
 
 impl Draws {
-    fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -41,9 +41,13 @@ const NEWEST: &str = "run/checkpoints/step-00000004";
 const FILES: [&str; 5] =
     ["COMPLETE", "config.json", "model.safetensors", "optimizer.safetensors", "state.json"];
 
-fn assert_same_runs(world: &World, a: &str, b: &str) {
+/// The first thing in which two finished runs differ: weights or reports.
+pub(crate) fn difference(world: &World, a: &str, b: &str) -> Option<String> {
     for file in ["final/model.safetensors", "best/model.safetensors"] {
-        assert!(world.read(&format!("{a}/{file}")) == world.read(&format!("{b}/{file}")), "{a} {b} {file}");
+        let [read_a, read_b] = [a, b].map(|run| fs::read(world.path(run).join(file)).ok());
+        if read_a.is_none() || read_a != read_b {
+            return Some(format!("`{file}` of `{a}` and `{b}` differ"));
+        }
     }
     let reports = |run: &str| {
         let mut rows = without_times(world.rows(&format!("{run}/metrics.jsonl")));
@@ -51,17 +55,21 @@ fn assert_same_runs(world: &World, a: &str, b: &str) {
         rows.iter_mut().for_each(|row| _ = row.as_object_mut().unwrap().remove("best"));
         rows
     };
-    assert_eq!(reports(a), reports(b));
+    (reports(a) != reports(b)).then(|| format!("the metrics of `{a}` and `{b}` differ"))
 }
 
-fn names(folder: &Path) -> Vec<String> {
+fn assert_same_runs(world: &World, a: &str, b: &str) {
+    assert_eq!(difference(world, a, b), None);
+}
+
+pub(crate) fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> =
         fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
@@ -305,6 +313,19 @@ fn a_run_folder_that_disappears_ends_the_run() {
         "{stderr}"
     );
     assert!(!world.path("run").exists(), "it is not made again");
+}
+
+/// What is lost is said on stderr, which may be as full.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_goes_on_when_nobody_can_read_what_it_prints() {
+    let world = World::new();
+    world.run(&line("whole", 6)).success();
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut program = world.command(&format!("{} --json", line("run", 6)));
+    let status = program.stdin(Stdio::null()).stdout(full()).stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert_same_runs(&world, "run", "whole");
 }
 
 /// On a disk of one megabyte, in a mount namespace of its own.

@@ -17,6 +17,8 @@ mod export;
 mod faults;
 mod finetune;
 mod gguf;
+#[cfg(unix)]
+mod harness;
 mod help;
 mod hostile;
 mod hub;

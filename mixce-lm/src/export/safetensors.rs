@@ -22,23 +22,50 @@ use crate::tensor_digest::{DIGITS, KEY, TensorDigest};
 /// # Errors
 /// When `dtype` is another one or has no room for a value, a tensor cannot be read back from its device, or the file cannot be written.
 pub fn write_safetensors(path: &Path, tensors: BTreeMap<String, &Tensor>, dtype: DType) -> Result<()> {
+    write(path, &tensors, dtype, Some(TensorDigest::default()))
+}
+
+/// As [`write_safetensors`], without the digest: for a file whose digest is stored elsewhere.
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub fn write_safetensors_without_digest(
+    path: &Path,
+    tensors: BTreeMap<String, &Tensor>,
+    dtype: DType,
+) -> Result<()> {
+    write(path, &tensors, dtype, None)
+}
+
+fn write(
+    path: &Path,
+    tensors: &BTreeMap<String, &Tensor>,
+    dtype: DType,
+    mut digest: Option<TensorDigest>,
+) -> Result<()> {
     let type_name = type_name(dtype)?;
     // The digest is known last; until then zeros hold its place.
-    let preliminary = header(&tensors, (dtype, type_name), &"0".repeat(DIGITS));
+    let zeros = digest.as_ref().map(|_| "0".repeat(DIGITS));
+    let preliminary = header(tensors, (dtype, type_name), zeros);
     let mut file = AtomicFile::create(path)?;
     file.put(&(preliminary.len() as u64).to_le_bytes())?;
     file.put(&preliminary)?;
-    let mut digest = TensorDigest::default();
-    for (name, tensor) in &tensors {
-        digest.begin(name, type_name, tensor.dims());
+    for (name, tensor) in tensors {
+        if let Some(digest) = &mut digest {
+            digest.begin(name, type_name, tensor.dims());
+        }
         let mut put = |bytes: &[u8]| {
-            digest.add(bytes);
+            if let Some(digest) = &mut digest {
+                digest.add(bytes);
+            }
             Ok(file.put(bytes)?)
         };
         put_tensor(name, tensor, dtype, &mut put)?;
     }
-    file.seek(SeekFrom::Start(8)).map_err(Error::io("write", path))?;
-    file.put(&header(&tensors, (dtype, type_name), &digest.finish()))?;
+    if let Some(digest) = digest {
+        file.seek(SeekFrom::Start(8)).map_err(Error::io("write", path))?;
+        file.put(&header(tensors, (dtype, type_name), Some(digest.finish())))?;
+    }
     Ok(file.finish()?)
 }
 
@@ -51,9 +78,17 @@ fn type_name(dtype: DType) -> Result<&'static str> {
     }
 }
 
-fn header(tensors: &BTreeMap<String, &Tensor>, (dtype, type_name): (DType, &str), digest: &str) -> Vec<u8> {
+fn header(
+    tensors: &BTreeMap<String, &Tensor>,
+    (dtype, type_name): (DType, &str),
+    digest: Option<String>,
+) -> Vec<u8> {
+    let mut metadata = Map::from_iter([("format".to_owned(), json!("pt"))]);
+    if let Some(digest) = digest {
+        metadata.insert(KEY.to_owned(), digest.into());
+    }
     let mut object = Map::new();
-    object.insert("__metadata__".to_owned(), json!({"format": "pt", KEY: digest}));
+    object.insert("__metadata__".to_owned(), metadata.into());
     let mut start = 0;
     for (name, tensor) in tensors {
         let end = start + tensor.elem_count() * dtype.size_in_bytes();

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use mixce_base::files::{AtomicFolder, write_atomic};
-use mixce_lm::export::write_safetensors;
+use mixce_lm::export::{write_safetensors, write_safetensors_without_digest};
 
 use crate::error::{Error, Result};
 
@@ -84,8 +84,9 @@ fn write_files(
     optimizer: NamedTensors,
     extra: &[(&str, &[u8])],
 ) -> Result<()> {
-    write_tensors(&folder.join(MODEL_FILE), parameters)?;
-    write_tensors(&folder.join(OPTIMIZER_FILE), optimizer)?;
+    write_safetensors(&folder.join(MODEL_FILE), by_name(&parameters), DType::F32)?;
+    // Unlike a model, it is never used without the manifest, whose digest is enough.
+    write_safetensors_without_digest(&folder.join(OPTIMIZER_FILE), by_name(&optimizer), DType::F32)?;
     for (name, bytes) in extra {
         write_atomic(&folder.join(name), bytes)?;
     }
@@ -100,10 +101,8 @@ fn write_files(
     manifest::write(folder, state.step, &names)
 }
 
-fn write_tensors(path: &Path, tensors: NamedTensors) -> Result<()> {
-    let tensors: BTreeMap<String, Tensor> = tensors.into_iter().collect();
-    let borrowed = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
-    Ok(write_safetensors(path, borrowed, DType::F32)?)
+fn by_name(tensors: &NamedTensors) -> BTreeMap<String, &Tensor> {
+    tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect()
 }
 
 /// Compares a checkpoint with its manifest, without loading it.

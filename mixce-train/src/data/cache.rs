@@ -2,7 +2,7 @@
 //!
 //! The file's name and header carry a key: SHA-256 over the data files' bytes, how they are read, the tokenizer's fingerprint and the settings.
 //! An invalid cache (size, checksum, key) is rebuilt. Building is atomic, so two processes may do it at once; an interrupted build leaves
-//! nothing behind, and what a killed one left is removed by the next.
+//! nothing behind, and what a killed one left is removed when a cache in the folder is next opened or built.
 //! Building takes constant memory: one thread reads batches of documents while the previous batch is encoded on all threads, and tokens and
 //! offsets are written to scratch files immediately.
 use std::fs::File;
@@ -37,19 +37,30 @@ pub fn open_or_build(
     settings.validate()?;
     let key = cache_key(input, tokenizer, settings, stop)?;
     let path = cache.join(format!("{}-{}.tokens", input.stem(), &hex(&key)[..16]));
+    remove_leftovers(cache);
     match MappedTokens::open(&path, Some(&key)) {
         Ok((mapped, counts)) => return Ok(TokenStore::from_mapped(counts, fingerprint(&key), mapped)),
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => tracing::warn!("{error}; rebuilding it"),
     }
     std::fs::create_dir_all(cache).map_err(Error::io("create", cache))?;
-    // What killed processes left of caches, of any data.
-    for path in remove_stale(cache, &|name| name.ends_with(".tokens"))? {
-        tracing::info!("removed the incomplete `{}`", path.display());
-    }
     build(input, tokenizer, settings, &key, &path, stop)?;
     let (mapped, counts) = MappedTokens::open(&path, Some(&key))?;
     Ok(TokenStore::from_mapped(counts, fingerprint(&key), mapped))
+}
+
+/// Removes what killed processes left of caches, of any data. They may have been killed after their cache was complete, so this is not for
+/// builds alone.
+fn remove_leftovers(cache: &Path) {
+    match remove_stale(cache, &|name| name.ends_with(".tokens")) {
+        Ok(removed) => {
+            for path in removed {
+                tracing::info!("removed the incomplete `{}`", path.display());
+            }
+        }
+        // The caches can be used all the same.
+        Err(error) => tracing::warn!("{error}"),
+    }
 }
 
 /// Opens a token cache file with any key.

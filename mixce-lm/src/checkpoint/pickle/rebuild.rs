@@ -3,7 +3,8 @@
 
 use std::rc::Rc;
 
-use super::{Id, MAX_DIMENSIONS, Machine, Object, PickledTensor, Problem, Storage};
+use super::machine::Machine;
+use super::{Id, MAX_DIMENSIONS, Object, PickledTensor, Problem, Storage};
 use crate::checkpoint::tensor::WeightType;
 
 /// Longest name of a storage's class; PyTorch's have up to 20 characters.

@@ -62,6 +62,17 @@ impl Folder {
     }
 }
 
+/// A process can be killed between the last byte of a cache and the removal of its scratch files.
+#[test]
+fn what_was_left_beside_a_complete_cache_is_removed() {
+    let f = folder("AB\nC\n");
+    f.open().unwrap();
+    let complete = f.files();
+    std::fs::write(mixce_base::files::temporary_beside(&complete[0]), "scratch").unwrap();
+    f.open().unwrap();
+    assert_eq!(f.files(), complete);
+}
+
 #[test]
 fn the_cache_equals_encoding_in_memory_and_is_reused() {
     let f = folder("AB\n\n   \nABCDEFG\nC\n");
