@@ -126,7 +126,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_narrow_screen_keeps_state_and_progress() {
-        let lines = screen(&Snapshot::Run(Box::new(run())), 40, 24, 0);
+        let lines = screen(&Snapshot::Run(Box::new(run())), 40, 40, 0);
         contains(&lines, &["runs/a  running", "40 of 100", "speed", "nll (nats per token)", "q quit"]);
         let lines = screen(&Snapshot::Run(Box::new(run())), 30, 8, 0);
         contains(&lines, &["runs/a", "40 of 100", "q quit"]);

@@ -42,7 +42,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, run: &Run) {
         charts(frame, curves, run);
         frame.render_widget(facts(told), numbers);
     } else {
-        let numbers = if middle.height > rows + LEAST_CHART { rows } else { middle.height.min(rows) };
+        let numbers = if middle.height >= rows + LEAST_CHART { rows } else { middle.height.min(rows) };
         let [numbers, curves] =
             Layout::vertical([Constraint::Length(numbers), Constraint::Fill(1)]).areas(middle);
         frame.render_widget(facts(told), numbers);
