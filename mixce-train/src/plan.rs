@@ -41,7 +41,7 @@ pub struct StepMemory {
 /// bytes, with the logits of a [`Slice`]. On CUDA in bf16 the rounded operands of the LM head are added: 2 (N C + V C).
 /// Not counted: the batch itself (under 50 bytes per token), the bits of attention's dropout (on CUDA in bf16, while attention runs: for each
 /// token and head one for every token of the longest document), the tables of a rotary embedding (4 bytes per position
-/// and channel of a head), the packed operands of matrix products on the CPU (some MB per thread), the
+/// and channel of a head), the packed operands of matrix products on the CPU (up to 17 MB per thread), the
 /// program, its data, the allocator's unused pages, CUDA's context and libraries.
 #[must_use]
 pub fn step_memory(config: &dyn ModelConfig, shape: PassShape) -> StepMemory {
