@@ -1,6 +1,7 @@
 """Looks at pages of `mixce report` in Chromium; exits 1 and says what is wrong. Started by check-report.sh."""
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from playwright.sync_api import sync_playwright
 
 WIDE = {"width": 1280, "height": 900}
 NARROW = {"width": 360, "height": 740}
+LOOKS = [("light", WIDE, "light"), ("dark", WIDE, "dark"), ("light", NARROW, "narrow"), ("dark", NARROW, "narrow-dark")]
 
 
 class Check:
@@ -94,31 +96,39 @@ class Check:
         page.context.close()
 
 
+def run(chromium, checks):
+    """Runs each check, by its name, with a browser; prints what they found and returns the exit status."""
+    problems = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for name, check in checks.items():
+            found = check(browser)
+            print(f"{name}: {len(found)} problems")
+            problems += found
+        browser.close()
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chromium", required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of screenshots")
     parser.add_argument("pages", type=Path, nargs="+")
     arguments = parser.parse_args()
-    problems = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=arguments.chromium, args=["--no-sandbox"])
-        for path in arguments.pages:
-            check = Check(browser, path.resolve().as_uri(), path.resolve().parent.name, arguments.out)
-            check.looks("light", WIDE, "light")
-            check.looks("dark", WIDE, "dark")
-            check.looks("light", NARROW, "narrow")
-            check.looks("dark", NARROW, "narrow-dark")
-            check.searches()
-            check.keyboard()
-            check.without_scripts()
-            check.prints()
-            print(f"{path}: {len(check.problems)} problems")
-            problems += check.problems
-        browser.close()
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return 1 if problems else 0
+
+    def check_page(browser, path):
+        check = Check(browser, path.resolve().as_uri(), path.resolve().parent.name, arguments.out)
+        for look in LOOKS:
+            check.looks(*look)
+        check.searches()
+        check.keyboard()
+        check.without_scripts()
+        check.prints()
+        return check.problems
+
+    return run(arguments.chromium, {path: functools.partial(check_page, path=path) for path in arguments.pages})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -11,8 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from check_report import NARROW, WIDE, Check
-from playwright.sync_api import sync_playwright
+from check_report import LOOKS, WIDE, Check, run
 
 HOSTILE = [
     "<script>document.title = 'taken'; alert(1)</script>",
@@ -22,7 +22,6 @@ HOSTILE = [
     "</div></main><style>body{display:none}</style>",
     "x" * 100_000,
 ]
-LOOKS = [("light", WIDE, "light"), ("dark", WIDE, "dark"), ("light", NARROW, "narrow"), ("dark", NARROW, "narrow-dark")]
 
 
 @contextlib.contextmanager
@@ -202,17 +201,11 @@ def main():
     parser.add_argument("program", type=Path)
     arguments = parser.parse_args()
     program = os.fspath(arguments.program.resolve())
-    problems = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=arguments.chromium, args=["--no-sandbox"])
-        for name, check in [("judge", check_judge), ("watch", check_watch)]:
-            found = check(program, browser, arguments.out)
-            print(f"{name}: {len(found)} problems")
-            problems += found
-        browser.close()
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return 1 if problems else 0
+    checks = {"judge": check_judge, "watch": check_watch}
+    return run(
+        arguments.chromium,
+        {name: functools.partial(check, program, out=arguments.out) for name, check in checks.items()},
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
 //! Negative log-likelihood of a corpus under a model.
+use std::ops::Range;
+
 use mixce_core::{Objective, lm_head_log_q};
 use mixce_lm::LanguageModel;
 use serde::Serialize;
@@ -73,12 +75,51 @@ pub fn evaluate_on(
     on_example: &mut dyn FnMut(Scored<'_>) -> Result<()>,
 ) -> Result<Evaluation> {
     let mut sums = Sums::default();
-    let outcome = sums.add_batches(ranks, model, examples, objective, batch_tokens, on_example);
+    let mut add_batches = || -> Result<()> {
+        // The last token of a document is only a target: no embedding is looked up for it.
+        examples.store().require_vocabulary(model.spec().vocabulary)?;
+        let model = model.detached()?;
+        for batch in batches(examples, batch_tokens).skip(ranks.rank()).step_by(ranks.size()) {
+            let batch: Vec<(usize, Vec<u32>)> = batch
+                .flat_map(|index| examples.pieces(index).into_iter().map(move |piece| (index, piece)))
+                .collect();
+            let pieces: Vec<&[u32]> = batch.iter().map(|(_, tokens)| tokens.as_slice()).collect();
+            let log_q = score(&*model, &pieces)?;
+            let mut rest = log_q.as_slice();
+            for (document, tokens) in &batch {
+                let (own, others) = rest.split_at(tokens.len() - 1);
+                if let Some(&log_q) = own.iter().find(|log_q| !log_q.is_finite()) {
+                    return Err(Error::NonFiniteLikelihood { document: *document, log_q, step: None });
+                }
+                sums.add(own, objective);
+                on_example(Scored { index: *document, tokens, log_q: own })?;
+                rest = others;
+            }
+        }
+        Ok(())
+    };
+    let outcome = add_batches();
     if ranks.size() > 1 && matches!(outcome, Ok(()) | Err(Error::Interrupted)) {
         sums.over_ranks(ranks, outcome.is_err())?;
     }
     outcome?;
     sums.finish(examples.len() as u64)
+}
+
+/// The examples of each batch: as many as have `batch_tokens` target tokens together, at least one.
+fn batches(examples: &Examples, batch_tokens: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut end = 0;
+    std::iter::from_fn(move || {
+        let (start, mut tokens) = (end, 0);
+        while end < examples.len() {
+            let more = examples.length(end) - 1;
+            if end > start && tokens + more > batch_tokens {
+                break;
+            }
+            (end, tokens) = (end + 1, tokens + more);
+        }
+        (end > start).then_some(start..end)
+    })
 }
 
 /// `log q` of every target of some examples, concatenated.
@@ -98,50 +139,6 @@ struct Sums {
 }
 
 impl Sums {
-    /// Adds the batches that are dealt to this rank.
-    fn add_batches(
-        &mut self,
-        ranks: &dyn Communicator,
-        model: &dyn LanguageModel,
-        examples: &Examples,
-        objective: &dyn Objective,
-        batch_tokens: usize,
-        on_example: &mut dyn FnMut(Scored<'_>) -> Result<()>,
-    ) -> Result<()> {
-        // The last token of a document is only a target: no embedding is looked up for it.
-        examples.store().require_vocabulary(model.spec().vocabulary)?;
-        let model = model.detached()?;
-        let mut batch: Vec<(usize, Vec<u32>)> = Vec::new();
-        let (mut tokens_in_batch, mut batches) = (0, 0);
-        for index in 0..examples.len() {
-            tokens_in_batch += examples.length(index) - 1;
-            batch.extend(examples.pieces(index).into_iter().map(|piece| (index, piece)));
-            let next_tokens = examples.length(index + 1).saturating_sub(1);
-            let is_last = index + 1 == examples.len();
-            if is_last || tokens_in_batch + next_tokens > batch_tokens {
-                batches += 1;
-                if (batches - 1) % ranks.size() != ranks.rank() {
-                    batch.clear();
-                }
-                let pieces: Vec<&[u32]> = batch.iter().map(|(_, tokens)| tokens.as_slice()).collect();
-                let log_q = if pieces.is_empty() { Vec::new() } else { score(&*model, &pieces)? };
-                let mut rest = log_q.as_slice();
-                for (document, tokens) in &batch {
-                    let (own, others) = rest.split_at(tokens.len() - 1);
-                    if let Some(&log_q) = own.iter().find(|log_q| !log_q.is_finite()) {
-                        return Err(Error::NonFiniteLikelihood { document: *document, log_q, step: None });
-                    }
-                    self.add(own, objective);
-                    on_example(Scored { index: *document, tokens, log_q: own })?;
-                    rest = others;
-                }
-                tokens_in_batch = 0;
-                batch.clear();
-            }
-        }
-        Ok(())
-    }
-
     /// The sums of all ranks.
     ///
     /// # Errors

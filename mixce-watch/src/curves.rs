@@ -66,14 +66,13 @@ impl Curves {
         let is_evaluation = value.get("valid_nll").is_some();
         let added = if is_evaluation {
             serde_json::from_value(value).map(|evaluation: Evaluation| {
-                self.evaluations.retain(|earlier| earlier.step < evaluation.step);
+                truncate_at(&mut self.evaluations, evaluation.step, |earlier| earlier.step);
                 self.evaluations.push(evaluation);
             })
         } else {
             serde_json::from_value(value).map(|step: Step| {
-                let kept = self.steps.partition_point(|earlier| earlier.step < step.step);
-                self.steps.truncate(kept);
-                self.evaluations.retain(|earlier| earlier.step < step.step);
+                truncate_at(&mut self.steps, step.step, |earlier| earlier.step);
+                truncate_at(&mut self.evaluations, step.step, |earlier| earlier.step);
                 self.steps.push(step);
             })
         };
@@ -123,6 +122,11 @@ impl Curves {
         let mean = seconds.iter().sum::<f64>() / seconds.len() as f64;
         mean.is_finite().then_some(mean * steps as f64)
     }
+}
+
+/// Removes what was logged at `step` and after it.
+fn truncate_at<T>(logged: &mut Vec<T>, step: u64, step_of: impl Fn(&T) -> u64) {
+    logged.truncate(logged.partition_point(|earlier| step_of(earlier) < step));
 }
 
 fn finite(points: impl Iterator<Item = (u64, Option<f64>)>) -> Vec<(f64, f64)> {

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mixce_report::results::{self, Evaluation, Results, Role, Status};
 use serde::Serialize;
@@ -124,7 +125,7 @@ impl Sweep {
 pub(crate) struct SweepReader {
     folder: PathBuf,
     /// The last results that could be read.
-    results: Option<Results>,
+    results: Option<Arc<Results>>,
     /// When they were written.
     read: Option<std::time::SystemTime>,
     /// Readers of the runs that were seen running.
@@ -184,7 +185,7 @@ impl SweepReader {
             return;
         }
         if let Ok(results) = Results::read(&path) {
-            (self.results, self.read) = (Some(results), written);
+            (self.results, self.read) = (Some(Arc::new(results)), written);
         }
     }
 
@@ -256,13 +257,18 @@ fn last_command(log: &Path) -> Option<String> {
 fn state(sweep: &Sweep, is_running: bool, exists: bool) -> SweepState {
     let (done, all) = sweep.progress();
     let failed = sweep.count(|state| matches!(state, CellState::Failed { .. }));
-    match () {
-        () if !exists => SweepState::Gone,
-        () if is_running => SweepState::Running,
-        () if failed > 0 => SweepState::Failed,
-        () if all > 0 && done == all => SweepState::Finished,
-        () if done > 0 => SweepState::Interrupted,
-        () => SweepState::Waiting,
+    if !exists {
+        SweepState::Gone
+    } else if is_running {
+        SweepState::Running
+    } else if failed > 0 {
+        SweepState::Failed
+    } else if all > 0 && done == all {
+        SweepState::Finished
+    } else if done > 0 {
+        SweepState::Interrupted
+    } else {
+        SweepState::Waiting
     }
 }
 

@@ -201,6 +201,13 @@ mod terminal {
         }
     }
 
+    /// Whether this process, and so a program that it starts, ignores signal 1.
+    fn is_hangup_ignored() -> bool {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+        u64::from_str_radix(ignored.trim(), 16).unwrap() & 1 == 1
+    }
+
     #[test]
     fn keys_and_signals_quit_and_give_the_terminal_back() {
         let world = World::new();
@@ -211,7 +218,9 @@ mod terminal {
             Terminal::start(&world, "watch run")
                 .ends_by(|it| it.keyboard.write_all(key.as_bytes()).unwrap(), Some(0));
         }
-        for signal in ["-INT", "-TERM", "-HUP"] {
+        // Programs started by `nohup` ignore SIGHUP, and so do those that they start.
+        let signals = ["-INT", "-TERM"].into_iter().chain((!is_hangup_ignored()).then_some("-HUP"));
+        for signal in signals {
             Terminal::start(&world, "watch run").ends_by(|it| send(signal, &it.program), Some(0));
         }
     }

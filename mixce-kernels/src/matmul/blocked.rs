@@ -1,11 +1,12 @@
 //! A matrix product of two large sides, as training has them.
 //!
-//! The scheme is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), with the sides exchanged because matrices
-//! are row-major: a *tile* of R rows and W columns of the destination is computed in registers, from a *sliver* (R rows of the left side), which
-//! stays in the L1 cache, and a *panel* (W columns of the right side). [`GROUP`] panels stay in the L2 cache while all slivers of a task pass by.
-//! Slivers and panels are packed ([`super::pack`]), [`DEPTH`] terms of the sums at a time.
+//! The scheme is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), with the sides exchanged
+//! because matrices are row-major: a *tile* of R rows and W columns of the destination is computed in registers, from a *sliver*
+//! (R rows of the left side), which stays in the L1 cache, and a *panel* (W columns of the right side). [`GROUP`] panels stay in the L2
+//! cache while all slivers of a task pass by. Slivers and panels are packed ([`super::pack`]), [`DEPTH`] terms of the sums at a time.
 //!
-//! Every element is the sum of the sums over these depths, each in order; it does not depend on the number of threads, nor on other rows or columns.
+//! Every element is the sum of the sums over these depths, each in order; it depends neither on the number of threads nor on other
+//! rows or columns.
 
 use std::cell::Cell;
 use std::thread::LocalKey;
@@ -213,7 +214,8 @@ impl Band<'_> {
 /// `dst = left right`, or `dst += left right`, for a sliver and a panel.
 ///
 /// # Safety
-/// R rows of [`VECTORS`] vectors, `stride` elements apart, must lie inside the allocation of `dst` and not be accessed by anyone else meanwhile.
+/// R rows of [`VECTORS`] vectors, `stride` elements apart, must lie inside the allocation of `dst` and not be accessed by anyone else
+/// meanwhile.
 #[inline(always)]
 unsafe fn add_tile<S: Simd, const R: usize>(
     simd: S,
@@ -283,8 +285,8 @@ thread_local! {
     static RIGHT: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// Runs `f` on a buffer of `n` numbers, aligned to cache lines, that the thread keeps: new memory would have to be zeroed by the kernel. What
-/// the buffer contains is unspecified. A product that a waiting thread begins inside another one gets a new buffer.
+/// Runs `f` on a buffer of `n` numbers, aligned to cache lines, that the thread keeps: new memory would have to be zeroed by the
+/// kernel. What the buffer contains is unspecified. A product that a waiting thread begins inside another one gets a new buffer.
 #[inline(always)]
 fn with_buffer<T>(kept: &'static LocalKey<Cell<Vec<f32>>>, n: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
     let mut buffer = kept.take();

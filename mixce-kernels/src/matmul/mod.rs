@@ -97,9 +97,9 @@ impl<'a> Matrix<'a> {
 
 /// `dst = lhs rhs`, or `dst += lhs rhs`, on all threads of the current rayon pool.
 ///
-/// `dst` is row-major, `[lhs.rows, rhs.columns]` with row stride `dst_stride`. Large single-precision products are computed by `blocked`, small ones
-/// by the `gemm` crate; both select AVX-512 or AVX2 at run time. If the right side is reused with few rows on the left, as in sampling, see
-/// [`crate::PackedWeight`]. With [`Precision::Bf16`] the operands are rounded first.
+/// `dst` is row-major, `[lhs.rows, rhs.columns]` with row stride `dst_stride`. Large single-precision products are computed by
+/// `blocked`, small ones by the `gemm` crate; both select AVX-512 or AVX2 at run time. If the right side is reused with few rows on the
+/// left, as in sampling, see [`crate::PackedWeight`]. With [`Precision::Bf16`] the operands are rounded first.
 ///
 /// # Panics
 /// If the shapes do not match, which is a bug in the caller.
@@ -175,8 +175,18 @@ mod tests {
 
     #[test]
     fn every_layout_equals_the_triple_loop() {
-        let sizes =
-            [(0, 3, 2), (1, 1, 1), (3, 0, 4), (2, 3, 0), (5, 7, 3), (65, 33, 17), (1, 64, 16), (13, 200, 40)];
+        // The last one is large.
+        let sizes = [
+            (0, 3, 2),
+            (1, 1, 1),
+            (3, 0, 4),
+            (2, 3, 0),
+            (5, 7, 3),
+            (65, 33, 17),
+            (1, 64, 16),
+            (13, 200, 40),
+            (70, 200, 130),
+        ];
         for (m, n, k) in sizes {
             let (a, b) = (random(m * k, 1), random(k * n, 2));
             let at: Vec<f32> = (0..k * m).map(|i| a[(i % m) * k + i / m]).collect();

@@ -38,7 +38,8 @@ pub(super) fn pack_sliver<const R: usize>(
     }
 }
 
-/// Copies columns of `rhs` from `first` on, `depth` rows of each from `start` on, into panels `[count, depth, W]`. Columns that do not exist are zero.
+/// Copies columns of `rhs` from `first` on, `depth` rows of each from `start` on, into panels `[count, depth, W]`. Columns that do not
+/// exist are zero.
 #[inline(always)]
 pub(super) fn pack_panels<const W: usize>(
     rhs: Matrix<'_>,

@@ -14,6 +14,7 @@ mod same;
 mod threads;
 
 use std::fmt::Debug;
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use candle_core::Tensor;
@@ -61,13 +62,7 @@ pub trait Communicator: Debug + Send + Sync {
     /// As [`Self::all_gather`].
     fn all_reduce_f32(&self, values: &mut [f32]) -> Result<()> {
         let own = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let all = self.all_gather(own)?;
-        values.fill(0.0);
-        for part in all {
-            for (sum, bytes) in values.iter_mut().zip(part.as_chunks().0) {
-                *sum += f32::from_le_bytes(*bytes);
-            }
-        }
+        add_up(values, &self.all_gather(own)?, f32::from_le_bytes);
         Ok(())
     }
 
@@ -77,13 +72,7 @@ pub trait Communicator: Debug + Send + Sync {
     /// As [`Self::all_gather`].
     fn all_reduce_f64(&self, values: &mut [f64]) -> Result<()> {
         let own = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let all = self.all_gather(own)?;
-        values.fill(0.0);
-        for part in all {
-            for (sum, bytes) in values.iter_mut().zip(part.as_chunks().0) {
-                *sum += f64::from_le_bytes(*bytes);
-            }
-        }
+        add_up(values, &self.all_gather(own)?, f64::from_le_bytes);
         Ok(())
     }
 
@@ -115,6 +104,18 @@ pub trait Communicator: Debug + Send + Sync {
     /// As [`Self::all_gather`].
     fn barrier(&self) -> Result<()> {
         self.all_gather(Vec::new()).map(drop)
+    }
+}
+
+/// The sums of what the ranks have sent, in their order.
+fn add_up<T: Default + AddAssign, const N: usize>(
+    sums: &mut [T],
+    all: &[Vec<u8>],
+    from_bytes: impl Fn([u8; N]) -> T,
+) {
+    sums.fill_with(T::default);
+    for part in all {
+        sums.iter_mut().zip(part.as_chunks().0).for_each(|(sum, bytes)| *sum += from_bytes(*bytes));
     }
 }
 

@@ -108,7 +108,7 @@ impl MpiRank {
     /// The answer of the thread that calls MPI.
     fn run<T: Send + 'static>(&self, work: impl FnOnce(&Engine) -> Result<T> + Send + 'static) -> Result<T> {
         let (reply, answer) = channel();
-        // The caller may have given up.
+        // The caller may have stopped waiting.
         self.send(Box::new(move |engine: &Engine| drop(reply.send(work(engine)))));
         answer.recv_timeout(self.timeout).map_err(|_| silent(self.timeout))?
     }
@@ -163,7 +163,7 @@ impl Drop for MpiRank {
             return;
         }
         *self.jobs.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        // Never a message: until the thread has ended, or is given up.
+        // No message ever comes: this waits until the thread has ended, at most for the timeout.
         let _ = self.finalized.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(self.timeout);
     }
 }

@@ -162,7 +162,8 @@ impl TrainStep {
     /// One step on `microbatches` with learning rate `lr`; `dropout` is folded with the index of each microbatch.
     ///
     /// The loss of a microbatch is divided by the target tokens of the whole step, so that the accumulated gradient is that of the mean over
-    /// the step, however it is divided, also between ranks, all of which must be given the same microbatches. Nothing is updated unless every parameter has a finite gradient.
+    /// the step, however it is divided, also between ranks, all of which must be given the same microbatches. Nothing is updated unless every
+    /// parameter has a finite gradient.
     ///
     /// # Errors
     /// [`Error::Interrupted`] if `stop` is true before a microbatch, on any rank; [`Error::NonFiniteLoss`],
