@@ -129,6 +129,10 @@ fn every_command_ends_soon_with_the_status_of_the_signal() {
     }
 }
 
+/// Bytes that a pipe of Linux holds.
+#[cfg(target_os = "linux")]
+const PIPE_CAPACITY: usize = 65_536;
+
 /// The program has been told to stop, but its output is stuck; the second signal does not wait.
 #[cfg(target_os = "linux")]
 #[test]
@@ -137,15 +141,14 @@ fn a_second_signal_ends_at_once() {
     let line = format!(
         "train --model model --train train.txt --out run --max-steps 1000000 --save-every never {SMALL} --json"
     );
-    let mut program = world.command(&line).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let mut rows = BufReader::with_capacity(64, program.stdout.take().unwrap()).lines();
-    rows.next().unwrap().unwrap();
-    // Nobody reads on: the pipe fills, and training waits for it.
-    let metrics = || std::fs::metadata(world.path("run/metrics.jsonl")).map_or(0, |data| data.len());
-    let mut last = 0;
-    while metrics() != last {
-        last = metrics();
-        std::thread::sleep(Duration::from_millis(700));
+    // A pipe that is full, and nobody reads: training waits at its first row, or with the event that it was interrupted.
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(&[b'\n'; PIPE_CAPACITY]).unwrap();
+    let mut program = world.command(&line).stdout(writer).stderr(Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    while !world.path("run/run.toml").exists() {
+        assert!(started.elapsed() < Duration::from_secs(60), "training does not start");
+        std::thread::sleep(Duration::from_millis(10));
     }
     send("-TERM", &program);
     std::thread::sleep(Duration::from_millis(1500));
