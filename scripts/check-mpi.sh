@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks training over several processes: clippy on the code behind the feature `mpi`, then 2 and 3 ranks of the program under
-# `mpirun`, on this machine, against one process: the same losses, a killed and a stopped rank, Ctrl-C.
+# Checks training over several processes: 2 and 3 ranks of the program under `mpirun`, on this machine, against one process: the
+# same losses, a killed and a stopped rank, Ctrl-C. `.ci/run` lints the code behind the feature `mpi` together with that for CUDA.
 #
 # Needs Open MPI with its headers and libclang (Debian: libopenmpi-dev openmpi-bin libclang-dev), and pgrep (procps).
 # Dependencies are those of the other builds in the target folder; besides our own crates only those of `mpi` are compiled.
@@ -8,6 +8,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-cargo clippy --workspace --all-targets --features mixce-tests/mpi --locked -- -D warnings
 # One after another: each test has processes that compete for the cores.
 cargo test --workspace --features mixce-tests/mpi --test mpi --locked -- --test-threads=1 "$@"
