@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-/// Larger than any state of a checkpoint.
-const MAX_STATE: u64 = 16 << 20;
+/// Larger than any of these files.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,27 +44,30 @@ pub fn total_steps(folder: &Path, settings: &Value) -> Option<u64> {
     let of_checkpoint = || {
         let mut checkpoints = entries(&folder.join("checkpoints"));
         checkpoints.sort();
-        let total =
-            |checkpoint: &PathBuf| state(&checkpoint.join("state.json"))?.get("total_steps")?.as_u64();
+        let total = |checkpoint: &PathBuf| read(&checkpoint.join("state.json"))?.get("total_steps")?.as_u64();
         checkpoints.iter().rev().find_map(total)
     };
     let wanted = || settings.get("max_steps").and_then(Value::as_u64);
     recorded.and_then(Value::as_u64).or_else(of_checkpoint).or_else(wanted)
 }
 
-/// The state of a checkpoint; none if it is not there, or half-written.
-fn state(path: &Path) -> Option<Value> {
+/// The state of a checkpoint, or the steps of a cell; none if the file is not there, or half-written.
+fn read(path: &Path) -> Option<Value> {
     // A pipe would block.
     if !fs::metadata(path).ok()?.is_file() {
         return None;
     }
     let mut text = String::new();
-    File::open(path).ok()?.take(MAX_STATE).read_to_string(&mut text).ok()?;
+    File::open(path).ok()?.take(MAX_BYTES).read_to_string(&mut text).ok()?;
     serde_json::from_str(&text).ok()
 }
 
-/// The last model is written, and nothing was logged after it, as a run does that was extended.
+/// The last model is written, and nothing was logged after it, as a run does that was extended. A sweep, which records what it has trained, keeps
+/// the best model alone.
 fn is_finished(folder: &Path, last: Option<u64>, total: Option<u64>) -> bool {
+    if read(&folder.join("../steps.json")).is_some_and(|steps| steps.get("train").is_some()) {
+        return true;
+    }
     let modified =
         |name: &str| -> Option<SystemTime> { fs::metadata(folder.join(name)).ok()?.modified().ok() };
     let Some(model) = modified("final/config.json") else { return false };
@@ -110,6 +113,16 @@ mod tests {
         File::options().write(true).open(folder.join("metrics.jsonl")).unwrap().set_modified(later).unwrap();
         assert_eq!(Stage::of(folder, Some(3), Some(4)), Stage::Unfinished);
         assert_eq!(Stage::of(folder, Some(4), Some(4)), Stage::Finished);
+    }
+
+    #[test]
+    fn a_cell_of_a_sweep_is_finished_without_its_last_model() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("run");
+        fs::create_dir(&folder).unwrap();
+        assert_eq!(Stage::of(&folder, Some(4), Some(4)), Stage::Unfinished);
+        fs::write(root.path().join("steps.json"), r#"{"train":{"sha256":"x","seconds":1.0}}"#).unwrap();
+        assert_eq!(Stage::of(&folder, Some(4), Some(4)), Stage::Finished);
     }
 
     #[test]

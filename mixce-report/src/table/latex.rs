@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Cell, Content, Mark, Table};
+use super::{Cell, Content, Mark, TIED, Table};
 
 impl Table {
     /// A `table` for `\input` in a paper with the package `booktabs`. The best value is bold, tied ones are underlined; deviations are
@@ -24,7 +24,7 @@ impl Table {
         text += "\\bottomrule\n\\end{tabular}\n";
         let caption =
             std::iter::once(&self.caption).chain(&self.notes).map(|part| escaped(part.trim_end_matches('.')));
-        let caption = caption.collect::<Vec<_>>().join(". ");
+        let caption = caption.collect::<Vec<_>>().join(". ").replace(TIED, "Underlined:");
         let _ = write!(text, "\\caption{{{caption}.}}\n\\label{{tab:{}}}\n\\end{{table}}\n", self.id);
         text
     }

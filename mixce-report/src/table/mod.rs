@@ -6,6 +6,9 @@ mod markdown;
 
 use crate::names::signed;
 
+/// How a note about tied cells begins, which LaTeX underlines.
+pub(crate) const TIED: &str = "In italics:";
+
 /// A table: a header, and rows that begin with a name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
