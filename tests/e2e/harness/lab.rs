@@ -190,12 +190,17 @@ impl Ended {
         }
     }
 
+    /// Whether it ended by itself with this status.
+    pub(super) fn has_status(&self, status: i32) -> bool {
+        self.status.is_some_and(|ended| ended.code() == Some(status))
+    }
+
     /// A signal must end a command with this status and without an error, unless it had ended by itself.
     pub(super) fn judge_signal(self, status: i32) -> Verdict {
-        match self.status.and_then(|ended| ended.code()) {
-            Some(code) if code == status && !self.stderr.contains("error: ") => Ok(Good::Equal),
-            Some(code) if code == status => Err((Bad::Error, self.stderr)),
-            _ => self.judge_with_message(),
+        match (self.has_status(status), self.stderr.contains("error: ")) {
+            (true, false) => Ok(Good::Equal),
+            (true, true) => Err((Bad::Error, self.stderr)),
+            (false, _) => self.judge_with_message(),
         }
     }
 
