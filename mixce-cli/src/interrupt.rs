@@ -1,5 +1,5 @@
 //! Signals: Ctrl-C (SIGINT), SIGTERM and SIGHUP. The first ends the program in an orderly way, the second at once; the exit status is 128 plus
-//! the signal's number.
+//! the signal's number. SIGUSR1, which `sweep` sends to its commands, stops them like SIGTERM, unless they are stopping already.
 //!
 //! Work that saves something checks a flag ([`install`], [`install_saving`]). Other work is simply ended: every file gets its name only when it is
 //! complete, and temporary ones are removed.
@@ -13,6 +13,13 @@ use std::time::Duration;
 use mixce_base::files::abandon_temporaries;
 
 const SIGINT: u8 = 2;
+#[cfg(unix)]
+const SIGTERM: u8 = 15;
+
+/// Tells a command that its parent was told to stop. A terminal or a scheduler may have told the command too, for which a second SIGINT or
+/// SIGTERM would mean to end at once.
+#[cfg(unix)]
+pub(crate) const PASSED_ON: nix::sys::signal::Signal = nix::sys::signal::Signal::SIGUSR1;
 
 /// The first signal that arrived; 0 if none did.
 static SIGNAL: AtomicU8 = AtomicU8::new(0);
@@ -44,6 +51,11 @@ pub(crate) fn install(promise: &'static str) -> &'static AtomicBool {
 /// The same for work that first saves what it has done, however long that takes.
 pub(crate) fn install_saving(promise: &'static str) -> &'static AtomicBool {
     set(Promise::Save(promise))
+}
+
+/// The flag alone, for work that will install a promise.
+pub(crate) fn flag() -> &'static AtomicBool {
+    &STOP
 }
 
 /// Restores the default, for work that does not check the flag.
@@ -78,13 +90,18 @@ fn wait_for_signals() -> Result<(), Box<dyn std::error::Error>> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
+    signals.add(PASSED_ON);
     if !is_hangup_ignored() {
         signals.add(Signal::SIGHUP);
     }
     signals.thread_block()?;
     let wait = move || {
         while let Ok(signal) = signals.wait() {
-            on_signal(u8::try_from(signal as i32).unwrap_or(SIGINT));
+            match signal {
+                PASSED_ON if SIGNAL.load(Ordering::Relaxed) != 0 => {}
+                PASSED_ON => on_signal(SIGTERM),
+                _ => on_signal(u8::try_from(signal as i32).unwrap_or(SIGINT)),
+            }
         }
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait)?;

@@ -84,6 +84,23 @@ pub fn generate(
     options: &GenerateOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Continuation>> {
+    let mut go_on = |samples: usize, tokens: usize| {
+        progress(samples, tokens);
+        true
+    };
+    Ok(generate_while(model, prompts, options, &mut go_on)?.unwrap_or_default())
+}
+
+/// [`generate`] that is given up once `go_on`, which is called like `progress`, returns false: then there are no samples.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_while(
+    model: &dyn Decoder,
+    prompts: &[(u64, &[u32])],
+    options: &GenerateOptions,
+    go_on: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<Option<Vec<Continuation>>> {
     options.sampling.validate()?;
     if let Some((prompt, _)) = prompts.iter().find(|(_, ids)| ids.is_empty()) {
         return Err(Error::EmptyPrompt { prompt: *prompt });
@@ -91,18 +108,21 @@ pub fn generate(
     let mut results = vec![None; prompts.len()];
     let batch_size = options.batch_size.max(1);
     for (chunk, results) in prompts.chunks(batch_size).zip(results.chunks_mut(batch_size)) {
-        generate_batch(model, chunk, options, results, progress)?;
+        if !generate_batch(model, chunk, options, results, go_on)? {
+            return Ok(None);
+        }
     }
-    Ok(results.into_iter().flatten().collect())
+    Ok(Some(results.into_iter().flatten().collect()))
 }
 
+/// Whether it was not given up.
 fn generate_batch(
     model: &dyn Decoder,
     prompts: &[(u64, &[u32])],
     options: &GenerateOptions,
     results: &mut [Option<Continuation>],
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<()> {
+    go_on: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<bool> {
     let texts: Vec<&[u32]> = prompts.iter().map(|(_, ids)| *ids).collect();
     let batch = model.pack(&texts)?;
     let root = Stream::new(options.seed).fold(purpose::SAMPLING);
@@ -122,11 +142,13 @@ fn generate_batch(
         let step = sequences.iter_mut().zip(tokens).map(|(sequence, token)| sequence.take(token, options));
         let finished = step.collect::<Result<Vec<_>>>()?;
         let ended = finished.iter().flatten().count();
-        progress(ended, sequences.len());
+        if !go_on(ended, sequences.len()) {
+            return Ok(false);
+        }
         if ended > 0 {
             let kept = retire(&mut sequences, &finished, results);
             if kept.is_empty() {
-                return Ok(());
+                return Ok(true);
             }
             session.keep(&kept)?;
         }

@@ -7,7 +7,7 @@ use crate::compare::{Comparison, Evidence, Resampling, Scene, Verdict};
 use crate::metric::Metric;
 use crate::names::{Names, list, percent, signed};
 use crate::results::{Chosen, Control, Group, Split, Status};
-use crate::study::Study;
+use crate::study::{Study, System};
 use crate::tables::split_title;
 
 /// Sentences about one group, or about the whole report.
@@ -36,7 +36,7 @@ pub(crate) fn findings(study: &Study, comparisons: &[Comparison], resampling: &R
             comparisons.iter().filter(|c| c.group == *group && c.split == scene.split).collect();
         let mut sentences = Vec::new();
         if let Some(chosen) = study.chosen.iter().find(|chosen| chosen.group == *group) {
-            sentences.push(about_choice(chosen));
+            sentences.push(about_choice(chosen, seeds_of(study, chosen)));
         }
         sentences.extend(mine.iter().map(|comparison| sentence(comparison, resampling.level)));
         if mine.is_empty() {
@@ -64,25 +64,44 @@ fn about_states(study: &Study) -> Vec<String> {
     if waiting > 0 {
         parts.push(format!("{waiting} {} not computed yet", if waiting == 1 { "is" } else { "are" }));
     }
-    match parts.is_empty() {
-        true => Vec::new(),
-        false => vec![format!(
-            "Of {all} systems {}; all numbers are those of the other {}.",
-            list(&parts),
-            all - failed - waiting
-        )],
+    let mut sentences = Vec::new();
+    if !parts.is_empty() {
+        let others = all - failed - waiting;
+        sentences
+            .push(format!("Of {all} systems {}; all numbers are those of the other {others}.", list(&parts)));
     }
+    let unfinished = |system: &System| {
+        let how_far = system.unfinished.as_ref()?;
+        Some(format!(
+            "The training of `{}` is not finished ({how_far}): its numbers are those of its models so far.",
+            system.id
+        ))
+    };
+    sentences.extend(study.systems.iter().filter_map(unfinished));
+    sentences
 }
 
-fn about_choice(chosen: &Chosen) -> String {
+/// How many training runs of the chosen objective have development scores.
+fn seeds_of(study: &Study, chosen: &Chosen) -> usize {
+    let is_chosen = |system: &&System| {
+        system.group == chosen.group && system.objective == chosen.objective && system.control.is_none()
+    };
+    study.systems.iter().filter(is_chosen).filter(|system| system.valid.is_some()).count()
+}
+
+fn about_choice(chosen: &Chosen, seeds: usize) -> String {
     let metric = Metric::of(&chosen.metric);
     let value = format!("{:.*}", metric.decimals, chosen.mean);
     let name = label_of(&chosen.objective);
     let spread = match chosen.std {
-        Some(std) if chosen.n > 1 => {
-            format!("{value} \u{b1} {std:.*} over {} runs", metric.decimals, chosen.n)
+        Some(std) if seeds > 1 => {
+            format!("{value} \u{b1} {std:.*} over {} seeds", metric.decimals, chosen.n)
         }
-        _ => format!("{value} in a single run, so another run might choose another one"),
+        Some(std) => format!(
+            "{value} \u{b1} {std:.*} over {} sampling runs of a single training run, so another seed might choose another one",
+            metric.decimals, chosen.n
+        ),
+        None => format!("{value} in a single run, so another run might choose another one"),
     };
     let ties: Vec<String> = chosen.ties.iter().map(|objective| label_of(objective)).collect();
     let ties = match ties.len() {
@@ -292,7 +311,7 @@ mod tests {
         assert_eq!(found[0].title, "wiki, gpt2, 1000 training documents, up to 128 tokens");
         let text = found[0].sentences.join("\n");
         for expected in [
-            "MixCE (eta = 0.1) has the best MAUVE on the development texts: 0.902 \u{b1} 0.001 over 3 runs. MixCE (eta = 0.3) is within its noise, so the choice between them is a tie.",
+            "MixCE (eta = 0.1) has the best MAUVE on the development texts: 0.902 \u{b1} 0.001 over 3 seeds. MixCE (eta = 0.3) is within its noise, so the choice between them is a tie.",
             "Diversity on the development texts: MixCE (eta = 0.1) 0.860, MLE 0.900, human texts 0.840. MixCE (eta = 0.1) is closer to the human texts than MLE: the difference of the distances is \u{2212}0.040, 95 % interval over 100 prompts, given these models: \u{2212}0.04",
             "MixCE (eta = 0.1) is higher than MLE: the difference is +0.100, 95 % interval over seeds (3 and 3 runs): +0.09",
             "3 seeds are few",
@@ -302,6 +321,31 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected}\n{text}");
         }
+    }
+
+    /// The spread of the choice with one seed is that of its sampling runs, which says less.
+    #[test]
+    fn sampling_runs_are_not_called_seeds() {
+        let mut study = study(vec![with("mixce:eta=0.1", 1, 0.9, 0.86)]);
+        study.chosen.push(chosen("mixce:eta=0.1"));
+        let text = told(&study)[0].sentences.join("\n");
+        let expected = "0.902 \u{b1} 0.001 over 3 sampling runs of a single training run, so another seed might choose another one.";
+        assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
+    fn a_run_that_is_not_finished_is_said_to_be() {
+        let mut run = with("mle", 1, 0.8, 0.9);
+        run.unfinished = Some("step 3 of 9".into());
+        let found = told(&study(vec![run]));
+        assert_eq!(
+            (found[0].title.as_str(), found[0].sentences.as_slice()),
+            (
+                "State",
+                ["The training of `mle-None-s1` is not finished (step 3 of 9): its numbers are those of its models so far.".to_owned()]
+                    .as_slice()
+            )
+        );
     }
 
     #[test]

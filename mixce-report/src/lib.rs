@@ -33,7 +33,7 @@ mod tests;
 pub use compare::Resampling;
 pub use error::{Error, Result};
 pub use findings::Findings;
-pub use input::{Curve, Likelihoods, Text, Texts, objective_of};
+pub use input::{Curve, Likelihoods, Stage, Text, Texts, objective_of, total_steps};
 pub use judged::JudgedStudy;
 pub use page::{Live, live_message};
 pub use report::{Report, Settings, Written};

@@ -85,6 +85,8 @@ pub struct System {
     pub status: Status,
     /// Why it failed.
     pub error: Option<String>,
+    /// How far its training has come if it is not finished, in words; always none of the cells of a sweep.
+    pub unfinished: Option<String>,
     /// Its folder.
     pub folder: PathBuf,
     /// Results on the development texts.

@@ -34,6 +34,7 @@ pub(crate) fn cell(objective: &str, control: Option<(Control, f64)>, seed: u64) 
         seed,
         status: Status::Done,
         error: None,
+        unfinished: None,
         folder: "cells/x".into(),
         valid: None,
         test: None,

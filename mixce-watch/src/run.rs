@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use mixce_report::objective_of;
+use mixce_report::{Stage, objective_of, total_steps};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ use crate::locks::{Holder, Locks, resident_bytes};
 use crate::samples::{Sample, Samples};
 use crate::tail::{Growth, Tail};
 
-/// Larger than any `run.toml` or state of a checkpoint.
+/// Larger than any `run.toml`.
 const MAX_SETTINGS: u64 = 16 << 20;
 /// Without locks to look at, a run that has written nothing for this long is not called running.
 const QUIET_S: f64 = 600.0;
@@ -117,7 +117,7 @@ impl RunReader {
         }
         let settings = self.settings();
         let word = |key: &str| settings.get(key).and_then(Value::as_str).map(str::to_owned);
-        let total_steps = self.total_steps(&settings);
+        let total_steps = total_steps(&self.folder, &settings);
         let written = modified(&self.folder.join("metrics.jsonl")).filter(|_| !self.curves.steps.is_empty());
         let quiet_seconds =
             written.and_then(|at| SystemTime::now().duration_since(at).ok()).map(|d| d.as_secs_f64());
@@ -153,20 +153,6 @@ impl RunReader {
         text.and_then(|text| toml::from_str(&text).ok()).unwrap_or_default()
     }
 
-    /// As recorded at the start, or by the last checkpoint, or as asked for.
-    fn total_steps(&self, settings: &Value) -> Option<u64> {
-        let recorded = settings.get("provenance").and_then(|provenance| provenance.get("total_steps"));
-        let of_checkpoint = || {
-            let (_, newest) = entries(&self.folder.join("checkpoints")).pop()?;
-            let state: Value = serde_json::from_str(&text(&newest.join("state.json"), MAX_SETTINGS)?).ok()?;
-            state.get("total_steps")?.as_u64()
-        };
-        recorded
-            .and_then(Value::as_u64)
-            .or_else(of_checkpoint)
-            .or_else(|| settings.get("max_steps").and_then(Value::as_u64))
-    }
-
     fn state(&self, locks: &Locks, total: Option<u64>, quiet: Option<f64>) -> RunState {
         if !self.folder.is_dir() {
             return RunState::Gone;
@@ -176,32 +162,16 @@ impl RunReader {
             return RunState::Running { process: Some(process) };
         }
         let last = self.curves.last().map(|step| step.step);
-        if let Some(step) = self.non_finite_step().filter(|step| last.is_none_or(|last| *step > last)) {
-            return RunState::Failed { step };
-        }
-        if self.is_finished(last, total) {
-            return RunState::Finished;
+        match Stage::of(&self.folder, last, total) {
+            Stage::Failed { step } => return RunState::Failed { step },
+            Stage::Finished => return RunState::Finished,
+            Stage::Unfinished => {}
         }
         match (holder, quiet) {
             (Holder::Unknown, Some(quiet)) if quiet < QUIET_S => RunState::Running { process: None },
             _ if last.is_none() && !self.folder.join("checkpoints").is_dir() => RunState::Waiting,
             _ => RunState::Interrupted,
         }
-    }
-
-    /// The last model is written, and nothing was logged after it, as a run does that was extended.
-    fn is_finished(&self, last: Option<u64>, total: Option<u64>) -> bool {
-        let Some(model) = modified(&self.folder.join("final/config.json")) else { return false };
-        let is_complete = last.is_some() && last >= total && total.is_some();
-        is_complete || modified(&self.folder.join("metrics.jsonl")).is_none_or(|logged| logged <= model)
-    }
-
-    /// The last step whose documents were kept because its loss or gradient was not finite.
-    fn non_finite_step(&self) -> Option<u64> {
-        let step = |(name, _): &(String, PathBuf)| {
-            name.strip_prefix("non-finite-step-")?.strip_suffix(".jsonl")?.parse::<u64>().ok()
-        };
-        entries(&self.folder).iter().filter_map(step).max()
     }
 }
 

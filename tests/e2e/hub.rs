@@ -12,7 +12,7 @@ const MODEL: &str = "owner/tiny";
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// A hub that serves the small model.
-fn serve(world: &World) -> HubServer {
+pub(crate) fn serve(world: &World) -> HubServer {
     let server = HubServer::start();
     for entry in fs::read_dir(world.path("model")).unwrap() {
         let path = entry.unwrap().path();

@@ -4,9 +4,21 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Outcome, SMALL, World, corpus};
+use mixce_gpt2::Gpt2Config;
 
-fn send(signal: &str, program: &Child) {
+use crate::hub::serve;
+use crate::server::{Fault, HubServer, Storage, etag};
+use crate::support::{Outcome, SMALL, World, corpus, small_config};
+
+/// Longer than a command may take to end: a second when the machine is idle.
+const SOON: Duration = Duration::from_secs(4);
+
+/// A model of 25 million parameters, whose files are not written in a moment.
+fn large_config() -> Gpt2Config {
+    Gpt2Config { n_embd: 512, n_layer: 8, ..small_config() }
+}
+
+pub(crate) fn send(signal: &str, program: &Child) {
     let id = program.id().to_string();
     assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
 }
@@ -58,8 +70,11 @@ fn ctrl_c_leaves_a_checkpoint_to_go_on_from() {
 }
 
 /// Waits until the program handles signals: then SIGTERM, bit 14, is blocked in its threads.
-#[cfg(target_os = "linux")]
-fn wait_until_ready(program: &Child) {
+pub(crate) fn wait_until_ready(program: &Child) {
+    if !std::path::Path::new("/proc/self/status").exists() {
+        std::thread::sleep(Duration::from_secs(1));
+        return;
+    }
     let started = Instant::now();
     let blocks = |status: String| {
         let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).map(str::trim);
@@ -70,6 +85,19 @@ fn wait_until_ready(program: &Child) {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
+
+/// Sends a signal, and checks that the program ends soon with its status and without an error.
+fn ends_soon(program: Child, line: &str, (signal, status): (&str, i32)) {
+    let sent = Instant::now();
+    send(signal, &program);
+    let outcome = program.wait_with_output().unwrap();
+    let (took, stderr) = (sent.elapsed(), String::from_utf8(outcome.stderr).unwrap());
+    assert_eq!(outcome.status.code(), Some(status), "`{line}` {signal}: {stderr}");
+    assert!(stderr.contains("interrupted") && !stderr.contains("error: "), "`{line}`: {stderr}");
+    assert!(took < SOON, "`{line}` {signal} took {took:?}");
+}
+
+const SIGNALS: [(&str, i32); 2] = [("-INT", 130), ("-TERM", 143)];
 
 /// Every command that runs for long, most of them waiting for standard input, which does not end.
 #[cfg(target_os = "linux")]
@@ -89,11 +117,16 @@ fn every_command_ends_soon_with_the_status_of_the_signal() {
         "bench generate --model-config config.json --batch-size 1 --seq-len 8 --steps 100000000".to_owned(),
         "synthetic --out cells --preset appendix".to_owned(),
         "quickstart --out quick{status}".to_owned(),
+        "export --model large --out hf".to_owned(),
+        "sweep --model large --train train.txt --valid valid.txt --test valid.txt --etas 0.5 --max-length 40 --prompt-length 3 --no-controls \
+         --metrics diversity --metric perplexity --max-steps 1000000 --out sweep{status}"
+            .to_owned(),
     ];
     let world = World::new();
+    world.model("large", &large_config());
     let mut draws = 7u64;
     for line in &commands {
-        for (signal, status) in [("-INT", 130), ("-TERM", 143)] {
+        for (signal, status) in SIGNALS {
             let line = line.replace("{status}", &status.to_string());
             let mut command = world.command(&line);
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -105,15 +138,8 @@ fn every_command_ends_soon_with_the_status_of_the_signal() {
             draws = draws.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             std::thread::sleep(Duration::from_millis(draws >> 56));
             let ended = program.try_wait().unwrap();
-            let sent = Instant::now();
             assert!(ended.is_none(), "`{line}` ended by itself: {ended:?}");
-            send(signal, &program);
-            let outcome = program.wait_with_output().unwrap();
-            let (took, stderr) = (sent.elapsed(), String::from_utf8(outcome.stderr).unwrap());
-            assert_eq!(outcome.status.code(), Some(status), "`{line}` {signal}: {stderr}");
-            assert!(stderr.contains("interrupted") && !stderr.contains("error: "), "`{line}`: {stderr}");
-            // A second when the machine is idle.
-            assert!(took < Duration::from_secs(4), "`{line}` {signal} took {took:?}");
+            ends_soon(program, &line, (signal, status));
             drop(stdin);
         }
     }
@@ -124,9 +150,81 @@ fn every_command_ends_soon_with_the_status_of_the_signal() {
     };
     let left: Vec<_> = files.keys().filter(temporary).collect();
     assert!(left.is_empty(), "{left:?}");
-    for file in ["samples.jsonl", "more.jsonl", "run"] {
+    for file in ["samples.jsonl", "more.jsonl", "run", "hf"] {
         assert!(!world.path(file).exists(), "{file}");
     }
+}
+
+/// Each command with a request, by method and end of path, that the hub does not answer.
+#[cfg(target_os = "linux")]
+#[test]
+fn commands_that_wait_for_the_hub_end_soon() {
+    let world = World::new();
+    let weights = etag(Storage::Large, &world.read("model/model.safetensors"));
+    let (download, push) = ("download owner/tiny --out copy", "push model me/mine");
+    let train = format!("train --model owner/tiny --train train.txt --out run {SMALL}");
+    let start = |line: &str, server: &HubServer| {
+        let mut command = world.command(line);
+        command.env("HF_ENDPOINT", server.endpoint()).env("HF_TOKEN", "hf_right");
+        command
+    };
+    for (line, method, end) in [
+        (download, "GET", "/revision/main"),
+        (download, "GET", "/config.json"),
+        (download, "GET", weights.as_str()),
+        (train.as_str(), "GET", &weights),
+        (push, "POST", "/repos/create"),
+        (push, "POST", "/preupload/main"),
+        (push, "POST", "/objects/batch"),
+        (push, "PUT", &weights),
+    ] {
+        for signal in SIGNALS {
+            let server = serve(&world);
+            server.fault(method, end, Fault::Silence, 100);
+            let mut command = start(line, &server);
+            let program = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            let (started, mut requests) = (Instant::now(), Vec::new());
+            while !requests.iter().any(|path: &String| path.split('?').next().unwrap().ends_with(end)) {
+                requests.extend(server.take_requests().into_iter().map(|request| request.path));
+                assert!(started.elapsed() < Duration::from_secs(60), "`{line}`, {end}: {requests:?}");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            ends_soon(program, line, signal);
+            assert!(
+                server.commits().is_empty() && !world.path("copy").exists() && !world.path("run").exists()
+            );
+        }
+    }
+    let server = serve(&world);
+    for line in [download, push] {
+        Outcome::of(start(line, &server).output().unwrap(), line).success();
+    }
+    assert!(world.read("copy/model.safetensors") == world.read("model/model.safetensors"));
+    assert!(server.branch("me/mine", "main")["model.safetensors"].1 == world.read("model/model.safetensors"));
+}
+
+/// `--select mauve` is busy for a while between two steps; the steps before are not lost.
+#[test]
+fn a_signal_while_samples_are_drawn_and_scored_leaves_a_checkpoint() {
+    let world = World::new();
+    world.write("valid.txt", corpus(600, 2));
+    let line = format!(
+        "train --model model --train train.txt --valid valid.txt --out run --max-steps 1000000 --save-every never --eval-every 3 {SMALL} --json \
+         --select mauve --select-featurizer model --select-documents 600 --select-prompt-length 3"
+    );
+    let mut program = world.command(&line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut rows = BufReader::new(program.stdout.take().unwrap()).lines();
+    for _ in 0..3 {
+        rows.next().unwrap().unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let reader = std::thread::spawn(move || rows.map_while(Result::ok).collect::<Vec<_>>());
+    ends_soon(program, &line, ("-TERM", 143));
+    let rows = reader.join().unwrap();
+    assert_eq!(rows.len(), 1, "it was not in time: {rows:?}");
+    let event: serde_json::Value = serde_json::from_str(&rows[0]).unwrap();
+    assert_eq!((&event["event"], &event["step"]), (&"interrupted".into(), &3.into()));
+    assert!(world.path("run/checkpoints/step-00000003/COMPLETE").is_file());
 }
 
 /// Bytes that a pipe of Linux holds.

@@ -26,6 +26,8 @@ mod inspect;
 #[cfg(unix)]
 mod interrupt;
 mod judge;
+#[cfg(unix)]
+mod launchers;
 mod llama;
 mod nll_histogram;
 mod plan;

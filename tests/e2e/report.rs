@@ -239,7 +239,7 @@ fn page_is_safe(page: &str) {
         "further characters are only in the file.",
         "default-src 'none'; style-src 'sha256-",
         "Of 11 systems 1 failed; all numbers are those of the other 10.",
-        "MixCE (eta = 0.1) has the best MAUVE on the development texts: 0.903 \u{b1} 0.001 over 2 runs.",
+        "MixCE (eta = 0.1) has the best MAUVE on the development texts: 0.903 \u{b1} 0.001 over 2 seeds.",
         "MAUVE compares two sets of texts and is no mean over prompts",
         "2 seeds are few",
     ] {

@@ -152,7 +152,11 @@ fn it_is_watched_and_reported(world: &World) {
         text.contains("8 of 8 done, 0 running, 0 failed") && text.contains("chosen: mill, tiny, length 40"),
         "{text}"
     );
+    let run = "whole/cells/mill-tiny-mle-nall-l40-s1/run";
+    assert_eq!(world.run(&format!("watch {run} --json")).row()["state"]["is"], "finished");
     assert!(world.snapshot() == before, "watching wrote something");
+    let told = world.run(&format!("report {run} --out of-a-cell")).success().stdout;
+    assert!(!told.contains("not finished"), "{told}");
 
     world.run("report whole --out page --resamples 100 --samples 5").success();
     let table = world.text("page/tables/results-test-mill.csv");

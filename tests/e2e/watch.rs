@@ -85,6 +85,31 @@ fn a_run_is_watched_while_it_runs_and_after_it_was_killed() {
     let row = world.run("watch run --json").row();
     assert_eq!((&row["state"]["is"], &row["memory_bytes"]), (&json!("interrupted"), &Value::Null));
     assert!(world.run("watch run").success().stdout.contains("`train --resume auto` continues it"));
+
+    // The report does not call it done either.
+    let step = row["last_step"]["step"].as_u64().unwrap();
+    let told = world.run("report run --out page").success().stdout;
+    let sentence = format!("The training of `run` is not finished (step {step} of 1000000)");
+    assert!(told.contains(&sentence), "{told}");
+    assert!(world.text("page/index.html").contains(&format!("not finished: step {step} of 1000000")));
+    assert!(!world.text("page/tables/cells.csv").contains(",done,"));
+}
+
+#[test]
+fn a_failed_run_is_told_with_its_step() {
+    let world = World::new();
+    let line = format!(
+        "train --model model --train train.txt --valid valid.txt --out run --max-steps 9 {}",
+        SMALL.replace("3e-3", "1e30")
+    );
+    assert_eq!(world.run(&line).status, Some(2));
+    let row = world.run("watch run --json").row();
+    assert_eq!(row["state"], json!({"is": "failed", "step": 2}));
+    let text = world.run("watch run").success().stdout;
+    assert!(text.contains("state          failed: loss or gradient not finite at step 2\n"), "{text}");
+    let told = world.run("report run --out page").success().stdout;
+    let sentence = "The training of `run` is not finished (loss or gradient not finite at step 2 of 9)";
+    assert!(told.contains(sentence), "{told}");
 }
 
 #[test]

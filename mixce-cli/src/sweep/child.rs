@@ -15,8 +15,9 @@ use mixce_train::distributed::Launched;
 const BY_SIGNAL: [i32; 2] = [130, 143];
 /// How often a running command is looked at.
 const POLL: Duration = Duration::from_millis(20);
-/// A terminal sends Ctrl-C to the commands too, and a second one would abort them: time for them to report the first.
-const GRACE: Duration = Duration::from_millis(1500);
+/// A console sends Ctrl-C to the commands too, and ending them would lose their progress: time for them to report it. Elsewhere they are told in a
+/// way that does not end those that know.
+const GRACE: Duration = Duration::from_millis(if cfg!(unix) { 0 } else { 1500 });
 
 /// A command that did not succeed.
 #[derive(Debug)]
@@ -132,8 +133,8 @@ impl<'a> Commands<'a> {
             }
             if self.is_stopped() {
                 let waited = stopped_at.get_or_insert_with(Instant::now).elapsed();
-                if !is_told && waited > GRACE && !has_heard.load(Ordering::Relaxed) {
-                    interrupt(child)?;
+                if !is_told && waited >= GRACE && !has_heard.load(Ordering::Relaxed) {
+                    stop(child)?;
                     is_told = true;
                 }
             }
@@ -160,17 +161,17 @@ struct Ended {
 }
 
 #[cfg(unix)]
-fn interrupt(child: &mut Child) -> io::Result<()> {
-    use nix::sys::signal::{Signal, kill};
+fn stop(child: &mut Child) -> io::Result<()> {
+    use nix::sys::signal::kill;
     use nix::unistd::Pid;
     let id = i32::try_from(child.id()).map_err(io::Error::other)?;
     // It is not reaped yet, so the number is still its own.
-    kill(Pid::from_raw(id), Signal::SIGINT).map_err(io::Error::from)
+    kill(Pid::from_raw(id), crate::interrupt::PASSED_ON).map_err(io::Error::from)
 }
 
 /// Without signals, a command is ended; finished steps and checkpoints are kept.
 #[cfg(not(unix))]
-fn interrupt(child: &mut Child) -> io::Result<()> {
+fn stop(child: &mut Child) -> io::Result<()> {
     child.kill()
 }
 

@@ -90,10 +90,7 @@ pub(crate) fn run(args: &SweepArgs, context: &Context) -> Result<()> {
     let (out, settings) = resolve::resolve(args, context)?;
     let metric = Metric::find(&settings.metric, &settings.evaluate.metrics)?;
     require_tunable(&settings, metric)?;
-    let stop = interrupt::install_saving(
-        "ending the running commands, which save their progress; the same command continues",
-    );
-    let sweep = Sweep::new(out, settings, metric, args, context, stop)?;
+    let sweep = Sweep::new(out, settings, metric, args, context, interrupt::flag())?;
     for (index, cell) in sweep.grid.cells.iter().enumerate() {
         CellFolder::new(&sweep.out, &cell.id)
             .require_same_training(&json!({"train": sweep.training[index]}))?;
@@ -114,6 +111,10 @@ pub(crate) fn run(args: &SweepArgs, context: &Context) -> Result<()> {
     let jobs = sweep.jobs(args);
     sweep.board.start(jobs.len());
     let tasks = sweep.tasks(&jobs);
+    // Until here a signal simply ends the program, however long the data are read.
+    let stop = interrupt::install_saving(
+        "ending the running commands, which save their progress; the same command continues",
+    );
     schedule::run(&tasks, args.jobs, stop, &|task| sweep.perform(jobs[task]));
     sweep.board.finish();
     let results = sweep.write_results()?;

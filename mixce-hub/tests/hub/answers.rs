@@ -10,6 +10,7 @@ use std::{
 };
 
 use mixce_hub::{Hub, HubEnvironment, NoProgress};
+use proptest::{collection::vec, prelude::*, sample::Index};
 
 use crate::support::{MODEL, id};
 
@@ -102,4 +103,21 @@ fn garbage_is_an_error() {
 fn an_endless_answer_is_given_up() {
     let error = error_of(Answer::Endless(b"[[],"));
     assert!(error.contains("invalid response"), "{error}");
+}
+
+const INFO: &[u8] =
+    br#"{"id":"owner/tiny","sha":"0123456789abcdef0123456789abcdef01234567","siblings":[{"rfilename":"config.json"}]}"#;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A body with other bytes in one place, and the same bytes without the headers of an answer.
+    #[test]
+    fn damaged_answers_are_errors(at in any::<Index>(), cut in 0usize..20, bytes in vec(any::<u8>(), 0..20), is_body in any::<bool>()) {
+        let mut answer = if is_body { INFO.to_vec() } else { ok(INFO) };
+        let at = at.index(answer.len());
+        answer.splice(at..answer.len().min(at + cut), bytes);
+        let error = error_of(Answer::Bytes(if is_body { ok(&answer) } else { answer }));
+        prop_assert!(error.len() < 2000, "{} bytes", error.len());
+    }
 }

@@ -49,6 +49,12 @@ impl Curve {
         }
         Ok(curve)
     }
+
+    /// The last logged step.
+    #[must_use]
+    pub fn last_step(&self) -> Option<u64> {
+        self.train_nll.last().map(|(step, _)| *step)
+    }
 }
 
 #[cfg(test)]
@@ -64,7 +70,10 @@ mod tests {
             {\"step\":2,\"nll\":2.0}\n{\"event\":\"evaluation\",\"step\":2,\"valid_nll\":2.75,\"best\":false}\n{\"event\":\"done\",\"best\":{}}\n{\"step\":3,";
         std::fs::write(&path, text).unwrap();
         let curve = Curve::read(&path).unwrap();
-        assert_eq!(curve.train_nll, [(1, 3.0), (2, 2.0)]);
+        assert_eq!(
+            (curve.train_nll.as_slice(), curve.last_step()),
+            ([(1, 3.0), (2, 2.0)].as_slice(), Some(2))
+        );
         assert_eq!(curve.valid_nll, [(1, 2.5), (2, 2.75)]);
         assert_eq!(curve.best, Some((1, 2.5, 12.0)));
     }

@@ -3,6 +3,7 @@
 mod curve;
 mod read;
 mod run;
+mod stage;
 mod sweep;
 mod texts;
 mod tokens;
@@ -17,6 +18,7 @@ use crate::study::Study;
 pub use curve::Curve;
 pub(crate) use read::read_json;
 pub use run::objective_of;
+pub use stage::{Stage, total_steps};
 pub(crate) use texts::read_texts;
 pub use texts::{Text, Texts};
 pub use tokens::Likelihoods;

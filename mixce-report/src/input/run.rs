@@ -9,8 +9,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::Curve;
 use super::read::{read_json, read_text};
+use super::{Curve, Stage, total_steps};
 use crate::documents::{self, Documents};
 use crate::error::{Error, Result};
 use crate::results::{Decoding, Group, Scores, Split, Status};
@@ -45,6 +45,17 @@ fn default_max_length() -> u64 {
 /// The default of `mixce train`.
 fn default_seed() -> u64 {
     42
+}
+
+/// What a run that is not finished has come to, in words.
+fn unfinished(folder: &Path, last: Option<u64>, total: Option<u64>) -> Option<String> {
+    let of = total.map_or_else(String::new, |total| format!(" of {total}"));
+    match (Stage::of(folder, last, total), last) {
+        (Stage::Finished, _) => None,
+        (Stage::Failed { step }, _) => Some(format!("loss or gradient not finite at step {step}{of}")),
+        (Stage::Unfinished, Some(last)) => Some(format!("step {last}{of}")),
+        (Stage::Unfinished, None) => Some("no step yet".to_owned()),
+    }
 }
 
 /// Parameters of an objective that have a key of their own.
@@ -96,6 +107,7 @@ pub(super) fn add(study: &mut Study, folder: &Path) -> Result<()> {
             .perplexity = Some(perplexity);
     }
     let test = measured(study, &group, folder, Split::Test)?;
+    let unfinished = unfinished(folder, curve.last_step(), total_steps(folder, &values));
     study.systems.push(System {
         id: folder.display().to_string(),
         group,
@@ -106,6 +118,7 @@ pub(super) fn add(study: &mut Study, folder: &Path) -> Result<()> {
         seed: settings.seed,
         status: Status::Done,
         error: None,
+        unfinished,
         folder: folder.to_owned(),
         valid,
         test,

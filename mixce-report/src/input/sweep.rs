@@ -71,6 +71,7 @@ fn system(root: &Path, cell: Cell) -> Result<System> {
         seed: cell.seed,
         status: cell.status,
         error: cell.error,
+        unfinished: None,
         valid: valid?,
         test: test?,
         folder,

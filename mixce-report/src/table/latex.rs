@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Cell, Content, Mark, Table};
+use super::{Cell, Content, Mark, TIED, Table};
 
 impl Table {
     /// A `table` for `\input` in a paper with the package `booktabs`. The best value is bold, tied ones are underlined; deviations are
@@ -18,13 +18,13 @@ impl Table {
         text += &line(self.columns.iter().map(|column| escaped(&column.name)).collect());
         text += "\\midrule\n";
         for row in &self.rows {
-            let cells = std::iter::once(escaped(&row.name)).chain(row.cells.iter().map(cell));
+            let cells = std::iter::once(first(&row.name)).chain(row.cells.iter().map(cell));
             text += &line(cells.collect());
         }
         text += "\\bottomrule\n\\end{tabular}\n";
         let caption =
             std::iter::once(&self.caption).chain(&self.notes).map(|part| escaped(part.trim_end_matches('.')));
-        let caption = caption.collect::<Vec<_>>().join(". ");
+        let caption = caption.collect::<Vec<_>>().join(". ").replace(TIED, "Underlined:");
         let _ = write!(text, "\\caption{{{caption}.}}\n\\label{{tab:{}}}\n\\end{{table}}\n", self.id);
         text
     }
@@ -52,6 +52,12 @@ impl Table {
     }
 }
 
+/// The beginning of a row. The end of the row before it would take a bracket or an asterisk for its own argument.
+fn first(name: &str) -> String {
+    let protection = if name.starts_with(['[', '*']) { "{}" } else { "" };
+    protection.to_owned() + &escaped(name)
+}
+
 fn cell(cell: &Cell) -> String {
     let shown = match &cell.content {
         Content::Number { spread: Some(_), .. } => {
@@ -60,6 +66,7 @@ fn cell(cell: &Cell) -> String {
             format!("{}$_{{\\pm {spread}}}$", minus(value))
         }
         Content::Number { .. } => minus(&cell.shown()),
+        Content::Interval { .. } => minus(&cell.shown()),
         _ => escaped(&cell.shown()),
     };
     match cell.mark {
@@ -101,6 +108,11 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_row_does_not_begin_with_an_argument_of_the_one_before() {
+        assert_eq!(["[a]", "*", "a[b]"].map(super::first), ["{}[a]", "{}*", "a[b]"]);
+    }
+
     #[test]
     fn cells_are_marked_and_escaped() {
         assert_eq!(

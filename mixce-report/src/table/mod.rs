@@ -4,6 +4,11 @@ mod csv;
 mod latex;
 mod markdown;
 
+use crate::names::signed;
+
+/// How a note about tied cells begins, which LaTeX underlines.
+pub(crate) const TIED: &str = "In italics:";
+
 /// A table: a header, and rows that begin with a name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
@@ -97,6 +102,15 @@ pub enum Content {
         /// Digits after the point where it is shown.
         decimals: usize,
     },
+    /// An interval.
+    Interval {
+        /// The number that it is the interval of, unless another column has it.
+        estimate: Option<f64>,
+        /// Its ends.
+        ends: [f64; 2],
+        /// Digits after the point where it is shown.
+        decimals: usize,
+    },
 }
 
 /// How a cell stands out.
@@ -127,6 +141,12 @@ impl Cell {
         Self { content: Content::Number { value, spread, decimals }, mark: None }
     }
 
+    /// The interval of a number, which is shown before it if it is given.
+    #[must_use]
+    pub fn interval(estimate: Option<f64>, ends: [f64; 2], decimals: usize) -> Self {
+        Self { content: Content::Interval { estimate, ends, decimals }, mark: None }
+    }
+
     /// What is shown, without its mark.
     #[must_use]
     pub fn shown(&self) -> String {
@@ -139,6 +159,15 @@ impl Cell {
                 let is_small = *spread > 0.0 && *spread < 10f64.powi(-(*decimals as i32));
                 let places = if is_small { decimals + 1 } else { *decimals };
                 format!("{} \u{b1} {spread:.places$}", plain(*value, *decimals))
+            }
+            Content::Interval { estimate: Some(estimate), ends, decimals } => {
+                let [estimate, low, high] = [*estimate, ends[0], ends[1]].map(|x| fixed(x, *decimals));
+                format!("{estimate} [{low}, {high}]")
+            }
+            // Of a difference: the signs are what it is about.
+            Content::Interval { estimate: None, ends, decimals } => {
+                let [low, high] = ends.map(|x| signed(x, *decimals));
+                format!("[{low}, {high}]")
             }
         }
     }
@@ -161,6 +190,10 @@ fn plain(value: f64, decimals: usize) -> String {
     if value > 0.0 && value < least / 2.0 {
         return format!("<{least:.decimals$}");
     }
+    fixed(value, decimals)
+}
+
+fn fixed(value: f64, decimals: usize) -> String {
     format!("{value:.decimals$}").replace('-', "\u{2212}")
 }
 

@@ -70,7 +70,10 @@ fn cell_words(system: &System) -> Vec<String> {
         None => String::new(),
     };
     let state = match (system.status, &system.error) {
-        (Status::Done, _) => "done".to_owned(),
+        (Status::Done, _) => match &system.unfinished {
+            Some(unfinished) => format!("not finished: {unfinished}"),
+            None => "done".to_owned(),
+        },
         (Status::Waiting, _) => "waiting".to_owned(),
         (Status::Failed, None) => "failed".to_owned(),
         (Status::Failed, Some(error)) => format!("failed: {error}"),
@@ -104,7 +107,9 @@ mod tests {
         study.systems[1].valid = None;
         study.systems[1].status = Status::Failed;
         study.systems[1].error = Some("out of memory".into());
+        study.systems[2].unfinished = Some("step 3 of 9".into());
         let table = cells(&study, &mut Names::default());
+        assert_eq!(table.rows[3].cells[7].shown(), "not finished: step 3 of 9");
         assert_eq!(table.rows.len(), 6);
         let texts = |row: usize| table.rows[row].cells.iter().map(Cell::shown).collect::<Vec<_>>();
         assert_eq!(texts(1)[7..], ["done", "development", "1", "20.00", "0.250", "", ""]);

@@ -4,7 +4,7 @@ use mixce_eval::metric::Best;
 
 use super::{group_columns, split_title};
 use crate::compare::{Comparison, Evidence, Resampling, Verdict};
-use crate::names::{Names, percent, signed};
+use crate::names::{Names, percent};
 use crate::study::Study;
 use crate::table::{Cell, Column, Row, Table};
 
@@ -59,8 +59,7 @@ fn numbers(comparison: &Comparison) -> Vec<Cell> {
     let p = |value: Option<f64>| value.map_or_else(Cell::empty, |value| Cell::number(value, None, 4));
     let (difference, interval) = match comparison.evidence.interval() {
         Some((difference, interval)) => {
-            let text = format!("[{}, {}]", signed(interval.low, decimals), signed(interval.high, decimals));
-            (difference, Cell::text(text))
+            (difference, Cell::interval(None, [interval.low, interval.high], decimals))
         }
         None => (of_means, Cell::empty()),
     };

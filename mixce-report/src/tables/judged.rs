@@ -58,13 +58,10 @@ fn pair_row(which: &str, pair: &PairReport) -> Row {
 }
 
 fn share(estimate: Estimate) -> Cell {
-    let minus = |number: f64| format!("{number:.3}").replace('-', "\u{2212}");
     match (estimate.share, estimate.interval) {
         (None, _) => Cell::empty(),
         (Some(share), None) => Cell::number(share, None, 3),
-        (Some(share), Some(interval)) => {
-            Cell::text(format!("{} [{}, {}]", minus(share), minus(interval.low), minus(interval.high)))
-        }
+        (Some(share), Some(interval)) => Cell::interval(Some(share), [interval.low, interval.high], 3),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::metric::Metric;
 use crate::names::{Names, percent};
 use crate::results::{Group, Split};
 use crate::study::Study;
-use crate::table::{Cell, Column, Mark, Row, Table};
+use crate::table::{Cell, Column, Mark, Row, TIED, Table};
 
 /// The row of the human texts.
 pub(super) const HUMAN: &str = "Human";
@@ -123,7 +123,7 @@ fn notes(metrics: &[Metric], overs: &BTreeSet<Over>, given: &[Mark], level: f64)
     }
     if given.contains(&Mark::Tied) {
         let level = percent(level);
-        notes.push(format!("In italics (underlined in LaTeX): not told from the best by its {level} interval, over prompts where they were scored one by one, else over seeds."));
+        notes.push(format!("{TIED} not told from the best by its {level} interval, over prompts where they were scored one by one, else over seeds."));
     }
     notes
 }
@@ -182,7 +182,9 @@ mod tests {
              | MixCE (eta = 0.1) | **20.00 \u{b1} 0.00** | **0.625 \u{b1} 0.000** | **0.875 \u{b1} 0.177** | 2 |\n\
              \nMeans \u{b1} standard deviation over training runs with different seeds.\n\
              \nBold: closest to human diversity, highest MAUVE, lowest perplexity.\n\
-             \nIn italics (underlined in LaTeX): not told from the best by its 95 % interval, over prompts where they were scored one by one, else over seeds.\n"
+             \nIn italics: not told from the best by its 95 % interval, over prompts where they were scored one by one, else over seeds.\n"
         );
+        let latex = table.latex();
+        assert!(latex.contains(" Underlined: not told from the best by its 95 \\% interval"), "{latex}");
     }
 }

@@ -300,6 +300,33 @@ mod tests {
         assert!(problem(&path).starts_with("`config.json`: expected a file of 2 bytes"));
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { cases: 100, ..Default::default() })]
+
+        /// Other bytes in one place of the manifest, which are noticed, or of the state under a manifest that fits it.
+        #[test]
+        fn any_state_and_any_manifest_is_read_or_refused(
+            at in proptest::prelude::any::<proptest::sample::Index>(),
+            cut in 0usize..20,
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..20),
+            is_manifest in proptest::prelude::any::<bool>(),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = save_step(folder.path(), 10, 1.0);
+            let file = path.join(if is_manifest { COMPLETE_FILE } else { STATE_FILE });
+            let mut text = fs::read(&file).unwrap();
+            let at = at.index(text.len());
+            text.splice(at..text.len().min(at + cut), bytes);
+            fs::write(&file, text).unwrap();
+            if !is_manifest {
+                manifest::write(&path, 10, &[MODEL_FILE, OPTIMIZER_FILE, "config.json", STATE_FILE]).unwrap();
+            }
+            if let Ok(loaded) = load(&path) {
+                proptest::prop_assert_eq!(loaded.state.step, 10);
+            }
+        }
+    }
+
     #[test]
     fn values_that_are_not_finite_are_not_saved() {
         let folder = tempfile::tempdir().unwrap();

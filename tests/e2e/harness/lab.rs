@@ -24,6 +24,8 @@ pub(super) struct Lab {
     pub(super) draws: Draws,
     /// The time of an undisturbed run.
     pub(super) took: Duration,
+    /// Flags of all runs.
+    flags: String,
 }
 
 /// What a child process ended with.
@@ -35,14 +37,28 @@ pub(super) struct Ended {
 
 impl Lab {
     pub(super) fn new() -> Self {
-        let world = World::new();
-        world.run(&line("whole", STEPS)).success();
+        Self::of(World::new(), "--keep-last 2")
+    }
+
+    /// Runs with these flags in a world that was prepared for them.
+    pub(super) fn of(world: World, flags: &str) -> Self {
+        let mut lab = Self { world, draws: Draws(4), took: Duration::ZERO, flags: flags.to_owned() };
+        lab.world.run(&lab.line("whole", STEPS)).success();
         let started = Instant::now();
-        world.run(&line("again", STEPS)).success();
-        let took = started.elapsed();
-        assert_eq!(difference(&world, "again", "whole"), None);
-        fs::remove_dir_all(world.path("again")).unwrap();
-        Self { world, draws: Draws(4), took }
+        lab.world.run(&lab.line("again", STEPS)).success();
+        lab.took = started.elapsed();
+        assert_eq!(difference(&lab.world, "again", "whole"), None);
+        fs::remove_dir_all(lab.world.path("again")).unwrap();
+        lab
+    }
+
+    /// A run with checkpoints every second step.
+    fn line(&self, run: &str, steps: u64) -> String {
+        format!(
+            "train --model model --train train.txt --valid valid.txt --scheduler constant --dropout 0.1 --save-every 2 --eval-every 2 \
+            --out {run} --cache-dir cache-{run} --max-steps {steps} --resume auto --json {SMALL} {}",
+            self.flags
+        )
     }
 
     /// Removes the run, so that it begins anew.
@@ -61,7 +77,7 @@ impl Lab {
     }
 
     pub(super) fn program_until(&self, steps: u64) -> Command {
-        self.world.command(&line("run", steps))
+        self.world.command(&self.line("run", steps))
     }
 
     /// The same as an argument of another program.
@@ -118,6 +134,14 @@ impl Lab {
         }
     }
 
+    /// Temporary files and folders of the run and of its token cache.
+    pub(super) fn temporaries(&self) -> BTreeSet<String> {
+        self.paths("run")
+            .into_iter()
+            .filter(|path| path.ends_with(".tmp") || path.ends_with(".lock"))
+            .collect()
+    }
+
     /// What is in a run's folder and in its token cache, without what has a time in its name and what was set aside on purpose.
     fn paths(&self, run: &str) -> BTreeSet<String> {
         let mut paths = BTreeSet::new();
@@ -131,7 +155,8 @@ impl Lab {
 }
 
 fn collect(folder: &Path, prefix: &str, paths: &mut BTreeSet<String>) {
-    for entry in fs::read_dir(folder).unwrap() {
+    // A run that was ended early has none.
+    for entry in fs::read_dir(folder).into_iter().flatten() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
         if name.starts_with("events.out.tfevents.") || name.contains(".set-aside") {
@@ -165,6 +190,20 @@ impl Ended {
         }
     }
 
+    /// Whether it ended by itself with this status.
+    pub(super) fn has_status(&self, status: i32) -> bool {
+        self.status.is_some_and(|ended| ended.code() == Some(status))
+    }
+
+    /// A signal must end a command with this status and without an error, unless it had ended by itself.
+    pub(super) fn judge_signal(self, status: i32) -> Verdict {
+        match (self.has_status(status), self.stderr.contains("error: ")) {
+            (true, false) => Ok(Good::Equal),
+            (true, true) => Err((Bad::Error, self.stderr)),
+            (false, _) => self.judge_with_message(),
+        }
+    }
+
     /// As [`Ended::judge`]; besides, an error must be one line that begins `error: `.
     pub(super) fn judge_with_message(self) -> Verdict {
         let lines = self.stderr.lines().filter(|line| line.starts_with("error: ")).count();
@@ -174,14 +213,6 @@ impl Ended {
             good => Ok(good),
         }
     }
-}
-
-/// A run with checkpoints every second step.
-fn line(run: &str, steps: u64) -> String {
-    format!(
-        "train --model model --train train.txt --valid valid.txt --scheduler constant --dropout 0.1 --save-every 2 --eval-every 2 \
-        --keep-last 2 --out {run} --cache-dir cache-{run} --max-steps {steps} --resume auto --json {SMALL}"
-    )
 }
 
 /// A command as the argument of another program, with the same environment and folder.

@@ -9,6 +9,7 @@ mod corruption;
 mod kills;
 mod lab;
 mod permissions;
+mod signals;
 mod tally;
 
 use std::time::Instant;
@@ -43,8 +44,9 @@ fn check(tallies: &[Tally]) {
 
 #[test]
 fn a_sample_of_all_faults_harms_nothing() {
-    let kinds: [Kind; 5] = [
+    let kinds: [Kind; 6] = [
         kills::at_random_instants,
+        signals::in_every_phase,
         calls::kills_and_errors,
         permissions::read_only_folders,
         containers::restarts,
@@ -68,6 +70,12 @@ fn whole(kind: Kind) {
 #[ignore = "takes minutes; prints a part of the documentation's table"]
 fn all_kills_at_random_instants() {
     whole(kills::at_random_instants);
+}
+
+#[test]
+#[ignore = "takes minutes; prints a part of the documentation's table"]
+fn all_signals_in_every_phase() {
+    whole(signals::in_every_phase);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! MAUVE's features of texts with a language model.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::Result;
 use candle_core::Device;
 use mixce_base::digest::{Digest as _, Sha256, hex};
@@ -9,6 +11,9 @@ use mixce_lm::{LanguageModel, Tokenizer};
 use super::cache::{self, Cache};
 use crate::models::{self, LoadedModel};
 use crate::positions::{DEFAULT_MAX_LENGTH, fitted};
+
+/// How many texts may be featurized before a stop is noticed.
+const TEXTS_BETWEEN_CHECKS: usize = 4;
 
 /// A model that maps texts to features.
 #[derive(Debug)]
@@ -51,6 +56,29 @@ impl Featurizer {
 
     /// The features of the non-empty texts.
     pub(crate) fn features(&self, texts: &[String]) -> Result<Features> {
+        let ids = self.ids(texts)?;
+        let columns = self.model.spec().channels;
+        let kind = (columns, "texts featurized");
+        let values =
+            cache::rows(self.cache.as_ref(), &ids, kind, |ids| self.key(ids), |ids| self.states(ids))?;
+        Ok(Features::new(ids.len(), columns, values)?)
+    }
+
+    /// The same without a cache; none once `stop` is set. A signal does what the caller has promised.
+    pub(crate) fn features_unless(&self, stop: &AtomicBool, texts: &[String]) -> Result<Option<Features>> {
+        let ids = self.ids(texts)?;
+        let mut values = Vec::new();
+        for ids in ids.chunks(TEXTS_BETWEEN_CHECKS) {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            values.extend(self.states(ids)?);
+        }
+        Ok(Some(Features::new(ids.len(), self.model.spec().channels, values)?))
+    }
+
+    /// The tokens of the non-empty texts.
+    fn ids(&self, texts: &[String]) -> Result<Vec<Vec<u32>>> {
         let mut ids = self.tokenizer.encode_batch(texts)?;
         ids.retain(|ids| !ids.is_empty());
         for ids in &mut ids {
@@ -58,19 +86,14 @@ impl Featurizer {
             ids.splice(0..0, self.tokenizer.opening());
             ids.truncate(self.max_tokens);
         }
-        let columns = self.model.spec().channels;
-        let values = cache::rows(
-            self.cache.as_ref(),
-            &ids,
-            (columns, "texts featurized"),
-            |ids| self.key(ids),
-            |ids| {
-                let texts: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-                let states = self.model.last_hidden_states(&texts, self.batch_tokens)?;
-                Ok(states.flatten_all()?.to_vec1()?)
-            },
-        )?;
-        Ok(Features::new(ids.len(), columns, values)?)
+        Ok(ids)
+    }
+
+    /// The rows of their features, one after the other.
+    fn states(&self, ids: &[Vec<u32>]) -> Result<Vec<f32>> {
+        let texts: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let states = self.model.last_hidden_states(&texts, self.batch_tokens)?;
+        Ok(states.flatten_all()?.to_vec1()?)
     }
 
     /// The cache key of these texts' features. It includes the device, because rounding differs between devices.

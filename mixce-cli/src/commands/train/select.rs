@@ -6,7 +6,7 @@ use anyhow::Result;
 use candle_core::Device;
 use mixce_eval::features::Features;
 use mixce_eval::mauve::{MauveSettings, mauve};
-use mixce_lm::generate::{GenerateOptions, generate};
+use mixce_lm::generate::{GenerateOptions, generate_while};
 use mixce_lm::sampling::Sampling;
 use mixce_lm::{LanguageModel, Tokenizer, stop_ids};
 use mixce_train::config::{Selection, TrainConfig};
@@ -16,7 +16,6 @@ use mixce_train::selector::Selector;
 
 use crate::commands::score::{DEFAULT_FEATURIZER, Featurizer};
 use crate::error::Problem;
-use crate::interrupt;
 
 /// Samples per batch.
 const BATCH: usize = 32;
@@ -86,18 +85,15 @@ impl MauveSelector {
         let decoder = model.detached()?.into_decoder(self.config.precision.into())?;
         let mut texts = Vec::with_capacity(self.prompts.len());
         let numbered: Vec<(u64, &[u32])> = (0..).zip(self.prompts.iter().map(Vec::as_slice)).collect();
-        for batch in numbered.chunks(BATCH) {
-            if stop.load(Ordering::Relaxed) {
-                return Err(mixce_train::Error::Interrupted.into());
-            }
-            for sample in generate(&*decoder, batch, &self.options, &mut |_, _| {})? {
-                let prompt = &self.prompts[usize::try_from(sample.index)?];
-                let prompt = &prompt[self.tokenizer.opening().map_or(0, |_| 1)..];
-                texts.push(self.tokenizer.decode_plain(&[prompt, &sample.tokens].concat())?);
-            }
+        let samples =
+            generate_while(&*decoder, &numbered, &self.options, &mut |_, _| !stop.load(Ordering::Relaxed))?;
+        for sample in samples.ok_or(mixce_train::Error::Interrupted)? {
+            let prompt = &self.prompts[usize::try_from(sample.index)?];
+            let prompt = &prompt[self.tokenizer.opening().map_or(0, |_| 1)..];
+            texts.push(self.tokenizer.decode_plain(&[prompt, &sample.tokens].concat())?);
         }
-        let features = self.featurizer.features(&texts)?;
-        interrupt::install_saving(super::PROMISE);
+        let features = self.featurizer.features_unless(stop, &texts)?;
+        let features = features.ok_or(mixce_train::Error::Interrupted)?;
         Ok(mauve(&self.human, &features, &MauveSettings::default())?.mauve.mean)
     }
 }
