@@ -114,6 +114,7 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
         other => other.into(),
     })?;
     spinner.finish_and_clear();
+    let size = ranks.size();
     if args.dry_run {
         ranks::disconnect(ranks);
         if !leads {
@@ -123,6 +124,7 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
             &config.resolved_for(prepared.model.spec().positions, Some(&prepared.tokenizer)),
             &prepared,
             &device,
+            size,
             context,
         );
     }
@@ -131,7 +133,6 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
         .flatten()
         .map(|selector| Box::new(selector) as Box<dyn Selector>);
     prepared.ranks = ranks.clone();
-    let size = ranks.size();
     let provenance = Provenance { model_commit: commit, ranks: size, ..Provenance::of(&device) };
     if !leads {
         // Rank 0 promises and saves.
