@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Checks training over several processes: clippy on the code behind the feature `mpi`, then 2 and 3 ranks of the program under
-# `mpirun`, on this machine, against one process: the same losses, a killed and a stopped rank, Ctrl-C.
+# Checks training over several processes: clippy on the code behind the feature `mpi`, then 2 to 4 ranks of the program under
+# `mpirun`, on this machine, against one process: the same losses and weights with and without shards, a killed
+# and a stopped rank, a full disk, Ctrl-C.
 #
 # Needs Open MPI with its headers and libclang (Debian: libopenmpi-dev openmpi-bin libclang-dev), and pgrep (procps).
 # Dependencies are those of the other builds in the target folder; besides our own crates only those of `mpi` are compiled.
