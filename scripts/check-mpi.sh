@@ -3,7 +3,7 @@
 # `mpirun`, on this machine, against one process: the same losses and weights with and without shards, a killed
 # and a stopped rank, a full disk, Ctrl-C.
 #
-# Needs Open MPI with its headers and libclang (Debian: libopenmpi-dev openmpi-bin libclang-dev), and pgrep (procps).
+# Needs Open MPI with its headers and libclang (Debian: libopenmpi-dev openmpi-bin libclang-dev), pgrep (procps) and prlimit (util-linux).
 # Dependencies are those of the other builds in the target folder; besides our own crates only those of `mpi` are compiled.
 # Arguments go to the test binary, e.g. the name of a test.
 set -euo pipefail

@@ -110,7 +110,9 @@ pub(crate) enum Command {
 impl Cli {
     /// Runs the subcommand.
     pub(crate) fn run(self) -> Result<()> {
-        let rank = if matches!(self.command, Command::Train(_)) { ranks::rank() } else { None };
+        // The shards of a sweep do different work, and each speaks.
+        let are_ranks = matches!(self.command, Command::Train(_) | Command::Generate(_));
+        let rank = if are_ranks { ranks::rank() } else { None };
         let context = Context::new(&self.global, rank)?;
         match self.command {
             Command::Quickstart(args) => quickstart::run(&args, &context),
@@ -120,7 +122,7 @@ impl Cli {
             Command::Evaluate(args) => evaluate::run(&args, &context),
             Command::Generate(args) => generate::run(&args, &context),
             Command::Score(args) => score::run(&args, &context),
-            Command::Sweep(args) => sweep::run(&args, &context),
+            Command::Sweep(args) => sweep::run(*args, &context),
             Command::NllHistogram(args) => nll_histogram::run(&args, &context),
             Command::Report(args) => report::run(&args, &context),
             Command::Watch(args) => watch::run(&args, &context),

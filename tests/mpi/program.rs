@@ -255,6 +255,39 @@ fn a_stopped_rank_is_noticed_in_time() {
 }
 
 #[test]
+fn samples_are_those_of_one_process_byte_for_byte() {
+    let world = World::new();
+    let documents = world.text("train.txt");
+    let prompts: Vec<&str> = documents.lines().take(7).map(|line| line.get(..20).unwrap_or(line)).collect();
+    world.write("prompts.txt", prompts.join("\n"));
+    for flags in [
+        "--prompts prompts.txt --prompt-length 4 --num-samples 3",
+        "--prompts prompts.txt --json --greedy",
+        "--unconditional 2 --top-p 0.9 --seed 7",
+    ] {
+        let line = format!("generate --model model {flags} --max-new-tokens 12 --threads 1");
+        let alone = world.run(&line).success().stdout;
+        assert!(!alone.is_empty());
+        for ranks in [2, 3] {
+            let outcome = run(&world, ranks, &line).success();
+            assert_eq!(
+                (outcome.stdout.as_str(), outcome.stderr.as_str()),
+                (alone.as_str(), ""),
+                "{ranks}: {flags}"
+            );
+        }
+    }
+    let line = |out: &str| format!("generate --model model --prompts prompts.txt --threads 1 --out {out}");
+    world.run(&line("one.jsonl")).success();
+    run(&world, 2, &line("two.jsonl")).success();
+    assert!(world.read("one.jsonl") == world.read("two.jsonl"));
+    let again = run(&world, 2, &line("two.jsonl"));
+    assert_eq!((again.status, again.stderr.matches("error: ").count()), (Some(2), 1), "{}", again.stderr);
+    let documents = "generate --model model --documents train.txt --out folder --threads 1";
+    run(&world, 2, documents).refused(&["`--documents`", "one process", "2", "without the launcher"]);
+}
+
+#[test]
 fn a_failure_is_reported_once_with_status_2() {
     let world = World::new();
     let outcome = run(&world, 2, "train --model model --train missing.txt --out run --threads 1");

@@ -25,7 +25,7 @@ use mixce_kernels::edit_f32;
 
 use flat::Flat;
 pub use launched::{Launched, Launcher};
-pub use lead::{first_rank_first, lead};
+pub use lead::{apart, first_rank_first, lead};
 pub use part::Part;
 #[cfg(feature = "mpi")]
 pub use processes::MpiRank;
