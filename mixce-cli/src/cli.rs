@@ -111,7 +111,8 @@ impl Cli {
     /// Runs the subcommand.
     pub(crate) fn run(self) -> Result<()> {
         // The shards of a sweep do different work, and each speaks.
-        let are_ranks = matches!(self.command, Command::Train(_) | Command::Generate(_));
+        let are_ranks =
+            matches!(self.command, Command::Train(_) | Command::Evaluate(_) | Command::Generate(_));
         let rank = if are_ranks { ranks::rank() } else { None };
         let context = Context::new(&self.global, rank)?;
         match self.command {

@@ -255,6 +255,31 @@ fn a_stopped_rank_is_noticed_in_time() {
 }
 
 #[test]
+fn an_evaluation_is_that_of_one_process_bit_for_bit() {
+    let world = World::new();
+    for flags in
+        ["", "--prompt-length 3 --compat authors --batch-size 5", "--block-size 40 --confine-attention"]
+    {
+        // Several batches for each rank.
+        let line = |out: &str| {
+            format!(
+                "evaluate --model model --data train.txt {flags} --batch-tokens 100 --threads 1 --per-token {out} --overwrite --json"
+            )
+        };
+        let alone = world.run(&line("one.jsonl")).success().stdout;
+        for ranks in [2, 3] {
+            let outcome = run(&world, ranks, &line("more.jsonl")).success();
+            assert_eq!(
+                (outcome.stdout.as_str(), outcome.stderr.as_str()),
+                (alone.as_str(), ""),
+                "{ranks}: {flags}"
+            );
+            assert!(world.read("one.jsonl") == world.read("more.jsonl"), "{ranks}: {flags}");
+        }
+    }
+}
+
+#[test]
 fn samples_are_those_of_one_process_byte_for_byte() {
     let world = World::new();
     let documents = world.text("train.txt");
