@@ -91,7 +91,8 @@ impl Sharding {
         for moments in state.chunks((state.len() / 2).max(1)) {
             let mut own = Vec::with_capacity(self.shards.shard(self.ranks.rank()).len());
             for (_, part) in moments {
-                own.extend(part.to_vec1::<f32>().map_err(Error::tensor("optimizer moments"))?);
+                let values = part.flatten_all().and_then(|part| part.to_vec1::<f32>());
+                own.extend(values.map_err(Error::tensor("optimizer moments"))?);
             }
             let all = self.ranks.gather_shards(&own, &self.shards)?;
             if self.ranks.rank() == 0 {
