@@ -39,9 +39,23 @@ pub(crate) fn threads(launched: Option<Launched>) -> Option<usize> {
 
 /// Refuses several processes for work that they do not divide.
 pub(crate) fn require_one(work: &str) -> Result<()> {
-    let Some(Launched { launcher, size, .. }) = Launched::of_environment()? else { return Ok(()) };
+    let Some(Launched { launcher, rank, size, .. }) = Launched::of_environment()? else { return Ok(()) };
+    if rank > 0 {
+        // The first one says why.
+        return Err(TrainError::RankFailed { rank: 0 }.into());
+    }
     let problem = Problem::new(format!("{work}: expected one process, got {size} from {launcher}"));
     Err(problem.hint("start it without the launcher").into())
+}
+
+/// The failure of a command without checkpoints, from which training would continue.
+pub(crate) fn without_checkpoints(failure: Error) -> Error {
+    match failure.downcast_ref() {
+        Some(silent @ TrainError::RanksSilent { .. }) => Problem::new(silent.to_string())
+            .hint("look at the machine or the log of the process that is missing, then run the command again")
+            .into(),
+        _ => failure,
+    }
 }
 
 /// Ends the connection, when all processes have finished together.
