@@ -110,17 +110,20 @@ pub(crate) enum Command {
 impl Cli {
     /// Runs the subcommand.
     pub(crate) fn run(self) -> Result<()> {
-        let rank = if matches!(self.command, Command::Train(_)) { ranks::rank() } else { None };
+        // The shards of a sweep do different work, and each speaks.
+        let are_ranks =
+            matches!(self.command, Command::Train(_) | Command::Evaluate(_) | Command::Generate(_));
+        let rank = if are_ranks { ranks::rank() } else { None };
         let context = Context::new(&self.global, rank)?;
         match self.command {
             Command::Quickstart(args) => quickstart::run(&args, &context),
             Command::Synthetic(args) => synthetic::run(&args, &context),
             Command::Data(args) => data::run(&args, &context),
             Command::Train(args) => train::run(&args, &context),
-            Command::Evaluate(args) => evaluate::run(&args, &context),
-            Command::Generate(args) => generate::run(&args, &context),
+            Command::Evaluate(args) => evaluate::run(&args, &context).map_err(ranks::without_checkpoints),
+            Command::Generate(args) => generate::run(&args, &context).map_err(ranks::without_checkpoints),
             Command::Score(args) => score::run(&args, &context),
-            Command::Sweep(args) => sweep::run(&args, &context),
+            Command::Sweep(args) => sweep::run(*args, &context),
             Command::NllHistogram(args) => nll_histogram::run(&args, &context),
             Command::Report(args) => report::run(&args, &context),
             Command::Watch(args) => watch::run(&args, &context),

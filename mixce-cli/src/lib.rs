@@ -46,7 +46,7 @@ pub fn main() -> ExitCode {
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
-            if ranks::others_speak_first() {
+            if ranks::others_speak_first(false) {
                 return ExitCode::from(error::FAILURE);
             }
             // Includes `--help` and `--version`; a closed pipe is not an error.

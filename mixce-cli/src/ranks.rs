@@ -1,14 +1,21 @@
-//! The processes of a training run that a launcher has started: which of them speaks, and how they end.
+//! Processes that a launcher has started for one command: which of them speaks, and how they end.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
+use mixce_train::Error as TrainError;
 use mixce_train::distributed::{Communicator, Launched};
 
 use crate::cli::ColorWhen;
-use crate::{error, interrupt};
+use crate::error::{self, Problem};
+use crate::interrupt;
+
+/// How long the other processes are waited for, unless `--comm-timeout` is given.
+pub(crate) const TIMEOUT_SECONDS: u64 = 300;
+/// How long a process that has failed may take to speak after those before it.
+const LAST_WORD: Duration = Duration::from_secs(8);
 
 /// The connection to the other processes, until all have ended well.
 static CONNECTION: Mutex<Option<Arc<dyn Communicator>>> = Mutex::new(None);
@@ -25,6 +32,32 @@ pub(crate) fn connect(launched: Option<Launched>, timeout: Duration) -> Result<A
     Ok(ranks)
 }
 
+/// The threads of this process if nothing else is set: its share of the machine's cores.
+pub(crate) fn threads(launched: Option<Launched>) -> Option<usize> {
+    launched.filter(|_| std::env::var_os("RAYON_NUM_THREADS").is_none()).map(|launched| launched.threads())
+}
+
+/// Refuses several processes for work that they do not divide.
+pub(crate) fn require_one(work: &str) -> Result<()> {
+    let Some(Launched { launcher, rank, size, .. }) = Launched::of_environment()? else { return Ok(()) };
+    if rank > 0 {
+        // The first one says why.
+        return Err(TrainError::RankFailed { rank: 0 }.into());
+    }
+    let problem = Problem::new(format!("{work}: expected one process, got {size} from {launcher}"));
+    Err(problem.hint("start it without the launcher").into())
+}
+
+/// The failure of a command without checkpoints, from which training would continue.
+pub(crate) fn without_checkpoints(failure: Error) -> Error {
+    match failure.downcast_ref() {
+        Some(silent @ TrainError::RanksSilent { .. }) => Problem::new(silent.to_string())
+            .hint("look at the machine or the log of the process that is missing, then run the command again")
+            .into(),
+        _ => failure,
+    }
+}
+
 /// Ends the connection, when all processes have finished together.
 pub(crate) fn disconnect(ranks: Arc<dyn Communicator>) {
     let connection = CONNECTION.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -33,12 +66,15 @@ pub(crate) fn disconnect(ranks: Arc<dyn Communicator>) {
 }
 
 /// Gives the first rank, and then those before this one, time to report a failure and to end the run, because most failures are the same on
-/// all. Whether the launcher is ending it: a signal has come.
-pub(crate) fn others_speak_first() -> bool {
-    let Some(rank @ 1..) = rank() else { return false };
-    interrupt::install("");
+/// all; a failure of another rank is that rank's to report. Whether the launcher is ending the run: a signal has come.
+pub(crate) fn others_speak_first(is_of_another: bool) -> bool {
     // Open MPI's launcher sends its signal a second after the first failure.
-    let patience = Duration::from_millis(3000 + 200 * rank.min(20) as u64);
+    let patience = match rank() {
+        None | Some(0) if !is_of_another => return false,
+        Some(rank) if !is_of_another => Duration::from_millis(3000 + 200 * rank.min(20) as u64),
+        _ => LAST_WORD,
+    };
+    interrupt::install("");
     let started = Instant::now();
     while started.elapsed() < patience && !interrupt::is_requested() {
         thread::sleep(Duration::from_millis(20));
@@ -52,11 +88,12 @@ pub(crate) fn fail(failure: &Error, color: ColorWhen) -> u8 {
     if !is_first && error::is_interruption(failure) {
         return interrupt::exit_status();
     }
-    let is_reported = failure.chain().any(|cause| {
-        let error = cause.downcast_ref::<mixce_train::Error>();
-        error.is_some_and(mixce_train::Error::is_reported_by_first_rank)
-    });
-    if others_speak_first() || (is_reported && !is_first) {
+    let has = |is: &dyn Fn(&TrainError) -> bool| {
+        failure.chain().any(|cause| cause.downcast_ref::<TrainError>().is_some_and(is))
+    };
+    let is_reported = has(&TrainError::is_reported_by_first_rank);
+    let is_of_another = has(&|error| matches!(error, TrainError::RankFailed { rank: 1.. }));
+    if others_speak_first(is_of_another) || (is_reported && !is_first) {
         return error::FAILURE;
     }
     let status = error::print(failure, color);

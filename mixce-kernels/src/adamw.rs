@@ -13,6 +13,9 @@ use crate::simd::{self, vectorised};
 /// Entries per task: large enough to hide scheduling overhead, small enough to stay in a core's cache.
 const CHUNK: usize = 16 * 1024;
 
+/// Entries per term of [`chunk_squares`].
+pub const SQUARES_CHUNK: usize = CHUNK;
+
 /// Coefficients of one update (Loshchilov & Hutter, *Decoupled weight decay regularization*, ICLR 2019).
 #[derive(Clone, Copy, Debug)]
 pub struct AdamWUpdate {
@@ -124,10 +127,18 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
         // Rows first, so that no sum has more terms than the tensor has rows or columns.
         return x.sqr()?.sum(D::Minus1)?.sum_all()?.to_scalar::<f32>().map(f64::from);
     }
-    with_slices("sum of squares", [&x], |[x]| {
+    Ok(chunk_squares(&x)?.iter().sum())
+}
+
+/// The terms of [`sum_of_squares`] on the CPU, one for each chunk of [`SQUARES_CHUNK`] entries. A part of a tensor that begins at a chunk's beginning has
+/// the terms that the tensor has there.
+///
+/// # Errors
+/// When the tensor is not f32 or not on the CPU.
+pub fn chunk_squares(x: &Tensor) -> Result<Vec<f64>> {
+    with_slices("sum of squares", [x], |[x]| {
         let chunk = |x: &[f32]| f64::from(vectorised(|| simd::sum(x, |x| x * x)));
-        let sums: Vec<f64> = x.par_chunks(CHUNK).map(chunk).collect();
-        sums.iter().sum()
+        x.par_chunks(CHUNK).map(chunk).collect()
     })
 }
 
@@ -200,6 +211,17 @@ mod tests {
         let error = adamw_step(&[parameter(good), parameter(bad)], &update).unwrap_err().to_string();
         assert!(error.contains("expected 2 entries in parameter and moments, got 3"), "{error}");
         assert_eq!(two.to_vec1::<f32>()?, before);
+        Ok(())
+    }
+
+    #[test]
+    fn parts_between_chunks_have_the_terms_of_the_whole() -> Result<()> {
+        let whole = random(&[2 * SQUARES_CHUNK + 77], 1)?;
+        let terms = chunk_squares(&whole)?;
+        assert_eq!(terms.iter().sum::<f64>(), sum_of_squares(&whole)?);
+        let parts = [(0, SQUARES_CHUNK), (SQUARES_CHUNK, SQUARES_CHUNK + 77), (0, 0)];
+        let of = |(start, length)| chunk_squares(&whole.narrow(0, start, length)?);
+        assert_eq!(parts.into_iter().map(of).collect::<Result<Vec<_>>>()?.concat(), terms);
         Ok(())
     }
 

@@ -65,7 +65,10 @@ mod weight;
 pub use mixce_base::rng;
 
 pub use activation::Activation;
-pub use adamw::{AdamWParameter, AdamWUpdate, adamw_step, clear, sum_of_squares, sums_of_squares};
+pub use adamw::{
+    AdamWParameter, AdamWUpdate, SQUARES_CHUNK, adamw_step, chunk_squares, clear, sum_of_squares,
+    sums_of_squares,
+};
 pub use affine::{Affine, AffineGradients};
 pub use attention::{
     CuSeqlens, Heads, KeyValues, causal_attention, causal_attention_backward, causal_attention_slow,

@@ -19,6 +19,12 @@ pub struct Shard {
 }
 
 impl Shard {
+    /// The part of process `rank`, from 0, among `size`.
+    #[must_use]
+    pub fn of_rank(rank: usize, size: usize) -> Self {
+        Self { index: rank + 1, count: size }
+    }
+
     /// Whether each cell belongs to this part.
     #[must_use]
     pub fn owned(self, grid: &Grid) -> Vec<bool> {

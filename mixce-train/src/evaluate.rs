@@ -1,5 +1,6 @@
 //! Negative log-likelihood of a corpus under a model.
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mixce_core::{Objective, lm_head_log_q};
 use mixce_lm::LanguageModel;
@@ -104,6 +105,64 @@ pub fn evaluate_on(
     }
     outcome?;
     sums.finish(examples.len() as u64)
+}
+
+/// [`evaluate_on`], after which `on_example` hears of all examples in order on rank 0, and of none on the others. All ranks end with
+/// [`Error::Interrupted`] when `stop` becomes true on one. With one rank it is [`evaluate`].
+///
+/// # Errors
+/// As [`evaluate_on`].
+pub fn evaluate_for_first_rank(
+    ranks: &dyn Communicator,
+    model: &dyn LanguageModel,
+    examples: &Examples,
+    objective: &dyn Objective,
+    batch_tokens: usize,
+    stop: &AtomicBool,
+    on_example: &mut dyn FnMut(Scored<'_>) -> Result<()>,
+) -> Result<Evaluation> {
+    let go_on = || if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) };
+    if ranks.size() == 1 {
+        let mut heard = |scored: Scored<'_>| on_example(scored).and_then(|()| go_on());
+        return evaluate(model, examples, objective, batch_tokens, &mut heard);
+    }
+    let mut own = Vec::new();
+    let mut keep = |Scored { index, log_q, .. }: Scored<'_>| {
+        own.extend((index as u64).to_le_bytes());
+        own.extend((log_q.len() as u64).to_le_bytes());
+        own.extend(log_q.iter().flat_map(|value| value.to_le_bytes()));
+        go_on()
+    };
+    let evaluation = evaluate_on(ranks, model, examples, objective, batch_tokens, &mut keep)?;
+    let all = ranks.all_gather(own)?;
+    if ranks.rank() > 0 {
+        return Ok(evaluation);
+    }
+    let mut scores: Vec<(usize, Vec<f32>)> = all.iter().flat_map(|bytes| kept(bytes)).collect();
+    // The pieces of an example are on one rank, in order.
+    scores.sort_by_key(|(index, _)| *index);
+    for of_example in scores.chunk_by(|(a, _), (b, _)| a == b) {
+        let index = of_example[0].0;
+        for (tokens, (_, log_q)) in examples.pieces(index).iter().zip(of_example) {
+            on_example(Scored { index, tokens, log_q })?;
+        }
+    }
+    Ok(evaluation)
+}
+
+/// What a rank has kept for the first: index and `log q` of each piece.
+fn kept(mut bytes: &[u8]) -> Vec<(usize, Vec<f32>)> {
+    let mut scores = Vec::new();
+    while let Some((number, rest)) = bytes.split_first_chunk()
+        && let Some((length, rest)) = rest.split_first_chunk()
+    {
+        let length = (u64::from_le_bytes(*length) as usize).saturating_mul(4).min(rest.len());
+        let (values, rest) = rest.split_at(length);
+        let log_q = values.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect();
+        scores.push((u64::from_le_bytes(*number) as usize, log_q));
+        bytes = rest;
+    }
+    scores
 }
 
 /// The examples of each batch: as many as have `batch_tokens` target tokens together, at least one.

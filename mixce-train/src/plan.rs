@@ -19,14 +19,34 @@ pub struct StepMemory {
     pub gradients: u64,
     /// AdamW's two moments.
     pub moments: u64,
+    /// In addition on rank 0 while it writes a checkpoint, if the moments are divided over ranks: all of them.
+    pub gathered: u64,
     /// The saved activations of the blocks.
     pub activations: u64,
     /// In addition while the loss is computed: a slice of logits, the last hidden states and their gradient.
     pub lm_head: u64,
     /// In addition during the backward pass of a block.
     pub block: u64,
-    /// The peak: the sum, with the larger of `lm_head` and `block`.
+    /// The peak: of the permanent memory and either `activations` with the larger of `lm_head` and `block`, or `gathered`.
     pub peak: u64,
+}
+
+impl StepMemory {
+    /// The same with the moments divided over `ranks`.
+    #[must_use]
+    pub fn sharded(self, ranks: usize) -> Self {
+        let ranks = (ranks as u64).max(1);
+        let moments = self.moments.div_ceil(ranks);
+        // Each of the two moments is gathered from a copy of the shard.
+        let gathered = if ranks == 1 { 0 } else { self.moments.saturating_add(moments / 2) };
+        Self { moments, gathered, ..self }.with_peak()
+    }
+
+    fn with_peak(self) -> Self {
+        let in_step = self.activations.saturating_add(self.lm_head.max(self.block));
+        let state = [self.parameters, self.gradients, self.moments, in_step.max(self.gathered)];
+        Self { peak: state.into_iter().fold(0, u64::saturating_add), ..self }
+    }
 }
 
 /// The memory of a step of training, from the blocks' ([`ModelConfig::block_memory`]):
@@ -62,17 +82,17 @@ pub fn step_memory(config: &dyn ModelConfig, shape: PassShape) -> StepMemory {
         block.working,
     ]
     .map(|bytes| u64::try_from(bytes).unwrap_or(u64::MAX));
-    StepMemory {
+    let memory = StepMemory {
         parameters,
         gradients: parameters,
         moments,
+        gathered: 0,
         activations,
         lm_head,
         block,
-        peak: [parameters, moments, activations, lm_head.max(block)]
-            .into_iter()
-            .fold(parameters, u64::saturating_add),
-    }
+        peak: 0,
+    };
+    memory.with_peak()
 }
 
 /// Floating-point operations of the matrix products of a microbatch over texts of `lengths` tokens: those of [`flops::training`], and the
@@ -145,6 +165,21 @@ mod tests {
         // A narrow MLP leaves the peak of a block to attention: 5 C and C, less the C + C that are gone.
         let narrow = Gpt2Config { n_inner: Some(1), n_embd: 4, n_head: 1, ..few };
         assert_eq!(step_memory(&narrow, shape).block, 4 * 64 * (6 * 4 - 5));
+    }
+
+    #[test]
+    fn a_checkpoint_may_be_the_peak_of_a_rank_with_few_moments() {
+        let shape =
+            |tokens| PassShape { tokens, recompute: false, on_cuda: false, precision: Precision::F32 };
+        let (few, many) =
+            [64, 65_536].map(|tokens| step_memory(&Gpt2Config::gpt2_small(), shape(tokens))).into();
+        assert_eq!(few.sharded(1), few);
+        let p = 124_439_808;
+        let few = few.sharded(4);
+        assert_eq!((few.moments, few.gathered), (2 * p, 8 * p + p));
+        assert_eq!(few.peak, 4 * p + 4 * p + 2 * p + 9 * p);
+        let StepMemory { peak, .. } = many;
+        assert_eq!(many.sharded(4).peak, peak - 6 * p);
     }
 
     #[test]

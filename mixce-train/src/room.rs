@@ -8,8 +8,9 @@ use mixce_lm::memory::PassShape;
 
 use crate::config::{Every, TrainConfig};
 use crate::data::{Batcher, Examples};
+use crate::distributed::Launched;
 use crate::error::{Error, Result};
-use crate::plan::step_memory;
+use crate::plan::{StepMemory, step_memory};
 
 /// What to do if a run does not seem to fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,8 @@ pub fn check(
 ) -> Result<()> {
     let mut shortages = Vec::new();
     if let (true, Some(available)) = (device.is_cpu(), available_memory()) {
-        let needed = memory_bytes(config, model, train);
+        let ranks = Launched::of_environment()?.map_or(1, |launched| launched.size);
+        let needed = memory_of_rank(config, model, train, device, ranks).peak;
         shortages.push(Error::NoRoom { what: "memory".into(), needed, available, is_memory: true });
     }
     if let Some(out) = &config.out
@@ -61,13 +63,26 @@ pub fn check(
     }
 }
 
-/// The peak memory of the largest microbatch.
-fn memory_bytes(config: &TrainConfig, model: &dyn ModelConfig, train: &Examples) -> u64 {
+/// The memory of the largest microbatch, on the rank with the most documents.
+#[must_use]
+pub fn memory_of_rank(
+    config: &TrainConfig,
+    model: &dyn ModelConfig,
+    train: &Examples,
+    device: &Device,
+    ranks: usize,
+) -> StepMemory {
+    let documents = config.batch_size.min(train.len()).div_ceil(ranks.max(1));
     // The last token of a document is only a target.
-    let tokens = config.batch_size.min(train.len()).saturating_mul(train.longest().saturating_sub(1));
-    let precision = config.precision.into();
-    let shape = PassShape { tokens, recompute: config.activation_checkpointing, on_cuda: false, precision };
-    step_memory(model, shape).peak
+    let tokens = documents.saturating_mul(train.longest().saturating_sub(1));
+    let shape = PassShape {
+        tokens,
+        recompute: config.activation_checkpointing,
+        on_cuda: device.is_cuda(),
+        precision: config.precision.into(),
+    };
+    let memory = step_memory(model, shape);
+    if config.shard_optimizer { memory.sharded(ranks) } else { memory }
 }
 
 /// The most that a run folder holds at any time: weights and both moments in each checkpoint, with one more while it is written; the last model,

@@ -4,6 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use candle_core::Device;
 use mixce_core::objective::MixCe;
@@ -14,6 +15,7 @@ use mixce_llama::LlamaConfig;
 use mixce_lm::memory::PassShape;
 use mixce_lm::{ModelConfig, Parameters, PassOptions};
 use mixce_train::data::Microbatch;
+use mixce_train::distributed::ThreadRank;
 use mixce_train::optim::AdamWConfig;
 use mixce_train::plan::step_memory;
 use mixce_train::trainer::TrainStep;
@@ -153,4 +155,30 @@ fn the_peak_is_the_planned_one() {
             config.describe()
         );
     }
+}
+
+/// The moments of two ranks together are those of one process.
+#[test]
+fn a_sharded_optimizer_has_its_part_of_the_moments() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let config =
+        Gpt2Config { vocab_size: 20_000, n_embd: 48, n_layer: 1, n_head: 4, ..Gpt2Config::gpt2_small() };
+    let in_use = |sharded: bool| {
+        let before = IN_USE.load(Relaxed);
+        let step = |rank: ThreadRank| {
+            let parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
+            let objective = Arc::new(MixCe::new(0.5).unwrap());
+            let step = TrainStep::new(&config, parameters, objective, AdamWConfig::default(), 1.0).unwrap();
+            let step = step.with_ranks(Arc::new(rank)).unwrap();
+            if sharded { step.with_sharded_optimizer().unwrap() } else { step }
+        };
+        let steps: Vec<TrainStep> =
+            ThreadRank::all(2, Duration::from_secs(1)).into_iter().map(step).collect();
+        (IN_USE.load(Relaxed) - before, steps).0
+    };
+    let shape = PassShape { tokens: 64, recompute: false, on_cuda: false, precision: Precision::F32 };
+    let whole = step_memory(&config, shape);
+    let saved = (in_use(false) - in_use(true)) as f64;
+    let planned = 2.0 * (whole.moments - whole.sharded(2).moments) as f64;
+    assert!((saved / planned - 1.0).abs() < 0.01, "{saved} of {planned}");
 }

@@ -31,6 +31,24 @@ fn several_processes_do_not_each_train_by_themselves() {
 }
 
 #[test]
+fn generate_divides_prompts_and_nothing_else() {
+    let world = World::new();
+    let torchrun = [("RANK", "0"), ("WORLD_SIZE", "2")];
+    let generate = |source: &str| {
+        let line = format!("generate --model model {source}");
+        Outcome::of(world.command(&line).envs(torchrun).output().unwrap(), &line)
+    };
+    generate("--unconditional 2").refused(&["one of 2 processes", "`torchrun`", "mpirun -n 2"]);
+    generate("--documents train.txt --out samples").refused(&[
+        "`--documents`",
+        "one process",
+        "got 2",
+        "without the launcher",
+    ]);
+    assert!(!world.path("samples").exists());
+}
+
+#[test]
 fn a_plan_for_ranks_divides_memory_and_time() {
     let world = World::new();
     let plan = |more: &str| {

@@ -386,6 +386,39 @@ fn a_dry_run_tells_cells_time_and_disk_and_writes_nothing() {
 }
 
 #[test]
+fn a_launcher_divides_the_grid() {
+    let world = world();
+    let line = "sweep grid.toml --out out --dry-run --json";
+    let owned = |variables: &[(&str, &str)], line: &str| {
+        let outcome =
+            Outcome::of(world.command(line).envs(variables.iter().copied()).output().unwrap(), line);
+        let outcome = outcome.success();
+        let stderr = outcome.stderr.clone();
+        let cells = outcome.row()["cells"].clone();
+        let owned: Vec<bool> =
+            cells.as_array().unwrap().iter().map(|cell| cell["is_owned"].as_bool().unwrap()).collect();
+        (owned, stderr)
+    };
+    for rank in ["0", "1", "2"] {
+        let shard = format!("{}/3", rank.parse::<usize>().unwrap() + 1);
+        let given = owned(&[], &format!("{line} --shard {shard}")).0;
+        assert!(given.contains(&false));
+        for names in [["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"], ["RANK", "WORLD_SIZE"]] {
+            let (by_launcher, stderr) = owned(&[(names[0], rank), (names[1], "3")], line);
+            assert_eq!(by_launcher, given);
+            assert_eq!(
+                stderr.contains("one of 3 processes") && stderr.contains("`--shard 1/3`"),
+                rank == "0",
+                "{stderr}"
+            );
+        }
+        // What is typed goes first.
+        let typed = owned(&[("RANK", rank), ("WORLD_SIZE", "3")], &format!("{line} --shard 2/2")).0;
+        assert_eq!(typed, owned(&[], &format!("{line} --shard 2/2")).0);
+    }
+}
+
+#[test]
 fn wrong_grids_are_refused_before_anything_is_written() {
     let world = world();
     let before = world.snapshot();

@@ -10,6 +10,11 @@ use crate::support::{Outcome, SMALL, World, number, without_times};
 
 /// `mpirun` of `ranks` processes of the program with one thread each: all on this machine, whoever runs the test, however many cores there are.
 fn mpirun(world: &World, ranks: usize, line: &str) -> Command {
+    mpirun_by(world, ranks, &[], line)
+}
+
+/// The same of a command that starts the program with its arguments.
+fn mpirun_by(world: &World, ranks: usize, starter: &[&str], line: &str) -> Command {
     let alone = world.command(line);
     let mut command = Command::new("mpirun");
     command.args(["--oversubscribe", "--bind-to", "none", "-n", &ranks.to_string()]);
@@ -21,7 +26,7 @@ fn mpirun(world: &World, ranks: usize, line: &str) -> Command {
         "btl_vader_single_copy_mechanism",
         "none",
     ]);
-    command.arg(alone.get_program()).args(alone.get_args());
+    command.args(starter).arg(alone.get_program()).args(alone.get_args());
     command.env_clear();
     for (name, value) in alone.get_envs() {
         command.env(name, value.unwrap_or_default());
@@ -44,6 +49,8 @@ struct Running {
 
 const ENDLESS: &str = "train --model model --train train.txt --out run --max-steps 1000000 --scheduler constant --save-every 5 --threads 1 --json";
 
+const SHARDED: &str = "--shard-optimizer";
+
 impl Running {
     /// Two ranks that have made some steps and a checkpoint.
     fn start(world: &World, more: &str) -> Self {
@@ -51,7 +58,10 @@ impl Running {
     }
 
     fn start_line(world: &World, line: &str) -> Self {
-        let mut command = mpirun(world, 2, line);
+        Self::of(mpirun(world, 2, line))
+    }
+
+    fn of(mut command: Command) -> Self {
         let mut launcher = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(launcher.stdout.take().unwrap()).lines();
         let mut running = Self { launcher, lines, last: Value::Null };
@@ -108,7 +118,7 @@ fn assert_continues_as_if_undisturbed(world: &World, steps: u64) {
 }
 
 #[test]
-fn two_and_three_ranks_follow_one_process() {
+fn ranks_follow_one_process_with_and_without_shards() {
     let world = World::new();
     let line = |out: &str| {
         format!(
@@ -116,9 +126,9 @@ fn two_and_three_ranks_follow_one_process() {
         )
     };
     let alone = world.run(&line("one")).rows();
-    for ranks in [2, 3] {
-        let out = format!("ranks{ranks}");
-        let outcome = run(&world, ranks, &line(&out)).success();
+    for (ranks, flag) in [(2, ""), (3, ""), (4, ""), (2, SHARDED), (4, SHARDED)] {
+        let out = format!("ranks{ranks}{flag}");
+        let outcome = run(&world, ranks, &format!("{} {flag}", line(&out))).success();
         assert_eq!(outcome.stderr, "", "only the first rank speaks");
         let rows = outcome.rows();
         assert_eq!(rows.len(), alone.len());
@@ -134,6 +144,68 @@ fn two_and_three_ranks_follow_one_process() {
         let logged = world.rows(&format!("{out}/metrics.jsonl"));
         assert_eq!(logged.len(), rows.len() - 1, "one writer");
     }
+    for ranks in [2, 4] {
+        for file in ["final/model.safetensors", "checkpoints/step-00000020/optimizer.safetensors"] {
+            let [whole, sharded] =
+                ["", SHARDED].map(|flag| world.read(&format!("ranks{ranks}{flag}/{file}")));
+            assert!(whole == sharded, "{file} of {ranks} ranks");
+        }
+    }
+}
+
+#[test]
+fn a_sharded_run_of_4_ranks_is_continued_on_2_and_on_1() {
+    let world = World::new();
+    let line = |out: &str, steps: u64| {
+        format!(
+            "train --model model --train train.txt --out {out} --max-steps {steps} --scheduler constant --threads 1 {SMALL} --json"
+        )
+    };
+    let alone = world.run(&line("alone", 20)).rows();
+    let mut first = run(&world, 4, &format!("{} {SHARDED}", line("run", 10))).rows();
+    first.retain(|row| row["event"].is_null());
+    for out in ["sharded", "whole", "one"] {
+        let copied =
+            Command::new("cp").args(["-r", "run", out]).current_dir(world.path("")).status().unwrap();
+        assert!(copied.success());
+    }
+    let resumed = |out: &str| format!("{} --resume auto", line(out, 20));
+    let second = run(&world, 2, &format!("{} {SHARDED}", resumed("sharded"))).rows();
+    run(&world, 2, &resumed("whole")).success();
+    assert!(world.read("sharded/final/model.safetensors") == world.read("whole/final/model.safetensors"));
+    let one = world.run(&format!("{} {SHARDED}", resumed("one"))).success();
+    assert!(one.stderr.contains("`--shard-optimizer` has no effect"), "{}", one.stderr);
+    for continued in [second, one.rows()] {
+        let rows: Vec<&Value> = first.iter().chain(&continued).filter(|row| row["event"].is_null()).collect();
+        assert_eq!(rows.len(), 20);
+        for (row, alone) in rows.iter().zip(&alone) {
+            assert_eq!(row["step"], alone["step"]);
+            let (a, b) = (number(row, "nll"), number(alone, "nll"));
+            assert!((a - b).abs() <= 1e-5 * b, "{row} {alone}");
+        }
+    }
+}
+
+/// A limit on the size of files stands for a disk that is full: writing the next checkpoint fails, in the middle of its first file.
+#[test]
+fn a_full_disk_of_the_first_rank_ends_all_and_the_run_then_continues() {
+    let world = World::new();
+    // Without the signal, writing beyond the limit is an error as on a full disk.
+    let without_signal = ["sh", "-c", r#"trap '' XFSZ; exec "$0" "$@""#];
+    let line = format!("{ENDLESS} {SMALL} {SHARDED} --comm-timeout 20");
+    let running = Running::of(mpirun_by(&world, 2, &without_signal, &line));
+    let started = Instant::now();
+    let limit = world.read("model/model.safetensors").len() / 2;
+    let limit = format!("--fsize={limit}");
+    let limited = Command::new("prlimit").args(["--pid", &running.process_of(0), &limit]).status();
+    assert!(limited.unwrap().success());
+    let (status, stderr, events) = running.wait();
+    assert!(started.elapsed() < Duration::from_secs(40), "{stderr}");
+    assert_eq!(status, Some(2), "{stderr}");
+    assert_eq!(stderr.matches("error: ").count(), 1, "{stderr}");
+    assert!(stderr.contains("cannot write") && stderr.contains("model.safetensors"), "{stderr}");
+    let last = events.iter().filter_map(|event| event["step"].as_u64()).max().unwrap_or(7);
+    assert_continues_as_if_undisturbed(&world, last + 5);
 }
 
 #[test]
@@ -180,6 +252,66 @@ fn a_stopped_rank_is_noticed_in_time() {
     assert!(stderr.contains("--comm-timeout") && stderr.contains("--resume auto"), "{stderr}");
     let last = events.iter().filter_map(|event| event["step"].as_u64()).max().unwrap_or(7);
     assert_continues_as_if_undisturbed(&world, last + 5);
+}
+
+#[test]
+fn an_evaluation_is_that_of_one_process_bit_for_bit() {
+    let world = World::new();
+    for flags in
+        ["", "--prompt-length 3 --compat authors --batch-size 5", "--block-size 40 --confine-attention"]
+    {
+        // Several batches for each rank.
+        let line = |out: &str| {
+            format!(
+                "evaluate --model model --data train.txt {flags} --batch-tokens 100 --threads 1 --per-token {out} --overwrite --json"
+            )
+        };
+        let alone = world.run(&line("one.jsonl")).success();
+        for ranks in [2, 3] {
+            let outcome = run(&world, ranks, &line("more.jsonl")).success();
+            assert_eq!(
+                (&outcome.stdout, &outcome.stderr),
+                (&alone.stdout, &alone.stderr),
+                "{ranks}: {flags}"
+            );
+            assert!(world.read("one.jsonl") == world.read("more.jsonl"), "{ranks}: {flags}");
+        }
+    }
+}
+
+#[test]
+fn samples_are_those_of_one_process_byte_for_byte() {
+    let world = World::new();
+    let documents = world.text("train.txt");
+    let prompts: Vec<&str> = documents.lines().take(7).map(|line| line.get(..20).unwrap_or(line)).collect();
+    world.write("prompts.txt", prompts.join("\n"));
+    for flags in [
+        "--prompts prompts.txt --prompt-length 4 --num-samples 3",
+        "--prompts prompts.txt --json --greedy",
+        "--unconditional 2 --top-p 0.9 --seed 7",
+    ] {
+        // In a file: to `mpirun`, which gives its processes a terminal, control characters are escaped.
+        let line = |out: &str| {
+            format!("generate --model model {flags} --max-new-tokens 12 --threads 1 --out {out} --overwrite")
+        };
+        world.run(&line("one.txt")).success();
+        assert!(!world.read("one.txt").is_empty());
+        for ranks in [2, 3] {
+            let outcome = run(&world, ranks, &line("more.txt")).success();
+            assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("", ""), "{ranks}: {flags}");
+            assert!(world.read("one.txt") == world.read("more.txt"), "{ranks}: {flags}");
+        }
+    }
+    let json = "generate --model model --prompts prompts.txt --threads 1 --json";
+    assert_eq!(run(&world, 2, json).success().stdout, world.run(json).success().stdout);
+    let line = |out: &str| format!("generate --model model --prompts prompts.txt --threads 1 --out {out}");
+    world.run(&line("one.jsonl")).success();
+    run(&world, 2, &line("two.jsonl")).success();
+    assert!(world.read("one.jsonl") == world.read("two.jsonl"));
+    let again = run(&world, 2, &line("two.jsonl"));
+    assert_eq!((again.status, again.stderr.matches("error: ").count()), (Some(2), 1), "{}", again.stderr);
+    let documents = "generate --model model --documents train.txt --out folder --threads 1";
+    run(&world, 2, documents).refused(&["`--documents`", "one process", "2", "without the launcher"]);
 }
 
 #[test]

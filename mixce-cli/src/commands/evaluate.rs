@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -10,7 +11,8 @@ use mixce_eval::perplexity::LikelihoodSums;
 use mixce_lm::Tokenizer;
 use mixce_train::data::cache::{encode_input, open_or_build};
 use mixce_train::data::{DataCounts, EncodeSettings, Examples, Input};
-use mixce_train::evaluate::{DEFAULT_BATCH_TOKENS, Scored, evaluate};
+use mixce_train::distributed::{Launched, first_rank_first, require_same};
+use mixce_train::evaluate::{DEFAULT_BATCH_TOKENS, Scored, evaluate_for_first_rank};
 use serde::Serialize;
 use serde_json::json;
 
@@ -21,11 +23,13 @@ use crate::error::Problem;
 use crate::files::{self, OutputFile};
 use crate::positions::{DEFAULT_MAX_LENGTH, at_most};
 use crate::reading::ReadingArgs;
-use crate::{interrupt, models, progress};
+use crate::{interrupt, models, progress, ranks};
 
 /// Perplexity and negative log-likelihood of a file under a model
 #[derive(Debug, Args)]
-#[command(after_help = "Example: mixce evaluate --model runs/first --data test.txt --json")]
+#[command(after_help = "Example: mixce evaluate --model runs/first --data test.txt --json\n\n\
+    With a build with the feature mpi, `mpirun -n 4 mixce evaluate ...` divides the documents between processes and writes what one process\n\
+    writes.")]
 pub(crate) struct EvaluateArgs {
     /// Folder or GGUF file of a model, run folder (its best model), or hub id
     #[arg(long, alias = authors::MODEL, value_name = "MODEL")]
@@ -102,13 +106,17 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
     if args.batch_size == 0 {
         return Err(Problem::new("`--batch-size`: expected at least 1, got `0`").into());
     }
+    let launched = Launched::of_environment()?;
+    let ranks = ranks::connect(launched, Duration::from_secs(ranks::TIMEOUT_SECONDS))?;
     let input = args.reading.open(&args.data)?;
-    if let Some(path) = &args.per_token {
+    let per_token = args.per_token.as_ref().filter(|_| ranks.rank() == 0);
+    if let Some(path) = per_token {
         files::refuse_existing(path, args.overwrite)?;
         files::refuse_input(path, input.paths())?;
     }
-    let device = context.start()?;
-    let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
+    let device = context.start_with(None, ranks::threads(launched))?;
+    let load = || models::load(&args.model, args.tokenizer.as_deref(), &device);
+    let loaded = first_rank_first(&*ranks, load)?;
     let stop = interrupt::install("nothing is written");
     let positions = loaded.model.spec().positions;
     // In blocks documents are not truncated.
@@ -121,12 +129,14 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
         max_length: (args.block_size == 0).then_some(max_length),
         add_bos,
     };
-    let examples = examples(args, settings, &input, &loaded.tokenizer, stop)?;
+    let encode = || examples(args, settings, &input, &loaded.tokenizer, stop);
+    let examples = first_rank_first(&*ranks, encode)?;
+    require_same(&*ranks, "data", examples.store().fingerprint().into())?;
     require_context(&input.name(), &examples, positions)?;
 
     let bar = progress::bar(examples.len() as u64, "documents");
     let claim = |path: &PathBuf| OutputFile::claim(path, args.overwrite);
-    let mut per_token = args.per_token.as_ref().map(claim).transpose()?;
+    let mut per_token = per_token.map(claim).transpose()?;
     let mut sums = LikelihoodSums::new(args.batch_size);
     // `log_q` begins with the second token.
     let uncounted = match args.prompt_length {
@@ -142,9 +152,15 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
             let line = json!({"index": scored.index, "tokens": scored.tokens, "log_q": scored.log_q});
             failure = file.put(format!("{line}\n").as_bytes()).err();
         }
-        if interrupt::is_requested() { Err(mixce_train::Error::Interrupted) } else { Ok(()) }
+        Ok(())
     };
-    let all = evaluate(&*loaded.model, &examples, &Mle, args.batch_tokens.max(1), &mut on_example)?;
+    let (model, batch_tokens) = (&*loaded.model, args.batch_tokens.max(1));
+    let all = evaluate_for_first_rank(&*ranks, model, &examples, &Mle, batch_tokens, stop, &mut on_example)?;
+    let leads = ranks.rank() == 0;
+    ranks::disconnect(ranks);
+    if !leads {
+        return Ok(());
+    }
     bar.finish_and_clear();
     if let Some(failure) = failure {
         return Err(failure);

@@ -8,6 +8,7 @@ mod sample_file;
 mod sampler;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -15,6 +16,7 @@ use mixce_lm::Tokenizer;
 use mixce_lm::generate::{Continuation, GenerateOptions, generate};
 use mixce_lm::sampling::Sampling;
 use mixce_train::config::Precision;
+use mixce_train::distributed::{Communicator, Launched, apart, first_rank_first, lead};
 
 use super::evaluate::Compat;
 use super::train::words;
@@ -22,8 +24,9 @@ use crate::authors;
 use crate::context::Context;
 use crate::error::Problem;
 use crate::files::{self, OutputFile};
+use crate::models::{self, LoadedModel};
 use crate::reading::ReadingArgs;
-use crate::{models, progress};
+use crate::{progress, ranks};
 use prompts::Prompt;
 use sample_file::Sample;
 
@@ -31,7 +34,8 @@ use sample_file::Sample;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: mixce generate --model runs/first --prompts test.txt --prompt-length 50 --out samples.jsonl\n\n\
-    A sample depends only on the model, its prompt, the seed and its index, not on the batch size.\n\n\
+    A sample depends only on the model, its prompt, the seed and its index, not on the batch size. With a build with the feature mpi,\n\
+    `mpirun -n 4 mixce generate --prompts ...` divides the prompts between processes and writes what one process writes.\n\n\
     The paper's evaluation, three samples per document and a grid of top-p, written to a folder:\n\
     mixce generate --model runs/first --documents valid.txt --name dev --out samples\n\
     mixce generate --model runs/first --documents valid.txt --name dev --out samples --resume --num-samples 1 --top-p 0.85,0.9,0.95"
@@ -120,6 +124,7 @@ const MAX_COUNT: usize = 100_000_000;
 pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     let grid = args.check()?;
     if !args.source.documents.is_empty() {
+        ranks::require_one("`--documents`")?;
         let input = args.reading.open(&args.source.documents)?;
         return documents::run(args, &input, &grid, context);
     }
@@ -159,30 +164,76 @@ fn require_counts(args: &GenerateArgs) -> Result<()> {
     Ok(())
 }
 
-/// Continuations of prompts as lines.
+/// Continuations of prompts as lines. Of several processes each continues a part of the prompts, and the first writes.
 fn continue_prompts(args: &GenerateArgs, sampling: &Sampling, context: &Context) -> Result<()> {
-    let texts = match (&args.source.prompts, &args.source.prompt) {
-        (Some(path), _) => Some(prompts::read(path, &args.reading)?),
-        (None, Some(prompt)) => Some(vec![("`--prompt`".to_owned(), prompt.clone())]),
-        (None, None) => None,
-    };
-    if let Some(out) = &args.out {
-        files::refuse_input(out, args.source.prompts.as_deref())?;
-    }
+    let launched = Launched::of_environment()?;
+    let ranks = ranks::connect(launched, Duration::from_secs(ranks::TIMEOUT_SECONDS))?;
+    let texts = read_prompts(args, &*ranks)?;
     let claim = |out: &PathBuf| OutputFile::claim(out, args.overwrite);
-    let mut file = args.out.as_ref().map(claim).transpose()?;
-    let device = context.start()?;
-    let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
+    let mut file = args.out.as_ref().filter(|_| ranks.rank() == 0).map(claim).transpose()?;
+    let device = context.start_with(None, ranks::threads(launched))?;
+    let load = || models::load(&args.model, args.tokenizer.as_deref(), &device);
+    let loaded = first_rank_first(&*ranks, load)?;
     let prompts = match texts {
         Some(texts) => {
             prompts::encode(&texts, &loaded.tokenizer, args.prompt_length, loaded.model.spec().positions)?
         }
         None => vec![prompts::beginning(&loaded.tokenizer)?; args.source.unconditional.unwrap_or(1)],
     };
+    let as_json = context.output.is_json()
+        || args.out.as_ref().is_some_and(|out| out.extension().is_some_and(|e| e == "jsonl"));
+    let own = || lines_of_rank(args, sampling, context, loaded, &prompts, &*ranks, as_json);
+    let own = apart(&*ranks, own)?;
+    for lines in ranks.all_gather(own.into_bytes())? {
+        let lines = String::from_utf8_lossy(&lines);
+        for line in lines.lines().filter(|_| ranks.rank() == 0) {
+            match &mut file {
+                None if as_json => context.output.json_line(line)?,
+                None => context.output.text(line)?,
+                Some(file) => file.put(format!("{line}\n").as_bytes())?,
+            }
+        }
+    }
+    file.map_or(Ok(()), OutputFile::finish)?;
+    ranks::disconnect(ranks);
+    Ok(())
+}
 
-    let jobs: Vec<(u64, &Prompt)> = (0..)
+/// The prompts, which rank 0 reads for all; `None` with `--unconditional`.
+fn read_prompts(args: &GenerateArgs, ranks: &dyn Communicator) -> Result<Option<Vec<(String, String)>>> {
+    let read = || -> Result<_> {
+        if let Some(out) = &args.out {
+            files::refuse_input(out, args.source.prompts.as_deref())?;
+        }
+        Ok(match (&args.source.prompts, &args.source.prompt) {
+            (Some(path), _) => Some(prompts::read(path, &args.reading)?),
+            (None, Some(prompt)) => Some(vec![("`--prompt`".to_owned(), prompt.clone())]),
+            (None, None) => None,
+        })
+    };
+    let texts = lead(ranks, read)?.flatten();
+    if ranks.size() == 1 {
+        return Ok(texts);
+    }
+    Ok(serde_json::from_slice(&ranks.broadcast(serde_json::to_vec(&texts)?)?)?)
+}
+
+/// The lines of this rank's samples: a consecutive part of all.
+fn lines_of_rank(
+    args: &GenerateArgs,
+    sampling: &Sampling,
+    context: &Context,
+    loaded: LoadedModel,
+    prompts: &[Prompt],
+    ranks: &dyn Communicator,
+    as_json: bool,
+) -> Result<String> {
+    let mut jobs: Vec<(u64, &Prompt)> = (0..)
         .zip(prompts.iter().flat_map(|p| std::iter::repeat_n(p, args.num_samples.unwrap_or(1))))
         .collect();
+    let (all, rank, size) = (jobs.len(), ranks.rank(), ranks.size());
+    jobs.truncate(all * (rank + 1) / size);
+    jobs.drain(..all * rank / size);
     let numbered: Vec<(u64, &[u32])> = jobs.iter().map(|(i, p)| (*i, p.tokens.as_slice())).collect();
     let options = GenerateOptions {
         sampling: sampling.clone(),
@@ -195,21 +246,12 @@ fn continue_prompts(args: &GenerateArgs, sampling: &Sampling, context: &Context)
     let bar = progress::bar(numbered.len() as u64, "samples");
     let samples = generate(&*decoder, &numbered, &options, &mut |ended, _| bar.inc(ended as u64))?;
     bar.finish_and_clear();
-
-    let as_json = context.output.is_json()
-        || args.out.as_ref().is_some_and(|out| out.extension().is_some_and(|e| e == "jsonl"));
-    let lines = samples
-        .iter()
-        .zip(&jobs)
-        .map(|(sample, (_, prompt))| render(sample, prompt, &loaded.tokenizer, context.seed(), as_json));
-    for line in lines {
-        match &mut file {
-            None if as_json => context.output.json_line(&line?)?,
-            None => context.output.text(&line?)?,
-            Some(file) => file.put(format!("{}\n", line?).as_bytes())?,
-        }
+    let mut lines = String::new();
+    for (sample, (_, prompt)) in samples.iter().zip(&jobs) {
+        lines += &render(sample, prompt, &loaded.tokenizer, context.seed(), as_json)?;
+        lines.push('\n');
     }
-    file.map_or(Ok(()), OutputFile::finish)
+    Ok(lines)
 }
 
 /// One line: a JSON object, or prompt and continuation with line breaks replaced by spaces.

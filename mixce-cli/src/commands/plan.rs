@@ -8,7 +8,7 @@ use clap::Args;
 use mixce_lm::ModelConfig;
 use mixce_lm::memory::PassShape;
 use mixce_train::config::Precision;
-use mixce_train::distributed::all_reduce_bytes;
+use mixce_train::distributed::{all_reduce_bytes, calls_per_step};
 use mixce_train::plan::{StepMemory, executed_flops, step_memory};
 use serde::Serialize;
 
@@ -53,6 +53,9 @@ pub(crate) struct PlanArgs {
     /// once a step
     #[arg(long, default_value_t = 1, value_name = "N")]
     ranks: usize,
+    /// Divide AdamW's moments between the processes of --ranks (ZeRO stage 1)
+    #[arg(long)]
+    shard_optimizer: bool,
     /// Number format of the operands of matrix products; with bf16, CUDA saves less. Time is based on the f32 rate, or --gflops
     #[arg(long, default_value = "f32", value_parser = words::<Precision>(&["f32", "bf16"]))]
     precision: Precision,
@@ -66,7 +69,7 @@ pub(crate) struct PlanArgs {
     #[arg(long, default_value_t = 0.65, value_name = "SHARE", allow_negative_numbers = true)]
     share: f64,
     /// Estimate where the time of a microbatch's step goes on the GPU that --device names: h200, h100, a100 or rtx4090
-    #[arg(long, conflicts_with_all = ["gflops", "share", "tokens", "activation_checkpointing", "ranks"])]
+    #[arg(long, conflicts_with_all = ["gflops", "share", "tokens", "activation_checkpointing", "ranks", "shard_optimizer"])]
     roofline: bool,
 }
 
@@ -99,10 +102,13 @@ struct Plan {
     max_length: usize,
     activation_checkpointing: bool,
     ranks: usize,
+    shard_optimizer: bool,
     tokens_per_microbatch: u64,
     tokens_per_step: u64,
-    /// Bytes of gradients that each rank sends, and receives, in an optimizer step.
+    /// Bytes of gradients, and with a sharded optimizer of weights, that each rank sends, and receives, in an optimizer step.
     exchanged_bytes_per_step: u64,
+    /// Calls by which they are exchanged.
+    exchanges_per_step: usize,
     /// Of each rank.
     memory: StepMemory,
     /// Floating-point operations of an optimizer step, in 10^9.
@@ -129,6 +135,9 @@ struct Time {
 pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
     let config = models::known_config("--model", &args.model)?;
     args.check()?;
+    if args.shard_optimizer && args.ranks == 1 {
+        tracing::warn!("`--shard-optimizer` has no effect without `--ranks`");
+    }
     let positions = config.spec().positions;
     let max_length = fitted("--max-length", args.max_length, DEFAULT_MAX_LENGTH, positions)?;
     if args.roofline {
@@ -193,6 +202,8 @@ fn plan(
             hours: args.tokens.map(|tokens| tokens as f64 / tokens_per_s / 3600.0),
         }
     });
+    let lengths = config.parameter_specs().into_iter().map(|spec| spec.shape.iter().product());
+    let memory = step_memory(config, shape);
     Ok(Plan {
         model: args.model.clone(),
         parameters: config.spec().parameters,
@@ -203,10 +214,12 @@ fn plan(
         max_length,
         activation_checkpointing: recompute,
         ranks: args.ranks,
+        shard_optimizer: args.shard_optimizer,
         tokens_per_microbatch: tokens as u64,
         tokens_per_step,
         exchanged_bytes_per_step: all_reduce_bytes(config.spec().parameters, args.ranks as u64),
-        memory: step_memory(config, shape),
+        exchanges_per_step: calls_per_step(lengths, args.ranks, args.shard_optimizer),
+        memory: if args.shard_optimizer { memory.sharded(args.ranks) } else { memory },
         gflop_per_step,
         time,
     })
@@ -235,9 +248,11 @@ impl Plan {
                 "ranks",
                 format!("{ranks}, of which each takes that memory; a step is divided between them"),
             ));
+            let what = if self.shard_optimizer { "gradients and weights" } else { "gradients" };
+            let calls = self.exchanges_per_step;
             rows.push(row(
                 "",
-                format!("{exchanged} of gradients sent, and received, by each rank in a step"),
+                format!("{exchanged} of {what} sent, and received, by each rank in a step, in {calls} calls"),
             ));
         }
         rows.push(row(
@@ -292,7 +307,7 @@ fn rounded(rate: f64) -> String {
 pub(super) fn memory_rows(memory: &StepMemory, device: &str) -> Vec<Vec<String>> {
     let row = |name: &str, value: String| vec![name.to_owned(), value];
     let state = memory.parameters.saturating_add(memory.gradients).saturating_add(memory.moments);
-    vec![
+    let mut rows = vec![
         row("memory", format!("about {} on {device}, f32", bytes(memory.peak))),
         row("", format!("{} parameters, gradients and moments", bytes(state))),
         row("", format!("{} activations saved for the backward pass", bytes(memory.activations))),
@@ -304,5 +319,10 @@ pub(super) fn memory_rows(memory: &StepMemory, device: &str) -> Vec<Vec<String>>
                 bytes(memory.block)
             ),
         ),
-    ]
+    ];
+    if memory.gathered > 0 {
+        let gathered = bytes(memory.gathered);
+        rows.push(row("", format!("or, on rank 0, {gathered} while the moments of all ranks are written")));
+    }
+    rows
 }

@@ -6,12 +6,13 @@ use anyhow::Result;
 use clap::Args;
 use mixce_core::ObjectiveConfig;
 use mixce_sweep::{Shard, TrainSize};
+use mixce_train::distributed::Launched;
 
 use super::train::Settings;
 use crate::context::Context;
 use crate::error::{Problem, at_least};
 use crate::objective::ObjectiveParser;
-use crate::sweep;
+use crate::{progress, sweep};
 
 /// No machine runs more commands at once; a larger number is a typo.
 const MAX_JOBS: usize = 1024;
@@ -94,7 +95,7 @@ pub(crate) struct SweepArgs {
     /// Commands that run at the same time; each gets an equal share of --threads
     #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Running")]
     pub(crate) jobs: usize,
-    /// Compute only part I of N, to divide the grid over machines
+    /// Compute only part I of N, to divide the grid over machines [default: all, or part I of N processes of mpirun, srun or torchrun]
     #[arg(long, value_name = "I/N", help_heading = "Running")]
     pub(crate) shard: Option<Shard>,
     /// Print the cells with estimated training time and disk space; run and write nothing
@@ -104,12 +105,28 @@ pub(crate) struct SweepArgs {
     pub(crate) settings: Settings,
 }
 
-pub(crate) fn run(args: &SweepArgs, context: &Context) -> Result<()> {
+pub(crate) fn run(args: SweepArgs, context: &Context) -> Result<()> {
     at_least("--jobs", args.jobs as u64, 1)?;
     if args.jobs > MAX_JOBS {
         return Err(
             Problem::new(format!("`--jobs`: expected at most {MAX_JOBS}, got `{}`", args.jobs)).into()
         );
     }
-    sweep::run(args, context)
+    let shard = args.shard.or(shard_of_launched()?);
+    sweep::run(&SweepArgs { shard, ..args }, context)
+}
+
+/// The part of the grid for this process, if a launcher has started it as one of several. They need no connection.
+fn shard_of_launched() -> Result<Option<Shard>> {
+    let Some(Launched { launcher, rank, size, .. }) = Launched::of_environment()? else { return Ok(None) };
+    let shard = Shard::of_rank(rank, size);
+    if rank == 0 {
+        tracing::warn!(
+            "one of {size} processes from {launcher}: each computes its part of the grid, this one `--shard {shard}`"
+        );
+    } else {
+        // One live table is enough for a terminal.
+        progress::hide();
+    }
+    Ok(Some(shard))
 }

@@ -18,7 +18,7 @@ use crate::error::Problem;
 use crate::models;
 
 /// Settings of training that do not change the model, and names for which the key has digests.
-const WITHOUT_EFFECT: [&str; 11] = [
+const WITHOUT_EFFECT: [&str; 12] = [
     "model",
     "from_config",
     "tokenizer",
@@ -30,6 +30,7 @@ const WITHOUT_EFFECT: [&str; 11] = [
     "log_every",
     "save_every",
     "keep_last",
+    "shard_optimizer",
 ];
 
 /// A file set of a corpus.

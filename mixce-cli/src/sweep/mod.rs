@@ -378,7 +378,7 @@ fn conclude(sweep: &Sweep<'_>, results: &Results, args: &SweepArgs, context: &Co
     }
     if let Some(shard) = args.shard.filter(|_| results.chosen.len() < sweep.grid.groups.len()) {
         tracing::warn!(
-            "shard {shard} is done, other cells are not: the same command without `--shard` chooses, and scores the test texts"
+            "shard {shard} is done, other cells are not: when all are, the same command in one process, without `--shard`, chooses, and scores the test texts"
         );
     }
     Ok(())

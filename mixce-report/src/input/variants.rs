@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::study::Study;
 
 /// Settings that do not change what a run computes.
-const IRRELEVANT: [&str; 11] = [
+const IRRELEVANT: [&str; 12] = [
     "seed",
     "out",
     "resume",
@@ -18,6 +18,7 @@ const IRRELEVANT: [&str; 11] = [
     "save_every",
     "keep_last",
     "activation_checkpointing",
+    "shard_optimizer",
     "skip_bad_rows",
 ];
 

@@ -134,6 +134,9 @@ pub struct TrainConfig {
     pub precision: Precision,
     /// Recompute each block in the backward pass instead of saving its activations: less memory, bit-identical results.
     pub activation_checkpointing: bool,
+    /// Divide AdamW's moments over the processes of the run instead of having them in each: less memory, bit-identical results.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shard_optimizer: bool,
 
     /// When to evaluate on `valid`.
     pub eval_every: Every,
@@ -233,6 +236,7 @@ impl Default for TrainConfig {
             dropout: None,
             precision: Precision::F32,
             activation_checkpointing: false,
+            shard_optimizer: false,
             eval_every: Every::Epoch,
             save_every: Every::Epoch,
             keep_last: 2,

@@ -109,7 +109,7 @@ impl Launched {
                     Launcher::Torchrun
                 ),
                 hint: Some(format!(
-                    "start it with `mpirun -n {size} mixce train ...` or `srun`; for a run of one process unset `RANK` and `WORLD_SIZE`"
+                    "start it with `mpirun -n {size} mixce ...` or `srun`; for one process unset `RANK` and `WORLD_SIZE`"
                 )),
             }),
             Some(launched) => connect_mpi(launched, timeout),
@@ -126,7 +126,7 @@ fn connect_mpi(launched: Launched, timeout: Duration) -> Result<Arc<dyn Communic
 fn connect_mpi(Launched { launcher, size, .. }: Launched, _: Duration) -> Result<Arc<dyn Communicator>> {
     Err(Error::Config {
         message: format!(
-            "started as one of {size} processes by {launcher}, but built without MPI: each would train the same model by itself"
+            "started as one of {size} processes by {launcher}, but built without MPI: each would do the same work by itself"
         ),
         hint: Some("build it with `cargo build --release --features mpi`, or start one process".into()),
     })

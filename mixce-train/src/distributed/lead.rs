@@ -1,12 +1,12 @@
-//! Work of rank 0 alone.
-use std::sync::mpsc::{RecvTimeoutError, channel};
+//! Work that takes longer on one rank than on another.
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
 use super::Communicator;
 use crate::error::{Error, Result};
 
-/// What rank 0 tells those that wait for it.
+/// What a rank tells the others.
 const WORKING: u8 = 1;
 const DONE: u8 = 0;
 const FAILED: u8 = 2;
@@ -14,73 +14,21 @@ const FAILED: u8 = 2;
 /// The longest time between two signs of life.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
-/// Runs `work` on rank 0 while the others wait for it, however long it takes: meanwhile rank 0 gives signs of life, so that a process that
-/// hangs as a whole is still noticed. `None` on the other ranks.
+/// Runs `work`, which does not use the ranks, on each of them, and returns when all are done, however long one takes: meanwhile all give signs
+/// of life, so that a process that hangs as a whole is still noticed.
 ///
 /// # Errors
-/// Those of `work` on rank 0, and [`Error::RankFailed`] on the others; [`Communicator::broadcast`]'s on all.
-pub fn lead<T, E: From<Error>>(
-    ranks: &dyn Communicator,
-    work: impl FnOnce() -> std::result::Result<T, E>,
-) -> std::result::Result<Option<T>, E> {
-    if ranks.rank() > 0 {
-        wait_for_first(ranks)?;
-        return Ok(None);
-    }
-    with_signs_of_life(ranks, work).map(Some)
-}
-
-/// Runs `work` on rank 0, then on the others: they find what it has downloaded or cached.
-///
-/// # Errors
-/// Those of `work`; as [`lead`].
-pub fn first_rank_first<T, E: From<Error>>(
-    ranks: &dyn Communicator,
-    work: impl FnOnce() -> std::result::Result<T, E>,
-) -> std::result::Result<T, E> {
-    if ranks.rank() > 0 {
-        wait_for_first(ranks)?;
-        return work();
-    }
-    with_signs_of_life(ranks, work)
-}
-
-/// Waits until rank 0 is done.
-fn wait_for_first(ranks: &dyn Communicator) -> Result<()> {
-    loop {
-        match ranks.broadcast(Vec::new())?[..] {
-            [WORKING] => {}
-            [DONE] => return Ok(()),
-            _ => return Err(Error::RankFailed { rank: 0 }),
-        }
-    }
-}
-
-/// The result of `work`, of which the others are told.
-fn with_signs_of_life<T, E: From<Error>>(
+/// Those of `work`, and [`Error::RankFailed`] if another rank had one; [`Communicator::all_gather`]'s.
+pub fn apart<T, E: From<Error>>(
     ranks: &dyn Communicator,
     work: impl FnOnce() -> std::result::Result<T, E>,
 ) -> std::result::Result<T, E> {
     if ranks.size() == 1 {
         return work();
     }
-    let every = SIGN_OF_LIFE.min(ranks.timeout() / 4);
     let (end, is_over) = channel();
     thread::scope(|scope| {
-        let signs = scope.spawn(move || {
-            loop {
-                let word = match is_over.recv_timeout(every) {
-                    Err(RecvTimeoutError::Timeout) => WORKING,
-                    Ok(word) => word,
-                    // The work has panicked.
-                    Err(RecvTimeoutError::Disconnected) => FAILED,
-                };
-                ranks.broadcast(vec![word])?;
-                if word != WORKING {
-                    return Ok(());
-                }
-            }
-        });
+        let signs = scope.spawn(move || give_signs_of_life(ranks, &is_over));
         let result = work();
         // A thread that has ended has failed to tell the others, which is the error.
         let _ = end.send(if result.is_ok() { DONE } else { FAILED });
@@ -89,6 +37,55 @@ fn with_signs_of_life<T, E: From<Error>>(
         told?;
         Ok(result)
     })
+}
+
+/// Runs `work` on rank 0 while the others wait for it. `None` on the other ranks.
+///
+/// # Errors
+/// As [`apart`].
+pub fn lead<T, E: From<Error>>(
+    ranks: &dyn Communicator,
+    work: impl FnOnce() -> std::result::Result<T, E>,
+) -> std::result::Result<Option<T>, E> {
+    apart(ranks, || if ranks.rank() == 0 { work().map(Some) } else { Ok(None) })
+}
+
+/// Runs `work` on rank 0, then on the others: they find what it has downloaded or cached.
+///
+/// # Errors
+/// Those of `work`; as [`apart`].
+pub fn first_rank_first<T, E: From<Error>>(
+    ranks: &dyn Communicator,
+    work: impl FnOnce() -> std::result::Result<T, E>,
+) -> std::result::Result<T, E> {
+    if ranks.rank() == 0 {
+        return apart(ranks, work);
+    }
+    apart(ranks, || Ok::<_, E>(()))?;
+    work()
+}
+
+/// Until all ranks are done, or one has failed.
+fn give_signs_of_life(ranks: &dyn Communicator, is_over: &Receiver<u8>) -> Result<()> {
+    let every = SIGN_OF_LIFE.min(ranks.timeout() / 4);
+    let mut own = WORKING;
+    loop {
+        if own == WORKING {
+            own = match is_over.recv_timeout(every) {
+                Err(RecvTimeoutError::Timeout) => WORKING,
+                Ok(word) => word,
+                // The work has panicked.
+                Err(RecvTimeoutError::Disconnected) => FAILED,
+            };
+        }
+        let words = ranks.all_gather(vec![own])?;
+        if let Some(rank) = words.iter().position(|word| *word == [FAILED]) {
+            return Err(Error::RankFailed { rank });
+        }
+        if words.iter().all(|word| *word == [DONE]) {
+            return Ok(());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -109,6 +106,36 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
         });
         assert_eq!(results, [Some(7), None, None]);
+    }
+
+    #[test]
+    fn every_rank_waits_for_the_slowest() {
+        let ranks = ThreadRank::all(3, Duration::from_millis(200));
+        let started = std::time::Instant::now();
+        thread::scope(|scope| {
+            for rank in &ranks {
+                scope.spawn(move || {
+                    let work = || {
+                        thread::sleep(Duration::from_millis(300 * rank.rank() as u64));
+                        Ok::<_, Error>(rank.rank())
+                    };
+                    assert_eq!(apart(rank, work).unwrap(), rank.rank());
+                    assert!(started.elapsed() >= Duration::from_millis(600));
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn each_rank_that_fails_has_its_own_error() {
+        let results = super::super::tests::on_ranks(3, |rank| {
+            let work = || if rank.rank() == 1 { Err(Error::NothingToEvaluate) } else { Ok(()) };
+            apart(rank, work).unwrap_err()
+        });
+        assert!(matches!(results[1], Error::NothingToEvaluate), "{}", results[1]);
+        for other in [&results[0], &results[2]] {
+            assert!(matches!(other, Error::RankFailed { rank: 1 }), "{other}");
+        }
     }
 
     #[test]

@@ -1,42 +1,48 @@
 //! Data-parallel training: several processes, the *ranks* of a run, each with a copy of the model.
 //!
 //! Every rank takes its part of each microbatch; the gradients are added up over the ranks, and each rank then makes the same update. So a run
-//! follows that of one process to rounding, and the weights of all ranks are equal bit for bit. Rank 0 alone writes and reports.
+//! follows that of one process to rounding, and the weights of all ranks are equal bit for bit. Rank 0 alone writes and reports. The optimizer's
+//! moments are on every rank, or divided into [`Shards`].
 //!
 //! A [`Communicator`] connects the ranks: [`Alone`] for one process, [`ThreadRank`] for threads of one process, and `MpiRank` (feature `mpi`)
 //! for processes that a launcher has started, on one machine or many. [`Launched::detect`] finds out what the launcher has told this process.
+mod flat;
 mod launched;
 mod lead;
 mod part;
 #[cfg(feature = "mpi")]
 mod processes;
 mod same;
+mod shards;
 mod threads;
 
 use std::fmt::Debug;
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Range};
 use std::time::Duration;
 
 use candle_core::Tensor;
 use mixce_kernels::edit_f32;
 
+use flat::Flat;
 pub use launched::{Launched, Launcher};
-pub use lead::{first_rank_first, lead};
+pub use lead::{apart, first_rank_first, lead};
 pub use part::Part;
 #[cfg(feature = "mpi")]
 pub use processes::MpiRank;
 pub use same::require_same;
+pub use shards::Shards;
 pub use threads::ThreadRank;
 
 use crate::error::{Error, Result};
 
-/// Values in one message of a sum of tensors: 4 MiB. Larger messages are hardly faster, and each rank holds some copies of one.
-const BUCKET: usize = 1 << 20;
+/// Values in one message of tensors: 4 MiB. Larger messages are hardly faster, and each rank holds some copies of one.
+const MESSAGE: usize = 1 << 20;
 
 /// Connects this rank with the others. All ranks make the same calls in the same order; each waits for the others.
 ///
-/// A host engine writes [`Self::all_gather`] and, to save bytes on the wire, [`Self::all_reduce_f32`]; one for GPUs would reduce tensors
-/// where they are ([`Self::all_reduce`]) and may return before the device is done, because later work on the device comes after it.
+/// A host engine writes [`Self::all_gather`] and, to save bytes on the wire, the methods for f32; one for GPUs would exchange tensors
+/// where they are ([`Self::all_reduce`], [`Self::reduce_scatter`], [`Self::all_gather_shards`]) and may return before the device is done,
+/// because later work on the device comes after it.
 pub trait Communicator: Debug + Send + Sync {
     /// This rank's number, from 0.
     fn rank(&self) -> usize;
@@ -66,6 +72,30 @@ pub trait Communicator: Debug + Send + Sync {
         Ok(())
     }
 
+    /// [`Self::all_reduce_f32`] of `values`, a block of `lengths[r]` for each rank r; returns this rank's block of the sums.
+    ///
+    /// # Errors
+    /// As [`Self::all_gather`].
+    fn reduce_scatter_f32(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+        let mut sums = values.to_vec();
+        self.all_reduce_f32(&mut sums)?;
+        let (before, own) = (&lengths[..self.rank()], lengths[self.rank()]);
+        Ok(sums.split_off(before.iter().sum())[..own].to_vec())
+    }
+
+    /// The blocks of all ranks, `lengths[r]` values of rank r, in their order.
+    ///
+    /// # Errors
+    /// As [`Self::all_gather`].
+    fn all_gather_f32(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+        let all = self.all_gather(own.iter().flat_map(|value| value.to_le_bytes()).collect())?;
+        if let Some(rank) = all.iter().zip(lengths).position(|(bytes, length)| bytes.len() != 4 * length) {
+            return Err(Error::RanksDiffer { what: "number of values", rank });
+        }
+        let values = all.iter().flat_map(|bytes| bytes.as_chunks().0).map(|bytes| f32::from_le_bytes(*bytes));
+        Ok(values.collect())
+    }
+
     /// The same for a few f64.
     ///
     /// # Errors
@@ -76,7 +106,7 @@ pub trait Communicator: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Adds f32 tensors up over the ranks in place, in buckets of 4 MiB. They must be contiguous and share no memory.
+    /// Adds f32 tensors up over the ranks in place, in messages of 4 MiB. They must be contiguous and share no memory.
     ///
     /// # Errors
     /// As [`Self::all_gather`], and if a tensor is not f32 or not on the CPU.
@@ -84,9 +114,71 @@ pub trait Communicator: Debug + Send + Sync {
         if self.size() == 1 {
             return Ok(());
         }
-        let sum =
-            |mut slices: Vec<&mut [f32]>| Ok(in_buckets(&mut slices, |bucket| self.all_reduce_f32(bucket)));
-        edit_f32("all-reduce", tensors, sum).map_err(Error::tensor("sum over ranks"))?
+        edit("all-reduce", tensors, |flat| {
+            let total = flat.len();
+            let mut values = Vec::with_capacity(MESSAGE.min(total));
+            for start in (0..total).step_by(MESSAGE) {
+                values.clear();
+                flat.read(start..total.min(start + MESSAGE), &mut values);
+                self.all_reduce_f32(&mut values)?;
+                flat.write(start, &values);
+            }
+            Ok(())
+        })
+    }
+
+    /// [`Self::all_reduce`] of which each rank gets the sums of its shard, with the same bits; its other values stay its own.
+    ///
+    /// # Errors
+    /// As [`Self::all_reduce`].
+    fn reduce_scatter(&self, tensors: &[&Tensor], shards: &Shards) -> Result<()> {
+        edit("reduce-scatter", tensors, |flat| {
+            let mut values = Vec::new();
+            for pieces in shards.messages(MESSAGE) {
+                values.clear();
+                pieces.iter().for_each(|piece| flat.read(piece.clone(), &mut values));
+                let sums = self.reduce_scatter_f32(&values, &lengths(&pieces))?;
+                flat.write(pieces[self.rank()].start, &sums);
+            }
+            Ok(())
+        })
+    }
+
+    /// Replaces the values outside this rank's shard by those of the ranks whose shards they are in.
+    ///
+    /// # Errors
+    /// As [`Self::all_reduce`].
+    fn all_gather_shards(&self, tensors: &[&Tensor], shards: &Shards) -> Result<()> {
+        edit("all-gather", tensors, |flat| {
+            let mut own = Vec::new();
+            for pieces in shards.messages(MESSAGE) {
+                own.clear();
+                flat.read(pieces[self.rank()].clone(), &mut own);
+                flat.write_pieces(&pieces, &self.all_gather_f32(&own, &lengths(&pieces))?);
+            }
+            Ok(())
+        })
+    }
+
+    /// The values of all shards on rank 0, of which `own` has this rank's; empty on the others.
+    ///
+    /// # Errors
+    /// As [`Self::all_gather`].
+    fn gather_shards(&self, own: &[f32], shards: &Shards) -> Result<Vec<f32>> {
+        let (rank, mut all) = (self.rank(), Vec::new());
+        if rank == 0 {
+            all.resize(shards.len(), 0.0);
+        }
+        let mut unsent = own;
+        for pieces in shards.messages(MESSAGE) {
+            let (sent, later) = unsent.split_at(pieces[rank].len());
+            unsent = later;
+            let gathered = self.all_gather_f32(sent, &lengths(&pieces))?;
+            if rank == 0 {
+                Flat::new(vec![&mut all]).write_pieces(&pieces, &gathered);
+            }
+        }
+        Ok(all)
     }
 
     /// Rank 0's bytes, on every rank; those of others are ignored.
@@ -119,37 +211,37 @@ fn add_up<T: Default + AddAssign, const N: usize>(
     }
 }
 
-/// Calls `reduce` with the values of all slices, at most [`BUCKET`] at a time, and writes its results back.
-fn in_buckets(slices: &mut [&mut [f32]], mut reduce: impl FnMut(&mut [f32]) -> Result<()>) -> Result<()> {
-    let mut bucket: Vec<f32> = Vec::with_capacity(BUCKET);
-    let mut pieces: Vec<&mut [f32]> = Vec::new();
-    let mut flush = |bucket: &mut Vec<f32>, pieces: &mut Vec<&mut [f32]>| {
-        reduce(bucket)?;
-        let mut rest = bucket.as_slice();
-        for piece in pieces.drain(..) {
-            let (own, others) = rest.split_at(piece.len());
-            piece.copy_from_slice(own);
-            rest = others;
-        }
-        bucket.clear();
-        Ok(())
-    };
-    for piece in slices.iter_mut().flat_map(|slice| slice.chunks_mut(BUCKET)) {
-        if bucket.len() + piece.len() > BUCKET {
-            flush(&mut bucket, &mut pieces)?;
-        }
-        bucket.extend_from_slice(piece);
-        pieces.push(piece);
-    }
-    if bucket.is_empty() { Ok(()) } else { flush(&mut bucket, &mut pieces) }
+fn lengths(pieces: &[Range<usize>]) -> Vec<usize> {
+    pieces.iter().map(Range::len).collect()
+}
+
+/// Edits f32 tensors on the CPU as one list of values.
+fn edit(
+    action: &'static str,
+    tensors: &[&Tensor],
+    work: impl FnOnce(&mut Flat<'_>) -> Result<()>,
+) -> Result<()> {
+    edit_f32(action, tensors, |slices| Ok(work(&mut Flat::new(slices)))).map_err(Error::tensor(action))?
 }
 
 /// The bytes that each rank sends, and receives, to add up `values` f32 over `ranks` ranks with [`Communicator::all_reduce`] of MPI: its share
-/// of the sum from every other rank, then the other shares.
+/// of the sum from every other rank, then the other shares. A sharded optimizer exchanges as many: shares of gradients, then of weights.
+///
+/// Shares differ by a value, shards by a chunk; this is the mean over the ranks.
 #[must_use]
 pub fn all_reduce_bytes(values: u64, ranks: u64) -> u64 {
-    // One share of each bucket; the last value of a share may be padding, which is left out here.
     2 * 4 * values.saturating_sub(values / ranks.max(1))
+}
+
+/// The calls of a [`Communicator`] in an optimizer step with parameters of these lengths: sums of losses and counts, and messages of gradients;
+/// for a sharded optimizer also the terms of the gradient norm, and as many messages of weights.
+#[must_use]
+pub fn calls_per_step(lengths: impl IntoIterator<Item = usize>, ranks: usize, sharded: bool) -> usize {
+    match (ranks, sharded) {
+        (0 | 1, _) => 0,
+        (_, false) => 1 + lengths.into_iter().sum::<usize>().div_ceil(MESSAGE),
+        (_, true) => 2 + 2 * Shards::new(lengths, ranks).messages(MESSAGE).count(),
+    }
 }
 
 /// The only rank of a run in one process.
@@ -179,7 +271,6 @@ impl Communicator for Alone {
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
-    use proptest::prelude::*;
 
     use super::*;
 
@@ -226,13 +317,49 @@ mod tests {
         let results = on_ranks(2, |rank| {
             let r = rank.rank() as f32;
             let small = Tensor::full(r, (2, 3), &Device::Cpu).unwrap();
-            let large = Tensor::full(1.0 + r, 2 * BUCKET + 5, &Device::Cpu).unwrap();
+            let large = Tensor::full(1.0 + r, 2 * MESSAGE + 5, &Device::Cpu).unwrap();
             rank.all_reduce(&[&small, &large]).unwrap();
             (small.sum_all().unwrap().to_scalar::<f32>().unwrap(), large.to_vec1::<f32>().unwrap())
         });
         for (small, large) in results {
             assert_eq!(small, 6.0);
-            assert!(large.len() == 2 * BUCKET + 5 && large.iter().all(|x| *x == 3.0));
+            assert!(large.len() == 2 * MESSAGE + 5 && large.iter().all(|x| *x == 3.0));
+        }
+    }
+
+    #[test]
+    fn shards_are_the_sums_of_an_all_reduce_and_gathered_the_whole() {
+        let lengths = [6, 2 * MESSAGE + 5, 3];
+        let shards = Shards::new(lengths, 3);
+        let value = |rank: usize, i: usize| (1 + rank) as f32 * 0.1 + (i % 97) as f32;
+        let results = on_ranks(3, |rank| {
+            let tensors = || {
+                lengths.map(|n| {
+                    let values: Vec<f32> = (0..n).map(|i| value(rank.rank(), i)).collect();
+                    Tensor::from_vec(values, n, &Device::Cpu).unwrap()
+                })
+            };
+            let (whole, divided) = (tensors(), tensors());
+            rank.all_reduce(&whole.each_ref()).unwrap();
+            rank.reduce_scatter(&divided.each_ref(), &shards).unwrap();
+            let values = |tensors: &[Tensor]| -> Vec<f32> {
+                tensors.iter().flat_map(|tensor| tensor.to_vec1::<f32>().unwrap()).collect()
+            };
+            let (sums, own) = (values(&whole), shards.shard(rank.rank()));
+            assert!(values(&divided)[own.clone()] == sums[own], "bit for bit");
+            rank.all_gather_shards(&divided.each_ref(), &shards).unwrap();
+            (sums, values(&divided))
+        });
+        for (sums, gathered) in &results {
+            assert!(gathered == sums && *sums == results[0].0);
+        }
+    }
+
+    #[test]
+    fn blocks_of_another_length_are_noticed() {
+        for result in on_ranks(2, |rank| rank.all_gather_f32(&[1.0; 2], &[2, 3])) {
+            let error = result.unwrap_err();
+            assert!(matches!(error, Error::RanksDiffer { rank: 1, .. }), "{error}");
         }
     }
 
@@ -241,24 +368,5 @@ mod tests {
         assert_eq!(all_reduce_bytes(1000, 1), 0);
         assert_eq!(all_reduce_bytes(1000, 2), 4000);
         assert_eq!(all_reduce_bytes(1000, 4), 6000);
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
-
-        #[test]
-        fn buckets_hold_every_value_once(lengths in proptest::collection::vec(0usize..BUCKET / 2, 0..6)) {
-            let mut tensors: Vec<Vec<f32>> = lengths.iter().map(|n| vec![1.0; *n]).collect();
-            let mut slices: Vec<&mut [f32]> = tensors.iter_mut().map(Vec::as_mut_slice).collect();
-            let mut total = 0;
-            in_buckets(&mut slices, |bucket| {
-                assert!((1..=BUCKET).contains(&bucket.len()));
-                total += bucket.len();
-                bucket.iter_mut().for_each(|x| *x += 1.0);
-                Ok(())
-            }).unwrap();
-            prop_assert_eq!(total, lengths.iter().sum::<usize>());
-            prop_assert!(tensors.iter().flatten().all(|x| *x == 2.0));
-        }
     }
 }

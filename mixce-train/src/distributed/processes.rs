@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mpi::Threading;
-use mpi::datatype::PartitionMut;
+use mpi::datatype::{Partition, PartitionMut};
 use mpi::request::{Request, Scope, scope};
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator as _, CommunicatorCollectives as _};
@@ -142,10 +142,33 @@ impl Communicator for MpiRank {
         self.run(move |engine| engine.all_gather(&own))
     }
 
+    /// A reduce-scatter and an all-gather of equal shares.
     fn all_reduce_f32(&self, values: &mut [f32]) -> Result<()> {
-        let own = values.to_vec();
-        values.copy_from_slice(&self.run(move |engine| Ok(engine.sum(own)))?);
+        let (own, total, ranks) = (values.to_vec(), values.len(), self.size);
+        let shares: Vec<usize> = (0..ranks).map(|r| total * (r + 1) / ranks - total * r / ranks).collect();
+        let sums = self.run(move |engine| {
+            engine.meet();
+            let share = engine.sums_of_block(&own, &shares)?;
+            engine.blocks(&share, &shares)
+        })?;
+        values.copy_from_slice(&sums);
         Ok(())
+    }
+
+    fn reduce_scatter_f32(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+        let (values, lengths) = (values.to_vec(), lengths.to_vec());
+        self.run(move |engine| {
+            engine.meet();
+            engine.sums_of_block(&values, &lengths)
+        })
+    }
+
+    fn all_gather_f32(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+        let (own, lengths) = (own.to_vec(), lengths.to_vec());
+        self.run(move |engine| {
+            engine.meet();
+            engine.blocks(&own, &lengths)
+        })
     }
 
     fn abort(&self, status: u8) {
@@ -209,18 +232,9 @@ impl Engine {
         scope(|scope| {
             self.complete(self.world.immediate_all_gather_into(scope, &length[..], &mut lengths[..]), EAGER)
         });
-        let (mut counts, mut starts, mut total) = (Vec::new(), Vec::new(), 0i32);
-        for length in &lengths {
-            let count = i32::try_from(*length).ok();
-            let end = count.and_then(|count| total.checked_add(count));
-            let (Some(count), Some(end)) = (count, end) else {
-                return Err(Error::config("messages between ranks: expected less than 2 GiB in all"));
-            };
-            counts.push(count);
-            starts.push(total);
-            total = end;
-        }
-        let mut all = vec![0u8; usize::try_from(total).unwrap_or_default()];
+        let sizes = lengths.iter().map(|length| usize::try_from(*length).unwrap_or(usize::MAX));
+        let (counts, starts, total) = layout(sizes)?;
+        let mut all = vec![0u8; total];
         {
             let mut parts = PartitionMut::new(&mut all[..], &counts[..], &starts[..]);
             scope(|scope| {
@@ -236,29 +250,60 @@ impl Engine {
         Ok(lengths.iter().map(part).collect())
     }
 
-    /// Adds up: each rank gets its share of the values of all, adds these in the order of ranks, and sends the sums to all. So the bits do
-    /// not depend on what MPI does, and are the same on all ranks.
-    fn sum(&self, mut values: Vec<f32>) -> Vec<f32> {
-        self.meet();
-        let (n, ranks) = (values.len(), self.size());
-        let share = n.div_ceil(ranks);
-        values.resize(share * ranks, 0.0);
-        let mut received = vec![0f32; share * ranks];
-        scope(|scope| {
-            self.complete(self.world.immediate_all_to_all_into(scope, &values[..], &mut received[..]), EAGER);
-        });
-        let mut sums = vec![0f32; share];
-        for part in received.chunks(share.max(1)) {
+    /// This rank's block of the sums: it gets that block of all ranks and adds them in the order of ranks, so that the bits do not depend on
+    /// what MPI does.
+    fn sums_of_block(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+        let own = lengths[self.world.rank().unsigned_abs() as usize];
+        let (counts, starts, _) = layout(lengths.iter().copied())?;
+        let (own_counts, own_starts, total) = layout(lengths.iter().map(|_| own))?;
+        let blocks = Partition::new(values, &counts[..], &starts[..]);
+        let mut received = vec![0f32; total];
+        {
+            let mut parts = PartitionMut::new(&mut received[..], &own_counts[..], &own_starts[..]);
+            scope(|scope| {
+                let exchange = self.world.immediate_all_to_all_varcount_into(scope, &blocks, &mut parts);
+                self.complete(exchange, EAGER);
+            });
+        }
+        let mut sums = vec![0f32; own];
+        for part in received.chunks(own.max(1)) {
             sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
         }
-        scope(|scope| {
-            self.complete(self.world.immediate_all_gather_into(scope, &sums[..], &mut values[..]), EAGER);
-        });
-        values.truncate(n);
-        values
+        Ok(sums)
+    }
+
+    /// The blocks of all ranks.
+    fn blocks(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+        let (counts, starts, total) = layout(lengths.iter().copied())?;
+        let mut all = vec![0f32; total];
+        {
+            let mut parts = PartitionMut::new(&mut all[..], &counts[..], &starts[..]);
+            scope(|scope| {
+                self.complete(self.world.immediate_all_gather_varcount_into(scope, own, &mut parts), EAGER);
+            });
+        }
+        Ok(all)
     }
 
     fn size(&self) -> usize {
         self.world.size().unsigned_abs() as usize
     }
+}
+
+/// Counts and starts of consecutive blocks as MPI takes them, and their total length.
+fn layout(lengths: impl Iterator<Item = usize>) -> Result<(Vec<i32>, Vec<i32>, usize)> {
+    let (mut counts, mut starts, mut total) = (Vec::new(), Vec::new(), 0i32);
+    for length in lengths {
+        let count = i32::try_from(length).ok();
+        let end = count.and_then(|count| total.checked_add(count));
+        let (Some(count), Some(end)) = (count, end) else {
+            return Err(Error::config(
+                "messages between ranks: expected fewer than 2^31 bytes or numbers in all",
+            ));
+        };
+        counts.push(count);
+        starts.push(total);
+        total = end;
+    }
+    Ok((counts, starts, total.unsigned_abs() as usize))
 }

@@ -2,6 +2,7 @@
 //!
 //! Loshchilov & Hutter, *Decoupled weight decay regularization*, ICLR 2019 (algorithm 2); the arithmetic is that of `torch.optim.AdamW`.
 use std::collections::HashMap;
+use std::ops::Range;
 
 use candle_core::{DType, Tensor, Var};
 use indexmap::IndexMap;
@@ -30,10 +31,11 @@ impl Default for AdamWConfig {
     }
 }
 
-/// One parameter and its moments.
+/// One parameter and the moments of its part that the optimizer updates.
 #[derive(Debug)]
 struct Slot {
     parameter: Var,
+    part: Range<usize>,
     decays: bool,
     first: Tensor,
     second: Tensor,
@@ -76,11 +78,28 @@ impl AdamW {
     ) -> Result<Self> {
         let slot = |(name, parameter, decays): (String, Var, bool)| {
             let zeros = || Tensor::zeros(parameter.shape(), DType::F32, parameter.device());
-            let (first, second) = (zeros()?, zeros()?);
-            Ok((name, Slot { parameter, decays, first, second }))
+            let (first, second, part) = (zeros()?, zeros()?, 0..parameter.elem_count());
+            Ok((name, Slot { parameter, part, decays, first, second }))
         };
         let slots = parameters.into_iter().map(slot).collect::<candle_core::Result<_>>();
         Ok(Self { config, slots: slots.map_err(Error::tensor("optimizer moments"))?, steps: 0 })
+    }
+
+    /// Restricts the optimizer to a part of each f32 parameter on the CPU, a range of its entries in row-major order: only these are updated and
+    /// have moments, which become zero.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the moments cannot be allocated.
+    pub fn restrict(&mut self, parts: impl IntoIterator<Item = Range<usize>>) -> Result<()> {
+        for (slot, part) in self.slots.values_mut().zip(parts) {
+            let zeros = || {
+                Tensor::zeros(part.len(), DType::F32, slot.parameter.device())
+                    .map_err(Error::tensor("optimizer moments"))
+            };
+            (slot.first, slot.second) = (zeros()?, zeros()?);
+            slot.part = part;
+        }
+        Ok(())
     }
 
     /// Updates done so far.
@@ -173,12 +192,22 @@ impl AdamW {
                 slot.apply_plain(gradient, update, decay_factor(slot))?;
             }
         }
-        let parameters: Vec<AdamWParameter<'_>> = self
-            .slots
-            .values()
-            .zip(&gradients)
-            .filter(|(slot, _)| has_backward_kernels(&slot.parameter))
-            .map(|(slot, gradient)| slot.with_gradient(gradient, decay_factor(slot)))
+        let with_kernels =
+            self.slots.values().zip(&gradients).filter(|(slot, _)| has_backward_kernels(&slot.parameter));
+        let views = with_kernels
+            .map(|(slot, gradient)| {
+                Ok((slot, view(&slot.parameter, &slot.part)?, view(gradient, &slot.part)?))
+            })
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        let parameters: Vec<AdamWParameter<'_>> = views
+            .iter()
+            .map(|(slot, parameter, gradient)| AdamWParameter {
+                parameter,
+                first_moment: &slot.first,
+                second_moment: &slot.second,
+                gradient,
+                decay_factor: decay_factor(slot) as f32,
+            })
             .collect();
         match guard {
             Some(guard) => guard.adamw_step(&parameters, &update.of_kernels()),
@@ -186,40 +215,40 @@ impl AdamW {
         }
     }
 
-    /// The moments by name: `NAME.exp_avg` and `NAME.exp_avg_sq`.
+    /// The moments by name: `NAME.exp_avg` of all parameters, then `NAME.exp_avg_sq`. Of a parameter that is updated in part the moments of the
+    /// part.
     #[must_use]
     pub fn state(&self) -> Vec<(String, Tensor)> {
-        let both = |(name, slot): (&String, &Slot)| {
-            [
-                (format!("{name}.exp_avg"), slot.first.clone()),
-                (format!("{name}.exp_avg_sq"), slot.second.clone()),
-            ]
-        };
-        self.slots.iter().flat_map(both).collect()
+        let first = self.slots.iter().map(|(name, slot)| (format!("{name}.exp_avg"), slot.first.clone()));
+        let second =
+            self.slots.iter().map(|(name, slot)| (format!("{name}.exp_avg_sq"), slot.second.clone()));
+        first.chain(second).collect()
     }
 
-    /// Restores the moments of [`Self::state`] and the number of updates done.
+    /// Restores the moments, of whole parameters, and the number of updates done.
     ///
     /// # Errors
     /// [`Error::OptimizerState`] if one is missing or misshapen.
     pub fn load_state(&mut self, mut state: HashMap<String, Tensor>, steps: u64) -> Result<()> {
         for (name, slot) in &mut self.slots {
-            for (suffix, moment) in [("exp_avg", &mut slot.first), ("exp_avg_sq", &mut slot.second)] {
+            let Slot { parameter, part, first, second, .. } = slot;
+            for (suffix, moment) in [("exp_avg", first), ("exp_avg_sq", second)] {
                 let key = format!("{name}.{suffix}");
                 let loaded = state.remove(&key);
                 let got = loaded.as_ref().map(|t| t.dims().to_vec()).unwrap_or_default();
                 match loaded {
                     // A copy: the moments are updated in place and must not share memory.
-                    Some(t) if t.dims() == moment.dims() => {
-                        *moment = t
-                            .to_device(moment.device())
-                            .and_then(|t| t.to_dtype(DType::F32)?.force_contiguous())
+                    Some(t) if t.dims() == parameter.dims() => {
+                        *moment = view(&t, part)
+                            .and_then(|t| {
+                                t.to_device(moment.device())?.to_dtype(DType::F32)?.force_contiguous()
+                            })
                             .map_err(Error::tensor("optimizer state"))?;
                     }
                     _ => {
                         return Err(Error::OptimizerState {
                             name: key,
-                            expected: moment.dims().to_vec(),
+                            expected: parameter.dims().to_vec(),
                             got,
                         });
                     }
@@ -247,18 +276,15 @@ impl Update {
     }
 }
 
-impl Slot {
-    /// For an update by kernels.
-    fn with_gradient<'a>(&'a self, gradient: &'a Tensor, decay_factor: f64) -> AdamWParameter<'a> {
-        AdamWParameter {
-            parameter: &self.parameter,
-            first_moment: &self.first,
-            second_moment: &self.second,
-            gradient,
-            decay_factor: decay_factor as f32,
-        }
+/// Some entries of a contiguous tensor, which share its memory.
+fn view(tensor: &Tensor, part: &Range<usize>) -> candle_core::Result<Tensor> {
+    if part.len() == tensor.elem_count() {
+        return Ok(tensor.clone());
     }
+    tensor.detach().flatten_all()?.narrow(0, part.start, part.len())
+}
 
+impl Slot {
     /// The same update in plain candle operations: the reference, and the fallback for other devices.
     fn apply_plain(
         &mut self,
@@ -368,6 +394,40 @@ mod tests {
         whole.step(0.1, &[gradient(2)], 1.0).unwrap();
         resumed.step(0.1, &[gradient(2)], 1.0).unwrap();
         assert_eq!(values(&p), values(&q));
+    }
+
+    #[test]
+    fn parts_together_are_the_whole_bit_for_bit() {
+        let start: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.37).sin()).collect();
+        let config = AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() };
+        let make = |p: &Var, q: &Var| {
+            AdamW::new([("p".into(), p.clone(), true), ("q".into(), q.clone(), false)], config).unwrap()
+        };
+        let [p, q, p_parts, q_parts] = [(); 4].map(|()| var(&start));
+        let mut whole = make(&p, &q);
+        let mut parts = [make(&p_parts, &q_parts), make(&p_parts, &q_parts)];
+        parts[0].restrict([0..300, 0..0]).unwrap();
+        parts[1].restrict([300..1000, 0..1000]).unwrap();
+        let gradients = |t: u32| {
+            [0.11, 0.07].map(|rate| {
+                let g: Vec<f32> = (0..1000).map(|i| (i as f32 * rate + t as f32).cos()).collect();
+                Tensor::new(g.as_slice(), &Device::Cpu).unwrap()
+            })
+        };
+        let step = |adamw: &mut AdamW, t| adamw.step(0.01, &gradients(t), 0.5).unwrap();
+        (1..=3).for_each(|t| step(&mut whole, t));
+        parts.iter_mut().for_each(|part| (1..=3).for_each(|t| step(part, t)));
+        assert_eq!((values(&p_parts), values(&q_parts)), (values(&p), values(&q)));
+        let moment = |adamw: &AdamW, index: usize| adamw.state()[index].1.to_vec1::<f32>().unwrap();
+        for index in 0..4 {
+            assert_eq!([moment(&parts[0], index), moment(&parts[1], index)].concat(), moment(&whole, index));
+        }
+        // Parts begin anew from whole moments.
+        let state: HashMap<_, _> = whole.state().into_iter().collect();
+        parts[0].restrict([900..1000, 5..6]).unwrap();
+        parts[0].load_state(state, 3).unwrap();
+        assert_eq!(moment(&parts[0], 2), moment(&whole, 2)[900..]);
+        assert_eq!(moment(&parts[0], 1), moment(&whole, 1)[5..6]);
     }
 
     #[test]

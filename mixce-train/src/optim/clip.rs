@@ -20,6 +20,11 @@ impl GradientNorms {
         Ok(Self { squared: sums_of_squares(&gradients).map_err(Error::tensor("gradient norm"))? })
     }
 
+    /// Squared norms that are known.
+    pub(crate) fn of_squares(squared: Vec<f64>) -> Self {
+        Self { squared }
+    }
+
     /// `sqrt(sum of squares of every entry of every gradient)`; 0 if there are none.
     #[must_use]
     pub fn global(&self) -> f64 {

@@ -8,6 +8,7 @@ mod resume;
 mod step;
 mod sums;
 mod variables;
+mod zero;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -125,6 +126,14 @@ impl<'a> Trainer<'a> {
             .with_options(config.pass_options())
             .with_outlier_rule(config.skip_outlier_steps)
             .with_ranks(job.ranks.clone())?;
+        let step = match (config.shard_optimizer, job.ranks.size()) {
+            (true, 1) => {
+                tracing::warn!("`config.shard_optimizer` has no effect: the run has one process");
+                step
+            }
+            (true, _) => step.with_sharded_optimizer()?,
+            (false, _) => step,
+        };
         let schedule = Schedule {
             kind: config.scheduler,
             peak: config.lr,

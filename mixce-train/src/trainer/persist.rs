@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Trainer;
-use crate::checkpoint;
+use crate::checkpoint::{self, NamedTensors};
 use crate::config::DataFiles;
 use crate::distributed::lead;
 use crate::error::{Error, Result};
@@ -56,18 +56,18 @@ impl Trainer<'_> {
         self.step.variables.require_finite(self.state.step)?;
         let Some(run) = self.job.run else { return Ok(None) };
         self.require_same_weights()?;
-        let ranks = self.ranks.clone();
-        lead(&*ranks, || self.write_checkpoint(run))?;
+        let (ranks, moments) = (self.ranks.clone(), self.step.whole_moments()?);
+        lead(&*ranks, || self.write_checkpoint(run, moments))?;
         Ok(Some(run.checkpoints().join(checkpoint::folder_name(self.state.step))))
     }
 
-    fn write_checkpoint(&mut self, run: &RunFolder) -> Result<()> {
+    fn write_checkpoint(&mut self, run: &RunFolder, moments: NamedTensors) -> Result<()> {
         self.require_folder()?;
         self.state.grad_norms = self.step.recent_norms();
         let checkpoints = run.checkpoints();
         let config_json = self.step.model.config().to_json();
         let extra = [("config.json", config_json.as_bytes())];
-        let (parameters, moments) = (self.step.variables.tensors(), self.step.optimizer.state());
+        let parameters = self.step.variables.tensors();
         let path = checkpoint::save(&checkpoints, &self.state, parameters, moments, &extra)?;
         checkpoint::remove_old(&checkpoints, self.config.keep_last)?;
         self.observers.on_checkpoint(self.state.step, &path)

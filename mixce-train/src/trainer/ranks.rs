@@ -10,7 +10,8 @@ use crate::distributed::{lead, require_same};
 use crate::error::{Error, Result};
 
 impl TrainStep {
-    /// Sums over all ranks: the loss of each microbatch, this rank's `sums` without the loss, and the gradients.
+    /// Sums over all ranks: the loss of each microbatch, this rank's `sums` without the loss, and the gradients, of which a sharded optimizer
+    /// gets its shard.
     ///
     /// # Errors
     /// On every rank alike: [`Error::Interrupted`] if one was `stop`ped, [`Error::NonFiniteLoss`].
@@ -34,7 +35,11 @@ impl TrainStep {
             return Err(Error::NonFiniteLoss { step, microbatch, loss: losses[microbatch], documents: None });
         }
         let loss = losses.iter().sum();
-        self.ranks.all_reduce(&gradients.iter().collect::<Vec<_>>())?;
+        let gradients: Vec<&Tensor> = gradients.iter().collect();
+        match &self.sharding {
+            Some(sharding) => sharding.reduce(&gradients)?,
+            None => self.ranks.all_reduce(&gradients)?,
+        }
         // Fewer than 2^53.
         Ok(StepSums { loss, log_q: small[1], weight: small[2], tokens: small[3] as u64 })
     }

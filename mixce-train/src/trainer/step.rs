@@ -11,6 +11,7 @@ use mixce_lm::{Gradients, LanguageModel, ModelConfig, Parameters, PassOptions};
 use super::outliers::OutlierRule;
 use super::sums::StepSums;
 use super::variables::Variables;
+use super::zero::Sharding;
 use crate::data::Microbatch;
 use crate::distributed::{Alone, Communicator, Part};
 use crate::error::{Error, Result};
@@ -34,6 +35,8 @@ pub struct TrainStep {
     options: PassOptions,
     outliers: Option<OutlierRule>,
     pub(super) ranks: Arc<dyn Communicator>,
+    /// If AdamW's moments are divided over the ranks.
+    pub(super) sharding: Option<Sharding>,
 }
 
 /// A started step. On a CUDA device it may still be running, and its results have not been read.
@@ -106,6 +109,7 @@ impl TrainStep {
             options,
             outliers: None,
             ranks: Arc::new(Alone),
+            sharding: None,
         })
     }
 
@@ -234,7 +238,10 @@ impl TrainStep {
             self.optimizer.guarded_step(lr, &gradients, guard)?;
             return Ok(StartedStep { step, targets, sums, log_q, grad_norm: None, skipped: false });
         }
-        let norms = GradientNorms::of(&gradients)?;
+        let norms = match &self.sharding {
+            Some(sharding) => sharding.norms(&gradients)?,
+            None => GradientNorms::of(&gradients)?,
+        };
         if let Some((index, squared_norm)) = norms.first_non_finite() {
             let name = self.variables.name(index).to_owned();
             return Err(Error::NonFiniteGradient { name, step, squared_norm, documents: None });
@@ -245,6 +252,7 @@ impl TrainStep {
             self.optimizer.skip();
         } else {
             self.optimizer.step(lr, &gradients, clip_factor(grad_norm, self.clip_grad_norm))?;
+            self.sharding.iter().try_for_each(|sharding| sharding.gather_weights(&self.variables))?;
         }
         Ok(StartedStep { step, targets, sums, log_q, grad_norm: Some(grad_norm), skipped })
     }

@@ -19,26 +19,32 @@ use mixce_train::{Error, Result};
 use crate::common::{Recorder, Setup, Watch, documents, examples, settings, tensors, values};
 
 /// 20 steps over ragged documents, with dropout and accumulation.
-fn config() -> TrainConfig {
+pub(crate) fn config() -> TrainConfig {
     TrainConfig { max_steps: Some(20), batch_size: 5, dropout: Some(0.2), lr: 1e-3, ..settings() }
 }
 
 /// What each rank has: its outcome, and what its observer heard.
-type Ranks = Vec<(Result<TrainOutcome>, Recorder)>;
+pub(crate) type Ranks = Vec<(Result<TrainOutcome>, Recorder)>;
 
 /// What else a run has.
 #[derive(Default)]
-struct Extra<'a> {
+pub(crate) struct Extra<'a> {
     /// Rank 0 stops the run after this step.
-    stop_after: Option<u64>,
+    pub(crate) stop_after: Option<u64>,
     /// Rank 0's.
-    selector: Option<&'a (dyn Selector + Sync)>,
+    pub(crate) selector: Option<&'a (dyn Selector + Sync)>,
     /// Rank 1's other development set.
-    other_valid: Option<&'a Examples>,
+    pub(crate) other_valid: Option<&'a Examples>,
 }
 
 /// Trains on `size` threads into the folder `name`.
-fn train_on(size: usize, setup: &Setup, name: &str, config: &TrainConfig, extra: &Extra<'_>) -> Ranks {
+pub(crate) fn train_on(
+    size: usize,
+    setup: &Setup,
+    name: &str,
+    config: &TrainConfig,
+    extra: &Extra<'_>,
+) -> Ranks {
     let run = match config.resume {
         Some(_) => RunFolder::open_or_create(&setup.path(name)).unwrap(),
         None => RunFolder::create(&setup.path(name)).unwrap(),
@@ -77,12 +83,12 @@ fn train_on(size: usize, setup: &Setup, name: &str, config: &TrainConfig, extra:
     })
 }
 
-fn plainly(size: usize, setup: &Setup, name: &str, config: &TrainConfig) -> Ranks {
+pub(crate) fn plainly(size: usize, setup: &Setup, name: &str, config: &TrainConfig) -> Ranks {
     train_on(size, setup, name, config, &Extra::default())
 }
 
 /// The bits of all parameters of a rank's model.
-fn bits(outcome: &Result<TrainOutcome>) -> Vec<u32> {
+pub(crate) fn bits(outcome: &Result<TrainOutcome>) -> Vec<u32> {
     let model = &outcome.as_ref().unwrap().model;
     model.parameters().iter().flat_map(|(_, tensor)| values(tensor)).map(f32::to_bits).collect()
 }

@@ -8,4 +8,5 @@ mod invariants;
 mod pytorch_steps;
 mod resume;
 mod selection;
+mod sharded;
 mod stops;

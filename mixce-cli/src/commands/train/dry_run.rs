@@ -2,11 +2,10 @@
 
 use anyhow::Result;
 use candle_core::Device;
-use mixce_lm::memory::PassShape;
 use mixce_train::config::TrainConfig;
 use mixce_train::data::{Batcher, Examples};
-use mixce_train::plan::step_memory;
 use mixce_train::prepare::Prepared;
+use mixce_train::room::memory_of_rank;
 use serde_json::{Value, json};
 
 use crate::commands::plan::memory_rows;
@@ -17,6 +16,7 @@ pub(super) fn print(
     config: &TrainConfig,
     prepared: &Prepared,
     device: &Device,
+    ranks: usize,
     context: &Context,
 ) -> Result<()> {
     let batcher = Batcher::new(&prepared.train, config.batcher())?;
@@ -25,13 +25,8 @@ pub(super) fn print(
     let parameters = prepared.parameters.element_count() as u64;
     // The last token of a document is only a target.
     let microbatch_tokens = config.batch_size.saturating_mul(prepared.train.longest().saturating_sub(1));
-    let shape = PassShape {
-        tokens: microbatch_tokens,
-        recompute: config.activation_checkpointing,
-        on_cuda: device.is_cuda(),
-        precision: config.precision.into(),
-    };
-    let memory = step_memory(&*config.with_dropout(&prepared.model), shape);
+    let model = config.with_dropout(&prepared.model);
+    let memory = memory_of_rank(config, &*model, &prepared.train, device, ranks);
     let report = json!({
         "dry_run": true,
         "device": device_name(device),

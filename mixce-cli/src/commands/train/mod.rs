@@ -60,7 +60,7 @@ pub(crate) struct TrainArgs {
     #[arg(long)]
     force: bool,
     /// Seconds to wait for the other processes of a run, before the run ends with an error
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    #[arg(long, value_name = "SECONDS", default_value_t = ranks::TIMEOUT_SECONDS, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     comm_timeout: u64,
     #[command(flatten)]
     pub(crate) settings: Settings,
@@ -95,8 +95,7 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
         require_usable(&config)?;
     }
     // Processes on one machine share its cores, unless the user says otherwise.
-    let shared = launched.filter(|_| std::env::var_os("RAYON_NUM_THREADS").is_none());
-    let threads = config.threads.or(shared.map(|launched| launched.threads()));
+    let threads = config.threads.or(ranks::threads(launched));
     let device = context.start_with(Some(&config.device), threads)?;
     let network = if args.dry_run { Network::CacheOnly } else { Network::Allowed };
     let spinner = progress::spinner("loading model and data");
@@ -114,6 +113,7 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
         other => other.into(),
     })?;
     spinner.finish_and_clear();
+    let size = ranks.size();
     if args.dry_run {
         ranks::disconnect(ranks);
         if !leads {
@@ -123,6 +123,7 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
             &config.resolved_for(prepared.model.spec().positions, Some(&prepared.tokenizer)),
             &prepared,
             &device,
+            size,
             context,
         );
     }
@@ -131,7 +132,6 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
         .flatten()
         .map(|selector| Box::new(selector) as Box<dyn Selector>);
     prepared.ranks = ranks.clone();
-    let size = ranks.size();
     let provenance = Provenance { model_commit: commit, ranks: size, ..Provenance::of(&device) };
     if !leads {
         // Rank 0 promises and saves.

@@ -120,6 +120,9 @@ pub(crate) struct Settings {
     /// Recompute activations in the backward pass: less memory, more time
     #[arg(long, help_heading = "Optimization")]
     pub(crate) activation_checkpointing: bool,
+    /// With several processes, divide AdamW's moments between them (ZeRO stage 1): less memory, the same results
+    #[arg(long, help_heading = "Optimization")]
+    pub(crate) shard_optimizer: bool,
 
     /// Evaluate at the end of each `epoch`, or every N steps [default: epoch]
     #[arg(long, value_name = "epoch|N|never", help_heading = "Evaluation and checkpoints")]
@@ -213,6 +216,7 @@ impl Settings {
         config.confine_attention |= self.confine_attention;
         config.no_shuffle |= self.no_shuffle;
         config.activation_checkpointing |= self.activation_checkpointing;
+        config.shard_optimizer |= self.shard_optimizer;
         config
     }
 }
