@@ -101,6 +101,10 @@ pub(crate) fn open(_: usize) -> Result<Device> {
     Err(Error::NotCompiledWithCudaSupport)
 }
 
+pub(crate) fn count() -> Result<usize> {
+    Err(Error::NotCompiledWithCudaSupport)
+}
+
 /// A storage and its layout.
 type Operand<'a> = (&'a CudaStorage, &'a Layout);
 

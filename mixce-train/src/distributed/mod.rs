@@ -3,40 +3,50 @@
 //! Every rank takes its part of each microbatch; the gradients are added up over the ranks, and each rank then makes the same update. So a run
 //! follows that of one process to rounding, and the weights of all ranks are equal bit for bit. Rank 0 alone writes and reports.
 //!
-//! A [`Communicator`] connects the ranks: [`Alone`] for one process, [`ThreadRank`] for threads of one process, and `MpiRank` (feature `mpi`)
-//! for processes that a launcher has started, on one machine or many. [`Launched::detect`] finds out what the launcher has told this process.
+//! A [`Communicator`] connects the ranks: [`Alone`] for one process, [`ThreadRank`] for threads of one process, `MpiRank` (feature `mpi`) and
+//! [`SocketRank`] for processes that a launcher has started, on one machine or many, and over one of these `NcclRank` (feature `nccl`) for
+//! their GPUs. [`Launched::detect`] finds out what the launcher has told this process.
+#[cfg(feature = "nccl")]
+mod gpus;
 mod launched;
 mod lead;
 mod part;
 #[cfg(feature = "mpi")]
 mod processes;
+mod rendezvous;
 mod same;
+mod sockets;
 mod threads;
 
 use std::fmt::Debug;
 use std::ops::AddAssign;
+use std::sync::Arc;
 use std::time::Duration;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use mixce_kernels::edit_f32;
 
+#[cfg(feature = "nccl")]
+pub use gpus::NcclRank;
 pub use launched::{Launched, Launcher};
 pub use lead::{first_rank_first, lead};
 pub use part::Part;
 #[cfg(feature = "mpi")]
 pub use processes::MpiRank;
 pub use same::require_same;
+pub use sockets::SocketRank;
 pub use threads::ThreadRank;
 
 use crate::error::{Error, Result};
+use crate::run_folder::device_name;
 
 /// Values in one message of a sum of tensors: 4 MiB. Larger messages are hardly faster, and each rank holds some copies of one.
 const BUCKET: usize = 1 << 20;
 
 /// Connects this rank with the others. All ranks make the same calls in the same order; each waits for the others.
 ///
-/// A host engine writes [`Self::all_gather`] and, to save bytes on the wire, [`Self::all_reduce_f32`]; one for GPUs would reduce tensors
-/// where they are ([`Self::all_reduce`]) and may return before the device is done, because later work on the device comes after it.
+/// A host engine writes [`Self::all_gather`] and, to save bytes on the wire, [`Self::all_reduce_f32`]; one for GPUs adds tensors up where
+/// they are ([`Self::all_reduce`], [`Self::adds_up_on`]).
 pub trait Communicator: Debug + Send + Sync {
     /// This rank's number, from 0.
     fn rank(&self) -> usize;
@@ -50,7 +60,8 @@ pub trait Communicator: Debug + Send + Sync {
     /// The bytes of every rank, in the order of ranks. They may differ in length.
     ///
     /// # Errors
-    /// [`Error::RanksSilent`] if a rank does not take part within [`Self::timeout`]; [`Error::RankFailed`] if one has failed.
+    /// [`Error::RanksSilent`] if a rank does not take part within [`Self::timeout`]; [`Error::RankFailed`] and [`Error::RankLost`] if one has
+    /// failed or is gone.
     fn all_gather(&self, own: Vec<u8>) -> Result<Vec<Vec<u8>>>;
 
     /// Ends all ranks, whatever they wait for, because this one has failed; `status` is the exit status of the run where ranks are processes.
@@ -79,7 +90,7 @@ pub trait Communicator: Debug + Send + Sync {
     /// Adds f32 tensors up over the ranks in place, in buckets of 4 MiB. They must be contiguous and share no memory.
     ///
     /// # Errors
-    /// As [`Self::all_gather`], and if a tensor is not f32 or not on the CPU.
+    /// As [`Self::all_gather`], and if a tensor is not f32, or on a device without [`Self::adds_up_on`].
     fn all_reduce(&self, tensors: &[&Tensor]) -> Result<()> {
         if self.size() == 1 {
             return Ok(());
@@ -87,6 +98,19 @@ pub trait Communicator: Debug + Send + Sync {
         let sum =
             |mut slices: Vec<&mut [f32]>| Ok(in_buckets(&mut slices, |bucket| self.all_reduce_f32(bucket)));
         edit_f32("all-reduce", tensors, sum).map_err(Error::tensor("sum over ranks"))?
+    }
+
+    /// Whether [`Self::all_reduce`] takes tensors of this device.
+    fn adds_up_on(&self, device: &Device) -> bool {
+        device.is_cpu()
+    }
+
+    /// Whether the other ranks are there, as far as is known without waiting for them.
+    ///
+    /// # Errors
+    /// [`Error::RankFailed`], [`Error::RankLost`].
+    fn check(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Rank 0's bytes, on every rank; those of others are ignored.
@@ -104,6 +128,30 @@ pub trait Communicator: Debug + Send + Sync {
     /// As [`Self::all_gather`].
     fn barrier(&self) -> Result<()> {
         self.all_gather(Vec::new()).map(drop)
+    }
+}
+
+/// The connection of ranks whose tensors are on `device`: `host` itself for CPUs, `NcclRank` over it for GPUs.
+///
+/// # Errors
+/// [`Error::RanksDiffer`] if only some ranks have a GPU; [`Error::Config`] if this build or this machine has no NCCL, or for another device.
+pub fn on_device(host: Arc<dyn Communicator>, device: &Device) -> Result<Arc<dyn Communicator>> {
+    if host.size() == 1 {
+        return Ok(host);
+    }
+    require_same(&*host, "kind of device", vec![u8::from(device.is_cuda())])?;
+    match device {
+        Device::Cpu => Ok(host),
+        #[cfg(feature = "nccl")]
+        Device::Cuda(_) => Ok(Arc::new(NcclRank::start(host, device)?)),
+        _ => Err(Error::Config {
+            message: format!(
+                "`config.device`: expected `cpu` for a run of {} processes in a build without NCCL, got `{}`",
+                host.size(),
+                device_name(device)
+            ),
+            hint: Some("build it with `cargo build --release --features nccl`".into()),
+        }),
     }
 }
 
@@ -178,7 +226,6 @@ impl Communicator for Alone {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
     use proptest::prelude::*;
 
     use super::*;

@@ -45,8 +45,9 @@ const PROMISE: &str = "writing a checkpoint of the last whole step";
     Defaults are the paper's. A --config file overrides them, and flags override both. The run folder holds run.toml (the settings, \
     usable as --config), metrics.jsonl, TensorBoard events, checkpoints/, best/ and final/. Ctrl-C writes a checkpoint; \
     --resume auto continues from it.\n\n\
-    Several processes train one model when a launcher starts them: `mpirun -n 4 mixce train ...`, on one machine or several, with a \
-    build with the feature mpi. Each takes a part of every microbatch; the run is the same as that of one process, to rounding.\n\n\
+    Several processes train one model when a launcher starts them, on one machine or several: `mpirun -n 4 mixce train ...` with a \
+    build with the feature mpi, or `torchrun --no-python --nproc-per-node 4 mixce train ...`. Each takes a part of every microbatch; the \
+    run is the same as that of one process, to rounding. With the feature nccl each has a GPU.\n\n\
     The flag names of the MixCE authors (--train_file, --mixing_ratio, ...) are accepted."
 )]
 pub(crate) struct TrainArgs {
@@ -97,7 +98,8 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
     // Processes on one machine share its cores, unless the user says otherwise.
     let shared = launched.filter(|_| std::env::var_os("RAYON_NUM_THREADS").is_none());
     let threads = config.threads.or(shared.map(|launched| launched.threads()));
-    let device = context.start_with(Some(&config.device), threads)?;
+    let device = context.start_rank(&config.device, threads, launched.as_ref())?;
+    let ranks = ranks::connect_devices(ranks, &device)?;
     let network = if args.dry_run { Network::CacheOnly } else { Network::Allowed };
     let spinner = progress::spinner("loading model and data");
     let Located { sources, commit, pinned } = first_rank_first(&*ranks, || sources::find(&config, network))?;
