@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles our CUDA kernels to machine code, then compiles and lints the whole workspace with `--features cuda`,
+# Compiles our CUDA kernels to machine code, then compiles and lints the whole workspace with the features `cuda` and `nccl`,
 # on a machine without a GPU; warnings and spilled registers are denied.
 #
 # candle's CUDA kernels are compiled for real, by the compiler that scripts/cuda-toolkit.sh fetches: several minutes on
@@ -32,4 +32,4 @@ for capability in 80 90; do
         fi
     done
 done
-cargo clippy --workspace --all-targets --features mixce-tests/cuda --locked "$@" -- -D warnings
+cargo clippy --workspace --all-targets --features mixce-tests/nccl --locked "$@" -- -D warnings

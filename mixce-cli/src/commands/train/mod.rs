@@ -1,6 +1,7 @@
 //! `mixce train`: finetune a model, or train one from scratch.
 
 mod dry_run;
+mod gpus;
 mod select;
 mod settings;
 pub(crate) mod sources;
@@ -47,7 +48,7 @@ const PROMISE: &str = "writing a checkpoint of the last whole step";
     --resume auto continues from it.\n\n\
     Several processes train one model when a launcher starts them, on one machine or several: `mpirun -n 4 mixce train ...` with a \
     build with the feature mpi, or `torchrun --no-python --nproc-per-node 4 mixce train ...`. Each takes a part of every microbatch; the \
-    run is the same as that of one process, to rounding. With the feature nccl each has a GPU.\n\n\
+    run is the same as that of one process, to rounding. With the feature nccl each has a GPU, and --gpus starts them on this machine.\n\n\
     The flag names of the MixCE authors (--train_file, --mixing_ratio, ...) are accepted."
 )]
 pub(crate) struct TrainArgs {
@@ -63,6 +64,9 @@ pub(crate) struct TrainArgs {
     /// Seconds to wait for the other processes of a run, before the run ends with an error
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     comm_timeout: u64,
+    /// Train on the first N GPUs of this machine, with a process for each; needs a build with the feature nccl
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    gpus: Option<u16>,
     #[command(flatten)]
     pub(crate) settings: Settings,
 }
@@ -90,6 +94,11 @@ fn elsewhere(run_toml: &Path) -> Option<String> {
 fn train(args: &TrainArgs, context: &Context) -> Result<()> {
     let config = resolve(args, context)?;
     let launched = Launched::of_environment()?;
+    if let Some(gpus) = args.gpus.map(usize::from)
+        && gpus::starts_processes(gpus, launched.as_ref(), &config)?
+    {
+        return gpus::launch(gpus);
+    }
     let ranks = ranks::connect(launched, Duration::from_secs(args.comm_timeout))?;
     let leads = ranks.rank() == 0;
     if leads {
@@ -158,6 +167,9 @@ fn resolve(args: &TrainArgs, context: &Context) -> Result<TrainConfig> {
     }
     if let Some(device) = &context.device {
         config.device.clone_from(device);
+    }
+    if args.gpus.is_some() && config.device == "auto" {
+        "cuda".clone_into(&mut config.device);
     }
     config.threads = context.threads.or(config.threads);
     let run_toml = config.out.as_ref().filter(|_| config.resume.is_some()).map(|out| out.join("run.toml"));
