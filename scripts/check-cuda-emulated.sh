@@ -20,8 +20,8 @@ repeats=(
     the_quickstarts_training_gives_
     training_scoring_and_sampling_are_measured
 )
-# Training and programs: of the kernels, operations and sublayers run all.
-runs=(program:: counts:: bf16:: ten_steps_ a_loss_that_ a_run_)
+# Training and programs: of the kernels, operations and sublayers run all. Time limits of processes are not for a sanitizer's speed.
+runs=(program:: ranks:: counts:: bf16:: ten_steps_ a_loss_that_ a_run_)
 
 skip_in_access=("${repeats[@]}")
 skip_in_address=("${repeats[@]}" "${runs[@]}")
@@ -29,7 +29,7 @@ if [[ "${1:-}" == --full ]]; then
     shift
     skip_in_access=()
     # What is counted is the same with other checks, and a long run touches no more memory than a short one.
-    skip_in_address=(counts:: bf16_trains_as_f32_does)
+    skip_in_address=(counts:: ranks:: bf16_trains_as_f32_does)
 fi
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -41,7 +41,7 @@ emulator="$(realpath -m "${CARGO_TARGET_DIR:-target}/cuda-emulator")"
 
 tests/cuda-emulator/selftest/run.sh "$emulator/selftest"
 
-candle_kernels="$(cargo metadata --format-version 1 --locked --features mixce-tests/cuda | python3 -c '
+candle_kernels="$(cargo metadata --format-version 1 --locked --features mixce-tests/nccl | python3 -c '
 import json, os, sys
 manifests = [p["manifest_path"] for p in json.load(sys.stdin)["packages"] if p["name"] == "candle-kernels"]
 print(os.path.join(os.path.dirname(manifests[0]), "src"))')"
@@ -66,7 +66,7 @@ run_tests() { # CHECK VARIABLES... -- ARGUMENTS OF THE TESTS
     done
     echo "CUDA tests on the emulated driver, checks \`$check\`"
     env "CARGO_TARGET_${host}_RUNNER=env LD_LIBRARY_PATH=$emulator/$check ${variables[*]}" "LIBRARY_PATH=$emulator/access" \
-        cargo test --workspace --features mixce-tests/cuda --test cuda --locked "$@"
+        cargo test --workspace --features mixce-tests/nccl --test cuda --locked "$@"
 }
 run_tests access -- "$@" "${skip_in_access[@]/#/--skip=}"
 # What programs leave allocated at their end is no leak to the sanitizer's taste.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles our CUDA kernels to machine code, then compiles and lints the whole workspace with `--features cuda`,
+# Compiles our CUDA kernels to machine code, then compiles and lints the whole workspace with the features `cuda` and `nccl`,
 # on a machine without a GPU; warnings and spilled registers are denied.
 #
 # candle's CUDA kernels are compiled by the compiler that scripts/cuda-toolkit.sh fetches, without optimisation: a few minutes
@@ -40,4 +40,4 @@ check_machine_code 90
 wait "$ampere"
 # Of the kernels that cargo builds nothing is run here; optimised, each of candle's largest files takes most of a minute.
 export NVCC_APPEND_FLAGS="-Ofc max"
-cargo clippy --workspace --all-targets --features mixce-tests/cuda --locked "$@" -- -D warnings
+cargo clippy --workspace --all-targets --features mixce-tests/nccl --locked "$@" -- -D warnings

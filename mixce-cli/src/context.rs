@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use candle_core::Device;
+use mixce_train::distributed::Launched;
 use mixce_train::plan::roofline::Gpu;
 pub(crate) use mixce_train::run_folder::device_name;
 
@@ -65,15 +66,22 @@ impl Context {
 
     /// Starts the thread pool and opens the device.
     pub(crate) fn start(&self) -> Result<Device> {
-        self.start_with(None, None)
+        self.start_rank(None, None, None)
     }
 
-    /// As [`Self::start`], with these defaults for flags that were not given.
-    pub(crate) fn start_with(&self, device: Option<&str>, threads: Option<usize>) -> Result<Device> {
+    /// As [`Self::start`], with these defaults for flags that were not given, in a process that a launcher may have started as one of
+    /// several: these take a GPU of their machine each.
+    pub(crate) fn start_rank(
+        &self,
+        device: Option<&str>,
+        threads: Option<usize>,
+        launched: Option<&Launched>,
+    ) -> Result<Device> {
         self.start_threads(threads);
         // One command, which does one thing after another.
         mixce_kernels::allow_recording();
-        DeviceChoice::parse(self.device.as_deref().or(device).unwrap_or("auto"))?.open()
+        let choice = DeviceChoice::parse(self.device.as_deref().or(device).unwrap_or("auto"))?;
+        launched.map_or(Ok(choice), |launched| choice.of_rank(launched))?.open()
     }
 
     /// Starts the thread pool alone, with this default for `--threads`.
@@ -92,7 +100,8 @@ impl Context {
 enum DeviceChoice {
     Auto,
     Cpu,
-    Cuda(usize),
+    /// With a number, or this process's.
+    Cuda(Option<usize>),
     /// A GPU to estimate for; no device to open.
     Named(&'static Gpu),
 }
@@ -103,9 +112,9 @@ impl DeviceChoice {
         Ok(match text {
             "auto" => Self::Auto,
             "cpu" => Self::Cpu,
-            "cuda" => Self::Cuda(0),
+            "cuda" => Self::Cuda(None),
             _ => match number(text) {
-                Some(n) => Self::Cuda(n),
+                Some(n) => Self::Cuda(Some(n)),
                 None if let Some(gpu) = Gpu::named(text) => Self::Named(gpu),
                 None => {
                     return Err(Problem::new(format!(
@@ -115,6 +124,30 @@ impl DeviceChoice {
                 }
             },
         })
+    }
+
+    /// The device of one of several processes.
+    fn of_rank(self, launched: &Launched) -> Result<Self> {
+        let Launched { local_rank, local_size, .. } = *launched;
+        match self {
+            Self::Auto | Self::Cuda(None) => match mixce_kernels::cuda_devices() {
+                // The launcher has given this process one of the machine's.
+                Ok(1) => Ok(Self::Cuda(Some(0))),
+                Ok(count) if count > 0 && local_rank >= count => Err(Problem::new(format!(
+                    "process {local_rank} of this machine, counted from 0, has no GPU: there are {count}"
+                ))
+                .hint("start as many processes on a machine as it has GPUs")
+                .into()),
+                Ok(count) if count > 0 => Ok(Self::Cuda(Some(local_rank))),
+                // Opening it says what is wrong.
+                Ok(_) | Err(_) => Ok(self),
+            },
+            Self::Cuda(Some(n)) if local_size > 1 => Err(Problem::new(format!(
+                "`--device cuda:{n}`: expected `cuda` for {local_size} processes on a machine, each of which takes the GPU of its number"
+            ))
+            .into()),
+            other => Ok(other),
+        }
     }
 
     fn open(self) -> Result<Device> {
@@ -127,8 +160,11 @@ impl DeviceChoice {
                 Device::Cpu
             })),
             Self::Auto => Ok(Device::Cpu),
-            Self::Cuda(n) if cuda => mixce_kernels::cuda_device(n)
-                .map_err(|error| Problem::new(format!("cannot open CUDA device {n}: {error}")).into()),
+            Self::Cuda(n) if cuda => {
+                let n = n.unwrap_or(0);
+                mixce_kernels::cuda_device(n)
+                    .map_err(|error| Problem::new(format!("cannot open CUDA device {n}: {error}")).into())
+            }
             Self::Named(gpu) => Err(Problem::new(format!(
                 "`--device {}`: this names a GPU for an estimate, not a device of this machine",
                 gpu.name
@@ -148,7 +184,7 @@ mod tests {
 
     #[test]
     fn devices_are_read() {
-        assert_eq!(DeviceChoice::parse("cuda:3").unwrap(), DeviceChoice::Cuda(3));
+        assert_eq!(DeviceChoice::parse("cuda:3").unwrap(), DeviceChoice::Cuda(Some(3)));
         assert_eq!(DeviceChoice::parse("cpu").unwrap(), DeviceChoice::Cpu);
         for bad in ["gpu", "metal", "cuda:", "cuda:x", ""] {
             assert!(DeviceChoice::parse(bad).unwrap_err().to_string().contains(&format!("`{bad}`")));

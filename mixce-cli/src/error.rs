@@ -41,6 +41,11 @@ impl Problem {
         Self { status: INTERRUPTED, ..Self::new(message) }
     }
 
+    /// A failure that another process has reported, with its exit status: nothing is printed.
+    pub(crate) fn reported(status: u8) -> Self {
+        Self { status, ..Self::new("") }
+    }
+
     /// Adds a hint.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -65,6 +70,9 @@ pub(crate) fn print(failure: &anyhow::Error, color: ColorWhen) -> u8 {
     let word = if status == INTERRUPTED { "interrupted" } else { "error" };
     // Names and texts of files are part of messages.
     let message = in_words_of_flags(&message_of(failure));
+    if message.is_empty() {
+        return status;
+    }
     let message = shown(&message);
     let mut stderr = io::stderr().lock();
     // A closed stderr is ignored.

@@ -26,6 +26,9 @@ static SIGNAL: AtomicU8 = AtomicU8::new(0);
 static STOP: AtomicBool = AtomicBool::new(false);
 static PROMISE: Mutex<Promise> = Mutex::new(Promise::None);
 
+/// Processes that get the same signals.
+static CHILDREN: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
 /// How long work that checks the flag may take to notice it, unless it saves something.
 const NOTICE: Duration = Duration::from_millis(700);
 
@@ -68,6 +71,25 @@ pub(crate) fn is_requested() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
+/// Passes every signal on to a process that this one has started, until [`pass_on_no_more`]. It must not be reaped before.
+pub(crate) fn pass_on_to(id: u32) {
+    CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+}
+
+/// Ends [`pass_on_to`].
+pub(crate) fn pass_on_no_more(id: u32) {
+    CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != id);
+}
+
+/// Sends a signal to a process that this one has started, which may have ended.
+#[cfg(unix)]
+pub(crate) fn send(id: u32, signal: nix::sys::signal::Signal) {
+    if let Ok(id) = i32::try_from(id) {
+        // One that has ended needs none.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), signal);
+    }
+}
+
 /// The exit status after a signal: 130 for Ctrl-C, 143 for SIGTERM.
 pub(crate) fn exit_status() -> u8 {
     128 + match SIGNAL.load(Ordering::Relaxed) {
@@ -97,6 +119,9 @@ fn wait_for_signals() -> Result<(), Box<dyn std::error::Error>> {
     signals.thread_block()?;
     let wait = move || {
         while let Ok(signal) = signals.wait() {
+            for child in CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                send(*child, signal);
+            }
             match signal {
                 PASSED_ON if SIGNAL.load(Ordering::Relaxed) != 0 => {}
                 PASSED_ON => on_signal(SIGTERM),

@@ -5,8 +5,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
+use candle_core::Device;
 use mixce_train::Error as TrainError;
-use mixce_train::distributed::{Communicator, Launched};
+use mixce_train::distributed::{Communicator, Launched, on_device};
 
 use crate::cli::ColorWhen;
 use crate::error::{self, Problem};
@@ -28,6 +29,16 @@ pub(crate) fn rank() -> Option<usize> {
 /// Connects with the other processes; from now on a failure of this one ends them all.
 pub(crate) fn connect(launched: Option<Launched>, timeout: Duration) -> Result<Arc<dyn Communicator>> {
     let ranks = Launched::connect(launched, timeout)?;
+    *CONNECTION.lock().unwrap_or_else(PoisonError::into_inner) = Some(ranks.clone());
+    Ok(ranks)
+}
+
+/// The connection of processes whose tensors are on `device`, in place of the one that [`connect`] made.
+pub(crate) fn connect_devices(
+    ranks: Arc<dyn Communicator>,
+    device: &Device,
+) -> Result<Arc<dyn Communicator>> {
+    let ranks = on_device(ranks, device)?;
     *CONNECTION.lock().unwrap_or_else(PoisonError::into_inner) = Some(ranks.clone());
     Ok(ranks)
 }

@@ -9,6 +9,9 @@ pub(crate) fn features() -> Vec<&'static str> {
     if cfg!(feature = "mpi") {
         features.push("mpi");
     }
+    if cfg!(feature = "nccl") {
+        features.push("nccl");
+    }
     features
 }
 

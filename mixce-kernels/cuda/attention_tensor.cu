@@ -404,7 +404,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
     for (unsigned word = last + 1 + lane; word < words; word += WARP) row[word] = 0;
     for (unsigned begin = first; begin <= last; begin += DRAWN / 32) {
       const unsigned word = begin + lane / 8;
-      const Words draws = philox(((uint64_t)query << 30) + word * 8 + lane % 8, dropout.label, dropout.key);
+      const Words draws = philox(((uint64_t)query << 30) + dropout.first / 4 + word * 8 + lane % 8, dropout.label, dropout.key);
       uint32_t bits = 0;
       for (int j = 0; j < 4; j++) bits |= (uint32_t)(draws.word[j] >= threshold) << (lane % 8 * 4 + j);
       for (int distance = 1; distance < 8; distance *= 2) bits |= __shfl_xor_sync(ALL_LANES, bits, distance);

@@ -139,9 +139,10 @@ static __device__ __forceinline__ Words philox(uint64_t counter_low, uint64_t co
   return {{c0, c1, c2, c3}};
 }
 
-// A dropout: a stream of random words, of which those below the threshold drop their element. 0 switches it off.
+// A dropout: a stream of random words, of which those below the threshold drop their element. 0 switches it off. The elements may be the
+// part of a larger tensor that begins with its element `first`.
 struct Dropout {
-  uint64_t key, label;
+  uint64_t key, label, first;
   uint32_t threshold;
   float scale;
 
@@ -150,19 +151,23 @@ struct Dropout {
   // The factor of the element with this index.
   __device__ __forceinline__ float factor(uint64_t index) const {
     if (!active()) return 1.0f;
+    index += first;
     const Words words = philox(index / 4, label, key);
     return words.word[index % 4] < threshold ? 0.0f : scale;
   }
+
+  // Whether packs of four elements are drawn at once: the index of such a pack is a multiple of four, and so must be that of the part.
+  __device__ __forceinline__ bool draws_whole_packs() const { return first % 4 == 0; }
 
   // The factors of the four elements from this index on: one draw where the index is a multiple of four, as it is in whole packs, two
   // elsewhere.
   template <bool KNOWN = false>
   __device__ __forceinline__ Floats<4> factors(uint64_t index, Whole<KNOWN> = {}) const {
     if (!active()) return {{1.0f, 1.0f, 1.0f, 1.0f}};
+    index += first;
     const unsigned shift = KNOWN ? 0 : index % 4;
-    const Words first = philox(index / 4, label, key), second = shift ? philox(index / 4 + 1, label, key) : first;
-    const uint32_t words[7] = {first.word[0],  first.word[1],  first.word[2], first.word[3],
-                               second.word[0], second.word[1], second.word[2]};
+    const Words draw = philox(index / 4, label, key), next = shift ? philox(index / 4 + 1, label, key) : draw;
+    const uint32_t words[7] = {draw.word[0], draw.word[1], draw.word[2], draw.word[3], next.word[0], next.word[1], next.word[2]};
     Floats<4> factors;
     for (int i = 0; i < 4; i++) {
       const uint32_t word = shift < 2 ? (shift ? words[i + 1] : words[i]) : (shift == 2 ? words[i + 2] : words[i + 3]);
@@ -175,13 +180,13 @@ struct Dropout {
   __device__ __forceinline__ Dropout fold(uint64_t number) const {
     if (!active()) return *this;
     const Words words = philox(number, label, ~key);
-    return {key, words.word[0] | (uint64_t)words.word[1] << 32, threshold, scale};
+    return {key, words.word[0] | (uint64_t)words.word[1] << 32, first, threshold, scale};
   }
 };
 
-// A kernel's dropout comes as four plain parameters.
-#define DROPOUT_PARAMETERS uint64_t key, uint64_t label, uint32_t threshold, float keep_scale
-#define DROPOUT Dropout{key, label, threshold, keep_scale}
+// A kernel's dropout comes as five plain parameters.
+#define DROPOUT_PARAMETERS uint64_t key, uint64_t label, uint64_t first_dropped, uint32_t threshold, float keep_scale
+#define DROPOUT Dropout{key, label, first_dropped, threshold, keep_scale}
 
 // Sums of columns begin with the shares of chunks of rows. Blocks are `WARP x SUM_ROWS` threads; block (group, chunk) takes `WARP x N`
 // columns, a pack a thread, and `chunk_rows` rows.

@@ -6,7 +6,7 @@
 template <class T>
 static __device__ __forceinline__ void drop(const float* x, T* y, float* partial, size_t rows, unsigned c, size_t chunk_rows,
                                             const Dropout& dropout) {
-  const bool whole = has_whole_packs<4>(x, c) && has_whole_packs<4>(y, c);
+  const bool whole = has_whole_packs<4>(x, c) && has_whole_packs<4>(y, c) && dropout.draws_whole_packs();
   Floats<4> own[1] = {};
   for_chunk<4>(rows, c, chunk_rows, whole, [&](size_t row, size_t i, size_t left, auto whole) {
     const size_t at = row * c + i;

@@ -41,7 +41,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     float* sums = g.dtable + (size_t)g.ids[g.order[first]] * c;
     for (size_t i = 4 * threadIdx.x; i < c; i += 4 * blockDim.x) {
       Floats<4> sum = load_pack<4>(sums + i, c - i);
-      with_whole(has_whole_packs<4>(dx, c), [&](auto whole) {
+      with_whole(has_whole_packs<4>(dx, c) && dropout.draws_whole_packs(), [&](auto whole) {
 #pragma unroll 4
         for (uint32_t taken = first; taken < end; taken++) {
           const size_t at = (size_t)g.order[taken] * c + i;

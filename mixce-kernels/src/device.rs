@@ -17,6 +17,14 @@ pub fn cuda_device(ordinal: usize) -> Result<Device> {
     cuda::open(ordinal)
 }
 
+/// The number of CUDA devices that this process sees.
+///
+/// # Errors
+/// When the driver fails, or this build has no CUDA.
+pub fn cuda_devices() -> Result<usize> {
+    cuda::count()
+}
+
 /// Whether operations on such a tensor are fused and have backward passes without a graph: f32 on the CPU, or on a CUDA device with
 /// the feature `cuda`.
 #[must_use]

@@ -13,7 +13,7 @@ pub struct Dropout {
     pub p: f64,
     /// Its random words.
     pub stream: Stream,
-    /// The tensor's first row in the larger tensor whose mask this is part of; 0 for a whole tensor. On CUDA only 0 is supported.
+    /// The tensor's first row in the larger tensor whose mask this is part of; 0 for a whole tensor.
     pub first_row: usize,
 }
 
@@ -151,8 +151,8 @@ impl CustomOp1 for Dropout {
     }
 
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let (shape, dropout) = (layout.shape().clone(), Some(*self));
-        cuda::operation(self.name(), [(x, layout)], shape, |gpu, [x], y| gpu.dropout(x, dropout, y))
+        let (shape, width) = (layout.shape().clone(), columns(layout.shape()));
+        cuda::operation(self.name(), [(x, layout)], shape, |gpu, [x], y| gpu.dropout(x, *self, width, y))
     }
 
     fn bwd(&self, _x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {

@@ -27,6 +27,7 @@
 //! | [`adamw_step`] | the in-place AdamW update |
 //! | [`GradientGuard`] | clipping and the check for finite gradients on the device, without synchronisation |
 //! | [`matmul`] | matrix products of slices in any layout, in f32 or with operands in bf16 |
+//! | `NcclCommunicator` (feature `nccl`) | sums of tensors over the GPUs of several processes |
 
 mod activation;
 mod adamw;
@@ -76,7 +77,9 @@ pub use attention::{
 };
 pub use categorical::{all_finite, softmax_quantile};
 pub use cpu::edit_f32;
-pub use device::{Gpu, cuda_device, gpu, has_backward_kernels, peak_device_bytes};
+#[cfg(feature = "nccl")]
+pub use cuda::{NcclCommunicator, NcclReduction, nccl_version};
+pub use device::{Gpu, cuda_device, cuda_devices, gpu, has_backward_kernels, peak_device_bytes};
 pub use dropout::{Dropout, dropout, dropout_slow};
 pub use embedding::{
     Embedded, embedding_backward, embedding_sum, embedding_sum_slow, token_embedding,

@@ -73,7 +73,7 @@ never_called! {
     describe() -> device::Gpu;
     peak_bytes() -> Option<u64>;
     check_bf16() -> ();
-    dropout(Array<'_, f32>, Option<Dropout>, Array<'_, f32>) -> ();
+    dropout(Array<'_, f32>, Dropout, usize, Array<'_, f32>) -> ();
     residual(Array<'_, f32>, (Array<'_, f32>, Option<Array<'_, f32>>), usize, Option<Dropout>, Array<'_, f32>) -> ();
     embedding(Array<'_, f32>, Option<Array<'_, f32>>, &Embedded, (usize, Option<Dropout>), Array<'_, f32>) -> ();
     embedding_backward(&Tensor, ([&Tensor; 3], &Tensor), Option<([&Tensor; 3], &Tensor)>, Option<Dropout>) -> ();
@@ -98,6 +98,10 @@ never_called! {
 }
 
 pub(crate) fn open(_: usize) -> Result<Device> {
+    Err(Error::NotCompiledWithCudaSupport)
+}
+
+pub(crate) fn count() -> Result<usize> {
     Err(Error::NotCompiledWithCudaSupport)
 }
 

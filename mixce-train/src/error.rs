@@ -236,6 +236,37 @@ pub enum Error {
         seconds: f64,
     },
 
+    /// The connection to another rank of a run is gone.
+    #[error(
+        "the connection to rank {rank} of the run is lost: its process has ended, or its machine or the network fails"
+    )]
+    RankLost { rank: usize },
+
+    /// Not all ranks of a run have come to the first one.
+    #[error(
+        "rank 0 has waited {seconds} s at `{address}` for the other {} processes of the run; missing: {}",
+        size - 1,
+        missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    RanksMissing {
+        /// Host and port.
+        address: String,
+        size: usize,
+        /// Their numbers.
+        missing: Vec<usize>,
+        seconds: f64,
+    },
+
+    /// The first rank of a run was not reached.
+    #[error("cannot reach rank 0 of the run at `{address}` within {seconds} s: {source}")]
+    NoFirstRank {
+        /// Host and port.
+        address: String,
+        seconds: f64,
+        #[source]
+        source: std::io::Error,
+    },
+
     /// Another rank of a run has failed.
     #[error("rank {rank} of the run has failed")]
     RankFailed { rank: usize },
@@ -342,6 +373,17 @@ impl Hint for Error {
             Self::Objective(error) => error.hint(),
             Self::RanksSilent { .. } => Some(
                 "look at the machine or the log of the rank that is missing, then continue with `config.resume = auto`; if it was only slow, raise `config.comm_timeout`"
+                    .into(),
+            ),
+            Self::RankLost { .. } => Some(
+                "look at the machine or the log of that rank, then continue with `config.resume = auto`".into(),
+            ),
+            Self::RanksMissing { .. } => Some(
+                "look at the logs of the missing ranks: each needs the same `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT`, and a `RANK` of its own; if they were only slow, raise `config.comm_timeout`"
+                    .into(),
+            ),
+            Self::NoFirstRank { .. } => Some(
+                "`MASTER_ADDR` and `MASTER_PORT` must be the address of rank 0, which must have started and be reachable from here"
                     .into(),
             ),
             Self::RanksDiffer { what: "weights", .. } => Some(

@@ -109,6 +109,6 @@ for source in "$@"; do
     objects+=("$out/objects/kernels-$(printf '%s' "$source" | cksum | cut -d ' ' -f 1)-$(basename "$source" .cu).o")
 done
 g++ "${link[@]}" -shared -Wl,--no-undefined -Wl,-Bsymbolic "${objects[@]}" -o "$out/libemulated_cuda.so"
-for name in cuda nccl nvrtc curand cublas cublasLt cudart; do
-    ln -sf libemulated_cuda.so "$out/lib$name.so"
+for name in cuda.so nvrtc.so curand.so cublas.so cublasLt.so cudart.so nccl.so.2; do
+    ln -sf libemulated_cuda.so "$out/lib$name"
 done

@@ -5,6 +5,8 @@
 
 mod operations;
 mod program;
+#[cfg(feature = "nccl")]
+mod ranks;
 
 #[path = "../e2e/support.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]

@@ -1,20 +1,27 @@
 //! Compares the program on CUDA with the program on the CPU.
 
 use std::path::Path;
+use std::process::Command;
 
 use mixce_llama::LlamaConfig;
 use serde_json::{Value, json};
 
 use crate::support::{Outcome, SMALL, World, number};
 
-/// Runs the program with the libraries of the test's own process; counts of the emulated driver go to `statistics`.
-fn run(world: &World, line: &str, statistics: Option<&Path>) -> Outcome {
+/// The program with the libraries of the test's own process.
+pub(super) fn command(world: &World, line: &str) -> Command {
     let mut command = world.command(line);
     for variable in ["LD_LIBRARY_PATH", "LD_PRELOAD", "ASAN_OPTIONS"] {
         if let Some(value) = std::env::var_os(variable) {
             command.env(variable, value);
         }
     }
+    command
+}
+
+/// Runs the program; counts of the emulated driver go to `statistics`.
+fn run(world: &World, line: &str, statistics: Option<&Path>) -> Outcome {
+    let mut command = command(world, line);
     command.envs(statistics.map(|path| ("EMULATED_CUDA_STATISTICS", path)));
     Outcome::of(command.output().unwrap(), line)
 }

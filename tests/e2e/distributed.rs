@@ -1,6 +1,6 @@
 //! Started as one of several processes by a launcher; `tests/mpi` trains with them.
 
-use crate::support::{Outcome, SMALL, World, number};
+use crate::support::{Outcome, SMALL, World, as_rank, assert_follow, free_port, number, torchrun};
 
 fn train(world: &World, variables: &[(&str, &str)]) -> Outcome {
     let line = format!("train --model model --train train.txt --out run --max-steps 1 {SMALL}");
@@ -22,7 +22,7 @@ fn several_processes_do_not_each_train_by_themselves() {
         train(&world, &slurm).refused(&["one of 2 processes", "`srun`", "--features mpi"]);
     }
     let torchrun = [("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "localhost")];
-    train(&world, &torchrun).refused(&["one of 2 processes", "`torchrun`", "mpirun -n 2"]);
+    train(&world, &torchrun).refused(&["one of 2 processes", "`torchrun`", "`MASTER_PORT`"]);
     assert!(!world.path("run").exists());
     // The script of a Slurm job is one process, as is a launcher's only one.
     train(&world, &[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4"), ("RANK", "0"), ("WORLD_SIZE", "1")])
@@ -38,7 +38,7 @@ fn generate_divides_prompts_and_nothing_else() {
         let line = format!("generate --model model {source}");
         Outcome::of(world.command(&line).envs(torchrun).output().unwrap(), &line)
     };
-    generate("--unconditional 2").refused(&["one of 2 processes", "`torchrun`", "mpirun -n 2"]);
+    generate("--unconditional 2").refused(&["one of 2 processes", "`torchrun`", "MASTER_ADDR"]);
     generate("--documents train.txt --out samples").refused(&[
         "`--documents`",
         "one process",
@@ -46,6 +46,58 @@ fn generate_divides_prompts_and_nothing_else() {
         "without the launcher",
     ]);
     assert!(!world.path("samples").exists());
+}
+
+#[test]
+fn processes_that_torchrun_starts_follow_one() {
+    let world = World::new();
+    let line = |out: &str| {
+        format!(
+            "train --model model --train train.txt --valid valid.txt --out {out} --max-steps 6 --dropout 0.1 --threads 1 --device cpu {SMALL} --json"
+        )
+    };
+    let alone = world.run(&line("one")).rows();
+    let outcomes = torchrun(2, &line("two"), || world.command(&line("two")));
+    let [first, second] = outcomes.try_into().unwrap();
+    assert_eq!(
+        (second.success().stdout.as_str(), first.stderr.as_str()),
+        ("", ""),
+        "only the first rank speaks"
+    );
+    let rows = first.rows();
+    assert_follow(&rows, &alone, 1e-5);
+    assert_eq!(rows.last().unwrap()["ranks"], 2);
+    assert!(world.text("two/run.toml").contains("\nranks = 2\n"));
+}
+
+#[test]
+fn a_process_that_does_not_come_or_dies_is_named() {
+    let world = World::new();
+    let line =
+        format!("train --model model --train train.txt --out run --device cpu --comm-timeout 1 {SMALL}");
+    let alone = as_rank(world.command(&line), 0, 3, free_port()).output().unwrap();
+    Outcome::of(alone, &line).refused(&["missing: 1, 2", "waited 1 s", "--comm-timeout"]);
+    let alone = as_rank(world.command(&line), 1, 2, free_port()).output().unwrap();
+    Outcome::of(alone, &line).refused(&["cannot reach rank 0", "within 1 s", "MASTER_ADDR"]);
+    let outcomes = torchrun(2, &line, || world.command(&line.replace("train.txt", "missing.txt")));
+    outcomes[0].refused(&["missing.txt"]);
+    assert_eq!((outcomes[1].status, outcomes[1].stderr.as_str()), (Some(2), ""), "it is reported once");
+    assert!(!world.path("run").exists());
+}
+
+#[test]
+fn gpus_need_nccl_and_a_gpu() {
+    let world = World::new();
+    let train =
+        |more: &str| world.run(&format!("train --model model --train train.txt --out run {SMALL} {more}"));
+    if cfg!(not(feature = "nccl")) {
+        train("--gpus 2").refused(&["`--gpus 2`", "no NCCL", "--features nccl"]);
+    }
+    train("--gpus 2 --device cpu").refused(&["`--gpus 2`", "`--device cuda`", "`cpu`"]);
+    train("--gpus 0").refused(&["--gpus", "1..=1024"]);
+    let line = format!("train --model model --train train.txt --out run --gpus 4 {SMALL}");
+    let launched = as_rank(world.command(&line), 0, 2, free_port()).output().unwrap();
+    Outcome::of(launched, &line).refused(&["`--gpus 4`", "has started 2 processes"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use candle_core::{DType, Device};
 use mixce_gpt2::Gpt2Config;
@@ -237,4 +237,47 @@ pub(crate) fn corpus(documents: u64, seed: u64) -> String {
         text += ".\n";
     }
     text
+}
+
+/// A free port of this machine.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// A command as process `rank` of `size` on this machine, as `torchrun` starts it.
+pub(crate) fn as_rank(mut command: Command, rank: usize, size: usize, port: u16) -> Command {
+    let (rank, size) = (rank.to_string(), size.to_string());
+    command.envs([
+        ("RANK", &rank),
+        ("LOCAL_RANK", &rank),
+        ("WORLD_SIZE", &size),
+        ("LOCAL_WORLD_SIZE", &size),
+    ]);
+    command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+    command
+}
+
+/// What all processes of a run have done that `command` makes, in the order of ranks.
+pub(crate) fn torchrun(size: usize, line: &str, command: impl Fn() -> Command) -> Vec<Outcome> {
+    let port = free_port();
+    let start = |rank| {
+        let mut command = as_rank(command(), rank, size, port);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let children: Vec<_> = (0..size).map(start).collect();
+    // A run's processes write too little for a pipe to fill.
+    children.into_iter().map(|child| Outcome::of(child.wait_with_output().unwrap(), line)).collect()
+}
+
+/// Checks that the steps of a run on several processes are those of one, to rounding.
+pub(crate) fn assert_follow(rows: &[Value], alone: &[Value], tolerance: f64) {
+    assert_eq!(rows.len(), alone.len());
+    for (row, alone) in rows.iter().zip(alone).filter(|(row, _)| row["event"].is_null()) {
+        assert_eq!((&row["step"], &row["tokens"]), (&alone["step"], &alone["tokens"]));
+        for key in ["loss", "nll", "grad_norm"] {
+            let (a, b) = (number(row, key), number(alone, key));
+            assert!((a - b).abs() <= tolerance * b, "`{key}`: {row} {alone}");
+        }
+    }
 }

@@ -114,7 +114,7 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
         files::refuse_existing(path, args.overwrite)?;
         files::refuse_input(path, input.paths())?;
     }
-    let device = context.start_with(None, ranks::threads(launched))?;
+    let device = context.start_rank(None, ranks::threads(launched), launched.as_ref())?;
     let load = || models::load(&args.model, args.tokenizer.as_deref(), &device);
     let loaded = first_rank_first(&*ranks, load)?;
     let stop = interrupt::install("nothing is written");

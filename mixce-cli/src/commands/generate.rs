@@ -171,7 +171,7 @@ fn continue_prompts(args: &GenerateArgs, sampling: &Sampling, context: &Context)
     let texts = read_prompts(args, &*ranks)?;
     let claim = |out: &PathBuf| OutputFile::claim(out, args.overwrite);
     let mut file = args.out.as_ref().filter(|_| ranks.rank() == 0).map(claim).transpose()?;
-    let device = context.start_with(None, ranks::threads(launched))?;
+    let device = context.start_rank(None, ranks::threads(launched), launched.as_ref())?;
     let load = || models::load(&args.model, args.tokenizer.as_deref(), &device);
     let loaded = first_rank_first(&*ranks, load)?;
     let prompts = match texts {

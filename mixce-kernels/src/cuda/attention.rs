@@ -108,6 +108,9 @@ fn with_problem<T, R>(
 
 /// Channels of a head.
 pub(super) const MAX_HEAD_SIZE: usize = 256;
+/// Random words of a query in the stream of a head's dropout: a key's is that of its position.
+pub(super) const WORDS_OF_QUERY: u64 = 1 << 32;
+
 /// Warps of a block, and rows of a warp.
 const WARPS: usize = 4;
 const WARP_ROWS: usize = 4;
@@ -178,7 +181,7 @@ impl<T: Element> Attention<'_, T> {
             args.push(unsigned("causal_attention", size)?.into());
         }
         args.push((scale as f32).into());
-        args.extend(arguments(self.dropout)?);
+        args.extend(arguments(self.dropout, WORDS_OF_QUERY));
         Ok(args)
     }
 }

@@ -5,7 +5,7 @@
 use candle_core::{DType, Result, Tensor};
 use half::bf16;
 
-use super::attention::Attention;
+use super::attention::{Attention, WORDS_OF_QUERY};
 use super::dropout::arguments;
 use super::{Arg, Array, Gpu, Grid, WARP, kernel, unsigned, with_arrays};
 
@@ -74,7 +74,7 @@ impl Attention<'_, bf16> {
             let window = self.heads.window.unwrap_or(n).min(n);
             let sizes = [unsigned(op, n)?, unsigned(op, window)?, unsigned(op, self.words())?];
             let args = [Arg::from(self.spans), kept.into()].into_iter().chain(sizes.map(Arg::from));
-            let args: Vec<_> = args.chain(arguments(Some(dropout))?).collect();
+            let args: Vec<_> = args.chain(arguments(Some(dropout), WORDS_OF_QUERY)).collect();
             let grid = grid(n, heads, WARPS * QUERIES_OF_WARP);
             // SAFETY: the arguments are those of the kernel; a row of `kept` has room for the longest document.
             unsafe { gpu.launch(kernel!("attention_tensor", "mixce_attention_kept"), grid, &args) }
@@ -88,7 +88,7 @@ impl Attention<'_, bf16> {
         for size in [n, heads.count, heads.kv, d, heads.window.unwrap_or(n).min(n), self.words()] {
             args.push(unsigned(op, size)?.into());
         }
-        let [_, _, _, keep_scale] = arguments(self.dropout)?;
+        let [.., keep_scale] = arguments(self.dropout, WORDS_OF_QUERY);
         args.extend([(heads.scale as f32).into(), keep_scale]);
         Ok(args)
     }

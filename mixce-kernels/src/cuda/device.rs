@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::cuda::WrapErr;
+use candle_core::cuda::cudarc::driver::CudaContext;
 use candle_core::cuda::cudarc::driver::result::{device as driver_device, mem_pool};
 use candle_core::cuda::cudarc::driver::sys::CUmemPool_attribute::{
     CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, CU_MEMPOOL_ATTR_USED_MEM_HIGH,
@@ -30,6 +31,11 @@ pub(crate) fn open(ordinal: usize) -> Result<Device> {
     Gpu(cuda).keep_freed_memory()?;
     opened.push((ordinal, device.clone()));
     Ok(device)
+}
+
+/// See [`device::cuda_devices`].
+pub(crate) fn count() -> Result<usize> {
+    Ok(CudaContext::device_count().w()?.max(0) as usize)
 }
 
 impl Gpu<'_> {

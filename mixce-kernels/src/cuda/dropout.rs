@@ -1,38 +1,34 @@
 //! Dropout by itself and with the residual sum.
 
-use candle_core::{Result, bail};
+use candle_core::Result;
 
 use super::{Arg, Array, Element, Gpu, Grid, any_rows, expect_len, launch, name_of, rows, unsigned};
 use crate::dropout::Dropout;
 use crate::dropout::Keep;
 
-/// The four parameters of a kernel's dropout.
-///
-/// # Errors
-/// For the mask of a part of a tensor, which the kernels do not draw.
-pub(super) fn arguments(dropout: Option<Dropout>) -> Result<[Arg; 4]> {
-    Ok(match dropout {
-        Some(Dropout { first_row, .. }) if first_row > 0 => {
-            bail!("dropout: expected a whole tensor on CUDA, got the rows of another from {first_row} on")
-        }
-        Some(Dropout { p, stream, .. }) => {
+/// The five parameters of a kernel's dropout; a row of the tensor has `width` random words.
+pub(super) fn arguments(dropout: Option<Dropout>, width: u64) -> [Arg; 5] {
+    match dropout {
+        Some(Dropout { p, stream, first_row }) => {
             let (key, label) = stream.key_and_label();
             let (threshold, scale) = Keep::new(p).threshold_and_scale();
-            [Arg::Size(key), Arg::Size(label), Arg::Unsigned(threshold), Arg::Float(scale)]
+            let first = first_row as u64 * width;
+            [Arg::Size(key), Arg::Size(label), Arg::Size(first), Arg::Unsigned(threshold), Arg::Float(scale)]
         }
-        None => [Arg::Size(0), Arg::Size(0), Arg::Unsigned(0), Arg::Float(1.0)],
-    })
+        None => [Arg::Size(0), Arg::Size(0), Arg::Size(0), Arg::Unsigned(0), Arg::Float(1.0)],
+    }
 }
 
 impl Gpu<'_> {
-    /// `y = dropout(x)`; `y` may be `x`.
+    /// `y = dropout(x)` of rows of `width` elements; `y` may be `x`.
     pub(crate) fn dropout<T: Element>(
         &self,
         x: Array<'_, f32>,
-        dropout: Option<Dropout>,
+        dropout: Dropout,
+        width: usize,
         y: Array<'_, T>,
     ) -> Result<()> {
-        self.dropped_branch(x, dropout, y, (any_rows(x.len).1, None))
+        self.drop_and_sum(x, arguments(Some(dropout), width as u64), y, (any_rows(x.len).1, None))
     }
 
     /// [`Gpu::dropout`] of rows of `c` elements; the sum of the rows of `y` is added to that of the bias, if there is one.
@@ -43,16 +39,25 @@ impl Gpu<'_> {
         y: Array<'_, T>,
         (c, bias): (usize, Option<Array<'_, f32>>),
     ) -> Result<()> {
+        self.drop_and_sum(x, arguments(dropout, c as u64), y, (c, bias))
+    }
+
+    fn drop_and_sum<T: Element>(
+        &self,
+        x: Array<'_, f32>,
+        [key, label, first, threshold, scale]: [Arg; 5],
+        y: Array<'_, T>,
+        (c, bias): (usize, Option<Array<'_, f32>>),
+    ) -> Result<()> {
         let op = "dropout";
         expect_len(op, "the result", y, x.len)?;
-        let [key, label, threshold, scale] = arguments(dropout)?;
         let (n, columns, name) = (rows(op, x, c)?, unsigned(op, c)?, name_of!("mixce_dropout", T));
         self.with_shares((n, c, 4), bias, |chunks, partial| {
             let (grid, chunk_rows, n) = (chunks.grid(), chunks.rows(), n as u64);
             // SAFETY: the arguments are those of the kernel; n rows of c elements are in both arrays, and every chunk has its shares.
             unsafe {
                 launch!(
-                    self, "dropout", name, grid, x, y, partial, n, columns, chunk_rows, key, label,
+                    self, "dropout", name, grid, x, y, partial, n, columns, chunk_rows, key, label, first,
                     threshold, scale
                 )
             }
@@ -75,13 +80,15 @@ impl Gpu<'_> {
         if let Some(bias) = bias {
             expect_len(op, "the bias", bias, c)?;
         }
-        let ([key, label, threshold, scale], grid) = (arguments(dropout)?, Grid::packs(n, c, 4));
+        let ([key, label, first, threshold, scale], grid) =
+            (arguments(dropout, c as u64), Grid::packs(n, c, 4));
         let (n, c) = (n as u64, unsigned(op, c)?);
         // SAFETY: the arguments are those of the kernel; n rows of c elements lie inside the arrays, c inside the bias.
         unsafe {
             let name = "mixce_residual";
             launch!(
-                self, "dropout", name, grid, residual, branch, bias, y, n, c, key, label, threshold, scale
+                self, "dropout", name, grid, residual, branch, bias, y, n, c, key, label, first, threshold,
+                scale
             )
         }
     }

@@ -43,7 +43,7 @@ impl Gpu<'_> {
         let table = positions.map_or(Ok(0), |positions| rows(op, positions, c))?;
         expect_len(op, "the positions", position_ids, ids.len)?;
         expect_len(op, "the result", x, ids.len * c)?;
-        let [key, label, threshold, scale] = arguments(dropout)?;
+        let [key, label, first, threshold, scale] = arguments(dropout, c as u64);
         let (n, c, grid) = (ids.len as u64, unsigned(op, c)?, Grid::packs(ids.len, c, 4));
         let (vocabulary, table) = (unsigned(op, vocabulary)?, unsigned(op, table)?);
         // SAFETY: the arguments are those of the kernel, which takes no row outside the tables; x has a row for each id.
@@ -64,6 +64,7 @@ impl Gpu<'_> {
                 table,
                 key,
                 label,
+                first,
                 threshold,
                 scale
             )
@@ -104,7 +105,7 @@ impl Gpu<'_> {
         let blocks = ((of_tokens + of_positions) as usize).min(MAX_BLOCKS) as u32;
         let (threads, _) = Grid::packs(1, c, 4).threads;
         let grid = Grid { blocks: (blocks, 1), threads: (threads, 1), shared_bytes: 0 };
-        let ([key, label, threshold, scale], c) = (arguments(dropout)?, unsigned(op, c)?);
+        let ([key, label, first, threshold, scale], c) = (arguments(dropout, c as u64), unsigned(op, c)?);
         with_arrays::<f32, _, 1, 0>(op, [dx], [], |gpu, [dx], []| {
             // SAFETY: the arguments are those of the kernel; the order holds rows of dx and the callers checked the ids.
             unsafe {
@@ -127,6 +128,7 @@ impl Gpu<'_> {
                     c,
                     key,
                     label,
+                    first,
                     threshold,
                     scale
                 )

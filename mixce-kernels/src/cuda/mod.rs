@@ -25,6 +25,8 @@ mod embedding;
 mod grid;
 mod linear;
 mod matmul;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod norm;
 mod recording;
 mod rotary;
@@ -32,7 +34,9 @@ mod sample;
 mod sublayer;
 
 pub(crate) use attention::{causal_attention, causal_attention_backward};
-pub(crate) use device::open;
+pub(crate) use device::{count, open};
+#[cfg(feature = "nccl")]
+pub use nccl::{NcclCommunicator, NcclReduction, nccl_version};
 pub(crate) use recording::Recording;
 
 use std::marker::PhantomData;

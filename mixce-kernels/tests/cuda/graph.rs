@@ -58,7 +58,7 @@ fn dropouts_draw_the_numbers_of_the_cpu() -> Result<()> {
         let (x, branch) = (random(&[n, c], 1)?, random(&[n, c], 2)?);
         let (p, stream) = (0.3, Stream::new(5).fold(3));
         assert_same_on_cuda("dropout", std::slice::from_ref(&x), 0.0, |t| dropout(&t[0], p, stream))?;
-        for drop in [None, Some(Dropout::new(p, stream))] {
+        for drop in [None, Some(Dropout::new(p, stream)), Some(Dropout { p, stream, first_row: 5 })] {
             assert_same_on_cuda("residual", &[x.clone(), branch.clone()], 1e-6, |t| {
                 residual_dropout(&t[0], &t[1], drop)
             })?;
@@ -74,7 +74,8 @@ fn embeddings() -> Result<()> {
     let positions: Vec<u32> = (0..700).map(|i| i % 100).collect();
     let batches = [(&[][..], &[][..]), (&[4][..], &[0][..]), (&many, &positions)];
     for (ids, positions) in batches {
-        for (c, drop) in [(5, None), (257, Some(Dropout::new(0.2, Stream::new(8))))] {
+        let part = Dropout { p: 0.2, stream: Stream::new(8), first_row: 3 };
+        for (c, drop) in [(5, None), (257, Some(Dropout::new(0.2, Stream::new(8)))), (36, Some(part))] {
             let inputs = [random(&[13, c], 1)?, random(&[100, c], 2)?];
             assert_same_on_cuda("embedding", &inputs, 1e-5, |t| {
                 embedding_sum(&t[0], &t[1], &Embedded::new(ids, positions, t[0].device())?, drop)
@@ -114,7 +115,7 @@ fn assert_same_attention(lengths: &[usize], heads: Heads, d: usize, drop: Option
 }
 
 fn drops() -> [Option<Dropout>; 2] {
-    [None, Some(Dropout::new(0.25, Stream::new(3).fold(9)))]
+    [None, Some(Dropout { p: 0.25, stream: Stream::new(3).fold(9), first_row: 7 })]
 }
 
 #[test]

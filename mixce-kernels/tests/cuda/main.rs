@@ -6,6 +6,8 @@
 
 mod graph;
 mod heads;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod optimizer;
 mod rotary;
 mod sublayers;

@@ -133,7 +133,7 @@ fn norm_and_linear() -> Result<()> {
 #[test]
 fn linear_and_residual() -> Result<()> {
     for (n, c, precision, form) in problems() {
-        for drop in [None, Some(Dropout::new(0.3, Stream::new(4)))] {
+        for drop in [None, Some(Dropout { p: 0.3, stream: Stream::new(4), first_row: 3 })] {
             assert_same(&format!("linear_residual [{n}, {c}], {form:?}"), (precision, 1e-5), |device| {
                 let sublayer = LinearResidual { map: form.map(c + 2, c, device, 1)? };
                 let gradients = form.sums(c + 2, c, device, 3)?;

@@ -3,7 +3,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Alone, Communicator};
+use super::rendezvous::Rendezvous;
+use super::{Alone, Communicator, SocketRank};
 use crate::error::{Error, Result};
 
 /// What started this process as one of several.
@@ -39,26 +40,43 @@ pub struct Launched {
     pub rank: usize,
     /// The number of processes, more than one.
     pub size: usize,
+    /// This process's number on its machine, from 0; the rank where the launcher does not tell.
+    pub local_rank: usize,
     /// The number of processes on this machine; 1 where the launcher does not tell.
     pub local_size: usize,
 }
 
-/// The variables of each launcher: rank, size and local size. A batch script of Slurm has `SLURM_NTASKS`, but is one process: only `srun`
+/// The variables of each launcher: rank, size, local rank and local size. A batch script of Slurm has `SLURM_NTASKS`, but is one process: only `srun`
 /// sets the variables of a step.
-const VARIABLES: [(Launcher, [&str; 3]); 4] = [
-    (Launcher::OpenMpi, ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"]),
-    (Launcher::Pmi, ["PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"]),
-    (Launcher::Slurm, ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"]),
-    (Launcher::Torchrun, ["RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"]),
+const VARIABLES: [(Launcher, [&str; 4]); 4] = [
+    (
+        Launcher::OpenMpi,
+        [
+            "OMPI_COMM_WORLD_RANK",
+            "OMPI_COMM_WORLD_SIZE",
+            "OMPI_COMM_WORLD_LOCAL_RANK",
+            "OMPI_COMM_WORLD_LOCAL_SIZE",
+        ],
+    ),
+    (Launcher::Pmi, ["PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"]),
+    (Launcher::Slurm, ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"]),
+    (Launcher::Torchrun, ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"]),
 ];
 
 impl Launched {
     /// The first launcher whose variables of rank and size are both there; `None` without one, or if there is only one process.
     ///
+    /// `torchrun` may itself be a task of another launcher, whose variables its processes inherit: it counts first where it also gives the
+    /// address of rank 0.
+    ///
     /// # Errors
     /// [`Error::Config`] if a variable is not a number, or the rank is not below the size.
     pub fn detect(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
-        for (launcher, [rank, size, local_size]) in VARIABLES {
+        let mut launchers = VARIABLES;
+        if Rendezvous::detect(&variable)?.is_some() {
+            launchers.rotate_right(1);
+        }
+        for (launcher, [rank, size, local_rank, local_size]) in launchers {
             let (Some(rank_text), Some(size_text)) = (variable(rank), variable(size)) else { continue };
             let (rank, size) = (number(rank, &rank_text)?, number(size, &size_text)?);
             if rank >= size {
@@ -71,7 +89,8 @@ impl Launched {
                 _ => text.parse().ok(),
             });
             let local_size = local.filter(|n| (1..=size).contains(n)).unwrap_or(1);
-            return Ok((size > 1).then_some(Self { launcher, rank, size, local_size }));
+            let local_rank = variable(local_rank).map_or(Ok(rank), |text| number(local_rank, &text))?;
+            return Ok((size > 1).then_some(Self { launcher, rank, size, local_rank, local_size }));
         }
         Ok(None)
     }
@@ -98,38 +117,39 @@ impl Launched {
 
     /// Connects this process with the others; without a launcher it is [`Alone`].
     ///
+    /// A launcher of MPI's processes connects them by MPI, in a build with the feature `mpi`. Otherwise they meet at the address that
+    /// `MASTER_ADDR` and `MASTER_PORT` give.
+    ///
     /// # Errors
     /// [`Error::Config`] if this build cannot connect the processes: they would all do the same work; what goes wrong in connecting.
     pub fn connect(launched: Option<Self>, timeout: Duration) -> Result<Arc<dyn Communicator>> {
-        match launched {
-            None => Ok(Arc::new(Alone)),
-            Some(Self { launcher: Launcher::Torchrun, size, .. }) => Err(Error::Config {
-                message: format!(
-                    "started as one of {size} processes by {}: expected MPI, which connects the processes of a run",
-                    Launcher::Torchrun
-                ),
-                hint: Some(format!(
-                    "start it with `mpirun -n {size} mixce ...` or `srun`; for one process unset `RANK` and `WORLD_SIZE`"
-                )),
-            }),
-            Some(launched) => connect_mpi(launched, timeout),
+        let Some(launched) = launched else { return Ok(Arc::new(Alone)) };
+        #[cfg(feature = "mpi")]
+        if launched.launcher != Launcher::Torchrun {
+            return Ok(Arc::new(super::MpiRank::start(launched, timeout)?));
+        }
+        let address = Rendezvous::detect(|name| std::env::var(name).ok())?;
+        let address = address.ok_or_else(|| launched.without_engine())?;
+        Ok(Arc::new(SocketRank::start(&address, launched.rank, launched.size, timeout)?))
+    }
+
+    fn without_engine(&self) -> Error {
+        let Self { launcher, size, .. } = self;
+        let (problem, hint) = match launcher {
+            Launcher::Torchrun => (
+                "without the address of rank 0 in `MASTER_ADDR` and `MASTER_PORT`",
+                "set both, which `torchrun` does; for a run of one process unset `RANK` and `WORLD_SIZE`",
+            ),
+            _ => (
+                "but built without MPI: each would do the same work by itself",
+                "build it with `cargo build --release --features mpi`, or set `MASTER_ADDR` and `MASTER_PORT` to an address of rank 0, or start one process",
+            ),
+        };
+        Error::Config {
+            message: format!("started as one of {size} processes by {launcher}, {problem}"),
+            hint: Some(hint.into()),
         }
     }
-}
-
-#[cfg(feature = "mpi")]
-fn connect_mpi(launched: Launched, timeout: Duration) -> Result<Arc<dyn Communicator>> {
-    Ok(Arc::new(super::MpiRank::start(launched, timeout)?))
-}
-
-#[cfg(not(feature = "mpi"))]
-fn connect_mpi(Launched { launcher, size, .. }: Launched, _: Duration) -> Result<Arc<dyn Communicator>> {
-    Err(Error::Config {
-        message: format!(
-            "started as one of {size} processes by {launcher}, but built without MPI: each would do the same work by itself"
-        ),
-        hint: Some("build it with `cargo build --release --features mpi`, or start one process".into()),
-    })
 }
 
 fn number(name: &str, text: &str) -> Result<usize> {
@@ -176,24 +196,34 @@ mod tests {
 
     #[test]
     fn launchers_are_told_apart_by_their_variables() {
-        let is = |variables: &[(&str, &str)], launcher, rank, size, local_size| {
-            assert_eq!(detect(variables).unwrap(), Some(Launched { launcher, rank, size, local_size }));
+        let is = |variables: &[(&str, &str)], launcher, [rank, size, local_rank, local_size]: [usize; 4]| {
+            let want = Launched { launcher, rank, size, local_rank, local_size };
+            assert_eq!(detect(variables).unwrap(), Some(want));
         };
         let open_mpi = [
             ("OMPI_COMM_WORLD_RANK", "3"),
             ("OMPI_COMM_WORLD_SIZE", "4"),
+            ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
             ("OMPI_COMM_WORLD_LOCAL_SIZE", "2"),
         ];
-        is(&open_mpi, Launcher::OpenMpi, 3, 4, 2);
-        is(&[("PMI_RANK", "0"), ("PMI_SIZE", "2")], Launcher::Pmi, 0, 2, 1);
+        is(&open_mpi, Launcher::OpenMpi, [3, 4, 1, 2]);
+        is(&[("PMI_RANK", "1"), ("PMI_SIZE", "2")], Launcher::Pmi, [1, 2, 1, 1]);
         let slurm = [
             ("SLURM_PROCID", "9"),
             ("SLURM_STEP_NUM_TASKS", "11"),
             ("SLURM_STEP_TASKS_PER_NODE", "4(x2),3"),
             ("SLURM_NODEID", "2"),
+            ("SLURM_LOCALID", "1"),
         ];
-        is(&slurm, Launcher::Slurm, 9, 11, 3);
-        is(&[("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")], Launcher::Torchrun, 1, 2, 2);
+        is(&slurm, Launcher::Slurm, [9, 11, 1, 3]);
+        let torchrun = [("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "4")];
+        is(&torchrun, Launcher::Torchrun, [5, 8, 1, 4]);
+        // One `torchrun` a node, which Slurm has started.
+        let address = [("MASTER_ADDR", "node0"), ("MASTER_PORT", "29500")];
+        let both = [&slurm[..], &torchrun[..]].concat();
+        is(&both, Launcher::Slurm, [9, 11, 1, 3]);
+        is(&[&both[..], &address[..]].concat(), Launcher::Torchrun, [5, 8, 1, 4]);
+        is(&[&slurm[..], &address[..]].concat(), Launcher::Slurm, [9, 11, 1, 3]);
     }
 
     #[test]
@@ -213,7 +243,8 @@ mod tests {
         let torchrun = detect(&[("RANK", "0"), ("WORLD_SIZE", "2")]).unwrap();
         let error = Launched::connect(torchrun, Duration::from_secs(1)).unwrap_err();
         assert!(error.to_string().contains("torchrun"), "{error}");
-        assert!(error.hint().unwrap().contains("mpirun -n 2"));
+        assert!(error.to_string().contains("`MASTER_ADDR` and `MASTER_PORT`"), "{error}");
+        assert!(error.hint().unwrap().contains("unset `RANK`"));
         #[cfg(not(feature = "mpi"))]
         {
             let mpi = detect(&[("PMI_RANK", "0"), ("PMI_SIZE", "2")]).unwrap();
@@ -225,8 +256,9 @@ mod tests {
 
     #[test]
     fn the_cores_are_shared() {
-        let of =
-            |local_size| Launched { launcher: Launcher::OpenMpi, rank: 0, size: 4096, local_size }.threads();
+        let launched =
+            Launched { launcher: Launcher::OpenMpi, rank: 0, size: 4096, local_rank: 0, local_size: 1 };
+        let of = |local_size| Launched { local_size, ..launched }.threads();
         assert_eq!(of(4096), 1);
         assert!(of(1) >= of(2));
     }

@@ -4,26 +4,34 @@
 //! follows that of one process to rounding, and the weights of all ranks are equal bit for bit. Rank 0 alone writes and reports. The optimizer's
 //! moments are on every rank, or divided into [`Shards`].
 //!
-//! A [`Communicator`] connects the ranks: [`Alone`] for one process, [`ThreadRank`] for threads of one process, and `MpiRank` (feature `mpi`)
-//! for processes that a launcher has started, on one machine or many. [`Launched::detect`] finds out what the launcher has told this process.
+//! A [`Communicator`] connects the ranks: [`Alone`] for one process, [`ThreadRank`] for threads of one process, `MpiRank` (feature `mpi`) and
+//! [`SocketRank`] for processes that a launcher has started, on one machine or many, and over one of these `NcclRank` (feature `nccl`) for
+//! their GPUs. [`Launched::detect`] finds out what the launcher has told this process.
 mod flat;
+#[cfg(feature = "nccl")]
+mod gpus;
 mod launched;
 mod lead;
 mod part;
 #[cfg(feature = "mpi")]
 mod processes;
+mod rendezvous;
 mod same;
 mod shards;
+mod sockets;
 mod threads;
 
 use std::fmt::Debug;
 use std::ops::{AddAssign, Range};
+use std::sync::Arc;
 use std::time::Duration;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use mixce_kernels::edit_f32;
 
 use flat::Flat;
+#[cfg(feature = "nccl")]
+pub use gpus::NcclRank;
 pub use launched::{Launched, Launcher};
 pub use lead::{apart, first_rank_first, lead};
 pub use part::Part;
@@ -31,18 +39,19 @@ pub use part::Part;
 pub use processes::MpiRank;
 pub use same::require_same;
 pub use shards::Shards;
+pub use sockets::SocketRank;
 pub use threads::ThreadRank;
 
 use crate::error::{Error, Result};
+use crate::run_folder::device_name;
 
 /// Values in one message of tensors: 4 MiB. Larger messages are hardly faster, and each rank holds some copies of one.
 const MESSAGE: usize = 1 << 20;
 
 /// Connects this rank with the others. All ranks make the same calls in the same order; each waits for the others.
 ///
-/// A host engine writes [`Self::all_gather`] and, to save bytes on the wire, the methods for f32; one for GPUs would exchange tensors
-/// where they are ([`Self::all_reduce`], [`Self::reduce_scatter`], [`Self::all_gather_shards`]) and may return before the device is done,
-/// because later work on the device comes after it.
+/// A host engine writes [`Self::all_gather`] and, to save bytes on the wire, the methods for f32; one for GPUs adds tensors up where
+/// they are ([`Self::all_reduce`], [`Self::adds_up_on`]).
 pub trait Communicator: Debug + Send + Sync {
     /// This rank's number, from 0.
     fn rank(&self) -> usize;
@@ -56,7 +65,8 @@ pub trait Communicator: Debug + Send + Sync {
     /// The bytes of every rank, in the order of ranks. They may differ in length.
     ///
     /// # Errors
-    /// [`Error::RanksSilent`] if a rank does not take part within [`Self::timeout`]; [`Error::RankFailed`] if one has failed.
+    /// [`Error::RanksSilent`] if a rank does not take part within [`Self::timeout`]; [`Error::RankFailed`] and [`Error::RankLost`] if one has
+    /// failed or is gone.
     fn all_gather(&self, own: Vec<u8>) -> Result<Vec<Vec<u8>>>;
 
     /// Ends all ranks, whatever they wait for, because this one has failed; `status` is the exit status of the run where ranks are processes.
@@ -109,7 +119,7 @@ pub trait Communicator: Debug + Send + Sync {
     /// Adds f32 tensors up over the ranks in place, in messages of 4 MiB. They must be contiguous and share no memory.
     ///
     /// # Errors
-    /// As [`Self::all_gather`], and if a tensor is not f32 or not on the CPU.
+    /// As [`Self::all_gather`], and if a tensor is not f32, or on a device without [`Self::adds_up_on`].
     fn all_reduce(&self, tensors: &[&Tensor]) -> Result<()> {
         if self.size() == 1 {
             return Ok(());
@@ -181,6 +191,19 @@ pub trait Communicator: Debug + Send + Sync {
         Ok(all)
     }
 
+    /// Whether [`Self::all_reduce`] takes tensors of this device.
+    fn adds_up_on(&self, device: &Device) -> bool {
+        device.is_cpu()
+    }
+
+    /// Whether the other ranks are there, as far as is known without waiting for them.
+    ///
+    /// # Errors
+    /// [`Error::RankFailed`], [`Error::RankLost`].
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Rank 0's bytes, on every rank; those of others are ignored.
     ///
     /// # Errors
@@ -196,6 +219,30 @@ pub trait Communicator: Debug + Send + Sync {
     /// As [`Self::all_gather`].
     fn barrier(&self) -> Result<()> {
         self.all_gather(Vec::new()).map(drop)
+    }
+}
+
+/// The connection of ranks whose tensors are on `device`: `host` itself for CPUs, `NcclRank` over it for GPUs.
+///
+/// # Errors
+/// [`Error::RanksDiffer`] if only some ranks have a GPU; [`Error::Config`] if this build or this machine has no NCCL, or for another device.
+pub fn on_device(host: Arc<dyn Communicator>, device: &Device) -> Result<Arc<dyn Communicator>> {
+    if host.size() == 1 {
+        return Ok(host);
+    }
+    require_same(&*host, "kind of device", vec![u8::from(device.is_cuda())])?;
+    match device {
+        Device::Cpu => Ok(host),
+        #[cfg(feature = "nccl")]
+        Device::Cuda(_) => Ok(Arc::new(NcclRank::start(host, device)?)),
+        _ => Err(Error::Config {
+            message: format!(
+                "`config.device`: expected `cpu` for a run of {} processes in a build without NCCL, got `{}`",
+                host.size(),
+                device_name(device)
+            ),
+            hint: Some("build it with `cargo build --release --features nccl`".into()),
+        }),
     }
 }
 
@@ -270,7 +317,6 @@ impl Communicator for Alone {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
 
     use super::*;
 

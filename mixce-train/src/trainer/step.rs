@@ -46,8 +46,9 @@ pub struct StartedStep {
     targets: u64,
     /// Results read so far.
     sums: StepSums,
-    /// `log q` of the targets of microbatches not yet read.
-    log_q: Vec<Tensor>,
+    microbatches: usize,
+    /// Microbatches not yet read, with `log q` of the targets that this rank has computed.
+    log_q: Vec<(usize, Tensor)>,
     grad_norm: Option<f64>,
     skipped: bool,
 }
@@ -132,13 +133,13 @@ impl TrainStep {
     /// The same as one of several ranks, each of which computes its part of every microbatch.
     ///
     /// # Errors
-    /// [`Error::Config`] for several ranks on a device other than the CPU.
+    /// [`Error::Config`] for several ranks that do not add up tensors on the model's device.
     pub fn with_ranks(self, ranks: Arc<dyn Communicator>) -> Result<Self> {
         let device = self.model.device();
-        if ranks.size() > 1 && !device.is_cpu() {
+        if !ranks.adds_up_on(device) && ranks.size() > 1 {
             let device = device_name(device);
             return Err(Error::config(format!(
-                "`config.device`: expected `cpu` for a run of {} processes, got `{device}`",
+                "`config.device`: expected a device on which the {} ranks of the run add up tensors, got `{device}`",
                 ranks.size()
             )));
         }
@@ -223,7 +224,7 @@ impl TrainStep {
             let objective = &*self.objective;
             let out = lm_head_backward(&forward.hidden(), head, &next, objective, targets as f64, dhead)?;
             match self.guard {
-                Some(_) => log_q.push(out.log_q),
+                Some(_) => log_q.push((index, out.log_q)),
                 None if ranks > 1 => losses[index] = self.sum(&mut sums, &out.log_q, targets)?,
                 None => self.add(&mut sums, &out.log_q, (step, index, targets))?,
             }
@@ -231,12 +232,25 @@ impl TrainStep {
         }
         let gradients: Vec<Tensor> = self.gradients.sums().iter().map(|(_, sum)| sum.clone()).collect();
         if ranks > 1 {
-            sums = self.over_ranks(step, losses, sums, &gradients, stop)?;
+            self.require_no_stop(stop)?;
+            if self.guard.is_none() {
+                sums = self.sums_over_ranks(step, losses, &sums)?;
+            }
+            self.sum_gradients(&gradients)?;
         }
+        let started = StartedStep {
+            step,
+            targets,
+            sums,
+            microbatches: microbatches.len(),
+            log_q,
+            grad_norm: None,
+            skipped: false,
+        };
         if let Some(guard) = &self.guard {
             guard.judge(&gradients, self.clip_grad_norm, step).map_err(Error::tensor("gradient norm"))?;
             self.optimizer.guarded_step(lr, &gradients, guard)?;
-            return Ok(StartedStep { step, targets, sums, log_q, grad_norm: None, skipped: false });
+            return Ok(started);
         }
         let norms = match &self.sharding {
             Some(sharding) => sharding.norms(&gradients)?,
@@ -254,7 +268,7 @@ impl TrainStep {
             self.optimizer.step(lr, &gradients, clip_factor(grad_norm, self.clip_grad_norm))?;
             self.sharding.iter().try_for_each(|sharding| sharding.gather_weights(&self.variables))?;
         }
-        Ok(StartedStep { step, targets, sums, log_q, grad_norm: Some(grad_norm), skipped })
+        Ok(StartedStep { grad_norm: Some(grad_norm), skipped, ..started })
     }
 
     /// The second half of [`Self::run`]: synchronises the device and checks the step's results.
@@ -263,13 +277,13 @@ impl TrainStep {
     /// [`Error::NonFiniteLoss`]; [`Error::NonFiniteGradient`], also of an earlier unchecked step. The parameters are as before the step that
     /// failed.
     pub fn finish(&self, started: StartedStep) -> Result<StepResult> {
-        let StartedStep { step, targets, mut sums, log_q, grad_norm, skipped } = started;
+        let StartedStep { step, targets, mut sums, microbatches, log_q, grad_norm, skipped } = started;
         let norm = match self.check() {
             Err(error @ Error::NonFiniteGradient { step: failed, .. }) if failed < step => return Err(error),
             other => other,
         };
-        for (index, log_q) in log_q.iter().enumerate() {
-            self.add(&mut sums, log_q, (step, index, targets))?;
+        if self.is_deferred() {
+            sums = self.read_sums((step, targets), microbatches, &log_q)?;
         }
         let (loss, nll, mean_weight) = (sums.loss, sums.nll(), sums.mean_weight());
         let grad_norm = grad_norm.or(norm?).unwrap_or_default();
@@ -298,6 +312,24 @@ impl TrainStep {
             }),
             None => Ok(Some(verdict.norm)),
         }
+    }
+
+    /// The sums of a step over its microbatches, of all ranks.
+    fn read_sums(
+        &self,
+        (step, targets): (u64, u64),
+        microbatches: usize,
+        log_q: &[(usize, Tensor)],
+    ) -> Result<StepSums> {
+        let (mut sums, mut losses) = (StepSums::default(), vec![0.0; microbatches]);
+        for (index, log_q) in log_q {
+            if self.ranks.size() > 1 {
+                losses[*index] = self.sum(&mut sums, log_q, targets)?;
+            } else {
+                self.add(&mut sums, log_q, (step, *index, targets))?;
+            }
+        }
+        if self.ranks.size() > 1 { self.sums_over_ranks(step, losses, &sums) } else { Ok(sums) }
     }
 
     /// Adds a microbatch to the sums of its step; fails if its loss is not finite.

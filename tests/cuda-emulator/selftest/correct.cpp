@@ -131,6 +131,9 @@ void test_refusals() {
   expect(cuMemAlloc_v2(&address, size_t{1} << 50) == CUDA_ERROR_OUT_OF_MEMORY, "too much memory is refused");
   CUdevice device;
   expect(cuDeviceGet(&device, 1) == CUDA_ERROR_INVALID_DEVICE, "there is one device");
+  setenv("EMULATED_CUDA_DEVICES", "2", 1);
+  expect(cuDeviceGet(&device, 1) == CUDA_SUCCESS, "unless there are to be more");
+  unsetenv("EMULATED_CUDA_DEVICES");
 }
 
 }  // namespace

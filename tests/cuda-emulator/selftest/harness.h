@@ -86,6 +86,7 @@ inline std::string death_of(const std::function<void()>& body) {
   return text.empty() ? "(died without a word)" : text;
 }
 
+void test_collectives();
 void test_faults(const std::string& check);
 void test_correct();
 void test_products();

@@ -22,7 +22,7 @@ void test_statistics() {
   text.pop_back();
   std::string want =
       R"({"launches":3,"launches_by_kernel":{"count":3},"host_to_device":{"calls":1,"bytes":4},"device_to_host":{"calls":1,"bytes":4},)"
-      R"("device_to_device":{"calls":1,"bytes":4},"memsets":{"calls":1,"bytes":8},"graphs":0,"synchronisations":1,"allocations":{"calls":2,"bytes":12},)"
+      R"("device_to_device":{"calls":1,"bytes":4},"memsets":{"calls":1,"bytes":8},"collectives":{"calls":0,"bytes":0},"graphs":0,"synchronisations":1,"allocations":{"calls":2,"bytes":12},)"
       R"("frees":2,"memory_bytes":400,"peak_memory_bytes":412})";
   expect(text == want, "statistics: expected " + want + ", got " + text);
 }
@@ -38,6 +38,7 @@ int main(int count, char** arguments) {
   test_products();
   test_tensor();
   test_statistics();
+  test_collectives();
   test_faults(check);
   printf("emulated CUDA driver, checks `%s`: %d passed, %d failed\n", check.c_str(), passed, failures);
   return failures != 0;

@@ -1,26 +1,39 @@
-// libcuda: the device, its contexts, streams, events and errors. All work is done within the call that asks for it, so
-// events have always happened; the order that streams and events promise is followed in order.cpp.
+// libcuda: devices, their contexts, streams, events and errors. All work but that of pending.h is done within the call that asks for it;
+// the order that streams and events promise is followed in order.cpp.
 #include "driver.h"
 
 #include <cuda.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 
 #include "graph.h"
 #include "kernels.h"
 #include "memory.h"
 #include "order.h"
+#include "pending.h"
 #include "statistics.h"
 
 namespace emulator {
 
-std::unique_lock<std::mutex> take_turn() {
-  static std::mutex mutex;
-  return std::unique_lock(mutex);
+std::mutex& turns() {
+  static auto* mutex = new std::mutex;
+  return *mutex;
 }
 
+std::unique_lock<std::mutex> take_turn() { return std::unique_lock(turns()); }
+
 namespace {
+
+// Contexts are the numbers of their devices, from 1.
+thread_local CUcontext current_context = nullptr;
+
+int device_count() {
+  const char* number = getenv("EMULATED_CUDA_DEVICES");
+  int count = number ? atoi(number) : 1;
+  return count > 0 ? count : 1;
+}
 
 // An imaginary device of compute capability 9.0, with the limits of that generation.
 int attribute(CUdevice_attribute which) {
@@ -54,9 +67,9 @@ int attribute(CUdevice_attribute which) {
 struct Event {
   std::chrono::steady_clock::time_point at;
   order::Clock done;
+  std::vector<pending::Shared> pending;
 };
 
-CUcontext const CONTEXT = reinterpret_cast<CUcontext>(1);
 CUresult create_stream(CUstream* stream) {
   auto turn = take_turn();
   *stream = order::create();
@@ -72,6 +85,9 @@ template <class F> CUresult synchronise(F wait) {
 }
 
 }  // namespace
+
+int current_device() { return current_context ? int(reinterpret_cast<uintptr_t>(current_context)) - 1 : 0; }
+
 }  // namespace emulator
 
 using namespace emulator;
@@ -80,10 +96,10 @@ extern "C" {
 
 CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
 CUresult cuDriverGetVersion(int* version) { return *version = 13000, CUDA_SUCCESS; }
-CUresult cuDeviceGetCount(int* count) { return *count = 1, CUDA_SUCCESS; }
+CUresult cuDeviceGetCount(int* count) { return *count = device_count(), CUDA_SUCCESS; }
 CUresult cuDeviceGet(CUdevice* device, int ordinal) {
   *device = ordinal;
-  return ordinal == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+  return ordinal >= 0 && ordinal < device_count() ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
 CUresult cuDeviceGetName(char* name, int capacity, CUdevice) {
   strncpy(name, "emulated CUDA device", capacity);
@@ -100,14 +116,18 @@ CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {
   return CUDA_SUCCESS;
 }
 
-CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) { return *context = CONTEXT, CUDA_SUCCESS; }
+CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
+  *context = reinterpret_cast<CUcontext>(uintptr_t(device) + 1);
+  return CUDA_SUCCESS;
+}
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) { return CUDA_SUCCESS; }
-CUresult cuCtxSetCurrent(CUcontext) { return CUDA_SUCCESS; }
-CUresult cuCtxGetCurrent(CUcontext* context) { return *context = CONTEXT, CUDA_SUCCESS; }
+CUresult cuCtxSetCurrent(CUcontext context) { return current_context = context, CUDA_SUCCESS; }
+CUresult cuCtxGetCurrent(CUcontext* context) { return *context = current_context, CUDA_SUCCESS; }
 CUresult cuCtxDestroy_v2(CUcontext) { return CUDA_SUCCESS; }
 CUresult cuCtxSynchronize() {
   return synchronise([] {
     graph::require_nothing_recording("a synchronisation");
+    pending::wait_for(pending::of(nullptr));
     order::wait_for_all();
   });
 }
@@ -117,13 +137,20 @@ CUresult cuStreamCreateWithPriority(CUstream* stream, unsigned, int) { return cr
 CUresult cuStreamDestroy_v2(CUstream) { return CUDA_SUCCESS; }
 CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
   auto turn = take_turn();
+  pending::wait_for(reinterpret_cast<Event*>(event)->pending);
   order::wait(stream, reinterpret_cast<Event*>(event)->done);
   return CUDA_SUCCESS;
 }
-CUresult cuStreamQuery(CUstream) { return CUDA_SUCCESS; }
+CUresult cuStreamQuery(CUstream stream) {
+  auto turn = take_turn();
+  if (!pending::of(stream).empty()) return CUDA_ERROR_NOT_READY;
+  order::wait_on_host(order::record(stream));
+  return CUDA_SUCCESS;
+}
 CUresult cuStreamSynchronize(CUstream stream) {
   return synchronise([&] {
     graph::require_not_recording(stream, "a synchronisation");
+    pending::wait_for(pending::of(stream));
     order::wait_on_host(order::record(stream));
   });
 }
@@ -132,12 +159,22 @@ CUresult cuEventCreate(CUevent* event, unsigned) { return *event = reinterpret_c
 CUresult cuEventDestroy_v2(CUevent event) { return delete reinterpret_cast<Event*>(event), CUDA_SUCCESS; }
 CUresult cuEventRecord(CUevent event, CUstream stream) {
   auto turn = take_turn();
-  *reinterpret_cast<Event*>(event) = {std::chrono::steady_clock::now(), order::record(stream)};
+  *reinterpret_cast<Event*>(event) = {std::chrono::steady_clock::now(), order::record(stream), pending::of(stream)};
   return CUDA_SUCCESS;
 }
-CUresult cuEventQuery(CUevent) { return CUDA_SUCCESS; }
-CUresult cuEventSynchronize(CUevent event) {
-  return synchronise([&] { order::wait_on_host(reinterpret_cast<Event*>(event)->done); });
+CUresult cuEventQuery(CUevent handle) {
+  auto turn = take_turn();
+  auto* event = reinterpret_cast<Event*>(handle);
+  if (!pending::are_done(event->pending)) return CUDA_ERROR_NOT_READY;
+  order::wait_on_host(event->done);
+  return CUDA_SUCCESS;
+}
+CUresult cuEventSynchronize(CUevent handle) {
+  return synchronise([&] {
+    auto* event = reinterpret_cast<Event*>(handle);
+    pending::wait_for(event->pending);
+    order::wait_on_host(event->done);
+  });
 }
 CUresult cuEventElapsedTime_v2(float* milliseconds, CUevent from, CUevent to) {
   auto elapsed = reinterpret_cast<Event*>(to)->at - reinterpret_cast<Event*>(from)->at;
@@ -152,6 +189,7 @@ CUresult cuGetErrorName(CUresult error, const char** name) {
     case CUDA_ERROR_OUT_OF_MEMORY: *name = "CUDA_ERROR_OUT_OF_MEMORY"; break;
     case CUDA_ERROR_INVALID_DEVICE: *name = "CUDA_ERROR_INVALID_DEVICE"; break;
     case CUDA_ERROR_NOT_FOUND: *name = "CUDA_ERROR_NOT_FOUND"; break;
+    case CUDA_ERROR_NOT_READY: *name = "CUDA_ERROR_NOT_READY"; break;
     case CUDA_ERROR_NOT_SUPPORTED: *name = "CUDA_ERROR_NOT_SUPPORTED"; break;
     default: *name = "CUDA_ERROR_UNKNOWN"; break;
   }
@@ -164,6 +202,7 @@ CUresult cuGetErrorString(CUresult error, const char** text) {
     case CUDA_ERROR_OUT_OF_MEMORY: *text = "out of memory"; break;
     case CUDA_ERROR_INVALID_DEVICE: *text = "invalid device ordinal"; break;
     case CUDA_ERROR_NOT_FOUND: *text = "named symbol not found"; break;
+    case CUDA_ERROR_NOT_READY: *text = "device not ready"; break;
     case CUDA_ERROR_NOT_SUPPORTED: *text = "operation not supported by the emulated driver"; break;
     default: *text = "unknown error"; break;
   }

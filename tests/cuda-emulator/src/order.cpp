@@ -5,6 +5,7 @@
 #include <string>
 
 #include "memory.h"
+#include "pending.h"
 #include "report.h"
 
 namespace emulator::order {
@@ -71,6 +72,7 @@ void require_order(const char* what, size_t stream, bool writes, const std::vect
 
 // The next piece of work of a stream begins.
 Moment begin(const char* what, CUstream handle) {
+  pending::wait_for(pending::of(handle));
   size_t stream = number(handle);
   Clock& clock = clocks()[stream];
   merge(clock, known_to_host());

@@ -1,6 +1,7 @@
 //! `mixce train`: finetune a model, or train one from scratch.
 
 mod dry_run;
+mod gpus;
 mod select;
 mod settings;
 pub(crate) mod sources;
@@ -45,8 +46,9 @@ const PROMISE: &str = "writing a checkpoint of the last whole step";
     Defaults are the paper's. A --config file overrides them, and flags override both. The run folder holds run.toml (the settings, \
     usable as --config), metrics.jsonl, TensorBoard events, checkpoints/, best/ and final/. Ctrl-C writes a checkpoint; \
     --resume auto continues from it.\n\n\
-    Several processes train one model when a launcher starts them: `mpirun -n 4 mixce train ...`, on one machine or several, with a \
-    build with the feature mpi. Each takes a part of every microbatch; the run is the same as that of one process, to rounding.\n\n\
+    Several processes train one model when a launcher starts them, on one machine or several: `mpirun -n 4 mixce train ...` with a \
+    build with the feature mpi, or `torchrun --no-python --nproc-per-node 4 mixce train ...`. Each takes a part of every microbatch; the \
+    run is the same as that of one process, to rounding. With the feature nccl each has a GPU, and --gpus starts them on this machine.\n\n\
     The flag names of the MixCE authors (--train_file, --mixing_ratio, ...) are accepted."
 )]
 pub(crate) struct TrainArgs {
@@ -62,6 +64,9 @@ pub(crate) struct TrainArgs {
     /// Seconds to wait for the other processes of a run, before the run ends with an error
     #[arg(long, value_name = "SECONDS", default_value_t = ranks::TIMEOUT_SECONDS, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     comm_timeout: u64,
+    /// Train on the first N GPUs of this machine, with a process for each; needs a build with the feature nccl
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    gpus: Option<u16>,
     #[command(flatten)]
     pub(crate) settings: Settings,
 }
@@ -89,6 +94,11 @@ fn elsewhere(run_toml: &Path) -> Option<String> {
 fn train(args: &TrainArgs, context: &Context) -> Result<()> {
     let config = resolve(args, context)?;
     let launched = Launched::of_environment()?;
+    if let Some(gpus) = args.gpus.map(usize::from)
+        && gpus::starts_processes(gpus, launched.as_ref(), &config)?
+    {
+        return gpus::launch(gpus);
+    }
     let ranks = ranks::connect(launched, Duration::from_secs(args.comm_timeout))?;
     let leads = ranks.rank() == 0;
     if leads {
@@ -96,7 +106,8 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
     }
     // Processes on one machine share its cores, unless the user says otherwise.
     let threads = config.threads.or(ranks::threads(launched));
-    let device = context.start_with(Some(&config.device), threads)?;
+    let device = context.start_rank(Some(&config.device), threads, launched.as_ref())?;
+    let ranks = ranks::connect_devices(ranks, &device)?;
     let network = if args.dry_run { Network::CacheOnly } else { Network::Allowed };
     let spinner = progress::spinner("loading model and data");
     let Located { sources, commit, pinned } = first_rank_first(&*ranks, || sources::find(&config, network))?;
@@ -156,6 +167,9 @@ fn resolve(args: &TrainArgs, context: &Context) -> Result<TrainConfig> {
     }
     if let Some(device) = &context.device {
         config.device.clone_from(device);
+    }
+    if args.gpus.is_some() && config.device == "auto" {
+        "cuda".clone_into(&mut config.device);
     }
     config.threads = context.threads.or(config.threads);
     let run_toml = config.out.as_ref().filter(|_| config.resume.is_some()).map(|out| out.join("run.toml"));
