@@ -397,9 +397,10 @@ fn a_launcher_divides_the_grid() {
     };
     // What is typed goes first.
     let (second, stderr) = owned(&[("RANK", "0"), ("WORLD_SIZE", "2")], &format!("{line} --shard 2/2"));
-    assert!(second.contains(&true) && second.contains(&false) && stderr.is_empty(), "{stderr}");
+    assert!(second.contains(&true) && second.contains(&false) && !stderr.contains("processes"), "{stderr}");
     let (by_launcher, stderr) = owned(&[("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2")], line);
-    assert_eq!((by_launcher, stderr.as_str()), (second.clone(), ""));
+    assert_eq!(by_launcher, second);
+    assert!(!stderr.contains("processes"), "the first one tells: {stderr}");
     let (first, stderr) = owned(&[("RANK", "0"), ("WORLD_SIZE", "2")], line);
     assert!(first.iter().zip(&second).all(|(first, second)| first != second));
     assert!(stderr.contains("one of 2 processes") && stderr.contains("`--shard 1/2`"), "{stderr}");
