@@ -101,8 +101,8 @@ mod tests {
         assert_eq!((shards.shard(0), shards.shard(1)), (0..10, 10..20));
         let shards = Shards::between([100, 3], 3, 8);
         assert_eq!(parts(&shards, 0), [0..32, 0..0]);
-        assert_eq!(parts(&shards, 1), [32..72, 0..0]);
-        assert_eq!(parts(&shards, 2), [72..100, 0..3]);
+        assert_eq!(parts(&shards, 1), [32..64, 0..0]);
+        assert_eq!(parts(&shards, 2), [64..100, 0..3]);
         let few = Shards::between([3], 3, 8);
         assert_eq!((0..3).map(|rank| few.shard(rank)).collect::<Vec<_>>(), [0..0, 0..3, 3..3]);
     }
