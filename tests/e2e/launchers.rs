@@ -99,7 +99,7 @@ const MPI: [(&str, &str); 3] = [
 #[test]
 fn mpirun_computes_every_part_and_a_failed_cell_does_not_end_the_others() {
     let (world, script) = (world(), example("mpirun"));
-    if !shell(&world, "mpirun -n 1 true", &MPI).status.is_some_and(|status| status == 0) {
+    if shell(&world, "mpirun -n 1 true", &MPI).status != Some(0) {
         println!("skipped: Open MPI's `mpirun` does not start here");
         return;
     }
