@@ -9,9 +9,10 @@
 //! rows or columns.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::thread::LocalKey;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::Matrix;
@@ -160,26 +161,16 @@ impl Band<'_> {
         (part, parts): (usize, usize),
     ) {
         let Division { steps, depth, panels, per_group } = self.division;
-        let Product { rhs, accumulate, .. } = *self.product;
+        let rhs = self.product.rhs;
         let count = self.rows.div_ceil(R);
         let per_part = count.div_ceil(parts);
         let (first_panel, k) = (group * per_group, rhs.rows);
         let here = per_group.min(panels - first_panel);
         with_buffer(&RIGHT, here * W * depth, |packed| {
             for step in 0..steps {
-                let start = step * depth;
-                let depth = depth.min(k - start);
-                let packed = &mut packed[..here * W * depth];
-                simd.vectorize(|| {
-                    pack_panels::<W>(rhs, first_panel * W, start, depth, packed);
-                    for sliver in part * per_part..count.min((part + 1) * per_part) {
-                        let left = &self.slivers[(step * count + sliver) * R * DEPTH..][..R * DEPTH];
-                        for (panel, right) in packed.chunks(W * depth).enumerate() {
-                            let at = (self.first_row + sliver * R, (first_panel + panel) * W);
-                            self.tile::<S, R, W>(simd, (left, right), at, accumulate || step > 0);
-                        }
-                    }
-                });
+                let packed = &mut packed[..here * W * depth.min(k - step * depth)];
+                let slivers = part * per_part..count.min((part + 1) * per_part);
+                simd.vectorize(Step::<S, R, W> { simd, band: self, step, slivers, first_panel, packed });
             }
         });
     }
@@ -211,6 +202,38 @@ impl Band<'_> {
     }
 }
 
+/// Packs a group of panels and multiplies some slivers by them, in one step along the sums. Not a closure: the way `FnOnce` calls one
+/// need not be inlined, and what is not inlined is compiled without the vector instructions of `vectorize`.
+struct Step<'a, S, const R: usize, const W: usize> {
+    simd: S,
+    band: &'a Band<'a>,
+    step: usize,
+    slivers: Range<usize>,
+    first_panel: usize,
+    packed: &'a mut [f32],
+}
+
+impl<S: Simd, const R: usize, const W: usize> NullaryFnOnce for Step<'_, S, R, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { simd, band, step, packed, .. } = self;
+        let Product { rhs, accumulate, .. } = *band.product;
+        let count = band.rows.div_ceil(R);
+        let start = step * band.division.depth;
+        let depth = band.division.depth.min(rhs.rows - start);
+        pack_panels::<W>(rhs, self.first_panel * W, start, depth, packed);
+        for sliver in self.slivers {
+            let left = &band.slivers[(step * count + sliver) * R * DEPTH..][..R * DEPTH];
+            for (panel, right) in packed.chunks(W * depth).enumerate() {
+                let at = (band.first_row + sliver * R, (self.first_panel + panel) * W);
+                band.tile::<S, R, W>(simd, (left, right), at, accumulate || step > 0);
+            }
+        }
+    }
+}
+
 /// `dst = left right`, or `dst += left right`, for a sliver and a panel.
 ///
 /// # Safety
@@ -229,26 +252,23 @@ unsafe fn add_tile<S: Simd, const R: usize>(
     let depth = vectors.len() / VECTORS;
     assert!(left.len() == R * DEPTH && depth <= DEPTH && rest.is_empty(), "tile: sizes");
     for r in 0..R {
-        (0..VECTORS).for_each(|v| prefetch_near(dst.wrapping_add(r * stride + v * S::F32_LANES)));
+        for v in 0..VECTORS {
+            prefetch_near(dst.wrapping_add(r * stride + v * S::F32_LANES));
+        }
     }
     let mut sums = [[simd.splat_f32s(0.0); VECTORS]; R];
-    let mut add_term = |i: usize| {
-        // SAFETY: `i` is less than `depth`: the panel has as many rows and the sliver at least as many columns.
-        let row: [S::f32s; VECTORS] =
-            std::array::from_fn(|v| unsafe { *vectors.get_unchecked(i * VECTORS + v) });
-        (0..VECTORS)
-            .for_each(|v| prefetch_near(vectors.as_ptr().wrapping_add((i + AHEAD) * VECTORS + v).cast()));
-        for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: as above.
-            let x = simd.splat_f32s(unsafe { *left.get_unchecked(r * DEPTH + i) });
-            (0..VECTORS).for_each(|v| sums[v] = simd.mul_add_f32s(x, row[v], sums[v]));
-        }
-    };
     let unrolled = depth / UNROLL * UNROLL;
-    for i in (0..unrolled).step_by(UNROLL) {
-        (i..i + UNROLL).for_each(&mut add_term);
+    // SAFETY: `i` is less than `depth`: the panel has as many rows and the sliver at least as many columns.
+    unsafe {
+        for start in (0..unrolled).step_by(UNROLL) {
+            for i in start..start + UNROLL {
+                add_term(simd, &mut sums, left, vectors, i);
+            }
+        }
+        for i in unrolled..depth {
+            add_term(simd, &mut sums, left, vectors, i);
+        }
     }
-    (unrolled..depth).for_each(&mut add_term);
     for (r, sums) in sums.into_iter().enumerate() {
         for (v, sum) in sums.into_iter().enumerate() {
             // SAFETY: promised by the caller.
@@ -256,6 +276,35 @@ unsafe fn add_tile<S: Simd, const R: usize>(
                 let at = dst.add(r * stride + v * S::F32_LANES).cast::<S::f32s>();
                 let sum = if add { simd.add_f32s(at.read_unaligned(), sum) } else { sum };
                 at.write_unaligned(sum);
+            }
+        }
+    }
+}
+
+/// Adds the `i`th term of each sum of a tile.
+///
+/// Here and above loops are not written with `for_each`, whose calls need not be inlined either.
+///
+/// # Safety
+/// The panel `right` must have more than `i` rows.
+#[inline(always)]
+unsafe fn add_term<S: Simd, const R: usize>(
+    simd: S,
+    sums: &mut [[S::f32s; VECTORS]; R],
+    left: &[f32],
+    right: &[S::f32s],
+    i: usize,
+) {
+    // SAFETY: promised by the caller; a sliver has at least as many columns as a panel has rows.
+    unsafe {
+        let row: [S::f32s; VECTORS] = std::array::from_fn(|v| *right.get_unchecked(i * VECTORS + v));
+        for v in 0..VECTORS {
+            prefetch_near(right.as_ptr().wrapping_add((i + AHEAD) * VECTORS + v).cast());
+        }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let x = simd.splat_f32s(*left.get_unchecked(r * DEPTH + i));
+            for (sum, y) in sums.iter_mut().zip(row) {
+                *sum = simd.mul_add_f32s(x, y, *sum);
             }
         }
     }
