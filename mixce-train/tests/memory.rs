@@ -178,7 +178,10 @@ fn a_sharded_optimizer_has_its_part_of_the_moments() {
     };
     let shape = PassShape { tokens: 64, recompute: false, on_cuda: false, precision: Precision::F32 };
     let whole = step_memory(&config, shape);
-    let saved = (in_use(false) - in_use(true)) as f64;
+    // The median: threads of the pool that start or end their first work meanwhile have memory of their own.
+    let mut saved = [0; 3].map(|_: i64| in_use(false) as i64 - in_use(true) as i64);
+    saved.sort_unstable();
+    let saved = saved[1] as f64;
     let planned = 2.0 * (whole.moments - whole.sharded(2).moments) as f64;
     assert!((saved / planned - 1.0).abs() < 0.01, "{saved} of {planned}");
 }

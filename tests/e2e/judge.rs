@@ -109,10 +109,7 @@ fn judgements_are_reported(world: &World) {
     world.run("report run --judge human.jsonl --out page").refused(&["human.jsonl"]);
     world.run("report run --judge study --out judged --resamples 50").success();
     let table = world.text("judged/tables/judged-study.csv");
-    assert!(
-        table.contains("a against other,all,4,4,\"0.000 [0.000, 0.000]\",\"1.000 [1.000, 1.000]\","),
-        "{table}"
-    );
+    assert!(table.contains("\na against other,all,4,4,0,0,0,1,1,1,"), "{table}");
     assert!(table.contains("a against other,attentive,0,0,,,,"), "{table}");
     let figure = world.text("judged/figures/preferences-study.svg");
     assert!(figure.contains("no difference") && figure.contains("class=\"fill\""), "{figure}");

@@ -107,7 +107,7 @@ fn mpirun_computes_every_part_and_a_failed_cell_does_not_end_the_others() {
     let blocked = "grid/cells/mill-tiny-mle-nall-l40-s1/run";
     world.write(blocked, "in the way");
     let outcome = shell(&world, &script, &MPI);
-    assert_eq!(outcome.status, Some(1), "{}", outcome.stderr);
+    assert_eq!(outcome.stderr.matches("1 of 4 cells failed").count(), 1, "{}", outcome.stderr);
     // The results are those of the part that ended last, to which a failure of another is a cell that waits.
     let failed = statuses(&world).iter().filter(|status| *status != "done").count();
     assert_eq!(failed, 1, "{:?}", statuses(&world));

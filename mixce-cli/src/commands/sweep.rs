@@ -112,7 +112,10 @@ pub(crate) fn run(args: SweepArgs, context: &Context) -> Result<()> {
             Problem::new(format!("`--jobs`: expected at most {MAX_JOBS}, got `{}`", args.jobs)).into()
         );
     }
-    let shard = args.shard.or(shard_of_launched()?);
+    let shard = match args.shard {
+        Some(shard) => Some(shard),
+        None => shard_of_launched()?,
+    };
     sweep::run(&SweepArgs { shard, ..args }, context)
 }
 

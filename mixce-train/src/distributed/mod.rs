@@ -280,14 +280,14 @@ pub fn all_reduce_bytes(values: u64, ranks: u64) -> u64 {
     2 * 4 * values.saturating_sub(values / ranks.max(1))
 }
 
-/// The calls of a [`Communicator`] in an optimizer step with parameters of these lengths: sums of losses and counts, and messages of gradients;
-/// for a sharded optimizer also the terms of the gradient norm, and as many messages of weights.
+/// The calls of a [`Communicator`] in an optimizer step on CPUs with parameters of these lengths: whether a rank was asked to stop, sums of losses
+/// and counts, and messages of gradients; for a sharded optimizer also the terms of the gradient norm, and as many messages of weights.
 #[must_use]
 pub fn calls_per_step(lengths: impl IntoIterator<Item = usize>, ranks: usize, sharded: bool) -> usize {
     match (ranks, sharded) {
         (0 | 1, _) => 0,
-        (_, false) => 1 + lengths.into_iter().sum::<usize>().div_ceil(MESSAGE),
-        (_, true) => 2 + 2 * Shards::new(lengths, ranks).messages(MESSAGE).count(),
+        (_, false) => 2 + lengths.into_iter().sum::<usize>().div_ceil(MESSAGE),
+        (_, true) => 3 + 2 * Shards::new(lengths, ranks).messages(MESSAGE).count(),
     }
 }
 
