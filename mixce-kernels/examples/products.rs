@@ -1,6 +1,7 @@
 //! Times f32 matrix products for `scripts/bench/products.py`, which calls ours, `gemm` and PyTorch in turn.
 //!
-//! Reads lines `ours|gemm M K N LEFT RIGHT` from standard input, where a side is `plain` or `transposed`; answers each with the seconds of one product.
+//! Reads lines `ours|gemm M K N LEFT RIGHT` from standard input, where a side is `plain` or `transposed`; answers each with the seconds of
+//! one product.
 #![expect(unsafe_code, reason = "gemm takes pointers")]
 
 use std::io::{BufRead as _, Write as _};

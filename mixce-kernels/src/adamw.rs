@@ -130,8 +130,8 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     Ok(chunk_squares(&x)?.iter().sum())
 }
 
-/// The terms of [`sum_of_squares`] on the CPU, one for each chunk of [`SQUARES_CHUNK`] entries. A part of a tensor that begins at a chunk's beginning has
-/// the terms that the tensor has there.
+/// The terms of [`sum_of_squares`] on the CPU, one for each chunk of [`SQUARES_CHUNK`] entries. A part of a tensor that begins at a chunk's
+/// beginning has the terms that the tensor has there.
 ///
 /// # Errors
 /// When the tensor is not f32 or not on the CPU.

@@ -91,7 +91,7 @@ pub fn generate(
     Ok(generate_while(model, prompts, options, &mut go_on)?.unwrap_or_default())
 }
 
-/// [`generate`] that is given up once `go_on`, which is called like `progress`, returns false: then there are no samples.
+/// [`generate`] that ends early, without samples, once `go_on` returns false; it is called like `progress`.
 ///
 /// # Errors
 /// As [`generate`].
@@ -115,7 +115,7 @@ pub fn generate_while(
     Ok(Some(results.into_iter().flatten().collect()))
 }
 
-/// Whether it was not given up.
+/// False if `go_on` has ended it.
 fn generate_batch(
     model: &dyn Decoder,
     prompts: &[(u64, &[u32])],

@@ -8,6 +8,10 @@ mod program;
 #[cfg(feature = "nccl")]
 mod ranks;
 
+#[cfg(feature = "nccl")]
+#[path = "../running.rs"]
+mod running;
+
 #[path = "../e2e/support.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 mod support;

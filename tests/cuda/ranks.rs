@@ -1,14 +1,14 @@
 //! Training by several processes with a GPU each: two GPUs, or an emulated driver that shows as many.
 
-use std::io::{BufRead as _, BufReader, Lines};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use mixce_kernels::cuda_devices;
 use serde_json::Value;
 
 use crate::program;
-use crate::support::{Outcome, SMALL, World, assert_follow, number, torchrun, without_times};
+use crate::running::{Running, assert_continues_as_if_undisturbed, send};
+use crate::support::{Outcome, SMALL, World, assert_follow, number, torchrun};
 
 /// Devices that the emulated driver shows.
 const DEVICES: (&str, &str) = ("EMULATED_CUDA_DEVICES", "2");
@@ -28,7 +28,11 @@ fn is_single_gpu() -> bool {
     let is_emulated = std::env::var("LD_LIBRARY_PATH").is_ok_and(|path| {
         std::env::split_paths(&path).any(|folder| folder.join("libemulated_cuda.so").exists())
     });
-    !is_emulated && cuda_devices().unwrap() < 2
+    let is_single = !is_emulated && cuda_devices().unwrap() < 2;
+    if is_single {
+        println!("skipped: this machine has one GPU");
+    }
+    is_single
 }
 
 /// What rank 0 of two processes prints that know an address, after checking that the other prints nothing.
@@ -92,48 +96,15 @@ fn gradients_are_sent_once_a_step() {
     assert!(more("calls") > 1.0, "{three}");
 }
 
-/// A run that goes on until it is stopped, with processes that the program starts itself.
-struct Running {
-    launcher: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
 const ENDLESS: &str = "train --model model --train train.txt --out run --max-steps 1000000 --scheduler constant --save-every 2 --threads 1 --json";
 
-impl Running {
-    /// Two ranks that have made some steps and a checkpoint.
-    fn start(world: &World, more: &str) -> Self {
-        let mut command = command(world, &format!("{ENDLESS} {SMALL} --gpus 2 {more}"));
-        let mut launcher = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(launcher.stdout.take().unwrap()).lines();
-        for _ in 0..3 {
-            lines.next().expect("the run goes on").unwrap();
-        }
-        Self { launcher, lines }
-    }
-
-    /// The process of a rank.
-    fn process_of(&self, rank: usize) -> String {
-        let children = Command::new("pgrep").args(["-P", &self.launcher.id().to_string()]).output().unwrap();
-        let children = String::from_utf8(children.stdout).unwrap();
-        let wanted = format!("RANK={rank}");
-        let has = |id: &&str| {
-            let environment = std::fs::read(format!("/proc/{id}/environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
-        };
-        children.lines().find(has).expect("a process of that rank").to_owned()
-    }
-
-    fn wait(self) -> (Option<i32>, String, Vec<Value>) {
-        let events =
-            self.lines.map_while(Result::ok).map(|line| serde_json::from_str(&line).unwrap()).collect();
-        let output = self.launcher.wait_with_output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned(), events)
-    }
+/// Two ranks, started by the program itself, that have made some steps and a checkpoint.
+fn start(world: &World, more: &str) -> Running {
+    Running::start(command(world, &format!("{ENDLESS} {SMALL} --gpus 2 {more}")), 3)
 }
 
-fn send(signal: &str, id: &str) {
-    assert!(Command::new("kill").args([signal, id]).status().unwrap().success());
+fn process_of(running: &Running, rank: usize) -> String {
+    running.process_with(&format!("RANK={rank}"))
 }
 
 #[test]
@@ -143,9 +114,9 @@ fn a_killed_rank_ends_the_run_which_then_continues() {
     }
     let world = World::new();
     for rank in [1, 0] {
-        let running = Running::start(&world, "--resume auto");
+        let running = start(&world, "--resume auto");
         let started = Instant::now();
-        send("-KILL", &running.process_of(rank));
+        send("-KILL", &process_of(&running, rank));
         let (status, stderr, _) = running.wait();
         assert!(started.elapsed() < Duration::from_secs(20), "{stderr}");
         assert_eq!(status, Some(2), "{stderr}");
@@ -160,13 +131,7 @@ fn a_killed_rank_ends_the_run_which_then_continues() {
             ENDLESS.replace("1000000", &(last + 3).to_string()).replace("--out run", &format!("--out {out}"));
         format!("{line} {SMALL} --gpus 2")
     };
-    let resumed = without_times(run(&world, &format!("{} --resume auto", line("run"))).rows());
-    let whole = without_times(run(&world, &line("undisturbed")).rows());
-    let steps = resumed.len() - 1;
-    assert!(steps > 0 && steps < whole.len() - 1);
-    assert_eq!(resumed[..steps], whole[whole.len() - 1 - steps..whole.len() - 1]);
-    let weights = |out: &str| world.read(&format!("{out}/final/model.safetensors"));
-    assert!(weights("run") == weights("undisturbed"), "the same weights bit for bit");
+    assert_continues_as_if_undisturbed(&world, line, |line| run(&world, line).rows());
 }
 
 #[test]
@@ -175,9 +140,9 @@ fn a_stopped_rank_is_noticed_in_time() {
         return;
     }
     let world = World::new();
-    let running = Running::start(&world, "--comm-timeout 4");
+    let running = start(&world, "--comm-timeout 4");
     let started = Instant::now();
-    send("-STOP", &running.process_of(1));
+    send("-STOP", &process_of(&running, 1));
     let (status, stderr, _) = running.wait();
     assert!(started.elapsed() < Duration::from_secs(40), "{stderr}");
     assert_eq!(status, Some(2), "{stderr}");
@@ -190,7 +155,7 @@ fn ctrl_c_to_the_launcher_saves_once() {
         return;
     }
     let world = World::new();
-    let running = Running::start(&world, "");
+    let running = start(&world, "");
     send("-INT", &running.launcher.id().to_string());
     let (status, stderr, events) = running.wait();
     assert_eq!(status, Some(130), "{stderr}");

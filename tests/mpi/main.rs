@@ -4,6 +4,9 @@
 
 mod program;
 
+#[path = "../running.rs"]
+mod running;
+
 #[path = "../e2e/support.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 mod support;

@@ -1,12 +1,12 @@
 //! The program under `mpirun`.
 
-use std::io::{BufRead as _, BufReader, Lines};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Outcome, SMALL, World, number, without_times};
+use crate::running::{Running, assert_continues_as_if_undisturbed, send};
+use crate::support::{Outcome, SMALL, World, assert_follow, number};
 
 /// `mpirun` of `ranks` processes of the program with one thread each: all on this machine, whoever runs the test, however many cores there are.
 fn mpirun(world: &World, ranks: usize, line: &str) -> Command {
@@ -40,81 +40,32 @@ fn run(world: &World, ranks: usize, line: &str) -> Outcome {
     Outcome::of(mpirun(world, ranks, line).output().unwrap(), line)
 }
 
-/// A run that goes on until it is stopped.
-struct Running {
-    launcher: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-    last: Value,
-}
-
 const ENDLESS: &str = "train --model model --train train.txt --out run --max-steps 1000000 --scheduler constant --save-every 5 --threads 1 --json";
 
 const SHARDED: &str = "--shard-optimizer";
 
-impl Running {
-    /// Two ranks that have made some steps and a checkpoint.
-    fn start(world: &World, more: &str) -> Self {
-        Self::start_line(world, &format!("{ENDLESS} {SMALL} {more}"))
-    }
-
-    fn start_line(world: &World, line: &str) -> Self {
-        Self::of(mpirun(world, 2, line))
-    }
-
-    fn of(mut command: Command) -> Self {
-        let mut launcher = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(launcher.stdout.take().unwrap()).lines();
-        let mut running = Self { launcher, lines, last: Value::Null };
-        for _ in 0..7 {
-            running.next_step();
-        }
-        running
-    }
-
-    fn next_step(&mut self) {
-        let line = self.lines.next().expect("the run goes on").unwrap();
-        self.last = serde_json::from_str(&line).unwrap();
-    }
-
-    /// The process of a rank: the launcher's child with this rank in its environment.
-    fn process_of(&self, rank: usize) -> String {
-        let children = Command::new("pgrep").args(["-P", &self.launcher.id().to_string()]).output().unwrap();
-        let children = String::from_utf8(children.stdout).unwrap();
-        let wanted = format!("OMPI_COMM_WORLD_RANK={rank}");
-        let has = |id: &&str| {
-            let environment = std::fs::read(format!("/proc/{id}/environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
-        };
-        children.lines().find(has).expect("a process of that rank").to_owned()
-    }
-
-    fn wait(self) -> (Option<i32>, String, Vec<Value>) {
-        let events =
-            self.lines.map_while(Result::ok).map(|line| serde_json::from_str(&line).unwrap()).collect();
-        let output = self.launcher.wait_with_output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned(), events)
-    }
+/// Two ranks that have made some steps and a checkpoint.
+fn start(world: &World, more: &str) -> Running {
+    start_line(world, &format!("{ENDLESS} {SMALL} {more}"))
 }
 
-fn send(signal: &str, id: &str) {
-    assert!(Command::new("kill").args([signal, id]).status().unwrap().success());
+fn start_line(world: &World, line: &str) -> Running {
+    Running::start(mpirun(world, 2, line), 7)
 }
 
-/// The weights of a run of one process to `steps`, with and without the interruption that `world`'s run had.
-fn assert_continues_as_if_undisturbed(world: &World, steps: u64) {
+fn process_of(running: &Running, rank: usize) -> String {
+    running.process_with(&format!("OMPI_COMM_WORLD_RANK={rank}"))
+}
+
+/// Continues the run that was stopped to `steps`.
+fn assert_continues(world: &World, steps: u64) {
     let line = |out: &str| {
         let line =
             ENDLESS.replace("1000000", &steps.to_string()).replace("--out run", &format!("--out {out}"));
         format!("{line} {SMALL}")
     };
-    let rows = |line: &str| without_times(run(world, 2, line).rows());
-    let (resumed, whole) = (rows(&format!("{} --resume auto", line("run"))), rows(&line("undisturbed")));
-    let first = resumed[0]["step"].as_u64().unwrap();
+    let first = assert_continues_as_if_undisturbed(world, line, |line| run(world, 2, line).rows());
     assert_eq!(first % 5, 1, "it continues from a checkpoint");
-    let steps = resumed.len() - 1;
-    assert_eq!(resumed[..steps], whole[whole.len() - 1 - steps..whole.len() - 1]);
-    let weights = |out: &str| world.read(&format!("{out}/final/model.safetensors"));
-    assert!(weights("run") == weights("undisturbed"), "the same weights bit for bit");
 }
 
 #[test]
@@ -131,14 +82,7 @@ fn ranks_follow_one_process_with_and_without_shards() {
         let outcome = run(&world, ranks, &format!("{} {flag}", line(&out))).success();
         assert_eq!(outcome.stderr, "", "only the first rank speaks");
         let rows = outcome.rows();
-        assert_eq!(rows.len(), alone.len());
-        for (row, alone) in rows.iter().zip(&alone).filter(|(row, _)| row["event"].is_null()) {
-            assert_eq!((&row["step"], &row["tokens"]), (&alone["step"], &alone["tokens"]));
-            for key in ["loss", "nll"] {
-                let (a, b) = (number(row, key), number(alone, key));
-                assert!((a - b).abs() <= 1e-5 * b, "{ranks} ranks: {row} {alone}");
-            }
-        }
+        assert_follow(&rows, &alone, 1e-5);
         assert_eq!(rows.last().unwrap()["ranks"], ranks);
         assert!(world.text(&format!("{out}/run.toml")).contains(&format!("\nranks = {ranks}\n")));
         let logged = world.rows(&format!("{out}/metrics.jsonl"));
@@ -193,11 +137,11 @@ fn a_full_disk_of_the_first_rank_ends_all_and_the_run_then_continues() {
     // Without the signal, writing beyond the limit is an error as on a full disk.
     let without_signal = ["sh", "-c", r#"trap '' XFSZ; exec "$0" "$@""#];
     let line = format!("{ENDLESS} {SMALL} {SHARDED} --comm-timeout 20");
-    let running = Running::of(mpirun_by(&world, 2, &without_signal, &line));
+    let running = Running::start(mpirun_by(&world, 2, &without_signal, &line), 7);
     let started = Instant::now();
     let limit = world.read("model/model.safetensors").len() / 2;
     let limit = format!("--fsize={limit}");
-    let limited = Command::new("prlimit").args(["--pid", &running.process_of(0), &limit]).status();
+    let limited = Command::new("prlimit").args(["--pid", &process_of(&running, 0), &limit]).status();
     assert!(limited.unwrap().success());
     let (status, stderr, events) = running.wait();
     assert!(started.elapsed() < Duration::from_secs(40), "{stderr}");
@@ -205,7 +149,7 @@ fn a_full_disk_of_the_first_rank_ends_all_and_the_run_then_continues() {
     assert_eq!(stderr.matches("error: ").count(), 1, "{stderr}");
     assert!(stderr.contains("cannot write") && stderr.contains("model.safetensors"), "{stderr}");
     let last = events.iter().filter_map(|event| event["step"].as_u64()).max().unwrap_or(7);
-    assert_continues_as_if_undisturbed(&world, last + 5);
+    assert_continues(&world, last + 5);
 }
 
 #[test]
@@ -213,7 +157,7 @@ fn ctrl_c_to_the_launcher_saves_once() {
     let world = World::new();
     // `mpirun` reads no output while it ends its processes, and a rank whose output is not read waits: few lines.
     let few = SMALL.replace("--log-every 1", "--log-every 25");
-    let running = Running::start_line(&world, &format!("{ENDLESS} {few}"));
+    let running = start_line(&world, &format!("{ENDLESS} {few}"));
     let launcher = running.launcher.id().to_string();
     send("-INT", &launcher);
     let (status, stderr, events) = running.wait();
@@ -228,30 +172,30 @@ fn ctrl_c_to_the_launcher_saves_once() {
 #[test]
 fn a_killed_rank_ends_the_run_which_then_continues() {
     let world = World::new();
-    let running = Running::start(&world, "");
+    let running = start(&world, "");
     let started = Instant::now();
-    send("-KILL", &running.process_of(1));
+    send("-KILL", &process_of(&running, 1));
     let (status, stderr, events) = running.wait();
     assert!(started.elapsed() < Duration::from_secs(40), "{stderr}");
     assert_ne!(status, Some(0), "{stderr}");
     assert!(stderr.contains("signal 9"), "{stderr}");
     let last = events.iter().filter_map(|event| event["step"].as_u64()).max().unwrap_or(7);
-    assert_continues_as_if_undisturbed(&world, last + 5);
+    assert_continues(&world, last + 5);
 }
 
 #[test]
 fn a_stopped_rank_is_noticed_in_time() {
     let world = World::new();
-    let running = Running::start(&world, "--comm-timeout 8");
+    let running = start(&world, "--comm-timeout 8");
     let started = Instant::now();
-    send("-STOP", &running.process_of(1));
+    send("-STOP", &process_of(&running, 1));
     let (status, stderr, events) = running.wait();
     assert!(started.elapsed() < Duration::from_secs(40), "{stderr}");
     assert_eq!(status, Some(2), "{stderr}");
     assert!(stderr.contains("error: no answer from the other ranks of the run within 8 s"), "{stderr}");
     assert!(stderr.contains("--comm-timeout") && stderr.contains("--resume auto"), "{stderr}");
     let last = events.iter().filter_map(|event| event["step"].as_u64()).max().unwrap_or(7);
-    assert_continues_as_if_undisturbed(&world, last + 5);
+    assert_continues(&world, last + 5);
 }
 
 #[test]

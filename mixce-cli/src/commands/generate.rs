@@ -186,7 +186,7 @@ fn continue_prompts(args: &GenerateArgs, sampling: &Sampling, context: &Context)
     let own = apart(&*ranks, own)?;
     for lines in ranks.all_gather(own.into_bytes())? {
         let lines = String::from_utf8_lossy(&lines);
-        for line in lines.lines().filter(|_| ranks.rank() == 0) {
+        for line in lines.split_terminator('\n').filter(|_| ranks.rank() == 0) {
             match &mut file {
                 None if as_json => context.output.json_line(line)?,
                 None => context.output.text(line)?,

@@ -5,7 +5,10 @@ use mixce_kernels::{NcclCommunicator, cuda_device, nccl_version};
 
 /// A communicator of one process; `None` on a machine without NCCL.
 fn alone(device: &Device) -> Result<Option<NcclCommunicator>> {
-    let Ok(version) = nccl_version() else { return Ok(None) };
+    let Ok(version) = nccl_version() else {
+        println!("skipped: this machine has no NCCL");
+        return Ok(None);
+    };
     assert!(version.starts_with("2."), "{version}");
     let communicator = NcclCommunicator::begin(device, 0, 1, &NcclCommunicator::unique_id()?)?;
     while !communicator.is_ready()? {

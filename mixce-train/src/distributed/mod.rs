@@ -77,9 +77,7 @@ pub trait Communicator: Debug + Send + Sync {
     /// # Errors
     /// As [`Self::all_gather`].
     fn all_reduce_f32(&self, values: &mut [f32]) -> Result<()> {
-        let own = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        add_up(values, &self.all_gather(own)?, f32::from_le_bytes);
-        Ok(())
+        add_up(values, &self.all_gather(bytes_of(values))?, f32::from_le_bytes)
     }
 
     /// [`Self::all_reduce_f32`] of `values`, a block of `lengths[r]` for each rank r; returns this rank's block of the sums.
@@ -98,7 +96,7 @@ pub trait Communicator: Debug + Send + Sync {
     /// # Errors
     /// As [`Self::all_gather`].
     fn all_gather_f32(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
-        let all = self.all_gather(own.iter().flat_map(|value| value.to_le_bytes()).collect())?;
+        let all = self.all_gather(bytes_of(own))?;
         if let Some(rank) = all.iter().zip(lengths).position(|(bytes, length)| bytes.len() != 4 * length) {
             return Err(Error::RanksDiffer { what: "number of values", rank });
         }
@@ -112,8 +110,7 @@ pub trait Communicator: Debug + Send + Sync {
     /// As [`Self::all_gather`].
     fn all_reduce_f64(&self, values: &mut [f64]) -> Result<()> {
         let own = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        add_up(values, &self.all_gather(own)?, f64::from_le_bytes);
-        Ok(())
+        add_up(values, &self.all_gather(own)?, f64::from_le_bytes)
     }
 
     /// Adds f32 tensors up over the ranks in place, in messages of 4 MiB. They must be contiguous and share no memory.
@@ -247,15 +244,26 @@ pub fn on_device(host: Arc<dyn Communicator>, device: &Device) -> Result<Arc<dyn
 }
 
 /// The sums of what the ranks have sent, in their order.
+///
+/// # Errors
+/// [`Error::RanksDiffer`] if one has sent another number of values.
 fn add_up<T: Default + AddAssign, const N: usize>(
     sums: &mut [T],
     all: &[Vec<u8>],
     from_bytes: impl Fn([u8; N]) -> T,
-) {
+) -> Result<()> {
+    if let Some(rank) = all.iter().position(|part| part.len() != N * sums.len()) {
+        return Err(Error::RanksDiffer { what: "number of values", rank });
+    }
     sums.fill_with(T::default);
     for part in all {
         sums.iter_mut().zip(part.as_chunks().0).for_each(|(sum, bytes)| *sum += from_bytes(*bytes));
     }
+    Ok(())
+}
+
+fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
 fn lengths(pieces: &[Range<usize>]) -> Vec<usize> {
@@ -280,14 +288,14 @@ pub fn all_reduce_bytes(values: u64, ranks: u64) -> u64 {
     2 * 4 * values.saturating_sub(values / ranks.max(1))
 }
 
-/// The calls of a [`Communicator`] in an optimizer step on CPUs with parameters of these lengths: whether a rank was asked to stop, sums of losses
-/// and counts, and messages of gradients; for a sharded optimizer also the terms of the gradient norm, and as many messages of weights.
+/// The calls of a [`Communicator`] in an optimizer step on CPUs with parameters of these lengths: sums of losses and counts, and messages
+/// of gradients; for a sharded optimizer also the terms of the gradient norm, and as many messages of weights.
 #[must_use]
 pub fn calls_per_step(lengths: impl IntoIterator<Item = usize>, ranks: usize, sharded: bool) -> usize {
     match (ranks, sharded) {
         (0 | 1, _) => 0,
-        (_, false) => 2 + lengths.into_iter().sum::<usize>().div_ceil(MESSAGE),
-        (_, true) => 3 + 2 * Shards::new(lengths, ranks).messages(MESSAGE).count(),
+        (_, false) => 1 + lengths.into_iter().sum::<usize>().div_ceil(MESSAGE),
+        (_, true) => 2 + 2 * Shards::new(lengths, ranks).messages(MESSAGE).count(),
     }
 }
 
@@ -317,7 +325,6 @@ impl Communicator for Alone {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     /// What each of some ranks returns.
@@ -406,6 +413,9 @@ mod tests {
         for result in on_ranks(2, |rank| rank.all_gather_f32(&[1.0; 2], &[2, 3])) {
             let error = result.unwrap_err();
             assert!(matches!(error, Error::RanksDiffer { rank: 1, .. }), "{error}");
+        }
+        for result in on_ranks(2, |rank| rank.all_reduce_f32(&mut [1.0; 2][rank.rank()..])) {
+            assert!(matches!(result, Err(Error::RanksDiffer { .. })), "{result:?}");
         }
     }
 

@@ -7,8 +7,8 @@ use std::net::TcpStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Communicator;
 use super::rendezvous::Rendezvous;
+use super::{Communicator, add_up, bytes_of};
 use crate::error::{Error, Result};
 
 /// The first byte of a message: its length and its bytes follow, or nothing.
@@ -81,20 +81,30 @@ impl SocketRank {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn gather(&self, own: Vec<u8>, deadline: Deadline) -> Result<Vec<Vec<u8>>> {
+    /// What rank 0 makes of the bytes of all ranks, in their order, on every rank.
+    fn through_first(
+        &self,
+        own: Vec<u8>,
+        deadline: Deadline,
+        make: impl FnOnce(&[Vec<u8>]) -> Result<Vec<u8>>,
+    ) -> Result<Vec<u8>> {
         let mut links = self.lock();
         if self.rank > 0 {
             links[0].send(&own, deadline)?;
-            let joined = links[0].receive(deadline)?;
-            return split(&joined).ok_or(Error::RankLost { rank: 0 });
+            return links[0].receive(deadline);
         }
         let mut all = vec![own];
         for link in links.iter_mut() {
             all.push(link.receive(deadline)?);
         }
-        let joined = join(&all);
-        links.iter_mut().try_for_each(|link| link.send(&joined, deadline))?;
-        Ok(all)
+        let made = make(&all)?;
+        links.iter_mut().try_for_each(|link| link.send(&made, deadline))?;
+        Ok(made)
+    }
+
+    fn gather(&self, own: Vec<u8>, deadline: Deadline) -> Result<Vec<Vec<u8>>> {
+        let joined = self.through_first(own, deadline, |all| Ok(join(all)))?;
+        split(&joined).ok_or(Error::RankLost { rank: 0 })
     }
 }
 
@@ -218,23 +228,12 @@ impl Communicator for SocketRank {
 
     /// The sums are rank 0's.
     fn all_reduce_f32(&self, values: &mut [f32]) -> Result<()> {
-        let (mut links, deadline) = (self.lock(), Deadline::after(self.timeout));
-        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-        if self.rank > 0 {
-            links[0].send(&bytes(values), deadline)?;
-            let sums = links[0].receive(deadline)?;
-            values
-                .iter_mut()
-                .zip(sums.as_chunks().0)
-                .for_each(|(value, sum)| *value = f32::from_le_bytes(*sum));
-            return Ok(());
-        }
-        for link in links.iter_mut() {
-            let part = link.receive(deadline)?;
-            values.iter_mut().zip(part.as_chunks().0).for_each(|(sum, own)| *sum += f32::from_le_bytes(*own));
-        }
-        let sums = bytes(values);
-        links.iter_mut().try_for_each(|link| link.send(&sums, deadline))
+        let sums = self.through_first(bytes_of(values), Deadline::after(self.timeout), |all| {
+            let mut sums = vec![0.0; values.len()];
+            add_up(&mut sums, all, f32::from_le_bytes)?;
+            Ok(bytes_of(&sums))
+        })?;
+        add_up(values, &[sums], f32::from_le_bytes)
     }
 
     fn check(&self) -> Result<()> {

@@ -1,6 +1,4 @@
 //! What the ranks of a run tell each other.
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use candle_core::Tensor;
 
 use super::sums::StepSums;
@@ -10,16 +8,6 @@ use crate::distributed::{lead, require_same};
 use crate::error::{Error, Result};
 
 impl TrainStep {
-    /// Whether all ranks go on.
-    ///
-    /// # Errors
-    /// On every rank alike: [`Error::Interrupted`] if one was `stop`ped.
-    pub(super) fn require_no_stop(&self, stop: &AtomicBool) -> Result<()> {
-        let mut stopped = [f64::from(u8::from(stop.load(Ordering::Relaxed)))];
-        self.ranks.all_reduce_f64(&mut stopped)?;
-        if stopped[0] > 0.0 { Err(Error::Interrupted) } else { Ok(()) }
-    }
-
     /// Sums of gradients over all ranks, in place; a sharded optimizer gets its shard.
     pub(super) fn sum_gradients(&self, gradients: &[Tensor]) -> Result<()> {
         let gradients: Vec<&Tensor> = gradients.iter().collect();
@@ -32,22 +20,26 @@ impl TrainStep {
     /// Sums over all ranks of the loss of each microbatch, and of this rank's `sums` without the loss.
     ///
     /// # Errors
-    /// On every rank alike: [`Error::NonFiniteLoss`].
+    /// On every rank alike: [`Error::Interrupted`] if one is `stopped`, [`Error::NonFiniteLoss`].
     pub(super) fn sums_over_ranks(
         &self,
         step: u64,
         mut losses: Vec<f64>,
         sums: &StepSums,
+        stopped: bool,
     ) -> Result<StepSums> {
-        let mut small = vec![sums.log_q, sums.weight, sums.tokens as f64];
+        let mut small = vec![f64::from(u8::from(stopped)), sums.log_q, sums.weight, sums.tokens as f64];
         small.append(&mut losses);
         self.ranks.all_reduce_f64(&mut small)?;
-        let losses = &small[3..];
+        let losses = &small[4..];
+        if small[0] > 0.0 {
+            return Err(Error::Interrupted);
+        }
         if let Some(microbatch) = losses.iter().position(|loss| !loss.is_finite()) {
             return Err(Error::NonFiniteLoss { step, microbatch, loss: losses[microbatch], documents: None });
         }
         // Fewer than 2^53.
-        Ok(StepSums { loss: losses.iter().sum(), log_q: small[0], weight: small[1], tokens: small[2] as u64 })
+        Ok(StepSums { loss: losses.iter().sum(), log_q: small[1], weight: small[2], tokens: small[3] as u64 })
     }
 }
 

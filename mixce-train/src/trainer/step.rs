@@ -232,10 +232,8 @@ impl TrainStep {
         }
         let gradients: Vec<Tensor> = self.gradients.sums().iter().map(|(_, sum)| sum.clone()).collect();
         if ranks > 1 {
-            self.require_no_stop(stop)?;
-            if self.guard.is_none() {
-                sums = self.sums_over_ranks(step, losses, &sums)?;
-            }
+            // Zeros where the losses are read later.
+            sums = self.sums_over_ranks(step, losses, &sums, stop.load(Ordering::Relaxed))?;
             self.sum_gradients(&gradients)?;
         }
         let started = StartedStep {
@@ -329,7 +327,7 @@ impl TrainStep {
                 self.add(&mut sums, log_q, (step, *index, targets))?;
             }
         }
-        if self.ranks.size() > 1 { self.sums_over_ranks(step, losses, &sums) } else { Ok(sums) }
+        if self.ranks.size() > 1 { self.sums_over_ranks(step, losses, &sums, false) } else { Ok(sums) }
     }
 
     /// Adds a microbatch to the sums of its step; fails if its loss is not finite.
