@@ -24,13 +24,14 @@ fn run(world: &World, line: &str) -> Outcome {
 }
 
 /// Whether the machine has only one GPU, with which nothing here can run. The emulated driver shows one in this process.
+#[expect(clippy::print_stderr, reason = "says what was not tried")]
 fn is_single_gpu() -> bool {
     let is_emulated = std::env::var("LD_LIBRARY_PATH").is_ok_and(|path| {
         std::env::split_paths(&path).any(|folder| folder.join("libemulated_cuda.so").exists())
     });
     let is_single = !is_emulated && cuda_devices().unwrap() < 2;
     if is_single {
-        println!("skipped: this machine has one GPU");
+        eprintln!("skipped: this machine has one GPU");
     }
     is_single
 }

@@ -1,7 +1,7 @@
 // Collectives between processes: their results, that they are pending until all ranks have called them, and what goes wrong with them.
 #include <cuda_bf16.h>
 
-#include <cmath>
+#include <csignal>
 #include <cstring>
 
 #include "harness.h"
@@ -45,11 +45,28 @@ void take_device(int number) {
   REQUIRE(cuCtxSetCurrent(context));
 }
 
-// Runs the ranks of a communicator, each in a process with a device of its own; whether all ended well.
+// Starts the server of a communicator in a process of its own: a process with a thread must not fork, for the thread may hold
+// a lock of the allocator that its children would wait for.
+pid_t serve(UniqueId& id) {
+  int ends[2];
+  REQUIRE(pipe(ends));
+  fflush(nullptr);
+  pid_t server = fork();
+  if (server == 0) {
+    REQUIRE(ncclGetUniqueId(&id));
+    require(write(ends[1], &id, sizeof id) == sizeof id, "to send the id");
+    while (true) pause();
+  }
+  close(ends[1]);
+  require(read(ends[0], &id, sizeof id) == sizeof id, "the id of a server");
+  close(ends[0]);
+  return server;
+}
+
+// Runs the ranks of a communicator, each in a process with a device of its own; whether all ended well, and the server with them.
 bool run_ranks(int ranks, const std::function<void(int, UniqueId)>& body) {
   UniqueId id;
-  REQUIRE(ncclGetUniqueId(&id));
-  fflush(nullptr);
+  pid_t server = serve(id);
   std::vector<pid_t> children;
   for (int rank = 0; rank < ranks; rank++) {
     pid_t child = fork();
@@ -66,6 +83,9 @@ bool run_ranks(int ranks, const std::function<void(int, UniqueId)>& body) {
     waitpid(child, &status, 0);
     well &= WIFEXITED(status) && WEXITSTATUS(status) == 0;
   }
+  well &= waitpid(server, nullptr, WNOHANG) == 0;
+  kill(server, SIGKILL);
+  waitpid(server, nullptr, 0);
   return well;
 }
 
