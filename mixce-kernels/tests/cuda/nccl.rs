@@ -4,9 +4,10 @@ use candle_core::{DType, Device, Result, Tensor};
 use mixce_kernels::{NcclCommunicator, cuda_device, nccl_version};
 
 /// A communicator of one process; `None` on a machine without NCCL.
+#[expect(clippy::print_stderr, reason = "says what was not tried")]
 fn alone(device: &Device) -> Result<Option<NcclCommunicator>> {
     let Ok(version) = nccl_version() else {
-        println!("skipped: this machine has no NCCL");
+        eprintln!("skipped: this machine has no NCCL");
         return Ok(None);
     };
     assert!(version.starts_with("2."), "{version}");
