@@ -6,7 +6,7 @@ mod bf16;
 #[path = "../training/common.rs"]
 mod common;
 mod counts;
-#[path = "../gradients.rs"]
+#[path = "../training/gradients.rs"]
 mod gradients;
 mod llama;
 #[path = "../training/pytorch_steps.rs"]

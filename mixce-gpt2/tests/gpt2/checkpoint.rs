@@ -1,15 +1,13 @@
 //! Loading every format, and refusing every kind of damage.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod common;
-
 use mixce_base::Hint as _;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use crate::common::{assert_same, fixture, named, random, tiny, values, write_model};
 use candle_core::{DType, Device, Tensor};
-use common::{assert_same, fixture, named, random, tiny, values, write_model};
 use mixce_gpt2::{FAMILY, Gpt2Config};
 use mixce_lm::Error;
 use mixce_lm::checkpoint::{self, Checksum, WeightFormat, WeightType, load};

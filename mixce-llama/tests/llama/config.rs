@@ -1,9 +1,7 @@
 //! Reading, checking and writing `config.json`.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod common;
-
-use common::{CONFIGURATIONS, fixture, json, tiny, tiny_keys};
+use crate::common::{CONFIGURATIONS, fixture, json, tiny, tiny_keys};
 use mixce_base::Hint as _;
 use mixce_llama::{LlamaConfig, ModelType};
 use mixce_lm::{Error, ModelConfig as _};

@@ -1,7 +1,5 @@
 //! Reading, checking and writing `config.json`.
 
-mod common;
-
 use mixce_gpt2::Gpt2Config;
 
 use mixce_kernels::Activation;
@@ -141,7 +139,7 @@ fn a_list_of_eos_ids_is_kept() {
 
 #[test]
 fn writing_and_reading_keeps_every_key() {
-    let text = std::fs::read_to_string(common::fixture("gpt2/plain/config.json")).unwrap();
+    let text = std::fs::read_to_string(crate::common::fixture("gpt2/plain/config.json")).unwrap();
     let config = Gpt2Config::from_json(&text).unwrap();
     assert_eq!(Gpt2Config::from_json(&config.to_json()).unwrap(), config);
     let (before, after): (Value, Value) =
@@ -157,7 +155,8 @@ fn writing_and_reading_keeps_every_key() {
 #[test]
 fn every_fixture_is_understood() {
     for name in ["plain", "gelu_exact", "inverse_layer_inner", "untied_relu", "silu"] {
-        let config = Gpt2Config::from_file(&common::fixture(&format!("gpt2/{name}/config.json"))).unwrap();
+        let config =
+            Gpt2Config::from_file(&crate::common::fixture(&format!("gpt2/{name}/config.json"))).unwrap();
         assert!(config.unknown_keys().is_empty(), "{name}: {:?}", config.unknown_keys());
     }
 }

@@ -1,10 +1,8 @@
 //! GPT-2 from a GGUF file, against transformers (`scripts/fixtures/make_gguf_fixtures.py`).
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod common;
-
+use crate::common::{fixture, values};
 use candle_core::{DType, Device, Tensor};
-use common::{fixture, values};
 use mixce_gpt2::FAMILY;
 use mixce_lm::checkpoint::{self, WeightFormat, gguf::Gguf};
 

@@ -1,6 +1,5 @@
 //! Shared by the integration tests of this crate.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
-#![allow(dead_code, clippy::allow_attributes, reason = "each test target uses a part")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,7 @@
 //! Names, order and initial values of the parameters.
 
-mod common;
-
+use crate::common::{CONFIGURATIONS, fixture, random, tiny, tiny_keys, values};
 use candle_core::Device;
-use common::{CONFIGURATIONS, fixture, random, tiny, tiny_keys, values};
 use mixce_llama::LlamaConfig;
 use mixce_lm::{ModelConfig as _, ParameterKind, Parameters, checkpoint};
 
@@ -76,7 +74,7 @@ fn initial_weights_have_the_deviations_of_transformers() {
 #[test]
 fn the_seed_decides_and_nothing_else() {
     let (a, b) = (random(&tiny("qwen3")), random(&tiny("qwen3")));
-    common::assert_same(&a, &b);
+    crate::common::assert_same(&a, &b);
     let other = Parameters::random(&tiny("qwen3"), 8, &Device::Cpu).unwrap();
     let name = "layers.1.mlp.up_proj.weight";
     assert_ne!(values(a.get(name).unwrap()), values(other.get(name).unwrap()));

@@ -1,19 +1,11 @@
 //! Llamas from GGUF files, against transformers (`scripts/fixtures/make_gguf_fixtures.py`).
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::path::{Path, PathBuf};
-
 use candle_core::{DType, Device, Tensor};
 use mixce_llama::FAMILY;
 use mixce_lm::checkpoint::{self, WeightFormat};
 
-fn fixture(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/gguf").join(path)
-}
-
-fn values(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
+use crate::common::{fixture, values};
 
 /// As the fixtures' script: a vector as it is, of a matrix the sums of its rows times the cosines of the columns.
 fn probe(parameter: &Tensor) -> Vec<f32> {
@@ -35,9 +27,10 @@ fn assert_close(name: &str, got: &[f32], want: &[f32], tolerance: f32) {
 #[test]
 fn parameters_and_logits_equal_transformers() {
     for name in ["llama3", "smollm", "mistral", "qwen2", "qwen3"] {
-        let expected = fixture(&format!("{name}.safetensors"));
+        let expected = fixture(&format!("gguf/{name}.safetensors"));
         let expected = candle_core::safetensors::load(expected, &Device::Cpu).unwrap();
-        let loaded = checkpoint::load(&fixture(&format!("{name}.gguf")), &[&FAMILY], &Device::Cpu).unwrap();
+        let loaded =
+            checkpoint::load(&fixture(&format!("gguf/{name}.gguf")), &[&FAMILY], &Device::Cpu).unwrap();
         assert_eq!((loaded.format, loaded.config.unknown_keys()), (WeightFormat::Gguf, vec![]), "{name}");
         for (parameter, tensor) in loaded.parameters.iter() {
             let want = values(&expected[&format!("probes/{parameter}")]);

@@ -1,9 +1,7 @@
 //! Features of texts against transformers' hidden states (fixtures of `scripts/fixtures`).
 
-mod common;
-
+use crate::common::fixture;
 use candle_core::Device;
-use common::fixture;
 use mixce_gpt2::FAMILY;
 use mixce_lm::{Error, checkpoint};
 use serde_json::Value;

@@ -11,12 +11,10 @@ use mixce_lm::checkpoint::gguf::{Gguf, find};
 use mixce_lm::checkpoint::{self, TensorInfo};
 use serde::Deserialize;
 
-#[path = "../common/mod.rs"]
-mod common;
 mod damage;
 mod writer;
 
-use common::fixture;
+use crate::common::fixture;
 use writer::{File, Tensor, Value};
 
 /// The names of the models of the fixtures.

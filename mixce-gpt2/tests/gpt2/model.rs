@@ -2,7 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, Var};
 use mixce_gpt2::{FAMILY, Gpt2, Gpt2Config};
@@ -14,14 +13,12 @@ use mixce_lm::{Decoder, Gradients, LanguageModel as _, PassOptions, TransformerD
 use proptest::prelude::*;
 use serde_json::Value;
 
+use crate::common::{fixture, values};
+
 const CONFIGURATIONS: [&str; 5] = ["plain", "inverse_layer_inner", "untied_relu", "gelu_exact", "silu"];
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
-}
-
 fn json(path: &str) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(fixtures().join(path)).unwrap()).unwrap()
+    serde_json::from_str(&std::fs::read_to_string(fixture(path)).unwrap()).unwrap()
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -29,7 +26,7 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 fn model(name: &str) -> Gpt2 {
-    let folder = fixtures().join("gpt2").join(name);
+    let folder = fixture("gpt2").join(name);
     let checkpoint = checkpoint::load(&folder, &[&FAMILY], &Device::Cpu).unwrap();
     let config = Gpt2Config::from_file(&folder.join("config.json")).unwrap();
     Gpt2::new(config, checkpoint.parameters).unwrap()
@@ -57,12 +54,8 @@ fn slices(texts: &[Vec<u32>]) -> Vec<&[u32]> {
 }
 
 fn expected(name: &str) -> HashMap<String, Tensor> {
-    let path = fixtures().join("gpt2").join(name).join("expected.safetensors");
+    let path = fixture("gpt2").join(name).join("expected.safetensors");
     candle_core::safetensors::load(path, &Device::Cpu).unwrap()
-}
-
-fn values(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// Fails unless every element is within `tolerance` of the reference's largest entry.

@@ -1,13 +1,11 @@
 //! The exported folder: names, metadata, files, and what is refused.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
+use crate::common::{assert_same, fixture, random, tiny, values};
 use candle_core::{DType, Device};
-use common::{assert_same, fixture, random, tiny, values};
 use mixce_gpt2::{FAMILY, Gpt2Config};
 use mixce_lm::export::{DataFacts, ExportRequest, NameStyle, TrainingFacts, export};
 use mixce_lm::params::Parameters;

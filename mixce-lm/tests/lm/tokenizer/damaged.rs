@@ -4,7 +4,7 @@ use std::fs;
 
 use mixce_lm::{Error, Tokenizer};
 
-use crate::{error_of, folder};
+use super::{error_of, folder};
 
 #[test]
 fn damaged_settings_are_named() {

@@ -2,13 +2,11 @@
 //! (`scripts/fixtures/make_layout_fixtures.py`).
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use common::fixture;
+use crate::common::fixture;
 use mixce_lm::Tokenizer;
 use serde::Deserialize;
 

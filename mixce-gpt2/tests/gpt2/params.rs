@@ -1,9 +1,7 @@
 //! Names, order and initial values of the parameters.
 
-mod common;
-
+use crate::common::{random, tiny, values};
 use candle_core::Device;
-use common::{random, tiny, values};
 use mixce_gpt2::Gpt2Config;
 use mixce_lm::{ModelConfig as _, ParameterKind, Parameters};
 
@@ -52,7 +50,7 @@ fn initial_weights_have_the_deviations_of_transformers() {
 #[test]
 fn the_seed_decides_and_nothing_else() {
     let (a, b) = (random(&tiny()), random(&tiny()));
-    common::assert_same(&a, &b);
+    crate::common::assert_same(&a, &b);
     let other = Parameters::random(&tiny(), 8, &Device::Cpu).unwrap();
     assert_ne!(values(a.get("wte.weight").unwrap()), values(other.get("wte.weight").unwrap()));
     let (first, second) = (a.get("h.0.mlp.c_fc.weight").unwrap(), a.get("h.1.mlp.c_fc.weight").unwrap());
@@ -61,7 +59,7 @@ fn the_seed_decides_and_nothing_else() {
 
 #[test]
 fn foreign_tensors_are_listed() {
-    let mut tensors = common::named(&random(&tiny()));
+    let mut tensors = crate::common::named(&random(&tiny()));
     let wte = tensors.remove("wte.weight").unwrap();
     tensors.insert("extra".to_owned(), wte);
     tensors.insert(

@@ -1,9 +1,7 @@
 //! The exported folder.
 
-mod common;
-
+use crate::common::{CONFIGURATIONS, assert_same, fixture, json, random, tiny};
 use candle_core::{DType, Device};
-use common::{CONFIGURATIONS, assert_same, fixture, json, random, tiny};
 use mixce_llama::{FAMILY, LlamaConfig};
 use mixce_lm::export::{ExportRequest, NameStyle, TrainingFacts, export, model_card};
 use mixce_lm::{ModelConfig, Parameters, Tokenizer, checkpoint};

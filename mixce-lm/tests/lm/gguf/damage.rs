@@ -6,7 +6,7 @@ use mixce_lm::Tokenizer;
 use mixce_lm::checkpoint::gguf::Gguf;
 use proptest::prelude::*;
 
-use crate::writer::{File, Tensor, Value};
+use super::writer::{File, Tensor, Value};
 
 /// A file with every kind of value, a tokenizer and two tensors.
 fn whole() -> File {

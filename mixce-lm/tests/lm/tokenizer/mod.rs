@@ -2,18 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mixce_lm::Tokenizer;
 use proptest::prelude::*;
 use serde::Deserialize;
 
-mod damaged;
+use crate::common::fixture;
 
-/// A file or folder under `tests/fixtures` at the root of the workspace.
-fn fixture(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(path)
-}
+mod damaged;
 
 #[derive(Deserialize)]
 struct Cases {

@@ -1,12 +1,10 @@
 //! The forward pass, its gradients and sampling against transformers (fixtures of `scripts/fixtures`).
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod common;
-
-use candle_core::{DType, Device, Tensor, Var};
-use common::{
+use crate::common::{
     CONFIGURATIONS, assert_close, fixture, ids, inputs, json, model, random, slices, tiny_keys, values,
 };
+use candle_core::{DType, Device, Tensor, Var};
 use mixce_kernels::Precision;
 use mixce_kernels::rng::Stream;
 use mixce_llama::{Llama, LlamaConfig};

@@ -1,12 +1,10 @@
 //! Loading under the names of transformers and of wrappers, and what does not fit.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod common;
-
 use std::collections::BTreeMap;
 
+use crate::common::{assert_same, random, renamed, tiny, tiny_keys, write_model};
 use candle_core::{DType, Device, Tensor};
-use common::{assert_same, random, renamed, tiny, tiny_keys, write_model};
 use mixce_base::Hint as _;
 use mixce_llama::{FAMILY, LlamaConfig};
 use mixce_lm::checkpoint::{Checkpoint, load};

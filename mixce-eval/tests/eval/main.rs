@@ -1,0 +1,4 @@
+//! Metrics and statistics against their reference implementations.
+mod published;
+mod registry;
+mod statistics;
