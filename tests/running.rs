@@ -1,4 +1,4 @@
-//! A run of several processes, for tests of what ends it. Used by the tests of MPI and of several GPUs.
+//! A run of several processes, for tests of what ends it. Used by the tests of hosts, of MPI and of several GPUs.
 
 use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};

@@ -21,6 +21,8 @@ mod gguf;
 mod harness;
 mod help;
 mod hostile;
+#[cfg(target_os = "linux")]
+mod hosts;
 mod hub;
 mod inspect;
 #[cfg(unix)]
@@ -44,6 +46,11 @@ mod support;
 mod sweep;
 mod token_cache;
 mod watch;
+
+#[cfg(target_os = "linux")]
+#[path = "../running.rs"]
+#[expect(dead_code, reason = "the tests of MPI and of several GPUs use more of it")]
+mod running;
 
 /// HTTP for the test hub.
 #[path = "../../mixce-hub/tests/hub/http.rs"]
