@@ -14,7 +14,7 @@ use parquet::schema::types::ColumnDescriptor;
 use super::column::{Column, Holds, Reason, choose};
 use super::format::Format;
 use super::lines::too_long;
-use super::{Description, MAX_DOCUMENT_BYTES, Row, Rows, parquet_pages};
+use super::{Description, MAX_DOCUMENT_BYTES, Row, Rows, parquet_footer, parquet_pages};
 use crate::error::{Error, Place, Result};
 
 /// Maximum rows decoded at once: a page of the column and the texts of these rows are in memory.
@@ -51,6 +51,7 @@ struct TextColumn {
 impl ParquetRows {
     pub(super) fn open(real: &Path, shown: &Path, wanted: &[String]) -> Result<Self> {
         let file = File::open(real).map_err(Error::io("read", shown))?;
+        parquet_footer::check(&file, shown)?;
         let reader = guarded(shown, || SerializedFileReader::new(file))?;
         let schema = reader.metadata().file_metadata().schema_descr_ptr();
         let columns: Vec<Column> = schema

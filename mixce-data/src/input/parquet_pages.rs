@@ -1,7 +1,7 @@
 //! Checks the pages of a parquet column before the decoder allocates what their headers claim.
 //!
 //! The decoder makes a buffer of the size in a page's header, and gzip and brotli pages it decompresses to their end, whatever the header
-//! says. Source of the layout: the parquet format's `README.md` and `parquet.thrift`, in Thrift's compact protocol.
+//! says. Source of the layout: the parquet format's `README.md` and `parquet.thrift`.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -9,6 +9,9 @@ use std::path::Path;
 
 use parquet::basic::Compression;
 
+use super::parquet_footer::STATISTICS;
+use super::parquet_thrift::Shape::{self, Bool, Int, Struct};
+use super::parquet_thrift::{Compact, shape_of};
 use crate::error::{Error, Result};
 
 /// Largest page after decompression: writers put 1 MiB or 1024 values into one, and those may be books.
@@ -19,8 +22,6 @@ const SNAPPY_RATIO: u64 = 22;
 const LZ4_RATIO: u64 = 256;
 /// Allowed beyond the ratio, for pages of a few bytes.
 const SLACK_BYTES: u64 = 4096;
-/// Nesting of a page header; the format has three levels.
-const MAX_DEPTH: u32 = 8;
 
 /// The sizes in a page's header.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -49,7 +50,7 @@ pub(super) fn check(file: &File, path: &Path, (start, length): (u64, u64), codec
         }
         page += 1;
         let damaged = |what: &str| bad(format!("page {page} of a column {what}"));
-        let sizes = Header { input: &mut input, left: end - at }.sizes();
+        let sizes = Sizes::read(&mut Compact { input: &mut input, left: end - at });
         let sizes = sizes.map_err(|cause| damaged(&format!("has a damaged header: {cause}")))?;
         let (Some(uncompressed), Some(compressed)) = (sizes.uncompressed, sizes.compressed) else {
             return Err(damaged("has no size in its header"));
@@ -101,121 +102,49 @@ fn count(reader: impl Read, limit: u64) -> io::Result<u64> {
     io::copy(&mut reader.take(limit + 1), &mut io::sink())
 }
 
-/// A page header in Thrift's compact protocol.
-struct Header<'r, R> {
-    input: &'r mut R,
-    left: u64,
-}
+/// `PageHeader`.
+const PAGE: &[(i16, Shape)] = &[
+    (1, Int),
+    (2, Int),
+    (3, Int),
+    (4, Int),
+    (5, Struct(&[(1, Int), (2, Int), (3, Int), (4, Int), (5, Struct(STATISTICS))])),
+    (6, Struct(&[])),
+    (7, Struct(&[(1, Int), (2, Int), (3, Bool)])),
+    (8, Struct(PAGE_2)),
+];
 
-impl<R: BufRead> Header<'_, R> {
-    fn sizes(&mut self) -> io::Result<Sizes> {
-        let mut sizes = Sizes::default();
+/// `DataPageHeaderV2`.
+const PAGE_2: &[(i16, Shape)] =
+    &[(1, Int), (2, Int), (3, Int), (4, Int), (5, Int), (6, Int), (7, Bool), (8, Struct(STATISTICS))];
+
+impl Sizes {
+    /// Reads a page's header.
+    fn read<R: BufRead>(header: &mut Compact<'_, R>) -> io::Result<Self> {
+        let mut sizes = Self::default();
         let mut id = 0;
-        while let Some(kind) = self.field(&mut id)? {
+        while let Some(kind) = header.field(&mut id)? {
             match (id, kind) {
-                (2, 5) => sizes.uncompressed = Some(self.integer()?),
-                (3, 5) => sizes.compressed = Some(self.integer()?),
-                (8, 12) => sizes.levels = self.level_bytes()?,
-                _ => self.skip(kind, 0)?,
+                (2, 5) => sizes.uncompressed = Some(header.integer()?),
+                (3, 5) => sizes.compressed = Some(header.integer()?),
+                (8, 12) => sizes.levels = level_bytes(header)?,
+                _ => header.value(kind, shape_of(PAGE, id), 0)?,
             }
         }
         Ok(sizes)
     }
-
-    /// The lengths of definition and repetition levels in a header of version 2.
-    fn level_bytes(&mut self) -> io::Result<i64> {
-        let (mut id, mut bytes) = (0, 0i64);
-        while let Some(kind) = self.field(&mut id)? {
-            match (id, kind) {
-                (5 | 6, 5) => bytes = bytes.saturating_add(self.integer()?),
-                _ => self.skip(kind, 1)?,
-            }
-        }
-        Ok(bytes)
-    }
-
-    /// The kind of the next field, whose number replaces `id`; `None` at the end of a struct.
-    fn field(&mut self, id: &mut i64) -> io::Result<Option<u8>> {
-        let byte = self.byte()?;
-        let (step, kind) = (byte >> 4, byte & 0x0f);
-        if kind == 0 {
-            return Ok(None);
-        }
-        *id = if step == 0 { self.integer()? } else { id.saturating_add(i64::from(step)) };
-        Ok(Some(kind))
-    }
-
-    fn skip(&mut self, kind: u8, depth: u32) -> io::Result<()> {
-        if depth > MAX_DEPTH {
-            return Err(invalid("it is nested too deeply"));
-        }
-        match kind {
-            // Booleans of a field are in its kind.
-            1 | 2 => Ok(()),
-            3 => self.byte().map(drop),
-            4..=6 => self.integer().map(drop),
-            7 => self.pass(8),
-            8 => {
-                let length = self.varint()?;
-                self.pass(length)
-            }
-            9 | 10 => {
-                let head = self.byte()?;
-                let count = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };
-                (0..count).try_for_each(|_| match head & 0x0f {
-                    1 | 2 => self.byte().map(drop),
-                    kind => self.skip(kind, depth + 1),
-                })
-            }
-            12 => {
-                let mut id = 0;
-                while let Some(kind) = self.field(&mut id)? {
-                    self.skip(kind, depth + 1)?;
-                }
-                Ok(())
-            }
-            _ => Err(invalid("it has a field of an unknown kind")),
-        }
-    }
-
-    fn byte(&mut self) -> io::Result<u8> {
-        let mut byte = [0];
-        self.take(1)?;
-        self.input.read_exact(&mut byte)?;
-        Ok(byte[0])
-    }
-
-    fn pass(&mut self, count: u64) -> io::Result<()> {
-        self.take(count)?;
-        let passed = io::copy(&mut self.input.by_ref().take(count), &mut io::sink())?;
-        if passed == count { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-    }
-
-    fn take(&mut self, count: u64) -> io::Result<()> {
-        self.left = self.left.checked_sub(count).ok_or_else(|| invalid("it reaches beyond the column"))?;
-        Ok(())
-    }
-
-    fn varint(&mut self) -> io::Result<u64> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(invalid("a number is too long"))
-    }
-
-    fn integer(&mut self) -> io::Result<i64> {
-        let value = self.varint()?;
-        Ok((value >> 1) as i64 ^ -((value & 1) as i64))
-    }
 }
 
-fn invalid(problem: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, problem)
+/// The lengths of definition and repetition levels in a header of version 2.
+fn level_bytes<R: BufRead>(header: &mut Compact<'_, R>) -> io::Result<i64> {
+    let (mut id, mut bytes) = (0, 0i64);
+    while let Some(kind) = header.field(&mut id)? {
+        match (id, kind) {
+            (5 | 6, 5) => bytes = bytes.saturating_add(header.integer()?),
+            _ => header.value(kind, shape_of(PAGE_2, id), 1)?,
+        }
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]
