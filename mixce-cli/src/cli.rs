@@ -111,8 +111,10 @@ impl Cli {
     /// Runs the subcommand.
     pub(crate) fn run(self) -> Result<()> {
         // The shards of a sweep do different work, and each speaks.
-        let are_ranks =
-            matches!(self.command, Command::Train(_) | Command::Evaluate(_) | Command::Generate(_));
+        let are_ranks = matches!(
+            self.command,
+            Command::Train(_) | Command::Evaluate(_) | Command::Generate(_) | Command::Doctor(_)
+        );
         let rank = if are_ranks { ranks::rank() } else { None };
         let context = Context::new(&self.global, rank)?;
         match self.command {
@@ -134,7 +136,7 @@ impl Cli {
             Command::Download(args) => download::run(&args, &context),
             Command::Plan(args) => plan::run(&args, &context),
             Command::Bench(args) => bench::run(&args, &context),
-            Command::Doctor(args) => doctor::run(&args, &context),
+            Command::Doctor(args) => doctor::run(&args, &context).map_err(ranks::without_checkpoints),
             Command::Completions(args) => completions::run(&args, &context),
             Command::Man(args) => man::run(&args, &context),
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
 use candle_core::Device;
+use clap::Args;
 use mixce_train::Error as TrainError;
 use mixce_train::distributed::{Communicator, Launched, on_device};
 
@@ -13,8 +14,20 @@ use crate::cli::ColorWhen;
 use crate::error::{self, Problem};
 use crate::interrupt;
 
-/// How long the other processes are waited for, unless `--comm-timeout` is given.
-pub(crate) const TIMEOUT_SECONDS: u64 = 300;
+/// The flag of commands that several processes divide.
+#[derive(Debug, Args)]
+pub(crate) struct TimeoutArgs {
+    /// Seconds to wait for the other processes of a run, before the run ends with an error
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    comm_timeout: u64,
+}
+
+impl TimeoutArgs {
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.comm_timeout)
+    }
+}
+
 /// How long a process that has failed may take to speak after those before it.
 const LAST_WORD: Duration = Duration::from_secs(8);
 
@@ -63,7 +76,7 @@ pub(crate) fn require_one(work: &str) -> Result<()> {
 pub(crate) fn without_checkpoints(failure: Error) -> Error {
     match failure.downcast_ref() {
         Some(silent @ TrainError::RanksSilent { .. }) => Problem::new(silent.to_string())
-            .hint("look at the machine or the log of the process that is missing, then run the command again")
+            .hint("look at the machine or the log of the process that is missing, then run the command again; if it was only slow, raise `--comm-timeout`")
             .into(),
         _ => failure,
     }

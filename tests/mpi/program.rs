@@ -259,6 +259,20 @@ fn samples_are_those_of_one_process_byte_for_byte() {
 }
 
 #[test]
+fn doctor_checks_and_times_the_sums_of_ranks() {
+    let world = World::new();
+    for ranks in [2, 3] {
+        let outcome = run(&world, ranks, "doctor --threads 1 --json").success();
+        assert_eq!(outcome.stderr, "");
+        let row = outcome.row();
+        assert!(row["checks"].as_array().unwrap().iter().all(|check| check["holds"] == true), "{row}");
+        assert_eq!(row["links"]["ranks"], ranks);
+        assert!(number(&row["links"]["latency_us"], "median") > 0.0);
+        assert!(number(&row["links"], "bytes_per_s") > 0.0);
+    }
+}
+
+#[test]
 fn a_failure_is_reported_once_with_status_2() {
     let world = World::new();
     let outcome = run(&world, 2, "train --model model --train missing.txt --out run --threads 1");

@@ -8,7 +8,6 @@ mod sample_file;
 mod sampler;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -97,6 +96,8 @@ pub(crate) struct GenerateArgs {
     /// Number format of the operands of matrix products; bf16 needs a CPU with AVX512-BF16 or a GPU of compute capability 8.0
     #[arg(long, default_value = "f32", value_parser = words::<Precision>(&["f32", "bf16"]))]
     precision: Precision,
+    #[command(flatten)]
+    patience: ranks::TimeoutArgs,
 }
 
 /// Source of the prompts: exactly one is required.
@@ -167,7 +168,7 @@ fn require_counts(args: &GenerateArgs) -> Result<()> {
 /// Continuations of prompts as lines. Of several processes each continues a part of the prompts, and the first writes.
 fn continue_prompts(args: &GenerateArgs, sampling: &Sampling, context: &Context) -> Result<()> {
     let launched = Launched::of_environment()?;
-    let ranks = ranks::connect(launched, Duration::from_secs(ranks::TIMEOUT_SECONDS))?;
+    let ranks = ranks::connect(launched, args.patience.timeout())?;
     let texts = read_prompts(args, &*ranks)?;
     let claim = |out: &PathBuf| OutputFile::claim(out, args.overwrite);
     let mut file = args.out.as_ref().filter(|_| ranks.rank() == 0).map(claim).transpose()?;
