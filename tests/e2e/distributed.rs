@@ -39,20 +39,14 @@ fn several_processes_do_not_each_train_by_themselves() {
 }
 
 #[test]
-fn generate_divides_prompts_and_nothing_else() {
+fn generate_does_not_sample_by_itself() {
     let world = World::new();
     let torchrun = [("RANK", "0"), ("WORLD_SIZE", "2")];
-    let generate = |source: &str| {
+    for source in ["--unconditional 2", "--documents train.txt --out samples"] {
         let line = format!("generate --model model {source}");
-        Outcome::of(world.command(&line).envs(torchrun).output().unwrap(), &line)
-    };
-    generate("--unconditional 2").refused(&["one of 2 processes", "`torchrun`", "MASTER_ADDR"]);
-    generate("--documents train.txt --out samples").refused(&[
-        "`--documents`",
-        "one process",
-        "got 2",
-        "without the launcher",
-    ]);
+        let outcome = Outcome::of(world.command(&line).envs(torchrun).output().unwrap(), &line);
+        outcome.refused(&["one of 2 processes", "`torchrun`", "MASTER_ADDR"]);
+    }
     assert!(!world.path("samples").exists());
 }
 

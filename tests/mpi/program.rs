@@ -254,8 +254,16 @@ fn samples_are_those_of_one_process_byte_for_byte() {
     assert!(world.read("one.jsonl") == world.read("two.jsonl"));
     let again = run(&world, 2, &line("two.jsonl"));
     assert_eq!((again.status, again.stderr.matches("error: ").count()), (Some(2), 1), "{}", again.stderr);
-    let documents = "generate --model model --documents train.txt --out folder --threads 1";
-    run(&world, 2, documents).refused(&["`--documents`", "one process", "2", "without the launcher"]);
+    let line = |out: &str| {
+        format!(
+            "generate --model model --documents train.txt --prompt-length 3 --max-length 40 --threads 1 --name x --out {out}"
+        )
+    };
+    world.run(&line("alone")).success();
+    assert_eq!(run(&world, 2, &line("ranks")).success().stderr, "");
+    for file in ["x.human", "x.sample", "x.sample.jsonl", "x.sample2.jsonl", "x.settings.json"] {
+        assert!(world.read(&format!("alone/{file}")) == world.read(&format!("ranks/{file}")), "{file}");
+    }
 }
 
 #[test]
