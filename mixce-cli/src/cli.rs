@@ -113,7 +113,11 @@ impl Cli {
         // The shards of a sweep do different work, and each speaks.
         let are_ranks = matches!(
             self.command,
-            Command::Train(_) | Command::Evaluate(_) | Command::Generate(_) | Command::Doctor(_)
+            Command::Train(_)
+                | Command::Evaluate(_)
+                | Command::Generate(_)
+                | Command::Score(_)
+                | Command::Doctor(_)
         );
         let rank = if are_ranks { ranks::rank() } else { None };
         let context = Context::new(&self.global, rank)?;
@@ -124,7 +128,7 @@ impl Cli {
             Command::Train(args) => train::run(&args, &context),
             Command::Evaluate(args) => evaluate::run(&args, &context).map_err(ranks::without_checkpoints),
             Command::Generate(args) => generate::run(&args, &context).map_err(ranks::without_checkpoints),
-            Command::Score(args) => score::run(&args, &context),
+            Command::Score(args) => score::run(&args, &context).map_err(ranks::without_checkpoints),
             Command::Sweep(args) => sweep::run(*args, &context),
             Command::NllHistogram(args) => nll_histogram::run(&args, &context),
             Command::Report(args) => report::run(&args, &context),

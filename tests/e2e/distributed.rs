@@ -141,7 +141,10 @@ fn join_and_fall_silent(port: u16) -> TcpStream {
 #[test]
 fn a_process_that_falls_silent_is_noticed() {
     let world = World::new();
-    for line in ["doctor --device cpu --threads 1 --comm-timeout 1"] {
+    for line in [
+        "doctor --device cpu --threads 1 --comm-timeout 1",
+        "score --human train.txt --model-text valid.txt --device cpu --comm-timeout 1",
+    ] {
         let port = free_port();
         let mut command = as_rank(world.command(line), 0, 2, port);
         let first = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -39,6 +39,7 @@ mod rows;
 mod sample;
 mod score;
 mod score_contract;
+mod score_divided;
 mod score_refusals;
 mod support;
 mod sweep;

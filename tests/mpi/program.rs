@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::running::{Running, assert_continues_as_if_undisturbed, send};
-use crate::support::{Outcome, SMALL, World, assert_follow, number};
+use crate::support::{Outcome, SMALL, World, assert_follow, corpus, number};
 
 /// `mpirun` of `ranks` processes of the program with one thread each: all on this machine, whoever runs the test, however many cores there are.
 fn mpirun(world: &World, ranks: usize, line: &str) -> Command {
@@ -277,6 +277,19 @@ fn doctor_checks_and_times_the_sums_of_ranks() {
         assert_eq!(row["links"]["ranks"], ranks);
         assert!(number(&row["links"]["latency_us"], "median") > 0.0);
         assert!(number(&row["links"], "bytes_per_s") > 0.0);
+    }
+}
+
+#[test]
+fn scores_are_those_of_one_process_byte_for_byte() {
+    let world = World::new();
+    world.write("human.txt", corpus(300, 3));
+    world.write("good.txt", corpus(600, 4));
+    let line = "score --human human.txt --model-text good.txt --featurizer model --metrics mauve,diversity --mauve-seeds 2 --threads 1 --no-cache --json";
+    let alone = world.run(line).success();
+    for ranks in [2, 3] {
+        let outcome = run(&world, ranks, line).success();
+        assert_eq!((outcome.stdout, outcome.stderr), (alone.stdout.clone(), alone.stderr.clone()), "{ranks}");
     }
 }
 
