@@ -111,8 +111,14 @@ impl Cli {
     /// Runs the subcommand.
     pub(crate) fn run(self) -> Result<()> {
         // The shards of a sweep do different work, and each speaks.
-        let are_ranks =
-            matches!(self.command, Command::Train(_) | Command::Evaluate(_) | Command::Generate(_));
+        let are_ranks = matches!(
+            self.command,
+            Command::Train(_)
+                | Command::Evaluate(_)
+                | Command::Generate(_)
+                | Command::Score(_)
+                | Command::Doctor(_)
+        );
         let rank = if are_ranks { ranks::rank() } else { None };
         let context = Context::new(&self.global, rank)?;
         match self.command {
@@ -122,7 +128,7 @@ impl Cli {
             Command::Train(args) => train::run(&args, &context),
             Command::Evaluate(args) => evaluate::run(&args, &context).map_err(ranks::without_checkpoints),
             Command::Generate(args) => generate::run(&args, &context).map_err(ranks::without_checkpoints),
-            Command::Score(args) => score::run(&args, &context),
+            Command::Score(args) => score::run(&args, &context).map_err(ranks::without_checkpoints),
             Command::Sweep(args) => sweep::run(*args, &context),
             Command::NllHistogram(args) => nll_histogram::run(&args, &context),
             Command::Report(args) => report::run(&args, &context),
@@ -134,7 +140,7 @@ impl Cli {
             Command::Download(args) => download::run(&args, &context),
             Command::Plan(args) => plan::run(&args, &context),
             Command::Bench(args) => bench::run(&args, &context),
-            Command::Doctor(args) => doctor::run(&args, &context),
+            Command::Doctor(args) => doctor::run(&args, &context).map_err(ranks::without_checkpoints),
             Command::Completions(args) => completions::run(&args, &context),
             Command::Man(args) => man::run(&args, &context),
         }

@@ -6,15 +6,30 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
 use candle_core::Device;
+use clap::Args;
 use mixce_train::Error as TrainError;
-use mixce_train::distributed::{Communicator, Launched, on_device};
+use mixce_train::distributed::{Communicator, Launched, lead, on_device};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::cli::ColorWhen;
 use crate::error::{self, Problem};
 use crate::interrupt;
 
-/// How long the other processes are waited for, unless `--comm-timeout` is given.
-pub(crate) const TIMEOUT_SECONDS: u64 = 300;
+/// The flag of commands that several processes divide.
+#[derive(Debug, Args)]
+pub(crate) struct TimeoutArgs {
+    /// Seconds to wait for the other processes of a run, before the run ends with an error
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    comm_timeout: u64,
+}
+
+impl TimeoutArgs {
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.comm_timeout)
+    }
+}
+
 /// How long a process that has failed may take to speak after those before it.
 const LAST_WORD: Duration = Duration::from_secs(8);
 
@@ -48,22 +63,29 @@ pub(crate) fn threads(launched: Option<Launched>) -> Option<usize> {
     launched.filter(|_| std::env::var_os("RAYON_NUM_THREADS").is_none()).map(|launched| launched.threads())
 }
 
-/// Refuses several processes for work that they do not divide.
-pub(crate) fn require_one(work: &str) -> Result<()> {
-    let Some(Launched { launcher, rank, size, .. }) = Launched::of_environment()? else { return Ok(()) };
-    if rank > 0 {
-        // The first one says why.
-        return Err(TrainError::RankFailed { rank: 0 }.into());
+/// What `work` makes on the first process, on all.
+pub(crate) fn from_first<T: Serialize + DeserializeOwned>(
+    ranks: &dyn Communicator,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let made = lead(ranks, work)?;
+    match made {
+        Some(made) if ranks.size() == 1 => Ok(made),
+        made => Ok(serde_json::from_slice(&ranks.broadcast(serde_json::to_vec(&made)?)?)?),
     }
-    let problem = Problem::new(format!("{work}: expected one process, got {size} from {launcher}"));
-    Err(problem.hint("start it without the launcher").into())
+}
+
+/// Whether a signal has come to one of the processes: the same answer on all.
+pub(crate) fn is_stopped(ranks: &dyn Communicator) -> Result<bool> {
+    let own = vec![u8::from(interrupt::is_requested())];
+    Ok(ranks.all_gather(own)?.iter().any(|word| *word != [0]))
 }
 
 /// The failure of a command without checkpoints, from which training would continue.
 pub(crate) fn without_checkpoints(failure: Error) -> Error {
     match failure.downcast_ref() {
         Some(silent @ TrainError::RanksSilent { .. }) => Problem::new(silent.to_string())
-            .hint("look at the machine or the log of the process that is missing, then run the command again")
+            .hint("look at the machine or the log of the process that is missing, then run the command again; if it was only slow, raise `--comm-timeout`")
             .into(),
         _ => failure,
     }

@@ -1,4 +1,4 @@
-//! Timing on a device, and its peak rate for plain matrix products, to which shares are relative.
+//! Timing on a device, medians of times, and the peak rate for plain matrix products, to which shares are relative.
 
 use std::time::Instant;
 
@@ -86,4 +86,31 @@ fn random(n: usize) -> Vec<f32> {
     let stream = Stream::new(0);
     let number = |word: u32| (f64::from(word) / f64::from(1u32 << 31) - 1.0) as f32;
     (0..n as u64 / 4).flat_map(|block| stream.u32s(block)).map(number).collect()
+}
+
+/// In ascending order.
+pub(crate) fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// The median: the middle of the sorted numbers, or the mean of the middle two; 0 if empty.
+pub(crate) fn median(sorted: &[f64]) -> f64 {
+    let n = sorted.len();
+    match (n, n % 2) {
+        (0, _) => 0.0,
+        (_, 1) => sorted[n / 2],
+        _ => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!([median(&[]), median(&[3.0]), median(&[1.0, 2.0, 9.0])], [0.0, 3.0, 2.0]);
+    }
 }

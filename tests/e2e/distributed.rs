@@ -1,5 +1,13 @@
 //! Started as one of several processes by a launcher; `tests/mpi` trains with them.
 
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
 use crate::support::{Outcome, SMALL, World, as_rank, assert_follow, free_port, number, torchrun};
 
 fn train(world: &World, variables: &[(&str, &str)]) -> Outcome {
@@ -31,20 +39,14 @@ fn several_processes_do_not_each_train_by_themselves() {
 }
 
 #[test]
-fn generate_divides_prompts_and_nothing_else() {
+fn generate_does_not_sample_by_itself() {
     let world = World::new();
     let torchrun = [("RANK", "0"), ("WORLD_SIZE", "2")];
-    let generate = |source: &str| {
+    for source in ["--unconditional 2", "--documents train.txt --out samples"] {
         let line = format!("generate --model model {source}");
-        Outcome::of(world.command(&line).envs(torchrun).output().unwrap(), &line)
-    };
-    generate("--unconditional 2").refused(&["one of 2 processes", "`torchrun`", "MASTER_ADDR"]);
-    generate("--documents train.txt --out samples").refused(&[
-        "`--documents`",
-        "one process",
-        "got 2",
-        "without the launcher",
-    ]);
+        let outcome = Outcome::of(world.command(&line).envs(torchrun).output().unwrap(), &line);
+        outcome.refused(&["one of 2 processes", "`torchrun`", "MASTER_ADDR"]);
+    }
     assert!(!world.path("samples").exists());
 }
 
@@ -83,6 +85,75 @@ fn a_process_that_does_not_come_or_dies_is_named() {
     outcomes[0].refused(&["missing.txt"]);
     assert_eq!((outcomes[1].status, outcomes[1].stderr.as_str()), (Some(2), ""), "it is reported once");
     assert!(!world.path("run").exists());
+}
+
+#[test]
+fn doctor_checks_and_times_the_sums_of_processes() {
+    let world = World::new();
+    let line = "doctor --device cpu --threads 1 --json";
+    let [first, second, third] = torchrun(3, line, || world.command(line)).try_into().unwrap();
+    for silent in [second, third] {
+        assert_eq!((silent.stdout.as_str(), silent.stderr.as_str(), silent.status), ("", "", Some(0)));
+    }
+    let row = first.row();
+    let checks = row["checks"].as_array().unwrap();
+    for name in ["layer norm", "sum over ranks", "same sum on all ranks"] {
+        assert!(checks.iter().any(|check| check["name"] == name && check["holds"] == true), "{name}: {row}");
+    }
+    let links = &row["links"];
+    assert_eq!((&links["ranks"], &links["bytes"]), (&3.into(), &(32 << 20).into()));
+    for times in [&links["latency_us"], &links["bucket_s"]] {
+        let [fastest, median, slowest] = ["fastest", "median", "slowest"].map(|key| number(times, key));
+        assert!(0.0 < fastest && fastest <= median && median <= slowest, "{row}");
+    }
+    let (bandwidth, seconds) = (number(links, "bytes_per_s"), number(&links["bucket_s"], "median"));
+    assert!((bandwidth * seconds / number(links, "bytes") - 1.0).abs() < 1e-9, "{row}");
+    assert!((number(links, "gpt2_gradients_s") * bandwidth / (4.0 * 124_439_808.0) - 1.0).abs() < 1e-9);
+
+    let alone = world.run(line).row();
+    assert_eq!(alone["links"], Value::Null);
+    assert_eq!(alone["checks"].as_array().unwrap().len() + 2, checks.len());
+    let text = "doctor --device cpu --threads 1";
+    let outcomes = torchrun(2, text, || world.command(text));
+    let table = &outcomes[0].stdout;
+    for words in
+        ["ranks", "latency", "bandwidth", "us for an all-reduce", "GPT-2 small's gradients (497.8 MB)"]
+    {
+        assert!(table.contains(words), "{words}: {table}");
+    }
+}
+
+/// A process that greets rank 0 of two, and from then on does nothing.
+fn join_and_fall_silent(port: u16) -> TcpStream {
+    let mut stream = loop {
+        match TcpStream::connect(("127.0.0.1", port)) {
+            Ok(stream) => break stream,
+            Err(_) => thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    let (rank, size) = (1u32.to_le_bytes(), 2u32.to_le_bytes());
+    stream.write_all(&[b"mixce\0\0\x01".as_slice(), &rank, &size].concat()).unwrap();
+    // An empty message: it is there.
+    stream.write_all(&[1, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    stream
+}
+
+#[test]
+fn a_process_that_falls_silent_is_noticed() {
+    let world = World::new();
+    for line in [
+        "doctor --device cpu --threads 1 --comm-timeout 1",
+        "score --human train.txt --model-text valid.txt --device cpu --comm-timeout 1",
+    ] {
+        let port = free_port();
+        let mut command = as_rank(world.command(line), 0, 2, port);
+        let first = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let silent = join_and_fall_silent(port);
+        let outcome = Outcome::of(first.wait_with_output().unwrap(), line);
+        outcome.refused(&["no answer from the other ranks of the run within 1 s", "--comm-timeout"]);
+        assert!(!outcome.stderr.contains("--resume"), "{}", outcome.stderr);
+        drop(silent);
+    }
 }
 
 #[test]

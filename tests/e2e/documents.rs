@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::World;
+use crate::support::{World, torchrun};
 
 const LINE: &str =
     "generate --model model --documents valid.txt --name dev --prompt-length 3 --max-length 40";
@@ -96,6 +96,52 @@ fn a_grid_in_one_run_goes_on_where_it_was_stopped() {
         .run(&format!("{line} --out parts --resume").replace("--max-length 40", "--max-length 41"))
         .refused(&["cannot resume", "`max_length` was 40 and is 41 now"]);
     world.run(&format!("{line} --out parts --resume --seed 7")).refused(&["`seed` was 42 and is 7 now"]);
+}
+
+#[test]
+fn processes_write_what_one_writes() {
+    let world = World::new();
+    world.write("valid.txt", format!("the\n{}", world.text("valid.txt")));
+    for (case, flags) in
+        ["--num-samples 2 --batch-size 5", "--greedy --compat authors --batch-size 2", "--top-p 0.9,0.8"]
+            .iter()
+            .enumerate()
+    {
+        let line = |out: &str| format!("{LINE} {flags} --threads 1 --device cpu --out {out}{case}");
+        let alone = world.run(&line("alone")).success();
+        for size in [2, 3] {
+            let out = format!("rank{size}");
+            let outcomes = torchrun(size, &line(&out), || world.command(&line(&out)));
+            assert_eq!(outcomes[0].stdout, alone.stdout.replace("alone", &out), "{outcomes:?}");
+            assert_eq!(outcomes[0].stderr, alone.stderr, "{outcomes:?}");
+            for other in &outcomes[1..] {
+                assert_eq!((other.status, other.stdout.as_str(), other.stderr.as_str()), (Some(0), "", ""));
+            }
+            assert_eq!(files(&world, &format!("{out}{case}")), files(&world, &format!("alone{case}")));
+        }
+    }
+}
+
+#[test]
+fn processes_continue_the_samples_of_another_number() {
+    let world = World::new();
+    let line = |out: &str| {
+        format!("{LINE} --num-samples 1 --batch-size 2 --threads 1 --device cpu --out {out} --resume")
+    };
+    world.run(&line("whole")).success();
+    // As a kill in the third batch leaves it.
+    let first: String = world.text("whole/dev.sample.jsonl").split_inclusive('\n').take(5).collect();
+    world.write("parts/.dev.sample.jsonl.partial", first);
+    world.write("parts/dev.settings.json", world.text("whole/dev.settings.json"));
+    let outcomes = torchrun(3, &line("parts"), || world.command(&line("parts")));
+    assert!(outcomes.iter().all(|outcome| outcome.status == Some(0)), "{outcomes:?}");
+    assert_eq!(files(&world, "parts"), files(&world, "whole"));
+
+    // What is there is refused once, by the first.
+    let again = line("parts").replace(" --resume", "");
+    let [first, second] = torchrun(2, &again, || world.command(&again)).try_into().unwrap();
+    first.refused(&["`parts/dev.settings.json` exists", "--resume"]);
+    assert_eq!((second.status, second.stdout.as_str(), second.stderr.as_str()), (Some(2), "", ""));
 }
 
 #[test]

@@ -41,6 +41,7 @@ mod rows;
 mod sample;
 mod score;
 mod score_contract;
+mod score_divided;
 mod score_refusals;
 mod support;
 mod sweep;

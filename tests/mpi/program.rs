@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::running::{Running, assert_continues_as_if_undisturbed, send};
-use crate::support::{Outcome, SMALL, World, assert_follow, number};
+use crate::support::{Outcome, SMALL, World, assert_follow, corpus, number};
 
 /// `mpirun` of `ranks` processes of the program with one thread each: all on this machine, whoever runs the test, however many cores there are.
 fn mpirun(world: &World, ranks: usize, line: &str) -> Command {
@@ -254,8 +254,43 @@ fn samples_are_those_of_one_process_byte_for_byte() {
     assert!(world.read("one.jsonl") == world.read("two.jsonl"));
     let again = run(&world, 2, &line("two.jsonl"));
     assert_eq!((again.status, again.stderr.matches("error: ").count()), (Some(2), 1), "{}", again.stderr);
-    let documents = "generate --model model --documents train.txt --out folder --threads 1";
-    run(&world, 2, documents).refused(&["`--documents`", "one process", "2", "without the launcher"]);
+    let line = |out: &str| {
+        format!(
+            "generate --model model --documents train.txt --prompt-length 3 --max-length 40 --threads 1 --name x --out {out}"
+        )
+    };
+    world.run(&line("alone")).success();
+    assert_eq!(run(&world, 2, &line("ranks")).success().stderr, "");
+    for file in ["x.human", "x.sample", "x.sample.jsonl", "x.sample2.jsonl", "x.settings.json"] {
+        assert!(world.read(&format!("alone/{file}")) == world.read(&format!("ranks/{file}")), "{file}");
+    }
+}
+
+#[test]
+fn doctor_checks_and_times_the_sums_of_ranks() {
+    let world = World::new();
+    for ranks in [2, 3] {
+        let outcome = run(&world, ranks, "doctor --threads 1 --json").success();
+        assert_eq!(outcome.stderr, "");
+        let row = outcome.row();
+        assert!(row["checks"].as_array().unwrap().iter().all(|check| check["holds"] == true), "{row}");
+        assert_eq!(row["links"]["ranks"], ranks);
+        assert!(number(&row["links"]["latency_us"], "median") > 0.0);
+        assert!(number(&row["links"], "bytes_per_s") > 0.0);
+    }
+}
+
+#[test]
+fn scores_are_those_of_one_process_byte_for_byte() {
+    let world = World::new();
+    world.write("human.txt", corpus(300, 3));
+    world.write("good.txt", corpus(600, 4));
+    let line = "score --human human.txt --model-text good.txt --featurizer model --metrics mauve,diversity --mauve-seeds 2 --threads 1 --no-cache --json";
+    let alone = world.run(line).success();
+    for ranks in [2, 3] {
+        let outcome = run(&world, ranks, line).success();
+        assert_eq!((outcome.stdout, outcome.stderr), (alone.stdout.clone(), alone.stderr.clone()), "{ranks}");
+    }
 }
 
 #[test]

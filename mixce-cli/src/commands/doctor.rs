@@ -1,6 +1,7 @@
 //! `mixce doctor`: describes this machine and checks the arithmetic on it.
 
 mod checks;
+mod links;
 mod llama;
 mod parity;
 mod passes;
@@ -8,21 +9,26 @@ mod passes;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use candle_core::Device;
 use clap::Args;
 use mixce_base::files::OwnTemporary;
 use mixce_hub::HubEnvironment;
 use mixce_kernels::{Gpu, gpu};
+use mixce_train::distributed::{Launched, lead};
 use serde::Serialize;
 
 use crate::context::{Context, device_name};
 use crate::error::Problem;
 use crate::output::{bytes, table};
-use crate::version;
+use crate::{ranks, version};
 use checks::Check;
+use links::Links;
 
 /// Show device, features, cache and hub settings, and check the fused operations against plain ones
 #[derive(Debug, Args)]
-#[command(after_help = "Example: mixce doctor --json\n\nExit status 1 if a check fails.")]
+#[command(after_help = "Example: mixce doctor --json\n\nExit status 1 if a check fails.\n\n\
+    Under a launcher, `mpirun -n 4 mixce doctor`, the processes also check sums over all of them, and measure the latency and bandwidth of\n\
+    these sums; the first one prints, and describes its own machine.")]
 pub(crate) struct DoctorArgs {
     /// Compare the GPU with the CPU: operations forward and backward, ten steps of training, sampling, speed
     #[arg(long)]
@@ -30,6 +36,8 @@ pub(crate) struct DoctorArgs {
     /// With `--parity`: use the shapes of GPT-2 small (takes minutes on the CPU)
     #[arg(long, requires = "parity")]
     full: bool,
+    #[command(flatten)]
+    patience: ranks::TimeoutArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -45,6 +53,9 @@ struct Report {
     checks: Vec<Check>,
     /// The checks of `--parity` skipped for lack of a GPU.
     not_checked: Vec<&'static str>,
+    /// With several ranks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    links: Option<Links>,
 }
 
 /// Properties of a GPU.
@@ -84,14 +95,36 @@ struct HubReport {
 }
 
 pub(crate) fn run(args: &DoctorArgs, context: &Context) -> Result<()> {
-    let device = context.start()?;
+    let launched = Launched::of_environment()?;
+    let ranks = ranks::connect(launched, args.patience.timeout())?;
+    let device = context.start_rank(None, ranks::threads(launched), launched.as_ref())?;
+    let ranks = ranks::connect_devices(ranks, &device)?;
+    let report = lead(&*ranks, || examine(args, &device))?;
+    let links = (ranks.size() > 1).then(|| links::measure(&*ranks, &device)).transpose()?;
+    ranks::disconnect(ranks);
+    let Some(mut report) = report else { return Ok(()) };
+    if let Some((links, checks)) = links {
+        report.checks.extend(checks);
+        report.links = Some(links);
+    }
+    context.output.either(&report, || text(&report))?;
+    let failed: Vec<&str> = report.checks.iter().filter(|c| !c.holds).map(|c| c.name).collect();
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(Problem::check_failed(format!("failed: {}", failed.join(", "))).into())
+    }
+}
+
+/// What concerns this process alone.
+fn examine(args: &DoctorArgs, device: &Device) -> Result<Report> {
     let environment = HubEnvironment::from_process()?;
     let writable = is_writable(&environment.cache_dir);
-    let mut checks = checks::numeric(&device)?;
+    let mut checks = checks::numeric(device)?;
     let not_checked = match (args.parity, device.is_cpu()) {
         (true, true) => parity::NOT_CHECKED.to_vec(),
         (true, false) => {
-            checks.extend(parity::parity(&device, args.full)?);
+            checks.extend(parity::parity(device, args.full)?);
             Vec::new()
         }
         (false, _) => Vec::new(),
@@ -102,12 +135,12 @@ pub(crate) fn run(args: &DoctorArgs, context: &Context) -> Result<()> {
         writable,
         format!("`{cache}` {}", if writable { "is writable" } else { "is not writable" }),
     ));
-    let report = Report {
+    Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
         features: version::features(),
         platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
-        device: device_name(&device),
-        gpu: gpu(&device)?.map(GpuReport::from),
+        device: device_name(device),
+        gpu: gpu(device)?.map(GpuReport::from),
         threads: rayon::current_num_threads(),
         cpu_features: cpu_features(),
         hub: HubReport {
@@ -119,14 +152,8 @@ pub(crate) fn run(args: &DoctorArgs, context: &Context) -> Result<()> {
         },
         checks,
         not_checked,
-    };
-    context.output.either(&report, || text(&report))?;
-    let failed: Vec<&str> = report.checks.iter().filter(|c| !c.holds).map(|c| c.name).collect();
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        Err(Problem::check_failed(format!("failed: {}", failed.join(", "))).into())
-    }
+        links: None,
+    })
 }
 
 fn text(report: &Report) -> String {
@@ -145,6 +172,7 @@ fn text(report: &Report) -> String {
         row("token", if hub.token { "set" } else { "not set" }.to_owned()),
         row("cache", hub.cache_dir.display().to_string()),
     ];
+    rows.extend(report.links.iter().flat_map(Links::in_words).map(|(name, value)| row(name, value)));
     for check in &report.checks {
         let against = check.against.map(|other| format!(" against {other}")).unwrap_or_default();
         rows.push(row(

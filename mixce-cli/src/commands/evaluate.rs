@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -74,6 +73,8 @@ pub(crate) struct EvaluateArgs {
     /// Folder or hub id of the tokenizer [default: the model's own]
     #[arg(long, value_name = "MODEL")]
     tokenizer: Option<String>,
+    #[command(flatten)]
+    patience: ranks::TimeoutArgs,
 }
 
 /// Values of `--compat`.
@@ -107,7 +108,7 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
         return Err(Problem::new("`--batch-size`: expected at least 1, got `0`").into());
     }
     let launched = Launched::of_environment()?;
-    let ranks = ranks::connect(launched, Duration::from_secs(ranks::TIMEOUT_SECONDS))?;
+    let ranks = ranks::connect(launched, args.patience.timeout())?;
     let input = args.reading.open(&args.data)?;
     let per_token = args.per_token.as_ref().filter(|_| ranks.rank() == 0);
     if let Some(path) = per_token {

@@ -8,7 +8,6 @@ mod sample_file;
 mod sampler;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -16,7 +15,7 @@ use mixce_lm::Tokenizer;
 use mixce_lm::generate::{Continuation, GenerateOptions, generate};
 use mixce_lm::sampling::Sampling;
 use mixce_train::config::Precision;
-use mixce_train::distributed::{Communicator, Launched, apart, first_rank_first, lead};
+use mixce_train::distributed::{Communicator, Launched, apart, first_rank_first};
 
 use super::evaluate::Compat;
 use super::train::words;
@@ -35,7 +34,7 @@ use sample_file::Sample;
 #[command(
     after_help = "Example: mixce generate --model runs/first --prompts test.txt --prompt-length 50 --out samples.jsonl\n\n\
     A sample depends only on the model, its prompt, the seed and its index, not on the batch size. With a build with the feature mpi,\n\
-    `mpirun -n 4 mixce generate --prompts ...` divides the prompts between processes and writes what one process writes.\n\n\
+    `mpirun -n 4 mixce generate ...` divides prompts or documents between processes and writes what one process writes.\n\n\
     The paper's evaluation, three samples per document and a grid of top-p, written to a folder:\n\
     mixce generate --model runs/first --documents valid.txt --name dev --out samples\n\
     mixce generate --model runs/first --documents valid.txt --name dev --out samples --resume --num-samples 1 --top-p 0.85,0.9,0.95"
@@ -97,6 +96,8 @@ pub(crate) struct GenerateArgs {
     /// Number format of the operands of matrix products; bf16 needs a CPU with AVX512-BF16 or a GPU of compute capability 8.0
     #[arg(long, default_value = "f32", value_parser = words::<Precision>(&["f32", "bf16"]))]
     precision: Precision,
+    #[command(flatten)]
+    patience: ranks::TimeoutArgs,
 }
 
 /// Source of the prompts: exactly one is required.
@@ -124,9 +125,7 @@ const MAX_COUNT: usize = 100_000_000;
 pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     let grid = args.check()?;
     if !args.source.documents.is_empty() {
-        ranks::require_one("`--documents`")?;
-        let input = args.reading.open(&args.source.documents)?;
-        return documents::run(args, &input, &grid, context);
+        return documents::run(args, &grid, context);
     }
     match grid.as_slice() {
         [sampling] => continue_prompts(args, sampling, context),
@@ -167,7 +166,7 @@ fn require_counts(args: &GenerateArgs) -> Result<()> {
 /// Continuations of prompts as lines. Of several processes each continues a part of the prompts, and the first writes.
 fn continue_prompts(args: &GenerateArgs, sampling: &Sampling, context: &Context) -> Result<()> {
     let launched = Launched::of_environment()?;
-    let ranks = ranks::connect(launched, Duration::from_secs(ranks::TIMEOUT_SECONDS))?;
+    let ranks = ranks::connect(launched, args.patience.timeout())?;
     let texts = read_prompts(args, &*ranks)?;
     let claim = |out: &PathBuf| OutputFile::claim(out, args.overwrite);
     let mut file = args.out.as_ref().filter(|_| ranks.rank() == 0).map(claim).transpose()?;
@@ -211,11 +210,7 @@ fn read_prompts(args: &GenerateArgs, ranks: &dyn Communicator) -> Result<Option<
             (None, None) => None,
         })
     };
-    let texts = lead(ranks, read)?.flatten();
-    if ranks.size() == 1 {
-        return Ok(texts);
-    }
-    Ok(serde_json::from_slice(&ranks.broadcast(serde_json::to_vec(&texts)?)?)?)
+    ranks::from_first(ranks, read)
 }
 
 /// The lines of this rank's samples: a consecutive part of all.

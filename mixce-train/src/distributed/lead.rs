@@ -65,6 +65,22 @@ pub fn first_rank_first<T, E: From<Error>>(
     work()
 }
 
+/// Gives each rank one of `items`, in order, of which there are at most as many as ranks; returns what `work` makes of them, in the same order, on
+/// every rank.
+///
+/// # Errors
+/// As [`apart`].
+pub fn deal<I, E: From<Error>>(
+    ranks: &dyn Communicator,
+    items: &[I],
+    work: impl FnOnce(&I) -> std::result::Result<Vec<u8>, E>,
+) -> std::result::Result<Vec<Vec<u8>>, E> {
+    let own = apart(ranks, || items.get(ranks.rank()).map_or(Ok(Vec::new()), work))?;
+    let mut all = ranks.all_gather(own)?;
+    all.truncate(items.len());
+    Ok(all)
+}
+
 /// Until all ranks are done, or one has failed.
 fn give_signs_of_life(ranks: &dyn Communicator, is_over: &Receiver<u8>) -> Result<()> {
     let every = SIGN_OF_LIFE.min(ranks.timeout() / 4);
@@ -136,6 +152,18 @@ mod tests {
         for other in [&results[0], &results[2]] {
             assert!(matches!(other, Error::RankFailed { rank: 1 }), "{other}");
         }
+    }
+
+    #[test]
+    fn each_rank_has_one_item_and_all_get_the_results_in_order() {
+        let twice = |item: &u8| Ok::<_, Error>(vec![2 * item]);
+        for items in [&[7u8, 5, 6][..], &[7, 5], &[]] {
+            let want: Vec<Vec<u8>> = items.iter().map(|item| vec![2 * item]).collect();
+            for results in super::super::tests::on_ranks(3, |rank| deal(rank, items, twice).unwrap()) {
+                assert_eq!(results, want);
+            }
+        }
+        assert_eq!(deal(&super::super::Alone, &[4], twice).unwrap(), [[8]]);
     }
 
     #[test]

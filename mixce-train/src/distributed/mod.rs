@@ -33,7 +33,7 @@ use flat::Flat;
 #[cfg(feature = "nccl")]
 pub use gpus::NcclRank;
 pub use launched::{Launched, Launcher};
-pub use lead::{apart, first_rank_first, lead};
+pub use lead::{apart, deal, first_rank_first, lead};
 pub use part::Part;
 #[cfg(feature = "mpi")]
 pub use processes::MpiRank;

@@ -10,7 +10,7 @@ use super::measure::Step;
 use crate::context::{Context, device_name};
 use crate::memory::peak_rss_bytes;
 use crate::output::{bytes, grouped, table};
-use crate::speed::{self, Peak};
+use crate::speed::{self, Peak, median, sorted};
 
 /// The result of a benchmark; the output of `--json`.
 #[derive(Debug, Serialize)]
@@ -135,22 +135,6 @@ fn merged(objects: Vec<Value>) -> Value {
     Value::Object(maps.flatten().collect())
 }
 
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-/// The median: the middle of the sorted numbers, or the mean of the middle two; 0 if empty.
-fn median(sorted: &[f64]) -> f64 {
-    let n = sorted.len();
-    match (n, n % 2) {
-        (0, _) => 0.0,
-        (_, 1) => sorted[n / 2],
-        _ => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,10 +158,5 @@ mod tests {
         for words in ["75.0 tokens/s (25.0 - 400.0)", "1.5000 s, median of 4", "5.0 MB at most", "50.0 %"] {
             assert!(text.contains(words), "{words}: {text}");
         }
-    }
-
-    #[test]
-    fn the_median_is_the_middle() {
-        assert_eq!([median(&[]), median(&[3.0]), median(&[1.0, 2.0, 9.0])], [0.0, 3.0, 2.0]);
     }
 }

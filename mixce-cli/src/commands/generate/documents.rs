@@ -1,6 +1,7 @@
 //! The paper's evaluation of a model: several continuations of human documents, with several sampling methods.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, Result};
 use mixce_base::files::{AtomicFile, remove_stale};
@@ -8,7 +9,8 @@ use mixce_lm::generate::Finish;
 use mixce_lm::sampling::Sampling;
 use mixce_train::data::cache::encode_input;
 use mixce_train::data::{EncodeSettings, Input, TokenStore};
-use serde::Serialize;
+use mixce_train::distributed::{Launched, first_rank_first, lead};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::GenerateArgs;
@@ -23,14 +25,14 @@ use crate::files::Lock;
 use crate::models::{self, LoadedModel};
 use crate::output::table;
 use crate::positions::{DEFAULT_MAX_LENGTH, fitted};
-use crate::{interrupt, progress};
+use crate::{interrupt, progress, ranks};
 
 /// Tokens of a prompt, as in the paper.
 const PROMPT_TOKENS: usize = 50;
 /// Samples per document, as in the paper.
 const RUNS: usize = 3;
 /// A document to continue.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Document {
     /// Its index in the data.
     pub(super) index: u64,
@@ -70,80 +72,136 @@ fn documents(store: &TokenStore, lengths: Lengths) -> (Vec<Document>, usize) {
     (documents, skipped)
 }
 
-pub(super) fn run(args: &GenerateArgs, input: &Input, grid: &[Sampling], context: &Context) -> Result<()> {
+/// The files of one name in the folder `--out`, which this process alone writes.
+struct Claim<'a> {
+    out: &'a Path,
+    name: String,
+    input: Input,
+    record: Record,
+    _lock: Lock,
+}
+
+/// What the first process reads for all.
+#[derive(Debug, Serialize, Deserialize)]
+struct Corpus {
+    /// The prefix of the files' names.
+    name: String,
+    documents: Vec<Document>,
+    prompt_tokens: usize,
+    /// Documents that are too short, and those that are truncated.
+    skipped: usize,
+    cut: u64,
+    settings: Value,
+}
+
+impl<'a> Claim<'a> {
+    fn take(args: &GenerateArgs, out: &'a Path) -> Result<Self> {
+        let input = args.reading.open(&args.source.documents)?;
+        let name = args.name.clone().unwrap_or_else(|| input.stem());
+        require_plain_name(&name)?;
+        std::fs::create_dir_all(out).with_context(|| format!("cannot create `{}`", out.display()))?;
+        let lock = Lock::take(&out.join(&name))?;
+        let prefix = format!("{name}.");
+        remove_stale(out, &|target| target.starts_with(&prefix))?;
+        let record = Record::new(out, &name, args.resume);
+        record.require_usable()?;
+        Ok(Self { out, name, input, record, _lock: lock })
+    }
+
+    /// Reads the documents, and writes the settings and the human texts.
+    fn begin(
+        &self,
+        args: &GenerateArgs,
+        loaded: &LoadedModel,
+        seed: u64,
+        stop: &AtomicBool,
+    ) -> Result<Corpus> {
+        let lengths = lengths(args, loaded.model.spec().positions)?;
+        let encoding = EncodeSettings { max_length: Some(lengths.max_length), add_bos: false };
+        let store = encode_input(&self.input, &loaded.tokenizer, encoding, stop)?;
+        let (documents, skipped) = documents(&store, lengths);
+        let longer = lengths.prompt_tokens;
+        if documents.is_empty() {
+            let problem = format!("`{}`: no document has more than {longer} tokens", self.input.name());
+            return Err(Problem::new(problem).hint("choose a smaller `--prompt-length`").into());
+        }
+        if skipped > 0 {
+            tracing::warn!(
+                "{skipped} documents of at most {longer} tokens are skipped: nothing follows the prompt"
+            );
+        }
+        let settings = json!({
+            "model": args.model,
+            "model_sha256": loaded.model.fingerprint()?,
+            "tokenizer_sha256": loaded.tokenizer.fingerprint()?,
+            "documents_sha256": store.fingerprint(),
+            "prompt_length": longer,
+            "max_length": lengths.max_length,
+            "compat": args.compat,
+            "authors_batch_size": lengths.authors_batch,
+            "precision": args.precision,
+            "ends": loaded.ends,
+            "seed": seed,
+        });
+        self.record.keep(&settings)?;
+        let (out, name, cut) = (self.out, self.name.clone(), store.counts().truncated);
+        write_human(&out.join(format!("{name}.human")), &documents, longer, loaded)?;
+        Ok(Corpus { name, documents, prompt_tokens: longer, skipped, cut, settings })
+    }
+}
+
+/// Of several processes each continues a part of the documents; the first one reads and writes.
+pub(super) fn run(args: &GenerateArgs, grid: &[Sampling], context: &Context) -> Result<()> {
     let out = args.out.as_deref().context("`--documents` needs `--out`, a folder")?;
-    let name = args.name.clone().unwrap_or_else(|| input.stem());
-    require_plain_name(&name)?;
-    std::fs::create_dir_all(out).with_context(|| format!("cannot create `{}`", out.display()))?;
-    let _lock = Lock::take(&out.join(&name))?;
-    let prefix = format!("{name}.");
-    remove_stale(out, &|target| target.starts_with(&prefix))?;
-    let record = Record::new(out, &name, args.resume);
-    record.require_usable()?;
-
-    let device = context.start()?;
-    let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
-    let stop = interrupt::install("whole batches are kept, `--resume` continues after them");
-    let lengths = lengths(args, loaded.model.spec().positions)?;
-    let encoding = EncodeSettings { max_length: Some(lengths.max_length), add_bos: false };
-    let store = encode_input(input, &loaded.tokenizer, encoding, stop)?;
-    let (documents, skipped) = documents(&store, lengths);
-    let longer = lengths.prompt_tokens;
-    if documents.is_empty() {
-        let problem = format!("`{}`: no document has more than {longer} tokens", input.name());
-        return Err(Problem::new(problem).hint("choose a smaller `--prompt-length`").into());
-    }
-    if skipped > 0 {
-        tracing::warn!(
-            "{skipped} documents of at most {longer} tokens are skipped: nothing follows the prompt"
-        );
-    }
-
-    let settings = json!({
-        "model": args.model,
-        "model_sha256": loaded.model.fingerprint()?,
-        "tokenizer_sha256": loaded.tokenizer.fingerprint()?,
-        "documents_sha256": store.fingerprint(),
-        "prompt_length": lengths.prompt_tokens,
-        "max_length": lengths.max_length,
-        "compat": args.compat,
-        "authors_batch_size": lengths.authors_batch,
-        "precision": args.precision,
-        "ends": loaded.ends,
-        "seed": context.seed(),
-    });
-    record.keep(&settings)?;
-    write_human(&out.join(format!("{name}.human")), &documents, longer, &loaded)?;
-    let runs = args.num_samples.unwrap_or(if args.greedy { 1 } else { RUNS });
-    let path = |ending: String| out.join(format!("{name}.{ending}"));
-    let jobs: Vec<Job> = grid
-        .iter()
-        .flat_map(|sampling| (0..runs).map(move |run| (sampling.clone(), run)))
-        .map(|(sampling, run)| Job {
-            path: path(ending(&sampling, run)),
-            sampling,
-            run,
-            seed: context.seed().wrapping_add(run as u64),
-        })
-        .collect();
+    let launched = Launched::of_environment()?;
+    let ranks = ranks::connect(launched, args.patience.timeout())?;
+    let claim = lead(&*ranks, || Claim::take(args, out))?;
+    let device = context.start_rank(None, ranks::threads(launched), launched.as_ref())?;
+    let load = || models::load(&args.model, args.tokenizer.as_deref(), &device);
+    let loaded = first_rank_first(&*ranks, load)?;
+    let promise = "whole batches are kept, `--resume` continues after them";
+    let stop = interrupt::install(if claim.is_some() { promise } else { "" });
+    let begin = || {
+        let claim = claim.as_ref().context("only the first process reads")?;
+        claim.begin(args, &loaded, context.seed(), stop)
+    };
+    let Corpus { name, documents, prompt_tokens, skipped, cut, settings } =
+        ranks::from_first(&*ranks, begin)?;
     let decoder = loaded.model.into_decoder(args.precision.into())?;
     let sampler = Sampler {
         documents: &documents,
-        prompt_tokens: longer,
+        prompt_tokens,
         batch_size: args.batch_size,
         decoder: &*decoder,
         tokenizer: &loaded.tokenizer,
         ends: &loaded.ends,
+        ranks: &*ranks,
     };
+    let jobs = jobs(args, grid, &out.join(&name), context.seed());
     let bar = progress::bar((jobs.len() * documents.len()) as u64, "samples");
     let mut files = Vec::new();
     for job in &jobs {
-        files.push(FileReport::new(job, &sampler.samples(job, &bar)?));
+        files.extend(sampler.samples(job, &bar)?.map(|samples| FileReport::new(job, &samples)));
     }
     bar.finish_and_clear();
-    let report =
-        Report { documents: documents.len(), skipped, cut: store.counts().truncated, files, settings };
+    ranks::disconnect(ranks);
+    if claim.is_none() {
+        return Ok(());
+    }
+    let report = Report { documents: documents.len(), skipped, cut, files, settings };
     context.output.either(&report, || report.text())
+}
+
+/// A job for each sampling method and run; the files' names begin with `prefix`.
+fn jobs(args: &GenerateArgs, grid: &[Sampling], prefix: &Path, seed: u64) -> Vec<Job> {
+    let runs = args.num_samples.unwrap_or(if args.greedy { 1 } else { RUNS });
+    let each = grid.iter().flat_map(|sampling| (0..runs).map(move |run| (sampling.clone(), run)));
+    let job = |(sampling, run): (Sampling, usize)| {
+        let mut path = prefix.as_os_str().to_owned();
+        path.push(format!(".{}", ending(&sampling, run)));
+        Job { path: path.into(), sampling, run, seed: seed.wrapping_add(run as u64) }
+    };
+    each.map(job).collect()
 }
 
 fn lengths(args: &GenerateArgs, positions: usize) -> Result<Lengths> {

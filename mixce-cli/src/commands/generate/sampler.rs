@@ -9,11 +9,12 @@ use mixce_base::files::AtomicFile;
 use mixce_lm::generate::{GenerateOptions, generate};
 use mixce_lm::sampling::Sampling;
 use mixce_lm::{Decoder, Tokenizer};
+use mixce_train::distributed::{Communicator, deal, lead};
 
 use super::documents::Document;
 use super::sample_file::{Sample, SampleFile};
 use crate::error::Problem;
-use crate::interrupt;
+use crate::ranks;
 
 /// One pass over all documents with one sampling method.
 #[derive(Debug)]
@@ -42,32 +43,49 @@ pub(super) struct Sampler<'a> {
     pub(super) tokenizer: &'a Tokenizer,
     /// The tokens that end a sample.
     pub(super) ends: &'a [u32],
+    pub(super) ranks: &'a dyn Communicator,
 }
 
 impl Sampler<'_> {
-    /// All samples of a file: the existing ones, and the missing ones.
-    pub(super) fn samples(&self, job: &Job, bar: &ProgressBar) -> Result<Vec<Sample>> {
+    /// All samples of a file, the existing ones and the missing ones, on rank 0, which writes; `None` on the others.
+    ///
+    /// The batches are those of one process, and dealt to the ranks in turn.
+    pub(super) fn samples(&self, job: &Job, bar: &ProgressBar) -> Result<Option<Vec<Sample>>> {
         let indices: Vec<u64> = self.documents.iter().map(|document| document.index).collect();
-        let mut file = SampleFile::open(job.jsonl(), &indices, job.seed, self.batch_size)?;
+        let open = || SampleFile::open(job.jsonl(), &indices, job.seed, self.batch_size);
+        let mut file = lead(self.ranks, open)?;
+        let existing = || Ok(file.as_ref().map_or(0, |file| file.samples().len()));
+        let mut done = ranks::from_first(self.ranks, existing)?;
         crate::progress::set_message(bar, &job.path.file_name().unwrap_or_default().to_string_lossy());
-        bar.inc(file.samples().len() as u64);
+        bar.inc(done as u64);
         bar.reset_eta();
-        for batch in self.documents[file.samples().len()..].chunks(self.batch_size) {
-            if interrupt::is_requested() {
-                let problem = format!(
-                    "interrupted: {} of {} samples of `{}`",
-                    file.samples().len(),
-                    indices.len(),
-                    job.path.display()
-                );
+        let batches: Vec<&[Document]> = self.documents[done..].chunks(self.batch_size).collect();
+        for round in batches.chunks(self.ranks.size()) {
+            if ranks::is_stopped(self.ranks)? {
+                let (all, path) = (indices.len(), job.path.display());
+                let problem = format!("interrupted: {done} of {all} samples of `{path}`");
                 return Err(Problem::interrupted(problem)
                     .hint("continue with the same command and `--resume`")
                     .into());
             }
-            file.add(self.batch(batch, job, bar)?)?;
+            let draw =
+                |batch: &&[Document]| -> Result<_> { Ok(serde_json::to_vec(&self.batch(batch, job, bar)?)?) };
+            let drawn = deal(self.ranks, round, draw)?;
+            done += round.iter().map(|batch| batch.len()).sum::<usize>();
+            if let Some(file) = &mut file {
+                for samples in drawn {
+                    file.add(serde_json::from_slice(&samples)?)?;
+                }
+                // The others' samples, too.
+                bar.inc(round[1..].iter().map(|batch| batch.len() as u64).sum());
+            }
         }
-        self.write_text(&job.path, file.samples())?;
-        file.finish()
+        let finish = || {
+            let Some(file) = file else { return Ok(None) };
+            self.write_text(&job.path, file.samples())?;
+            file.finish().map(Some)
+        };
+        Ok(lead(self.ranks, finish)?.flatten())
     }
 
     fn batch(&self, batch: &[Document], job: &Job, bar: &ProgressBar) -> Result<Vec<Sample>> {

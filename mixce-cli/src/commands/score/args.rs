@@ -13,6 +13,7 @@ use super::windows::WindowFlags;
 use crate::authors;
 use crate::commands::evaluate::Compat;
 use crate::error::Problem;
+use crate::ranks;
 use crate::reading::ReadingArgs;
 
 /// The MixCE authors' feature model for MAUVE.
@@ -24,7 +25,9 @@ pub(crate) const DEFAULT_FEATURIZER: &str = "openai-community/gpt2-large";
     after_help = "Example: mixce score --human test.txt --model-text mle.jsonl mixce.jsonl --tokenizer openai-community/gpt2\n\n\
     A file has one text per line, or is .jsonl with `text`, or with `prompt` and `continuation` (or `text`), as `mixce generate --json` writes; or \
     csv, tsv or parquet. It may be compressed, or a pattern that matches several files.\n\n\
-    The paper's metrics: mixce score --human human.txt --model-text mixce.txt --metrics diversity,repetition,mauve,coherence,controlled-mauve,controlled-coherence"
+    The paper's metrics: mixce score --human human.txt --model-text mixce.txt --metrics diversity,repetition,mauve,coherence,controlled-mauve,controlled-coherence\n\n\
+    With a build with the feature mpi, `mpirun -n 4 mixce score ...` divides the models' passes over the texts between processes; the first one\n\
+    computes the metrics and writes what one process writes."
 )]
 pub(crate) struct ScoreArgs {
     /// Human texts
@@ -88,6 +91,8 @@ pub(crate) struct ScoreArgs {
     /// Level of the confidence intervals, between 0 and 1
     #[arg(long, default_value_t = 0.95, value_name = "P")]
     pub(super) confidence: f64,
+    #[command(flatten)]
+    pub(super) patience: ranks::TimeoutArgs,
 }
 
 /// More resamples than is practical; a larger number is a typo.

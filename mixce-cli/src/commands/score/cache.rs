@@ -1,19 +1,21 @@
-//! A cache of features and embeddings on disk.
+//! Features and embeddings: computed by several processes, and cached on disk.
 //!
-//! A file holds the vectors of some texts and is named after the SHA-256 of the model, its settings and the texts. It contains the
+//! A file of the cache holds the vectors of some texts and is named after the SHA-256 of the model, its settings and the texts. It contains the
 //! SHA-256 of its numbers; a truncated, altered or misshapen file is recomputed.
 //!
 //! Layout: `MIXCEFT1`, rows and columns (u64), SHA-256 of the numbers, the numbers (f32), all little-endian.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use mixce_base::digest::{Digest as _, Sha256};
 use mixce_base::files::{AtomicFile, remove_stale};
+use mixce_train::distributed::{Alone, Communicator, deal};
 
 use crate::error::Problem;
-use crate::{interrupt, progress};
+use crate::{interrupt, progress, ranks};
 
 const MAGIC: &[u8; 8] = b"MIXCEFT1";
 const HEADER_BYTES: usize = 8 + 16 + 32;
@@ -21,37 +23,72 @@ const HEADER_BYTES: usize = 8 + 16 + 32;
 /// Texts per file: after an interruption at most this many are recomputed.
 const TEXTS_PER_FILE: usize = 256;
 
-/// A row of `columns` numbers for each item: cached ones are read, the others computed and cached.
-pub(super) fn rows<T>(
-    cache: Option<&Cache>,
-    items: &[T],
-    (columns, unit): (usize, &str),
-    key: impl Fn(&[T]) -> String,
-    compute: impl Fn(&[T]) -> Result<Vec<f32>>,
-) -> Result<Vec<f32>> {
-    let mut all = Vec::with_capacity(items.len() * columns);
-    interrupt::install("finished work is kept");
-    let bar = progress::bar(items.len() as u64, unit);
-    for items in items.chunks(TEXTS_PER_FILE) {
-        if interrupt::is_requested() {
-            return Err(Problem::interrupted("interrupted: run the same command again to continue").into());
-        }
-        let key = key(items);
-        let values = match cache.and_then(|cache| cache.get(&key, items.len(), columns)) {
-            Some(values) => values,
-            None => {
-                let values = compute(items)?;
-                if let Some(cache) = cache.filter(|_| values.iter().all(|value| value.is_finite())) {
-                    cache.put(&key, items.len(), columns, &values);
-                }
-                values
-            }
-        };
-        all.extend(values);
-        bar.inc(items.len() as u64);
+/// The ranks that compute rows of numbers together, and the cache, which rank 0 reads and writes.
+#[derive(Clone, Debug)]
+pub(super) struct RowSource {
+    ranks: Arc<dyn Communicator>,
+    cache: Option<Cache>,
+}
+
+impl RowSource {
+    pub(super) fn new(ranks: Arc<dyn Communicator>, cache: impl FnOnce() -> Option<Cache>) -> Self {
+        let cache = if ranks.rank() == 0 { cache() } else { None };
+        Self { ranks, cache }
     }
-    bar.finish_and_clear();
-    Ok(all)
+
+    /// This process without a cache.
+    pub(super) fn alone() -> Self {
+        Self { ranks: Arc::new(Alone), cache: None }
+    }
+
+    /// A row of `columns` numbers for each item: cached ones are read, the others computed and cached. The files of the cache are dealt to the
+    /// ranks, so that each has the bits that one process computes. On ranks other than 0 zeros stand for what was cached.
+    pub(super) fn rows<T>(
+        &self,
+        items: &[T],
+        (columns, unit): (usize, &str),
+        key: impl Fn(&[T]) -> String,
+        compute: impl Fn(&[T]) -> Result<Vec<f32>>,
+    ) -> Result<Vec<f32>> {
+        let ranks = &*self.ranks;
+        interrupt::install(if ranks.rank() == 0 { "finished work is kept" } else { "" });
+        let bar = progress::bar(items.len() as u64, unit);
+        let portions: Vec<&[T]> = items.chunks(TEXTS_PER_FILE).collect();
+        let mut all = vec![0.0; items.len() * columns];
+        let mut places: Vec<&mut [f32]> = all.chunks_mut((TEXTS_PER_FILE * columns).max(1)).collect();
+        let is_cached = |(portion, place): (&&[T], &mut &mut [f32])| {
+            let cached = self.cache.as_ref()?.get(&key(portion), portion.len(), columns)?;
+            place.copy_from_slice(&cached);
+            bar.inc(portion.len() as u64);
+            Some(())
+        };
+        let look =
+            || Ok(portions.iter().zip(&mut places).map(is_cached).map(|found| found.is_some()).collect());
+        let cached: Vec<bool> = ranks::from_first(ranks, look)?;
+        let missing: Vec<usize> = (0..portions.len()).filter(|portion| !cached[*portion]).collect();
+        for round in missing.chunks(ranks.size()) {
+            if ranks::is_stopped(ranks)? {
+                return Err(
+                    Problem::interrupted("interrupted: run the same command again to continue").into()
+                );
+            }
+            let compute = |portion: &usize| {
+                let values = compute(portions[*portion])?;
+                Ok::<_, Error>(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+            };
+            for (&portion, bytes) in round.iter().zip(deal(ranks, round, compute)?) {
+                let (items, values) = (portions[portion], &mut *places[portion]);
+                let numbers = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+                values.iter_mut().zip(numbers).for_each(|(value, number)| *value = number);
+                if let Some(cache) = self.cache.as_ref().filter(|_| values.iter().all(|v| v.is_finite())) {
+                    cache.put(&key(items), items.len(), columns, values);
+                }
+                bar.inc(items.len() as u64);
+            }
+        }
+        bar.finish_and_clear();
+        Ok(all)
+    }
 }
 
 /// A folder of features.

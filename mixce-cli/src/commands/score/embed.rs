@@ -8,7 +8,7 @@ use mixce_eval::features::Features;
 use mixce_eval::metric::EmbeddedPairs;
 use serde::Serialize;
 
-use super::cache::{self, Cache};
+use super::cache::RowSource;
 use super::prompts::Pairs;
 use crate::models::{self, Network};
 use crate::progress;
@@ -25,31 +25,31 @@ pub(super) struct Embedder {
     name: String,
     encoder: SentenceEncoder,
     batch_tokens: usize,
-    cache: Option<Cache>,
+    source: RowSource,
     device: String,
 }
 
 impl Embedder {
     /// Loads the model.
-    pub(super) fn load(
-        name: &str,
-        device: &Device,
-        batch_tokens: usize,
-        cache: Option<Cache>,
-    ) -> Result<Self> {
+    pub(super) fn load(name: &str, device: &Device, batch_tokens: usize, source: RowSource) -> Result<Self> {
         let folder = models::locate(name, Network::Allowed)?.path;
         let spinner = progress::spinner(format!("loading {}", folder.display()));
         let encoder = SentenceEncoder::load(&folder, name, device, MAX_TOKENS)?;
         spinner.finish_and_clear();
         let device = format!("{:?}", device.location());
-        Ok(Self { name: name.to_owned(), encoder, batch_tokens, cache, device })
+        Ok(Self { name: name.to_owned(), encoder, batch_tokens, source, device })
+    }
+
+    /// SHA-256 of what determines its vectors.
+    pub(super) fn fingerprint(&self) -> &str {
+        self.encoder.fingerprint()
     }
 
     /// Its description in the report.
     pub(super) fn record(&self) -> EmbedderRecord {
         EmbedderRecord {
             model: self.name.clone(),
-            fingerprint: self.encoder.fingerprint().to_owned(),
+            fingerprint: self.fingerprint().to_owned(),
             pooling: self.encoder.pooling(),
             max_length: self.encoder.max_tokens(),
         }
@@ -65,8 +65,7 @@ impl Embedder {
     }
 
     fn vectors(&self, texts: &[&str]) -> Result<Vec<f32>> {
-        cache::rows(
-            self.cache.as_ref(),
+        self.source.rows(
             texts,
             (self.encoder.width(), "texts embedded"),
             |texts| self.key(texts),
@@ -77,7 +76,7 @@ impl Embedder {
     /// The cache key of these texts' vectors.
     fn key(&self, texts: &[&str]) -> String {
         let mut hash = Sha256::new();
-        let (fingerprint, length) = (self.encoder.fingerprint(), self.encoder.max_tokens());
+        let (fingerprint, length) = (self.fingerprint(), self.encoder.max_tokens());
         hash.update(format!("sentence embedding\0{fingerprint}\0{length}\0{}\0", self.device));
         for text in texts {
             hash.update((text.len() as u64).to_le_bytes());

@@ -8,7 +8,7 @@ use mixce_base::digest::{Digest as _, Sha256, hex};
 use mixce_eval::features::Features;
 use mixce_lm::{LanguageModel, Tokenizer};
 
-use super::cache::{self, Cache};
+use super::cache::RowSource;
 use crate::models::{self, LoadedModel};
 use crate::positions::{DEFAULT_MAX_LENGTH, fitted};
 
@@ -25,7 +25,7 @@ pub(crate) struct Featurizer {
     /// Maximum tokens per text.
     pub(super) max_tokens: usize,
     batch_tokens: usize,
-    cache: Option<Cache>,
+    source: RowSource,
 }
 
 impl Featurizer {
@@ -35,18 +35,18 @@ impl Featurizer {
         device: &Device,
         max_length: Option<usize>,
         batch_tokens: usize,
-        cache: Option<Cache>,
+        source: RowSource,
     ) -> Result<Self> {
         let LoadedModel { model, tokenizer, .. } = models::load(name, None, device)?;
         let fingerprint = model.fingerprint()?;
         let positions = model.spec().positions;
         let max_tokens = fitted("--max-length", max_length, DEFAULT_MAX_LENGTH, positions)?;
-        Ok(Self { model: model.detached()?, tokenizer, fingerprint, max_tokens, batch_tokens, cache })
+        Ok(Self { model: model.detached()?, tokenizer, fingerprint, max_tokens, batch_tokens, source })
     }
 
     /// Loads the model for texts that are scored once.
     pub(crate) fn uncached(name: &str, device: &Device, batch_tokens: usize) -> Result<Self> {
-        Self::load(name, device, None, batch_tokens, None)
+        Self::load(name, device, None, batch_tokens, RowSource::alone())
     }
 
     /// The model's tokenizer.
@@ -59,8 +59,7 @@ impl Featurizer {
         let ids = self.ids(texts)?;
         let columns = self.model.spec().channels;
         let kind = (columns, "texts featurized");
-        let values =
-            cache::rows(self.cache.as_ref(), &ids, kind, |ids| self.key(ids), |ids| self.states(ids))?;
+        let values = self.source.rows(&ids, kind, |ids| self.key(ids), |ids| self.states(ids))?;
         Ok(Features::new(ids.len(), columns, values)?)
     }
 

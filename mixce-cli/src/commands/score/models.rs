@@ -10,6 +10,7 @@ use mixce_lm::Tokenizer;
 
 use super::ScoreArgs;
 use super::args::DEFAULT_FEATURIZER;
+use super::cache::RowSource;
 use super::embed::{DEFAULT_EMBEDDER, Embedder};
 use super::featurize::Featurizer;
 use super::settings::{FeaturizerRecord, TokenizerRecord};
@@ -29,16 +30,17 @@ impl Models {
         needs: &BTreeSet<Need>,
         has_features: bool,
         device: &Device,
+        source: &RowSource,
     ) -> Result<Self> {
         let needs = |need: Need| needs.contains(&need);
         let featurizer = (needs(Need::Features) && !has_features) || needs(Need::WindowFeatures);
         let featurizer = featurizer.then(|| {
             let name = featurizer_name(args);
-            Featurizer::load(name, device, args.max_length, args.batch_tokens, args.cache())
+            Featurizer::load(name, device, args.max_length, args.batch_tokens, source.clone())
         });
         let embedder = (needs(Need::Embeddings) || needs(Need::WindowEmbeddings)).then(|| {
             let name = args.embedder.as_deref().unwrap_or(DEFAULT_EMBEDDER);
-            Embedder::load(name, device, args.batch_tokens, args.cache())
+            Embedder::load(name, device, args.batch_tokens, source.clone())
         });
         let named = args.tokenizer.as_deref();
         let tokenizer = named.map(|name| models::tokenizer_for(Some(name), Path::new("."), Network::Allowed));
@@ -47,6 +49,13 @@ impl Models {
             embedder: embedder.transpose()?,
             tokenizer: tokenizer.transpose()?,
         })
+    }
+
+    /// What determines the numbers of the models.
+    pub(super) fn fingerprint(&self) -> Vec<u8> {
+        let featurizer = self.featurizer.as_ref().map(|featurizer| &*featurizer.fingerprint);
+        let embedder = self.embedder.as_ref().map(Embedder::fingerprint);
+        featurizer.into_iter().chain(embedder).collect::<String>().into()
     }
 
     /// The given tokenizer, else the featurizer's.

@@ -6,12 +6,13 @@ use std::path::Path;
 use anyhow::Result;
 use mixce_data::{Document, Input, ReadSettings};
 use mixce_lm::Tokenizer;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
 use crate::reading::ReadingArgs;
 
 /// One text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Text {
     /// The prompt, if the file has one.
     pub(super) prompt: Option<String>,
@@ -38,7 +39,7 @@ impl Text {
 }
 
 /// The texts of a file and its name.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct TextSet {
     /// Name of the system in tables and JSON.
     pub(super) name: String,

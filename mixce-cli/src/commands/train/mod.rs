@@ -8,7 +8,6 @@ pub(crate) mod sources;
 mod watch;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -61,9 +60,8 @@ pub(crate) struct TrainArgs {
     /// Begin although memory or disk space do not seem to suffice
     #[arg(long)]
     force: bool,
-    /// Seconds to wait for the other processes of a run, before the run ends with an error
-    #[arg(long, value_name = "SECONDS", default_value_t = ranks::TIMEOUT_SECONDS, value_parser = clap::value_parser!(u64).range(1..=604_800))]
-    comm_timeout: u64,
+    #[command(flatten)]
+    patience: ranks::TimeoutArgs,
     /// Train on the first N GPUs of this machine, with a process for each; needs a build with the feature nccl
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     gpus: Option<u16>,
@@ -99,7 +97,7 @@ fn train(args: &TrainArgs, context: &Context) -> Result<()> {
     {
         return gpus::launch(gpus);
     }
-    let ranks = ranks::connect(launched, Duration::from_secs(args.comm_timeout))?;
+    let ranks = ranks::connect(launched, args.patience.timeout())?;
     let leads = ranks.rank() == 0;
     if leads {
         require_usable(&config)?;
