@@ -176,7 +176,7 @@ mod tests {
             (vec![0x29, 0x15, 0x02, 0x00], "another type"),
             // Field 65 539 is number 3 for whoever keeps 16 bits.
             (vec![0x06, 0x86, 0x80, 0x08, 0x02, 0x00], "beyond 16 bits"),
-            (vec![0x09, 0x50, 0x19].repeat(40), "nested too deeply"),
+            ([&[0x09, 0x50][..], &[0x19; 40]].concat(), "nested too deeply"),
             (vec![0x15], "beyond its place"),
         ] {
             let error = checked(&description).unwrap_err();

@@ -161,10 +161,9 @@ mod tests {
         number(&mut bytes, uncompressed);
         bytes.push(0x15);
         number(&mut bytes, compressed);
-        // 4: crc; 5: a struct of an integer, a binary and a list of two integers.
-        bytes.extend([
-            0x15, 0x02, 0x1c, 0x15, 0x04, 0x18, 0x03, b'm', b'a', b'x', 0x19, 0x25, 0x02, 0x04, 0x00, 0x00,
-        ]);
+        // 4: crc; 5: a struct of 4 integers, statistics with a binary, and a field that is not known yet, a list of two integers.
+        bytes.extend([0x15, 0x02, 0x1c, 0x15, 0x04, 0x15, 0x00, 0x15, 0x06, 0x15, 0x06]);
+        bytes.extend([0x1c, 0x18, 0x03, b'm', b'a', b'x', 0x00, 0x49, 0x25, 0x02, 0x04, 0x00, 0x00]);
         bytes
     }
 
@@ -230,8 +229,9 @@ mod tests {
             (page(-5, b"x"), zstd, "negative size"),
             (vec![0x00], zstd, "no size"),
             (vec![0x15], zstd, "damaged header"),
-            (vec![0x1e, 0x00], zstd, "unknown kind"),
-            ([0x1c; 40].to_vec(), zstd, "nested too deeply"),
+            (vec![0x9e, 0x00], zstd, "unknown kind"),
+            ([&[0x9c][..], &[0x1c; 40]].concat(), zstd, "nested too deeply"),
+            (vec![0x18, 0x00, 0x00], zstd, "another type"),
         ] {
             let error = checked(&bytes, codec).unwrap_err();
             assert!(error.contains("a.parquet") && error.contains(problem), "{error}");

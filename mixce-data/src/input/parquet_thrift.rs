@@ -6,7 +6,7 @@
 //!
 //! Source: Thrift's `thrift-compact-protocol.md`.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read as _};
 
 /// Nesting of unknown fields; the format has six levels.
 const MAX_DEPTH: u32 = 16;
