@@ -5,6 +5,7 @@ mod distributed;
 mod evaluation;
 mod files;
 mod invariants;
+mod overlap;
 mod pytorch_steps;
 mod resume;
 mod selection;
