@@ -15,12 +15,12 @@ pub(crate) fn specs(config: &Gpt2Config) -> Vec<ParameterSpec> {
     let normal = Init::Normal(config.initializer_range);
     let residual = Init::Normal(config.initializer_range / (2.0 * config.n_layer as f64).sqrt());
     let mut specs = Vec::new();
-    let mut add = |name: String, shape: &[usize], kind, init| {
-        let in_block = name.starts_with("h.");
-        specs.push(ParameterSpec { name, shape: shape.to_vec(), kind, init, in_block });
+    let mut add = |layer: Option<usize>, name: &str, shape: &[usize], kind, init| {
+        let name = layer.map_or_else(|| name.to_owned(), |layer| format!("h.{layer}.{name}"));
+        specs.push(ParameterSpec { name, shape: shape.to_vec(), kind, init, layer });
     };
-    add("wte.weight".to_owned(), &[config.vocab_size, c], Embedding, normal);
-    add("wpe.weight".to_owned(), &[config.n_positions, c], Embedding, normal);
+    add(None, "wte.weight", &[config.vocab_size, c], Embedding, normal);
+    add(None, "wpe.weight", &[config.n_positions, c], Embedding, normal);
     for layer in 0..config.n_layer {
         let block: [(&str, &[usize], ParameterKind, Init); 12] = [
             ("ln_1.weight", &[c], Norm, Init::Ones),
@@ -37,13 +37,13 @@ pub(crate) fn specs(config: &Gpt2Config) -> Vec<ParameterSpec> {
             ("mlp.c_proj.bias", &[c], Bias, Init::Zeros),
         ];
         for (name, shape, kind, init) in block {
-            add(format!("h.{layer}.{name}"), shape, kind, init);
+            add(Some(layer), name, shape, kind, init);
         }
     }
-    add("ln_f.weight".to_owned(), &[c], Norm, Init::Ones);
-    add("ln_f.bias".to_owned(), &[c], Norm, Init::Zeros);
+    add(None, "ln_f.weight", &[c], Norm, Init::Ones);
+    add(None, "ln_f.bias", &[c], Norm, Init::Zeros);
     if !config.tie_word_embeddings {
-        add("lm_head.weight".to_owned(), &[config.vocab_size, c], Matrix, normal);
+        add(None, "lm_head.weight", &[config.vocab_size, c], Matrix, normal);
     }
     specs
 }

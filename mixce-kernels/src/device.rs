@@ -1,4 +1,4 @@
-//! Opening a GPU, which tensors have fused kernels, and the description of a GPU.
+//! Opening a GPU, which tensors have fused kernels, points in a device's work, and the description of a GPU.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -35,6 +35,28 @@ pub fn has_backward_kernels(tensor: &Tensor) -> bool {
 /// The GPU whose kernels take this tensor: f32 on a CUDA device.
 pub(crate) fn gpu_of(tensor: &Tensor) -> Option<cuda::Gpu<'_>> {
     cuda::Gpu::of(tensor.device()).filter(|_| tensor.dtype() == DType::F32)
+}
+
+/// A point in the work of a device: behind what it was given before.
+#[derive(Debug)]
+pub struct DeviceEvent(pub(crate) Option<cuda::Event>);
+
+impl DeviceEvent {
+    /// The present point. Other devices than GPUs have done their work when a call returns.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn record(device: &Device) -> Result<Self> {
+        Ok(Self(cuda::Gpu::of(device).map(|gpu| gpu.event()).transpose()?))
+    }
+
+    /// Whether the device has come so far.
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn is_complete(&self) -> Result<bool> {
+        self.0.as_ref().map_or(Ok(true), cuda::Event::is_complete)
+    }
 }
 
 /// A GPU as its driver describes it.

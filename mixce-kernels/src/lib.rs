@@ -79,7 +79,7 @@ pub use categorical::{all_finite, softmax_quantile};
 pub use cpu::edit_f32;
 #[cfg(feature = "nccl")]
 pub use cuda::{NcclCommunicator, NcclReduction, nccl_version};
-pub use device::{Gpu, cuda_device, cuda_devices, gpu, has_backward_kernels, peak_device_bytes};
+pub use device::{DeviceEvent, Gpu, cuda_device, cuda_devices, gpu, has_backward_kernels, peak_device_bytes};
 pub use dropout::{Dropout, dropout, dropout_slow};
 pub use embedding::{
     Embedded, embedding_backward, embedding_sum, embedding_sum_slow, token_embedding,

@@ -39,6 +39,16 @@ impl Recording {
     }
 }
 
+/// A point in the work of a GPU: there is none.
+#[derive(Debug)]
+pub(crate) enum Event {}
+
+impl Event {
+    pub(crate) fn is_complete(&self) -> Result<bool> {
+        match *self {}
+    }
+}
+
 /// Elements on a GPU.
 pub(crate) type Array<'a, T> = PhantomData<&'a T>;
 
@@ -71,6 +81,7 @@ never_called! {
     decode_attention(&Tensor, &KeyValues, &Positions, Heads) -> Tensor;
     fill_cache(&Tensor, &Tensor, &KeyValues, Heads) -> ();
     describe() -> device::Gpu;
+    event() -> Event;
     peak_bytes() -> Option<u64>;
     check_bf16() -> ();
     dropout(Array<'_, f32>, Dropout, usize, Array<'_, f32>) -> ();

@@ -17,7 +17,7 @@ pub(crate) fn specs(config: &LlamaConfig) -> Vec<ParameterSpec> {
         let block = block(config, normal).into_iter();
         specs.extend(block.map(|spec| ParameterSpec {
             name: format!("layers.{layer}.{}", spec.name),
-            in_block: true,
+            layer: Some(layer),
             ..spec
         }));
     }
@@ -55,11 +55,11 @@ fn block(config: &LlamaConfig, normal: Init) -> Vec<ParameterSpec> {
 
 /// `NAME.weight`, `[out, in]`.
 fn matrix(name: String, (n_out, n_in): (usize, usize), kind: ParameterKind, init: Init) -> ParameterSpec {
-    ParameterSpec { name: format!("{name}.weight"), shape: vec![n_out, n_in], kind, init, in_block: false }
+    ParameterSpec { name: format!("{name}.weight"), shape: vec![n_out, n_in], kind, init, layer: None }
 }
 
 fn vector(name: String, size: usize, kind: ParameterKind, init: Init) -> ParameterSpec {
-    ParameterSpec { name, shape: vec![size], kind, init, in_block: false }
+    ParameterSpec { name, shape: vec![size], kind, init, layer: None }
 }
 
 fn norm(name: &str, size: usize) -> ParameterSpec {

@@ -127,7 +127,24 @@ pub trait Forward {
     ///
     /// # Errors
     /// When a tensor operation fails, or on devices without fused kernels when a parameter has no gradient.
-    fn backward(self: Box<Self>, dhidden: Tensor, gradients: &Gradients) -> Result<()>;
+    fn backward(self: Box<Self>, dhidden: Tensor, gradients: &Gradients) -> Result<()> {
+        self.backward_with(dhidden, gradients, &mut |_| {})
+    }
+
+    /// [`Self::backward`], which goes from the last block to the first: as soon as the gradients of all parameters from an index on, in the
+    /// model's order, are complete, `complete_from` is told that index; those before it are when this returns. The LM head's own gradient must have been
+    /// added before.
+    ///
+    /// Without fused kernels it is told nothing. On a GPU "complete" is what follows in the order of the device's work.
+    ///
+    /// # Errors
+    /// As [`Self::backward`].
+    fn backward_with(
+        self: Box<Self>,
+        dhidden: Tensor,
+        gradients: &Gradients,
+        complete_from: &mut dyn FnMut(usize),
+    ) -> Result<()>;
 }
 
 /// A model prepared for sampling ([`LanguageModel::into_decoder`]).

@@ -53,15 +53,15 @@ pub struct ParameterSpec {
     pub kind: ParameterKind,
     /// Its initial values.
     pub init: Init,
-    /// Whether it belongs to a block.
-    pub in_block: bool,
+    /// The block it belongs to, from 0; `None` before and behind the blocks.
+    pub layer: Option<usize>,
 }
 
 impl ParameterSpec {
     /// Whether it is a matrix of a block, which checkpoints of other trainers may store transposed.
     #[must_use]
     pub fn is_block_matrix(&self) -> bool {
-        self.in_block && self.shape.len() == 2
+        self.layer.is_some() && self.shape.len() == 2
     }
 }
 

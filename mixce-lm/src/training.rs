@@ -70,14 +70,22 @@ impl<A: Architecture> Forward for FusedForward<'_, A> {
         self.hidden.clone()
     }
 
-    fn backward(self: Box<Self>, dhidden: Tensor, gradients: &Gradients) -> Result<()> {
+    fn backward_with(
+        self: Box<Self>,
+        dhidden: Tensor,
+        gradients: &Gradients,
+        complete_from: &mut dyn FnMut(usize),
+    ) -> Result<()> {
         let Self { model, batch, options, hidden, layers, last } = *self;
         drop(hidden);
         let Transformer { body, architecture, .. } = model;
-        let sums = gradients.sums();
+        let (sums, specs) = (gradients.sums(), architecture.parameter_specs());
         let dx = dhidden.zeros_like()?;
         body.norm.backward(&last, &dhidden, &dx, &architecture.final_norm_gradients(sums)?)?;
         drop((last, dhidden));
+        if let Some(last) = specs.iter().rposition(|spec| spec.layer.is_some()) {
+            complete_from(last + 1);
+        }
         let documents = &batch.cu_seqlens;
         for (layer, ((x, saved), block)) in layers.into_iter().zip(&body.blocks).enumerate().rev() {
             let options = layer_options(batch, options, layer);
@@ -88,6 +96,9 @@ impl<A: Architecture> Forward for FusedForward<'_, A> {
             let saved = saved.ok_or(Error::NothingSaved { layer })?;
             let sums = architecture.block_gradients(sums, layer)?;
             block.backward(&x, saved, options, documents, &dx, &sums)?;
+            if let Some(first) = specs.iter().position(|spec| spec.layer == Some(layer)) {
+                complete_from(first);
+            }
         }
         let masks = embedding_masks(batch.masks(options.dropout));
         body.embedding.backward(&batch.embedded, masks, &dx, &architecture.embedding(sums)?)
@@ -105,7 +116,12 @@ impl<A: Architecture> Forward for GraphForward<'_, A> {
         self.hidden.detach()
     }
 
-    fn backward(self: Box<Self>, dhidden: Tensor, gradients: &Gradients) -> Result<()> {
+    fn backward_with(
+        self: Box<Self>,
+        dhidden: Tensor,
+        gradients: &Gradients,
+        _: &mut dyn FnMut(usize),
+    ) -> Result<()> {
         let store = (&self.hidden * &dhidden)?.sum_all()?.backward()?;
         for (index, (name, tensor)) in self.model.parameters().iter().enumerate() {
             match store.get(tensor) {

@@ -3,12 +3,13 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use mixce_gpt2::Gpt2Config;
 use mixce_kernels::cuda_devices;
 use serde_json::Value;
 
 use crate::program;
 use crate::running::{Running, assert_continues_as_if_undisturbed, send};
-use crate::support::{Outcome, SMALL, World, assert_follow, number, torchrun};
+use crate::support::{Outcome, SMALL, World, assert_follow, number, small_config, torchrun};
 
 /// Devices that the emulated driver shows.
 const DEVICES: (&str, &str) = ("EMULATED_CUDA_DEVICES", "2");
@@ -67,6 +68,22 @@ fn two_gpus_follow_one() {
         assert_eq!(rows.last().unwrap()["ranks"], 2);
         assert!(world.text(&format!("{name}2/run.toml")).contains("\nranks = 2\n"));
     }
+}
+
+/// Two buckets: the first has all of the blocks but a few values, and its sum begins before the embedding's gradients are complete.
+#[test]
+fn sums_beside_the_backward_pass_follow_one_gpu() {
+    if is_single_gpu() {
+        return;
+    }
+    let world = World::of(&Gpt2Config { n_embd: 512, n_head: 8, initializer_range: 0.02, ..small_config() });
+    let line = |ranks: usize| {
+        format!(
+            "train --model model --train train.txt --out run{ranks} --max-steps 2 --max-length 30 --batch-size 3 --grad-accum 1 --log-every 1 --scheduler constant --device cuda --threads 1 --json"
+        )
+    };
+    let alone = run(&world, &line(1)).rows();
+    assert_follow(&rows_of_two(&world, &line(2)), &alone, 1e-5);
 }
 
 /// What goes over the wire is counted, on the emulated driver.

@@ -150,6 +150,31 @@ fn the_explicit_backward_pass_equals_candles_graph_with_dropout() {
     assert_eq!(bits[0], bits[1], "computing a block again changes nothing");
 }
 
+/// What was said to be complete does not change: the blocks from the last to the first, each with all that is behind it.
+#[test]
+fn gradients_are_complete_block_by_block() {
+    for name in CONFIGURATIONS {
+        let model = model(name);
+        let names: Vec<&str> = model.parameters().iter().map(|(name, _)| name).collect();
+        let place = |name: &str| names.iter().position(|other| *other == name).unwrap();
+        let blocks = (0..model.spec().layers).rev().map(|layer| place(&format!("h.{layer}.ln_1.weight")));
+        let want: Vec<usize> = std::iter::once(place("ln_f.weight")).chain(blocks).collect();
+        let batch = model.pack(&[&[1, 5, 2, 7, 3], &[4, 0]]).unwrap();
+        for recompute in [false, true] {
+            let gradients = Gradients::zeros(model.parameters()).unwrap();
+            let sums = || gradients.sums().iter().map(|(_, sum)| values(sum)).collect::<Vec<_>>();
+            let forward = model.forward(&batch, PassOptions { recompute, ..PassOptions::default() }).unwrap();
+            let (hidden, mut told) = (forward.hidden(), Vec::new());
+            forward.backward_with(hidden, &gradients, &mut |first| told.push((first, sums()))).unwrap();
+            let last = sums();
+            for (first, then) in &told {
+                assert!(then[*first..] == last[*first..], "{name}: from {}", names[*first]);
+            }
+            assert_eq!(told.into_iter().map(|(first, _)| first).collect::<Vec<_>>(), want, "{name}");
+        }
+    }
+}
+
 /// bf16 keeps 8 bits of an operand's significand: the hidden states and every gradient are those of f32 up to a few hundredths of
 /// their norm, and not the same.
 #[test]

@@ -1,14 +1,14 @@
-//! Opening a GPU, its description, and this process's peak memory on it.
+//! Opening a GPU, points in its work, its description, and this process's peak memory on it.
 
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::cuda::WrapErr;
-use candle_core::cuda::cudarc::driver::CudaContext;
 use candle_core::cuda::cudarc::driver::result::{device as driver_device, mem_pool};
 use candle_core::cuda::cudarc::driver::sys::CUmemPool_attribute::{
     CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, CU_MEMPOOL_ATTR_USED_MEM_HIGH,
 };
 use candle_core::cuda::cudarc::driver::sys::{CUmemoryPool, cuDriverGetVersion};
+use candle_core::cuda::cudarc::driver::{CudaContext, CudaEvent};
 use candle_core::{Device, Result};
 
 use super::Gpu;
@@ -26,7 +26,7 @@ pub(crate) fn open(ordinal: usize) -> Result<Device> {
     }
     let device = Device::new_cuda_with_stream(ordinal)?;
     let cuda = device.as_cuda_device()?;
-    // SAFETY: all work of the device goes to its one stream, which keeps it in order without events.
+    // SAFETY: all work of the device goes to its one stream, which keeps it in order without events, or is ordered by events of its own (`nccl`).
     unsafe { cuda.disable_event_tracking() };
     Gpu(cuda).keep_freed_memory()?;
     opened.push((ordinal, device.clone()));
@@ -38,7 +38,24 @@ pub(crate) fn count() -> Result<usize> {
     Ok(CudaContext::device_count().w()?.max(0) as usize)
 }
 
+/// A point in the work of a GPU.
+#[derive(Debug)]
+pub(crate) struct Event(pub(super) CudaEvent);
+
+impl Event {
+    /// Whether the work before it is done.
+    pub(crate) fn is_complete(&self) -> Result<bool> {
+        self.0.context().bind_to_thread().w()?;
+        self.0.try_is_complete().w()
+    }
+}
+
 impl Gpu<'_> {
+    /// The point that the device's stream has been given work to.
+    pub(crate) fn event(&self) -> Result<Event> {
+        Ok(Event(self.0.cuda_stream().record_event(None).w()?))
+    }
+
     /// Name, memory and versions.
     pub(crate) fn describe(&self) -> Result<device::Gpu> {
         let stream = self.0.cuda_stream();

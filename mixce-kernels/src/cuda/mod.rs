@@ -5,7 +5,7 @@
 //!
 //! A file here has the name of the kernels it launches. Its functions take [`Array`]s, whose sizes they check, so that both candle's
 //! custom operations (with storages) and the sublayers (with tensors) can call them. All work is launched asynchronously on the device's
-//! single stream and runs in launch order.
+//! single stream and runs in launch order, but for sums over GPUs (`nccl`), whose stream is ordered with it by events.
 //!
 //! Legend: N rows, C columns.
 
@@ -34,7 +34,7 @@ mod sample;
 mod sublayer;
 
 pub(crate) use attention::{causal_attention, causal_attention_backward};
-pub(crate) use device::{count, open};
+pub(crate) use device::{Event, count, open};
 #[cfg(feature = "nccl")]
 pub use nccl::{NcclCommunicator, NcclReduction, nccl_version};
 pub(crate) use recording::Recording;

@@ -43,7 +43,7 @@ fn only_matrices_and_embeddings_decay() {
         let config = LlamaConfig::try_from(keys).unwrap();
         for spec in config.parameter_specs() {
             assert_eq!(spec.kind.decays(), spec.shape.len() == 2, "{}", spec.name);
-            assert_eq!(spec.in_block, spec.name.starts_with("layers."), "{}", spec.name);
+            assert_eq!(spec.layer.is_some(), spec.name.starts_with("layers."), "{}", spec.name);
         }
     }
 }

@@ -5,20 +5,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
-use mixce_kernels::{NcclCommunicator, nccl_version};
+use mixce_kernels::{DeviceEvent, NcclCommunicator, nccl_version};
 
-use super::{Communicator, require_same};
+use super::{Communicator, MESSAGE, require_same};
 use crate::error::{Error, Result};
 
 /// The pause between two questions whether something is done.
 const PAUSE: Duration = Duration::from_micros(50);
 /// How often the other ranks are looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(100);
+/// Values in a bucket: 24 MiB, so that what each sum costs beside its bytes does not count.
+const BUCKET: usize = 6 * MESSAGE;
 
 /// A rank that has a GPU to itself.
 ///
-/// Sums of tensors are complete when a call returns, so that nothing else ever waits for another rank: whatever the device does then, it does
-/// alone. Their bits are NCCL's, the same on all ranks, but not those of another number of ranks or other links.
+/// Sums of tensors are made on a stream of their own and complete when a call returns, so that nothing else ever waits for another rank: what the
+/// device does beside them and afterwards, it does alone. Their bits are NCCL's, the same on all ranks, but not those of another number of ranks or other links.
 #[derive(Debug)]
 pub struct NcclRank {
     host: Arc<dyn Communicator>,
@@ -82,10 +84,10 @@ impl NcclRank {
         }
     }
 
-    fn sum_on_gpus(&self, tensors: &[&Tensor]) -> Result<()> {
-        let mut sum = self.gpus.all_reduce(tensors).map_err(Error::tensor("sum over ranks"))?;
+    fn sum_on_gpus(&self, tensors: &[&Tensor], event: &DeviceEvent) -> Result<()> {
+        let mut sum = self.gpus.all_reduce(tensors, event).map_err(Error::tensor("sum over ranks"))?;
         // This device's own work takes as long as it takes.
-        self.wait(None, || sum.is_begun())?;
+        self.wait(None, || event.is_complete())?;
         self.wait(Some(self.timeout()), || sum.is_done())
     }
 }
@@ -111,11 +113,15 @@ impl Communicator for NcclRank {
         self.host.all_reduce_f32(values)
     }
 
-    fn all_reduce(&self, tensors: &[&Tensor]) -> Result<()> {
+    fn all_reduce_after(&self, event: &DeviceEvent, tensors: &[&Tensor]) -> Result<()> {
         if tensors.iter().all(|tensor| tensor.device().is_cpu()) {
-            return self.host.all_reduce(tensors);
+            return self.host.all_reduce_after(event, tensors);
         }
-        self.sum_on_gpus(tensors).inspect_err(|_| self.is_well.store(false, Ordering::Relaxed))
+        self.sum_on_gpus(tensors, event).inspect_err(|_| self.is_well.store(false, Ordering::Relaxed))
+    }
+
+    fn bucket(&self) -> usize {
+        BUCKET
     }
 
     fn adds_up_on(&self, device: &Device) -> bool {

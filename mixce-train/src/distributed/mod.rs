@@ -6,7 +6,7 @@
 //!
 //! A [`Communicator`] connects the ranks: [`Alone`] for one process, [`ThreadRank`] for threads of one process, `MpiRank` (feature `mpi`) and
 //! [`SocketRank`] for processes that a launcher has started, on one machine or many, and over one of these `NcclRank` (feature `nccl`) for
-//! their GPUs. [`Launched::detect`] finds out what the launcher has told this process.
+//! their GPUs. [`Launched::detect`] finds out what the launcher has told this process. A [`Reducer`] adds gradients up while others are computed.
 mod flat;
 #[cfg(feature = "nccl")]
 mod gpus;
@@ -15,10 +15,13 @@ mod lead;
 mod part;
 #[cfg(feature = "mpi")]
 mod processes;
+mod reducer;
 mod rendezvous;
 mod same;
 mod shards;
 mod sockets;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 use std::fmt::Debug;
@@ -27,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
-use mixce_kernels::edit_f32;
+use mixce_kernels::{DeviceEvent, edit_f32};
 
 use flat::Flat;
 #[cfg(feature = "nccl")]
@@ -37,6 +40,7 @@ pub use lead::{apart, deal, first_rank_first, lead};
 pub use part::Part;
 #[cfg(feature = "mpi")]
 pub use processes::MpiRank;
+pub use reducer::Reducer;
 pub use same::require_same;
 pub use shards::Shards;
 pub use sockets::SocketRank;
@@ -48,10 +52,11 @@ use crate::run_folder::device_name;
 /// Values in one message of tensors: 4 MiB. Larger messages are hardly faster, and each rank holds some copies of one.
 const MESSAGE: usize = 1 << 20;
 
-/// Connects this rank with the others. All ranks make the same calls in the same order; each waits for the others.
+/// Connects this rank with the others. All ranks make the same calls in the same order, from any thread, but one at a time; each waits for the
+/// others.
 ///
 /// A host engine writes [`Self::all_gather`] and, to save bytes on the wire, the methods for f32; one for GPUs adds tensors up where
-/// they are ([`Self::all_reduce`], [`Self::adds_up_on`]).
+/// they are ([`Self::all_reduce_after`], [`Self::adds_up_on`]).
 pub trait Communicator: Debug + Send + Sync {
     /// This rank's number, from 0.
     fn rank(&self) -> usize;
@@ -118,6 +123,16 @@ pub trait Communicator: Debug + Send + Sync {
     /// # Errors
     /// As [`Self::all_gather`], and if a tensor is not f32, or on a device without [`Self::adds_up_on`].
     fn all_reduce(&self, tensors: &[&Tensor]) -> Result<()> {
+        let device = tensors.first().map_or(&Device::Cpu, |tensor| tensor.device());
+        let event = DeviceEvent::record(device).map_err(Error::tensor("all-reduce"))?;
+        self.all_reduce_after(&event, tensors)
+    }
+
+    /// [`Self::all_reduce`] of tensors that are complete when their device has come to `event`, beside what it was given since.
+    ///
+    /// # Errors
+    /// As [`Self::all_reduce`].
+    fn all_reduce_after(&self, _: &DeviceEvent, tensors: &[&Tensor]) -> Result<()> {
         if self.size() == 1 {
             return Ok(());
         }
@@ -186,6 +201,11 @@ pub trait Communicator: Debug + Send + Sync {
             }
         }
         Ok(all)
+    }
+
+    /// The number of values in a bucket of a [`Reducer`].
+    fn bucket(&self) -> usize {
+        MESSAGE
     }
 
     /// Whether [`Self::all_reduce`] takes tensors of this device.
@@ -288,14 +308,14 @@ pub fn all_reduce_bytes(values: u64, ranks: u64) -> u64 {
     2 * 4 * values.saturating_sub(values / ranks.max(1))
 }
 
-/// The calls of a [`Communicator`] in an optimizer step on CPUs with parameters of these lengths: sums of losses and counts, and messages
-/// of gradients; for a sharded optimizer also the terms of the gradient norm, and as many messages of weights.
+/// The calls of a [`Communicator`] in an optimizer step on CPUs with parameters of these lengths: whether a rank is to stop, messages of
+/// gradients, and sums of losses and counts; for a sharded optimizer also the terms of the gradient norm, and as many messages of weights.
 #[must_use]
 pub fn calls_per_step(lengths: impl IntoIterator<Item = usize>, ranks: usize, sharded: bool) -> usize {
     match (ranks, sharded) {
         (0 | 1, _) => 0,
-        (_, false) => 1 + lengths.into_iter().sum::<usize>().div_ceil(MESSAGE),
-        (_, true) => 2 + 2 * Shards::new(lengths, ranks).messages(MESSAGE).count(),
+        (_, false) => 2 + lengths.into_iter().sum::<usize>().div_ceil(MESSAGE),
+        (_, true) => 3 + 2 * Shards::new(lengths, ranks).messages(MESSAGE).count(),
     }
 }
 
@@ -321,108 +341,4 @@ impl Communicator for Alone {
     }
 
     fn abort(&self, _: u8) {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What each of some ranks returns.
-    pub(super) fn on_ranks<T: Send>(size: usize, work: impl Fn(&ThreadRank) -> T + Sync) -> Vec<T> {
-        let ranks = ThreadRank::all(size, Duration::from_secs(30));
-        std::thread::scope(|scope| {
-            let work = &work;
-            let threads: Vec<_> = ranks.iter().map(|rank| scope.spawn(move || work(rank))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        })
-    }
-
-    #[test]
-    fn sums_are_in_the_order_of_ranks_and_equal_on_all() {
-        let terms = [1e8f32, 1.0, -1e8];
-        let sums = on_ranks(3, |rank| {
-            let mut values = [terms[rank.rank()], 1.0];
-            rank.all_reduce_f32(&mut values).unwrap();
-            let mut doubles = [rank.rank() as f64 + 0.5];
-            rank.all_reduce_f64(&mut doubles).unwrap();
-            (values, doubles)
-        });
-        // 1e8 + 1 is 1e8 in f32.
-        assert_eq!(sums, [([0.0, 3.0], [4.5]); 3]);
-    }
-
-    #[test]
-    fn bytes_of_any_length_are_gathered_and_broadcast() {
-        let gathered = on_ranks(3, |rank| {
-            let own = vec![rank.rank() as u8; rank.rank()];
-            let all = rank.all_gather(own.clone()).unwrap();
-            rank.barrier().unwrap();
-            (all, rank.broadcast(vec![7 + rank.rank() as u8]).unwrap())
-        });
-        for (all, broadcast) in gathered {
-            assert_eq!(all, [vec![], vec![1], vec![2, 2]]);
-            assert_eq!(broadcast, [7]);
-        }
-    }
-
-    #[test]
-    fn tensors_are_summed_in_place() {
-        let results = on_ranks(2, |rank| {
-            let r = rank.rank() as f32;
-            let small = Tensor::full(r, (2, 3), &Device::Cpu).unwrap();
-            let large = Tensor::full(1.0 + r, 2 * MESSAGE + 5, &Device::Cpu).unwrap();
-            rank.all_reduce(&[&small, &large]).unwrap();
-            (small.sum_all().unwrap().to_scalar::<f32>().unwrap(), large.to_vec1::<f32>().unwrap())
-        });
-        for (small, large) in results {
-            assert_eq!(small, 6.0);
-            assert!(large.len() == 2 * MESSAGE + 5 && large.iter().all(|x| *x == 3.0));
-        }
-    }
-
-    #[test]
-    fn shards_are_the_sums_of_an_all_reduce_and_gathered_the_whole() {
-        let lengths = [6, 2 * MESSAGE + 5, 3];
-        let shards = Shards::new(lengths, 3);
-        let value = |rank: usize, i: usize| (1 + rank) as f32 * 0.1 + (i % 97) as f32;
-        let results = on_ranks(3, |rank| {
-            let tensors = || {
-                lengths.map(|n| {
-                    let values: Vec<f32> = (0..n).map(|i| value(rank.rank(), i)).collect();
-                    Tensor::from_vec(values, n, &Device::Cpu).unwrap()
-                })
-            };
-            let (whole, divided) = (tensors(), tensors());
-            rank.all_reduce(&whole.each_ref()).unwrap();
-            rank.reduce_scatter(&divided.each_ref(), &shards).unwrap();
-            let values = |tensors: &[Tensor]| -> Vec<f32> {
-                tensors.iter().flat_map(|tensor| tensor.to_vec1::<f32>().unwrap()).collect()
-            };
-            let (sums, own) = (values(&whole), shards.shard(rank.rank()));
-            assert!(values(&divided)[own.clone()] == sums[own], "bit for bit");
-            rank.all_gather_shards(&divided.each_ref(), &shards).unwrap();
-            (sums, values(&divided))
-        });
-        for (sums, gathered) in &results {
-            assert!(gathered == sums && *sums == results[0].0);
-        }
-    }
-
-    #[test]
-    fn blocks_of_another_length_are_noticed() {
-        for result in on_ranks(2, |rank| rank.all_gather_f32(&[1.0; 2], &[2, 3])) {
-            let error = result.unwrap_err();
-            assert!(matches!(error, Error::RanksDiffer { rank: 1, .. }), "{error}");
-        }
-        for result in on_ranks(2, |rank| rank.all_reduce_f32(&mut [1.0; 2][rank.rank()..])) {
-            assert!(matches!(result, Err(Error::RanksDiffer { .. })), "{result:?}");
-        }
-    }
-
-    #[test]
-    fn each_rank_sends_its_share_of_both_phases() {
-        assert_eq!(all_reduce_bytes(1000, 1), 0);
-        assert_eq!(all_reduce_bytes(1000, 2), 4000);
-        assert_eq!(all_reduce_bytes(1000, 4), 6000);
-    }
 }

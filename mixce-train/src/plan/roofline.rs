@@ -180,7 +180,7 @@ impl Step<'_> {
 
     /// The shapes of a kind of parameter in the blocks.
     fn in_blocks(&self, matrices: bool) -> impl Iterator<Item = &[usize]> {
-        let blocks = self.parameters.iter().filter(|parameter| parameter.in_block);
+        let blocks = self.parameters.iter().filter(|parameter| parameter.layer.is_some());
         blocks.map(|parameter| parameter.shape.as_slice()).filter(move |shape| (shape.len() == 2) == matrices)
     }
 

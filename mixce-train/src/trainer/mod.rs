@@ -2,6 +2,8 @@
 mod fanout;
 mod job;
 mod outliers;
+#[cfg(test)]
+mod overlap_tests;
 mod persist;
 mod ranks;
 mod resume;

@@ -2,44 +2,51 @@
 use candle_core::Tensor;
 
 use super::sums::StepSums;
-use super::{TrainStep, Trainer};
+use super::{StartedStep, TrainStep, Trainer};
 use crate::config::Selection;
-use crate::distributed::{lead, require_same};
+use crate::distributed::{Reducer, lead, require_same};
 use crate::error::{Error, Result};
 
 impl TrainStep {
-    /// Sums of gradients over all ranks, in place; a sharded optimizer gets its shard.
-    pub(super) fn sum_gradients(&self, gradients: &[Tensor]) -> Result<()> {
-        let gradients: Vec<&Tensor> = gradients.iter().collect();
-        match &self.sharding {
-            Some(sharding) => sharding.reduce(&gradients),
-            None => self.ranks.all_reduce(&gradients),
+    /// Whether a rank was told to stop.
+    pub(super) fn is_any_stopped(&self, stopped: bool) -> Result<bool> {
+        if self.ranks.size() == 1 {
+            return Ok(stopped);
         }
+        Ok(self.ranks.all_gather(vec![u8::from(stopped)])?.contains(&vec![1]))
     }
 
-    /// Sums over all ranks of the loss of each microbatch, and of this rank's `sums` without the loss.
+    /// What sums `gradients` over several ranks during a backward pass; a sharded optimizer sums them afterwards.
+    pub(super) fn reducer(&self, gradients: &[Tensor]) -> Result<Option<Reducer>> {
+        let overlaps = self.ranks.size() > 1 && self.sharding.is_none();
+        overlaps.then(|| Reducer::start(self.ranks.clone(), gradients)).transpose()
+    }
+
+    /// Makes the sums of a step those of all ranks.
     ///
     /// # Errors
-    /// On every rank alike: [`Error::Interrupted`] if one is `stopped`, [`Error::NonFiniteLoss`].
-    pub(super) fn sums_over_ranks(
-        &self,
-        step: u64,
-        mut losses: Vec<f64>,
-        sums: &StepSums,
-        stopped: bool,
-    ) -> Result<StepSums> {
-        let mut small = vec![f64::from(u8::from(stopped)), sums.log_q, sums.weight, sums.tokens as f64];
-        small.append(&mut losses);
+    /// [`Error::NonFiniteLoss`], on every rank alike.
+    pub(super) fn sum_over_ranks(&self, started: &mut StartedStep) -> Result<()> {
+        if self.ranks.size() == 1 {
+            return Ok(());
+        }
+        let StartedStep { step, sums, losses, .. } = started;
+        let mut small = vec![sums.log_q, sums.weight, sums.tokens as f64];
+        small.extend_from_slice(losses);
         self.ranks.all_reduce_f64(&mut small)?;
-        let losses = &small[4..];
-        if small[0] > 0.0 {
-            return Err(Error::Interrupted);
-        }
+        let losses = &small[3..];
         if let Some(microbatch) = losses.iter().position(|loss| !loss.is_finite()) {
-            return Err(Error::NonFiniteLoss { step, microbatch, loss: losses[microbatch], documents: None });
+            let loss = losses[microbatch];
+            return Err(Error::NonFiniteLoss { step: *step, microbatch, loss, documents: None });
         }
-        // Fewer than 2^53.
-        Ok(StepSums { loss: losses.iter().sum(), log_q: small[1], weight: small[2], tokens: small[3] as u64 })
+        // Fewer tokens than 2^53.
+        *sums = StepSums {
+            loss: losses.iter().sum(),
+            log_q: small[0],
+            weight: small[1],
+            tokens: small[2] as u64,
+        };
+        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use super::sums::StepSums;
 use super::variables::Variables;
 use super::zero::Sharding;
 use crate::data::Microbatch;
-use crate::distributed::{Alone, Communicator, Part};
+use crate::distributed::{Alone, Communicator, Part, Reducer};
 use crate::error::{Error, Result};
 use crate::optim::{AdamW, AdamWConfig, GradientNorms, clip_factor};
 use crate::packing::Packed;
@@ -42,11 +42,12 @@ pub struct TrainStep {
 /// A started step. On a CUDA device it may still be running, and its results have not been read.
 #[derive(Debug)]
 pub struct StartedStep {
-    step: u64,
+    pub(super) step: u64,
     targets: u64,
     /// Results read so far.
-    sums: StepSums,
-    microbatches: usize,
+    pub(super) sums: StepSums,
+    /// This rank's part of the loss of each microbatch, as far as it was read.
+    pub(super) losses: Vec<f64>,
     /// Microbatches not yet read, with `log q` of the targets that this rank has computed.
     log_q: Vec<(usize, Tensor)>,
     grad_norm: Option<f64>,
@@ -54,6 +55,18 @@ pub struct StartedStep {
 }
 
 impl StartedStep {
+    fn new(step: u64, microbatches: &[Microbatch]) -> Self {
+        Self {
+            step,
+            targets: microbatches.iter().map(Microbatch::targets).sum(),
+            sums: StepSums::default(),
+            losses: vec![0.0; microbatches.len()],
+            log_q: Vec::new(),
+            grad_norm: None,
+            skipped: false,
+        }
+    }
+
     /// Target tokens.
     #[must_use]
     pub fn targets(&self) -> u64 {
@@ -172,7 +185,8 @@ impl TrainStep {
     ///
     /// # Errors
     /// [`Error::Interrupted`] if `stop` is true before a microbatch, on any rank; [`Error::NonFiniteLoss`],
-    /// [`Error::NonFiniteGradient`]; errors of tensor operations. The parameters are then unchanged.
+    /// [`Error::NonFiniteGradient`]; errors of tensor operations. The parameters are then unchanged. One of several ranks that fails alone
+    /// must [abort](Communicator::abort): the others may wait for it.
     pub fn run(
         &mut self,
         microbatches: &[Microbatch],
@@ -198,53 +212,9 @@ impl TrainStep {
         stop: &AtomicBool,
     ) -> Result<StartedStep> {
         let step = self.optimizer.steps() + 1;
-        let targets: u64 = microbatches.iter().map(Microbatch::targets).sum();
-        let (mut sums, mut log_q) = (StepSums::default(), Vec::new());
-        let (rank, ranks) = (self.ranks.rank(), self.ranks.size());
-        let mut losses = vec![0.0; microbatches.len()];
-        self.gradients.clear()?;
-        for (index, microbatch) in microbatches.iter().enumerate() {
-            if stop.load(Ordering::Relaxed) {
-                if ranks > 1 {
-                    // The others learn of it in their sums.
-                    break;
-                }
-                return Err(Error::Interrupted);
-            }
-            let part = Part::of(microbatch, rank, ranks);
-            if part.examples.is_empty() {
-                continue;
-            }
-            let Packed { mut inputs, targets: next } = Packed::new(&*self.model, part.examples)?;
-            inputs.first_row = part.first_row;
-            let options = PassOptions { dropout: Some(dropout.fold(index as u64)), ..self.options };
-            let forward = self.model.forward(&inputs, options)?;
-            let dhead = self.gradients.sums().get(self.model.spec().head)?;
-            let (head, dhead) = (self.model.lm_head(), (dhead, options.precision));
-            let objective = &*self.objective;
-            let out = lm_head_backward(&forward.hidden(), head, &next, objective, targets as f64, dhead)?;
-            match self.guard {
-                Some(_) => log_q.push((index, out.log_q)),
-                None if ranks > 1 => losses[index] = self.sum(&mut sums, &out.log_q, targets)?,
-                None => self.add(&mut sums, &out.log_q, (step, index, targets))?,
-            }
-            forward.backward(out.dhidden, &self.gradients)?;
-        }
+        let mut started = StartedStep::new(step, microbatches);
         let gradients: Vec<Tensor> = self.gradients.sums().iter().map(|(_, sum)| sum.clone()).collect();
-        if ranks > 1 {
-            // Zeros where the losses are read later.
-            sums = self.sums_over_ranks(step, losses, &sums, stop.load(Ordering::Relaxed))?;
-            self.sum_gradients(&gradients)?;
-        }
-        let started = StartedStep {
-            step,
-            targets,
-            sums,
-            microbatches: microbatches.len(),
-            log_q,
-            grad_norm: None,
-            skipped: false,
-        };
+        self.accumulate_all(&mut started, microbatches, dropout, stop, &gradients)?;
         if let Some(guard) = &self.guard {
             guard.judge(&gradients, self.clip_grad_norm, step).map_err(Error::tensor("gradient norm"))?;
             self.optimizer.guarded_step(lr, &gradients, guard)?;
@@ -269,20 +239,86 @@ impl TrainStep {
         Ok(StartedStep { grad_norm: Some(grad_norm), skipped, ..started })
     }
 
+    /// The gradients and losses of a step, of all ranks.
+    fn accumulate_all(
+        &self,
+        started: &mut StartedStep,
+        microbatches: &[Microbatch],
+        dropout: Stream,
+        stop: &AtomicBool,
+        gradients: &[Tensor],
+    ) -> Result<()> {
+        let (earlier, last) = microbatches.split_at(microbatches.len().saturating_sub(1));
+        self.gradients.clear()?;
+        for (index, microbatch) in earlier.iter().enumerate() {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            self.accumulate(started, index, microbatch, dropout, &mut |_| {})?;
+        }
+        // Sums over ranks begin in the last microbatch: all come to it, or none.
+        if self.is_any_stopped(stop.load(Ordering::Relaxed))? {
+            return Err(Error::Interrupted);
+        }
+        let mut reducer = self.reducer(gradients)?;
+        for microbatch in last {
+            self.accumulate(started, earlier.len(), microbatch, dropout, &mut |first| {
+                reducer.iter_mut().for_each(|reducer| reducer.complete_from(first));
+            })?;
+        }
+        reducer.map_or(Ok(()), Reducer::finish)?;
+        self.sharding.iter().try_for_each(|sharding| sharding.reduce(gradients))?;
+        if self.is_deferred() { Ok(()) } else { self.sum_over_ranks(started) }
+    }
+
+    /// Adds the gradients of this rank's part of a microbatch, and its loss; tells `complete_from` as [`Forward::backward_with`] does.
+    ///
+    /// [`Forward::backward_with`]: mixce_lm::Forward::backward_with
+    fn accumulate(
+        &self,
+        started: &mut StartedStep,
+        index: usize,
+        microbatch: &Microbatch,
+        dropout: Stream,
+        complete_from: &mut dyn FnMut(usize),
+    ) -> Result<()> {
+        let part = Part::of(microbatch, self.ranks.rank(), self.ranks.size());
+        if part.examples.is_empty() {
+            return Ok(());
+        }
+        let Packed { mut inputs, targets: next } = Packed::new(&*self.model, part.examples)?;
+        inputs.first_row = part.first_row;
+        let options = PassOptions { dropout: Some(dropout.fold(index as u64)), ..self.options };
+        let forward = self.model.forward(&inputs, options)?;
+        let dhead = self.gradients.sums().get(self.model.spec().head)?;
+        let (head, dhead) = (self.model.lm_head(), (dhead, options.precision));
+        let (objective, targets) = (&*self.objective, started.targets as f64);
+        let out = lm_head_backward(&forward.hidden(), head, &next, objective, targets, dhead)?;
+        if self.is_deferred() {
+            started.log_q.push((index, out.log_q));
+        } else {
+            self.add(started, index, &out.log_q)?;
+        }
+        Ok(forward.backward_with(out.dhidden, &self.gradients, complete_from)?)
+    }
+
     /// The second half of [`Self::run`]: synchronises the device and checks the step's results.
     ///
     /// # Errors
     /// [`Error::NonFiniteLoss`]; [`Error::NonFiniteGradient`], also of an earlier unchecked step. The parameters are as before the step that
     /// failed.
-    pub fn finish(&self, started: StartedStep) -> Result<StepResult> {
-        let StartedStep { step, targets, mut sums, microbatches, log_q, grad_norm, skipped } = started;
+    pub fn finish(&self, mut started: StartedStep) -> Result<StepResult> {
         let norm = match self.check() {
-            Err(error @ Error::NonFiniteGradient { step: failed, .. }) if failed < step => return Err(error),
+            Err(error @ Error::NonFiniteGradient { step, .. }) if step < started.step => return Err(error),
             other => other,
         };
         if self.is_deferred() {
-            sums = self.read_sums((step, targets), microbatches, &log_q)?;
+            for (index, log_q) in std::mem::take(&mut started.log_q) {
+                self.add(&mut started, index, &log_q)?;
+            }
+            self.sum_over_ranks(&mut started)?;
         }
+        let StartedStep { targets, sums, grad_norm, skipped, .. } = started;
         let (loss, nll, mean_weight) = (sums.loss, sums.nll(), sums.mean_weight());
         let grad_norm = grad_norm.or(norm?).unwrap_or_default();
         Ok(StepResult { loss, nll, mean_weight, grad_norm, targets, skipped })
@@ -312,43 +348,23 @@ impl TrainStep {
         }
     }
 
-    /// The sums of a step over its microbatches, of all ranks.
-    fn read_sums(
-        &self,
-        (step, targets): (u64, u64),
-        microbatches: usize,
-        log_q: &[(usize, Tensor)],
-    ) -> Result<StepSums> {
-        let (mut sums, mut losses) = (StepSums::default(), vec![0.0; microbatches]);
-        for (index, log_q) in log_q {
-            if self.ranks.size() > 1 {
-                losses[*index] = self.sum(&mut sums, log_q, targets)?;
-            } else {
-                self.add(&mut sums, log_q, (step, *index, targets))?;
-            }
-        }
-        if self.ranks.size() > 1 { self.sums_over_ranks(step, losses, &sums, false) } else { Ok(sums) }
-    }
-
-    /// Adds a microbatch to the sums of its step; fails if its loss is not finite.
-    fn add(
-        &self,
-        sums: &mut StepSums,
-        log_q: &Tensor,
-        (step, index, targets): (u64, usize, u64),
-    ) -> Result<()> {
-        let loss = self.sum(sums, log_q, targets)?;
-        if !loss.is_finite() {
-            return Err(Error::NonFiniteLoss { step, microbatch: index, loss, documents: None });
+    /// Adds a microbatch, or this rank's part of one, to the sums of its step.
+    ///
+    /// # Errors
+    /// [`Error::NonFiniteLoss`] in a run of one process; several find it in their sums.
+    fn add(&self, started: &mut StartedStep, index: usize, log_q: &Tensor) -> Result<()> {
+        let log_q = log_q.to_vec1::<f32>().map_err(Error::tensor("log-probabilities"))?;
+        let loss = total_loss(&log_q, &*self.objective) / started.targets as f64;
+        started.sums.add(loss, &log_q, &*self.objective);
+        started.losses[index] = loss;
+        if self.ranks.size() == 1 && !loss.is_finite() {
+            return Err(Error::NonFiniteLoss {
+                step: started.step,
+                microbatch: index,
+                loss,
+                documents: None,
+            });
         }
         Ok(())
-    }
-
-    /// Adds a microbatch, or a part of one, to the sums of its step; returns its part of the loss.
-    fn sum(&self, sums: &mut StepSums, log_q: &Tensor, targets: u64) -> Result<f64> {
-        let log_q = log_q.to_vec1::<f32>().map_err(Error::tensor("log-probabilities"))?;
-        let loss = total_loss(&log_q, &*self.objective) / targets as f64;
-        sums.add(loss, &log_q, &*self.objective);
-        Ok(loss)
     }
 }

@@ -55,8 +55,8 @@ impl TrainStep {
 
 impl Sharding {
     /// Sums of gradients over all ranks, of this rank's shard.
-    pub(super) fn reduce(&self, gradients: &[&Tensor]) -> Result<()> {
-        self.ranks.reduce_scatter(gradients, &self.shards)
+    pub(super) fn reduce(&self, gradients: &[Tensor]) -> Result<()> {
+        self.ranks.reduce_scatter(&gradients.iter().collect::<Vec<_>>(), &self.shards)
     }
 
     /// The norms of gradients of which each rank has its shard.

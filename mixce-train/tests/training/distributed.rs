@@ -10,7 +10,7 @@ use mixce_kernels::rng::Stream;
 use mixce_lm::{Parameters, PassOptions};
 use mixce_train::config::{Every, Selection, TrainConfig};
 use mixce_train::data::Examples;
-use mixce_train::distributed::{Communicator as _, ThreadRank};
+use mixce_train::distributed::{Communicator, ThreadRank};
 use mixce_train::run_folder::RunFolder;
 use mixce_train::selector::Selector;
 use mixce_train::trainer::{End, TrainJob, TrainOutcome, train};
@@ -35,6 +35,38 @@ pub(crate) struct Extra<'a> {
     pub(crate) selector: Option<&'a (dyn Selector + Sync)>,
     /// Rank 1's other development set.
     pub(crate) other_valid: Option<&'a Examples>,
+    /// Values in a bucket.
+    pub(crate) bucket: Option<usize>,
+}
+
+/// A rank with buckets of its own size.
+#[derive(Debug)]
+struct Bucketed(ThreadRank, usize);
+
+impl Communicator for Bucketed {
+    fn rank(&self) -> usize {
+        self.0.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    fn timeout(&self) -> Duration {
+        self.0.timeout()
+    }
+
+    fn all_gather(&self, own: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+        self.0.all_gather(own)
+    }
+
+    fn abort(&self, status: u8) {
+        self.0.abort(status);
+    }
+
+    fn bucket(&self) -> usize {
+        self.1
+    }
 }
 
 /// Trains on `size` threads into the folder `name`.
@@ -57,7 +89,10 @@ pub(crate) fn train_on(
             valid: valid.as_ref(),
             run: Some(&run),
             stop: Some(&stop),
-            ranks: Arc::new(rank.clone()),
+            ranks: match extra.bucket {
+                Some(values) => Arc::new(Bucketed(rank.clone(), values)),
+                None => Arc::new(rank.clone()),
+            },
             ..TrainJob::new(config, model.clone(), examples).unwrap()
         };
         match rank.rank() {

@@ -7,6 +7,7 @@ mod files;
 mod gradients;
 mod invariants;
 mod optim_fixtures;
+mod overlap;
 mod pytorch_steps;
 mod resume;
 mod selection;

@@ -8,17 +8,18 @@ use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::ptr::null_mut;
 use std::sync::mpsc::channel;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use candle_core::backend::BackendDevice as _;
 use candle_core::cuda::WrapErr;
-use candle_core::cuda::cudarc::driver::CudaEvent;
+use candle_core::cuda::cudarc::driver::{CudaEvent, CudaStream};
 use candle_core::{CudaDevice, DType, Device, Result, Tensor, bail};
 use half::bf16;
 
 use super::{Element, with_list};
+use crate::DeviceEvent;
 use library::{BFLOAT16, Config, FLOAT32, Functions, Handle, IN_PROGRESS, SUCCESS, SUM, UniqueId, in_words};
 
 /// How long an abort may take: the process ends after it in any case.
@@ -36,6 +37,8 @@ pub fn nccl_version() -> Result<String> {
 pub struct NcclCommunicator {
     functions: &'static Functions,
     device: CudaDevice,
+    /// Sums are made beside the work of the device's own stream.
+    stream: Arc<CudaStream>,
     handle: Mutex<Owned>,
 }
 
@@ -76,12 +79,13 @@ impl NcclCommunicator {
         else {
             bail!("NCCL: expected a unique id of 128 bytes, got {} for rank {rank} of {ranks}", id.len())
         };
-        device.cuda_stream().context().bind_to_thread().w()?;
+        // Making it binds the device to this thread.
+        let stream = device.cuda_stream().context().new_stream().w()?;
         let (mut handle, mut config) = (null_mut(), Config::without_blocking());
         // SAFETY: the device is this thread's; the id is copied, and so is the configuration before the call returns.
         let result = unsafe { (functions.init)(&raw mut handle, ranks, UniqueId(id), rank, &raw mut config) };
         functions.check("connecting", result, handle)?;
-        Ok(Self { functions, device, handle: Mutex::new(Owned(handle)) })
+        Ok(Self { functions, device, stream, handle: Mutex::new(Owned(handle)) })
     }
 
     fn lock(&self) -> Result<MutexGuard<'_, Owned>> {
@@ -105,13 +109,16 @@ impl NcclCommunicator {
         Ok(state != IN_PROGRESS)
     }
 
-    /// Begins to add tensors up over all processes in place, after what the device was given before. They must be contiguous, on this device,
-    /// all f32 or all bf16, and share no memory; every process gives as many of the same sizes, in the same order.
+    /// Begins to add tensors up over all processes in place, as soon as the device has come to `event`; its own stream goes on meanwhile. They must
+    /// be contiguous, on this device, all f32 or all bf16, and share no memory; every process gives as many of the same sizes, in the same order. Other
+    /// work may use them when the sum is done.
     ///
     /// # Errors
     /// When a tensor is another, or NCCL fails.
-    pub fn all_reduce(&self, tensors: &[&Tensor]) -> Result<NcclReduction<'_>> {
-        let before = self.device.cuda_stream().record_event(None).w()?;
+    pub fn all_reduce(&self, tensors: &[&Tensor], event: &DeviceEvent) -> Result<NcclReduction<'_>> {
+        if let Some(event) = &event.0 {
+            self.stream.wait(&event.0).w()?;
+        }
         let launched = match tensors.first().map(|tensor| tensor.dtype()) {
             Some(DType::BF16) => self.launch::<bf16>(tensors, BFLOAT16),
             Some(_) => self.launch::<f32>(tensors, FLOAT32),
@@ -120,25 +127,24 @@ impl NcclCommunicator {
         // Some may have been launched.
         launched.inspect_err(|_| self.abort())?;
         let tensors = tensors.iter().map(|tensor| (*tensor).clone()).collect();
-        Ok(NcclReduction { communicator: self, before, after: None, is_done: false, _tensors: tensors })
+        Ok(NcclReduction { communicator: self, after: None, is_done: false, _tensors: tensors })
     }
 
     fn launch<T: Element>(&self, tensors: &[&Tensor], dtype: c_int) -> Result<()> {
-        let stream = self.device.cuda_stream();
         with_list::<T, _>("all-reduce", &[], tensors, |gpu, arrays| {
             if !gpu.0.same_device(&self.device) {
                 bail!("all-reduce: expected tensors on the communicator's device")
             }
-            stream.context().bind_to_thread().w()?;
+            self.stream.context().bind_to_thread().w()?;
             let handle = self.lock()?;
             // SAFETY: a group begins, which is ended below in any case.
             let begun = unsafe { (self.functions.group_start)() };
             self.functions.check("beginning a group", begun, handle.0)?;
             let reduce = |array: &super::Array<'_, T>| {
                 let address = array.address as *mut c_void;
-                // SAFETY: the array is on the device, and stays there: see `NcclReduction`. The stream is the device's only one.
+                // SAFETY: the array is on the device, and stays there: see `NcclReduction`.
                 let result = unsafe {
-                    let stream = stream.cu_stream().cast();
+                    let stream = self.stream.cu_stream().cast();
                     (self.functions.all_reduce)(address, address, array.len, dtype, SUM, handle.0, stream)
                 };
                 self.functions.check("an all-reduce", result, handle.0)
@@ -182,7 +188,6 @@ impl Drop for NcclCommunicator {
 #[derive(Debug)]
 pub struct NcclReduction<'a> {
     communicator: &'a NcclCommunicator,
-    before: CudaEvent,
     after: Option<CudaEvent>,
     is_done: bool,
     /// Keeps the memory.
@@ -190,15 +195,7 @@ pub struct NcclReduction<'a> {
 }
 
 impl NcclReduction<'_> {
-    /// Whether the device has done what it was given before, and now waits for the other processes.
-    ///
-    /// # Errors
-    /// When the device has failed.
-    pub fn is_begun(&self) -> Result<bool> {
-        self.before.try_is_complete().w()
-    }
-
-    /// Whether the sums are there.
+    /// Whether the sums are there, for what the device's own stream is given next.
     ///
     /// # Errors
     /// When the device or NCCL has failed.
@@ -212,9 +209,12 @@ impl NcclReduction<'_> {
         }
         let after = match self.after.take() {
             Some(after) => after,
-            None => self.communicator.device.cuda_stream().record_event(None).w()?,
+            None => self.communicator.stream.record_event(None).w()?,
         };
         self.is_done = after.try_is_complete().w()?;
+        if self.is_done {
+            self.communicator.device.cuda_stream().wait(&after).w()?;
+        }
         self.after = Some(after);
         Ok(self.is_done)
     }
