@@ -235,7 +235,9 @@ impl Engine {
         let sizes = lengths.iter().map(|length| usize::try_from(*length).unwrap_or(usize::MAX));
         let (counts, starts, total) = layout(sizes)?;
         let mut all = vec![0u8; total];
-        {
+        // The address of no bytes may be 1, by which Open MPI means `MPI_IN_PLACE`.
+        let own = if own.is_empty() { &[0u8][..0] } else { own };
+        if total > 0 {
             let mut parts = PartitionMut::new(&mut all[..], &counts[..], &starts[..]);
             scope(|scope| {
                 self.complete(self.world.immediate_all_gather_varcount_into(scope, own, &mut parts), EAGER);
