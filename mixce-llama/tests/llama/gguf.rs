@@ -1,5 +1,4 @@
 //! Llamas from GGUF files, against transformers (`scripts/fixtures/make_gguf_fixtures.py`).
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use candle_core::{DType, Device, Tensor};
 use mixce_llama::FAMILY;
