@@ -132,10 +132,10 @@ pub trait Forward {
     }
 
     /// [`Self::backward`], which goes from the last block to the first: as soon as the gradients of all parameters from an index on, in the
-    /// model's order, are complete, `complete_from` is told that index; those before it are when this returns. The LM head's own gradient must have been
+    /// model's order, are complete, `complete_from` is called with that index; those before it are when this returns. The LM head's own gradient must have been
     /// added before.
     ///
-    /// Without fused kernels it is told nothing. On a GPU "complete" is what follows in the order of the device's work.
+    /// Without fused kernels it is not called. On a GPU "complete" is what follows in the order of the device's work.
     ///
     /// # Errors
     /// As [`Self::backward`].

@@ -171,7 +171,7 @@ mod tests {
         assert!(divide(&[counting(0, &[2, 3]).t().unwrap()], 4).is_err());
     }
 
-    /// One rank is told of every tensor, the other only of the end.
+    /// One rank hands over every tensor when it is complete, the other all of them at the end.
     #[test]
     fn every_value_is_summed_once_whenever_it_is_complete() {
         let ranks = ThreadRank::all(2, Duration::from_secs(30));

@@ -271,7 +271,7 @@ impl TrainStep {
         if self.is_deferred() { Ok(()) } else { self.sum_over_ranks(started) }
     }
 
-    /// Adds the gradients of this rank's part of a microbatch, and its loss; tells `complete_from` as [`Forward::backward_with`] does.
+    /// Adds the gradients of this rank's part of a microbatch, and its loss; calls `complete_from` as [`Forward::backward_with`] does.
     ///
     /// [`Forward::backward_with`]: mixce_lm::Forward::backward_with
     fn accumulate(
