@@ -38,6 +38,7 @@ eval "$exports"
 # The emulated driver runs other builds of the kernels than cargo's, which need not be fast.
 export NVCC_APPEND_FLAGS="-Ofc max"
 emulator="$(realpath -m "${CARGO_TARGET_DIR:-target}/cuda-emulator")"
+export EMULATED_CUDA_OBJECTS="$emulator/objects"
 
 tests/cuda-emulator/selftest/run.sh "$emulator/selftest"
 
@@ -57,18 +58,37 @@ done
 
 # Linking finds the driver through LIBRARY_PATH: compiler flags would make cargo build everything once more.
 host="$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')"
-run_tests() { # CHECK VARIABLES... -- ARGUMENTS OF THE TESTS
-    local check="$1" variables=()
-    shift
+cargo_test() { # VARIABLES... -- ARGUMENTS OF cargo test
+    local variables=()
     while [[ "$1" != -- ]]; do
         variables+=("$1")
         shift
     done
-    echo "CUDA tests on the emulated driver, checks \`$check\`"
-    env "CARGO_TARGET_${host}_RUNNER=env LD_LIBRARY_PATH=$emulator/$check ${variables[*]}" "LIBRARY_PATH=$emulator/access" \
+    shift
+    env "CARGO_TARGET_${host}_RUNNER=env ${variables[*]}" "LIBRARY_PATH=$emulator/access" \
         cargo test --workspace --features mixce-tests/nccl --test cuda --locked "$@"
 }
-run_tests access -- "$@" "${skip_in_access[@]/#/--skip=}"
+test_access() {
+    cargo_test "LD_LIBRARY_PATH=$emulator/access" -- -- "$@" "${skip_in_access[@]/#/--skip=}"
+}
 # What programs leave allocated at their end is no leak to the sanitizer's taste.
-run_tests address "LD_PRELOAD=$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
-    -- "$@" "${skip_in_address[@]/#/--skip=}"
+test_address() {
+    cargo_test "LD_LIBRARY_PATH=$emulator/address" "LD_PRELOAD=$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+        -- -- "$@" "${skip_in_address[@]/#/--skip=}"
+}
+
+# The driver runs one call at a time, so that a test program keeps one core busy: both checks run side by side.
+cargo_test -- --no-run
+address_log="$emulator/address.log"
+set -m # a process group of its own, which ends with this script
+test_address "$@" >"$address_log" 2>&1 &
+address=$!
+set +m
+trap 'kill -- "-$address" 2>/dev/null || true' EXIT
+echo "CUDA tests on the emulated driver, checks \`access\`"
+status=0
+test_access "$@" || status=$?
+wait "$address" || status=$?
+echo "CUDA tests on the emulated driver, checks \`address\`"
+cat "$address_log"
+exit "$status"
