@@ -211,6 +211,14 @@ pub(crate) fn at_least(flag: &str, value: u64, least: u64) -> anyhow::Result<()>
     Ok(())
 }
 
+/// Refuses a number that is not finite and above 0.
+pub(crate) fn positive(flag: &str, value: f64) -> anyhow::Result<()> {
+    if !(value.is_finite() && value > 0.0) {
+        return Err(Problem::new(format!("`{flag}`: expected a positive number, got `{value}`")).into());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context as _;

@@ -252,7 +252,8 @@ fn the_doctor_compares_every_operation_with_the_cpu() {
 #[test]
 fn training_scoring_and_sampling_are_measured() {
     let world = World::new();
-    let tiny = "--model-config config.json --batch-size 2 --steps 2 --warmup 1 --device cuda --json";
+    let tiny =
+        "--model-config config.json --batch-size 2 --steps 2 --warmup 1 --gflops 9 --device cuda --json";
     let lines = [
         format!("bench train {tiny} --seq-len 16"),
         format!("bench forward {tiny} --seq-len 16"),

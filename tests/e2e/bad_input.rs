@@ -330,7 +330,7 @@ fn defaults_that_the_model_has_no_positions_for_are_fitted_and_told() {
         .run("generate --model model --documents long.txt --max-length 40 --num-samples 1 --out t --json");
     assert!(outcome.stderr.contains("`--prompt-length` is 20"), "{}", outcome.stderr);
     assert_eq!(outcome.row()["settings"]["prompt_length"], 20);
-    let bench = "--model-config config.json --batch-size 2 --steps 1 --warmup 0 --json";
+    let bench = "--model-config config.json --batch-size 2 --steps 1 --warmup 0 --gflops 1 --json";
     for kind in ["train", "forward"] {
         let row = world.run(&format!("bench {kind} {bench}")).row();
         assert_eq!((&row["settings"]["seq_len"], &row["tokens"][0]), (&64.into(), &128.into()), "{row}");

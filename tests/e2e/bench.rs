@@ -18,6 +18,7 @@ fn check(row: &Value, bench: &str, tokens: u64) {
     {
         assert!((number(row, key) - want).abs() < 1e-6 * want, "{key}: {row}");
     }
+    assert_eq!(row["matmul_peak_shape"].is_null(), row["settings"]["gflops"].is_f64(), "{row}");
     let share = number(row, "gflops") / number(row, "matmul_peak_gflops");
     assert!(share > 0.0 && (number(row, "matmul_peak_share") - share).abs() < 1e-9, "{row}");
     assert_eq!((&row["device"], &row["threads"]), (&"cpu".into(), &1.into()));
@@ -37,10 +38,13 @@ fn training_scoring_and_sampling_are_measured() {
     assert_eq!((&settings["dropout"][1], &settings["seq_len"]), (&0.2.into(), &16.into()));
     assert_eq!((&settings["batch_size"], &settings["seed"]), (&2.into(), &3.into()));
 
-    check(&world.run(&format!("bench forward {TINY} --seq-len 16")).row(), "forward", 32);
-    let row = world.run(&format!("bench generate {TINY} --prompt-len 5 --new-tokens 9")).row();
+    let given = format!("{TINY} --gflops 12.5");
+    let row = world.run(&format!("bench forward {given} --seq-len 16")).row();
+    check(&row, "forward", 32);
+    assert_eq!(row["matmul_peak_gflops"], 12.5);
+    let row = world.run(&format!("bench generate {given} --prompt-len 5 --new-tokens 9")).row();
     check(&row, "generate", 18);
-    let row = world.run(&format!("bench generate {TINY} --prompt-len 5 --seq-len 12")).row();
+    let row = world.run(&format!("bench generate {given} --prompt-len 5 --seq-len 12")).row();
     check(&row, "generate", 14);
 }
 
@@ -56,13 +60,13 @@ fn documents_count_their_real_tokens() {
         world.rows("tokens.jsonl").iter().map(|row| row["log_q"].as_array().unwrap().len()).collect();
     for bench in ["train", "forward"] {
         let line = format!(
-            "bench {bench} --model-config model --data three.txt --batch-size 2 --seq-len 8 --steps 3 --warmup 0"
+            "bench {bench} --model-config model --data three.txt --batch-size 2 --seq-len 8 --steps 3 --warmup 0 --gflops 9"
         );
         let row = world.run(&format!("{line} --json")).row();
         let want = [targets[0] + targets[1], targets[2] + targets[0], targets[1] + targets[2]];
         assert_eq!(row["tokens"], serde_json::json!(want), "{bench}: {row}");
         let text = world.run(&line).success().stdout;
-        assert!(text.contains("tokens/s (") && text.contains("GFLOP/s"), "{text}");
+        assert!(text.contains("tokens/s (") && text.contains("9.0 GFLOP/s (given)"), "{text}");
     }
 }
 
@@ -87,6 +91,7 @@ fn what_cannot_be_measured_is_refused() {
     refused("train --model-config gpt3", &["`gpt3`", "`gpt2-xl`", "hint: "]);
     refused("train --model-config train.txt", &["train.txt"]);
     refused("train --model-config config.json --batch-size 0", &["`--batch-size`", "at least 1"]);
+    refused("train --model-config config.json --seq-len 16 --gflops 0", &["`--gflops`", "positive", "`0`"]);
     refused("forward --model-config config.json --steps 0", &["`--steps`", "at least 1"]);
     refused("forward --model-config config.json --seq-len 0", &["`--seq-len`", "at least 1"]);
     refused("train --model-config config.json --seq-len 100000", &["`--seq-len`", "positions", "hint: "]);

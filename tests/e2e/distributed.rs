@@ -101,7 +101,7 @@ fn doctor_checks_and_times_the_sums_of_processes() {
         assert!(checks.iter().any(|check| check["name"] == name && check["holds"] == true), "{name}: {row}");
     }
     let links = &row["links"];
-    assert_eq!((&links["ranks"], &links["bytes"]), (&3.into(), &(32 << 20).into()));
+    assert_eq!((&links["ranks"], &links["bytes"]), (&3.into(), &(4 << 20).into()));
     for times in [&links["latency_us"], &links["bucket_s"]] {
         let [fastest, median, slowest] = ["fastest", "median", "slowest"].map(|key| number(times, key));
         assert!(0.0 < fastest && fastest <= median && median <= slowest, "{row}");

@@ -83,7 +83,7 @@ fn it_is_inspected_planned_and_measured() {
     assert_eq!(number(&plan, "parameters"), config().parameter_count() as f64);
     let published = world.run("plan --model SmolLM2-135M --gflops 1 --json").row();
     assert_eq!(published["parameters"], 134_515_008);
-    let line = "--model-config config.json --batch-size 2 --steps 1 --warmup 0 --json";
+    let line = "--model-config config.json --batch-size 2 --steps 1 --warmup 0 --gflops 1 --json";
     world.run(&format!("bench train {line} --seq-len 16")).row();
     world.run(&format!("bench forward {line} --seq-len 16")).row();
     world.run(&format!("bench generate {line} --prompt-len 12 --new-tokens 9")).row();

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::commands::train::words;
 use crate::context::{Context, device_name};
-use crate::error::{Problem, at_least};
+use crate::error::{Problem, at_least, positive};
 use crate::models;
 use crate::output::{bytes, grouped, table};
 use crate::positions::{DEFAULT_MAX_LENGTH, fitted};
@@ -79,9 +79,7 @@ impl PlanArgs {
         at_least("--grad-accum", self.grad_accum as u64, 1)?;
         at_least("--ranks", self.ranks as u64, 1)?;
         at_least("--max-length", self.max_length.unwrap_or(2) as u64, 2)?;
-        if let Some(rate) = self.gflops.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
-            return Err(Problem::new(format!("`--gflops`: expected a positive number, got `{rate}`")).into());
-        }
+        self.gflops.map_or(Ok(()), |rate| positive("--gflops", rate))?;
         if !(self.share > 0.0 && self.share <= 1.0) {
             let problem = format!("`--share`: expected a number above 0 and up to 1, got `{}`", self.share);
             return Err(Problem::new(problem).into());

@@ -49,5 +49,5 @@ pub(super) fn run(args: &ForwardBench, context: &Context) -> Result<()> {
     })?;
     let settings = vec![json!(args.common), json!(text), json!({"precision": "f32", "seed": seed})];
     let measured = Measured { bench: "forward", unit: "tokens", steps, parameters: count, settings };
-    print(measured, &device, context)
+    print(measured, args.common.gflops, &device, context)
 }

@@ -113,5 +113,5 @@ pub(super) fn run(args: &GenerateBench, context: &Context) -> Result<()> {
     });
     let settings = vec![json!(args.common), own];
     let measured = Measured { bench: "generate", unit: "new tokens", steps, parameters: count, settings };
-    print(measured, &device, context)
+    print(measured, args.common.gflops, &device, context)
 }

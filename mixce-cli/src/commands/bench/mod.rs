@@ -22,7 +22,7 @@ use crate::context::Context;
     after_help = "Example: mixce bench train --model-config gpt2 --batch-size 8 --seq-len 512 --threads 2 --json\n\n\
         Floating-point operations are those of the matrix products: 2 for each multiply-add, in attention only the causal lower\n\
     triangle, the LM head included, training three times the forward pass. The peak is the fastest of several f32 matrix\n\
-    products of GPT-2's shapes in the same process, on the same threads."
+    products of GPT-2's shapes in the same process, on the same threads, unless --gflops is given."
 )]
 pub(crate) struct BenchArgs {
     #[command(subcommand)]

@@ -8,7 +8,7 @@ use clap::Args;
 use mixce_lm::ModelConfig;
 use serde::Serialize;
 
-use crate::error::{Problem, at_least};
+use crate::error::{Problem, at_least, positive};
 use crate::models;
 
 /// More tokens than any batch has; a larger number is a typo.
@@ -30,6 +30,9 @@ pub(super) struct Common {
     /// Warm-up steps before the timed ones
     #[arg(long, default_value_t = 2, value_name = "N")]
     pub(super) warmup: u64,
+    /// The device's rate of f32 matrix products in GFLOP/s, instead of measuring it
+    #[arg(long, value_name = "GFLOP/S", allow_negative_numbers = true)]
+    pub(super) gflops: Option<f64>,
 }
 
 impl Common {
@@ -48,6 +51,7 @@ impl Common {
         at_least("--batch-size", self.batch_size as u64, 1)?;
         at_least("--steps", self.steps, 1)?;
         at_least(flag, tokens as u64, 1)?;
+        self.gflops.map_or(Ok(()), |rate| positive("--gflops", rate))?;
         let positions = config.spec().positions;
         if tokens > positions {
             let problem = format!(

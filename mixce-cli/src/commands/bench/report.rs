@@ -10,7 +10,7 @@ use super::measure::Step;
 use crate::context::{Context, device_name};
 use crate::memory::peak_rss_bytes;
 use crate::output::{bytes, grouped, table};
-use crate::speed::{self, Peak, median, sorted};
+use crate::speed::{self, median, sorted};
 
 /// The result of a benchmark; the output of `--json`.
 #[derive(Debug, Serialize)]
@@ -27,7 +27,8 @@ pub(super) struct Report {
     peak_device_bytes: Option<u64>,
     gflops: f64,
     matmul_peak_gflops: f64,
-    matmul_peak_shape: [usize; 3],
+    /// Of the fastest product; null if the peak was given.
+    matmul_peak_shape: Option<[usize; 3]>,
     matmul_peak_share: f64,
     parameters: u64,
     device: String,
@@ -51,11 +52,27 @@ pub(super) struct Measured {
     pub(super) settings: Vec<Value>,
 }
 
-/// Reads the peak memory, measures the matmul peak, prints.
-pub(super) fn print(measured: Measured, device: &Device, context: &Context) -> Result<()> {
+/// The rate of matrix products that shares are relative to.
+#[derive(Clone, Copy)]
+struct Peak {
+    gflops: f64,
+    /// Of the measured product.
+    shape: Option<[usize; 3]>,
+}
+
+/// Reads the peak memory, measures the matmul peak unless it is `given` in GFLOP/s, prints.
+pub(super) fn print(
+    measured: Measured,
+    given: Option<f64>,
+    device: &Device,
+    context: &Context,
+) -> Result<()> {
     // In this order, so that the matrices of the second measurement are not counted as the model's memory.
     let memory = [peak_rss_bytes(), peak_device_bytes(device)?];
-    let peak = speed::peak(device)?;
+    let peak = match given {
+        Some(gflops) => Peak { gflops, shape: None },
+        None => speed::peak(device).map(|peak| Peak { gflops: peak.gflops, shape: Some(peak.shape) })?,
+    };
     let unit = measured.unit;
     let report = Report::new(measured, memory, peak, device);
     context.output.either(&report, || report.text(unit))
@@ -94,7 +111,10 @@ impl Report {
 
     fn text(&self, unit: &str) -> String {
         let row = |name: &str, value: String| vec![name.to_owned(), value];
-        let [m, k, n] = self.matmul_peak_shape;
+        let from = match self.matmul_peak_shape {
+            Some([m, k, n]) => format!("{m} x {k} x {n}"),
+            None => "given".to_owned(),
+        };
         let step_s = sorted(self.step_s.iter().copied());
         let rows = [
             row(
@@ -107,7 +127,7 @@ impl Report {
             row("step", format!("{:.4} s, median of {}", median(&step_s), step_s.len())),
             row("memory", self.memory()),
             row("arithmetic", format!("{:.1} GFLOP/s", self.gflops)),
-            row("matmul peak", format!("{:.1} GFLOP/s ({m} x {k} x {n})", self.matmul_peak_gflops)),
+            row("matmul peak", format!("{:.1} GFLOP/s ({from})", self.matmul_peak_gflops)),
             row("share", format!("{:.1} %", 100.0 * self.matmul_peak_share)),
             row("model", format!("{} parameters", grouped(self.parameters))),
             row("device", format!("{}, {} threads", self.device, self.threads)),
@@ -144,7 +164,7 @@ mod tests {
         let step = |tokens, seconds| Step { tokens, flops: 6_000_000_000, seconds };
         let steps = vec![step(100, 1.0), step(100, 2.0), step(40, 0.1), step(100, 4.0)];
         let measured = Measured { bench: "train", unit: "tokens", steps, parameters: 7, settings: vec![] };
-        let peak = Peak { shape: [1, 2, 3], gflops: 9.0 };
+        let peak = Peak { gflops: 9.0, shape: Some([1, 2, 3]) };
         let report = Report::new(measured, [Some(5_000_000), None], peak, &Device::Cpu);
         // Rates 100, 50, 400, 25; GFLOP/s 6, 3, 60, 1.5.
         assert_eq!(
@@ -155,7 +175,13 @@ mod tests {
         let on_gpu = Report { device: "cuda:0".into(), peak_device_bytes: Some(7_000_000), ..report };
         assert_eq!(on_gpu.memory(), "7.0 MB at most on cuda:0; 5.0 MB at most in the process");
         let text = Report { device: "cpu".into(), peak_device_bytes: None, ..on_gpu }.text("tokens");
-        for words in ["75.0 tokens/s (25.0 - 400.0)", "1.5000 s, median of 4", "5.0 MB at most", "50.0 %"] {
+        for words in [
+            "75.0 tokens/s (25.0 - 400.0)",
+            "1.5000 s, median of 4",
+            "5.0 MB at most",
+            "(1 x 2 x 3)",
+            "50.0 %",
+        ] {
             assert!(text.contains(words), "{words}: {text}");
         }
     }

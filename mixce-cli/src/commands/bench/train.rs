@@ -95,5 +95,5 @@ pub(super) fn run(args: &TrainBench, context: &Context) -> Result<()> {
     });
     let settings = vec![json!(args.common), json!(text), own];
     let measured = Measured { bench: "train", unit: "target tokens", steps, parameters: count, settings };
-    print(measured, &device, context)
+    print(measured, args.common.gflops, &device, context)
 }

@@ -10,8 +10,6 @@ use super::checks::Check;
 use crate::output::bytes;
 use crate::speed::{median, sorted, timed};
 
-/// The values of a bucket of gradients: 32 MiB of f32, several messages between CPUs.
-const BUCKET: usize = 8 << 20;
 /// Timed sums of one number.
 const SMALL_SUMS: usize = 50;
 /// Timed sums of a bucket: as many as take about this long, and not more than that many.
@@ -53,9 +51,9 @@ impl Times {
     }
 }
 
-/// Sums over the ranks, on `device`: checks of one, and the times of several.
+/// Sums over the ranks, on `device`, of as many values as a bucket of gradients has: checks of one, and the times of several.
 pub(super) fn measure(ranks: &dyn Communicator, device: &Device) -> Result<(Links, [Check; 2])> {
-    measure_buckets(ranks, device, BUCKET)
+    measure_buckets(ranks, device, ranks.bucket())
 }
 
 /// [`measure`] with buckets of so many values.
