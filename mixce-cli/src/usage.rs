@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 /// Two flags of a subcommand, one of which excludes or requires the other, and what to do.
 struct Pair(&'static str, &'static str, &'static str);
 
-const PAIRS: [Pair; 38] = [
+const PAIRS: [Pair; 39] = [
     Pair("--quiet", "--verbose", "`-q` shows only errors, `-v` more than warnings"),
     // generate
     Pair(
@@ -67,6 +67,7 @@ const PAIRS: [Pair; 38] = [
     Pair("--overwrite", "--per-text", "without `--per-text` no file is written"),
     // sweep
     Pair("--max-lengths", "--max-length", "`--max-length` is a single length: list all with `--max-lengths`"),
+    Pair("--gflops", "--dry-run", "only `--dry-run` estimates times"),
     // watch
     Pair("--once", "--serve", "`--once` prints the state, `--serve` keeps a page of it: leave one out"),
     Pair("--port", "--serve", "only `--serve` opens a port"),

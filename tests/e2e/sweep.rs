@@ -368,7 +368,10 @@ fn ctrl_c_ends_the_commands_with_a_checkpoint() {
 fn a_dry_run_tells_cells_time_and_disk_and_writes_nothing() {
     let world = world();
     let before = world.snapshot();
-    let row = world.run("sweep grid.toml --out out --dry-run --json").row();
+    let row = world.run("sweep grid.toml --out out --dry-run --gflops 50 --json").row();
+    // Operations and rate are all that the estimate knows.
+    let faster = world.run("sweep grid.toml --out out --dry-run --gflops 100 --json").row();
+    assert!((number(&row, "train_hours") / number(&faster, "train_hours") - 2.0).abs() < 1e-9);
     assert!(world.snapshot() == before);
     let cells = row["cells"].as_array().unwrap();
     assert_eq!((cells.len(), &row["waiting"], &row["dry_run"]), (8, &json!(8), &json!(true)));
@@ -381,14 +384,14 @@ fn a_dry_run_tells_cells_time_and_disk_and_writes_nothing() {
     assert!(number(&row, "train_hours") > 0.0);
     assert!((number(&row, "train_hours") - 4.0 * number(&cells[0], "train_hours")).abs() < 1e-12);
     assert_eq!(row["disk_bytes"], 4 * 4 * 13_648);
-    let text = world.run("sweep grid.toml --out out --dry-run --shard 1/2").success().stdout;
+    let text = world.run("sweep grid.toml --out out --dry-run --gflops 50 --shard 1/2").success().stdout;
     assert!(text.contains("4 cells wait") && text.contains("nothing was written"), "{text}");
 }
 
 #[test]
 fn a_launcher_divides_the_grid() {
     let world = world();
-    let line = "sweep grid.toml --out out --dry-run --json";
+    let line = "sweep grid.toml --out out --dry-run --gflops 50 --json";
     let owned = |variables: &[(&str, &str)], line: &str| {
         let outcome =
             Outcome::of(world.command(line).envs(variables.iter().copied()).output().unwrap(), line);

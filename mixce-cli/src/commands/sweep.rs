@@ -10,7 +10,7 @@ use mixce_train::distributed::Launched;
 
 use super::train::Settings;
 use crate::context::Context;
-use crate::error::{Problem, at_least};
+use crate::error::{Problem, at_least, positive};
 use crate::objective::ObjectiveParser;
 use crate::{progress, sweep};
 
@@ -101,12 +101,22 @@ pub(crate) struct SweepArgs {
     /// Print the cells with estimated training time and disk space; run and write nothing
     #[arg(long, help_heading = "Running")]
     pub(crate) dry_run: bool,
+    /// For --dry-run: the device's rate of f32 matrix products in GFLOP/s, instead of measuring it
+    #[arg(
+        long,
+        value_name = "GFLOP/S",
+        requires = "dry_run",
+        allow_negative_numbers = true,
+        help_heading = "Running"
+    )]
+    pub(crate) gflops: Option<f64>,
     #[command(flatten)]
     pub(crate) settings: Settings,
 }
 
 pub(crate) fn run(args: SweepArgs, context: &Context) -> Result<()> {
     at_least("--jobs", args.jobs as u64, 1)?;
+    args.gflops.map_or(Ok(()), |rate| positive("--gflops", rate))?;
     if args.jobs > MAX_JOBS {
         return Err(
             Problem::new(format!("`--jobs`: expected at most {MAX_JOBS}, got `{}`", args.jobs)).into()

@@ -66,7 +66,7 @@ struct Estimate {
 
 /// Prints the plan.
 pub(super) fn print(sweep: &Sweep<'_>, args: &SweepArgs, context: &Context) -> Result<()> {
-    let mut planner = Planner { sweep, known: BTreeMap::new(), peak: None };
+    let mut planner = Planner { sweep, known: BTreeMap::new(), peak: args.gflops };
     let owned =
         args.shard.map_or_else(|| vec![true; sweep.grid.cells.len()], |shard| shard.owned(&sweep.grid));
     let mut cells = Vec::new();
@@ -115,7 +115,7 @@ pub(super) fn print(sweep: &Sweep<'_>, args: &SweepArgs, context: &Context) -> R
 struct Planner<'a> {
     sweep: &'a Sweep<'a>,
     known: BTreeMap<Group, Estimate>,
-    /// The measured rate of matrix products, so that it is measured once.
+    /// The rate of matrix products, given or measured once.
     peak: Option<f64>,
 }
 
