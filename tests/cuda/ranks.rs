@@ -183,6 +183,31 @@ fn ctrl_c_to_the_launcher_saves_once() {
     assert!(world.path(event["checkpoint"].as_str().unwrap()).join("COMPLETE").is_file());
 }
 
+/// The launcher cannot pass on a signal that ends it at once; its processes notice, and save.
+#[test]
+fn a_killed_launcher_leaves_no_process_and_a_checkpoint() {
+    if is_single_gpu() {
+        return;
+    }
+    let world = World::new();
+    let running = start(&world, "");
+    let processes = [0, 1].map(|rank| process_of(&running, rank));
+    let started = Instant::now();
+    send("-KILL", &running.launcher.id().to_string());
+    // The pipes of its output end with the processes.
+    let (status, stderr, events) = running.wait();
+    assert_eq!(status, None, "{stderr}");
+    let event = events.last().expect("an event");
+    assert_eq!(event["event"], "interrupted", "{event} {stderr}");
+    assert!(world.path(event["checkpoint"].as_str().unwrap()).join("COMPLETE").is_file());
+    let is_there =
+        |id: &String| std::fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| !line.is_empty());
+    while processes.iter().any(is_there) {
+        assert!(started.elapsed() < Duration::from_secs(20), "{processes:?} go on: {stderr}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn failures_are_reported_once() {
     if is_single_gpu() {

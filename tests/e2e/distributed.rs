@@ -164,6 +164,7 @@ fn gpus_need_nccl_and_a_gpu() {
     if cfg!(not(feature = "nccl")) {
         train("--gpus 2").refused(&["`--gpus 2`", "no NCCL", "--features nccl"]);
     }
+    train("--gpus 2 --device cuda --valid -").refused(&["`--gpus 2`", "standard input"]);
     train("--gpus 2 --device cpu").refused(&["`--gpus 2`", "`--device cuda`", "`cpu`"]);
     train("--gpus 0").refused(&["--gpus", "1..=1024"]);
     let line = format!("train --model model --train train.txt --out run --gpus 4 {SMALL}");
