@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::rendezvous::Rendezvous;
-use super::{Communicator, add_up, bytes_of};
+use super::{Communicator, ReduceDtype};
 use crate::error::{Error, Result};
 
 /// The first byte of a message: its length and its bytes follow, or nothing.
@@ -227,13 +227,13 @@ impl Communicator for SocketRank {
     }
 
     /// The sums are rank 0's.
-    fn all_reduce_f32(&self, values: &mut [f32]) -> Result<()> {
-        let sums = self.through_first(bytes_of(values), Deadline::after(self.timeout), |all| {
+    fn all_reduce_f32(&self, values: &mut [f32], dtype: ReduceDtype) -> Result<()> {
+        let sums = self.through_first(dtype.encode(values), Deadline::after(self.timeout), |all| {
             let mut sums = vec![0.0; values.len()];
-            add_up(&mut sums, all, f32::from_le_bytes)?;
-            Ok(bytes_of(&sums))
+            dtype.add_up(&mut sums, all)?;
+            Ok(dtype.encode(&sums))
         })?;
-        add_up(values, &[sums], f32::from_le_bytes)
+        dtype.add_up(values, &[sums])
     }
 
     fn check(&self) -> Result<()> {
@@ -283,7 +283,7 @@ mod tests {
             assert_eq!(rank.broadcast(vec![7; 1 - rank.rank().min(1)]).unwrap(), [7]);
             // More than the buffers of a connection hold.
             let mut values = vec![[1e8f32, 1.0, -1e8][rank.rank()]; 1 << 20];
-            rank.all_reduce_f32(&mut values).unwrap();
+            rank.all_reduce_f32(&mut values, ReduceDtype::F32).unwrap();
             let mut doubles = [rank.rank() as f64];
             rank.all_reduce_f64(&mut doubles).unwrap();
             rank.check().unwrap();
