@@ -12,6 +12,7 @@ mod flat;
 mod gpus;
 mod launched;
 mod lead;
+mod link;
 mod part;
 #[cfg(feature = "mpi")]
 mod processes;
