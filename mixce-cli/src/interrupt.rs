@@ -1,10 +1,11 @@
 //! Signals: Ctrl-C (SIGINT), SIGTERM and SIGHUP. The first ends the program in an orderly way, the second at once; the exit status is 128 plus
-//! the signal's number. SIGUSR1, which `sweep` sends to its commands, stops them like SIGTERM, unless they are stopping already.
+//! the signal's number. SIGUSR1, which `sweep` sends to its commands, stops them like SIGTERM, unless they are stopping already. So does the end
+//! of the process that has started this one as a rank of its run ([`HELD_STDIN`]).
 //!
 //! Work that saves something checks a flag ([`install`], [`install_saving`]). Other work is simply ended: every file gets its name only when it is
 //! complete, and temporary ones are removed.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
@@ -13,8 +14,11 @@ use std::time::Duration;
 use mixce_base::files::abandon_temporaries;
 
 const SIGINT: u8 = 2;
-#[cfg(unix)]
 const SIGTERM: u8 = 15;
+
+/// The variable of a process whose standard input is a pipe that the process that has started it holds open, and never writes to: however that one
+/// ends, the pipe ends with it.
+pub(crate) const HELD_STDIN: &str = "MIXCE_LAUNCHER_HOLDS_STDIN";
 
 /// Tells a command that its parent was told to stop. A terminal or a scheduler may have told the command too, for which a second SIGINT or
 /// SIGTERM would mean to end at once.
@@ -102,6 +106,29 @@ pub(crate) fn exit_status() -> u8 {
 pub(crate) fn start() {
     if let Err(error) = wait_for_signals() {
         tell(&format!("warning: signals end the program without cleaning up: {error}\n"));
+    }
+    if std::env::var_os(HELD_STDIN).is_some()
+        && let Err(error) = thread::Builder::new().name("launcher".to_owned()).spawn(end_with_launcher)
+    {
+        tell(&format!(
+            "warning: the end of the process that started this one will not be noticed: {error}\n"
+        ));
+    }
+}
+
+/// Waits for the end of standard input, which is that of the process that has started this one, and does what SIGTERM does.
+fn end_with_launcher() {
+    let mut stdin = std::io::stdin();
+    loop {
+        match stdin.read(&mut [0; 64]) {
+            Ok(0) => break,
+            Err(error) if error.kind() != ErrorKind::Interrupted => break,
+            _ => {}
+        }
+    }
+    // It may have been told to stop, and have passed that on.
+    if SIGNAL.load(Ordering::Relaxed) == 0 {
+        on_signal(SIGTERM);
     }
 }
 

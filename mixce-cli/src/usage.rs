@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 /// Two flags of a subcommand, one of which excludes or requires the other, and what to do.
 struct Pair(&'static str, &'static str, &'static str);
 
-const PAIRS: [Pair; 39] = [
+const PAIRS: [Pair; 40] = [
     Pair("--quiet", "--verbose", "`-q` shows only errors, `-v` more than warnings"),
     // generate
     Pair(
@@ -81,6 +81,7 @@ const PAIRS: [Pair; 39] = [
     Pair("--roofline", "--tokens", "`--roofline` is about a single step: leave one out"),
     Pair("--roofline", "--ranks", "`--roofline` is about one GPU: leave one out"),
     Pair("--roofline", "--shard-optimizer", "`--roofline` is about one GPU: leave one out"),
+    Pair("--roofline", "--grad-reduce-dtype", "`--roofline` is about one GPU: leave one out"),
     Pair("--roofline", "--activation-checkpointing", "`--roofline` covers steps without it: leave one out"),
     // bench
     Pair("--tokenizer", "--data", "without `--data` the tokens are random"),

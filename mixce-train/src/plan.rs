@@ -10,6 +10,8 @@ use mixce_lm::memory::PassShape;
 use mixce_lm::{ModelConfig, flops};
 use serde::Serialize;
 
+use crate::distributed::{GPU_BUCKET, MESSAGE, ReduceDtype};
+
 /// The memory of a step in bytes: permanent, and temporary in each microbatch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct StepMemory {
@@ -19,6 +21,8 @@ pub struct StepMemory {
     pub gradients: u64,
     /// AdamW's two moments.
     pub moments: u64,
+    /// With several ranks, at most: copies of gradients on their way between ranks. NCCL's own buffers are not counted.
+    pub exchange: u64,
     /// In addition on rank 0 while it writes a checkpoint, if the moments are divided over ranks: all of them.
     pub gathered: u64,
     /// The saved activations of the blocks.
@@ -27,7 +31,7 @@ pub struct StepMemory {
     pub lm_head: u64,
     /// In addition during the backward pass of a block.
     pub block: u64,
-    /// The peak: of the permanent memory and either `activations` with the larger of `lm_head` and `block`, or `gathered`.
+    /// The peak: of the permanent memory, `exchange` and either `activations` with the larger of `lm_head` and `block`, or `gathered`.
     pub peak: u64,
 }
 
@@ -42,9 +46,26 @@ impl StepMemory {
         Self { moments, gathered, ..self }.with_peak()
     }
 
+    /// The same on one of `ranks` that exchange gradients as `dtype`.
+    ///
+    /// On CPUs these are the values of a bucket as they are read and as they are summed, in f32, and as they are sent and received: at most from every
+    /// rank, on a rank whose shard has the whole bucket, or on rank 0 in the middle of connections by TCP. GPUs sum f32 in place, and have rounded
+    /// copies of all gradients that are not yet summed, in the worst case of all, and an f32 copy of a bucket.
+    #[must_use]
+    pub fn exchanging(self, ranks: usize, dtype: ReduceDtype, on_cuda: bool) -> Self {
+        let values = self.gradients / 4;
+        let exchange = match (ranks, on_cuda, dtype) {
+            (0 | 1, ..) | (_, true, ReduceDtype::F32) => 0,
+            (_, true, ReduceDtype::Bf16) => 2 * values + 4 * values.min(GPU_BUCKET as u64),
+            (_, false, _) => values.min(MESSAGE as u64) * (8 + dtype.bytes() * (ranks as u64 + 2)),
+        };
+        Self { exchange, ..self }.with_peak()
+    }
+
     fn with_peak(self) -> Self {
         let in_step = self.activations.saturating_add(self.lm_head.max(self.block));
-        let state = [self.parameters, self.gradients, self.moments, in_step.max(self.gathered)];
+        let other = in_step.max(self.gathered);
+        let state = [self.parameters, self.gradients, self.moments, self.exchange, other];
         Self { peak: state.into_iter().fold(0, u64::saturating_add), ..self }
     }
 }
@@ -86,6 +107,7 @@ pub fn step_memory(config: &dyn ModelConfig, shape: PassShape) -> StepMemory {
         parameters,
         gradients: parameters,
         moments,
+        exchange: 0,
         gathered: 0,
         activations,
         lm_head,
@@ -180,6 +202,23 @@ mod tests {
         assert_eq!(few.peak, 4 * p + 4 * p + 2 * p + 9 * p);
         let StepMemory { peak, .. } = many;
         assert_eq!(many.sharded(4).peak, peak - 6 * p);
+    }
+
+    #[test]
+    fn copies_of_gradients_depend_on_what_sends_them() {
+        let shape = PassShape { tokens: 64, recompute: false, on_cuda: false, precision: Precision::F32 };
+        let memory = step_memory(&Gpt2Config::gpt2_small(), shape);
+        let (mib, p) = (1 << 20, 124_439_808);
+        let exchange = |ranks, dtype, on_cuda| memory.exchanging(ranks, dtype, on_cuda).exchange;
+        for on_cuda in [false, true] {
+            assert_eq!(memory.exchanging(1, ReduceDtype::Bf16, on_cuda), memory);
+        }
+        // Two copies in f32, one as sent, one of each rank, one of the sums as sent.
+        assert_eq!(exchange(2, ReduceDtype::F32, false), 24 * mib);
+        assert_eq!(exchange(2, ReduceDtype::Bf16, false), 16 * mib);
+        assert_eq!(exchange(8, ReduceDtype::F32, true), 0);
+        assert_eq!(exchange(8, ReduceDtype::Bf16, true), 2 * p + 24 * mib);
+        assert_eq!(memory.exchanging(2, ReduceDtype::F32, false).peak, memory.peak + 24 * mib);
     }
 
     #[test]

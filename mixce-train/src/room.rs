@@ -81,7 +81,7 @@ pub fn memory_of_rank(
         on_cuda: device.is_cuda(),
         precision: config.precision.into(),
     };
-    let memory = step_memory(model, shape);
+    let memory = step_memory(model, shape).exchanging(ranks, config.grad_reduce_dtype, shape.on_cuda);
     if config.shard_optimizer { memory.sharded(ranks) } else { memory }
 }
 

@@ -56,6 +56,7 @@ fn two_gpus_follow_one() {
         ("f32", "--dropout 0.1 --batch-size 9 --grad-accum 4 --log-every 2 --valid valid.txt", 1e-5),
         ("read", "--dropout 0.1 --batch-size 4 --grad-accum 2 --log-every 1 --skip-outlier-steps 50", 1e-5),
         ("bf16", "--dropout 0.1 --batch-size 7 --grad-accum 1 --log-every 2 --precision bf16", 2e-3),
+        ("sent", "--dropout 0.1 --batch-size 4 --grad-accum 2 --log-every 2 --grad-reduce-dtype bf16", 1e-3),
     ] {
         let line = |ranks: usize| {
             format!(
@@ -92,10 +93,16 @@ fn gradients_are_sent_once_a_step() {
     if is_single_gpu() {
         return;
     }
+    for (dtype, bytes) in [("f32", 4.0), ("bf16", 2.0)] {
+        assert_sent_once_a_step(dtype, bytes);
+    }
+}
+
+fn assert_sent_once_a_step(dtype: &str, bytes: f64) {
     let world = World::new();
     let sent = |steps: usize| {
         let line = format!(
-            "train --model model --train train.txt --out run{steps} --max-steps {steps} --device cuda --threads 1 --json {SMALL}"
+            "train --model model --train train.txt --out run{steps} --max-steps {steps} --device cuda --threads 1 --json {SMALL} --grad-reduce-dtype {dtype}"
         );
         let file = world.path(&format!("statistics{steps}.json"));
         let outcomes = torchrun(2, &line, || {
@@ -110,7 +117,8 @@ fn gradients_are_sent_once_a_step() {
     let more = |key: &str| number(&three, key) - number(&two, key);
     let model = world.read("model/model.safetensors");
     let header = u64::from_le_bytes(model[..8].try_into().unwrap()) as usize + 8;
-    assert_eq!(more("bytes"), (model.len() - header) as f64, "each gradient once, in f32");
+    let parameters = (model.len() - header) as f64 / 4.0;
+    assert_eq!(more("bytes"), bytes * parameters, "each gradient once, in {dtype}");
     assert!(more("calls") > 1.0, "{three}");
 }
 
@@ -181,6 +189,31 @@ fn ctrl_c_to_the_launcher_saves_once() {
     assert_eq!(event["event"], "interrupted", "{event} {stderr}");
     assert_eq!(stderr.matches("interrupted after step").count(), 1, "{stderr}");
     assert!(world.path(event["checkpoint"].as_str().unwrap()).join("COMPLETE").is_file());
+}
+
+/// The launcher cannot pass on a signal that ends it at once; its processes notice, and save.
+#[test]
+fn a_killed_launcher_leaves_no_process_and_a_checkpoint() {
+    if is_single_gpu() {
+        return;
+    }
+    let world = World::new();
+    let running = start(&world, "");
+    let processes = [0, 1].map(|rank| process_of(&running, rank));
+    let started = Instant::now();
+    send("-KILL", &running.launcher.id().to_string());
+    // The pipes of its output end with the processes.
+    let (status, stderr, events) = running.wait();
+    assert_eq!(status, None, "{stderr}");
+    let event = events.last().expect("an event");
+    assert_eq!(event["event"], "interrupted", "{event} {stderr}");
+    assert!(world.path(event["checkpoint"].as_str().unwrap()).join("COMPLETE").is_file());
+    let is_there =
+        |id: &String| std::fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| !line.is_empty());
+    while processes.iter().any(is_there) {
+        assert!(started.elapsed() < Duration::from_secs(20), "{processes:?} go on: {stderr}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

@@ -70,6 +70,12 @@ fn processes_that_torchrun_starts_follow_one() {
     assert_follow(&rows, &alone, 1e-5);
     assert_eq!(rows.last().unwrap()["ranks"], 2);
     assert!(world.text("two/run.toml").contains("\nranks = 2\n"));
+    let rounded = format!("{} --grad-reduce-dtype bf16", line("rounded"));
+    let outcomes = torchrun(2, &rounded, || world.command(&rounded));
+    let rounded = outcomes.into_iter().next().unwrap().rows();
+    assert_follow(&rounded, &alone, 1e-3);
+    assert_ne!(rounded[1]["grad_norm"], rows[1]["grad_norm"], "gradients are rounded");
+    assert!(world.text("rounded/run.toml").contains("\ngrad_reduce_dtype = \"bf16\"\n"));
 }
 
 #[test]
@@ -164,6 +170,7 @@ fn gpus_need_nccl_and_a_gpu() {
     if cfg!(not(feature = "nccl")) {
         train("--gpus 2").refused(&["`--gpus 2`", "no NCCL", "--features nccl"]);
     }
+    train("--gpus 2 --device cuda --valid -").refused(&["`--gpus 2`", "standard input"]);
     train("--gpus 2 --device cpu").refused(&["`--gpus 2`", "`--device cuda`", "`cpu`"]);
     train("--gpus 0").refused(&["--gpus", "1..=1024"]);
     let line = format!("train --model model --train train.txt --out run --gpus 4 {SMALL}");
@@ -189,6 +196,17 @@ fn a_plan_for_ranks_divides_memory_and_time() {
     assert_eq!(four["tokens_per_step"], one["tokens_per_step"], "of the whole run");
     // 2 of 6 documents on the rank with the most.
     assert_eq!(number(&four["memory"], "activations"), number(&one["memory"], "activations") / 3.0);
+    let rounded = plan("--ranks 4 --grad-reduce-dtype bf16");
+    let exchanged = |plan: &Value| number(plan, "exchanged_bytes_per_step");
+    assert_eq!(
+        (exchanged(&rounded), &rounded["grad_reduce_dtype"]),
+        (exchanged(&four) / 2.0, &"bf16".into())
+    );
+    let sharded = plan("--ranks 4 --shard-optimizer --grad-reduce-dtype bf16");
+    assert_eq!(exchanged(&sharded), 1.5 * exchanged(&rounded), "weights are exchanged in f32");
+    let copies = |plan: &Value| number(&plan["memory"], "exchange");
+    assert_eq!([&one, &four, &rounded].map(copies), [0.0, f64::from(32 << 20), f64::from(20 << 20)]);
+    assert_eq!(number(&four["memory"], "peak") - number(&rounded["memory"], "peak"), f64::from(12 << 20));
     let speedup = number(&four["time"], "tokens_per_s") / number(&one["time"], "tokens_per_s");
     assert!((speedup - 3.0).abs() < 1e-9, "{speedup}");
     world.run("plan --model gpt2 --ranks 0").refused(&["`--ranks`", "at least 1"]);

@@ -69,6 +69,33 @@ fn ctrl_c_leaves_a_checkpoint_to_go_on_from() {
     assert!(world.path("run/final/model.safetensors").is_file());
 }
 
+/// What `--gpus` does for its processes, here for one: its standard input ends when the process that has started it does.
+#[test]
+fn the_end_of_the_launcher_ends_a_rank_with_a_checkpoint() {
+    let world = World::new();
+    let line = format!(
+        "train --model model --train train.txt --out run --max-steps 1000000 --save-every 1000000 --eval-every never {SMALL} --json"
+    );
+    let mut command = world.command(&line);
+    command.env("MIXCE_LAUNCHER_HOLDS_STDIN", "1").stdin(Stdio::piped());
+    let mut program = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let held = program.stdin.take().unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    for _ in 0..3 {
+        lines.next().unwrap().unwrap();
+    }
+    let ended = Instant::now();
+    drop(held);
+    let last = lines.map_while(Result::ok).last().unwrap();
+    let event: serde_json::Value = serde_json::from_str(&last).unwrap();
+    assert_eq!(event["event"], "interrupted", "{event}");
+    let outcome = program.wait_with_output().unwrap();
+    let stderr = String::from_utf8(outcome.stderr).unwrap();
+    assert_eq!(outcome.status.code(), Some(143), "as after SIGTERM: {stderr}");
+    assert!(ended.elapsed() < SOON, "{stderr}");
+    assert!(world.path(event["checkpoint"].as_str().unwrap()).join("COMPLETE").is_file());
+}
+
 /// Waits until the program handles signals: then SIGTERM, bit 14, is blocked in its threads.
 pub(crate) fn wait_until_ready(program: &Child) {
     if !std::path::Path::new("/proc/self/status").exists() {

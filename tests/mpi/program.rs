@@ -88,6 +88,14 @@ fn ranks_follow_one_process_with_and_without_shards() {
         let logged = world.rows(&format!("{out}/metrics.jsonl"));
         assert_eq!(logged.len(), rows.len() - 1, "one writer");
     }
+    for (ranks, flag) in [(2, ""), (3, ""), (3, SHARDED)] {
+        let out = format!("rounded{ranks}{flag}");
+        let rows = run(&world, ranks, &format!("{} --grad-reduce-dtype bf16 {flag}", line(&out))).rows();
+        assert_follow(&rows, &alone, 2e-3);
+    }
+    let [whole, sharded] =
+        ["", SHARDED].map(|flag| world.read(&format!("rounded3{flag}/final/model.safetensors")));
+    assert!(whole == sharded, "in bf16");
     for ranks in [2, 4] {
         for file in ["final/model.safetensors", "checkpoints/step-00000020/optimizer.safetensors"] {
             let [whole, sharded] =

@@ -8,7 +8,7 @@ use clap::Args;
 use mixce_lm::ModelConfig;
 use mixce_lm::memory::PassShape;
 use mixce_train::config::Precision;
-use mixce_train::distributed::{all_reduce_bytes, calls_per_step};
+use mixce_train::distributed::{ReduceDtype, calls_per_step, exchanged_bytes};
 use mixce_train::plan::{StepMemory, executed_flops, step_memory};
 use serde::Serialize;
 
@@ -25,7 +25,7 @@ use crate::speed;
 #[command(
     after_help = "Example: mixce plan --model gpt2-large --batch-size 8 --max-length 512 --device cuda --gflops 15000\n\n\
         Memory is computed from the shapes, for documents of --max-length tokens; shorter documents need less. The program itself,\n\
-    the allocator's unused pages and CUDA's context are not included. Time is the operations of the matrix products divided by an\n\
+    the allocator's unused pages, CUDA's context and NCCL's buffers are not included. Time is the operations of the matrix products divided by an\n\
     assumed share of this device's matmul peak, which is measured now (some seconds) unless --gflops is given. It is a rough\n\
     estimate; `mixce bench train` measures. With --ranks N the rate is that of N such devices, without the time to exchange gradients.\n\
     With --device cuda and no such device, time is estimated only with --gflops.\n\n\
@@ -56,6 +56,9 @@ pub(crate) struct PlanArgs {
     /// Divide AdamW's moments between the processes of --ranks (ZeRO stage 1)
     #[arg(long)]
     shard_optimizer: bool,
+    /// Number format in which the processes of --ranks exchange gradients
+    #[arg(long, default_value = "f32", value_parser = words::<ReduceDtype>(&["f32", "bf16"]))]
+    grad_reduce_dtype: ReduceDtype,
     /// Number format of the operands of matrix products; with bf16, CUDA saves less. Time is based on the f32 rate, or --gflops
     #[arg(long, default_value = "f32", value_parser = words::<Precision>(&["f32", "bf16"]))]
     precision: Precision,
@@ -69,7 +72,7 @@ pub(crate) struct PlanArgs {
     #[arg(long, default_value_t = 0.65, value_name = "SHARE", allow_negative_numbers = true)]
     share: f64,
     /// Estimate where the time of a microbatch's step goes on the GPU that --device names: h200, h100, a100 or rtx4090
-    #[arg(long, conflicts_with_all = ["gflops", "share", "tokens", "activation_checkpointing", "ranks", "shard_optimizer"])]
+    #[arg(long, conflicts_with_all = ["gflops", "share", "tokens", "activation_checkpointing", "ranks", "shard_optimizer", "grad_reduce_dtype"])]
     roofline: bool,
 }
 
@@ -101,6 +104,7 @@ struct Plan {
     activation_checkpointing: bool,
     ranks: usize,
     shard_optimizer: bool,
+    grad_reduce_dtype: ReduceDtype,
     tokens_per_microbatch: u64,
     tokens_per_step: u64,
     /// Bytes of gradients, and with a sharded optimizer of weights, that each rank sends, and receives, in an optimizer step.
@@ -135,6 +139,9 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
     args.check()?;
     if args.shard_optimizer && args.ranks == 1 {
         tracing::warn!("`--shard-optimizer` has no effect without `--ranks`");
+    }
+    if args.grad_reduce_dtype != ReduceDtype::F32 && args.ranks == 1 {
+        tracing::warn!("`--grad-reduce-dtype` has no effect without `--ranks`");
     }
     let positions = config.spec().positions;
     let max_length = fitted("--max-length", args.max_length, DEFAULT_MAX_LENGTH, positions)?;
@@ -201,23 +208,26 @@ fn plan(
         }
     });
     let lengths = config.parameter_specs().into_iter().map(|spec| spec.shape.iter().product());
-    let memory = step_memory(config, shape);
+    let (ranks, dtype) = (args.ranks, args.grad_reduce_dtype);
+    let memory = step_memory(config, shape).exchanging(ranks, dtype, shape.on_cuda);
+    let parameters = config.spec().parameters;
     Ok(Plan {
         model: args.model.clone(),
-        parameters: config.spec().parameters,
+        parameters,
         device: device.map_or_else(|| "cuda".to_owned(), device_name),
         precision: args.precision,
         batch_size,
         grad_accum: args.grad_accum,
         max_length,
         activation_checkpointing: recompute,
-        ranks: args.ranks,
+        ranks,
         shard_optimizer: args.shard_optimizer,
+        grad_reduce_dtype: dtype,
         tokens_per_microbatch: tokens as u64,
         tokens_per_step,
-        exchanged_bytes_per_step: all_reduce_bytes(config.spec().parameters, args.ranks as u64),
-        exchanges_per_step: calls_per_step(lengths, args.ranks, args.shard_optimizer),
-        memory: if args.shard_optimizer { memory.sharded(args.ranks) } else { memory },
+        exchanged_bytes_per_step: exchanged_bytes(parameters, ranks as u64, dtype, args.shard_optimizer),
+        exchanges_per_step: calls_per_step(lengths, ranks, args.shard_optimizer),
+        memory: if args.shard_optimizer { memory.sharded(ranks) } else { memory },
         gflop_per_step,
         time,
     })
@@ -246,8 +256,17 @@ impl Plan {
                 "ranks",
                 format!("{ranks}, of which each takes that memory; a step is divided between them"),
             ));
-            let what = if self.shard_optimizer { "gradients and weights" } else { "gradients" };
+            let dtype = self.grad_reduce_dtype;
+            let gradients = format!("gradients in {dtype}");
+            let what =
+                if self.shard_optimizer { format!("{gradients} and weights in f32") } else { gradients };
             let calls = self.exchanges_per_step;
+            if self.device.starts_with("cuda") {
+                rows.push(row(
+                    "",
+                    "NCCL's own buffers, of a size that it chooses, are not included".to_owned(),
+                ));
+            }
             rows.push(row(
                 "",
                 format!("{exchanged} of {what} sent, and received, by each rank in a step, in {calls} calls"),
@@ -318,6 +337,10 @@ pub(super) fn memory_rows(memory: &StepMemory, device: &str) -> Vec<Vec<String>>
             ),
         ),
     ];
+    if memory.exchange > 0 {
+        let exchange = bytes(memory.exchange);
+        rows.push(row("", format!("at most {exchange} copies of gradients on their way between ranks")));
+    }
     if memory.gathered > 0 {
         let gathered = bytes(memory.gathered);
         rows.push(row("", format!("or, on rank 0, {gathered} while the moments of all ranks are written")));

@@ -64,6 +64,7 @@ const DECISIVE: &[&str] = &[
     "adam_epsilon",
     "dropout",
     "precision",
+    "grad_reduce_dtype",
     "seed",
 ];
 

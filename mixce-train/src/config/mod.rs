@@ -25,6 +25,7 @@ pub(crate) use load::PROVENANCE;
 pub use values::{Every, Pack, Precision, Selection};
 
 use crate::data::BatcherConfig;
+use crate::distributed::ReduceDtype;
 use crate::optim::{AdamWConfig, ScheduleKind};
 
 /// The settings of a run: one field for each flag of `mixce train`, and one key of the same name in a TOML file.
@@ -137,6 +138,9 @@ pub struct TrainConfig {
     /// Divide AdamW's moments over the processes of the run instead of having them in each: less memory, bit-identical results.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub shard_optimizer: bool,
+    /// Number format in which the processes of the run exchange gradients.
+    #[serde(skip_serializing_if = "is_default_reduce_dtype")]
+    pub grad_reduce_dtype: ReduceDtype,
 
     /// When to evaluate on `valid`.
     pub eval_every: Every,
@@ -191,6 +195,11 @@ fn is_default_select_prompt_length(n: &usize) -> bool {
     *n == DEFAULT_SELECT_PROMPT_LENGTH
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_default_reduce_dtype(dtype: &ReduceDtype) -> bool {
+    *dtype == ReduceDtype::default()
+}
+
 impl Default for TrainConfig {
     /// The paper's settings: MixCE, AdamW at 5e-5 decaying linearly to 0, five epochs, 64 documents of at most 512 tokens per
     /// step.
@@ -237,6 +246,7 @@ impl Default for TrainConfig {
             precision: Precision::F32,
             activation_checkpointing: false,
             shard_optimizer: false,
+            grad_reduce_dtype: ReduceDtype::F32,
             eval_every: Every::Epoch,
             save_every: Every::Epoch,
             keep_last: 2,

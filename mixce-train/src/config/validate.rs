@@ -2,6 +2,7 @@
 use candle_core::Device;
 
 use super::{Every, Pack, Selection, TrainConfig};
+use crate::distributed::ReduceDtype;
 use crate::error::{Error, Result};
 
 impl TrainConfig {
@@ -177,13 +178,19 @@ impl TrainConfig {
     /// Refuses settings that `device` does not support.
     ///
     /// # Errors
-    /// bf16 on hardware without bf16 instructions.
+    /// bf16 on hardware without bf16 instructions, for products or, on a GPU, gradients.
     pub fn check_device(&self, device: &Device) -> Result<()> {
-        let refused = |error: candle_core::Error| Error::Config {
-            message: format!("`config.precision = bf16`: {error}"),
-            hint: Some("use `config.precision = f32`, the default".into()),
+        let refused = |name: &str, error: candle_core::Error| Error::Config {
+            message: format!("`config.{name} = bf16`: {error}"),
+            hint: Some(format!("use `config.{name} = f32`, the default")),
         };
-        mixce_kernels::Precision::from(self.precision).check(device).map_err(refused)
+        // CPUs need no instructions to round gradients.
+        if self.grad_reduce_dtype == ReduceDtype::Bf16 && device.is_cuda() {
+            let check = mixce_kernels::Precision::Bf16.check(device);
+            check.map_err(|error| refused("grad_reduce_dtype", error))?;
+        }
+        let precision = mixce_kernels::Precision::from(self.precision);
+        precision.check(device).map_err(|error| refused("precision", error))
     }
 }
 

@@ -7,16 +7,13 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor};
 use mixce_kernels::{DeviceEvent, NcclCommunicator, nccl_version};
 
-use super::{Communicator, MESSAGE, require_same};
+use super::{Communicator, GPU_BUCKET, ReduceDtype, require_same};
 use crate::error::{Error, Result};
 
 /// The pause between two questions whether something is done.
 const PAUSE: Duration = Duration::from_micros(50);
 /// How often the other ranks are looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(100);
-/// Values in a bucket: 24 MiB, so that what each sum costs beside its bytes does not count.
-const BUCKET: usize = 6 * MESSAGE;
-
 /// A rank that has a GPU to itself.
 ///
 /// Sums of tensors are made on a stream of their own and complete when a call returns, so that nothing else ever waits for another rank: what the
@@ -109,8 +106,8 @@ impl Communicator for NcclRank {
         self.host.all_gather(own)
     }
 
-    fn all_reduce_f32(&self, values: &mut [f32]) -> Result<()> {
-        self.host.all_reduce_f32(values)
+    fn all_reduce_f32(&self, values: &mut [f32], dtype: ReduceDtype) -> Result<()> {
+        self.host.all_reduce_f32(values, dtype)
     }
 
     fn all_reduce_after(&self, event: &DeviceEvent, tensors: &[&Tensor]) -> Result<()> {
@@ -121,7 +118,7 @@ impl Communicator for NcclRank {
     }
 
     fn bucket(&self) -> usize {
-        BUCKET
+        GPU_BUCKET
     }
 
     fn adds_up_on(&self, device: &Device) -> bool {

@@ -12,6 +12,7 @@ mod flat;
 mod gpus;
 mod launched;
 mod lead;
+mod link;
 mod part;
 #[cfg(feature = "mpi")]
 mod processes;
@@ -23,9 +24,10 @@ mod sockets;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod wire;
 
 use std::fmt::Debug;
-use std::ops::{AddAssign, Range};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,12 +47,16 @@ pub use same::require_same;
 pub use shards::Shards;
 pub use sockets::SocketRank;
 pub use threads::ThreadRank;
+pub use wire::{ReduceDtype, exchanged_bytes};
+use wire::{add_up, bytes_of};
 
 use crate::error::{Error, Result};
 use crate::run_folder::device_name;
 
 /// Values in one message of tensors: 4 MiB. Larger messages are hardly faster, and each rank holds some copies of one.
-const MESSAGE: usize = 1 << 20;
+pub(crate) const MESSAGE: usize = 1 << 20;
+/// Values in a bucket on GPUs: 24 MiB, so that what each sum costs beside its bytes does not count.
+pub(crate) const GPU_BUCKET: usize = 6 * MESSAGE;
 
 /// Connects this rank with the others. All ranks make the same calls in the same order, from any thread, but one at a time; each waits for the
 /// others.
@@ -77,21 +83,21 @@ pub trait Communicator: Debug + Send + Sync {
     /// Ends all ranks, whatever they wait for, because this one has failed; `status` is the exit status of the run where ranks are processes.
     fn abort(&self, status: u8);
 
-    /// Adds `values` up over the ranks, in the order of ranks: the result has the same bits on each.
+    /// Adds `values`, sent as `dtype`, up over the ranks, in the order of ranks: the result has the same bits on each.
     ///
     /// # Errors
     /// As [`Self::all_gather`].
-    fn all_reduce_f32(&self, values: &mut [f32]) -> Result<()> {
-        add_up(values, &self.all_gather(bytes_of(values))?, f32::from_le_bytes)
+    fn all_reduce_f32(&self, values: &mut [f32], dtype: ReduceDtype) -> Result<()> {
+        dtype.add_up(values, &self.all_gather(dtype.encode(values))?)
     }
 
     /// [`Self::all_reduce_f32`] of `values`, a block of `lengths[r]` for each rank r; returns this rank's block of the sums.
     ///
     /// # Errors
     /// As [`Self::all_gather`].
-    fn reduce_scatter_f32(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+    fn reduce_scatter_f32(&self, values: &[f32], lengths: &[usize], dtype: ReduceDtype) -> Result<Vec<f32>> {
         let mut sums = values.to_vec();
-        self.all_reduce_f32(&mut sums)?;
+        self.all_reduce_f32(&mut sums, dtype)?;
         let (before, own) = (&lengths[..self.rank()], lengths[self.rank()]);
         Ok(sums.split_off(before.iter().sum())[..own].to_vec())
     }
@@ -118,10 +124,10 @@ pub trait Communicator: Debug + Send + Sync {
         add_up(values, &self.all_gather(own)?, f64::from_le_bytes)
     }
 
-    /// Adds f32 tensors up over the ranks in place, in messages of 4 MiB. They must be contiguous and share no memory.
+    /// Adds f32 tensors up over the ranks in place, in messages of 4 MiB; on GPUs they may be bf16. They must be contiguous and share no memory.
     ///
     /// # Errors
-    /// As [`Self::all_gather`], and if a tensor is not f32, or on a device without [`Self::adds_up_on`].
+    /// As [`Self::all_gather`], and if a tensor has another type, or is on a device without [`Self::adds_up_on`].
     fn all_reduce(&self, tensors: &[&Tensor]) -> Result<()> {
         let device = tensors.first().map_or(&Device::Cpu, |tensor| tensor.device());
         let event = DeviceEvent::record(device).map_err(Error::tensor("all-reduce"))?;
@@ -142,25 +148,8 @@ pub trait Communicator: Debug + Send + Sync {
             for start in (0..total).step_by(MESSAGE) {
                 values.clear();
                 flat.read(start..total.min(start + MESSAGE), &mut values);
-                self.all_reduce_f32(&mut values)?;
+                self.all_reduce_f32(&mut values, ReduceDtype::F32)?;
                 flat.write(start, &values);
-            }
-            Ok(())
-        })
-    }
-
-    /// [`Self::all_reduce`] of which each rank gets the sums of its shard, with the same bits; its other values stay its own.
-    ///
-    /// # Errors
-    /// As [`Self::all_reduce`].
-    fn reduce_scatter(&self, tensors: &[&Tensor], shards: &Shards) -> Result<()> {
-        edit("reduce-scatter", tensors, |flat| {
-            let mut values = Vec::new();
-            for pieces in shards.messages(MESSAGE) {
-                values.clear();
-                pieces.iter().for_each(|piece| flat.read(piece.clone(), &mut values));
-                let sums = self.reduce_scatter_f32(&values, &lengths(&pieces))?;
-                flat.write(pieces[self.rank()].start, &sums);
             }
             Ok(())
         })
@@ -263,29 +252,6 @@ pub fn on_device(host: Arc<dyn Communicator>, device: &Device) -> Result<Arc<dyn
     }
 }
 
-/// The sums of what the ranks have sent, in their order.
-///
-/// # Errors
-/// [`Error::RanksDiffer`] if one has sent another number of values.
-fn add_up<T: Default + AddAssign, const N: usize>(
-    sums: &mut [T],
-    all: &[Vec<u8>],
-    from_bytes: impl Fn([u8; N]) -> T,
-) -> Result<()> {
-    if let Some(rank) = all.iter().position(|part| part.len() != N * sums.len()) {
-        return Err(Error::RanksDiffer { what: "number of values", rank });
-    }
-    sums.fill_with(T::default);
-    for part in all {
-        sums.iter_mut().zip(part.as_chunks().0).for_each(|(sum, bytes)| *sum += from_bytes(*bytes));
-    }
-    Ok(())
-}
-
-fn bytes_of(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
-}
-
 fn lengths(pieces: &[Range<usize>]) -> Vec<usize> {
     pieces.iter().map(Range::len).collect()
 }
@@ -299,24 +265,16 @@ fn edit(
     edit_f32(action, tensors, |slices| Ok(work(&mut Flat::new(slices)))).map_err(Error::tensor(action))?
 }
 
-/// The bytes that each rank sends, and receives, to add up `values` f32 over `ranks` ranks with [`Communicator::all_reduce`] of MPI: its share
-/// of the sum from every other rank, then the other shares. A sharded optimizer exchanges as many: shares of gradients, then of weights.
-///
-/// Shares differ by a value, shards by a chunk; this is the mean over the ranks.
-#[must_use]
-pub fn all_reduce_bytes(values: u64, ranks: u64) -> u64 {
-    2 * 4 * values.saturating_sub(values / ranks.max(1))
-}
-
 /// The calls of a [`Communicator`] in an optimizer step on CPUs with parameters of these lengths: whether a rank is to stop, messages of
-/// gradients, and sums of losses and counts; for a sharded optimizer also the terms of the gradient norm, and as many messages of weights.
+/// gradients, and sums of losses and counts; for a sharded optimizer also the terms of the gradient norm, and messages of weights.
 #[must_use]
 pub fn calls_per_step(lengths: impl IntoIterator<Item = usize>, ranks: usize, sharded: bool) -> usize {
-    match (ranks, sharded) {
-        (0 | 1, _) => 0,
-        (_, false) => 2 + lengths.into_iter().sum::<usize>().div_ceil(MESSAGE),
-        (_, true) => 3 + 2 * Shards::new(lengths, ranks).messages(MESSAGE).count(),
+    if ranks <= 1 {
+        return 0;
     }
+    let shards = Shards::new(lengths, ranks);
+    let of_shards = if sharded { 1 + shards.messages(MESSAGE).count() } else { 0 };
+    2 + shards.len().div_ceil(MESSAGE) + of_shards
 }
 
 /// The only rank of a run in one process.

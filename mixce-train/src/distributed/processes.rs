@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use half::bf16;
 use mpi::Threading;
 use mpi::datatype::{Partition, PartitionMut};
 use mpi::request::{Request, Scope, scope};
 use mpi::topology::SimpleCommunicator;
-use mpi::traits::{Communicator as _, CommunicatorCollectives as _};
+use mpi::traits::{Communicator as _, CommunicatorCollectives as _, Equivalence};
 
-use super::{Communicator, Launched};
+use super::{Communicator, Launched, ReduceDtype};
 use crate::error::{Error, Result};
 
 /// How long MPI is asked without a pause whether an operation is complete, once all ranks take part in it.
@@ -26,6 +27,37 @@ const PAUSE: Duration = Duration::from_micros(100);
 const START: Duration = Duration::from_secs(60);
 /// How long a launcher may take to end this process after an abort.
 const END: Duration = Duration::from_secs(5);
+
+/// A number as MPI sends it: f32, or the bits of bf16.
+trait Sent: Equivalence + Copy + Default + Send + 'static {
+    fn of(value: f32) -> Self;
+
+    fn value(self) -> f32;
+}
+
+impl Sent for f32 {
+    fn of(value: f32) -> Self {
+        value
+    }
+
+    fn value(self) -> f32 {
+        self
+    }
+}
+
+impl Sent for u16 {
+    fn of(value: f32) -> Self {
+        bf16::from_f32(value).to_bits()
+    }
+
+    fn value(self) -> f32 {
+        bf16::from_bits(self).to_f32()
+    }
+}
+
+fn sent<T: Sent>(values: &[f32]) -> Vec<T> {
+    values.iter().map(|value| T::of(*value)).collect()
+}
 
 /// Work for the thread that calls MPI.
 type Job = Box<dyn FnOnce(&Engine) + Send>;
@@ -113,6 +145,28 @@ impl MpiRank {
         answer.recv_timeout(self.timeout).map_err(|_| silent(self.timeout))?
     }
 
+    /// A reduce-scatter and an all-gather of equal shares.
+    fn all_reduce_as<T: Sent>(&self, values: &mut [f32]) -> Result<()> {
+        let (own, total, ranks) = (sent::<T>(values), values.len(), self.size);
+        let shares: Vec<usize> = (0..ranks).map(|r| total * (r + 1) / ranks - total * r / ranks).collect();
+        let sums = self.run(move |engine| {
+            engine.meet();
+            let share = engine.sums_of_block(own, &shares)?;
+            engine.blocks(&share, &shares)
+        })?;
+        values.iter_mut().zip(sums).for_each(|(value, sum)| *value = sum.value());
+        Ok(())
+    }
+
+    fn reduce_scatter_as<T: Sent>(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+        let (values, lengths) = (sent::<T>(values), lengths.to_vec());
+        let sums = self.run(move |engine| {
+            engine.meet();
+            engine.sums_of_block(values, &lengths)
+        })?;
+        Ok(sums.into_iter().map(T::value).collect())
+    }
+
     fn send(&self, job: Job) {
         if let Some(jobs) = &*self.jobs.lock().unwrap_or_else(PoisonError::into_inner) {
             // A thread that has ended does not answer, which is noticed.
@@ -142,25 +196,18 @@ impl Communicator for MpiRank {
         self.run(move |engine| engine.all_gather(&own))
     }
 
-    /// A reduce-scatter and an all-gather of equal shares.
-    fn all_reduce_f32(&self, values: &mut [f32]) -> Result<()> {
-        let (own, total, ranks) = (values.to_vec(), values.len(), self.size);
-        let shares: Vec<usize> = (0..ranks).map(|r| total * (r + 1) / ranks - total * r / ranks).collect();
-        let sums = self.run(move |engine| {
-            engine.meet();
-            let share = engine.sums_of_block(&own, &shares)?;
-            engine.blocks(&share, &shares)
-        })?;
-        values.copy_from_slice(&sums);
-        Ok(())
+    fn all_reduce_f32(&self, values: &mut [f32], dtype: ReduceDtype) -> Result<()> {
+        match dtype {
+            ReduceDtype::F32 => self.all_reduce_as::<f32>(values),
+            ReduceDtype::Bf16 => self.all_reduce_as::<u16>(values),
+        }
     }
 
-    fn reduce_scatter_f32(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
-        let (values, lengths) = (values.to_vec(), lengths.to_vec());
-        self.run(move |engine| {
-            engine.meet();
-            engine.sums_of_block(&values, &lengths)
-        })
+    fn reduce_scatter_f32(&self, values: &[f32], lengths: &[usize], dtype: ReduceDtype) -> Result<Vec<f32>> {
+        match dtype {
+            ReduceDtype::F32 => self.reduce_scatter_as::<f32>(values, lengths),
+            ReduceDtype::Bf16 => self.reduce_scatter_as::<u16>(values, lengths),
+        }
     }
 
     fn all_gather_f32(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
@@ -252,14 +299,14 @@ impl Engine {
         Ok(lengths.iter().map(part).collect())
     }
 
-    /// This rank's block of the sums: it gets that block of all ranks and adds them in the order of ranks, so that the bits do not depend on
+    /// This rank's block of the sums: it gets that block of all ranks and adds them in f32 in the order of ranks, so that the bits do not depend on
     /// what MPI does.
-    fn sums_of_block(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+    fn sums_of_block<T: Sent>(&self, values: Vec<T>, lengths: &[usize]) -> Result<Vec<T>> {
         let own = lengths[self.world.rank().unsigned_abs() as usize];
         let (counts, starts, _) = layout(lengths.iter().copied())?;
         let (own_counts, own_starts, total) = layout(lengths.iter().map(|_| own))?;
-        let blocks = Partition::new(values, &counts[..], &starts[..]);
-        let mut received = vec![0f32; total];
+        let blocks = Partition::new(&values[..], &counts[..], &starts[..]);
+        let mut received = vec![T::default(); total];
         {
             let mut parts = PartitionMut::new(&mut received[..], &own_counts[..], &own_starts[..]);
             scope(|scope| {
@@ -269,15 +316,15 @@ impl Engine {
         }
         let mut sums = vec![0f32; own];
         for part in received.chunks(own.max(1)) {
-            sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+            sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += value.value());
         }
-        Ok(sums)
+        Ok(sent(&sums))
     }
 
     /// The blocks of all ranks.
-    fn blocks(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+    fn blocks<T: Sent>(&self, own: &[T], lengths: &[usize]) -> Result<Vec<T>> {
         let (counts, starts, total) = layout(lengths.iter().copied())?;
-        let mut all = vec![0f32; total];
+        let mut all = vec![T::default(); total];
         {
             let mut parts = PartitionMut::new(&mut all[..], &counts[..], &starts[..]);
             scope(|scope| {

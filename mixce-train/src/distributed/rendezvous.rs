@@ -58,26 +58,44 @@ impl Rendezvous {
             hint: Some("set `MASTER_ADDR` to an address of the machine of rank 0, and `MASTER_PORT` to a free port of it".into()),
         })?;
         let mut came: Vec<Option<TcpStream>> = (1..size).map(|_| None).collect();
-        while came.iter().any(Option::is_none) {
-            let left = timeout.saturating_sub(started.elapsed());
-            match listener.accept() {
-                Ok((stream, from)) => match greeted(stream, left.min(GREETING_TIME)) {
-                    Some(greeted) => self.place(&mut came, greeted)?,
-                    None => tracing::warn!("closed a connection from {from}, which is no process of the run"),
-                },
-                Err(error) if error.kind() != ErrorKind::WouldBlock => {
+        let mut unknown = Vec::new();
+        loop {
+            self.accept_waiting(&listener, &mut unknown);
+            let mut silent = Vec::new();
+            for newcomer in unknown {
+                match newcomer.listen() {
+                    Heard::Greeting(stream, rank, size) => self.place(&mut came, (stream, rank, size))?,
+                    Heard::NotYet(newcomer) => silent.push(newcomer),
+                    Heard::Stranger(from) => {
+                        tracing::warn!("closed a connection from {from}, which is no process of the run");
+                    }
+                }
+            }
+            unknown = silent;
+            if came.iter().all(Option::is_some) {
+                return Ok(came.into_iter().flatten().collect());
+            }
+            if started.elapsed() >= timeout {
+                let missing = (1..size).filter(|rank| came[rank - 1].is_none()).collect();
+                let seconds = timeout.as_secs_f64();
+                return Err(Error::RanksMissing { address: self.address(), size, missing, seconds });
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Accepts the connections that are there.
+    fn accept_waiting(&self, listener: &TcpListener, unknown: &mut Vec<Newcomer>) {
+        loop {
+            match listener.accept().and_then(|(stream, from)| Newcomer::new(stream, from)) {
+                Ok(newcomer) => unknown.push(newcomer),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => {
                     tracing::warn!("a connection to `{}` has failed: {error}", self.address());
-                    thread::sleep(PAUSE);
+                    return;
                 }
-                Err(_) if left.is_zero() => {
-                    let missing = (1..size).filter(|rank| came[rank - 1].is_none()).collect();
-                    let seconds = timeout.as_secs_f64();
-                    return Err(Error::RanksMissing { address: self.address(), size, missing, seconds });
-                }
-                Err(_) => thread::sleep(PAUSE),
             }
         }
-        Ok(came.into_iter().flatten().collect())
     }
 
     /// Puts the connection of a rank at its place.
@@ -156,17 +174,51 @@ impl Rendezvous {
     }
 }
 
-/// The rank and the number of ranks that a new connection tells; `None` if it does not.
-fn greeted(mut stream: TcpStream, time: Duration) -> Option<(TcpStream, usize, usize)> {
-    let mut said = [0; GREETING.len() + 8];
-    stream.set_nonblocking(false).ok()?;
-    stream.set_nodelay(true).ok()?;
-    stream.set_read_timeout(Some(time.max(PAUSE))).ok()?;
-    stream.read_exact(&mut said).ok()?;
-    let (greeting, numbers) = said.split_first_chunk()?;
-    let [rank, size] = numbers.as_chunks().0 else { return None };
-    let [rank, size] = [rank, size].map(|bytes| u32::from_le_bytes(*bytes) as usize);
-    (*greeting == GREETING).then_some((stream, rank, size))
+/// A connection of which it is not known yet who it is. Nobody waits for it alone: it may be silent.
+struct Newcomer {
+    stream: TcpStream,
+    from: SocketAddr,
+    since: Instant,
+    said: Vec<u8>,
+}
+
+/// What a newcomer has said.
+enum Heard {
+    /// Its rank, and the number of ranks.
+    Greeting(TcpStream, usize, usize),
+    NotYet(Newcomer),
+    Stranger(SocketAddr),
+}
+
+impl Newcomer {
+    fn new(stream: TcpStream, from: SocketAddr) -> std::io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, from, since: Instant::now(), said: Vec::new() })
+    }
+
+    /// Without waiting.
+    fn listen(mut self) -> Heard {
+        let mut bytes = [0; GREETING.len() + 8];
+        let is_open = match self.stream.read(&mut bytes[self.said.len()..]) {
+            Ok(count) => {
+                self.said.extend_from_slice(&bytes[self.said.len()..][..count]);
+                count > 0
+            }
+            Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        };
+        let greeting = self.said.iter().zip(GREETING).all(|(said, expected)| *said == expected);
+        if !is_open || !greeting || self.since.elapsed() > GREETING_TIME {
+            return Heard::Stranger(self.from);
+        }
+        match self.said.get(GREETING.len()..).map(<[u8]>::as_chunks) {
+            Some(([rank, size], _)) if self.stream.set_nonblocking(false).is_ok() => {
+                let [rank, size] = [rank, size].map(|bytes| u32::from_le_bytes(*bytes) as usize);
+                Heard::Greeting(self.stream, rank, size)
+            }
+            _ => Heard::NotYet(self),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -242,6 +294,45 @@ pub(super) mod tests {
                 let error = accepted.join().unwrap().unwrap_err().to_string();
                 assert!(error.contains(&format!("rank {rank} of {size} processes came")), "{error}");
             }
+        });
+    }
+
+    /// Several that say nothing, or only a part, come before the process of the run, and stay.
+    #[test]
+    fn silent_strangers_hold_nobody_up() {
+        let at = local();
+        let started = Instant::now();
+        thread::scope(|scope| {
+            let accepted = scope.spawn(|| at.accept(3, Duration::from_secs(30)));
+            let mut silent = Vec::new();
+            while silent.len() < 4 {
+                match TcpStream::connect((at.host.as_str(), at.port)) {
+                    Ok(stream) => silent.push(stream),
+                    Err(_) => thread::sleep(PAUSE),
+                }
+            }
+            silent[1].write_all(&GREETING[..3]).unwrap();
+            silent[2].write_all(&[GREETING.as_slice(), &[1, 0, 0, 0, 3]].concat()).unwrap();
+            let _connected = [2, 1].map(|rank| at.reach(rank, 3, Duration::from_secs(30)).unwrap());
+            assert_eq!(accepted.join().unwrap().unwrap().len(), 2);
+            assert!(started.elapsed() < GREETING_TIME / 2, "{:?}", started.elapsed());
+        });
+    }
+
+    #[test]
+    fn one_that_stays_silent_is_closed() {
+        let at = local();
+        thread::scope(|scope| {
+            let accepted = scope.spawn(|| at.accept(2, Duration::from_secs(60)));
+            let mut silent = loop {
+                if let Ok(stream) = TcpStream::connect((at.host.as_str(), at.port)) {
+                    break stream;
+                }
+            };
+            silent.set_read_timeout(Some(3 * GREETING_TIME)).unwrap();
+            assert_eq!(silent.read(&mut [0]).unwrap(), 0, "closed");
+            at.reach(1, 2, Duration::from_secs(30)).unwrap();
+            accepted.join().unwrap().unwrap();
         });
     }
 

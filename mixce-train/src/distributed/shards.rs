@@ -60,6 +60,13 @@ impl Shards {
         })
     }
 
+    /// How many values of a range are in each shard.
+    #[must_use]
+    pub fn lengths_within(&self, range: Range<usize>) -> Vec<usize> {
+        let within = |place: usize| place.clamp(range.start, range.end);
+        self.shards.windows(2).map(|shard| within(shard[1]) - within(shard[0])).collect()
+    }
+
     /// Messages of about `values` values that together have all: in each a piece of every shard.
     pub fn messages(&self, values: usize) -> impl Iterator<Item = Vec<Range<usize>>> {
         let shards = || self.shards.windows(2);
@@ -113,6 +120,16 @@ mod tests {
         let messages: Vec<_> = shards.messages(8).collect();
         assert_eq!(messages, [vec![0..4, 6..10], vec![4..6, 10..12]]);
         assert_eq!(Shards::between([], 2, 1).messages(8).count(), 0);
+    }
+
+    #[test]
+    fn a_range_is_in_one_shard_or_several() {
+        let shards = Shards::between([5, 5, 2], 3, 1);
+        let lengths = |range| shards.lengths_within(range);
+        assert_eq!(
+            [lengths(0..12), lengths(2..3), lengths(3..9), lengths(4..4)],
+            [[4; 3], [1, 0, 0], [1, 4, 1], [0; 3]]
+        );
     }
 
     proptest! {

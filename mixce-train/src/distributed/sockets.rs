@@ -2,25 +2,22 @@
 //!
 //! Rank 0 is in the middle: the others send it what they have, and it sends what is for all to each. That is right for the small messages
 //! of a run whose tensors are summed by something faster, and makes do for a few processes on CPUs.
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::TcpStream;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use super::link::{Deadline, Link};
 use super::rendezvous::Rendezvous;
-use super::{Communicator, add_up, bytes_of};
+use super::{Communicator, ReduceDtype};
 use crate::error::{Error, Result};
 
-/// The first byte of a message: its length and its bytes follow, or nothing.
-const DATA: u8 = 1;
-const FAILED: u8 = 2;
-
-/// The longest message.
-const LONGEST: u64 = 1 << 31;
 /// How much longer the others wait in the beginning than rank 0, which can name those that are missing.
 const LEAD: Duration = Duration::from_secs(5);
-/// How long it may take to tell another rank of a failure.
+/// How long it may take to tell another rank of a failure, and before that until a thread that uses the connections has noticed.
 const LAST_WORD: Duration = Duration::from_secs(1);
+/// The pause between two looks whether it has.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A rank that is a process of a run whose processes know the address of the first one.
 #[derive(Debug)]
@@ -30,35 +27,7 @@ pub struct SocketRank {
     timeout: Duration,
     /// On rank 0 those of all others, in order; on these that of rank 0.
     links: Mutex<Vec<Link>>,
-}
-
-/// The connection to a rank.
-#[derive(Debug)]
-struct Link {
-    rank: usize,
-    stream: TcpStream,
-}
-
-/// When a call gives up.
-#[derive(Clone, Copy)]
-struct Deadline {
-    started: Instant,
-    timeout: Duration,
-}
-
-impl Deadline {
-    fn after(timeout: Duration) -> Self {
-        Self { started: Instant::now(), timeout }
-    }
-
-    fn silent(&self) -> Error {
-        Error::RanksSilent { seconds: self.timeout.as_secs_f64() }
-    }
-
-    fn left(&self) -> Result<Duration> {
-        let left = self.timeout.saturating_sub(self.started.elapsed());
-        if left.is_zero() { Err(self.silent()) } else { Ok(left) }
-    }
+    aborted: AtomicBool,
 }
 
 impl SocketRank {
@@ -68,10 +37,10 @@ impl SocketRank {
     /// [`Error::RanksMissing`], [`Error::NoFirstRank`], [`Error::Config`].
     pub(super) fn start(at: &Rendezvous, rank: usize, size: usize, timeout: Duration) -> Result<Self> {
         let links = match rank {
-            0 => (1..).zip(at.accept(size, timeout)?).map(|(rank, stream)| Link { rank, stream }).collect(),
-            _ => vec![Link { rank: 0, stream: at.reach(rank, size, timeout)? }],
+            0 => (1..).zip(at.accept(size, timeout)?).map(|(rank, stream)| Link::new(rank, stream)).collect(),
+            _ => vec![Link::new(0, at.reach(rank, size, timeout)?)],
         };
-        let own = Self { rank, size, timeout, links: Mutex::new(links) };
+        let own = Self { rank, size, timeout, links: Mutex::new(links), aborted: AtomicBool::new(false) };
         let all_here = Deadline::after(if rank == 0 { timeout } else { timeout + LEAD });
         own.gather(Vec::new(), all_here)?;
         Ok(own)
@@ -81,28 +50,46 @@ impl SocketRank {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The connections, when no other thread uses them; those that do notice an abort soon.
+    fn lock_soon(&self) -> Option<MutexGuard<'_, Vec<Link>>> {
+        let started = Instant::now();
+        loop {
+            match self.links.try_lock() {
+                Ok(links) => return Some(links),
+                Err(TryLockError::Poisoned(links)) => return Some(links.into_inner()),
+                Err(TryLockError::WouldBlock) if started.elapsed() > LAST_WORD => return None,
+                Err(TryLockError::WouldBlock) => thread::sleep(PAUSE),
+            }
+        }
+    }
+
     /// What rank 0 makes of the bytes of all ranks, in their order, on every rank.
     fn through_first(
         &self,
         own: Vec<u8>,
-        deadline: Deadline,
+        deadline: Deadline<'_>,
         make: impl FnOnce(&[Vec<u8>]) -> Result<Vec<u8>>,
     ) -> Result<Vec<u8>> {
+        let deadline = deadline.unless(&self.aborted, self.rank);
         let mut links = self.lock();
         if self.rank > 0 {
             links[0].send(&own, deadline)?;
-            return links[0].receive(deadline);
+            return links[0].receive(deadline, &|| Ok(()));
         }
         let mut all = vec![own];
-        for link in links.iter_mut() {
-            all.push(link.receive(deadline)?);
+        for index in 0..links.len() {
+            let (before, rest) = links.split_at_mut(index);
+            if let [link, after @ ..] = rest {
+                let watch = || before.iter().chain(&*after).try_for_each(Link::check);
+                all.push(link.receive(deadline, &watch)?);
+            }
         }
         let made = make(&all)?;
         links.iter_mut().try_for_each(|link| link.send(&made, deadline))?;
         Ok(made)
     }
 
-    fn gather(&self, own: Vec<u8>, deadline: Deadline) -> Result<Vec<Vec<u8>>> {
+    fn gather(&self, own: Vec<u8>, deadline: Deadline<'_>) -> Result<Vec<Vec<u8>>> {
         let joined = self.through_first(own, deadline, |all| Ok(join(all)))?;
         split(&joined).ok_or(Error::RankLost { rank: 0 })
     }
@@ -124,91 +111,6 @@ fn split(mut joined: &[u8]) -> Option<Vec<Vec<u8>>> {
     Some(all)
 }
 
-impl Link {
-    fn lost(&self) -> Error {
-        Error::RankLost { rank: self.rank }
-    }
-
-    fn send(&mut self, bytes: &[u8], deadline: Deadline) -> Result<()> {
-        let length = bytes.len() as u64;
-        if length > LONGEST {
-            return Err(Error::config("messages between ranks: expected less than 2 GiB in all"));
-        }
-        let mut header = vec![DATA];
-        header.extend(length.to_le_bytes());
-        self.write(&header, deadline)?;
-        self.write(bytes, deadline)
-    }
-
-    fn receive(&mut self, deadline: Deadline) -> Result<Vec<u8>> {
-        let mut word = [0];
-        self.read(&mut word, deadline)?;
-        if word[0] == FAILED {
-            return Err(Error::RankFailed { rank: self.rank });
-        }
-        let mut length = [0; 8];
-        self.read(&mut length, deadline)?;
-        let length = u64::from_le_bytes(length);
-        if word[0] != DATA || length > LONGEST {
-            return Err(self.lost());
-        }
-        let mut bytes = vec![0; length as usize];
-        self.read(&mut bytes, deadline)?;
-        Ok(bytes)
-    }
-
-    fn read(&mut self, mut to: &mut [u8], deadline: Deadline) -> Result<()> {
-        while !to.is_empty() {
-            self.stream.set_read_timeout(Some(deadline.left()?)).map_err(|_| self.lost())?;
-            match self.stream.read(to) {
-                Ok(0) => return Err(self.lost()),
-                Ok(n) => to = &mut to[n..],
-                Err(error) => self.look_at(&error)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, mut from: &[u8], deadline: Deadline) -> Result<()> {
-        while !from.is_empty() {
-            self.stream.set_write_timeout(Some(deadline.left()?)).map_err(|_| self.lost())?;
-            match self.stream.write(from) {
-                Ok(n) => from = &from[n..],
-                // A rank that has failed has said so before it closed its end.
-                Err(error) => self.look_at(&error).or_else(|lost| self.check().and(Err(lost)))?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the connection is still there after an error.
-    fn look_at(&self, error: &std::io::Error) -> Result<()> {
-        match error.kind() {
-            ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(()),
-            _ => Err(self.lost()),
-        }
-    }
-
-    /// Whether the other rank is there, as far as it has said.
-    fn check(&self) -> Result<()> {
-        let mut word = [0];
-        match self.peek(&mut word) {
-            Ok(0) => Err(self.lost()),
-            Ok(_) if word[0] == FAILED => Err(Error::RankFailed { rank: self.rank }),
-            Ok(_) => Ok(()),
-            Err(error) => self.look_at(&error),
-        }
-    }
-
-    /// What has come, without waiting.
-    fn peek(&self, word: &mut [u8]) -> std::io::Result<usize> {
-        self.stream.set_nonblocking(true)?;
-        let seen = self.stream.peek(word);
-        self.stream.set_nonblocking(false)?;
-        seen
-    }
-}
-
 impl Communicator for SocketRank {
     fn rank(&self) -> usize {
         self.rank
@@ -227,13 +129,13 @@ impl Communicator for SocketRank {
     }
 
     /// The sums are rank 0's.
-    fn all_reduce_f32(&self, values: &mut [f32]) -> Result<()> {
-        let sums = self.through_first(bytes_of(values), Deadline::after(self.timeout), |all| {
+    fn all_reduce_f32(&self, values: &mut [f32], dtype: ReduceDtype) -> Result<()> {
+        let sums = self.through_first(dtype.encode(values), Deadline::after(self.timeout), |all| {
             let mut sums = vec![0.0; values.len()];
-            add_up(&mut sums, all, f32::from_le_bytes)?;
-            Ok(bytes_of(&sums))
+            dtype.add_up(&mut sums, all)?;
+            Ok(dtype.encode(&sums))
         })?;
-        add_up(values, &[sums], f32::from_le_bytes)
+        dtype.add_up(values, &[sums])
     }
 
     fn check(&self) -> Result<()> {
@@ -245,19 +147,16 @@ impl Communicator for SocketRank {
     }
 
     fn abort(&self, _: u8) {
-        // A thread that waits for another rank keeps the links; they end with the process.
-        let Ok(mut links) = self.links.try_lock() else { return };
-        for link in links.iter_mut() {
-            // One that cannot be told sees that the connection ends.
-            let _ = link.write(&[FAILED], Deadline::after(LAST_WORD));
-        }
+        self.aborted.store(true, Ordering::Relaxed);
+        // Otherwise the connections end with the process.
+        let Some(mut links) = self.lock_soon() else { return };
+        links.iter_mut().for_each(|link| link.fail(Deadline::after(LAST_WORD)));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-
+    use super::super::link::FAILED;
     use super::super::rendezvous::tests::local;
     use super::*;
 
@@ -283,7 +182,7 @@ mod tests {
             assert_eq!(rank.broadcast(vec![7; 1 - rank.rank().min(1)]).unwrap(), [7]);
             // More than the buffers of a connection hold.
             let mut values = vec![[1e8f32, 1.0, -1e8][rank.rank()]; 1 << 20];
-            rank.all_reduce_f32(&mut values).unwrap();
+            rank.all_reduce_f32(&mut values, ReduceDtype::F32).unwrap();
             let mut doubles = [rank.rank() as f64];
             rank.all_reduce_f64(&mut doubles).unwrap();
             rank.check().unwrap();
@@ -338,6 +237,71 @@ mod tests {
                 _ => assert!(says(0, 1, aborts) && says(2, 0, true), "{seen:?}"),
             }
         }
+    }
+
+    /// A rank fails while its other thread waits for a rank that does not come: the others hear of it, those that wait for the same rank too.
+    #[test]
+    fn a_failure_beside_a_call_is_told_at_once() {
+        for fails in [0, 1] {
+            let started = Instant::now();
+            let seen = on_ranks(3, PATIENCE, |rank| {
+                let error = match rank.rank() {
+                    2 => {
+                        while rank.check().is_ok() {
+                            thread::sleep(Duration::from_millis(5));
+                        }
+                        rank.check().unwrap_err()
+                    }
+                    own if own == fails => thread::scope(|scope| {
+                        let waiting = scope.spawn(|| rank.barrier());
+                        thread::sleep(Duration::from_millis(300));
+                        assert!(!waiting.is_finished());
+                        rank.abort(2);
+                        waiting.join().unwrap().unwrap_err()
+                    }),
+                    _ => rank.barrier().unwrap_err(),
+                };
+                // Rank 0 passes on what ends it.
+                rank.abort(2);
+                error
+            });
+            assert!(started.elapsed() < Duration::from_secs(10), "{seen:?}");
+            let failed = |error: &Error| match error {
+                Error::RankFailed { rank } => Some(*rank),
+                _ => None,
+            };
+            assert_eq!(
+                [0, 1, 2].map(|rank| failed(&seen[rank])),
+                [Some(fails), Some(fails), Some(0)],
+                "{seen:?}"
+            );
+        }
+    }
+
+    /// A word would be a part of the message.
+    #[test]
+    fn a_failure_within_a_message_ends_the_connection() {
+        let started = Instant::now();
+        let (failed, has_failed) = std::sync::mpsc::channel();
+        let (failed, has_failed) = (Mutex::new(failed), Mutex::new(has_failed));
+        let seen = on_ranks(2, PATIENCE, |rank| {
+            if rank.rank() == 0 {
+                has_failed.lock().unwrap().recv().unwrap();
+                return rank.all_gather(Vec::new()).unwrap_err();
+            }
+            // More than the buffers of a connection hold, which rank 0 does not read.
+            let error = thread::scope(|scope| {
+                let sending = scope.spawn(|| rank.all_gather(vec![FAILED; 64 << 20]));
+                thread::sleep(Duration::from_millis(300));
+                assert!(!sending.is_finished());
+                rank.abort(2);
+                sending.join().unwrap().unwrap_err()
+            });
+            failed.lock().unwrap().send(()).unwrap();
+            error
+        });
+        assert!(started.elapsed() < Duration::from_secs(10), "{seen:?}");
+        assert!(matches!(seen[..], [Error::RankLost { rank: 1 }, Error::RankFailed { rank: 1 }]), "{seen:?}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use mixce_lm::Parameters;
 use crate::checkpoint::{STATE_VERSION, TrainState};
 use crate::config::{Selection, TrainConfig};
 use crate::data::{Batcher, Position};
-use crate::distributed::{Communicator, lead};
+use crate::distributed::{Communicator, ReduceDtype, lead};
 use crate::error::{Error, Result};
 use crate::evaluate::{DEFAULT_BATCH_TOKENS, evaluate_on};
 use crate::metrics::{JsonlWriter, TensorBoardWriter};
@@ -127,7 +127,11 @@ impl<'a> Trainer<'a> {
         let step = TrainStep::new(&*model, parameters, job.objective.clone(), adamw, clip)?
             .with_options(config.pass_options())
             .with_outlier_rule(config.skip_outlier_steps)
-            .with_ranks(job.ranks.clone())?;
+            .with_ranks(job.ranks.clone())?
+            .with_reduce_dtype(config.grad_reduce_dtype);
+        if config.grad_reduce_dtype != ReduceDtype::F32 && job.ranks.size() == 1 {
+            tracing::warn!("`config.grad_reduce_dtype` has no effect: the run has one process");
+        }
         let step = match (config.shard_optimizer, job.ranks.size()) {
             (true, 1) => {
                 tracing::warn!("`config.shard_optimizer` has no effect: the run has one process");

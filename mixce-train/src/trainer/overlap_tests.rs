@@ -17,7 +17,7 @@ use mixce_lm::{
 
 use super::{StepResult, TrainStep};
 use crate::data::Microbatch;
-use crate::distributed::{Communicator, ThreadRank};
+use crate::distributed::{Communicator, ReduceDtype, ThreadRank};
 use crate::error::{Error, Result};
 use crate::optim::AdamWConfig;
 
@@ -67,8 +67,8 @@ impl Communicator for Watched {
         self.rank.abort(status);
     }
 
-    fn all_reduce_f32(&self, values: &mut [f32]) -> Result<()> {
-        self.rank.all_reduce_f32(values)?;
+    fn all_reduce_f32(&self, values: &mut [f32], dtype: ReduceDtype) -> Result<()> {
+        self.rank.all_reduce_f32(values, dtype)?;
         *self.sums.lock().unwrap() += 1;
         self.changed.notify_all();
         Ok(())
@@ -165,11 +165,12 @@ fn config() -> Gpt2Config {
 const BLOCKS: [usize; 2] = [2, 14];
 
 /// One step of three documents.
-fn run(ranks: Arc<dyn Communicator>, hook: Hook) -> Result<StepResult> {
+fn run(ranks: Arc<dyn Communicator>, hook: Hook, sharded: bool) -> Result<StepResult> {
     let (config, objective) = (config(), Arc::new(MixCe::new(0.5).unwrap()));
     let weights = Parameters::random(&config, 1, &Device::Cpu).unwrap();
     let step = TrainStep::new(&config, weights, objective, AdamWConfig::default(), 1.0)?;
-    let mut step = step.with_ranks(ranks)?;
+    let step = step.with_ranks(ranks)?;
+    let mut step = if sharded { step.with_sharded_optimizer()? } else { step };
     step.model = Box::new(Hooked { model: step.model.detached()?, hook });
     let examples = vec![vec![1, 2, 3, 4], vec![5, 6, 7, 8], vec![9, 10, 11, 12]];
     step.run(&[Microbatch { examples }], Stream::new(1), 1e-3, &AtomicBool::new(false))
@@ -182,6 +183,10 @@ fn failure() -> mixce_lm::Error {
 /// A backward pass that goes on only when a sum has been made.
 #[test]
 fn sums_are_made_during_the_backward_pass() {
+    [false, true].into_iter().for_each(sums_are_made_in_time);
+}
+
+fn sums_are_made_in_time(sharded: bool) {
     let ranks: Vec<Arc<Watched>> =
         ThreadRank::all(2, Duration::from_secs(60)).into_iter().map(Watched::new).collect();
     thread::scope(|scope| {
@@ -190,7 +195,7 @@ fn sums_are_made_during_the_backward_pass() {
             let hook = Box::new(move |first| {
                 if first == BLOCKS[1] && !watched.waits_for_a_sum() { Err(failure()) } else { Ok(()) }
             });
-            scope.spawn(move || run(rank.clone(), hook).unwrap());
+            scope.spawn(move || run(rank.clone(), hook, sharded).unwrap());
         }
     });
     let parameters = config().spec().parameters as usize;
@@ -219,7 +224,7 @@ fn a_failure_in_the_backward_pass_ends_all_ranks() {
     let mut errors = thread::scope(|scope| {
         let of_rank = |(rank, hook): (ThreadRank, Hook)| {
             scope.spawn(move || {
-                let error = run(Watched::new(rank.clone()), hook).unwrap_err();
+                let error = run(Watched::new(rank.clone()), hook, false).unwrap_err();
                 rank.abort(2);
                 error
             })

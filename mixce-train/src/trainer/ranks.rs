@@ -2,6 +2,7 @@
 use candle_core::Tensor;
 
 use super::sums::StepSums;
+use super::zero::Sharding;
 use super::{StartedStep, TrainStep, Trainer};
 use crate::config::Selection;
 use crate::distributed::{Reducer, lead, require_same};
@@ -16,10 +17,11 @@ impl TrainStep {
         Ok(self.ranks.all_gather(vec![u8::from(stopped)])?.contains(&vec![1]))
     }
 
-    /// What sums `gradients` over several ranks during a backward pass; a sharded optimizer sums them afterwards.
+    /// What sums `gradients` over several ranks during a backward pass.
     pub(super) fn reducer(&self, gradients: &[Tensor]) -> Result<Option<Reducer>> {
-        let overlaps = self.ranks.size() > 1 && self.sharding.is_none();
-        overlaps.then(|| Reducer::start(self.ranks.clone(), gradients)).transpose()
+        let shards = self.sharding.as_ref().map(Sharding::shards);
+        let start = || Reducer::start(self.ranks.clone(), gradients, shards, self.reduce_dtype);
+        (self.ranks.size() > 1).then(start).transpose()
     }
 
     /// Makes the sums of a step those of all ranks.

@@ -13,7 +13,7 @@ use super::sums::StepSums;
 use super::variables::Variables;
 use super::zero::Sharding;
 use crate::data::Microbatch;
-use crate::distributed::{Alone, Communicator, Part, Reducer};
+use crate::distributed::{Alone, Communicator, Part, ReduceDtype, Reducer};
 use crate::error::{Error, Result};
 use crate::optim::{AdamW, AdamWConfig, GradientNorms, clip_factor};
 use crate::packing::Packed;
@@ -35,6 +35,7 @@ pub struct TrainStep {
     options: PassOptions,
     outliers: Option<OutlierRule>,
     pub(super) ranks: Arc<dyn Communicator>,
+    pub(super) reduce_dtype: ReduceDtype,
     /// If AdamW's moments are divided over the ranks.
     pub(super) sharding: Option<Sharding>,
 }
@@ -123,6 +124,7 @@ impl TrainStep {
             options,
             outliers: None,
             ranks: Arc::new(Alone),
+            reduce_dtype: ReduceDtype::F32,
             sharding: None,
         })
     }
@@ -157,6 +159,12 @@ impl TrainStep {
             )));
         }
         Ok(Self { ranks, ..self })
+    }
+
+    /// The same, exchanging gradients with other ranks in this number format.
+    #[must_use]
+    pub fn with_reduce_dtype(self, reduce_dtype: ReduceDtype) -> Self {
+        Self { reduce_dtype, ..self }
     }
 
     /// The gradient norms that the next step is compared with.
@@ -267,7 +275,6 @@ impl TrainStep {
             })?;
         }
         reducer.map_or(Ok(()), Reducer::finish)?;
-        self.sharding.iter().try_for_each(|sharding| sharding.reduce(gradients))?;
         if self.is_deferred() { Ok(()) } else { self.sum_over_ranks(started) }
     }
 

@@ -1,8 +1,8 @@
 //! AdamW's moments divided over the ranks: stage 1 of ZeRO.
 //!
 //! Rajbhandari et al., *ZeRO: memory optimizations toward training trillion parameter models*, SC 2020. Every rank has all weights and gradients,
-//! and the moments of its shard. In a step, gradients are reduce-scattered, each rank updates its shard of the weights, and an all-gather makes
-//! the weights whole. The update is elementwise and the gradient norm is summed in the order of one process, so the weights have the bits of a
+//! and the moments of its shard. In a step, gradients are reduce-scattered during the backward pass, each rank updates its shard of the weights, and
+//! an all-gather makes the weights whole. The update is elementwise and the gradient norm is summed in the order of one process, so the weights have the bits of a
 //! run with all moments on every rank.
 use std::sync::Arc;
 
@@ -54,9 +54,8 @@ impl TrainStep {
 }
 
 impl Sharding {
-    /// Sums of gradients over all ranks, of this rank's shard.
-    pub(super) fn reduce(&self, gradients: &[Tensor]) -> Result<()> {
-        self.ranks.reduce_scatter(&gradients.iter().collect::<Vec<_>>(), &self.shards)
+    pub(super) fn shards(&self) -> &Shards {
+        &self.shards
     }
 
     /// The norms of gradients of which each rank has its shard.

@@ -10,13 +10,14 @@ use mixce_kernels::rng::Stream;
 use mixce_lm::{Parameters, PassOptions};
 use mixce_train::config::{Every, Selection, TrainConfig};
 use mixce_train::data::Examples;
-use mixce_train::distributed::{Communicator, ThreadRank};
+use mixce_train::distributed::{Communicator, ReduceDtype, ThreadRank};
 use mixce_train::run_folder::RunFolder;
 use mixce_train::selector::Selector;
 use mixce_train::trainer::{End, TrainJob, TrainOutcome, train};
 use mixce_train::{Error, Result};
 
 use crate::common::{Recorder, Setup, Watch, documents, examples, settings, tensors, values};
+use crate::sharded::{assert_same, sharded};
 
 /// 20 steps over ragged documents, with dropout and accumulation.
 pub(crate) fn config() -> TrainConfig {
@@ -221,6 +222,45 @@ fn other_settings_follow_one_process() {
     let llama = Setup::of(Arc::new(crate::resume::tiny_llama()), &documents(43, 1), None);
     let config = self::config();
     assert_follows(&plainly(1, &llama, "one", &config), &plainly(3, &llama, "three", &config), "llama");
+}
+
+/// Losses of rounded gradients within 1e-3, far from those of f32 in their bits; ranks with the same weights bit for bit, with and without shards.
+#[test]
+fn gradients_in_bf16_follow_those_in_f32() {
+    let setup = Setup::new(&documents(43, 1), None);
+    for size in [2, 3] {
+        let exact = plainly(size, &setup, &format!("{size}"), &config());
+        let rounded = TrainConfig { grad_reduce_dtype: ReduceDtype::Bf16, ..config() };
+        let whole = plainly(size, &setup, &format!("{size}-bf16"), &rounded);
+        let divided = plainly(size, &setup, &format!("{size}-bf16-sharded"), &sharded(&rounded));
+        assert_same(&whole, &divided, &format!("{size} ranks"));
+        assert!(whole.iter().all(|(outcome, _)| bits(outcome) == bits(&whole[0].0)));
+        assert!(bits(&whole[0].0) != bits(&exact[0].0), "gradients are rounded");
+        let (got, want) = (&whole[0].1.steps, &exact[0].1.steps);
+        assert_eq!((got.len(), want.len()), (20, 20));
+        for (a, b) in got.iter().zip(want) {
+            assert!((a.loss - b.loss).abs() <= 1e-3 * b.loss, "{a:?} {b:?}");
+            assert!((a.grad_norm - b.grad_norm).abs() <= 1e-2 * b.grad_norm, "{a:?} {b:?}");
+        }
+        assert_eq!(got[0].loss, want[0].loss, "the first forward pass is the same");
+        let error = (got[0].grad_norm / want[0].grad_norm - 1.0).abs();
+        assert!(error > 1e-8, "{error}");
+    }
+}
+
+/// The setting is part of the run; one process has nobody to send to.
+#[test]
+fn a_run_keeps_the_format_of_its_gradients() {
+    let setup = Setup::new(&documents(20, 1), None);
+    let rounded = TrainConfig { grad_reduce_dtype: ReduceDtype::Bf16, ..config() };
+    let extra = Extra { stop_after: Some(5), ..Extra::default() };
+    train_on(2, &setup, "run", &rounded, &extra);
+    let resumed = |dtype| TrainConfig { grad_reduce_dtype: dtype, resume: Some("auto".into()), ..config() };
+    let refused = plainly(2, &setup, "run", &resumed(ReduceDtype::F32)).swap_remove(0).0.unwrap_err();
+    assert!(refused.to_string().contains("`grad_reduce_dtype` was \"bf16\" and is unset now"), "{refused}");
+    assert_eq!(plainly(2, &setup, "run", &resumed(ReduceDtype::Bf16))[0].0.as_ref().unwrap().steps, 20);
+    let alone = plainly(1, &setup, "one", &config());
+    assert_same(&alone, &plainly(1, &setup, "one-bf16", &rounded), "one process");
 }
 
 /// Stopped on 4 ranks by one of them, continued on 2, against one process without a stop.

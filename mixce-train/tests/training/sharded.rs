@@ -13,7 +13,7 @@ use mixce_lm::{ModelConfig, Parameters};
 use mixce_train::Result;
 use mixce_train::config::{Every, TrainConfig};
 use mixce_train::data::Microbatch;
-use mixce_train::distributed::{Communicator, ThreadRank, all_reduce_bytes, calls_per_step};
+use mixce_train::distributed::{Communicator, ReduceDtype, ThreadRank, calls_per_step, exchanged_bytes};
 use mixce_train::optim::AdamWConfig;
 use mixce_train::trainer::{End, TrainStep};
 
@@ -141,7 +141,7 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
-/// Counts calls, and the bytes of f32 that a rank sends when every other rank gets what it needs from it, as MPI does it.
+/// Counts calls, and the bytes of values that a rank sends when every other rank gets what it needs from it, as MPI does it.
 #[derive(Debug)]
 struct Counted {
     rank: ThreadRank,
@@ -150,9 +150,9 @@ struct Counted {
 }
 
 impl Counted {
-    fn call(&self, values: usize) {
+    fn call(&self, values: usize, dtype: ReduceDtype) {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(4 * values as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(dtype.bytes() * values as u64, Ordering::Relaxed);
     }
 }
 
@@ -170,7 +170,7 @@ impl Communicator for Counted {
     }
 
     fn all_gather(&self, own: Vec<u8>) -> Result<Vec<Vec<u8>>> {
-        self.call(0);
+        self.call(0, ReduceDtype::F32);
         self.rank.all_gather(own)
     }
 
@@ -178,20 +178,20 @@ impl Communicator for Counted {
         self.rank.abort(status);
     }
 
-    fn all_reduce_f32(&self, values: &mut [f32]) -> Result<()> {
+    fn all_reduce_f32(&self, values: &mut [f32], dtype: ReduceDtype) -> Result<()> {
         let (total, size, rank) = (values.len(), self.size(), self.rank());
         let share = total * (rank + 1) / size - total * rank / size;
-        self.call(total - share + share * (size - 1));
-        self.rank.all_reduce_f32(values)
+        self.call(total - share + share * (size - 1), dtype);
+        self.rank.all_reduce_f32(values, dtype)
     }
 
-    fn reduce_scatter_f32(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
-        self.call(values.len() - lengths[self.rank()]);
-        self.rank.reduce_scatter_f32(values, lengths)
+    fn reduce_scatter_f32(&self, values: &[f32], lengths: &[usize], dtype: ReduceDtype) -> Result<Vec<f32>> {
+        self.call(values.len() - lengths[self.rank()], dtype);
+        self.rank.reduce_scatter_f32(values, lengths, dtype)
     }
 
     fn all_gather_f32(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
-        self.call(own.len() * (self.size() - 1));
+        self.call(own.len() * (self.size() - 1), ReduceDtype::F32);
         self.rank.all_gather_f32(own, lengths)
     }
 }
@@ -204,13 +204,15 @@ fn a_step_makes_the_planned_calls_and_sends_the_planned_bytes() {
     let parameters = model.spec().parameters;
     assert_eq!(lengths().sum::<usize>() as u64, parameters);
     let microbatch = Microbatch { examples: documents(5, 1) };
-    for (size, sharded) in [(2, false), (2, true), (3, false), (3, true)] {
+    let cases = [(2, false), (2, true), (3, false), (3, true)];
+    let cases = cases.into_iter().flat_map(|case| [(case, ReduceDtype::F32), (case, ReduceDtype::Bf16)]);
+    for ((size, sharded), dtype) in cases {
         let of_rank = |rank: ThreadRank| {
             let counted = Arc::new(Counted { rank, calls: AtomicUsize::new(0), bytes: AtomicU64::new(0) });
             let weights = Parameters::random(&*model, 3, &Device::Cpu).unwrap();
             let objective = Arc::new(MixCe::new(0.5).unwrap());
             let step = TrainStep::new(&*model, weights, objective, AdamWConfig::default(), 1.0).unwrap();
-            let step = step.with_ranks(counted.clone()).unwrap();
+            let step = step.with_ranks(counted.clone()).unwrap().with_reduce_dtype(dtype);
             let mut step = if sharded { step.with_sharded_optimizer().unwrap() } else { step };
             let batch = std::slice::from_ref(&microbatch);
             step.run(batch, Stream::new(1), 1e-3, &AtomicBool::new(false)).unwrap();
@@ -226,7 +228,7 @@ fn a_step_makes_the_planned_calls_and_sends_the_planned_bytes() {
         assert!(calls > 3 + usize::from(sharded), "more than one message");
         assert!(counts.iter().all(|(counted, _)| *counted == calls), "{counts:?}, planned {calls}");
         let sent: u64 = counts.iter().map(|(_, bytes)| bytes).sum();
-        let planned = all_reduce_bytes(parameters, size as u64) * size as u64;
+        let planned = exchanged_bytes(parameters, size as u64, dtype, sharded) * size as u64;
         assert!(sent.abs_diff(planned) <= 8 * size as u64, "{sent} of {planned}");
     }
 }

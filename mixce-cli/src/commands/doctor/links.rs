@@ -162,7 +162,7 @@ mod tests {
     use std::time::Duration;
 
     use mixce_train::Result as TrainResult;
-    use mixce_train::distributed::ThreadRank;
+    use mixce_train::distributed::{ReduceDtype, ThreadRank};
 
     use super::*;
 
@@ -191,8 +191,8 @@ mod tests {
             self.0.abort(status);
         }
 
-        fn all_reduce_f32(&self, values: &mut [f32]) -> TrainResult<()> {
-            self.0.all_reduce_f32(values)?;
+        fn all_reduce_f32(&self, values: &mut [f32], dtype: ReduceDtype) -> TrainResult<()> {
+            self.0.all_reduce_f32(values, dtype)?;
             self.1(self, &mut values[0]);
             Ok(())
         }

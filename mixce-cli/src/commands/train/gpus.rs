@@ -1,11 +1,13 @@
 //! `--gpus`: starts the program's command line once for each GPU of this machine, as a launcher does.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use mixce_data::input::STDIN;
 use mixce_train::config::TrainConfig;
 use mixce_train::distributed::Launched;
 
@@ -44,6 +46,12 @@ pub(super) fn starts_processes(
     }
     if gpus == 1 {
         return Ok(false);
+    }
+    let mut files = [&config.train, &config.valid].into_iter().flatten().flat_map(|files| &files.0);
+    if files.any(|file| file == Path::new(STDIN)) {
+        return Err(Problem::new(format!("`--gpus {gpus}`: its processes cannot each read standard input"))
+            .hint("write the documents to a file")
+            .into());
     }
     if !cfg!(feature = "nccl") {
         return Err(Problem::new(format!("`--gpus {gpus}`: this build has no NCCL, which connects GPUs"))
@@ -102,9 +110,8 @@ fn start(number: usize, gpus: usize, port: u16) -> Result<Child> {
     }
     command.env("MASTER_ADDR", Ipv4Addr::LOCALHOST.to_string()).env("MASTER_PORT", port.to_string());
     command.env_remove("TORCHELASTIC_USE_AGENT_STORE");
-    if number > 0 {
-        command.stdin(Stdio::null());
-    }
+    // The child has the pipe, so that it ends with this process, however that ends; the other children do not inherit it.
+    command.env(interrupt::HELD_STDIN, "1").stdin(Stdio::piped());
     // A terminal's Ctrl-C comes to this process alone, which passes it on once.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);

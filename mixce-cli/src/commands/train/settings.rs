@@ -6,6 +6,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use mixce_core::ObjectiveConfig;
 use mixce_train::config::{DataFiles, Every, Pack, Precision, Selection, TrainConfig};
+use mixce_train::distributed::ReduceDtype;
 use mixce_train::optim::ScheduleKind;
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
@@ -123,6 +124,10 @@ pub(crate) struct Settings {
     /// With several processes, divide AdamW's moments between them (ZeRO stage 1): less memory, the same results
     #[arg(long, help_heading = "Optimization")]
     pub(crate) shard_optimizer: bool,
+    /// With several processes, the number format in which they exchange gradients: bf16 halves the bytes, and rounds gradients and
+    /// their sums to 8 bits of precision [default: f32]
+    #[arg(long, value_parser = words::<ReduceDtype>(&["f32", "bf16"]), help_heading = "Optimization")]
+    pub(crate) grad_reduce_dtype: Option<ReduceDtype>,
 
     /// Evaluate at the end of each `epoch`, or every N steps [default: epoch]
     #[arg(long, value_name = "epoch|N|never", help_heading = "Evaluation and checkpoints")]
@@ -189,6 +194,7 @@ impl Settings {
             config.set_objective(objective.clone());
         }
         set!(epochs batch_size grad_accum block_size lr scheduler warmup_steps weight_decay);
+        set!(grad_reduce_dtype);
         set!(clip_grad_norm betas adam_epsilon precision eval_every save_every keep_last select select_documents select_prompt_length log_every);
         set_optional!(tokenizer max_length pack out cache_dir eta gamma min_weight alpha max_steps dropout patience resume select_featurizer);
         set_optional!(skip_outlier_steps);
