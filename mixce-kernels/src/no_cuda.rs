@@ -76,7 +76,7 @@ never_called! {
     judge(&[Tensor], f64, u64, &Tensor) -> ();
     adamw_step(&[AdamWParameter<'_>], &AdamWUpdate, Option<&Tensor>) -> ();
     clear(&[&Tensor]) -> ();
-    target_log_probs(&Tensor, &Tensor, &Tensor) -> Tensor;
+    target_log_probs(&Tensor, &Tensor, &Tensor, Precision) -> Tensor;
     weighted_cross_entropy(&Tensor, &Tensor, &Tensor, Weighting<'_>, &Tensor, Precision) -> CrossEntropy;
     decode_attention(&Tensor, &KeyValues, &Positions, Heads) -> Tensor;
     fill_cache(&Tensor, &Tensor, &KeyValues, Heads) -> ();
