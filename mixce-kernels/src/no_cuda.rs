@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::marker::PhantomData;
 
-use candle_core::{CudaStorage, Device, Error, Layout, Result, Shape, Tensor};
+use candle_core::{CudaStorage, DType, Device, Error, Layout, Result, Shape, Tensor};
 
 use crate::adamw::{AdamWParameter, AdamWUpdate};
 use crate::attention::{CausalAttention, Heads, KeyValues};
@@ -95,6 +95,7 @@ never_called! {
     rotary(&HeadTransform, &Tensor, &Tensor, Heads) -> Tensor;
     rotary_backward(&HeadTransform, Option<&Tensor>, &Tensor, Heads, &Tensor, &HeadTransformGradients) -> ();
     record(impl FnOnce() -> Result<()>) -> Recording;
+    memory(usize, DType) -> Tensor;
     upload(&[u32], &Tensor) -> ();
     sample((&Tensor, usize), Choice, u64, [&Tensor; 3], &Tensor) -> ();
     logits(&Tensor, &Weight) -> Tensor;

@@ -1,6 +1,7 @@
 //! Features of texts: the final hidden state at the last token.
 
 use candle_core::{DType, Device, Tensor};
+use mixce_kernels::upload;
 
 use crate::error::{Error, Result};
 use crate::model::{LanguageModel, ScoringOptions};
@@ -40,6 +41,6 @@ fn last_of_batch<M: LanguageModel + ?Sized>(
     let batch = model.pack(texts)?;
     let last: Vec<u32> = batch.cu_seqlens.offsets()[1..].iter().map(|end| *end as u32 - 1).collect();
     let hidden = model.scoring_states(&batch, options.precision)?;
-    let last = Tensor::from_vec(last, texts.len(), hidden.device())?;
+    let last = upload(&last, texts.len(), hidden.device())?;
     Ok(hidden.index_select(&last, 0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?)
 }
