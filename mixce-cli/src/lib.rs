@@ -18,6 +18,7 @@ mod models;
 mod objective;
 mod output;
 mod positions;
+mod precision;
 mod progress;
 mod quickstart;
 mod ranks;

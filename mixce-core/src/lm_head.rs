@@ -99,13 +99,18 @@ impl TokenWeights for Weights<'_> {
 }
 
 /// `log q` of each target under the logits `hidden head^T`: `[N]` f32 (nats), without gradient; shapes as in
-/// [`lm_head_loss`].
+/// [`lm_head_loss`]. `precision` is that of the product's operands; logits are f32.
 ///
 /// # Errors
-/// When shapes or dtypes do not fit or a target is outside the vocabulary.
-pub fn lm_head_log_q(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor> {
+/// When shapes or dtypes do not fit or a target is outside the vocabulary; in bf16, if tensors are not f32 on the CPU or CUDA.
+pub fn lm_head_log_q(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &Tensor,
+    precision: Precision,
+) -> Result<Tensor> {
     check("lm_head_log_q", hidden, head, targets)?;
-    Ok(target_log_probs(hidden, head, targets)?)
+    Ok(target_log_probs(hidden, head, targets, precision)?)
 }
 
 fn check(operation: &'static str, hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<()> {

@@ -138,7 +138,7 @@ fn ends(c: &mut Criterion) {
     let ids: Vec<u32> = (0..TOKENS as u32).map(|i| i * 31 % VOCABULARY as u32).collect();
     let ids = Tensor::from_vec(ids, TOKENS, &Device::Cpu).unwrap();
     c.bench_function("LM head, log q", |b| {
-        b.iter(|| target_log_probs(&hidden, &head, &ids).unwrap());
+        b.iter(|| target_log_probs(&hidden, &head, &ids, Precision::F32).unwrap());
     });
     let dhead = head.zeros_like().unwrap();
     let weighting = Weighting { weights: &MixCe, denominator: 1.0 };

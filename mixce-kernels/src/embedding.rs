@@ -7,12 +7,13 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor, bail,
 };
 
-use crate::Positions;
 use crate::cpu::{self, with_slices_mut};
 use crate::cuda;
 use crate::device::{gpu_of, has_backward_kernels};
 use crate::dropout::{Dropout, drop_rows, drop_rows_slow};
 use crate::residual::active;
+use crate::upload::upload;
+use crate::{CuSeqlens, Positions};
 
 /// `x_t = dropout(tokens[input_ids_t] + positions[position_ids_t])`: two tables `[V, C]` and `[T, C]`, result `[N, C]`; the mask is
 /// that of [`crate::dropout`].
@@ -170,11 +171,12 @@ impl RowGroups {
         for group in &groups {
             offsets.push(offsets[offsets.len() - 1] + group.len() as u32);
         }
-        let (order, device) = (groups.concat(), ids.device());
+        let (n, groups) = (groups.iter().map(Vec::len).sum::<usize>(), [groups.concat(), offsets].concat());
+        let on_device = upload(&groups, groups.len(), ids.device())?;
         Ok(Self {
             ids: ids.clone(),
-            order: Tensor::from_slice(&order, order.len(), device)?,
-            offsets: Tensor::from_slice(&offsets, offsets.len(), device)?,
+            order: on_device.narrow(0, 0, n)?,
+            offsets: on_device.narrow(0, n, groups.len() - n)?,
         })
     }
 }
@@ -193,7 +195,19 @@ impl Embedded {
     /// # Errors
     /// As [`Embedded::new`].
     pub fn at(input_ids: &[u32], positions: &Positions, device: &Device) -> Result<Self> {
-        Self::with_copy(input_ids, positions, Tensor::from_slice(input_ids, input_ids.len(), device)?)
+        Self::with_copy(input_ids, positions, upload(input_ids, input_ids.len(), device)?)
+    }
+
+    /// [`Embedded::at`] for the tokens of packed documents: on a GPU all is copied at once, with what attention reads of the documents.
+    ///
+    /// # Errors
+    /// As [`Embedded::new`].
+    pub fn of_documents(input_ids: &[u32], documents: &CuSeqlens, device: &Device) -> Result<Self> {
+        let copy = match cuda::Gpu::of(device) {
+            Some(_) => documents.upload_with_ids(input_ids, device)?,
+            None => upload(input_ids, input_ids.len(), device)?,
+        };
+        Self::with_copy(input_ids, documents.positions(), copy)
     }
 
     /// [`Embedded::at`] with token ids of which there is a copy on the device, `[N]` u32.

@@ -22,6 +22,7 @@
 //! | [`lm_head`] | LM head and token-weighted cross-entropy, forward and backward at once, without the matrix of logits |
 //! | [`Weight`], [`PackedWeight`] | weights as matrices, or prepacked for the products of sampling |
 //! | [`softmax_quantile`] | sampling from a softmax |
+//! | [`upload`] | the host's numbers on a GPU, without waiting |
 //! | [`StepInputs`], [`RecordedStep`] | a step of decoding on a GPU, launched at once |
 //! | [`sample_on_gpu`] | sampling the tokens of a batch with temperature, top-k and top-p on a GPU |
 //! | [`adamw_step`] | the in-place AdamW update |
@@ -61,6 +62,7 @@ pub mod sublayer;
 #[cfg(test)]
 mod testing;
 pub mod threads;
+mod upload;
 mod weight;
 
 pub use mixce_base::rng;
@@ -95,6 +97,7 @@ pub use residual::{residual_dropout, residual_dropout_slow};
 pub use rotary::{HeadNorm, HeadTransform, HeadTransformGradients, Rotary};
 pub use sample::{Choice, Draws, read_tokens, sample_on_gpu};
 pub use step::{RecordedStep, StepInputs, allow_recording, recording_is_allowed};
+pub use upload::upload;
 pub use weight::Weight;
 
 /// Tensor errors are candle's.

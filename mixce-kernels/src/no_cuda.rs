@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::marker::PhantomData;
 
-use candle_core::{CudaStorage, Device, Error, Layout, Result, Shape, Tensor};
+use candle_core::{CudaStorage, DType, Device, Error, Layout, Result, Shape, Tensor};
 
 use crate::adamw::{AdamWParameter, AdamWUpdate};
 use crate::attention::{CausalAttention, Heads, KeyValues};
@@ -76,7 +76,7 @@ never_called! {
     judge(&[Tensor], f64, u64, &Tensor) -> ();
     adamw_step(&[AdamWParameter<'_>], &AdamWUpdate, Option<&Tensor>) -> ();
     clear(&[&Tensor]) -> ();
-    target_log_probs(&Tensor, &Tensor, &Tensor) -> Tensor;
+    target_log_probs(&Tensor, &Tensor, &Tensor, Precision) -> Tensor;
     weighted_cross_entropy(&Tensor, &Tensor, &Tensor, Weighting<'_>, &Tensor, Precision) -> CrossEntropy;
     decode_attention(&Tensor, &KeyValues, &Positions, Heads) -> Tensor;
     fill_cache(&Tensor, &Tensor, &KeyValues, Heads) -> ();
@@ -95,6 +95,7 @@ never_called! {
     rotary(&HeadTransform, &Tensor, &Tensor, Heads) -> Tensor;
     rotary_backward(&HeadTransform, Option<&Tensor>, &Tensor, Heads, &Tensor, &HeadTransformGradients) -> ();
     record(impl FnOnce() -> Result<()>) -> Recording;
+    memory(usize, DType) -> Tensor;
     upload(&[u32], &Tensor) -> ();
     sample((&Tensor, usize), Choice, u64, [&Tensor; 3], &Tensor) -> ();
     logits(&Tensor, &Weight) -> Tensor;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor};
 
 use crate::device_copy::DeviceCopy;
+use crate::upload::upload;
 
 /// The position of each row of a batch in its document, from 0. Cloning is cheap: clones share the numbers, on the host and, once a
 /// kernel has asked for them, on the device.
@@ -32,8 +33,14 @@ impl Positions {
         &self.host
     }
 
+    /// Takes a copy on the device, `[N]` u32, unless there is one.
+    pub(crate) fn take_copy(&self, copy: Tensor) -> Result<()> {
+        let device = copy.device().clone();
+        self.on_device.get(&device, || Ok(copy)).map(drop)
+    }
+
     /// `[N]` u32: copied to the device once.
     pub(crate) fn on(&self, device: &Device) -> Result<Tensor> {
-        self.on_device.get(device, || Tensor::from_slice(&self.host, self.host.len(), device))
+        self.on_device.get(device, || upload(&self.host, self.host.len(), device))
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::{Device, Result, Tensor, bail};
 
 use crate::cuda::{Gpu, Recording};
+use crate::upload::upload;
 use crate::{Embedded, Positions};
 
 static RECORDING_IS_ALLOWED: AtomicBool = AtomicBool::new(false);
@@ -54,7 +55,7 @@ impl StepInputs {
                 on_gpu: None,
             });
         }
-        let all = Tensor::from_vec([ids, positions, &lengths].concat(), (3, ids.len()), device)?;
+        let all = upload(&[ids, positions, &lengths].concat(), (3, ids.len()), device)?;
         let positions = Positions::with_copy(positions, all.get(1)?);
         Ok(Self {
             tokens: Embedded::with_copy(ids, &positions, all.get(0)?)?,

@@ -39,12 +39,9 @@ impl PackedBatch {
             }
         }
         let input_ids: Vec<u32> = texts.concat();
-        let position_ids: Vec<u32> = texts.iter().flat_map(|ids| 0..ids.len() as u32).collect();
-        Ok(Self {
-            embedded: Embedded::new(&input_ids, &position_ids, device)?,
-            cu_seqlens: CuSeqlens::from_lengths(texts.iter().map(|ids| ids.len())),
-            first_row: 0,
-        })
+        let cu_seqlens = CuSeqlens::from_lengths(texts.iter().map(|ids| ids.len()));
+        let embedded = Embedded::of_documents(&input_ids, &cu_seqlens, device)?;
+        Ok(Self { embedded, cu_seqlens, first_row: 0 })
     }
 
     /// The number of tokens of all texts.

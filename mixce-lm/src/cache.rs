@@ -5,7 +5,7 @@
 //! The token at position p of a sequence has column p; what lies behind a shorter sequence is not read.
 
 use candle_core::{Device, Tensor};
-use mixce_kernels::{CuSeqlens, Heads, KeyValues, Positions, decode_attention, fill_cache};
+use mixce_kernels::{CuSeqlens, Heads, KeyValues, Positions, decode_attention, fill_cache, upload};
 
 use crate::error::Result;
 
@@ -99,7 +99,7 @@ impl KvCache {
     /// When a tensor operation fails.
     pub fn keep(&mut self, sequences: &[usize]) -> Result<()> {
         let ids: Vec<u32> = sequences.iter().map(|i| *i as u32).collect();
-        let ids = Tensor::new(ids.as_slice(), &self.device)?;
+        let ids = upload(&ids, ids.len(), &self.device)?;
         for cache in &mut self.layers {
             *cache = cache.select(&ids)?;
         }

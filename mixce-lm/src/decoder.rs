@@ -3,7 +3,7 @@
 //! Legend: N packed tokens, B sequences, C channels, V vocabulary.
 
 use candle_core::{Device, Tensor};
-use mixce_kernels::{Embedded, Precision, StepInputs, Weight, has_backward_kernels};
+use mixce_kernels::{Embedded, Precision, StepInputs, Weight, has_backward_kernels, upload};
 
 use crate::architecture::{Architecture, Attention, Block as _, LayerOptions};
 use crate::batch::PackedBatch;
@@ -116,7 +116,7 @@ impl<A: Architecture> Decoder for TransformerDecoder<A> {
         }
         // Behind the last block's keys and values only the last token of each prompt goes on.
         let last: Vec<u32> = documents.offsets()[1..].iter().map(|end| *end as u32 - 1).collect();
-        let last = Tensor::from_vec(last, cache.lengths().len(), &self.device)?;
+        let last = upload(&last, cache.lengths().len(), &self.device)?;
         let x = self.body.run(&batch.embedded, None, |layer, block, x| {
             let rows = (layer + 1 == self.spec.layers).then_some(&last);
             let mut attention = Attention::Prompts { documents, cache: &mut cache, layer, rows };

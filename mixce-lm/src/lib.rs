@@ -42,7 +42,7 @@ pub use decoder::TransformerDecoder;
 pub use error::{Error, Result};
 pub use gradients::Gradients;
 pub use mixce_kernels::Heads;
-pub use model::{Decoder, Forward, LanguageModel, PassOptions};
+pub use model::{DEFAULT_BATCH_TOKENS, Decoder, Forward, LanguageModel, PassOptions, ScoringOptions};
 pub use params::{Init, ParameterKind, ParameterSpec, Parameters};
 pub use sampler::Sampler;
 pub use session::{Session, Started};

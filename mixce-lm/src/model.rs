@@ -33,6 +33,24 @@ pub struct PassOptions {
     pub precision: Precision,
 }
 
+/// Tokens per forward pass of scoring, unless a single text is longer.
+pub const DEFAULT_BATCH_TOKENS: usize = 4096;
+
+/// How texts are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScoringOptions {
+    /// Tokens per forward pass, unless a single text is longer. Affects memory, and the result only by rounding.
+    pub batch_tokens: usize,
+    /// As in [`PassOptions`]; logits are f32.
+    pub precision: Precision,
+}
+
+impl Default for ScoringOptions {
+    fn default() -> Self {
+        Self { batch_tokens: DEFAULT_BATCH_TOKENS, precision: Precision::F32 }
+    }
+}
+
 /// A decoder-only language model with its weights: token ids in, final hidden states out.
 ///
 /// The logits, `hidden lm_head^T`, are left to the caller, because training and scoring compute them for a slice of tokens at a time, and
@@ -59,6 +77,14 @@ pub trait LanguageModel: Debug + Send + Sync {
     /// # Errors
     /// When a tensor operation fails.
     fn hidden_states(&self, batch: &PackedBatch, dropout: Option<Stream>) -> Result<Tensor>;
+
+    /// [`LanguageModel::hidden_states`] without dropout, outside of any graph, with products in `precision`: the pass of scoring. In bf16
+    /// weights are rounded anew in each pass, so that no second copy of them exists.
+    ///
+    /// # Errors
+    /// When this device has no bf16 ([`Precision::check`]); [`Error::NotFused`](crate::Error::NotFused) for bf16 elsewhere than on the CPU
+    /// or CUDA with weights in f32; when a tensor operation fails.
+    fn scoring_states(&self, batch: &PackedBatch, precision: Precision) -> Result<Tensor>;
 
     /// The forward pass of training, whose result holds the saved activations.
     ///
@@ -97,14 +123,11 @@ pub trait LanguageModel: Debug + Send + Sync {
 
     /// The final hidden state at the last token of each text, `[B, C]` on the CPU, in f32: the features of MAUVE.
     ///
-    /// Batches have about `batch_tokens` tokens, which affects memory, and the result only by rounding. Cheapest on a detached
-    /// model.
-    ///
     /// # Errors
-    /// When a text is empty, longer than the model's positions or has a token outside the vocabulary, and when a tensor operation
-    /// fails.
-    fn last_hidden_states(&self, texts: &[&[u32]], batch_tokens: usize) -> Result<Tensor> {
-        features::last_hidden_states(self, texts, batch_tokens)
+    /// When a text is empty, longer than the model's positions or has a token outside the vocabulary; as
+    /// [`LanguageModel::scoring_states`].
+    fn last_hidden_states(&self, texts: &[&[u32]], options: ScoringOptions) -> Result<Tensor> {
+        features::last_hidden_states(self, texts, options)
     }
 
     /// SHA-256, in hex, of the configuration and all weights in f32: models with equal fingerprints are identical, whatever format they

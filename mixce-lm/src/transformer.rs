@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use mixce_kernels::rng::Stream;
-use mixce_kernels::{Embedded, Norm, Precision};
+use mixce_kernels::{Embedded, Norm, Precision, has_backward_kernels};
 
 use crate::architecture::{Architecture, Attention, Block as _, Embedding as _, LayerOptions, Masks};
 use crate::batch::PackedBatch;
 use crate::config::{ModelConfig, ModelSpec};
 use crate::decoder::TransformerDecoder;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Decoder, Forward, LanguageModel, PassOptions};
 use crate::params::Parameters;
 use crate::training;
@@ -112,6 +112,17 @@ impl<A: Architecture> Transformer<A> {
         Self::with_shared(self.architecture.clone(), self.parameters.detached(), self.shared.clone())
     }
 
+    /// Final hidden states `[N, C]`, after the last norm.
+    fn states(&self, batch: &PackedBatch, dropout: Option<Stream>, precision: Precision) -> Result<Tensor> {
+        let masks = batch.masks(dropout);
+        let x = self.body.run(&batch.embedded, masks, |layer, block, x| {
+            let options = LayerOptions { dropout: layer_masks(masks, layer), precision };
+            let (y, _) = block.forward(&x, options, &mut Attention::Documents(&batch.cu_seqlens), false)?;
+            Ok(y)
+        })?;
+        Ok(self.body.norm.forward(&x)?)
+    }
+
     /// Prepares the model for sampling (see [`LanguageModel::into_decoder`]).
     ///
     /// # Errors
@@ -139,13 +150,15 @@ impl<A: Architecture> LanguageModel for Transformer<A> {
     }
 
     fn hidden_states(&self, batch: &PackedBatch, dropout: Option<Stream>) -> Result<Tensor> {
-        let masks = batch.masks(dropout);
-        let x = self.body.run(&batch.embedded, masks, |layer, block, x| {
-            let options = LayerOptions { dropout: layer_masks(masks, layer), ..LayerOptions::default() };
-            let (y, _) = block.forward(&x, options, &mut Attention::Documents(&batch.cu_seqlens), false)?;
-            Ok(y)
-        })?;
-        Ok(self.body.norm.forward(&x)?)
+        self.states(batch, dropout, Precision::F32)
+    }
+
+    fn scoring_states(&self, batch: &PackedBatch, precision: Precision) -> Result<Tensor> {
+        precision.check(self.device())?;
+        if precision == Precision::Bf16 && !has_backward_kernels(&self.lm_head) {
+            return Err(Error::NotFused { what: "scoring in bf16" });
+        }
+        Self::detached(self)?.states(batch, None, precision)
     }
 
     fn forward<'a>(&'a self, batch: &'a PackedBatch, options: PassOptions) -> Result<Box<dyn Forward + 'a>> {

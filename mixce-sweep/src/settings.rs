@@ -120,7 +120,7 @@ pub struct Evaluate {
     /// Samples per batch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<u64>,
-    /// Number format of matrix products in sampling.
+    /// Number format of matrix products in evaluation, sampling and scoring.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<String>,
     /// Seed of the metrics.

@@ -3,16 +3,15 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mixce_core::{Objective, lm_head_log_q};
-use mixce_lm::LanguageModel;
+use mixce_kernels::Precision;
+pub use mixce_lm::DEFAULT_BATCH_TOKENS;
+use mixce_lm::{LanguageModel, ScoringOptions};
 use serde::Serialize;
 
 use crate::data::Examples;
 use crate::distributed::{Alone, Communicator};
 use crate::error::{Error, Result};
 use crate::packing::Packed;
-
-/// Tokens per forward pass, unless a single example is longer.
-pub const DEFAULT_BATCH_TOKENS: usize = 4096;
 
 /// The result of an evaluation. Sums run over all target tokens of the corpus in f64, so the numbers do not depend on the
 /// batches.
@@ -45,7 +44,7 @@ pub struct Scored<'a> {
     pub log_q: &'a [f32],
 }
 
-/// Scores every example with detached parameters and without dropout, `batch_tokens` tokens at a time, in order.
+/// Scores every example with detached parameters and without dropout, in order.
 ///
 /// `on_example` receives each of them (for per-token output, or progress).
 ///
@@ -56,10 +55,10 @@ pub fn evaluate(
     model: &dyn LanguageModel,
     examples: &Examples,
     objective: &dyn Objective,
-    batch_tokens: usize,
+    options: ScoringOptions,
     on_example: &mut dyn FnMut(Scored<'_>) -> Result<()>,
 ) -> Result<Evaluation> {
-    evaluate_on(&Alone, model, examples, objective, batch_tokens, on_example)
+    evaluate_on(&Alone, model, examples, objective, options, on_example)
 }
 
 /// [`evaluate`] by several ranks, to which the batches are dealt in turn: the result is the same on all, but `on_example` hears of this rank's
@@ -72,7 +71,7 @@ pub fn evaluate_on(
     model: &dyn LanguageModel,
     examples: &Examples,
     objective: &dyn Objective,
-    batch_tokens: usize,
+    options: ScoringOptions,
     on_example: &mut dyn FnMut(Scored<'_>) -> Result<()>,
 ) -> Result<Evaluation> {
     let mut sums = Sums::default();
@@ -80,12 +79,12 @@ pub fn evaluate_on(
         // The last token of a document is only a target: no embedding is looked up for it.
         examples.store().require_vocabulary(model.spec().vocabulary)?;
         let model = model.detached()?;
-        for batch in batches(examples, batch_tokens).skip(ranks.rank()).step_by(ranks.size()) {
+        for batch in batches(examples, options.batch_tokens).skip(ranks.rank()).step_by(ranks.size()) {
             let batch: Vec<(usize, Vec<u32>)> = batch
                 .flat_map(|index| examples.pieces(index).into_iter().map(move |piece| (index, piece)))
                 .collect();
             let pieces: Vec<&[u32]> = batch.iter().map(|(_, tokens)| tokens.as_slice()).collect();
-            let log_q = score(&*model, &pieces)?;
+            let log_q = score(&*model, &pieces, options.precision)?;
             let mut rest = log_q.as_slice();
             for (document, tokens) in &batch {
                 let (own, others) = rest.split_at(tokens.len() - 1);
@@ -117,14 +116,14 @@ pub fn evaluate_for_first_rank(
     model: &dyn LanguageModel,
     examples: &Examples,
     objective: &dyn Objective,
-    batch_tokens: usize,
+    options: ScoringOptions,
     stop: &AtomicBool,
     on_example: &mut dyn FnMut(Scored<'_>) -> Result<()>,
 ) -> Result<Evaluation> {
     let go_on = || if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) };
     if ranks.size() == 1 {
         let mut heard = |scored: Scored<'_>| on_example(scored).and_then(|()| go_on());
-        return evaluate(model, examples, objective, batch_tokens, &mut heard);
+        return evaluate(model, examples, objective, options, &mut heard);
     }
     let mut own = Vec::new();
     let mut keep = |Scored { index, log_q, .. }: Scored<'_>| {
@@ -133,7 +132,7 @@ pub fn evaluate_for_first_rank(
         own.extend(log_q.iter().flat_map(|value| value.to_le_bytes()));
         go_on()
     };
-    let evaluation = evaluate_on(ranks, model, examples, objective, batch_tokens, &mut keep)?;
+    let evaluation = evaluate_on(ranks, model, examples, objective, options, &mut keep)?;
     let all = ranks.all_gather(own)?;
     if ranks.rank() > 0 {
         return Ok(evaluation);
@@ -182,10 +181,10 @@ fn batches(examples: &Examples, batch_tokens: usize) -> impl Iterator<Item = Ran
 }
 
 /// `log q` of every target of some examples, concatenated.
-fn score(model: &dyn LanguageModel, batch: &[&[u32]]) -> Result<Vec<f32>> {
+fn score(model: &dyn LanguageModel, batch: &[&[u32]], precision: Precision) -> Result<Vec<f32>> {
     let packed = Packed::new(model, batch)?;
-    let hidden = model.hidden_states(&packed.inputs, None)?;
-    let log_q = lm_head_log_q(&hidden, model.lm_head(), &packed.targets)?;
+    let hidden = model.scoring_states(&packed.inputs, precision)?;
+    let log_q = lm_head_log_q(&hidden, model.lm_head(), &packed.targets, precision)?;
     log_q.to_vec1().map_err(Error::tensor("log-likelihoods"))
 }
 

@@ -1,5 +1,6 @@
 //! Turns examples into the model's inputs and targets.
 use candle_core::Tensor;
+use mixce_kernels::upload;
 use mixce_lm::{LanguageModel, PackedBatch};
 
 use crate::error::{Error, Result};
@@ -23,8 +24,7 @@ impl Packed {
         let inputs: Vec<&[u32]> = usable().map(|e| &e[..e.len() - 1]).collect();
         let targets: Vec<u32> = usable().flat_map(|e| &e[1..]).copied().collect();
         let n = targets.len();
-        let targets =
-            Tensor::from_vec(targets, n, model.device()).map_err(Error::tensor("targets of a batch"))?;
+        let targets = upload(&targets, n, model.device()).map_err(Error::tensor("targets of a batch"))?;
         Ok(Self { inputs: model.pack(&inputs)?, targets })
     }
 }

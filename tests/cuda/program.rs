@@ -1,5 +1,6 @@
 //! Compares the program on CUDA with the program on the CPU.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -160,6 +161,28 @@ fn evaluating_gives_the_likelihood_of_the_cpu() {
     };
     let (cuda, cpu) = (of("cuda"), of("cpu"));
     assert!((cuda - cpu).abs() <= 1e-5 * cpu, "CUDA {cuda}, CPU {cpu}");
+    let rounded = of("cuda --precision bf16");
+    assert!(rounded != cuda && (rounded - cpu).abs() <= 3e-3 * cpu, "in bf16 {rounded}, CPU {cpu}");
+}
+
+/// Features in bf16 are not taken from the cache of those in f32.
+#[test]
+fn features_are_computed_in_the_precision_asked_for() {
+    let world = World::new();
+    let of = |precision: &str| {
+        let line = format!(
+            "score --human valid.txt --model-text train.txt --metrics mauve --featurizer model --max-length 20 \
+             --resamples 0 --mauve-buckets 4 --device cuda --precision {precision} --json"
+        );
+        let row = run(&world, &line, None).row();
+        assert_eq!(row["settings"]["featurizer"]["precision"], precision);
+    };
+    of("f32");
+    let folder = world.path("home/.cache/mixce/features");
+    let cached = || fs::read_dir(&folder).unwrap().count();
+    let of_f32 = cached();
+    of("bf16");
+    assert_eq!(cached(), 2 * of_f32);
 }
 
 /// The quickstart's corpus, tokenizer and base model, finetuned with its settings: by MLE and by MixCE.
@@ -257,10 +280,11 @@ fn training_scoring_and_sampling_are_measured() {
     let lines = [
         format!("bench train {tiny} --seq-len 16"),
         format!("bench forward {tiny} --seq-len 16"),
+        format!("bench forward {tiny} --seq-len 16 --precision bf16"),
         format!("bench generate {tiny} --prompt-len 5 --new-tokens 6"),
         format!("bench generate {tiny} --prompt-len 5 --new-tokens 6 --precision bf16"),
     ];
-    for (line, tokens) in lines.iter().zip([32, 32, 12, 12]) {
+    for (line, tokens) in lines.iter().zip([32, 32, 32, 12, 12]) {
         let row = run(&world, line, None).row();
         assert_eq!(
             (&row["device"], &row["tokens"]),

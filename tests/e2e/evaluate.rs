@@ -1,5 +1,8 @@
 //! Measuring perplexity.
 
+use candle_core::Device;
+use mixce_kernels::Precision;
+
 use crate::support::{World, number};
 
 #[test]
@@ -27,6 +30,23 @@ fn perplexity_is_that_of_the_tokens_and_does_not_depend_on_the_batches() {
     assert!((number(&small, "nll") - nll).abs() < 1e-5, "{small}");
     let text = world.run("evaluate --model model --data valid.txt --max-length 60").success().stdout;
     assert!(text.contains(&format!("{nll:.4} nats per token")), "{text}");
+}
+
+/// As training does, scoring refuses bf16 on a CPU without it.
+#[test]
+fn the_precision_is_that_asked_for() {
+    let world = World::new();
+    let line = "evaluate --model model --data valid.txt --max-length 60 --json";
+    let exact = world.run(line).row();
+    assert_eq!(exact["settings"]["precision"], "f32");
+    let line = format!("{line} --precision bf16");
+    if Precision::Bf16.check(&Device::Cpu).is_err() {
+        return world.run(&line).refused(&["`--precision bf16`", "AVX512-BF16", "`--precision f32`"]);
+    }
+    let rounded = world.run(&line).row();
+    assert_eq!(rounded["settings"]["precision"], "bf16");
+    let (nll, rounded) = (number(&exact, "nll"), number(&rounded, "nll"));
+    assert!(nll != rounded && (nll - rounded).abs() < 3e-3 * nll, "{nll} {rounded}");
 }
 
 #[test]

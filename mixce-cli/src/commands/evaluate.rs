@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use mixce_core::objective::Mle;
 use mixce_eval::perplexity::LikelihoodSums;
-use mixce_lm::Tokenizer;
+use mixce_lm::{ScoringOptions, Tokenizer};
 use mixce_train::data::cache::{encode_input, open_or_build};
 use mixce_train::data::{DataCounts, EncodeSettings, Examples, Input};
 use mixce_train::distributed::{Launched, first_rank_first, require_same};
@@ -21,6 +21,7 @@ use crate::context::Context;
 use crate::error::Problem;
 use crate::files::{self, OutputFile};
 use crate::positions::{DEFAULT_MAX_LENGTH, at_most};
+use crate::precision::PrecisionArgs;
 use crate::reading::ReadingArgs;
 use crate::{interrupt, models, progress, ranks};
 
@@ -70,6 +71,8 @@ pub(crate) struct EvaluateArgs {
     /// Tokens per forward pass; affects memory, not the result
     #[arg(long, default_value_t = DEFAULT_BATCH_TOKENS, value_name = "TOKENS")]
     batch_tokens: usize,
+    #[command(flatten)]
+    precision: PrecisionArgs,
     /// Folder or hub id of the tokenizer [default: the model's own]
     #[arg(long, value_name = "MODEL")]
     tokenizer: Option<String>,
@@ -116,6 +119,7 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
         files::refuse_input(path, input.paths())?;
     }
     let device = context.start_rank(None, ranks::threads(launched), launched.as_ref())?;
+    let precision = args.precision.on(&device)?;
     let load = || models::load(&args.model, args.tokenizer.as_deref(), &device);
     let loaded = first_rank_first(&*ranks, load)?;
     let stop = interrupt::install("nothing is written");
@@ -155,8 +159,9 @@ pub(crate) fn run(args: &EvaluateArgs, context: &Context) -> Result<()> {
         }
         Ok(())
     };
-    let (model, batch_tokens) = (&*loaded.model, args.batch_tokens.max(1));
-    let all = evaluate_for_first_rank(&*ranks, model, &examples, &Mle, batch_tokens, stop, &mut on_example)?;
+    let (model, options) =
+        (&*loaded.model, ScoringOptions { batch_tokens: args.batch_tokens.max(1), precision });
+    let all = evaluate_for_first_rank(&*ranks, model, &examples, &Mle, options, stop, &mut on_example)?;
     let leads = ranks.rank() == 0;
     ranks::disconnect(ranks);
     if !leads {
@@ -222,6 +227,7 @@ fn report(
         "prompt_length": args.prompt_length,
         "compat": args.compat,
         "batch_size": args.compat.map(|_| args.batch_size),
+        "precision": args.precision.precision,
     });
     let DataCounts { empty, short, bad, .. } = data;
     let (perplexity, tokens) = (nll.exp(), sums.tokens());

@@ -10,6 +10,7 @@ use clap::Args;
 use mixce_core::objective::Mle;
 use mixce_data::{Input, ReadSettings};
 use mixce_eval::histogram::{Bins, Summary};
+use mixce_lm::ScoringOptions;
 use mixce_train::data::cache::encode_input;
 use mixce_train::data::{EncodeSettings, Examples};
 use mixce_train::evaluate::{DEFAULT_BATCH_TOKENS, Scored, evaluate};
@@ -23,6 +24,7 @@ use crate::files::{self, OutputFile};
 use crate::models::LoadedModel;
 use crate::output::table;
 use crate::positions::{DEFAULT_MAX_LENGTH, fitted};
+use crate::precision::PrecisionArgs;
 use crate::reading::ReadingArgs;
 use crate::{interrupt, models, progress};
 
@@ -68,6 +70,8 @@ pub(crate) struct NllHistogramArgs {
     /// Tokens per forward pass; affects memory, not the result
     #[arg(long, default_value_t = DEFAULT_BATCH_TOKENS, value_name = "TOKENS")]
     batch_tokens: usize,
+    #[command(flatten)]
+    precision: PrecisionArgs,
     /// Folder or hub id of the tokenizer [default: the model's own]
     #[arg(long, value_name = "MODEL")]
     tokenizer: Option<String>,
@@ -157,12 +161,14 @@ pub(crate) fn run(args: &NllHistogramArgs, context: &Context) -> Result<()> {
     }
     let svg = args.svg.as_ref().map(|svg| OutputFile::claim(svg, args.overwrite)).transpose()?;
     let device = context.start()?;
+    let precision = args.precision.on(&device)?;
     let loaded = models::load(&args.model, args.tokenizer.as_deref(), &device)?;
     let positions = loaded.model.spec().positions;
     let max_length = fitted("--max-length", args.max_length, DEFAULT_MAX_LENGTH, positions)?;
     let stop = interrupt::install("nothing is written");
-    let of_human = likelihoods(args, max_length, &human, &loaded, stop)?;
-    let of_generated = likelihoods(args, max_length, &generated, &loaded, stop)?;
+    let options = ScoringOptions { batch_tokens: args.batch_tokens.max(1), precision };
+    let of = |input: &Input| likelihoods((args.prompt_length, max_length), input, &loaded, options, stop);
+    let (of_human, of_generated) = (of(&human)?, of(&generated)?);
     let level = |human: &[f64], generated: &[f64]| {
         Level::of(human, generated, args.bins).ok_or_else(|| {
             let least = args.prompt_length.max(1);
@@ -184,6 +190,7 @@ pub(crate) fn run(args: &NllHistogramArgs, context: &Context) -> Result<()> {
             "prompt_length": args.prompt_length,
             "max_length": max_length,
             "bins": args.bins,
+            "precision": args.precision.precision,
         }),
     };
     if let Some(mut file) = svg {
@@ -195,10 +202,10 @@ pub(crate) fn run(args: &NllHistogramArgs, context: &Context) -> Result<()> {
 
 /// Scores the texts of some files.
 fn likelihoods(
-    args: &NllHistogramArgs,
-    max_length: usize,
+    (prompt_length, max_length): (usize, usize),
     input: &Input,
     loaded: &LoadedModel,
+    options: ScoringOptions,
     stop: &AtomicBool,
 ) -> Result<Likelihoods> {
     // EOS is scored like any token, and then left out.
@@ -210,7 +217,7 @@ fn likelihoods(
     let examples = Examples::documents(store);
     let bar = progress::bar(examples.len() as u64, "texts");
     // `log_q` begins with the second token.
-    let uncounted = match args.prompt_length {
+    let uncounted = match prompt_length {
         0 => 0,
         tokens => tokens - 1 + begins,
     };
@@ -219,7 +226,7 @@ fn likelihoods(
         bar.set_position(scored.index as u64 + 1);
         if interrupt::is_requested() { Err(mixce_train::Error::Interrupted) } else { Ok(()) }
     };
-    evaluate(&*loaded.model, &examples, &Mle, args.batch_tokens.max(1), &mut on_example)?;
+    evaluate(&*loaded.model, &examples, &Mle, options, &mut on_example)?;
     bar.finish_and_clear();
     Ok(likelihoods)
 }

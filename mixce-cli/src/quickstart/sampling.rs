@@ -6,11 +6,11 @@ use anyhow::{Context as _, Result};
 use mixce_core::objective::Mle;
 use mixce_eval::diversity::pooled_diversity;
 use mixce_kernels::Precision;
-use mixce_lm::LanguageModel;
 use mixce_lm::generate::{Continuation, GenerateOptions, generate};
 use mixce_lm::sampling::Sampling;
+use mixce_lm::{LanguageModel, ScoringOptions};
 use mixce_synthetic::grammar::{Grammar, SampleScore, SmoothedGrammar};
-use mixce_train::evaluate::{DEFAULT_BATCH_TOKENS, evaluate};
+use mixce_train::evaluate::evaluate;
 
 use super::corpus::{Corpus, MAX_TOKENS, write_lines};
 use super::report::{Gold, System};
@@ -148,7 +148,8 @@ impl<'a> Sampler<'a> {
         write_lines(&self.dir.join(format!("{name}.jsonl")), &texts.iter().map(json).collect::<Vec<_>>())?;
         let score = SampleScore::of(&self.smoothed, &texts).context("no samples were requested")?;
         let held_out = &self.corpus.held_out_examples;
-        let evaluation = evaluate(&*trained.model, held_out, &Mle, DEFAULT_BATCH_TOKENS, &mut |_| Ok(()))?;
+        let evaluation =
+            evaluate(&*trained.model, held_out, &Mle, ScoringOptions::default(), &mut |_| Ok(()))?;
         Ok(System {
             perplexity: evaluation.perplexity,
             in_support: score.in_support,

@@ -71,8 +71,17 @@ impl Work<'_> {
         if let Some(bos) = self.config().add_bos {
             line.push(format!("--add-bos={bos}"));
         }
+        line.extend(self.precision());
         line.extend(flags(&reading));
         line
+    }
+
+    /// The precision of evaluation, if it is set.
+    fn precision(&self) -> Vec<String> {
+        match &self.sweep.settings.evaluate.precision {
+            Some(precision) => words(&["--precision", precision]),
+            None => Vec::new(),
+        }
     }
 
     pub(super) fn generate_line(&self, split: Split, texts: &Path, how: &Sampling) -> Vec<String> {
@@ -96,9 +105,7 @@ impl Work<'_> {
         if let Some(size) = evaluate.batch_size {
             put("--batch-size", size.to_string());
         }
-        if let Some(precision) = &evaluate.precision {
-            put("--precision", precision.clone());
-        }
+        line.extend(self.precision());
         line.extend(flags(&data.reading));
         line
     }
@@ -116,6 +123,7 @@ impl Work<'_> {
             ("--embedder", evaluate.embedder.as_deref()),
         ];
         named.into_iter().for_each(|(flag, value)| value.into_iter().for_each(|value| put(flag, value)));
+        line.extend(self.precision());
         line.extend(flags(&evaluate.settings));
         line
     }

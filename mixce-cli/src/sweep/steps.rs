@@ -179,7 +179,16 @@ impl<'a> Work<'a> {
     fn likelihood_key(&self, split: Split) -> Value {
         let group = self.group();
         let digests = self.sweep.inputs.digests(&group.corpus, part_of(split));
-        json!({"train": self.training(), "data": digests, "reading": self.corpus().reading})
+        let reading = &self.corpus().reading;
+        self.in_precision(json!({"train": self.training(), "data": digests, "reading": reading}))
+    }
+
+    /// The key of a step that has the precision of evaluation, if it is set.
+    fn in_precision(&self, mut key: Value) -> Value {
+        if let Some(precision) = &self.sweep.settings.evaluate.precision {
+            key["precision"] = json!(precision);
+        }
+        key
     }
 
     /// The likelihood of the human texts under the model.
@@ -269,7 +278,7 @@ impl<'a> Work<'a> {
 
     pub(super) fn scoring_key(&self, samples: &Value, metrics: &[String]) -> Value {
         let evaluate = &self.sweep.settings.evaluate;
-        json!({
+        self.in_precision(json!({
             "samples": samples,
             "metrics": metrics,
             "tokenizer": self.tokenizer(),
@@ -277,7 +286,7 @@ impl<'a> Work<'a> {
             "embedder": evaluate.embedder,
             "seed": evaluate.seed,
             "settings": evaluate.settings,
-        })
+        }))
     }
 
     /// The tokenizer of the n-grams.

@@ -3,8 +3,12 @@
 use crate::common::fixture;
 use candle_core::Device;
 use mixce_gpt2::FAMILY;
-use mixce_lm::{Error, checkpoint};
+use mixce_lm::{Error, ScoringOptions, checkpoint};
 use serde_json::Value;
+
+fn options(batch_tokens: usize) -> ScoringOptions {
+    ScoringOptions { batch_tokens, ..ScoringOptions::default() }
+}
 
 #[test]
 fn features_are_the_states_at_the_last_tokens_for_any_batch() {
@@ -30,7 +34,8 @@ fn features_are_the_states_at_the_last_tokens_for_any_batch() {
     let expected: Vec<Vec<f32>> = expected["hidden"].to_vec2().unwrap();
     let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
     for batch_tokens in [1, 20, 4096] {
-        let found: Vec<Vec<f32>> = model.last_hidden_states(&texts, batch_tokens).unwrap().to_vec2().unwrap();
+        let found: Vec<Vec<f32>> =
+            model.last_hidden_states(&texts, options(batch_tokens)).unwrap().to_vec2().unwrap();
         assert_eq!(found.len(), ends.len());
         for (found, end) in found.iter().zip(&ends) {
             for (got, want) in found.iter().zip(&expected[*end]) {
@@ -38,7 +43,7 @@ fn features_are_the_states_at_the_last_tokens_for_any_batch() {
             }
         }
     }
-    assert_eq!(model.last_hidden_states(&[], 10).unwrap().dims(), [0, model.spec().channels]);
-    let empty = model.last_hidden_states(&[&[1], &[]], 10);
+    assert_eq!(model.last_hidden_states(&[], options(10)).unwrap().dims(), [0, model.spec().channels]);
+    let empty = model.last_hidden_states(&[&[1], &[]], options(10));
     assert!(matches!(empty, Err(Error::EmptyText { text: 1 })));
 }

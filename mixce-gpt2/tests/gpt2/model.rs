@@ -235,6 +235,7 @@ fn the_path_of_other_devices_gives_the_same_numbers() {
         assert!(plain.forward(&batch, pass).err().unwrap().to_string().contains("needs kernels"));
     }
     assert!(plain.clone().decoder(Precision::Bf16).is_err(), "not in f64 without a word");
+    assert!(plain.scoring_states(&batch, Precision::Bf16).is_err(), "nor in scoring");
 
     let decoded = [&fused, &plain].map(|model| {
         let model = decoder(model);

@@ -20,6 +20,7 @@ use crate::cpu::is_cpu_f32;
 use crate::cuda::Gpu;
 use crate::device_copy::DeviceCopy;
 use crate::dropout::{Dropout, Keep};
+use crate::upload::upload;
 
 /// Where the documents of a packed batch begin: `[0, n_1, n_1 + n_2, .., N]`, one more entry than documents.
 ///
@@ -99,18 +100,35 @@ impl CuSeqlens {
 
     /// Begin and end of each token's document, `[N, 2]` u32: copied to the device once a batch.
     fn spans_on(&self, device: &Device) -> Result<Tensor> {
-        self.on_device.spans.get(device, || {
-            let of_document = |(start, t)| std::iter::repeat_n([start as u32, (start + t) as u32], t);
-            let spans: Vec<u32> = self.spans().flat_map(of_document).flatten().collect();
-            Tensor::from_vec(spans, (self.tokens(), 2), device)
-        })
+        self.on_device.spans.get(device, || upload(&self.token_spans(), (self.tokens(), 2), device))
+    }
+
+    /// Begin and end of each token's document, `[N, 2]`.
+    fn token_spans(&self) -> Vec<u32> {
+        let of_document = |(start, t)| std::iter::repeat_n([start as u32, (start + t) as u32], t);
+        self.spans().flat_map(of_document).flatten().collect()
+    }
+
+    /// On a GPU copies at once what passes read of a batch with these token ids, beside its targets: ids, positions and documents. Returns the ids.
+    ///
+    /// # Errors
+    /// When there are more or fewer ids than tokens, or the device fails.
+    pub(crate) fn upload_with_ids(&self, ids: &[u32], device: &Device) -> Result<Tensor> {
+        let (n, positions) = (self.tokens(), self.positions());
+        if ids.len() != n {
+            bail!("documents of {n} tokens, and {} token ids", ids.len());
+        }
+        let all = upload(&[ids, positions.as_slice(), &self.token_spans()].concat(), 4 * n, device)?;
+        positions.take_copy(all.narrow(0, n, n)?)?;
+        self.on_device.spans.get(device, || all.narrow(0, 2 * n, 2 * n)?.reshape((n, 2)))?;
+        all.narrow(0, 0, n)
     }
 
     /// The offsets, `[B + 1]` u32: copied to the device once a batch.
     fn offsets_on(&self, device: &Device) -> Result<Tensor> {
         self.on_device.offsets.get(device, || {
             let offsets: Vec<u32> = self.offsets.iter().map(|offset| *offset as u32).collect();
-            Tensor::from_vec(offsets, self.offsets.len(), device)
+            upload(&offsets, self.offsets.len(), device)
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The LM head with its loss, by slices of tokens.
 //!
-//! Logits have the type of the products' operands and become their own gradient, in place.
+//! In training logits have the type of the products' operands and become their own gradient, in place.
 //!
 //! Legend: N tokens, C channels, V vocabulary; S tokens of a slice.
 
@@ -16,38 +16,15 @@ use crate::Precision;
 use crate::lm_head::{CrossEntropy, Slice, Weighting, vocabulary_parts};
 
 impl Gpu<'_> {
-    /// `log q` of each target, `[N]`; NaN for a target that is not below V. In f32 throughout.
+    /// See [`crate::lm_head::target_log_probs`].
     pub(crate) fn target_log_probs(
         &self,
         hidden: &Tensor,
         head: &Tensor,
         targets: &Tensor,
+        precision: Precision,
     ) -> Result<Tensor> {
-        let ((n, c), v, op) = (hidden.dims2()?, head.dim(0)?, "lm_head");
-        let slice = Slice::new(n, v, Precision::F32, true);
-        let log_q = uninitialised(n, DType::F32, hidden)?;
-        let (log_z, logits) = (
-            uninitialised(n, DType::F32, hidden)?,
-            uninitialised((slice.tokens, slice.pitch), DType::F32, hidden)?,
-        );
-        with_arrays(op, [targets], [], |_, [targets], []| {
-            with_arrays(
-                op,
-                [hidden, head],
-                [&log_q, &log_z, &logits],
-                |gpu, [hidden, head], [log_q, log_z, logits]| {
-                    for (start, len) in slice.ranges(n) {
-                        let logits = Matrix::strided(logits.range(0, len * slice.pitch), v, slice.pitch)?;
-                        let hidden = Matrix::new(hidden.range(start * c, len * c), c);
-                        gpu.multiply_head(hidden, Matrix::new(head, c), logits)?;
-                        let [log_q, log_z] = [log_q, log_z].map(|array| array.range(start, len));
-                        gpu.log_probs_of_logits(logits, targets.range(start, len), log_q, log_z)?;
-                    }
-                    Ok(())
-                },
-            )
-        })?;
-        Ok(log_q)
+        in_precision!(precision, target_log_probs(hidden, head, targets))
     }
 
     /// See [`crate::lm_head::weighted_cross_entropy`].
@@ -63,6 +40,32 @@ impl Gpu<'_> {
         let slice = Slice::new(hidden.dim(0)?, head.dim(0)?, precision, true);
         in_precision!(precision, weighted_cross_entropy((hidden, head, targets), weighting, dhead, slice))
     }
+}
+
+/// The operands of the products have type T: hidden states and head are converted once. Logits are f32: here they are not saved for a
+/// gradient, and not rounding them costs little beside their product.
+fn target_log_probs<T: Element>(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let ((n, c), v, op) = (hidden.dims2()?, head.dim(0)?, "lm_head");
+    let slice = Slice::new(n, v, Precision::F32, true);
+    let (log_q, log_z) = (uninitialised(n, DType::F32, hidden)?, uninitialised(n, DType::F32, hidden)?);
+    let logits = uninitialised((slice.tokens, slice.pitch), DType::F32, hidden)?;
+    let operands = rounded::<T>(&[hidden, head])?;
+    let [hidden, head] = &operands[..] else { bail!("{op}: expected two operands") };
+    with_arrays(op, [targets], [], |_, [targets], []| {
+        with_arrays(op, [], [&log_q, &log_z, &logits], |_, [], [log_q, log_z, logits]| {
+            with_arrays::<T, _, 2, 0>(op, [hidden, head], [], |gpu, [hidden, head], []| {
+                for (start, len) in slice.ranges(n) {
+                    let logits = Matrix::strided(logits.range(0, len * slice.pitch), v, slice.pitch)?;
+                    let hidden = Matrix::new(hidden.range(start * c, len * c), c);
+                    gpu.multiply_head(hidden, Matrix::new(head, c), logits)?;
+                    let [log_q, log_z] = [log_q, log_z].map(|array| array.range(start, len));
+                    gpu.log_probs_of_logits(logits, targets.range(start, len), log_q, log_z)?;
+                }
+                Ok(())
+            })
+        })
+    })?;
+    Ok(log_q)
 }
 
 /// The operands of the products have type T: hidden states and head are converted once, and products write the logits in it.
@@ -112,11 +115,11 @@ fn weighted_cross_entropy<T: Element>(
 
 impl Gpu<'_> {
     /// `logits = hidden head^T`
-    fn multiply_head<T: Element>(
+    fn multiply_head<T: Element, Logit: Element>(
         &self,
         hidden: Matrix<'_, T>,
         head: Matrix<'_, T>,
-        logits: Matrix<'_, T>,
+        logits: Matrix<'_, Logit>,
     ) -> Result<()> {
         vocabulary_parts(head.rows()).try_for_each(|(first, len)| {
             let logits = logits.narrow_columns(first, len)?;

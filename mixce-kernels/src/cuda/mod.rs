@@ -31,6 +31,7 @@ mod norm;
 mod recording;
 mod rotary;
 mod sample;
+mod staging;
 mod sublayer;
 
 pub(crate) use attention::{causal_attention, causal_attention_backward};

@@ -4,11 +4,10 @@ use std::fmt;
 
 use candle_core::cuda::WrapErr;
 use candle_core::cuda::cudarc::driver::CudaGraph;
-use candle_core::cuda::cudarc::driver::result::memcpy_htod_async;
 use candle_core::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, bail};
 
-use super::{Gpu, expect_len, with_arrays};
+use super::Gpu;
 
 /// Recorded work. What it reads and writes must live as long, where it lay when it was recorded.
 pub(crate) struct Recording(CudaGraph);
@@ -57,16 +56,5 @@ impl Gpu<'_> {
             Some(graph) => Ok(Recording(graph)),
             None => bail!("recording: the driver has recorded nothing"),
         }
-    }
-
-    /// Replaces the elements of a tensor.
-    pub(crate) fn upload(&self, values: &[u32], tensor: &Tensor) -> Result<()> {
-        with_arrays::<u32, _, 0, 1>("upload", [], [tensor], |gpu, [], [to]| {
-            expect_len("upload", "the tensor", to, values.len())?;
-            let stream = gpu.0.cuda_stream();
-            stream.context().bind_to_thread().w()?;
-            // SAFETY: the tensor has as many elements. Values in pageable memory are copied before the call returns.
-            unsafe { memcpy_htod_async(to.address, values, stream.cu_stream()) }.w()
-        })
     }
 }

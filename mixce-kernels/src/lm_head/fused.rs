@@ -14,8 +14,13 @@ use crate::{Matrix, Precision, matmul};
 pub(super) const TILE: usize = 2048;
 
 /// [`super::target_log_probs`] of operands that fit.
-pub(super) fn target_log_probs(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    let problem = Problem::new(hidden, head, Precision::F32)?;
+pub(super) fn target_log_probs(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &Tensor,
+    precision: Precision,
+) -> Result<Tensor> {
+    let problem = Problem::new(hidden, head, precision)?;
     let targets = problem.targets(targets)?;
     let log_q = with_slices("lm_head", [hidden, head], |[hidden, head]| {
         let mut log_q = Vec::with_capacity(targets.len());

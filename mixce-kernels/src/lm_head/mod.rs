@@ -22,15 +22,24 @@ use crate::device::gpu_of;
 /// `log q_t = z_t[y_t] - log sum_j exp(z_t[j])` of each target under the logits `z = hidden head^T`: `[N]` f32 (nats), without
 /// gradient.
 ///
-/// `hidden` is `[N, C]`, `head` `[V, C]`, `targets` `[N]` u32.
+/// `hidden` is `[N, C]`, `head` `[V, C]`, `targets` `[N]` u32. `precision` is that of the product's operands; logits and sums are f32.
 ///
 /// # Errors
-/// When shapes do not fit, or on the CPU when a target is not below `V` (on CUDA its `log q` is NaN).
-pub fn target_log_probs(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor> {
+/// When shapes do not fit, on the CPU when a target is not below `V` (on CUDA its `log q` is NaN), and in bf16 when tensors are not
+/// f32 on the CPU or CUDA.
+pub fn target_log_probs(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &Tensor,
+    precision: Precision,
+) -> Result<Tensor> {
     check(hidden, head, targets)?;
     match (gpu_of(hidden), gpu_of(head)) {
-        (Some(gpu), Some(_)) => gpu.target_log_probs(hidden, head, targets),
-        _ if is_cpu_f32(hidden) && is_cpu_f32(head) => fused::target_log_probs(hidden, head, targets),
+        (Some(gpu), Some(_)) => gpu.target_log_probs(hidden, head, targets, precision),
+        _ if is_cpu_f32(hidden) && is_cpu_f32(head) => {
+            fused::target_log_probs(hidden, head, targets, precision)
+        }
+        _ if precision == Precision::Bf16 => no_bf16(hidden),
         _ => slow::target_log_probs(hidden, head, targets, slow::slice_tokens(head.dim(0)?)),
     }
 }
@@ -94,17 +103,18 @@ pub fn weighted_cross_entropy(
         _ if is_cpu_f32(hidden) && is_cpu_f32(head) => {
             fused::weighted_cross_entropy(hidden, head, targets, weighting, dhead, precision)
         }
-        _ if precision == Precision::Bf16 => {
-            let (dtype, device) = (hidden.dtype(), hidden.device().location());
-            bail!(
-                "lm_head: expected f32 on the CPU or CUDA for products in bf16, got {dtype:?} on {device:?}"
-            )
-        }
+        _ if precision == Precision::Bf16 => no_bf16(hidden),
         _ => {
             let tokens = slow::slice_tokens(head.dim(0)?);
             slow::weighted_cross_entropy(hidden, head, targets, weighting, dhead, tokens)
         }
     }
+}
+
+/// The error in bf16 where plain candle operations are used.
+fn no_bf16<T>(hidden: &Tensor) -> Result<T> {
+    let (dtype, device) = (hidden.dtype(), hidden.device().location());
+    bail!("lm_head: expected f32 on the CPU or CUDA for products in bf16, got {dtype:?} on {device:?}")
 }
 
 /// Refuses operands with mismatched shapes.

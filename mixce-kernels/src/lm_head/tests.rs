@@ -27,7 +27,7 @@ const WEIGHTING: Weighting<'static> = Weighting { weights: &Mixture, denominator
 fn fused_equals_plain_at_awkward_sizes() -> Result<()> {
     for (n, c, v) in [(0, 3, 5), (1, 1, 1), (7, 5, TILE), (40, 8, TILE + 1), (70, 16, 3 * TILE - 5)] {
         let (hidden, head, y) = (random(&[n, c], 1)?, random(&[v, c], 2)?, targets(n, v)?);
-        let log_q = target_log_probs(&hidden, &head, &y)?;
+        let log_q = target_log_probs(&hidden, &head, &y, Precision::F32)?;
         assert_eq!(log_q.dims(), [n]);
         for slice in [1, 33, 1024] {
             let dhead = Tensor::ones((v, c), DType::F32, &Device::Cpu)?;
@@ -89,10 +89,12 @@ fn plain_slices_do_not_change_the_result() -> Result<()> {
 fn extreme_logits_stay_finite_and_nan_stays_nan() -> Result<()> {
     let (hidden, y) = (Tensor::new(&[[1f32], [-1.0]], &Device::Cpu)?, Tensor::new(&[0u32, 0], &Device::Cpu)?);
     let head = Tensor::new(&[[1e4f32], [-1e4], [3e38]], &Device::Cpu)?;
-    let log_q = target_log_probs(&hidden, &head, &y)?.to_vec1::<f32>()?;
+    let log_q = target_log_probs(&hidden, &head, &y, Precision::F32)?.to_vec1::<f32>()?;
     assert!(log_q[0] == -3e38 && log_q[1] == -2e4, "{log_q:?}");
     let broken = Tensor::new(&[[1f32], [f32::NAN], [0.0]], &Device::Cpu)?;
-    assert!(target_log_probs(&hidden, &broken, &y)?.to_vec1::<f32>()?.iter().all(|l| l.is_nan()));
+    assert!(
+        target_log_probs(&hidden, &broken, &y, Precision::F32)?.to_vec1::<f32>()?.iter().all(|l| l.is_nan())
+    );
     Ok(())
 }
 
@@ -100,10 +102,15 @@ fn extreme_logits_stay_finite_and_nan_stays_nan() -> Result<()> {
 fn what_does_not_fit_is_refused() -> Result<()> {
     let (hidden, head) = (random(&[3, 2], 1)?, random(&[5, 2], 2)?);
     let message = |r: Result<Tensor>| r.unwrap_err().to_string();
-    assert!(message(target_log_probs(&hidden, &random(&[5, 4], 1)?, &targets(3, 5)?)).contains("[V, 2]"));
-    assert!(message(target_log_probs(&hidden, &head, &targets(2, 5)?)).contains("targets [3]"));
     assert!(
-        message(target_log_probs(&hidden, &head, &Tensor::new(&[0u32, 1, 5], &Device::Cpu)?))
+        message(target_log_probs(&hidden, &random(&[5, 4], 1)?, &targets(3, 5)?, Precision::F32))
+            .contains("[V, 2]")
+    );
+    assert!(
+        message(target_log_probs(&hidden, &head, &targets(2, 5)?, Precision::F32)).contains("targets [3]")
+    );
+    assert!(
+        message(target_log_probs(&hidden, &head, &Tensor::new(&[0u32, 1, 5], &Device::Cpu)?, Precision::F32))
             .contains("target 5 of row 2")
     );
     Ok(())

@@ -11,6 +11,7 @@ mod nccl;
 mod optimizer;
 mod rotary;
 mod sublayers;
+mod upload;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use mixce_kernels::rng::Stream;

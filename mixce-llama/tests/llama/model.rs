@@ -10,7 +10,7 @@ use mixce_kernels::rng::Stream;
 use mixce_llama::{Llama, LlamaConfig};
 use mixce_lm::generate::{GenerateOptions, generate};
 use mixce_lm::sampling::Sampling;
-use mixce_lm::{Gradients, LanguageModel as _, PassOptions, TransformerDecoder};
+use mixce_lm::{Gradients, LanguageModel as _, PassOptions, ScoringOptions, TransformerDecoder};
 
 fn decoder(model: &Llama) -> TransformerDecoder<LlamaConfig> {
     model.clone().decoder(Precision::F32).unwrap()
@@ -308,7 +308,8 @@ fn features_are_the_states_at_the_last_tokens() {
         .collect();
     let want = want.index_select(&Tensor::new(ends, &Device::Cpu).unwrap(), 0).unwrap();
     for batch_tokens in [1, 20, 4096] {
-        let got = model.last_hidden_states(&slices(&texts), batch_tokens).unwrap();
+        let options = ScoringOptions { batch_tokens, ..ScoringOptions::default() };
+        let got = model.last_hidden_states(&slices(&texts), options).unwrap();
         assert_close("features", &got, &want, 1e-5);
     }
 }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use mixce_kernels::rng::{Stream, purpose};
-use mixce_lm::Parameters;
+use mixce_lm::{Parameters, ScoringOptions};
 
 use crate::checkpoint::{STATE_VERSION, TrainState};
 use crate::config::{Selection, TrainConfig};
@@ -242,11 +242,12 @@ impl<'a> Trainer<'a> {
         let mut watch = |_: crate::evaluate::Scored<'_>| {
             if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
         };
-        // No more than a microbatch, so that an evaluation needs less memory than a step.
+        // In the precision of training; no more than a microbatch, so that an evaluation needs less memory than a step.
         let tokens = self.config.batch_size.saturating_mul(self.job.train.longest());
         let (model, objective) = (&*self.step.model, &*self.step.objective);
-        let tokens = tokens.min(DEFAULT_BATCH_TOKENS);
-        let scores = match evaluate_on(&*self.ranks, model, valid, objective, tokens, &mut watch) {
+        let batch_tokens = tokens.min(DEFAULT_BATCH_TOKENS);
+        let options = ScoringOptions { batch_tokens, precision: self.config.precision.into() };
+        let scores = match evaluate_on(&*self.ranks, model, valid, objective, options, &mut watch) {
             Err(Error::Interrupted) => return Ok(false),
             Err(Error::NonFiniteLikelihood { document, log_q, .. }) => {
                 return Err(Error::NonFiniteLikelihood { document, log_q, step: Some(self.state.step) });

@@ -115,6 +115,10 @@ impl LanguageModel for Hooked {
         self.model.hidden_states(batch, dropout)
     }
 
+    fn scoring_states(&self, batch: &PackedBatch, precision: Precision) -> mixce_lm::Result<Tensor> {
+        self.model.scoring_states(batch, precision)
+    }
+
     fn forward<'a>(
         &'a self,
         batch: &'a PackedBatch,

@@ -141,6 +141,24 @@ fn a_step_of_the_llama_family_too() {
     }
 }
 
+/// To the device go ids, positions and documents of the batch at once, the targets, and the order in which the embeddings' gradients are added up,
+/// of tokens and, in GPT-2, of positions; all through page-locked memory.
+#[test]
+fn a_step_copies_its_batch_alone() {
+    let cases = [(tiny_config().to_json(), 4), (llama("llama", (211, 16, 2, 2)).to_json(), 3)];
+    for (config, copies) in cases {
+        let work = Work { config, lengths: vec![3, 11, 7], recompute: false, bf16: true, steps: 3 };
+        let (Some(more), Some(less)) = (count(&work), count(&Work { steps: 2, ..work.clone() })) else {
+            return;
+        };
+        let calls = |path: &str| {
+            let of = |counts: &Value| counts[path]["calls"].as_u64().unwrap();
+            of(&more) - of(&less)
+        };
+        assert_eq!((calls("host_to_device"), calls("host_to_device_from_pageable")), (copies, 0), "{work:?}");
+    }
+}
+
 /// A model of tied embeddings with this vocabulary, channels, layers and heads of keys and values.
 pub(crate) fn llama(
     model_type: &str,

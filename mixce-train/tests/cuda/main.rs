@@ -9,6 +9,7 @@ mod counts;
 #[path = "../training/gradients.rs"]
 mod gradients;
 mod llama;
+mod loading;
 #[path = "../training/pytorch_steps.rs"]
 mod pytorch_steps;
 mod sampling;

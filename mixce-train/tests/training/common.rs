@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{Device, Tensor};
+use mixce_core::objective::Mle;
 use mixce_gpt2::Gpt2Config;
 use mixce_kernels::rng::Stream;
-use mixce_lm::{ModelConfig, Parameters};
+use mixce_lm::{ModelConfig, Parameters, ScoringOptions};
 use mixce_train::config::{Precision, TrainConfig};
 use mixce_train::data::{Examples, TokenStore};
+use mixce_train::evaluate::{Scored, evaluate};
 use mixce_train::observer::{EvaluationReport, StepReport, TrainObserver};
 use mixce_train::run_folder::{Provenance, RunFolder};
 use mixce_train::selector::Selector;
@@ -163,6 +165,37 @@ pub(crate) fn largest_difference(a: &HashMap<String, Tensor>, b: &HashMap<String
         values(x).iter().zip(values(&b[name])).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
     };
     a.iter().map(difference).fold(0.0, f32::max)
+}
+
+/// Scored in bf16, documents have the likelihood of f32 up to the rounding of operands to 8 bits, which is not nothing: the mean per token to
+/// 0.3 %, each token to 3 % of the least likely one's. Where the device has no bf16 it is refused.
+pub(crate) fn assert_bf16_scores_as_f32(device: &Device) {
+    let config = tiny_config();
+    // Of such a size that the model is sure of some tokens.
+    let parameters = Parameters::random(&config, 9, &Device::Cpu).unwrap();
+    let parameters = parameters.try_map(|_, t| Ok((t * 5.0)?.to_device(device)?)).unwrap();
+    let model = config.build(parameters).unwrap();
+    let examples = examples(&documents(30, 4));
+    let score = |precision| {
+        let (mut log_q, options) = (Vec::new(), ScoringOptions { batch_tokens: 64, precision });
+        let mut keep = |scored: Scored<'_>| {
+            log_q.extend_from_slice(scored.log_q);
+            Ok(())
+        };
+        evaluate(&*model, &examples, &Mle, options, &mut keep).map(|evaluation| (evaluation.nll, log_q))
+    };
+    let (nll, log_q) = score(Precision::F32.into()).unwrap();
+    let spread = |log_q: &[f32]| log_q.iter().fold(0f32, |most, l| most.max(-l));
+    assert!(spread(&log_q) > 5.0, "some tokens are unlikely: {}", spread(&log_q));
+    if let Err(refused) = mixce_kernels::Precision::Bf16.check(device) {
+        let error = score(Precision::Bf16.into()).unwrap_err().to_string();
+        return assert!(error.contains(&refused.to_string()), "{error}");
+    }
+    let (rounded_nll, rounded) = score(Precision::Bf16.into()).unwrap();
+    assert_ne!(log_q, rounded);
+    assert!((nll - rounded_nll).abs() < 3e-3 * nll, "{nll} {rounded_nll}");
+    let apart = log_q.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    assert!(apart < 0.03 * spread(&log_q), "a token's log q differs by {apart} of {}", spread(&log_q));
 }
 
 /// Over a run that learns, the losses of bf16 stay those of f32 to about a percent. 20 documents, in steps of 6.

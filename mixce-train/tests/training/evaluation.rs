@@ -2,11 +2,11 @@
 use candle_core::Device;
 use mixce_core::Objective;
 use mixce_core::objective::{MixCe, Mle};
-use mixce_lm::{LanguageModel, ModelConfig as _, Parameters};
+use mixce_lm::{LanguageModel, ModelConfig as _, Parameters, ScoringOptions};
 use mixce_train::Error;
 use mixce_train::evaluate::{Evaluation, Scored, evaluate};
 
-use crate::common::{documents, examples, tiny_config};
+use crate::common::{assert_bf16_scores_as_f32, documents, examples, tiny_config};
 
 fn model() -> Box<dyn LanguageModel> {
     let config = tiny_config();
@@ -26,7 +26,8 @@ fn score(
         log_q.push(scored.log_q.to_vec());
         Ok(())
     };
-    let evaluation = evaluate(&*model(), &examples(documents), objective, batch_tokens, &mut keep).unwrap();
+    let options = ScoringOptions { batch_tokens, ..ScoringOptions::default() };
+    let evaluation = evaluate(&*model(), &examples(documents), objective, options, &mut keep).unwrap();
     (evaluation, log_q)
 }
 
@@ -64,8 +65,14 @@ fn the_numbers_are_token_means() {
 }
 
 #[test]
+fn bf16_scores_as_f32_does() {
+    assert_bf16_scores_as_f32(&Device::Cpu);
+}
+
+#[test]
 fn nothing_to_evaluate_is_an_error() {
-    let error = evaluate(&*model(), &examples(&[vec![1]]), &Mle, 64, &mut |_| Ok(())).unwrap_err();
+    let error = evaluate(&*model(), &examples(&[vec![1]]), &Mle, ScoringOptions::default(), &mut |_| Ok(()))
+        .unwrap_err();
     assert!(matches!(error, Error::NothingToEvaluate), "{error}");
 }
 
@@ -81,7 +88,9 @@ fn a_model_that_gives_no_number_is_an_error() {
         })
         .collect::<Vec<_>>();
     let model = config.build(Parameters::new(&config, spoilt).unwrap()).unwrap();
-    let error = evaluate(&*model, &examples(&documents(3, 4)), &Mle, 64, &mut |_| Ok(())).unwrap_err();
+    let error =
+        evaluate(&*model, &examples(&documents(3, 4)), &Mle, ScoringOptions::default(), &mut |_| Ok(()))
+            .unwrap_err();
     assert!(matches!(error, Error::NonFiniteLikelihood { document: 0, step: None, .. }), "{error}");
     assert!(error.to_string().starts_with("the model is broken"), "{error}");
 }

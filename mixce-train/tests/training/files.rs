@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use mixce_core::objective::Mle;
-use mixce_lm::{Tokenizer, checkpoint};
+use mixce_lm::{ScoringOptions, Tokenizer, checkpoint};
 use mixce_train::config::{DataFiles, Every, Pack, TrainConfig};
 use mixce_train::data::{Input, ReadSettings};
 use mixce_train::evaluate::evaluate;
@@ -80,7 +80,7 @@ fn text_in_exported_model_out() {
     let model = loaded.config.build(loaded.parameters).unwrap();
     let valid = Input::open(&[files.path("valid.jsonl")], ReadSettings::default()).unwrap();
     let valid = examples(&valid, &tokenizer, &config, &AtomicBool::new(false)).unwrap();
-    let evaluation = evaluate(&*model, &valid, &Mle, 4096, &mut |_| Ok(())).unwrap();
+    let evaluation = evaluate(&*model, &valid, &Mle, ScoringOptions::default(), &mut |_| Ok(())).unwrap();
     assert!((evaluation.nll - best.valid_nll).abs() < 1e-9, "{evaluation:?} {best:?}");
 
     let run = files.path("run");

@@ -1,4 +1,5 @@
 // Every fault is caught by the checks that claim it, with the kernel's name, and its right twin passes.
+#include <algorithm>
 #include <thread>
 #include <vector>
 
@@ -197,6 +198,60 @@ void test_unordered_streams() {
   expect_death("a write beside a reader", message, false, [&] { kernels(true); });
 }
 
+// Page-locked memory that a copy reads, with `before` in the time before the host waits, and `after` behind that.
+template <class Before, class After> std::string death_of_copy(Before before, After after) {
+  return death_of([&] {
+    CUstream stream = new_stream();
+    CUdeviceptr data;
+    void* memory;
+    REQUIRE(cuMemAllocAsync(&data, 64, stream));
+    REQUIRE(cuMemHostAlloc(&memory, 256, 0));
+    auto* bytes = static_cast<char*>(memory);
+    std::fill(bytes, bytes + 256, 1);
+    REQUIRE(cuMemcpyHtoDAsync_v2(data, bytes + 64, 64, stream));
+    before(bytes, data, stream);
+    CUevent event;
+    REQUIRE(cuEventCreate(&event, 0));
+    REQUIRE(cuEventRecord(event, stream));
+    REQUIRE(cuEventSynchronize(event));
+    after(bytes);
+    REQUIRE(cuMemFreeHost(memory));
+  });
+}
+
+void test_page_locked_memory() {
+  auto change = [](int place) { return [=](char* bytes, auto...) { bytes[place] = 2; }; };
+  auto nothing = [](char*, auto...) {};
+  auto expect_fault = [](const std::string& name, const std::string& text, const char* message) {
+    expect(text.find(message) != std::string::npos, name + " must be reported as `" + message + "`, got `" + text + "`");
+  };
+  expect_fault("a change before the wait", death_of_copy(change(64 + 7), nothing), "byte 7 of 64 has changed before the host waited for `cuMemcpyHtoDAsync`");
+  // Long before the host waits at all.
+  auto copy_again = [](char* bytes, CUdeviceptr data, CUstream stream) {
+    bytes[127] = 2;
+    cuMemcpyHtoDAsync_v2(data, bytes + 120, 8, stream);
+    _exit(0);
+  };
+  expect_fault("a second copy of changed memory", death_of_copy(copy_again, nothing), "byte 63 of 64 has changed");
+  auto release = [](char* bytes, auto...) { cuMemFreeHost(bytes); };
+  expect_fault("a free before the wait", death_of_copy(release, nothing), "freed before the host has waited");
+  auto query_another = [](char* bytes, CUdeviceptr, CUstream) {
+    REQUIRE(cuStreamQuery(new_stream()));
+    bytes[64] = 2;
+  };
+  expect_fault("a wait for another stream", death_of_copy(query_another, nothing), "byte 0 of 64 has changed");
+
+  auto query = [](char* bytes, CUdeviceptr, CUstream stream) {
+    REQUIRE(cuStreamQuery(stream));
+    bytes[64] = 2;
+  };
+  for (auto [name, text] : {std::pair{"a change after the wait", death_of_copy(nothing, change(64))},
+                            {"a change after a query", death_of_copy(query, nothing)},
+                            {"a change beside the copy, before it", death_of_copy(change(63), nothing)},
+                            {"a change beside the copy, behind it", death_of_copy(change(128), nothing)}})
+    expect(text.empty(), std::string(name) + " must be right, got `" + text + "`");
+}
+
 }  // namespace
 
 void test_faults(const std::string& check) {
@@ -209,4 +264,5 @@ void test_faults(const std::string& check) {
   test_host_faults(check == "access");
   test_faults_of_graphs();
   test_unordered_streams();
+  test_page_locked_memory();
 }

@@ -21,7 +21,7 @@ void test_statistics() {
   emulated_cuda_statistics(text.data(), text.size());
   text.pop_back();
   std::string want =
-      R"({"launches":3,"launches_by_kernel":{"count":3},"host_to_device":{"calls":1,"bytes":4},"device_to_host":{"calls":1,"bytes":4},)"
+      R"({"launches":3,"launches_by_kernel":{"count":3},"host_to_device":{"calls":1,"bytes":4},"host_to_device_from_pageable":{"calls":1,"bytes":4},"device_to_host":{"calls":1,"bytes":4},)"
       R"("device_to_device":{"calls":1,"bytes":4},"memsets":{"calls":1,"bytes":8},"collectives":{"calls":0,"bytes":0},"graphs":0,"synchronisations":1,"allocations":{"calls":2,"bytes":12},)"
       R"("frees":2,"memory_bytes":400,"peak_memory_bytes":412})";
   expect(text == want, "statistics: expected " + want + ", got " + text);

@@ -9,6 +9,7 @@
 #include "graph.h"
 #include "memory.h"
 #include "order.h"
+#include "pinned.h"
 #include "statistics.h"
 
 namespace emulator {
@@ -24,7 +25,7 @@ void count(Count& of, size_t bytes) {
   of.bytes += bytes;
 }
 
-CUresult copy_in(const char* what, CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
+CUresult copy_in(const char* what, CUdeviceptr to, const void* from, size_t bytes, CUstream stream, bool asynchronous) {
   if (bytes == 0) return CUDA_SUCCESS;
   auto turn = take_turn();
   graph::require_not_recording(stream, what);
@@ -33,6 +34,8 @@ CUresult copy_in(const char* what, CUdeviceptr to, const void* from, size_t byte
   count(statistics().host_to_device, bytes);
   memcpy(pointer(to), from, bytes);
   checks::writes(to, bytes);
+  if (!pinned::contains(from, bytes)) count(statistics().from_pageable, bytes);
+  else if (asynchronous) pinned::copied(what, from, bytes, stream);
   return CUDA_SUCCESS;
 }
 
@@ -120,14 +123,18 @@ CUresult cuMemPoolSetAttribute(CUmemoryPool, CUmemPool_attribute which, void* va
 
 // Pinned memory of the host; kernels cannot reach it here.
 CUresult cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
-  *memory = malloc(bytes ? bytes : 1);
+  auto turn = take_turn();
+  *memory = pinned::allocate(bytes);
   return *memory ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
-CUresult cuMemFreeHost(void* memory) { return free(memory), CUDA_SUCCESS; }
+CUresult cuMemFreeHost(void* memory) {
+  auto turn = take_turn();
+  return pinned::release(memory), CUDA_SUCCESS;
+}
 CUresult cuMemAllocManaged(CUdeviceptr*, size_t, unsigned) { return CUDA_ERROR_NOT_SUPPORTED; }
 
-CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t bytes) { return copy_in("cuMemcpyHtoD", to, from, bytes, nullptr); }
-CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) { return copy_in("cuMemcpyHtoDAsync", to, from, bytes, stream); }
+CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t bytes) { return copy_in("cuMemcpyHtoD", to, from, bytes, nullptr, false); }
+CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) { return copy_in("cuMemcpyHtoDAsync", to, from, bytes, stream, true); }
 // The host waits for this copy; the other ones may still be under way when they return.
 CUresult cuMemcpyDtoH_v2(void* to, CUdeviceptr from, size_t bytes) {
   CUresult result = copy_out("cuMemcpyDtoH", to, from, bytes, nullptr);

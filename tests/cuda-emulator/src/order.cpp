@@ -6,6 +6,7 @@
 
 #include "memory.h"
 #include "pending.h"
+#include "pinned.h"
 #include "report.h"
 
 namespace emulator::order {
@@ -125,9 +126,18 @@ Clock record(CUstream stream) {
 }
 
 void wait(CUstream stream, const Clock& clock) { merge(clocks()[number(stream)], clock); }
-void wait_on_host(const Clock& clock) { merge(known_to_host(), clock); }
+void wait_on_host(const Clock& clock) {
+  merge(known_to_host(), clock);
+  pinned::waited();
+}
 void wait_for_all() {
   for (const Clock& clock : clocks()) wait_on_host(clock);
+}
+
+bool is_known_to_host(const Clock& clock) {
+  for (size_t i = 0; i < clock.size(); i++)
+    if (clock[i] > at(known_to_host(), i)) return false;
+  return true;
 }
 
 }  // namespace emulator::order

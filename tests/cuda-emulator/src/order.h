@@ -35,5 +35,7 @@ Clock record(CUstream);
 void wait(CUstream, const Clock&);
 void wait_on_host(const Clock&);
 void wait_for_all();
+// Whether the host has waited for all of it.
+bool is_known_to_host(const Clock&);
 
 }  // namespace emulator::order

@@ -61,6 +61,7 @@ std::string Statistics::json() const {
     by_kernel += (by_kernel.empty() ? "\"" : ",\"") + name + "\":" + std::to_string(count);
   }
   return "{" + member("launches", total) + "\"launches_by_kernel\":{" + by_kernel + "}," + member("host_to_device", host_to_device) +
+         member("host_to_device_from_pageable", from_pageable) +
          member("device_to_host", device_to_host) + member("device_to_device", device_to_device) + member("memsets", memsets) + member("collectives", collectives) +
          member("graphs", graphs) + member("synchronisations", synchronisations) + member("allocations", allocations) + member("frees", frees) +
          member("memory_bytes", memory_bytes) + "\"peak_memory_bytes\":" + std::to_string(peak_memory_bytes) + "}";

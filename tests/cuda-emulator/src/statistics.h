@@ -11,7 +11,7 @@ struct Count { unsigned long calls = 0; size_t bytes = 0; };
 
 struct Statistics {
   std::map<std::string, unsigned long> launches;  // by kernel; matmuls and random numbers are launches as well
-  Count host_to_device, device_to_host, device_to_device, memsets, allocations;
+  Count host_to_device, from_pageable, device_to_host, device_to_device, memsets, allocations;
   Count collectives;  // bytes that this process sends
   unsigned long synchronisations = 0, frees = 0, graphs = 0;
   size_t memory_bytes = 0, peak_memory_bytes = 0;

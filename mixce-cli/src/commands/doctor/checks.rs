@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use mixce_core::objective::MixCe;
 use mixce_core::{lm_head_log_q, lm_head_loss};
 use mixce_kernels::rng::Stream;
-use mixce_kernels::{CuSeqlens, Heads, Norm, causal_attention, causal_attention_slow};
+use mixce_kernels::{CuSeqlens, Heads, Norm, Precision, causal_attention, causal_attention_slow};
 use serde::Serialize;
 
 use crate::speed::Peak;
@@ -112,7 +112,7 @@ fn head(device: &Device) -> Result<Vec<Check>> {
     let weight = ((log_q.exp()? * 0.9)? + 0.1)?.detach();
     let plain = ((weight * &log_q)?.neg()?.sum_all()? / tokens as f64)?;
 
-    let scored = lm_head_log_q(&hidden, &matrix, &targets)?;
+    let scored = lm_head_log_q(&hidden, &matrix, &targets, Precision::F32)?;
     Ok(vec![
         Check::agree("log-likelihood", &scored, &log_q)?,
         Check::agree("MixCE loss", &loss.loss, &plain)?,

@@ -13,6 +13,7 @@ use super::windows::WindowFlags;
 use crate::authors;
 use crate::commands::evaluate::Compat;
 use crate::error::Problem;
+use crate::precision::PrecisionArgs;
 use crate::ranks;
 use crate::reading::ReadingArgs;
 
@@ -73,6 +74,8 @@ pub(crate) struct ScoreArgs {
     /// Tokens per forward pass; affects memory only
     #[arg(long, default_value_t = 4096, value_name = "TOKENS")]
     pub(super) batch_tokens: usize,
+    #[command(flatten)]
+    pub(super) precision: PrecisionArgs,
     /// Cache folder of computed features [default: $XDG_CACHE_HOME/mixce/features]
     #[arg(long, value_name = "FOLDER")]
     pub(super) cache_dir: Option<PathBuf>,

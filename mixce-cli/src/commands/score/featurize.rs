@@ -6,7 +6,8 @@ use anyhow::Result;
 use candle_core::Device;
 use mixce_base::digest::{Digest as _, Sha256, hex};
 use mixce_eval::features::Features;
-use mixce_lm::{LanguageModel, Tokenizer};
+use mixce_kernels::Precision;
+use mixce_lm::{LanguageModel, ScoringOptions, Tokenizer};
 
 use super::cache::RowSource;
 use crate::models::{self, LoadedModel};
@@ -24,7 +25,7 @@ pub(crate) struct Featurizer {
     pub(super) fingerprint: String,
     /// Maximum tokens per text.
     pub(super) max_tokens: usize,
-    batch_tokens: usize,
+    options: ScoringOptions,
     source: RowSource,
 }
 
@@ -34,19 +35,19 @@ impl Featurizer {
         name: &str,
         device: &Device,
         max_length: Option<usize>,
-        batch_tokens: usize,
+        options: ScoringOptions,
         source: RowSource,
     ) -> Result<Self> {
         let LoadedModel { model, tokenizer, .. } = models::load(name, None, device)?;
         let fingerprint = model.fingerprint()?;
         let positions = model.spec().positions;
         let max_tokens = fitted("--max-length", max_length, DEFAULT_MAX_LENGTH, positions)?;
-        Ok(Self { model: model.detached()?, tokenizer, fingerprint, max_tokens, batch_tokens, source })
+        Ok(Self { model: model.detached()?, tokenizer, fingerprint, max_tokens, options, source })
     }
 
     /// Loads the model for texts that are scored once.
-    pub(crate) fn uncached(name: &str, device: &Device, batch_tokens: usize) -> Result<Self> {
-        Self::load(name, device, None, batch_tokens, RowSource::alone())
+    pub(crate) fn uncached(name: &str, device: &Device, options: ScoringOptions) -> Result<Self> {
+        Self::load(name, device, None, options, RowSource::alone())
     }
 
     /// The model's tokenizer.
@@ -91,18 +92,18 @@ impl Featurizer {
     /// The rows of their features, one after the other.
     fn states(&self, ids: &[Vec<u32>]) -> Result<Vec<f32>> {
         let texts: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-        let states = self.model.last_hidden_states(&texts, self.batch_tokens)?;
+        let states = self.model.last_hidden_states(&texts, self.options)?;
         Ok(states.flatten_all()?.to_vec1()?)
     }
 
     /// The cache key of these texts' features. It includes the device, because rounding differs between devices.
     fn key(&self, ids: &[Vec<u32>]) -> String {
         let mut hash = Sha256::new();
-        hash.update(format!(
-            "last hidden state\0{}\0{:?}\0",
-            self.fingerprint,
-            self.model.device().location()
-        ));
+        let kind = match self.options.precision {
+            Precision::F32 => "last hidden state",
+            Precision::Bf16 => "last hidden state in bf16",
+        };
+        hash.update(format!("{kind}\0{}\0{:?}\0", self.fingerprint, self.model.device().location()));
         for ids in ids {
             hash.update((ids.len() as u64).to_le_bytes());
             ids.iter().for_each(|id| hash.update(id.to_le_bytes()));

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use candle_core::Device;
 use mixce_eval::metric::Need;
-use mixce_lm::Tokenizer;
+use mixce_lm::{ScoringOptions, Tokenizer};
 
 use super::ScoreArgs;
 use super::args::DEFAULT_FEATURIZER;
@@ -36,7 +36,9 @@ impl Models {
         let featurizer = (needs(Need::Features) && !has_features) || needs(Need::WindowFeatures);
         let featurizer = featurizer.then(|| {
             let name = featurizer_name(args);
-            Featurizer::load(name, device, args.max_length, args.batch_tokens, source.clone())
+            let options =
+                ScoringOptions { batch_tokens: args.batch_tokens, precision: args.precision.on(device)? };
+            Featurizer::load(name, device, args.max_length, options, source.clone())
         });
         let embedder = (needs(Need::Embeddings) || needs(Need::WindowEmbeddings)).then(|| {
             let name = args.embedder.as_deref().unwrap_or(DEFAULT_EMBEDDER);
@@ -69,6 +71,7 @@ impl Models {
             model: featurizer_name(args).to_owned(),
             fingerprint: featurizer.fingerprint.clone(),
             max_length: featurizer.max_tokens,
+            precision: args.precision.precision,
         })
     }
 

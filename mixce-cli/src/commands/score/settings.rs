@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use mixce_eval::metric::Fact;
+use mixce_train::config::Precision;
 use serde::Serialize;
 
 use super::embed::EmbedderRecord;
@@ -54,4 +55,5 @@ pub(super) struct FeaturizerRecord {
     pub(super) model: String,
     pub(super) fingerprint: String,
     pub(super) max_length: usize,
+    pub(super) precision: Precision,
 }

@@ -8,7 +8,7 @@ use mixce_eval::features::Features;
 use mixce_eval::mauve::{MauveSettings, mauve};
 use mixce_lm::generate::{GenerateOptions, generate_while};
 use mixce_lm::sampling::Sampling;
-use mixce_lm::{LanguageModel, Tokenizer, stop_ids};
+use mixce_lm::{LanguageModel, ScoringOptions, Tokenizer, stop_ids};
 use mixce_train::config::{Selection, TrainConfig};
 use mixce_train::data::Examples;
 use mixce_train::prepare::{Prepared, Sources};
@@ -19,8 +19,6 @@ use crate::error::Problem;
 
 /// Samples per batch.
 const BATCH: usize = 32;
-/// Tokens per forward pass of the featurizer.
-const BATCH_TOKENS: usize = 4096;
 
 /// Scores a model by MAUVE.
 #[derive(Debug)]
@@ -62,7 +60,9 @@ impl MauveSelector {
         let vocabulary = prepared.model.spec().vocabulary;
         let eos = stop_ids(sources.model.as_deref().unwrap_or(&sources.tokenizer), &tokenizer, vocabulary)?;
         let name = config.select_featurizer.as_deref().unwrap_or(DEFAULT_FEATURIZER);
-        let featurizer = Featurizer::uncached(name, device, BATCH_TOKENS)?;
+        let precision = config.precision.into();
+        let options = ScoringOptions { precision, ..ScoringOptions::default() };
+        let featurizer = Featurizer::uncached(name, device, options)?;
         let texts =
             documents.iter().map(|tokens| tokenizer.decode_plain(tokens)).collect::<Result<Vec<_>, _>>()?;
         let human = featurizer.features(&texts)?;

@@ -114,7 +114,7 @@ pub(crate) struct Settings {
     /// All three dropout rates, in [0, 1) [default: the checkpoint's]
     #[arg(long, value_name = "P", help_heading = "Optimization", allow_negative_numbers = true)]
     pub(crate) dropout: Option<f64>,
-    /// Number format of the operands of matrix products in training; bf16 needs a CPU with AVX512-BF16 or a GPU of compute
+    /// Number format of the operands of matrix products in training and its evaluations; bf16 needs a CPU with AVX512-BF16 or a GPU of compute
     /// capability 8.0 [default: f32]
     #[arg(long, value_parser = words::<Precision>(&["f32", "bf16"]), help_heading = "Optimization")]
     pub(crate) precision: Option<Precision>,
