@@ -94,8 +94,8 @@ impl Block {
     pub(crate) fn load(config: &Gpt2Config, parameters: &Parameters, layer: usize) -> Result<Self> {
         let norm = |name: &str| norm(parameters, &format!("h.{layer}.{name}"), config.layer_norm_epsilon);
         let map = |name: &str| -> Result<Affine> {
-            let [weight, bias] = pair(parameters, &format!("h.{layer}.{name}"))?;
-            Ok(Affine::new(weight, Some(bias)))
+            let get = |part: &str| parameters.stored(&format!("h.{layer}.{name}.{part}")).cloned();
+            Ok(Affine::new(get("weight")?, Some(get("bias")?.into_tensor())))
         };
         Ok(Self {
             attention_in: NormLinear { norm: norm("ln_1")?, maps: vec![map("attn.c_attn")?] },

@@ -18,7 +18,7 @@ use crate::sample::Choice;
 use crate::sublayer::{
     GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients,
 };
-use crate::{Activation, AffineGradients, Norm, Positions, Precision, Weight, device};
+use crate::{Activation, AffineGradients, Norm, Positions, Precision, StoredTensor, Weight, device};
 
 /// A GPU: no value of this type exists.
 pub(crate) struct Gpu<'a> {
@@ -77,7 +77,7 @@ never_called! {
     adamw_step(&[AdamWParameter<'_>], &AdamWUpdate, Option<&Tensor>) -> ();
     clear(&[&Tensor]) -> ();
     target_log_probs(&Tensor, &Tensor, &Tensor) -> Tensor;
-    weighted_cross_entropy(&Tensor, &Tensor, &Tensor, Weighting<'_>, &Tensor, Precision) -> CrossEntropy;
+    weighted_cross_entropy(&Tensor, &StoredTensor, &Tensor, Weighting<'_>, &Tensor, Precision) -> CrossEntropy;
     decode_attention(&Tensor, &KeyValues, &Positions, Heads) -> Tensor;
     fill_cache(&Tensor, &Tensor, &KeyValues, Heads) -> ();
     describe() -> device::Gpu;

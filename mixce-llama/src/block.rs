@@ -28,19 +28,17 @@ impl Tensors<'_> {
         Ok(self.parameters.get(&format!("layers.{}.{name}", self.layer))?.clone())
     }
 
-    fn pair(&self, (name, has_bias): Map) -> Result<(Tensor, Option<Tensor>)> {
-        let bias = has_bias.then(|| self.get(&format!("{name}.bias"))).transpose()?;
-        Ok((self.get(&format!("{name}.weight"))?, bias))
+    fn bias(&self, (name, has_bias): Map) -> Result<Option<Tensor>> {
+        has_bias.then(|| self.get(&format!("{name}.bias"))).transpose()
     }
 
     fn map(&self, map: Map) -> Result<Affine> {
-        let (weight, bias) = self.pair(map)?;
-        Ok(Affine::new(Weight::Transposed(weight), bias))
+        let weight = self.parameters.stored(&format!("layers.{}.{}.weight", self.layer, map.0))?.clone();
+        Ok(Affine::new(Weight::Transposed(weight), self.bias(map)?))
     }
 
     fn sums(&self, map: Map) -> Result<AffineGradients> {
-        let (weight, bias) = self.pair(map)?;
-        Ok(AffineGradients { weight, bias })
+        Ok(AffineGradients { weight: self.get(&format!("{}.weight", map.0))?, bias: self.bias(map)? })
     }
 
     fn norm(&self, name: &str) -> Result<Norm> {

@@ -6,13 +6,13 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::cast::rounded;
+use super::cast::rounded_or_kept;
 use super::matmul::Matrix;
 use super::{
     Array, Element, Gpu, Grid, expect_len, in_precision, launch, name_of, uninitialised, unsigned,
     with_arrays,
 };
-use crate::Precision;
+use crate::{Precision, StoredTensor};
 use crate::lm_head::{CrossEntropy, Slice, Weighting, vocabulary_parts};
 
 impl Gpu<'_> {
@@ -54,7 +54,7 @@ impl Gpu<'_> {
     pub(crate) fn weighted_cross_entropy(
         &self,
         hidden: &Tensor,
-        head: &Tensor,
+        head: &StoredTensor,
         targets: &Tensor,
         weighting: Weighting<'_>,
         dhead: &Tensor,
@@ -65,10 +65,11 @@ impl Gpu<'_> {
     }
 }
 
-/// The operands of the products have type T: hidden states and head are converted once, and products write the logits in it.
+/// The operands of the products have type T: hidden states, and a head of which no copy is kept, are converted once, and products
+/// write the logits in it.
 /// Results are f32.
 fn weighted_cross_entropy<T: Element>(
-    (hidden, head, targets): (&Tensor, &Tensor, &Tensor),
+    (hidden, head, targets): (&Tensor, &StoredTensor, &Tensor),
     Weighting { weights, denominator }: Weighting<'_>,
     dhead: &Tensor,
     slice: Slice,
@@ -78,7 +79,7 @@ fn weighted_cross_entropy<T: Element>(
     let (log_q, log_z) = (uninitialised(n, DType::F32, hidden)?, uninitialised(n, DType::F32, hidden)?);
     let dhidden = uninitialised((n, c), DType::F32, hidden)?;
     let logits = uninitialised((slice.tokens, slice.pitch), T::DTYPE, hidden)?;
-    let operands = rounded::<T>(&[hidden, head])?;
+    let operands = rounded_or_kept::<T>(&[&hidden.clone().into(), head])?;
     let [hidden, head] = &operands[..] else { bail!("{op}: expected two operands") };
     for (start, len) in slice.ranges(n) {
         let narrow = |tensor: &Tensor| tensor.narrow(0, start, len);

@@ -15,7 +15,7 @@ pub use slice::{Slice, vocabulary_parts};
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::Precision;
+use crate::{Precision, StoredTensor};
 use crate::cpu::is_cpu_f32;
 use crate::device::gpu_of;
 
@@ -77,7 +77,7 @@ pub struct CrossEntropy {
 /// f32 on the CPU or CUDA.
 pub fn weighted_cross_entropy(
     hidden: &Tensor,
-    head: &Tensor,
+    head: &StoredTensor,
     targets: &Tensor,
     weighting: Weighting<'_>,
     dhead: &Tensor,

@@ -44,7 +44,7 @@ fn head_and_loss(
     let hidden = on(device, &Tensor::cat(&[&random(&[1, hidden.dim(1)?], 9)?, hidden], 0)?)?;
     let hidden = hidden.narrow(0, 1, hidden.dim(0)? - 1)?;
     let (head, targets) = (on(device, head)?, on(device, targets)?);
-    let out = weighted_cross_entropy(&hidden, &head, &targets, WEIGHTING, &dhead, precision)?;
+    let out = weighted_cross_entropy(&hidden, &head.into(), &targets, WEIGHTING, &dhead, precision)?;
     Ok([out.log_q, out.dhidden, dhead])
 }
 

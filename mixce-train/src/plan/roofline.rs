@@ -98,8 +98,8 @@ const BYTES_PER_CHANNEL: [f64; 2] = [13.0, 9.75];
 const LOGIT_PASSES: f64 = 3.0;
 /// Bytes per parameter of AdamW (7 numbers), the gradient norm, and clearing the gradient (1 each).
 const OPTIMIZER_BYTES: f64 = 36.0;
-/// Bytes per parameter of rounding the weights of blocks for both passes: 4 read and 2 written, twice.
-const ROUNDING_BYTES: f64 = 12.0;
+/// Bytes per number of a matrix that the update writes to its copy in bf16.
+const COPY_BYTES: f64 = 2.0;
 
 /// A part of a step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -199,7 +199,7 @@ impl Step<'_> {
         let logits = 2.0 * n * v * c;
         let half = self.precision == Precision::Bf16;
         let state = OPTIMIZER_BYTES * self.spec.parameters as f64;
-        let rounding = if half { ROUNDING_BYTES * weights } else { 0.0 };
+        let copies = if half { COPY_BYTES * (weights + v * c) } else { 0.0 };
         let head_bytes = width * (n * c + v * c + n * v);
         let part = |name, flops, bytes, peak, share, bandwidth_share| {
             let bound = f64::max(flops / peak, bytes / self.gpu.bandwidth);
@@ -234,7 +234,7 @@ impl Step<'_> {
             part("LM head, forward", logits, head_bytes, peak, rates.products, 1.0),
             part("LM head, backward", 2.0 * logits, 2.0 * head_bytes, peak, rates.products, 1.0),
             moved("passes over the logits", LOGIT_PASSES * width * n * v, rates.logits),
-            moved("optimizer and rounding", state + rounding, rates.optimizer),
+            moved("optimizer", state + copies, rates.optimizer),
             Part {
                 name: "gaps between kernels",
                 ms: 1e3 * LAUNCH_GAP * self.launches(),
@@ -250,7 +250,7 @@ impl Step<'_> {
     fn launches(&self) -> f64 {
         let (layer, outside) = match self.precision {
             Precision::F32 => (37, 10),
-            Precision::Bf16 => (45, 11),
+            Precision::Bf16 => (39, 11),
         };
         let tensors = self.parameters.len();
         let tokens = self.documents * self.length;
@@ -298,8 +298,8 @@ mod tests {
         near(part(&step, "passes over the logits").bytes, n * 50_257.0 * 6.0);
         near(part(&step, "passes over the logits").ms, n * 50_257.0 * 6.0 / (3.35e9 * 0.8));
         near(part(&step, "passes over the logits").bound_ms, n * 50_257.0 * 6.0 / 3.35e9);
-        // 12 layers of 45, 17 outside for an odd vocabulary, one slice, three passes over 148 tensors, and the judge: 3 * 3 + 1.
-        near(part(&step, "gaps between kernels").ms, (540.0 + 17.0 + 10.0) * 1e-3);
+        // 12 layers of 39, 17 outside for an odd vocabulary, one slice, three passes over 148 tensors, and the judge: 3 * 3 + 1.
+        near(part(&step, "gaps between kernels").ms, (468.0 + 17.0 + 10.0) * 1e-3);
         near(step.tokens_per_s, n / step.step_ms * 1e3);
         let model_flops = flops::training(&Gpt2Config::gpt2_small(), [512; 8]) as f64;
         near(step.mfu, model_flops / (step.step_ms / 1e3) / 989.4e12);
