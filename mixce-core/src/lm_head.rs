@@ -4,10 +4,10 @@
 
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Shape, Tensor};
-use mixce_kernels::{Precision, StoredTensor};
 use mixce_kernels::lm_head::{
     CrossEntropy, TokenWeights, Weighting, target_log_probs, weighted_cross_entropy,
 };
+use mixce_kernels::{Precision, StoredTensor};
 
 use crate::{Error, Objective, Result};
 
@@ -40,7 +40,14 @@ pub fn lm_head_loss(
     denominator: f64,
 ) -> Result<LmHeadLoss> {
     let dhead = Tensor::zeros(head.shape(), DType::F32, head.device())?;
-    let out = lm_head_backward(hidden, &head.clone().into(), targets, objective, denominator, (&dhead, Precision::F32))?;
+    let out = lm_head_backward(
+        hidden,
+        &head.clone().into(),
+        targets,
+        objective,
+        denominator,
+        (&dhead, Precision::F32),
+    )?;
     let loss = total_loss(&out.log_q.to_vec1()?, objective) / denominator;
     let op = Precomputed { loss: loss as f32, dhidden: out.dhidden, dhead: dhead.to_dtype(head.dtype())? };
     Ok(LmHeadLoss { loss: hidden.apply_op2(head, op)?, log_q: out.log_q })

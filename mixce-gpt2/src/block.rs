@@ -3,7 +3,9 @@
 //! Legend: N tokens, C channels, I channels inside the MLP.
 
 use candle_core::Tensor;
-use mixce_kernels::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
+use mixce_kernels::sublayer::{
+    LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients, finish_sums_together,
+};
 use mixce_kernels::{
     Affine, AffineGradients, CuSeqlens, Dropout, Norm, Precision, causal_attention_backward,
 };
@@ -151,16 +153,18 @@ impl mixce_lm::Block for Block {
         dx: &Tensor,
         gradients: &BlockGradients,
     ) -> Result<()> {
-        let SavedActivations { qkv, attended, middle, pre_activation } = saved;
-        let site = self.dropout(dropout, Site::MlpResidual);
-        self.mlp.backward(&middle, &pre_activation, site, dx, &gradients.mlp, precision)?;
-        drop((middle, pre_activation));
-        let site = self.dropout(dropout, Site::AttentionResidual);
-        let dattended =
-            self.attention_out.backward(&attended, dx, site, &gradients.attention_out, precision)?;
-        let site = self.dropout(dropout, Site::Attention);
-        let dqkv = causal_attention_backward(&qkv, documents, self.heads, site, &attended, &dattended)?;
-        Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
+        finish_sums_together(|| {
+            let SavedActivations { qkv, attended, middle, pre_activation } = saved;
+            let site = self.dropout(dropout, Site::MlpResidual);
+            self.mlp.backward(&middle, &pre_activation, site, dx, &gradients.mlp, precision)?;
+            drop((middle, pre_activation));
+            let site = self.dropout(dropout, Site::AttentionResidual);
+            let dattended =
+                self.attention_out.backward(&attended, dx, site, &gradients.attention_out, precision)?;
+            let site = self.dropout(dropout, Site::Attention);
+            let dqkv = causal_attention_backward(&qkv, documents, self.heads, site, &attended, &dattended)?;
+            Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
+        })
     }
 
     fn pack(self, precision: Precision) -> Result<Self> {

@@ -144,7 +144,10 @@ fn ends(c: &mut Criterion) {
     let weighting = Weighting { weights: &MixCe, denominator: 1.0 };
     for (name, precision) in PRECISIONS {
         c.bench_function(&format!("LM head and MixCE, forward and backward, {name}"), |b| {
-            b.iter(|| weighted_cross_entropy(&hidden, &head.clone().into(), &ids, weighting, &dhead, precision).unwrap());
+            b.iter(|| {
+                weighted_cross_entropy(&hidden, &head.clone().into(), &ids, weighting, &dhead, precision)
+                    .unwrap()
+            });
         });
     }
     let positions: Vec<u32> = (0..TOKENS as u32).collect();
@@ -215,7 +218,14 @@ fn optimizer(c: &mut Criterion) {
     };
     c.bench_function("AdamW of the token embedding", |b| {
         let (parameter, first_moment, second_moment, gradient) = (&p, &m, &v, &g);
-        let p = AdamWParameter { parameter, rounded: None, first_moment, second_moment, gradient, decay_factor: 1.0 };
+        let p = AdamWParameter {
+            parameter,
+            rounded: None,
+            first_moment,
+            second_moment,
+            gradient,
+            decay_factor: 1.0,
+        };
         b.iter(|| adamw_step(&[p], &update).unwrap());
     });
 }

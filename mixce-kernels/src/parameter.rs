@@ -64,7 +64,9 @@ impl Parameter {
     pub fn part(&self, entries: &Range<usize>) -> Result<(Tensor, &Rounded)> {
         let values = match entries.len() == self.values.elem_count() {
             true => self.values.as_tensor().clone(),
-            false => self.values.as_detached_tensor().flatten_all()?.narrow(0, entries.start, entries.len())?,
+            false => {
+                self.values.as_detached_tensor().flatten_all()?.narrow(0, entries.start, entries.len())?
+            }
         };
         Ok((values, &self.rounded))
     }
@@ -150,7 +152,8 @@ mod tests {
     #[test]
     fn every_change_but_an_update_outdates_the_copy() -> Result<()> {
         let parameter = Parameter::new(&random(&[2, 3], 1)?)?;
-        let (rounded, other) = (parameter.stored().rounded().cloned().unwrap_or_default(), random(&[2, 3], 2)?);
+        let (rounded, other) =
+            (parameter.stored().rounded().cloned().unwrap_or_default(), random(&[2, 3], 2)?);
         let has_copy = |is_current| {
             *rounded.lock() = Copied { copy: Some(other.clone()), is_current };
             parameter.stored().detach().rounded().is_some_and(|rounded| rounded.current().is_some())

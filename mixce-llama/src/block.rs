@@ -3,7 +3,9 @@
 //! Legend: N tokens, C channels, I channels inside the MLP, H heads of queries, K heads of keys and values, D channels of a head.
 
 use candle_core::Tensor;
-use mixce_kernels::sublayer::{GatedMlp, GatedMlpGradients, LinearResidual, NormLinear, NormLinearGradients};
+use mixce_kernels::sublayer::{
+    GatedMlp, GatedMlpGradients, LinearResidual, NormLinear, NormLinearGradients, finish_sums_together,
+};
 use mixce_kernels::{
     Affine, AffineGradients, CuSeqlens, Dropout, HeadNorm, HeadTransform, HeadTransformGradients, Heads,
     Norm, Precision, Rotary, Weight, causal_attention_backward,
@@ -202,17 +204,19 @@ impl mixce_lm::Block for Block {
         dx: &Tensor,
         gradients: &BlockGradients,
     ) -> Result<()> {
-        let SavedActivations { projected, qkv, attended, middle, pre_activation } = saved;
-        self.mlp.backward(&middle, &pre_activation, None, dx, &gradients.mlp, precision)?;
-        drop((middle, pre_activation));
-        let sums = &gradients.attention_out;
-        let dattended = self.attention_out.backward(&attended, dx, None, sums, precision)?;
-        let (heads, dropout) = (self.heads, self.dropout(dropout));
-        let dqkv = causal_attention_backward(&qkv, documents, heads, dropout, &attended, &dattended)?;
-        drop((qkv, attended, dattended));
-        let (positions, sums) = (documents.positions(), &gradients.transform);
-        self.transform.backward(projected.as_ref(), positions, heads, &dqkv, sums)?;
-        Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
+        finish_sums_together(|| {
+            let SavedActivations { projected, qkv, attended, middle, pre_activation } = saved;
+            self.mlp.backward(&middle, &pre_activation, None, dx, &gradients.mlp, precision)?;
+            drop((middle, pre_activation));
+            let sums = &gradients.attention_out;
+            let dattended = self.attention_out.backward(&attended, dx, None, sums, precision)?;
+            let (heads, dropout) = (self.heads, self.dropout(dropout));
+            let dqkv = causal_attention_backward(&qkv, documents, heads, dropout, &attended, &dattended)?;
+            drop((qkv, attended, dattended));
+            let (positions, sums) = (documents.positions(), &gradients.transform);
+            self.transform.backward(projected.as_ref(), positions, heads, &dqkv, sums)?;
+            Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
+        })
     }
 
     fn pack(self, precision: Precision) -> Result<Self> {

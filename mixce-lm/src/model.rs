@@ -6,8 +6,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use mixce_kernels::{Precision, StoredTensor};
 use mixce_kernels::rng::Stream;
+use mixce_kernels::{Precision, StoredTensor};
 
 use crate::batch::PackedBatch;
 use crate::cache::KvCache;

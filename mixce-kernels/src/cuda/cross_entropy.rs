@@ -12,8 +12,8 @@ use super::{
     Array, Element, Gpu, Grid, expect_len, in_precision, launch, name_of, uninitialised, unsigned,
     with_arrays,
 };
-use crate::{Precision, StoredTensor};
 use crate::lm_head::{CrossEntropy, Slice, Weighting, vocabulary_parts};
+use crate::{Precision, StoredTensor};
 
 impl Gpu<'_> {
     /// `log q` of each target, `[N]`; NaN for a target that is not below V. In f32 throughout.

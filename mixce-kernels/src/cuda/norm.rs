@@ -2,7 +2,7 @@
 
 use candle_core::Result;
 
-use super::column_sums::Chunks;
+use super::column_sums::BLOCKS;
 use super::{
     Array, Element, Gpu, Grid, MAX_BLOCKS, THREADS, WARP, expect_len, launch, name_of, rows, unsigned,
 };
@@ -79,15 +79,51 @@ impl Gpu<'_> {
             NormKind::Layer => name_of!("mixce_layer_norm_backward", T),
             NormKind::Rms => name_of!("mixce_rms_norm_backward", T),
         };
-        let (columns, (grid, kept)) = (unsigned(op, c)?, grid(n, c, 2));
-        // SAFETY: the arguments are those of the kernel; the sizes of all arrays were checked.
-        unsafe { launch!(self, "norm", name, grid, x, gain, dy, dx, moments, n as u64, columns, eps, kept) }?;
-        let chunks = Chunks::new(n, c, 4);
-        self.add_shares(chunks, c, [Some(sums.weight), sums.bias], |partial| {
-            let (name, grid) = (name_of!("mixce_norm_backward_parameters", T), chunks.grid());
-            let (n, rows) = (n as u64, chunks.rows());
-            // SAFETY: the arguments are those of the kernel; the sizes were checked, and every chunk has its two rows of shares.
-            unsafe { launch!(self, "norm", name, grid, x, moments, dy, partial, n, columns, rows) }
+        let (columns, (mut grid, kept)) = (unsigned(op, c)?, grid(n, c, 2));
+        let (blocks, chunk_rows) = chunks(n, (grid.threads.0 / WARP) as usize);
+        grid.blocks.0 = blocks as u32;
+        self.add_shares(blocks, c, [Some(sums.weight), sums.bias], |partial| {
+            // SAFETY: the arguments are those of the kernel; the sizes of all arrays were checked, and every block has its two rows of shares.
+            unsafe {
+                launch!(
+                    self,
+                    "norm",
+                    name,
+                    grid,
+                    x,
+                    gain,
+                    dy,
+                    dx,
+                    moments,
+                    partial,
+                    n as u64,
+                    columns,
+                    eps,
+                    kept,
+                    chunk_rows as u64
+                )
+            }
         })
+    }
+}
+
+/// Blocks of a backward pass and the rows of each, of which its `warps` take one after another: as many blocks as run at once, so that there
+/// are few shares.
+fn chunks(rows: usize, warps: usize) -> (usize, usize) {
+    let chunk = rows.div_ceil(BLOCKS).next_multiple_of(warps);
+    (rows.div_ceil(chunk), chunk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BLOCKS, chunks};
+
+    #[test]
+    fn blocks_cover_the_rows() {
+        for (rows, warps) in [(1, 1), (7, 8), (4096, 8), (4097, 8), (32_768, 3), (100_001, 5)] {
+            let (blocks, chunk) = chunks(rows, warps);
+            assert!(chunk * blocks >= rows && chunk * (blocks - 1) < rows, "{rows}: {blocks} of {chunk}");
+            assert!(chunk % warps == 0 && blocks <= BLOCKS, "{rows}: {blocks} of {chunk}");
+        }
     }
 }

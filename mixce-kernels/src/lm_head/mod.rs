@@ -15,9 +15,9 @@ pub use slice::{Slice, vocabulary_parts};
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::{Precision, StoredTensor};
 use crate::cpu::is_cpu_f32;
 use crate::device::gpu_of;
+use crate::{Precision, StoredTensor};
 
 /// `log q_t = z_t[y_t] - log sum_j exp(z_t[j])` of each target under the logits `z = hidden head^T`: `[N]` f32 (nats), without
 /// gradient.

@@ -3,8 +3,8 @@
 use candle_core::{DType, Device, Result, Tensor};
 use mixce_kernels::sublayer::LinearResidual;
 use mixce_kernels::{
-    AdamWParameter, AdamWUpdate, Affine, GradientGuard, Parameter, Precision, StoredTensor, adamw_step, clear,
-    sum_of_squares, sums_of_squares,
+    AdamWParameter, AdamWUpdate, Affine, GradientGuard, Parameter, Precision, StoredTensor, adamw_step,
+    clear, sum_of_squares, sums_of_squares,
 };
 
 use crate::{Placed, assert_close, cuda, on, place, random, values};

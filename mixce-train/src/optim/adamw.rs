@@ -195,12 +195,13 @@ impl AdamW {
                 slot.apply_plain(gradient, update, decay_factor(slot))?;
             }
         }
-        let with_kernels =
-            self.slots.values().zip(&gradients).filter(|(slot, _)| has_backward_kernels(slot.parameter.values()));
+        let with_kernels = self
+            .slots
+            .values()
+            .zip(&gradients)
+            .filter(|(slot, _)| has_backward_kernels(slot.parameter.values()));
         let views = with_kernels
-            .map(|(slot, gradient)| {
-                Ok((slot, slot.parameter.part(&slot.part)?, view(gradient, &slot.part)?))
-            })
+            .map(|(slot, gradient)| Ok((slot, slot.parameter.part(&slot.part)?, view(gradient, &slot.part)?)))
             .collect::<candle_core::Result<Vec<_>>>()?;
         let parameters: Vec<AdamWParameter<'_>> = views
             .iter()
