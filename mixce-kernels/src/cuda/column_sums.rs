@@ -213,10 +213,9 @@ pub(crate) fn finish_sums_together<R, E: From<Error>>(
     let result = pass()?;
     let sums = WAITING.take().unwrap_or_default();
     drop(forget);
-    if let Some([partial, _]) = sums.first().and_then(|sum| sum.tensors.as_ref()) {
-        if let Some(gpu) = Gpu::of(partial.device()) {
-            gpu.finish(&sums)?;
-        }
+    let device = sums.first().and_then(|sum| sum.tensors.as_ref()).map(|[partial, _]| partial.device());
+    if let Some(gpu) = device.and_then(Gpu::of) {
+        gpu.finish(&sums)?;
     }
     Ok(result)
 }
