@@ -135,12 +135,13 @@ impl mixce_lm::Block for Block {
         let qkv = self.attention_in.forward(x, precision)?;
         let attended = attention.attend(&qkv, self.heads, self.dropout(dropout, Site::Attention))?;
         let site = self.dropout(dropout, Site::AttentionResidual);
-        let middle = self.attention_out.forward(&attended, &attention.rows(x)?, site, precision)?;
+        let (out, norm, x) = (&self.attention_out, &self.mlp.norm, attention.rows(x)?);
+        let (middle, normed) = out.forward_and_norm(&attended, &x, site, norm, precision)?;
         let site = self.dropout(dropout, Site::MlpResidual);
+        let (y, pre_activation) = self.mlp.forward_normed(&middle, normed, site, precision, save)?;
         if !save {
-            return Ok((self.mlp.forward(&middle, site, precision)?, None));
+            return Ok((y, None));
         }
-        let (y, pre_activation) = self.mlp.forward_saving(&middle, site, precision)?;
         Ok((y, Some(SavedActivations { qkv, attended, middle, pre_activation })))
     }
 

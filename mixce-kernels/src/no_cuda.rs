@@ -100,11 +100,11 @@ never_called! {
     logits(&Tensor, &Weight) -> Tensor;
     norm_linear(&NormLinear, &Tensor, Precision) -> Tensor;
     norm_linear_backward(&NormLinear, &Tensor, &Tensor, &Tensor, &NormLinearGradients, Precision) -> ();
-    linear_residual(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, Precision) -> Tensor;
+    linear_residual(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, Option<&Norm>, Precision) -> (Tensor, Option<Tensor>);
     linear_residual_backward(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, &AffineGradients, Precision) -> Tensor;
-    mlp(&Mlp, &Tensor, Option<Dropout>, Precision, bool) -> (Tensor, Tensor);
+    mlp(&Mlp, (&Tensor, Option<Tensor>), Option<Dropout>, Precision, bool) -> (Tensor, Tensor);
     mlp_backward(&Mlp, [&Tensor; 2], Option<Dropout>, &Tensor, &MlpGradients, Precision) -> ();
-    gated_mlp(&GatedMlp, &Tensor, Option<Dropout>, Precision) -> (Tensor, Tensor);
+    gated_mlp(&GatedMlp, (&Tensor, Option<Tensor>), Option<Dropout>, Precision) -> (Tensor, Tensor);
     gated_mlp_backward(&GatedMlp, [&Tensor; 2], Option<Dropout>, &Tensor, &GatedMlpGradients, Precision) -> ();
 }
 

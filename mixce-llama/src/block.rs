@@ -187,11 +187,12 @@ impl mixce_lm::Block for Block {
         let qkv = self.transform.forward(&projected, attention.positions(), self.heads)?;
         let projected = Some(projected).filter(|_| save && self.transform.backward_needs_input());
         let attended = attention.attend(&qkv, self.heads, self.dropout(dropout))?;
-        let middle = self.attention_out.forward(&attended, &attention.rows(x)?, None, precision)?;
+        let (out, norm, x) = (&self.attention_out, &self.mlp.norm, attention.rows(x)?);
+        let (middle, normed) = out.forward_and_norm(&attended, &x, None, norm, precision)?;
+        let (y, pre_activation) = self.mlp.forward_normed(&middle, normed, None, precision, save)?;
         if !save {
-            return Ok((self.mlp.forward(&middle, None, precision)?, None));
+            return Ok((y, None));
         }
-        let (y, pre_activation) = self.mlp.forward_saving(&middle, None, precision)?;
         Ok((y, Some(SavedActivations { projected, qkv, attended, middle, pre_activation })))
     }
 

@@ -3,11 +3,13 @@
 use candle_core::Result;
 
 use super::column_sums::BLOCKS;
+use super::dropout::arguments;
 use super::{
     Array, Element, Gpu, Grid, MAX_BLOCKS, THREADS, WARP, expect_len, launch, name_of, rows, unsigned,
 };
 use crate::NormKind;
 use crate::affine::Sums;
+use crate::dropout::Dropout;
 use crate::norm::NormElements;
 
 /// Shared memory that a block has without asking for more.
@@ -51,6 +53,39 @@ impl Gpu<'_> {
         let (columns, (grid, kept)) = (unsigned(op, c)?, grid(n, c, 1));
         // SAFETY: the arguments are those of the kernel; n rows of c elements lie inside x and y, c inside gain and shift.
         unsafe { launch!(self, "norm", name, grid, x, gain, shift, y, n as u64, columns, eps, kept) }
+    }
+
+    /// `y = residual + dropout(branch + bias)` as [`Gpu::residual`], and its normalised rows.
+    pub(super) fn residual_norm<T: Element>(
+        &self,
+        residual: Array<'_, f32>,
+        (branch, bias): (Array<'_, f32>, Option<Array<'_, f32>>),
+        dropout: Option<Dropout>,
+        y: Array<'_, f32>,
+        (norm, normed): (NormElements<Array<'_, f32>>, Array<'_, T>),
+    ) -> Result<()> {
+        let NormElements { kind, gain, shift, eps } = norm;
+        let (op, c) = ("residual and norm", gain.len);
+        let n = rows(op, y, c)?;
+        expect_len(op, "the residual", residual, y.len)?;
+        expect_len(op, "the branch", branch, y.len)?;
+        expect_len(op, "the normalised rows", normed, y.len)?;
+        for parameter in [bias, shift].into_iter().flatten() {
+            expect_len(op, "a bias", parameter, c)?;
+        }
+        let name = match kind {
+            NormKind::Layer => name_of!("mixce_residual_layer_norm", T),
+            NormKind::Rms => name_of!("mixce_residual_rms_norm", T),
+        };
+        let [key, label, first, threshold, scale] = arguments(dropout, c as u64);
+        let (columns, (grid, kept), n) = (unsigned(op, c)?, grid(n, c, 1), n as u64);
+        // SAFETY: the arguments are those of the kernel; n rows of c elements lie inside the arrays, c inside the parameters.
+        unsafe {
+            launch!(
+                self, "norm", name, grid, residual, branch, bias, y, gain, shift, normed, n, columns, eps,
+                kept, key, label, first, threshold, scale
+            )
+        }
     }
 
     /// Adds the gradients of input and parameters to `dx` and `sums`. `moments` has room for two numbers a row.

@@ -34,6 +34,11 @@ use candle_core::{Result, Tensor, bail};
 use crate::device::has_backward_kernels;
 use crate::{Precision, cuda};
 
+/// The normalised rows of a residual stream, computed by the sublayer that ended with it ([`LinearResidual::forward_and_norm`]), for
+/// the one that begins with their norm.
+#[derive(Debug)]
+pub struct Normed(Tensor);
+
 /// Runs backward passes of one thread whose gradients are read only afterwards: on CUDA the sums of columns in them (the gradients of biases
 /// and of norms) have a second stage, the sum of shares, which is launched once for all of them at the end. The values are the same.
 ///

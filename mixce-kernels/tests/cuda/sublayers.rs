@@ -145,6 +145,16 @@ fn linear_and_residual() -> Result<()> {
                 let y = sublayer.forward(&x, &residual, drop, precision)?;
                 let dx = sublayer.backward(&x, &dy, drop, &gradients, precision)?;
                 assert_eq!((y.dtype(), dx.dtype()), (DType::F32, x.dtype()));
+                // With the next sublayer's norm, in one pass.
+                let (activation, norm) = (Activation::GeluNew, form.norm(c, device, 8)?);
+                let (up, down) = (form.map(c, 2 * c, device, 10)?, form.map(2 * c, c, device, 12)?);
+                let mlp = Mlp { norm, up, activation, down };
+                let (again, normed) = sublayer.forward_and_norm(&x, &residual, drop, &mlp.norm, precision)?;
+                assert_eq!(normed.is_some(), device.is_cuda());
+                assert_eq!(values(&again)?, values(&y)?);
+                let (z, _) = mlp.forward_normed(&again, normed, drop, precision, false)?;
+                let tolerance = if precision == Precision::Bf16 { 8.0 / 512.0 } else { 1e-6 };
+                assert_close("the mlp behind", &z, &mlp.forward(&y, drop, precision)?, tolerance)?;
                 Ok([vec![y, dx], of([&gradients])].concat())
             })?;
         }
