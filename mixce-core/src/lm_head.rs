@@ -4,10 +4,10 @@
 
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Shape, Tensor};
-use mixce_kernels::Precision;
 use mixce_kernels::lm_head::{
     CrossEntropy, TokenWeights, Weighting, target_log_probs, weighted_cross_entropy,
 };
+use mixce_kernels::{Precision, StoredTensor};
 
 use crate::{Error, Objective, Result};
 
@@ -40,7 +40,14 @@ pub fn lm_head_loss(
     denominator: f64,
 ) -> Result<LmHeadLoss> {
     let dhead = Tensor::zeros(head.shape(), DType::F32, head.device())?;
-    let out = lm_head_backward(hidden, head, targets, objective, denominator, (&dhead, Precision::F32))?;
+    let out = lm_head_backward(
+        hidden,
+        &head.clone().into(),
+        targets,
+        objective,
+        denominator,
+        (&dhead, Precision::F32),
+    )?;
     let loss = total_loss(&out.log_q.to_vec1()?, objective) / denominator;
     let op = Precomputed { loss: loss as f32, dhidden: out.dhidden, dhead: dhead.to_dtype(head.dtype())? };
     Ok(LmHeadLoss { loss: hidden.apply_op2(head, op)?, log_q: out.log_q })
@@ -68,7 +75,7 @@ pub fn total_loss(log_q: &[f32], objective: &dyn Objective) -> f64 {
 /// As [`lm_head_loss`]; if `dhead` has the wrong shape; in bf16, if tensors are not f32 on the CPU or CUDA.
 pub fn lm_head_backward(
     hidden: &Tensor,
-    head: &Tensor,
+    head: &StoredTensor,
     targets: &Tensor,
     objective: &dyn Objective,
     denominator: f64,
@@ -105,7 +112,7 @@ impl TokenWeights for Weights<'_> {
 /// When shapes or dtypes do not fit or a target is outside the vocabulary; in bf16, if tensors are not f32 on the CPU or CUDA.
 pub fn lm_head_log_q(
     hidden: &Tensor,
-    head: &Tensor,
+    head: &StoredTensor,
     targets: &Tensor,
     precision: Precision,
 ) -> Result<Tensor> {

@@ -3,7 +3,9 @@
 //! Legend: N tokens, C channels, I channels inside the MLP.
 
 use candle_core::Tensor;
-use mixce_kernels::sublayer::{LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients};
+use mixce_kernels::sublayer::{
+    LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients, finish_sums_together,
+};
 use mixce_kernels::{
     Affine, AffineGradients, CuSeqlens, Dropout, Norm, Precision, causal_attention_backward,
 };
@@ -94,8 +96,8 @@ impl Block {
     pub(crate) fn load(config: &Gpt2Config, parameters: &Parameters, layer: usize) -> Result<Self> {
         let norm = |name: &str| norm(parameters, &format!("h.{layer}.{name}"), config.layer_norm_epsilon);
         let map = |name: &str| -> Result<Affine> {
-            let [weight, bias] = pair(parameters, &format!("h.{layer}.{name}"))?;
-            Ok(Affine::new(weight, Some(bias)))
+            let get = |part: &str| parameters.stored(&format!("h.{layer}.{name}.{part}")).cloned();
+            Ok(Affine::new(get("weight")?, Some(get("bias")?.into_tensor())))
         };
         Ok(Self {
             attention_in: NormLinear { norm: norm("ln_1")?, maps: vec![map("attn.c_attn")?] },
@@ -133,12 +135,13 @@ impl mixce_lm::Block for Block {
         let qkv = self.attention_in.forward(x, precision)?;
         let attended = attention.attend(&qkv, self.heads, self.dropout(dropout, Site::Attention))?;
         let site = self.dropout(dropout, Site::AttentionResidual);
-        let middle = self.attention_out.forward(&attended, &attention.rows(x)?, site, precision)?;
+        let (out, norm, x) = (&self.attention_out, &self.mlp.norm, attention.rows(x)?);
+        let (middle, normed) = out.forward_and_norm(&attended, &x, site, norm, precision)?;
         let site = self.dropout(dropout, Site::MlpResidual);
+        let (y, pre_activation) = self.mlp.forward_normed(&middle, normed, site, precision, save)?;
         if !save {
-            return Ok((self.mlp.forward(&middle, site, precision)?, None));
+            return Ok((y, None));
         }
-        let (y, pre_activation) = self.mlp.forward_saving(&middle, site, precision)?;
         Ok((y, Some(SavedActivations { qkv, attended, middle, pre_activation })))
     }
 
@@ -151,16 +154,18 @@ impl mixce_lm::Block for Block {
         dx: &Tensor,
         gradients: &BlockGradients,
     ) -> Result<()> {
-        let SavedActivations { qkv, attended, middle, pre_activation } = saved;
-        let site = self.dropout(dropout, Site::MlpResidual);
-        self.mlp.backward(&middle, &pre_activation, site, dx, &gradients.mlp, precision)?;
-        drop((middle, pre_activation));
-        let site = self.dropout(dropout, Site::AttentionResidual);
-        let dattended =
-            self.attention_out.backward(&attended, dx, site, &gradients.attention_out, precision)?;
-        let site = self.dropout(dropout, Site::Attention);
-        let dqkv = causal_attention_backward(&qkv, documents, self.heads, site, &attended, &dattended)?;
-        Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
+        finish_sums_together(|| {
+            let SavedActivations { qkv, attended, middle, pre_activation } = saved;
+            let site = self.dropout(dropout, Site::MlpResidual);
+            self.mlp.backward(&middle, &pre_activation, site, dx, &gradients.mlp, precision)?;
+            drop((middle, pre_activation));
+            let site = self.dropout(dropout, Site::AttentionResidual);
+            let dattended =
+                self.attention_out.backward(&attended, dx, site, &gradients.attention_out, precision)?;
+            let site = self.dropout(dropout, Site::Attention);
+            let dqkv = causal_attention_backward(&qkv, documents, self.heads, site, &attended, &dattended)?;
+            Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
+        })
     }
 
     fn pack(self, precision: Precision) -> Result<Self> {

@@ -15,15 +15,13 @@ use crate::config::Gpt2Config;
 ///           and N (4 C + e (4 C + I)) more when the block was recomputed
 /// ```
 ///
-/// bytes, where R is N on CUDA and at most 1024 on the CPU, and e is 4, on CUDA in bf16 2; there the operands of products come on
-/// top, rounded: of the MLP 4 C I, of attention 6 C^2. Without dropout on the residual branches CUDA needs N C numbers less in the
-/// MLP in f32. A block saves its input, queries, keys and values, the attended values, the stream between attention and MLP (6 C) and
+/// bytes, where R is N on CUDA and at most 1024 on the CPU, and e is 4, on CUDA in bf16 2. Without dropout on the residual branches
+/// CUDA needs N C numbers less in the MLP in f32. A block saves its input, queries, keys and values, the attended values, the stream between attention and MLP (6 C) and
 /// the MLP's pre-activations (I).
 pub(crate) fn block(config: &Gpt2Config, shape: PassShape) -> BlockMemory {
     let [n, c, inner] = [shape.tokens, config.n_embd, config.inner_size()].map(|size| size as u128);
     let half = shape.on_cuda && shape.precision == Precision::Bf16;
     let e: u128 = if half { 2 } else { 4 };
-    let operands = |numbers: u128| if half { 2 * numbers } else { 0 };
     let rows = if shape.on_cuda { n } else { n.min(sublayer::BLOCK_ROWS as u128) };
     let inside = n * (4 * c + e * (4 * c + inner));
     let saved = 4 * n * c + if shape.recompute { 0 } else { inside };
@@ -31,10 +29,10 @@ pub(crate) fn block(config: &Gpt2Config, shape: PassShape) -> BlockMemory {
     // The gradient of the stream; that of the branch, which is a copy only if something is dropped or rounded; normalised rows;
     // the MLP's activation and its gradient.
     let branch = if shape.on_cuda && !half && config.resid_pdrop == 0.0 { 0 } else { rows * c };
-    let mlp = 4 * n * c + e * (branch + rows * (c + 2 * inner)) + operands(2 * c * inner);
+    let mlp = 4 * n * c + e * (branch + rows * (c + 2 * inner));
     // The gradients of the stream, of the attended values, and of queries, keys and values; normalised rows. What the MLP saved is
     // freed by then.
-    let attention = 4 * n * c + e * (4 * n * c + rows * c) + operands(3 * c * c);
+    let attention = 4 * n * c + e * (4 * n * c + rows * c);
     let attention = attention.saturating_sub(n * (4 * c + e * inner));
     let again = if shape.recompute { inside } else { 0 };
     BlockMemory { saved, working: mlp.max(attention) + again }

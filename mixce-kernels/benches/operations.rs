@@ -138,13 +138,16 @@ fn ends(c: &mut Criterion) {
     let ids: Vec<u32> = (0..TOKENS as u32).map(|i| i * 31 % VOCABULARY as u32).collect();
     let ids = Tensor::from_vec(ids, TOKENS, &Device::Cpu).unwrap();
     c.bench_function("LM head, log q", |b| {
-        b.iter(|| target_log_probs(&hidden, &head, &ids, Precision::F32).unwrap());
+        b.iter(|| target_log_probs(&hidden, &head.clone().into(), &ids, Precision::F32).unwrap());
     });
     let dhead = head.zeros_like().unwrap();
     let weighting = Weighting { weights: &MixCe, denominator: 1.0 };
     for (name, precision) in PRECISIONS {
         c.bench_function(&format!("LM head and MixCE, forward and backward, {name}"), |b| {
-            b.iter(|| weighted_cross_entropy(&hidden, &head, &ids, weighting, &dhead, precision).unwrap());
+            b.iter(|| {
+                weighted_cross_entropy(&hidden, &head.clone().into(), &ids, weighting, &dhead, precision)
+                    .unwrap()
+            });
         });
     }
     let positions: Vec<u32> = (0..TOKENS as u32).collect();
@@ -215,7 +218,14 @@ fn optimizer(c: &mut Criterion) {
     };
     c.bench_function("AdamW of the token embedding", |b| {
         let (parameter, first_moment, second_moment, gradient) = (&p, &m, &v, &g);
-        let p = AdamWParameter { parameter, first_moment, second_moment, gradient, decay_factor: 1.0 };
+        let p = AdamWParameter {
+            parameter,
+            rounded: None,
+            first_moment,
+            second_moment,
+            gradient,
+            decay_factor: 1.0,
+        };
         b.iter(|| adamw_step(&[p], &update).unwrap());
     });
 }

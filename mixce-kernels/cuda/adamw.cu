@@ -7,6 +7,8 @@ constexpr int TENSORS = 64, ARRAYS = 4;
 
 struct Tensors {
   float* arrays[ARRAYS][TENSORS];
+  // Copies of the parameters in bf16, or null; only the update has them.
+  bf16* rounded[TENSORS];
   uint64_t sizes[TENSORS];
   float decay_factors[TENSORS];
   // Tensor t has the blocks first_block[t]..first_block[t + 1].
@@ -117,7 +119,7 @@ extern "C" __global__ void __launch_bounds__(JUDGES) mixce_judge_gradients(const
 // The arrays of a tensor in the update.
 enum Array { PARAMETER = 0, FIRST = 1, SECOND = 2, GRADIENT = 3 };
 
-// One update; the formula stands in src/adamw.rs. With a verdict its factor replaces `gradient_scale`, and NaN means no update.
+// One update; the formula stands in src/adamw.rs. A parameter's copy in bf16 is written beside it. With a verdict its factor replaces `gradient_scale`, and NaN means no update.
 extern "C" __global__ void __launch_bounds__(THREADS)
     mixce_adamw(const Tensors tensors, float first_rate, float second_keep, float second_rate, float gradient_scale, float step_size,
                 float root_correction, float epsilon, const double* verdict) {
@@ -128,6 +130,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   float* const firsts = tensors.arrays[FIRST][task.tensor];
   float* const seconds = tensors.arrays[SECOND][task.tensor];
   const float* const gradients = tensors.arrays[GRADIENT][task.tensor];
+  bf16* const rounded = tensors.rounded[task.tensor];
   const size_t n = tensors.sizes[task.tensor];
   const float decay_factor = tensors.decay_factors[task.tensor];
   for (size_t i = task.first; i < n; i += task.step) {
@@ -146,6 +149,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     store_pack(firsts + i, left, first);
     store_pack(seconds + i, left, second);
     store_pack(parameters + i, left, parameter);
+    if (rounded) store_pack(rounded + i, left, parameter);
   }
 }
 

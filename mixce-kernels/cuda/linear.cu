@@ -44,21 +44,34 @@ FOR_BOTH_TYPES(KERNELS)
 // The chunks that are added up at the same time.
 constexpr int CHUNKS = 16;
 
-// sums_k += the sum over chunks of `partial` [chunks, K, c], for k = 0 and, with a second row of blocks, 1; sums that are null are not
-// wanted. A block takes WARP columns.
-extern "C" __global__ void __launch_bounds__(WARP* CHUNKS)
-    mixce_add_partial_sums(const float* partial, float* sums_0, float* sums_1, unsigned chunks, unsigned c) {
+// Sums of a launch: a structure of 520 bytes, which is the kernel's parameter.
+constexpr int SUMS = 16;
+
+// sums[s] [columns] += the sum over chunks of rows `stride` elements apart that begin at partial[s]. Sum s has the blocks
+// first_block[s]..first_block[s + 1], of WARP columns each.
+struct ShareSums {
+  const float* partial[SUMS];
+  float* sums[SUMS];
+  uint32_t chunks[SUMS], stride[SUMS], columns[SUMS], first_block[SUMS + 1];
+};
+
+extern "C" __global__ void __launch_bounds__(WARP* CHUNKS) mixce_add_partial_sums(const ShareSums all) {
   __shared__ float shares[CHUNKS][WARP];
-  float* const sums = blockIdx.y ? sums_1 : sums_0;
-  if (!sums) return;
-  const unsigned column = blockIdx.x * WARP + threadIdx.x;
+  unsigned which = 0;
+  while (all.first_block[which + 1] <= blockIdx.x) which++;
+  const float* const partial = all.partial[which];
+  const unsigned column = (blockIdx.x - all.first_block[which]) * WARP + threadIdx.x;
+  const unsigned chunks = all.chunks[which], columns = all.columns[which];
+  const size_t stride = all.stride[which];
   float share = 0.0f;
-  if (column < c)
-    for (size_t chunk = threadIdx.y; chunk < chunks; chunk += CHUNKS) share += partial[(chunk * gridDim.y + blockIdx.y) * c + column];
+  if (column < columns) {
+#pragma unroll 4
+    for (size_t chunk = threadIdx.y; chunk < chunks; chunk += CHUNKS) share += partial[chunk * stride + column];
+  }
   shares[threadIdx.y][threadIdx.x] = share;
   __syncthreads();
-  if (threadIdx.y > 0 || column >= c) return;
+  if (threadIdx.y > 0 || column >= columns) return;
   float sum = 0.0f;
   for (int i = 0; i < CHUNKS; i++) sum += shares[i][threadIdx.x];
-  sums[column] += sum;
+  all.sums[which][column] += sum;
 }

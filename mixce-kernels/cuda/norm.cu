@@ -19,8 +19,9 @@ static __device__ __forceinline__ void for_lane(unsigned c, F f) {
   for (size_t i = threadIdx.x % WARP * 4; i < c; i += 4 * WARP) f(i, c - i);
 }
 
-template <bool CENTRED, bool KNOWN, class T>
-static __device__ __forceinline__ void forward(const float* x, const float* gain, const float* shift, T* y, size_t rows,
+// `first(row, i, left)` reads a pack of x, or computes it and stores it there.
+template <bool CENTRED, bool KNOWN, class T, class First>
+static __device__ __forceinline__ void forward(First first, const float* x, const float* gain, const float* shift, T* y, size_t rows,
                                                unsigned c, float eps, unsigned kept, Whole<KNOWN> whole) {
   float* const own = shared_rows() + threadIdx.x / WARP * kept;
   for (size_t row = first_row(); row < rows; row += row_step()) {
@@ -28,7 +29,7 @@ static __device__ __forceinline__ void forward(const float* x, const float* gain
     T* const out = y + row * c;
     float sum = 0.0f, squares = 0.0f;
     for_lane(c, [&](size_t i, size_t left) {
-      const Floats<4> a = load_pack<4>(in + i, left, whole);
+      const Floats<4> a = first(row, i, left);
       if (kept) store_pack(own + i, 4, a, Whole<true>());
       for (int k = 0; k < 4; k++) sum += a.x[k];
     });
@@ -51,14 +52,41 @@ static __device__ __forceinline__ void forward(const float* x, const float* gain
   }
 }
 
-// With g = dy gain: dx += rstd (g - mean(g) - n mean(g n)), without mean(g) in an RMS norm. The moments go to `saved` [rows, 2]. Rows
-// of both x and g are kept.
+// x = residual + (branch + bias) * factor, and its norm; no bias when null. x may be branch.
+template <bool CENTRED, class T>
+static __device__ __forceinline__ void residual_norm(const float* residual, const float* branch, const float* bias, float* x,
+                                                     const float* gain, const float* shift, T* y, size_t rows, unsigned c,
+                                                     float eps, unsigned kept, const Dropout dropout) {
+  const bool whole = has_whole_packs<4>(residual, c) && has_whole_packs<4>(branch, c) && has_whole_packs<4>(bias, c) &&
+                     has_whole_packs<4>(x, c) && has_whole_packs<4>(gain, c) && has_whole_packs<4>(shift, c) &&
+                     has_whole_packs<4>(y, c) && dropout.draws_whole_packs();
+  with_whole(whole, [=](auto known) {
+    const auto first = [=](size_t row, size_t i, size_t left) {
+      const size_t at = row * c + i;
+      const Floats<4> own = load_pack<4>(branch + at, left, known);
+      Floats<4> sum = load_pack<4>(residual + at, left, known), b = {};
+      if (bias) b = load_pack<4>(bias + i, left, known);
+      const Floats<4> factors = dropout.factors(at, known);
+      for (int k = 0; k < 4; k++) sum.x[k] += (bias ? own.x[k] + b.x[k] : own.x[k]) * factors.x[k];
+      store_pack(x + at, left, sum, known);
+      return sum;
+    };
+    forward<CENTRED>(first, x, gain, shift, y, rows, c, eps, kept, known);
+  });
+}
+
+// With g = dy gain: dx += rstd (g - mean(g) - n mean(g n)), without mean(g) in an RMS norm. Rows of both x and g are kept.
+//
+// A block takes `chunk_rows` rows, whose moments go to `saved` [rows, 2]. Then it reads them again, from the cache, and writes its share in
+// dgain = sum_rows dy n and dshift = sum_rows dy: `partial` [blocks, 2, c].
 template <bool CENTRED, bool KNOWN, class T>
 static __device__ __forceinline__ void backward(const float* x, const float* gain, const T* dy, float* dx, float* saved,
-                                                size_t rows, unsigned c, float eps, unsigned kept, Whole<KNOWN> whole) {
+                                                float* partial, size_t rows, unsigned c, float eps, unsigned kept,
+                                                size_t chunk_rows, Whole<KNOWN> whole) {
   float* const own_x = shared_rows() + threadIdx.x / WARP * 2 * kept;
   float* const own_g = own_x + kept;
-  for (size_t row = first_row(); row < rows; row += row_step()) {
+  const size_t begin = blockIdx.x * chunk_rows, end = begin + chunk_rows < rows ? begin + chunk_rows : rows;
+  for (size_t row = begin + threadIdx.x / WARP; row < end; row += blockDim.x / WARP) {
     const float* const in = x + row * c;
     const auto read_g = [&](size_t i, size_t left) {
       Floats<4> g = load_pack<4>(dy + row * c + i, left, whole);
@@ -102,24 +130,22 @@ static __device__ __forceinline__ void backward(const float* x, const float* gai
       saved[2 * row + 1] = rstd;
     }
   }
-}
-
-// The shares of chunks of rows in dgain = sum_rows dy n and dshift = sum_rows dy: `partial` [chunks, 2, c].
-template <class T>
-static __device__ __forceinline__ void backward_parameters(const float* x, const float* saved, const T* dy, float* partial,
-                                                           size_t rows, unsigned c, size_t chunk_rows) {
-  const bool whole = has_whole_packs<4>(x, c) && has_whole_packs<4>(dy, c);
-  Floats<4> own[2] = {};
-  for_chunk<4>(rows, c, chunk_rows, whole, [&](size_t row, size_t i, size_t left, auto whole) {
-    const Floats<4> a = load_pack<4>(x + row * c + i, left, whole);
-    const Floats<4> gradient = load_pack<4>(dy + row * c + i, left, whole);
-    const float mean = saved[2 * row], rstd = saved[2 * row + 1];
-    for (int k = 0; k < 4; k++) {
-      own[0].x[k] += gradient.x[k] * ((a.x[k] - mean) * rstd);
-      own[1].x[k] += gradient.x[k];
+  __syncthreads();
+  for (size_t i = 4 * threadIdx.x; i < c; i += 4 * blockDim.x) {
+    Floats<4> dgain = {}, dshift = {};
+#pragma unroll 2
+    for (size_t row = begin; row < end; row++) {
+      const Floats<4> a = load_pack<4>(x + row * c + i, c - i, whole), gradient = load_pack<4>(dy + row * c + i, c - i, whole);
+      const float mean = saved[2 * row], rstd = saved[2 * row + 1];
+      for (int k = 0; k < 4; k++) {
+        dgain.x[k] += gradient.x[k] * ((a.x[k] - mean) * rstd);
+        dshift.x[k] += gradient.x[k];
+      }
     }
-  });
-  write_shares(own, c, partial);
+    float* const share = partial + (size_t)blockIdx.x * 2 * c + i;
+    store_pack(share, c - i, dgain, whole);
+    store_pack(share + c, c - i, dshift, whole);
+  }
 }
 
 #define KERNELS_OF(NORM, CENTRED, T, SUFFIX)                                                                               \
@@ -128,23 +154,30 @@ static __device__ __forceinline__ void backward_parameters(const float* x, const
                                    float eps, unsigned kept) {                                                             \
     const bool whole = has_whole_packs<4>(x, c) && has_whole_packs<4>(gain, c) && has_whole_packs<4>(shift, c) &&          \
                        has_whole_packs<4>(y, c);                                                                           \
-    with_whole(whole, [=](auto known) { forward<CENTRED>(x, gain, shift, y, rows, c, eps, kept, known); });                \
+    with_whole(whole, [=](auto known) {                                                                                    \
+      const auto first = [=](size_t row, size_t i, size_t left) { return load_pack<4>(x + row * c + i, left, known); };    \
+      forward<CENTRED>(first, x, gain, shift, y, rows, c, eps, kept, known);                                               \
+    });                                                                                                                    \
+  }                                                                                                                        \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                                                    \
+      mixce_residual_##NORM##_norm_##SUFFIX(const float* residual, const float* branch, const float* bias, float* x,       \
+                                            const float* gain, const float* shift, T* y, size_t rows, unsigned c,          \
+                                            float eps, unsigned kept, DROPOUT_PARAMETERS) {                                \
+    residual_norm<CENTRED>(residual, branch, bias, x, gain, shift, y, rows, c, eps, kept, DROPOUT);                        \
   }                                                                                                                        \
   extern "C" __global__ void __launch_bounds__(THREADS)                                                                    \
       mixce_##NORM##_norm_backward_##SUFFIX(const float* x, const float* gain, const T* dy, float* dx, float* saved,       \
-                                            size_t rows, unsigned c, float eps, unsigned kept) {                           \
+                                            float* partial, size_t rows, unsigned c, float eps, unsigned kept,             \
+                                            size_t chunk_rows) {                                                           \
     const bool whole = has_whole_packs<4>(x, c) && has_whole_packs<4>(gain, c) && has_whole_packs<4>(dy, c) &&             \
-                       has_whole_packs<4>(dx, c);                                                                          \
-    with_whole(whole, [=](auto known) { backward<CENTRED>(x, gain, dy, dx, saved, rows, c, eps, kept, known); });          \
+                       has_whole_packs<4>(dx, c) && has_whole_packs<4>(partial, c);                                        \
+    with_whole(whole, [=](auto known) {                                                                                    \
+      backward<CENTRED>(x, gain, dy, dx, saved, partial, rows, c, eps, kept, chunk_rows, known);                           \
+    });                                                                                                                    \
   }
 
 #define KERNELS(T, SUFFIX)                                                                                                 \
   KERNELS_OF(layer, true, T, SUFFIX)                                                                                       \
-  KERNELS_OF(rms, false, T, SUFFIX)                                                                                        \
-  extern "C" __global__ void __launch_bounds__(WARP* SUM_ROWS)                                                             \
-      mixce_norm_backward_parameters_##SUFFIX(const float* x, const float* saved, const T* dy, float* partial, size_t rows, \
-                                              unsigned c, size_t chunk_rows) {                                             \
-    backward_parameters(x, saved, dy, partial, rows, c, chunk_rows);                                                       \
-  }
+  KERNELS_OF(rms, false, T, SUFFIX)
 
 FOR_BOTH_TYPES(KERNELS)

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use crate::cpu::{is_cpu_f32, with_slices, with_slices_mut};
 use crate::device::gpu_of;
+use crate::parameter::Rounded;
 use crate::simd::{self, vectorised};
 
 /// Entries per task: large enough to hide scheduling overhead, small enough to stay in a core's cache.
@@ -40,6 +41,8 @@ pub struct AdamWUpdate {
 pub struct AdamWParameter<'a> {
     /// `p`.
     pub parameter: &'a Tensor,
+    /// The copy in bf16 if it is a [`Parameter`](crate::Parameter), or a part of one: the update of a whole one keeps it current.
+    pub rounded: Option<&'a Rounded>,
     /// `m`.
     pub first_moment: &'a Tensor,
     /// `v`.
@@ -85,6 +88,7 @@ impl AdamWParameter<'_> {
 
     /// The update on the CPU.
     fn update(&self, update: &AdamWUpdate) -> Result<()> {
+        self.rounded.into_iter().for_each(Rounded::invalidate);
         let tensors = [self.parameter, self.first_moment, self.second_moment];
         with_slices("adamw", [self.gradient], |[g]| {
             with_slices_mut("adamw", tensors, |[p, m, v]| {
@@ -176,7 +180,7 @@ mod tests {
     use candle_core::Device;
 
     fn parameter([parameter, first_moment, second_moment, gradient]: [&Tensor; 4]) -> AdamWParameter<'_> {
-        AdamWParameter { parameter, first_moment, second_moment, gradient, decay_factor: 0.99 }
+        AdamWParameter { parameter, rounded: None, first_moment, second_moment, gradient, decay_factor: 0.99 }
     }
 
     #[test]

@@ -21,6 +21,7 @@
 //! | [`sublayer`] | whole sublayers of a transformer block: differentiable, or with an explicit backward pass without a graph |
 //! | [`lm_head`] | LM head and token-weighted cross-entropy, forward and backward at once, without the matrix of logits |
 //! | [`Weight`], [`PackedWeight`] | weights as matrices, or prepacked for the products of sampling |
+//! | [`Parameter`] | a trainable tensor, with a copy in bf16 for products on CUDA |
 //! | [`softmax_quantile`] | sampling from a softmax |
 //! | [`upload`] | the host's numbers on a GPU, without waiting |
 //! | [`StepInputs`], [`RecordedStep`] | a step of decoding on a GPU, launched at once |
@@ -51,6 +52,7 @@ mod math;
 mod matmul;
 mod norm;
 mod packed;
+mod parameter;
 mod parts;
 mod positions;
 mod residual;
@@ -92,6 +94,7 @@ pub use linear::{linear, linear_slow};
 pub use matmul::{Matrix, Precision, matmul};
 pub use norm::{Norm, NormKind};
 pub use packed::PackedWeight;
+pub use parameter::{Parameter, Rounded, StoredTensor};
 pub use positions::Positions;
 pub use residual::{residual_dropout, residual_dropout_slow};
 pub use rotary::{HeadNorm, HeadTransform, HeadTransformGradients, Rotary};

@@ -18,7 +18,7 @@ use crate::sample::Choice;
 use crate::sublayer::{
     GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients,
 };
-use crate::{Activation, AffineGradients, Norm, Positions, Precision, Weight, device};
+use crate::{Activation, AffineGradients, Norm, Positions, Precision, StoredTensor, Weight, device};
 
 /// A GPU: no value of this type exists.
 pub(crate) struct Gpu<'a> {
@@ -76,8 +76,8 @@ never_called! {
     judge(&[Tensor], f64, u64, &Tensor) -> ();
     adamw_step(&[AdamWParameter<'_>], &AdamWUpdate, Option<&Tensor>) -> ();
     clear(&[&Tensor]) -> ();
-    target_log_probs(&Tensor, &Tensor, &Tensor, Precision) -> Tensor;
-    weighted_cross_entropy(&Tensor, &Tensor, &Tensor, Weighting<'_>, &Tensor, Precision) -> CrossEntropy;
+    target_log_probs(&Tensor, &StoredTensor, &Tensor, Precision) -> Tensor;
+    weighted_cross_entropy(&Tensor, &StoredTensor, &Tensor, Weighting<'_>, &Tensor, Precision) -> CrossEntropy;
     decode_attention(&Tensor, &KeyValues, &Positions, Heads) -> Tensor;
     fill_cache(&Tensor, &Tensor, &KeyValues, Heads) -> ();
     describe() -> device::Gpu;
@@ -101,12 +101,18 @@ never_called! {
     logits(&Tensor, &Weight) -> Tensor;
     norm_linear(&NormLinear, &Tensor, Precision) -> Tensor;
     norm_linear_backward(&NormLinear, &Tensor, &Tensor, &Tensor, &NormLinearGradients, Precision) -> ();
-    linear_residual(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, Precision) -> Tensor;
+    linear_residual(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, Option<&Norm>, Precision) -> (Tensor, Option<Tensor>);
     linear_residual_backward(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, &AffineGradients, Precision) -> Tensor;
-    mlp(&Mlp, &Tensor, Option<Dropout>, Precision, bool) -> (Tensor, Tensor);
+    mlp(&Mlp, (&Tensor, Option<Tensor>), Option<Dropout>, Precision, bool) -> (Tensor, Tensor);
     mlp_backward(&Mlp, [&Tensor; 2], Option<Dropout>, &Tensor, &MlpGradients, Precision) -> ();
-    gated_mlp(&GatedMlp, &Tensor, Option<Dropout>, Precision) -> (Tensor, Tensor);
+    gated_mlp(&GatedMlp, (&Tensor, Option<Tensor>), Option<Dropout>, Precision) -> (Tensor, Tensor);
     gated_mlp_backward(&GatedMlp, [&Tensor; 2], Option<Dropout>, &Tensor, &GatedMlpGradients, Precision) -> ();
+}
+
+pub(crate) fn finish_sums_together<R, E>(
+    pass: impl FnOnce() -> std::result::Result<R, E>,
+) -> std::result::Result<R, E> {
+    pass()
 }
 
 pub(crate) fn open(_: usize) -> Result<Device> {

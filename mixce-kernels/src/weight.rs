@@ -5,6 +5,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use crate::cpu::{is_cpu_f32, with_slices};
 use crate::device::gpu_of;
 use crate::packed::PackedWeight;
+use crate::parameter::StoredTensor;
 use crate::parts::{Parts, Read};
 use crate::{Matrix, Precision};
 
@@ -15,15 +16,21 @@ use crate::{Matrix, Precision};
 #[derive(Clone, Debug)]
 pub enum Weight {
     /// `W` itself, `[in, out]`: the layout of GPT-2's Conv1D.
-    Dense(Tensor),
+    Dense(StoredTensor),
     /// The transpose of `W`, `[out, in]`: the layout of PyTorch's `nn.Linear`.
-    Transposed(Tensor),
+    Transposed(StoredTensor),
     /// For inference on the CPU.
     Packed(PackedWeight),
 }
 
 impl From<Tensor> for Weight {
     fn from(weight: Tensor) -> Self {
+        Self::Dense(weight.into())
+    }
+}
+
+impl From<StoredTensor> for Weight {
+    fn from(weight: StoredTensor) -> Self {
         Self::Dense(weight)
     }
 }
@@ -45,7 +52,7 @@ impl Weight {
     ///
     /// # Errors
     /// When the weight is packed: then it has no gradient, and no operation but the product on the CPU.
-    pub fn stored(&self) -> Result<&Tensor> {
+    pub fn stored(&self) -> Result<&StoredTensor> {
         match self {
             Self::Dense(weight) | Self::Transposed(weight) => Ok(weight),
             Self::Packed(_) => is_packed(),
@@ -58,7 +65,7 @@ impl Weight {
     /// When the weight is packed, or not a matrix.
     pub fn matrix(&self) -> Result<Tensor> {
         match self {
-            Self::Dense(weight) => Ok(weight.clone()),
+            Self::Dense(weight) => Ok((**weight).clone()),
             Self::Transposed(weight) => weight.t(),
             Self::Packed(_) => is_packed(),
         }
@@ -105,8 +112,8 @@ impl Weight {
     /// The matrix in bf16, in the layout in which it is stored.
     fn rounded(&self) -> Result<Self> {
         match self {
-            Self::Dense(weight) => Ok(Self::Dense(weight.to_dtype(DType::BF16)?)),
-            Self::Transposed(weight) => Ok(Self::Transposed(weight.to_dtype(DType::BF16)?)),
+            Self::Dense(weight) => Ok(Self::Dense(weight.to_dtype(DType::BF16)?.into())),
+            Self::Transposed(weight) => Ok(Self::Transposed(weight.to_dtype(DType::BF16)?.into())),
             Self::Packed(_) => is_packed(),
         }
     }
@@ -148,7 +155,7 @@ impl Weight {
 
     /// Whether candle's graph tracks it.
     pub(crate) fn is_tracked(&self) -> bool {
-        self.stored().is_ok_and(Tensor::track_op)
+        self.stored().is_ok_and(|weight| weight.track_op())
     }
 }
 
@@ -187,7 +194,7 @@ impl Parts<Read> for Weight {
     type Elements<'a> = WeightElements<'a>;
 
     fn tensors<'t>(&'t self, tensors: &mut Vec<&'t Tensor>) {
-        tensors.extend(self.stored());
+        tensors.extend(self.stored().map(|weight| &**weight));
     }
 
     fn elements<'a>(&self, slices: &mut impl Iterator<Item = &'a [f32]>) -> Result<WeightElements<'a>> {
@@ -213,7 +220,7 @@ mod tests {
     #[test]
     fn layouts_hold_the_same_matrix() -> Result<()> {
         let (w, x) = (random(&[3, 50], 1)?, random(&[4, 3], 2)?);
-        let (dense, transposed) = (Weight::from(w.clone()), Weight::Transposed(w.t()?.contiguous()?));
+        let (dense, transposed) = (Weight::from(w.clone()), Weight::Transposed(w.t()?.contiguous()?.into()));
         assert_eq!((transposed.dims2()?, transposed.stored()?.dims()), ((3, 50), &[50, 3][..]));
         assert_close("matrix", &transposed.matrix()?, &dense.matrix()?, 0.0, 0.0);
         let mut precisions = vec![Precision::F32];
@@ -234,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_packed_weight_has_no_matrix() -> Result<()> {
-        let packed = Weight::Transposed(random(&[5, 3], 1)?).pack(Precision::F32)?;
+        let packed = Weight::Transposed(random(&[5, 3], 1)?.into()).pack(Precision::F32)?;
         assert_eq!(packed.dims2()?, (3, 5));
         let errors = [packed.stored().map(drop), packed.matrix().map(drop)];
         assert!(errors.into_iter().all(|e| e.unwrap_err().to_string().contains("packed for inference")));

@@ -3,7 +3,9 @@
 //! Legend: N tokens, C channels, I channels inside the MLP, H heads of queries, K heads of keys and values, D channels of a head.
 
 use candle_core::Tensor;
-use mixce_kernels::sublayer::{GatedMlp, GatedMlpGradients, LinearResidual, NormLinear, NormLinearGradients};
+use mixce_kernels::sublayer::{
+    GatedMlp, GatedMlpGradients, LinearResidual, NormLinear, NormLinearGradients, finish_sums_together,
+};
 use mixce_kernels::{
     Affine, AffineGradients, CuSeqlens, Dropout, HeadNorm, HeadTransform, HeadTransformGradients, Heads,
     Norm, Precision, Rotary, Weight, causal_attention_backward,
@@ -28,19 +30,17 @@ impl Tensors<'_> {
         Ok(self.parameters.get(&format!("layers.{}.{name}", self.layer))?.clone())
     }
 
-    fn pair(&self, (name, has_bias): Map) -> Result<(Tensor, Option<Tensor>)> {
-        let bias = has_bias.then(|| self.get(&format!("{name}.bias"))).transpose()?;
-        Ok((self.get(&format!("{name}.weight"))?, bias))
+    fn bias(&self, (name, has_bias): Map) -> Result<Option<Tensor>> {
+        has_bias.then(|| self.get(&format!("{name}.bias"))).transpose()
     }
 
     fn map(&self, map: Map) -> Result<Affine> {
-        let (weight, bias) = self.pair(map)?;
-        Ok(Affine::new(Weight::Transposed(weight), bias))
+        let weight = self.parameters.stored(&format!("layers.{}.{}.weight", self.layer, map.0))?.clone();
+        Ok(Affine::new(Weight::Transposed(weight), self.bias(map)?))
     }
 
     fn sums(&self, map: Map) -> Result<AffineGradients> {
-        let (weight, bias) = self.pair(map)?;
-        Ok(AffineGradients { weight, bias })
+        Ok(AffineGradients { weight: self.get(&format!("{}.weight", map.0))?, bias: self.bias(map)? })
     }
 
     fn norm(&self, name: &str) -> Result<Norm> {
@@ -187,11 +187,12 @@ impl mixce_lm::Block for Block {
         let qkv = self.transform.forward(&projected, attention.positions(), self.heads)?;
         let projected = Some(projected).filter(|_| save && self.transform.backward_needs_input());
         let attended = attention.attend(&qkv, self.heads, self.dropout(dropout))?;
-        let middle = self.attention_out.forward(&attended, &attention.rows(x)?, None, precision)?;
+        let (out, norm, x) = (&self.attention_out, &self.mlp.norm, attention.rows(x)?);
+        let (middle, normed) = out.forward_and_norm(&attended, &x, None, norm, precision)?;
+        let (y, pre_activation) = self.mlp.forward_normed(&middle, normed, None, precision, save)?;
         if !save {
-            return Ok((self.mlp.forward(&middle, None, precision)?, None));
+            return Ok((y, None));
         }
-        let (y, pre_activation) = self.mlp.forward_saving(&middle, None, precision)?;
         Ok((y, Some(SavedActivations { projected, qkv, attended, middle, pre_activation })))
     }
 
@@ -204,17 +205,19 @@ impl mixce_lm::Block for Block {
         dx: &Tensor,
         gradients: &BlockGradients,
     ) -> Result<()> {
-        let SavedActivations { projected, qkv, attended, middle, pre_activation } = saved;
-        self.mlp.backward(&middle, &pre_activation, None, dx, &gradients.mlp, precision)?;
-        drop((middle, pre_activation));
-        let sums = &gradients.attention_out;
-        let dattended = self.attention_out.backward(&attended, dx, None, sums, precision)?;
-        let (heads, dropout) = (self.heads, self.dropout(dropout));
-        let dqkv = causal_attention_backward(&qkv, documents, heads, dropout, &attended, &dattended)?;
-        drop((qkv, attended, dattended));
-        let (positions, sums) = (documents.positions(), &gradients.transform);
-        self.transform.backward(projected.as_ref(), positions, heads, &dqkv, sums)?;
-        Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
+        finish_sums_together(|| {
+            let SavedActivations { projected, qkv, attended, middle, pre_activation } = saved;
+            self.mlp.backward(&middle, &pre_activation, None, dx, &gradients.mlp, precision)?;
+            drop((middle, pre_activation));
+            let sums = &gradients.attention_out;
+            let dattended = self.attention_out.backward(&attended, dx, None, sums, precision)?;
+            let (heads, dropout) = (self.heads, self.dropout(dropout));
+            let dqkv = causal_attention_backward(&qkv, documents, heads, dropout, &attended, &dattended)?;
+            drop((qkv, attended, dattended));
+            let (positions, sums) = (documents.positions(), &gradients.transform);
+            self.transform.backward(projected.as_ref(), positions, heads, &dqkv, sums)?;
+            Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
+        })
     }
 
     fn pack(self, precision: Precision) -> Result<Self> {

@@ -15,9 +15,9 @@ use crate::config::LlamaConfig;
 ///           and N (saved - 4 N C) more when the block was computed again
 /// ```
 ///
-/// bytes, where R is N on CUDA and at most 1024 on the CPU, and e is 4, on CUDA in bf16 2; there the operands of products come on
-/// top, rounded: of the MLP 6 C I, of attention 2 C Q. In f32 CUDA needs N C numbers less in the MLP. A block saves its input, queries,
-/// keys and values, the attended values, the stream between attention and MLP (C) and the outputs of gate and up (2 I).
+/// bytes, where R is N on CUDA and at most 1024 on the CPU, and e is 4, on CUDA in bf16 2. In f32 CUDA needs N C numbers less in the
+/// MLP. A block saves its input, queries, keys and values, the attended values, the stream between attention and MLP (C) and the outputs
+/// of gate and up (2 I).
 pub(crate) fn block(config: &LlamaConfig, shape: PassShape) -> BlockMemory {
     let [n, c, inner, d] =
         [shape.tokens, config.hidden_size, config.intermediate_size, config.head_dim].map(|n| n as u128);
@@ -25,7 +25,6 @@ pub(crate) fn block(config: &LlamaConfig, shape: PassShape) -> BlockMemory {
     let (qkv, attended) = ((h + 2 * k) * d, h * d);
     let half = shape.on_cuda && shape.precision == Precision::Bf16;
     let e: u128 = if half { 2 } else { 4 };
-    let operands = |numbers: u128| if half { 2 * numbers } else { 0 };
     let rows = if shape.on_cuda { n } else { n.min(sublayer::BLOCK_ROWS as u128) };
     let projected = if config.has_head_norms() { qkv } else { 0 };
     let inside = n * (4 * c + e * (projected + qkv + attended + 2 * inner));
@@ -34,10 +33,10 @@ pub(crate) fn block(config: &LlamaConfig, shape: PassShape) -> BlockMemory {
     // The gradient of the stream; that of the branch, on CUDA a copy only where it is rounded; normalised rows; the gated activation,
     // and the gradients of gate and up.
     let branch = if shape.on_cuda && !half { 0 } else { rows * c };
-    let mlp = 4 * n * c + e * (branch + rows * (c + 3 * inner)) + operands(3 * c * inner);
+    let mlp = 4 * n * c + e * (branch + rows * (c + 3 * inner));
     // The gradients of the stream, of queries, keys and values, and of the attended values; normalised rows. What the MLP saved is
     // freed by then.
-    let attention = 4 * n * c + e * (n * (qkv + attended) + rows * c) + operands(c * qkv);
+    let attention = 4 * n * c + e * (n * (qkv + attended) + rows * c);
     let attention = attention.saturating_sub(n * (4 * c + e * 2 * inner));
     let again = if shape.recompute { inside } else { 0 };
     BlockMemory { saved, working: mlp.max(attention) + again }

@@ -6,8 +6,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use mixce_kernels::Precision;
 use mixce_kernels::rng::Stream;
+use mixce_kernels::{Precision, StoredTensor};
 
 use crate::batch::PackedBatch;
 use crate::cache::KvCache;
@@ -69,7 +69,7 @@ pub trait LanguageModel: Debug + Send + Sync {
     fn parameters(&self) -> &Parameters;
 
     /// The matrix of the LM head, `[V, C]`: the token embedding when tied.
-    fn lm_head(&self) -> &Tensor;
+    fn lm_head(&self) -> &StoredTensor;
 
     /// Final hidden states `[N, C]`, after the last norm, with candle's graph if the weights are variables. With a stream there is dropout,
     /// with separate random numbers for each layer and site.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use indexmap::IndexMap;
+use mixce_kernels::StoredTensor;
 use mixce_kernels::rng::{Stream, purpose};
 use rayon::prelude::*;
 
@@ -70,7 +71,7 @@ impl ParameterSpec {
 /// Cloning is cheap (the tensors are shared).
 #[derive(Debug, Clone)]
 pub struct Parameters {
-    tensors: IndexMap<String, Tensor>,
+    tensors: IndexMap<String, StoredTensor>,
     kinds: Vec<ParameterKind>,
 }
 
@@ -81,9 +82,10 @@ impl Parameters {
     /// When names or shapes are not those of the configuration; all differences are listed.
     pub fn new(
         config: &dyn ModelConfig,
-        tensors: impl IntoIterator<Item = (String, Tensor)>,
+        tensors: impl IntoIterator<Item = (String, impl Into<StoredTensor>)>,
     ) -> Result<Self> {
-        let mut given: IndexMap<String, Tensor> = tensors.into_iter().collect();
+        let tensors = tensors.into_iter().map(|(name, tensor)| (name, tensor.into()));
+        let mut given: IndexMap<String, StoredTensor> = tensors.collect();
         let mut mismatch = TensorMismatch::default();
         let mut ordered = IndexMap::new();
         let mut kinds = Vec::new();
@@ -133,12 +135,20 @@ impl Parameters {
     /// # Errors
     /// When there is none.
     pub fn get(&self, name: &str) -> Result<&Tensor> {
+        self.stored(name).map(|tensor| &**tensor)
+    }
+
+    /// The tensor called `name`, with its copy in bf16 if it is a parameter in training.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn stored(&self, name: &str) -> Result<&StoredTensor> {
         self.tensors.get(name).ok_or_else(|| Error::UnknownParameter { name: name.to_owned() })
     }
 
     /// All parameters in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
-        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), &**tensor))
     }
 
     /// All parameters in order, with their kinds.
@@ -148,7 +158,8 @@ impl Parameters {
 
     /// Consumes the parameters in order, with names and kinds, freeing each as it is taken.
     pub fn into_entries(self) -> impl Iterator<Item = (String, ParameterKind, Tensor)> {
-        self.tensors.into_iter().zip(self.kinds).map(|((name, tensor), kind)| (name, kind, tensor))
+        let entries = self.tensors.into_iter().zip(self.kinds);
+        entries.map(|((name, tensor), kind)| (name, kind, tensor.into_tensor()))
     }
 
     /// How many tensors there are.
@@ -166,7 +177,7 @@ impl Parameters {
     /// How many numbers all tensors hold together.
     #[must_use]
     pub fn element_count(&self) -> usize {
-        self.tensors.values().map(Tensor::elem_count).sum()
+        self.tensors.values().map(|tensor| tensor.elem_count()).sum()
     }
 
     /// The same parameters with every tensor replaced by `change(name, tensor)`: moved to a device, made a variable,
@@ -182,7 +193,7 @@ impl Parameters {
             if new.dims() != old.dims() {
                 mismatch.misshapen.push((name.clone(), old.dims().to_vec(), new.dims().to_vec()));
             }
-            tensors.insert(name.clone(), new);
+            tensors.insert(name.clone(), new.into());
         }
         if !mismatch.is_empty() {
             return Err(Error::TensorMismatch { path: PathBuf::from("(memory)"), mismatch: mismatch.into() });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use mixce_kernels::rng::Stream;
-use mixce_kernels::{Embedded, Norm, Precision, has_backward_kernels};
+use mixce_kernels::{Embedded, Norm, Precision, StoredTensor, has_backward_kernels};
 
 use crate::architecture::{Architecture, Attention, Block as _, Embedding as _, LayerOptions, Masks};
 use crate::batch::PackedBatch;
@@ -26,7 +26,7 @@ pub struct Transformer<A: Architecture> {
     parameters: Parameters,
     shared: A::Shared,
     pub(crate) body: Body<A>,
-    pub(crate) lm_head: Tensor,
+    pub(crate) lm_head: StoredTensor,
 }
 
 /// The embedding, the blocks and the last norm.
@@ -90,7 +90,7 @@ impl<A: Architecture> Transformer<A> {
         Ok(Self {
             config: Arc::new(architecture.clone()),
             body: Body::new(&architecture, &parameters, &shared)?,
-            lm_head: parameters.get(spec.head)?.clone(),
+            lm_head: parameters.stored(spec.head)?.clone(),
             spec,
             architecture,
             parameters,
@@ -145,7 +145,7 @@ impl<A: Architecture> LanguageModel for Transformer<A> {
         &self.parameters
     }
 
-    fn lm_head(&self) -> &Tensor {
+    fn lm_head(&self) -> &StoredTensor {
         &self.lm_head
     }
 

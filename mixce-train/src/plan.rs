@@ -7,6 +7,7 @@ pub mod roofline;
 use mixce_kernels::Precision;
 use mixce_kernels::lm_head::Slice;
 use mixce_lm::memory::PassShape;
+use mixce_lm::params::ParameterSpec;
 use mixce_lm::{ModelConfig, flops};
 use serde::Serialize;
 
@@ -17,6 +18,8 @@ use crate::distributed::{GPU_BUCKET, MESSAGE, ReduceDtype};
 pub struct StepMemory {
     /// The parameters.
     pub parameters: u64,
+    /// The copies of matrices that products in bf16 read on CUDA.
+    pub rounded: u64,
     /// Their gradients.
     pub gradients: u64,
     /// AdamW's two moments.
@@ -64,9 +67,15 @@ impl StepMemory {
 
     fn with_peak(self) -> Self {
         let in_step = self.activations.saturating_add(self.lm_head.max(self.block));
-        let other = in_step.max(self.gathered);
-        let state = [self.parameters, self.gradients, self.moments, self.exchange, other];
-        Self { peak: state.into_iter().fold(0, u64::saturating_add), ..self }
+        let state = self.state().saturating_add(self.exchange);
+        Self { peak: state.saturating_add(in_step.max(self.gathered)), ..self }
+    }
+
+    /// The permanent memory.
+    #[must_use]
+    pub fn state(&self) -> u64 {
+        let state = [self.parameters, self.rounded, self.gradients, self.moments];
+        state.into_iter().fold(0, u64::saturating_add)
     }
 }
 
@@ -74,12 +83,13 @@ impl StepMemory {
 ///
 /// ```text
 /// parameters = gradients = moments / 2 = 4 P
+/// rounded     = 2 M on CUDA in bf16, with the M numbers of the matrices of the blocks and of the LM head
 /// activations = L saved
 /// lm_head     = 12 N C + logits
 /// block       = working
 /// ```
 ///
-/// bytes, with the logits of a [`Slice`]. On CUDA in bf16 the rounded operands of the LM head are added: 2 (N C + V C).
+/// bytes, with the logits of a [`Slice`]. On CUDA in bf16 the rounded hidden states are added to `lm_head`: 2 N C.
 /// Not counted: the batch itself (under 50 bytes per token), the bits of attention's dropout (on CUDA in bf16, while attention runs: for each
 /// token and head one for every token of the longest document), the tables of a rotary embedding (4 bytes per position
 /// and channel of a head), the packed operands of matrix products on the CPU (up to 17 MB per thread), the
@@ -90,13 +100,17 @@ pub fn step_memory(config: &dyn ModelConfig, shape: PassShape) -> StepMemory {
     let [n, c, layers, v] =
         [shape.tokens, spec.channels, spec.layers, spec.vocabulary].map(|size| size as u128);
     let half = shape.on_cuda && shape.precision == Precision::Bf16;
-    let operands = |numbers: u128| if half { 2 * numbers } else { 0 };
+    let rounded = |numbers: u128| if half { 2 * numbers } else { 0 };
     let block = config.block_memory(shape);
     let logits = Slice::new(shape.tokens, spec.vocabulary, shape.precision, shape.on_cuda).bytes();
-    let lm_head = 12 * n * c + logits + operands(n * c + v * c);
+    let lm_head = 12 * n * c + logits + rounded(n * c);
+    let specs = config.parameter_specs();
+    let size = |spec: &ParameterSpec| spec.shape.iter().map(|&n| n as u128).product::<u128>();
+    let matrices: u128 = specs.iter().filter(|spec| spec.is_block_matrix()).map(size).sum();
     // Saturating, because the batch size is unchecked user input.
-    let [parameters, moments, activations, lm_head, block] = [
+    let [parameters, rounded, moments, activations, lm_head, block] = [
         4 * u128::from(spec.parameters),
+        rounded(matrices + v * c),
         8 * u128::from(spec.parameters),
         layers * block.saved,
         lm_head,
@@ -105,6 +119,7 @@ pub fn step_memory(config: &dyn ModelConfig, shape: PassShape) -> StepMemory {
     .map(|bytes| u64::try_from(bytes).unwrap_or(u64::MAX));
     let memory = StepMemory {
         parameters,
+        rounded,
         gradients: parameters,
         moments,
         exchange: 0,
@@ -156,7 +171,7 @@ mod tests {
         assert_eq!(of(true, false)[3], block + 9 * stream);
     }
 
-    /// The same in bf16: of the 10 C numbers that a block keeps 8 C take half; on the CPU nothing changes.
+    /// The same in bf16: of the 10 C numbers that a block keeps 8 C take half, and matrices have a copy; on the CPU nothing changes.
     #[test]
     fn bf16_halves_what_is_inside() {
         let config = Gpt2Config::gpt2_small();
@@ -166,9 +181,10 @@ mod tests {
         let (exact, half) = (of(true, Precision::F32), of(true, Precision::Bf16));
         let stream = 4 * 4096 * 768;
         assert_eq!(exact.activations - half.activations, 12 * 4 * stream);
-        assert_eq!(half.block, stream + 5 * stream + 4 * 768 * 3072);
-        let (logits, operands) = (4096 * 50_304, 4096 * 768 + 50_257 * 768);
-        assert_eq!(half.lm_head, exact.lm_head - 2 * logits + 2 * operands);
+        assert_eq!(half.block, stream + 5 * stream);
+        let (logits, hidden) = (4096 * 50_304, 4096 * 768);
+        assert_eq!(half.lm_head, exact.lm_head - 2 * logits + 2 * hidden);
+        assert_eq!((half.rounded, exact.rounded), (2 * (12 * 12 * 768 * 768 + 50_257 * 768), 0));
         assert_eq!(of(false, Precision::F32), of(false, Precision::Bf16));
     }
 

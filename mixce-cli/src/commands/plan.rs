@@ -323,10 +323,10 @@ fn rounded(rate: f64) -> String {
 /// The rows of the memory breakdown.
 pub(super) fn memory_rows(memory: &StepMemory, device: &str) -> Vec<Vec<String>> {
     let row = |name: &str, value: String| vec![name.to_owned(), value];
-    let state = memory.parameters.saturating_add(memory.gradients).saturating_add(memory.moments);
+    let copies = if memory.rounded > 0 { ", and matrices in bf16" } else { "" };
     let mut rows = vec![
         row("memory", format!("about {} on {device}, f32", bytes(memory.peak))),
-        row("", format!("{} parameters, gradients and moments", bytes(state))),
+        row("", format!("{} parameters, gradients and moments{copies}", bytes(memory.state()))),
         row("", format!("{} activations saved for the backward pass", bytes(memory.activations))),
         row(
             "",

@@ -44,7 +44,7 @@ fn loss_and_gradients_equal_the_plain_path() {
             for var in [&hidden, &head] {
                 assert!(max_difference(got_grads.get(var).unwrap(), want_grads.get(var).unwrap()) < 1e-5);
             }
-            let log_q = lm_head_log_q(&hidden, &head, &y, Precision::F32).unwrap();
+            let log_q = lm_head_log_q(&hidden, &head.as_tensor().clone().into(), &y, Precision::F32).unwrap();
             assert!(max_difference(&log_q, &got.log_q) < 1e-6);
         }
     }
@@ -62,7 +62,12 @@ fn other_types_give_the_same_result() {
         let gradients = loss.backward().unwrap();
         let [dhidden, dhead] =
             [&hidden, &head].map(|var| gradients.get(var).unwrap().to_dtype(DType::F32).unwrap());
-        assert!(max_difference(&lm_head_log_q(&hidden, &head, &y, Precision::F32).unwrap(), &log_q) < 1e-6);
+        assert!(
+            max_difference(
+                &lm_head_log_q(&hidden, &head.as_tensor().clone().into(), &y, Precision::F32).unwrap(),
+                &log_q
+            ) < 1e-6
+        );
         [loss, log_q, dhidden, dhead]
     };
     for (got, want) in run(DType::F64).iter().zip(&run(DType::F32)) {
@@ -77,7 +82,10 @@ fn gradients_are_the_finite_differences_of_the_potential() {
     let (hidden, head, y) = (random(&[n, c], 1), random(&[v, c], 2), targets(n, v));
     for objective in [&Mle as &dyn Objective, &MixCe::new(0.2).unwrap(), &TaiLr::new(0.3, 0.0).unwrap()] {
         let potential = |hidden: &Tensor, head: &Tensor| -> f64 {
-            let log_q = lm_head_log_q(hidden, head, &y, Precision::F32).unwrap().to_vec1::<f32>().unwrap();
+            let log_q = lm_head_log_q(hidden, &head.clone().into(), &y, Precision::F32)
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap();
             log_q.into_iter().map(|l| objective.potential(f64::from(l))).sum::<f64>() / n as f64
         };
         let (h, w) = (Var::from_tensor(&hidden).unwrap(), Var::from_tensor(&head).unwrap());

@@ -2,6 +2,7 @@
 
 use candle_core::cuda::cudarc::driver::DeviceRepr;
 use candle_core::{DType, Result, Tensor, bail};
+use half::bf16;
 
 use super::{
     Arg, Array, Gpu, Grid, THREADS, expect_len, kernel, launch, uninitialised, unsigned, with_arrays,
@@ -10,6 +11,7 @@ use super::{
 use crate::adamw::{AdamWParameter, AdamWUpdate};
 use crate::device::gpu_of;
 use crate::guard::VERDICT;
+use crate::parameter::Rounded;
 
 /// Tensors of a launch and the most arrays of each, as in `cuda/adamw.cu`.
 const TENSORS: usize = 64;
@@ -26,6 +28,7 @@ const ELEMENTS_OF_A_BLOCK: usize = 8192;
 #[repr(C)]
 struct Tensors {
     arrays: [[u64; TENSORS]; ARRAYS],
+    rounded: [u64; TENSORS],
     sizes: [u64; TENSORS],
     decay_factors: [f32; TENSORS],
     first_block: [u32; TENSORS + 1],
@@ -43,6 +46,7 @@ impl Tensors {
     ) -> Result<Self> {
         let mut table = Self {
             arrays: [[0; TENSORS]; ARRAYS],
+            rounded: [0; TENSORS],
             sizes: [0; TENSORS],
             decay_factors: [1.0; TENSORS],
             first_block: [0; TENSORS + 1],
@@ -134,13 +138,17 @@ impl Gpu<'_> {
         verdict: Option<&Tensor>,
     ) -> Result<()> {
         let op = "adamw";
-        let Some(verdict) = verdict else {
-            return parameters.chunks(TENSORS).try_for_each(|some| apply(some, update, None));
+        let result = match verdict {
+            None => parameters.chunks(TENSORS).try_for_each(|some| apply(some, update, None)),
+            Some(verdict) => with_arrays::<f64, _, 1, 0>(op, [verdict], [], |_, [verdict], []| {
+                expect_len(op, "the verdict", verdict, VERDICT)?;
+                parameters.chunks(TENSORS).try_for_each(|some| apply(some, update, Some(verdict)))
+            }),
         };
-        with_arrays::<f64, _, 1, 0>(op, [verdict], [], |_, [verdict], []| {
-            expect_len(op, "the verdict", verdict, VERDICT)?;
-            parameters.chunks(TENSORS).try_for_each(|some| apply(some, update, Some(verdict)))
-        })
+        if result.is_err() {
+            parameters.iter().filter_map(|parameter| parameter.rounded).for_each(Rounded::invalidate);
+        }
+        result
     }
 
     /// Sets every element of these tensors to 0.
@@ -154,6 +162,37 @@ impl Gpu<'_> {
             })
         })
     }
+}
+
+/// The copies that an update writes with their parameters; those of which it changes a part become outdated.
+fn written_copies(parameters: &[AdamWParameter<'_>]) -> Vec<Option<Tensor>> {
+    let copy = |of: &AdamWParameter<'_>| {
+        let copy = of.rounded?.current();
+        let whole = copy.filter(|copy| copy.elem_count() == of.parameter.elem_count());
+        if whole.is_none() {
+            of.rounded?.invalidate();
+        }
+        whole
+    };
+    parameters.iter().map(copy).collect()
+}
+
+/// Notes the addresses of the copies, as long as `f` runs.
+fn with_copies(
+    op: &'static str,
+    copies: &[Option<Tensor>],
+    slots: &mut [u64; TENSORS],
+    f: impl FnOnce(&[u64; TENSORS]) -> Result<()>,
+) -> Result<()> {
+    let present: Vec<&Tensor> = copies.iter().flatten().collect();
+    if present.is_empty() {
+        return f(slots);
+    }
+    with_list::<bf16, _>(op, &[], &present, |_, arrays| {
+        let places = slots.iter_mut().zip(copies).filter(|(_, copy)| copy.is_some());
+        places.zip(arrays).for_each(|((slot, _), array)| *slot = array.address);
+        f(slots)
+    })
 }
 
 /// The update of up to `TENSORS` parameters.
@@ -176,7 +215,11 @@ fn apply(parameters: &[AdamWParameter<'_>], u: &AdamWUpdate, verdict: Option<Arr
         let rates = [u.first_rate, u.second_keep, u.second_rate, u.gradient_scale];
         let rates = rates.into_iter().chain([u.step_size, u.root_correction, u.epsilon]);
         let args: Vec<Arg> = rates.map(Arg::from).chain([verdict.into()]).collect();
-        // SAFETY: the arguments are those of the kernel, which stays inside the tensors.
-        unsafe { gpu.launch_for(kernel!("adamw", "mixce_adamw"), tensors.grid(), &tensors, &args) }
+        let copies = written_copies(parameters);
+        with_copies(op, &copies, &mut [0; TENSORS], |addresses| {
+            tensors.rounded = *addresses;
+            // SAFETY: the arguments are those of the kernel, which stays inside the tensors; a copy has the size of its parameter.
+            unsafe { gpu.launch_for(kernel!("adamw", "mixce_adamw"), tensors.grid(), &tensors, &args) }
+        })
     })
 }

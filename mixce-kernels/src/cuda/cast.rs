@@ -4,6 +4,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::matmul::Matrix;
 use super::{Array, Element, Grid, OnGpu, launch, uninitialised, with_arrays};
+use crate::parameter::{Copied, Rounded, StoredTensor};
 use crate::parts::Parts;
 use crate::{Affine, Weight};
 
@@ -27,18 +28,49 @@ impl<T: Element> Parts<OnGpu<T>> for Operand {
     }
 }
 
-/// The weights of maps as operands of type T.
+/// The weights of maps as operands of type T: of parameters in training the copies that are kept.
 ///
 /// # Errors
 /// When a weight is packed, or the device fails.
 pub(super) fn operands<T: Element>(maps: &[&Affine]) -> Result<Vec<Operand>> {
     let stored = maps.iter().map(|map| map.weight.stored()).collect::<Result<Vec<_>>>()?;
-    let operands = rounded::<T>(&stored)?.into_iter().zip(maps);
+    let operands = rounded_or_kept::<T>(&stored)?.into_iter().zip(maps);
     let operand = |(stored, map): (Tensor, &&Affine)| {
         let transposed = matches!(map.weight, Weight::Transposed(_));
         Operand { stored, transposed }
     };
     Ok(operands.map(operand).collect())
+}
+
+/// [`rounded`], but of parameters the copies that are kept. Only those that are missing or outdated are rounded.
+pub(super) fn rounded_or_kept<T: Element>(tensors: &[&StoredTensor]) -> Result<Vec<Tensor>> {
+    if T::DTYPE == DType::F32 {
+        return Ok(tensors.iter().map(|tensor| (***tensor).clone()).collect());
+    }
+    let others: Vec<&Tensor> = tensors.iter().filter(|t| t.rounded().is_none()).map(|t| &***t).collect();
+    let mut others = rounded::<T>(&others)?.into_iter();
+    let mut operands = Vec::with_capacity(tensors.len());
+    for tensor in tensors {
+        match tensor.rounded() {
+            Some(kept) => operands.push(current(kept, tensor)?),
+            None => operands.extend(others.next()),
+        }
+    }
+    Ok(operands)
+}
+
+/// The copy of a parameter with these values, which is made or rounded again if it has to be.
+fn current(kept: &Rounded, values: &Tensor) -> Result<Tensor> {
+    let mut copied = kept.lock();
+    let copy = match copied.copy.take() {
+        Some(copy) => copy,
+        None => uninitialised(values.shape(), DType::BF16, values)?,
+    };
+    if !copied.is_current {
+        cast([values; TENSORS], [&copy; TENSORS], 1)?;
+    }
+    *copied = Copied { copy: Some(copy.clone()), is_current: true };
+    Ok(copy)
 }
 
 /// Tensors of type T as they are, or copies of f32 ones rounded to bf16.

@@ -6,21 +6,21 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::cast::rounded;
+use super::cast::rounded_or_kept;
 use super::matmul::Matrix;
 use super::{
     Array, Element, Gpu, Grid, expect_len, in_precision, launch, name_of, uninitialised, unsigned,
     with_arrays,
 };
-use crate::Precision;
 use crate::lm_head::{CrossEntropy, Slice, Weighting, vocabulary_parts};
+use crate::{Precision, StoredTensor};
 
 impl Gpu<'_> {
     /// See [`crate::lm_head::target_log_probs`].
     pub(crate) fn target_log_probs(
         &self,
         hidden: &Tensor,
-        head: &Tensor,
+        head: &StoredTensor,
         targets: &Tensor,
         precision: Precision,
     ) -> Result<Tensor> {
@@ -31,7 +31,7 @@ impl Gpu<'_> {
     pub(crate) fn weighted_cross_entropy(
         &self,
         hidden: &Tensor,
-        head: &Tensor,
+        head: &StoredTensor,
         targets: &Tensor,
         weighting: Weighting<'_>,
         dhead: &Tensor,
@@ -42,14 +42,14 @@ impl Gpu<'_> {
     }
 }
 
-/// The operands of the products have type T: hidden states and head are converted once. Logits are f32: here they are not saved for a
+/// The operands of the products have type T: hidden states, and a head of which no copy is kept, are converted once. Logits are f32: here they are not saved for a
 /// gradient, and not rounding them costs little beside their product.
-fn target_log_probs<T: Element>(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor> {
+fn target_log_probs<T: Element>(hidden: &Tensor, head: &StoredTensor, targets: &Tensor) -> Result<Tensor> {
     let ((n, c), v, op) = (hidden.dims2()?, head.dim(0)?, "lm_head");
     let slice = Slice::new(n, v, Precision::F32, true);
     let (log_q, log_z) = (uninitialised(n, DType::F32, hidden)?, uninitialised(n, DType::F32, hidden)?);
     let logits = uninitialised((slice.tokens, slice.pitch), DType::F32, hidden)?;
-    let operands = rounded::<T>(&[hidden, head])?;
+    let operands = rounded_or_kept::<T>(&[&hidden.clone().into(), head])?;
     let [hidden, head] = &operands[..] else { bail!("{op}: expected two operands") };
     with_arrays(op, [targets], [], |_, [targets], []| {
         with_arrays(op, [], [&log_q, &log_z, &logits], |_, [], [log_q, log_z, logits]| {
@@ -68,10 +68,11 @@ fn target_log_probs<T: Element>(hidden: &Tensor, head: &Tensor, targets: &Tensor
     Ok(log_q)
 }
 
-/// The operands of the products have type T: hidden states and head are converted once, and products write the logits in it.
+/// The operands of the products have type T: hidden states, and a head of which no copy is kept, are converted once, and products
+/// write the logits in it.
 /// Results are f32.
 fn weighted_cross_entropy<T: Element>(
-    (hidden, head, targets): (&Tensor, &Tensor, &Tensor),
+    (hidden, head, targets): (&Tensor, &StoredTensor, &Tensor),
     Weighting { weights, denominator }: Weighting<'_>,
     dhead: &Tensor,
     slice: Slice,
@@ -81,7 +82,7 @@ fn weighted_cross_entropy<T: Element>(
     let (log_q, log_z) = (uninitialised(n, DType::F32, hidden)?, uninitialised(n, DType::F32, hidden)?);
     let dhidden = uninitialised((n, c), DType::F32, hidden)?;
     let logits = uninitialised((slice.tokens, slice.pitch), T::DTYPE, hidden)?;
-    let operands = rounded::<T>(&[hidden, head])?;
+    let operands = rounded_or_kept::<T>(&[&hidden.clone().into(), head])?;
     let [hidden, head] = &operands[..] else { bail!("{op}: expected two operands") };
     for (start, len) in slice.ranges(n) {
         let narrow = |tensor: &Tensor| tensor.narrow(0, start, len);

@@ -35,6 +35,7 @@ mod staging;
 mod sublayer;
 
 pub(crate) use attention::{causal_attention, causal_attention_backward};
+pub(crate) use column_sums::finish_sums_together;
 pub(crate) use device::{Event, count, open};
 #[cfg(feature = "nccl")]
 pub use nccl::{NcclCommunicator, NcclReduction, nccl_version};
@@ -113,6 +114,8 @@ use in_precision;
 pub(crate) struct Array<'a, T> {
     address: u64,
     len: usize,
+    /// What it belongs to, where kernels may write to it after the storage is no longer borrowed.
+    tensor: Option<&'a Tensor>,
     storage: PhantomData<&'a T>,
 }
 
@@ -137,14 +140,14 @@ impl<'a, T: CudaDType> Array<'a, T> {
         let stream = storage.device.cuda_stream();
         // There is only one stream, so no other work needs to be waited for.
         let (address, _) = view.device_ptr(&stream);
-        Ok(Self { address, len: end - start, storage: PhantomData })
+        Ok(Self { address, len: end - start, tensor: None, storage: PhantomData })
     }
 
     /// The elements `start..start + len`.
     fn range(self, start: usize, len: usize) -> Self {
         assert!(start + len <= self.len, "elements {start}..{} of {}", start + len, self.len);
         let address = self.address + (start * size_of::<T>()) as u64;
-        Self { address, len, storage: PhantomData }
+        Self { address, len, ..self }
     }
 }
 
@@ -406,15 +409,15 @@ fn with_list<T: CudaDType, R>(
     f: impl FnOnce(&Gpu<'_>, &[Array<'_, T>]) -> Result<R>,
 ) -> Result<R> {
     let contiguous = inputs.iter().map(|input| input.contiguous()).collect::<Result<Vec<_>>>()?;
-    let tensors = contiguous.iter().chain(changed.iter().copied());
-    let guards: Vec<_> = tensors.map(Tensor::storage_and_layout).collect();
+    let tensors: Vec<&Tensor> = contiguous.iter().chain(changed.iter().copied()).collect();
+    let guards: Vec<_> = tensors.iter().map(|tensor| tensor.storage_and_layout()).collect();
     let Some((Storage::Cuda(first), _)) = guards.first().map(|(storage, layout)| (&**storage, layout)) else {
         bail!("{op}: expected CUDA tensors")
     };
     let mut arrays = Vec::with_capacity(guards.len());
-    for (storage, layout) in &guards {
+    for ((storage, layout), tensor) in guards.iter().zip(&tensors) {
         let Storage::Cuda(storage) = &**storage else { bail!("{op}: expected a CUDA tensor") };
-        arrays.push(Array::new(op, storage, layout)?);
+        arrays.push(Array { tensor: Some(*tensor), ..Array::new(op, storage, layout)? });
     }
     f(&Gpu(&first.device), &arrays)
 }
@@ -430,7 +433,7 @@ pub(crate) fn operation<T: Element, const N: usize>(
     f: impl FnOnce(&Gpu<'_>, [Array<'_, T>; N], Array<'_, T>) -> Result<()>,
 ) -> Result<(CudaStorage, Shape)> {
     let Some((CudaStorage { device, .. }, _)) = inputs.first() else { bail!("{op}: expected an input") };
-    let mut arrays = [Array { address: 0, len: 0, storage: PhantomData }; N];
+    let mut arrays = [Array { address: 0, len: 0, tensor: None, storage: PhantomData }; N];
     for (array, (storage, layout)) in arrays.iter_mut().zip(inputs) {
         *array = Array::new(op, storage, layout)?;
     }

@@ -2,12 +2,14 @@
 
 use candle_core::Result;
 
-use super::column_sums::Chunks;
+use super::column_sums::BLOCKS;
+use super::dropout::arguments;
 use super::{
     Array, Element, Gpu, Grid, MAX_BLOCKS, THREADS, WARP, expect_len, launch, name_of, rows, unsigned,
 };
 use crate::NormKind;
 use crate::affine::Sums;
+use crate::dropout::Dropout;
 use crate::norm::NormElements;
 
 /// Shared memory that a block has without asking for more.
@@ -53,6 +55,39 @@ impl Gpu<'_> {
         unsafe { launch!(self, "norm", name, grid, x, gain, shift, y, n as u64, columns, eps, kept) }
     }
 
+    /// `y = residual + dropout(branch + bias)` as [`Gpu::residual`], and its normalised rows.
+    pub(super) fn residual_norm<T: Element>(
+        &self,
+        residual: Array<'_, f32>,
+        (branch, bias): (Array<'_, f32>, Option<Array<'_, f32>>),
+        dropout: Option<Dropout>,
+        y: Array<'_, f32>,
+        (norm, normed): (NormElements<Array<'_, f32>>, Array<'_, T>),
+    ) -> Result<()> {
+        let NormElements { kind, gain, shift, eps } = norm;
+        let (op, c) = ("residual and norm", gain.len);
+        let n = rows(op, y, c)?;
+        expect_len(op, "the residual", residual, y.len)?;
+        expect_len(op, "the branch", branch, y.len)?;
+        expect_len(op, "the normalised rows", normed, y.len)?;
+        for parameter in [bias, shift].into_iter().flatten() {
+            expect_len(op, "a bias", parameter, c)?;
+        }
+        let name = match kind {
+            NormKind::Layer => name_of!("mixce_residual_layer_norm", T),
+            NormKind::Rms => name_of!("mixce_residual_rms_norm", T),
+        };
+        let [key, label, first, threshold, scale] = arguments(dropout, c as u64);
+        let (columns, (grid, kept), n) = (unsigned(op, c)?, grid(n, c, 1), n as u64);
+        // SAFETY: the arguments are those of the kernel; n rows of c elements lie inside the arrays, c inside the parameters.
+        unsafe {
+            launch!(
+                self, "norm", name, grid, residual, branch, bias, y, gain, shift, normed, n, columns, eps,
+                kept, key, label, first, threshold, scale
+            )
+        }
+    }
+
     /// Adds the gradients of input and parameters to `dx` and `sums`. `moments` has room for two numbers a row.
     pub(super) fn add_norm_gradients<T: Element>(
         &self,
@@ -79,15 +114,51 @@ impl Gpu<'_> {
             NormKind::Layer => name_of!("mixce_layer_norm_backward", T),
             NormKind::Rms => name_of!("mixce_rms_norm_backward", T),
         };
-        let (columns, (grid, kept)) = (unsigned(op, c)?, grid(n, c, 2));
-        // SAFETY: the arguments are those of the kernel; the sizes of all arrays were checked.
-        unsafe { launch!(self, "norm", name, grid, x, gain, dy, dx, moments, n as u64, columns, eps, kept) }?;
-        let chunks = Chunks::new(n, c, 4);
-        self.add_shares(chunks, c, [Some(sums.weight), sums.bias], |partial| {
-            let (name, grid) = (name_of!("mixce_norm_backward_parameters", T), chunks.grid());
-            let (n, rows) = (n as u64, chunks.rows());
-            // SAFETY: the arguments are those of the kernel; the sizes were checked, and every chunk has its two rows of shares.
-            unsafe { launch!(self, "norm", name, grid, x, moments, dy, partial, n, columns, rows) }
+        let (columns, (mut grid, kept)) = (unsigned(op, c)?, grid(n, c, 2));
+        let (blocks, chunk_rows) = chunks(n, (grid.threads.0 / WARP) as usize);
+        grid.blocks.0 = blocks as u32;
+        self.add_shares(blocks, c, [Some(sums.weight), sums.bias], |partial| {
+            // SAFETY: the arguments are those of the kernel; the sizes of all arrays were checked, and every block has its two rows of shares.
+            unsafe {
+                launch!(
+                    self,
+                    "norm",
+                    name,
+                    grid,
+                    x,
+                    gain,
+                    dy,
+                    dx,
+                    moments,
+                    partial,
+                    n as u64,
+                    columns,
+                    eps,
+                    kept,
+                    chunk_rows as u64
+                )
+            }
         })
+    }
+}
+
+/// Blocks of a backward pass and the rows of each, of which its `warps` take one after another: as many blocks as run at once, so that there
+/// are few shares.
+fn chunks(rows: usize, warps: usize) -> (usize, usize) {
+    let chunk = rows.div_ceil(BLOCKS).next_multiple_of(warps);
+    (rows.div_ceil(chunk), chunk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BLOCKS, chunks};
+
+    #[test]
+    fn blocks_cover_the_rows() {
+        for (rows, warps) in [(1, 1), (7, 8), (4096, 8), (4097, 8), (32_768, 3), (100_001, 5)] {
+            let (blocks, chunk) = chunks(rows, warps);
+            assert!(chunk * blocks >= rows && chunk * (blocks - 1) < rows, "{rows}: {blocks} of {chunk}");
+            assert!(chunk % warps == 0 && blocks <= BLOCKS, "{rows}: {blocks} of {chunk}");
+        }
     }
 }

@@ -47,9 +47,10 @@ impl Gpu<'_> {
         x: &Tensor,
         residual: &Tensor,
         dropout: Option<Dropout>,
+        next: Option<&Norm>,
         precision: Precision,
-    ) -> Result<Tensor> {
-        in_precision!(precision, linear_residual(sublayer, x, residual, dropout))
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        in_precision!(precision, linear_residual(sublayer, x, residual, dropout, next))
     }
 
     pub(crate) fn linear_residual_backward(
@@ -67,12 +68,12 @@ impl Gpu<'_> {
     pub(crate) fn mlp(
         &self,
         mlp: &Mlp,
-        x: &Tensor,
+        (x, normed): (&Tensor, Option<Tensor>),
         dropout: Option<Dropout>,
         precision: Precision,
         save: bool,
     ) -> Result<(Tensor, Tensor)> {
-        in_precision!(precision, mlp_forward(mlp, x, dropout, save))
+        in_precision!(precision, mlp_forward(mlp, x, normed, dropout, save))
     }
 
     pub(crate) fn mlp_backward(
@@ -90,11 +91,11 @@ impl Gpu<'_> {
     pub(crate) fn gated_mlp(
         &self,
         mlp: &GatedMlp,
-        x: &Tensor,
+        (x, normed): (&Tensor, Option<Tensor>),
         dropout: Option<Dropout>,
         precision: Precision,
     ) -> Result<(Tensor, Tensor)> {
-        in_precision!(precision, gated_mlp_forward(mlp, x, dropout))
+        in_precision!(precision, gated_mlp_forward(mlp, x, normed, dropout))
     }
 
     pub(crate) fn gated_mlp_backward(
@@ -141,6 +142,15 @@ impl Gpu<'_> {
 /// A buffer of rows for a result.
 fn buffer<T: Element>(like: &Tensor, n: usize, c: usize) -> Result<Tensor> {
     uninitialised((n, c), T::DTYPE, like)
+}
+
+/// The normalised rows of `x` if the sublayer before has computed them, else a buffer for them; and whether it has.
+fn normed_rows<T: Element>(x: &Tensor, normed: Option<Tensor>) -> Result<(Tensor, bool)> {
+    let (n, c) = x.dims2()?;
+    match normed {
+        Some(normed) if normed.dims() == [n, c] && normed.dtype() == T::DTYPE => Ok((normed, true)),
+        _ => Ok((buffer::<T>(x, n, c)?, false)),
+    }
 }
 
 /// The outputs of a map.
@@ -224,16 +234,21 @@ fn linear_residual<T: Element>(
     x: &Tensor,
     residual: &Tensor,
     dropout: Option<Dropout>,
-) -> Result<Tensor> {
+    next: Option<&Norm>,
+) -> Result<(Tensor, Option<Tensor>)> {
     let (op, (n, c), n_in) = ("linear_residual", residual.dims2()?, x.dim(1)?);
     let (weight, y) = (operands::<T>(&[map])?, buffer::<f32>(x, n, c)?);
-    with_parts::<f32, _, _, _>(op, (residual, &map.bias), &y, |_, (residual, bias), y| {
-        with_parts::<T, _, _, _>(op, (x, &weight[0]), (), |gpu, (x, weight), ()| {
+    let normed = next.map(|_| buffer::<T>(x, n, c)).transpose()?;
+    with_parts::<f32, _, _, _>(op, (residual, &map.bias, next), &y, |_, (residual, bias, next), y| {
+        with_parts::<T, _, _, _>(op, (x, &weight[0]), &normed, |gpu, (x, weight), normed| {
             gpu.matmul(Matrix::new(y, c), false, Matrix::new(x, n_in), weight)?;
-            gpu.residual(residual, (y, bias), c, dropout, y)
+            match next.zip(normed) {
+                Some(next) => gpu.residual_norm(residual, (y, bias), dropout, y, next),
+                None => gpu.residual(residual, (y, bias), c, dropout, y),
+            }
         })
     })?;
-    Ok(y)
+    Ok((y, normed))
 }
 
 fn linear_residual_backward<T: Element>(
@@ -265,12 +280,13 @@ fn dropped<T: Element>(dy: &Tensor, dropout: Option<Dropout>, bias: &Option<Tens
 fn mlp_forward<T: Element>(
     mlp: &Mlp,
     x: &Tensor,
+    normed: Option<Tensor>,
     dropout: Option<Dropout>,
     save: bool,
 ) -> Result<(Tensor, Tensor)> {
     let Mlp { norm, up, down, activation } = mlp;
     let (op, (n, c), inner) = ("mlp", x.dims2()?, n_out(up)?);
-    let (normed, active) = (buffer::<T>(x, n, c)?, buffer::<T>(x, n, inner)?);
+    let ((normed, is_normed), active) = (normed_rows::<T>(x, normed)?, buffer::<T>(x, n, inner)?);
     let (saved, y) = (buffer::<T>(x, if save { n } else { 0 }, inner)?, buffer::<f32>(x, n, c)?);
     let weights = operands::<T>(&[up, down])?;
     let inputs = (x, norm, &up.bias, &down.bias);
@@ -279,7 +295,9 @@ fn mlp_forward<T: Element>(
         let weights = (&weights[0], &weights[1]);
         with_parts::<T, _, _, _>(op, weights, buffers, |gpu, (up, down), (normed, active, saved)| {
             let (rows, hidden) = (Matrix::new(normed, c), Matrix::new(active, inner));
-            gpu.norm(x, norm, normed)?;
+            if !is_normed {
+                gpu.norm(x, norm, normed)?;
+            }
             gpu.matmul(hidden, false, rows, up)?;
             gpu.bias_activation(*activation, active, (inner, b_up), save.then_some(saved))?;
             gpu.matmul(Matrix::new(y, c), false, hidden, down)?;
@@ -327,11 +345,12 @@ fn mlp_backward<T: Element>(
 fn gated_mlp_forward<T: Element>(
     mlp: &GatedMlp,
     x: &Tensor,
+    normed: Option<Tensor>,
     dropout: Option<Dropout>,
 ) -> Result<(Tensor, Tensor)> {
     let GatedMlp { norm, gate, up, activation, down } = mlp;
     let (op, (n, c), inner) = ("gated mlp", x.dims2()?, n_out(gate)?);
-    let (normed, hidden) = (buffer::<T>(x, n, c)?, buffer::<T>(x, n, inner)?);
+    let ((normed, is_normed), hidden) = (normed_rows::<T>(x, normed)?, buffer::<T>(x, n, inner)?);
     let (pre_activation, y) = (buffer::<T>(x, n, 2 * inner)?, buffer::<f32>(x, n, c)?);
     let weights = operands::<T>(&[gate, up, down])?;
     let inputs = (x, norm, [&gate.bias, &up.bias], &down.bias);
@@ -341,7 +360,9 @@ fn gated_mlp_forward<T: Element>(
         with_parts::<T, _, _, _>(op, weights, buffers, |gpu, (gate_up, down), buffers| {
             let (normed, pre_activation, hidden) = buffers;
             let gate_up = Map::list(gate_up, biases);
-            gpu.norm(x, norm, normed)?;
+            if !is_normed {
+                gpu.norm(x, norm, normed)?;
+            }
             gpu.maps(Matrix::new(normed, c), &gate_up, Matrix::new(pre_activation, 2 * inner))?;
             gpu.gated(*activation, pre_activation, inner, hidden)?;
             gpu.matmul(Matrix::new(y, c), false, Matrix::new(hidden, inner), down)?;

@@ -15,9 +15,9 @@ pub use slice::{Slice, vocabulary_parts};
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::Precision;
 use crate::cpu::is_cpu_f32;
 use crate::device::gpu_of;
+use crate::{Precision, StoredTensor};
 
 /// `log q_t = z_t[y_t] - log sum_j exp(z_t[j])` of each target under the logits `z = hidden head^T`: `[N]` f32 (nats), without
 /// gradient.
@@ -29,7 +29,7 @@ use crate::device::gpu_of;
 /// f32 on the CPU or CUDA.
 pub fn target_log_probs(
     hidden: &Tensor,
-    head: &Tensor,
+    head: &StoredTensor,
     targets: &Tensor,
     precision: Precision,
 ) -> Result<Tensor> {
@@ -86,7 +86,7 @@ pub struct CrossEntropy {
 /// f32 on the CPU or CUDA.
 pub fn weighted_cross_entropy(
     hidden: &Tensor,
-    head: &Tensor,
+    head: &StoredTensor,
     targets: &Tensor,
     weighting: Weighting<'_>,
     dhead: &Tensor,

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::{block_buffer, blocks, check, check_composed};
+use super::{Normed, block_buffer, blocks, check, check_composed};
 use crate::activation::{Activation, gated_backward, gated_forward};
 use crate::device::{gpu_of, has_backward_kernels};
 use crate::dropout::Dropout;
@@ -65,7 +65,7 @@ impl GatedMlp {
     /// When shapes do not fit, the dropout probability is outside `[0, 1)`, or `precision` is not available (see the
     /// [module](super)).
     pub fn forward(&self, x: &Tensor, dropout: Option<Dropout>, precision: Precision) -> Result<Tensor> {
-        Ok(self.run(x, dropout, precision, false)?.0)
+        Ok(self.forward_normed(x, None, dropout, precision, false)?.0)
     }
 
     /// [`GatedMlp::forward`], and the pre-activation `[N, 2 I]`.
@@ -78,13 +78,20 @@ impl GatedMlp {
         dropout: Option<Dropout>,
         precision: Precision,
     ) -> Result<(Tensor, Tensor)> {
-        self.run(x, dropout, precision, true)
+        self.forward_normed(x, None, dropout, precision, true)
     }
 
     /// The result and the pre-activation, which may be empty unless it is to be saved.
-    fn run(
+    ///
+    /// `normed` are the rows of `x` as [`LinearResidual::forward_and_norm`](super::LinearResidual::forward_and_norm) has normalised them by
+    /// this sublayer's norm, if it has.
+    ///
+    /// # Errors
+    /// As [`GatedMlp::forward`].
+    pub fn forward_normed(
         &self,
         x: &Tensor,
+        normed: Option<Normed>,
         dropout: Option<Dropout>,
         precision: Precision,
         save: bool,
@@ -100,7 +107,7 @@ impl GatedMlp {
             return self.composed(x, inner, dropout);
         }
         match gpu_of(x) {
-            Some(gpu) => gpu.gated_mlp(self, x, dropout, precision),
+            Some(gpu) => gpu.gated_mlp(self, (x, normed.map(|Normed(rows)| rows)), dropout, precision),
             None => self.run_on_cpu(x, inner, dropout, precision, save),
         }
     }

@@ -2,12 +2,12 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{block_buffer, blocks, check, check_composed};
+use super::{Normed, block_buffer, blocks, check, check_composed};
 use crate::device::{gpu_of, has_backward_kernels};
 use crate::dropout::Dropout;
 use crate::parts::{read, write};
 use crate::residual::{self, active, residual_dropout};
-use crate::{Affine, AffineGradients, Matrix, Precision};
+use crate::{Affine, AffineGradients, Matrix, Norm, Precision};
 
 /// `y = residual + dropout(x W + b)`, with the mask of [`crate::dropout`].
 #[derive(Clone, Debug)]
@@ -43,16 +43,46 @@ impl LinearResidual {
         dropout: Option<Dropout>,
         precision: Precision,
     ) -> Result<Tensor> {
+        Ok(self.run(x, residual, dropout, None, precision)?.0)
+    }
+
+    /// [`LinearResidual::forward`], and on CUDA the result's rows normalised by the norm of the next sublayer, in the same pass over
+    /// memory.
+    ///
+    /// # Errors
+    /// As [`LinearResidual::forward`], and when the norm does not fit.
+    pub fn forward_and_norm(
+        &self,
+        x: &Tensor,
+        residual: &Tensor,
+        dropout: Option<Dropout>,
+        next: &Norm,
+        precision: Precision,
+    ) -> Result<(Tensor, Option<Normed>)> {
+        let (y, normed) = self.run(x, residual, dropout, Some(next), precision)?;
+        Ok((y, normed.map(Normed)))
+    }
+
+    fn run(
+        &self,
+        x: &Tensor,
+        residual: &Tensor,
+        dropout: Option<Dropout>,
+        next: Option<&Norm>,
+        precision: Precision,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let tracked = x.track_op() || residual.track_op() || self.map.is_tracked();
         if !has_backward_kernels(residual) || tracked {
             check_composed("linear_residual", residual, precision)?;
-            return residual_dropout(residual, &self.map.forward(x)?, dropout);
+            return Ok((residual_dropout(residual, &self.map.forward(x)?, dropout)?, None));
         }
+        next.map_or(Ok(()), |norm| norm.check(residual))?;
         let (n, n_in) = x.dims2()?;
         let (c, dropout) = (self.map.check("linear_residual", n_in, precision)?, active(dropout)?);
         check("residual of linear_residual", residual, &[n, c])?;
         if let Some(gpu) = gpu_of(residual) {
-            return gpu.linear_residual(self, x, residual, dropout, precision);
+            let next = next.filter(|norm| !norm.is_tracked());
+            return gpu.linear_residual(self, x, residual, dropout, next, precision);
         }
         let mut y = vec![0f32; n * c];
         read("linear_residual", (x, residual, &self.map), |(x, residual, map)| {
@@ -63,7 +93,7 @@ impl LinearResidual {
             }
             Ok(())
         })?;
-        Tensor::from_vec(y, (n, c), x.device())
+        Ok((Tensor::from_vec(y, (n, c), x.device())?, None))
     }
 
     /// Given the gradient `dy` `[N, C]` of the result: returns that of the input `x`, and adds those of the parameters to `gradients`

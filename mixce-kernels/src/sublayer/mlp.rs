@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{block_buffer, blocks, check, check_composed};
+use super::{Normed, block_buffer, blocks, check, check_composed};
 use crate::activation::{Activation, backward_in_place, forward_into};
 use crate::device::{gpu_of, has_backward_kernels};
 use crate::dropout::Dropout;
@@ -58,7 +58,7 @@ impl Mlp {
     /// When shapes do not fit, the dropout probability is outside `[0, 1)`, or `precision` is not available (see the
     /// [module](super)).
     pub fn forward(&self, x: &Tensor, dropout: Option<Dropout>, precision: Precision) -> Result<Tensor> {
-        Ok(self.run(x, dropout, precision, false)?.0)
+        Ok(self.forward_normed(x, None, dropout, precision, false)?.0)
     }
 
     /// [`Mlp::forward`], and the pre-activation `[N, I]`.
@@ -71,13 +71,20 @@ impl Mlp {
         dropout: Option<Dropout>,
         precision: Precision,
     ) -> Result<(Tensor, Tensor)> {
-        self.run(x, dropout, precision, true)
+        self.forward_normed(x, None, dropout, precision, true)
     }
 
     /// The result and the pre-activation, which is empty unless it is to be saved.
-    fn run(
+    ///
+    /// `normed` are the rows of `x` as [`LinearResidual::forward_and_norm`](super::LinearResidual::forward_and_norm) has normalised them by
+    /// this sublayer's norm, if it has.
+    ///
+    /// # Errors
+    /// As [`Mlp::forward`].
+    pub fn forward_normed(
         &self,
         x: &Tensor,
+        normed: Option<Normed>,
         dropout: Option<Dropout>,
         precision: Precision,
         save: bool,
@@ -92,7 +99,7 @@ impl Mlp {
         }
         let (inner, dropout) = (self.check(x, precision)?, active(dropout)?);
         match gpu_of(x) {
-            Some(gpu) => gpu.mlp(self, x, dropout, precision, save),
+            Some(gpu) => gpu.mlp(self, (x, normed.map(|Normed(rows)| rows)), dropout, precision, save),
             None => self.run_on_cpu(x, inner, dropout, precision, save),
         }
     }

@@ -31,8 +31,24 @@ pub use norm_linear::{NormLinear, NormLinearGradients};
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::Precision;
 use crate::device::has_backward_kernels;
+use crate::{Precision, cuda};
+
+/// The normalised rows of a residual stream, computed by the sublayer that ended with it ([`LinearResidual::forward_and_norm`]), for
+/// the one that begins with their norm.
+#[derive(Debug)]
+pub struct Normed(Tensor);
+
+/// Runs backward passes of one thread whose gradients are read only afterwards: on CUDA the sums of columns in them (the gradients of biases
+/// and of norms) have a second stage, the sum of shares, which is launched once for all of them at the end. The values are the same.
+///
+/// # Errors
+/// Those of `pass`, after which its gradients are incomplete, and when the launch fails.
+pub fn finish_sums_together<R, E: From<candle_core::Error>>(
+    pass: impl FnOnce() -> std::result::Result<R, E>,
+) -> std::result::Result<R, E> {
+    cuda::finish_sums_together(pass)
+}
 
 /// Rows that go through a sublayer together on the CPU: enough for matrix products at full speed, few enough that their intermediate
 /// results (12 MB for GPT-2 small's MLP) stay in the last-level cache.

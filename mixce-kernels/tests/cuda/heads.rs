@@ -44,7 +44,7 @@ fn head_and_loss(
     let hidden = on(device, &Tensor::cat(&[&random(&[1, hidden.dim(1)?], 9)?, hidden], 0)?)?;
     let hidden = hidden.narrow(0, 1, hidden.dim(0)? - 1)?;
     let (head, targets) = (on(device, head)?, on(device, targets)?);
-    let out = weighted_cross_entropy(&hidden, &head, &targets, WEIGHTING, &dhead, precision)?;
+    let out = weighted_cross_entropy(&hidden, &head.into(), &targets, WEIGHTING, &dhead, precision)?;
     Ok([out.log_q, out.dhidden, dhead])
 }
 
@@ -90,7 +90,7 @@ fn lm_head_with_mixce_weights() -> Result<()> {
             }
             // Logits are not rounded there, on the CPU never.
             let [hidden, head, targets, _] = operands.map(|t| on(&cuda, t));
-            let log_q = target_log_probs(&hidden?, &head?, &targets?, precision)?;
+            let log_q = target_log_probs(&hidden?, &head?.into(), &targets?, precision)?;
             assert_close(&format!("log q alone of {case}"), &log_q, &want[0], 1e-5)?;
         }
     }
@@ -117,7 +117,12 @@ fn extreme_logits_stay_finite_and_broken_ones_are_seen() -> Result<()> {
     let head = Tensor::eye(3, DType::F32, &cuda()?)?;
     let log_q = |logits: [f32; 3], target: u32| -> Result<f32> {
         let hidden = Tensor::new(&[logits], &cuda()?)?;
-        Ok(values(&target_log_probs(&hidden, &head, &Tensor::new(&[target], &cuda()?)?, Precision::F32)?)?[0])
+        Ok(values(&target_log_probs(
+            &hidden,
+            &head.clone().into(),
+            &Tensor::new(&[target], &cuda()?)?,
+            Precision::F32,
+        )?)?[0])
     };
     assert_eq!(log_q([1e4, -1e4, 0.0], 1)?, -2e4);
     assert_eq!(log_q([-1e38, 1e38, 0.0], 1)?, 0.0);

@@ -1,8 +1,10 @@
 //! AdamW, norms and the guard.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
+use mixce_kernels::sublayer::LinearResidual;
 use mixce_kernels::{
-    AdamWParameter, AdamWUpdate, GradientGuard, adamw_step, clear, sum_of_squares, sums_of_squares,
+    AdamWParameter, AdamWUpdate, Affine, GradientGuard, Parameter, Precision, StoredTensor, adamw_step,
+    clear, sum_of_squares, sums_of_squares,
 };
 
 use crate::{Placed, assert_close, cuda, on, place, random, values};
@@ -26,7 +28,7 @@ fn tensors(n: usize, device: &Device) -> Result<[Tensor; 4]> {
 /// With a decay of its own.
 fn parameter([parameter, first_moment, second_moment, gradient]: &[Tensor; 4]) -> AdamWParameter<'_> {
     let decay_factor = 1.0 - 1e-3 * (parameter.elem_count() % 7) as f32;
-    AdamWParameter { parameter, first_moment, second_moment, gradient, decay_factor }
+    AdamWParameter { parameter, rounded: None, first_moment, second_moment, gradient, decay_factor }
 }
 
 /// Sizes of more tensors than a launch takes: none, one, odd ones, several blocks, and small ones around them.
@@ -56,6 +58,63 @@ fn updates_equal_those_of_the_cpu() -> Result<()> {
         assert_eq!(values(aligned)?, values(unaligned)?);
     }
     adamw_step(&[], &UPDATE)
+}
+
+/// An update writes the copy of a parameter in the same pass; whatever else changes the values outdates the copy.
+#[test]
+fn a_copy_in_bf16_follows_its_parameter() -> Result<()> {
+    let device = cuda()?;
+    for (n_in, n_out) in [(1, 1), (3, 7), (65, 129), (64, 256)] {
+        let (n, numbers) = (n_in * n_out, |seed| random(&[n_in, n_out], seed)?.to_device(&device));
+        let parameter = Parameter::new(&numbers(1)?)?;
+        let [m, v, g] = [numbers(2)?, numbers(3)?.abs()?, numbers(4)?];
+        let x = random(&[5, n_in], 5)?.to_device(&device)?.to_dtype(DType::BF16)?;
+        let residual = Tensor::zeros((5, n_out), DType::F32, &device)?;
+        let product = |weight: StoredTensor| -> Result<Vec<f32>> {
+            let map = Affine::new(weight, None);
+            values(&LinearResidual { map }.forward(&x, &residual, None, Precision::Bf16)?)
+        };
+        let current = || -> Result<Option<Vec<f32>>> {
+            parameter.part(&(0..n))?.1.current().map(|copy| values(&copy)).transpose()
+        };
+        let check = |what: &str| -> Result<()> {
+            let plain = parameter.values().detach();
+            assert_eq!(product(parameter.stored().detach())?, product(plain.clone().into())?, "{what}");
+            assert_eq!(current()?, Some(values(&plain.to_dtype(DType::BF16)?)?), "{what}");
+            Ok(())
+        };
+        let step = |entries: std::ops::Range<usize>| -> Result<()> {
+            let (parameter, rounded) = parameter.part(&entries)?;
+            let part = |x: &Tensor| x.flatten_all()?.narrow(0, entries.start, entries.len());
+            let [m, v, g] = [part(&m)?, part(&v)?, part(&g)?];
+            let step = AdamWParameter {
+                parameter: &parameter,
+                rounded: Some(rounded),
+                first_moment: &m,
+                second_moment: &v,
+                gradient: &g,
+                decay_factor: 0.9,
+            };
+            adamw_step(&[step], &UPDATE)
+        };
+        step(0..n)?;
+        assert_eq!(current()?, None, "no product has read it");
+        check("at first")?;
+        step(0..n)?;
+        let updated = values(&parameter.values().detach().to_dtype(DType::BF16)?)?;
+        assert_eq!(current()?, Some(updated), "written by the update");
+        check("after an update")?;
+        step(0..n / 2)?;
+        assert_eq!(current()?, None, "after the update of a part");
+        check("after the update of a part")?;
+        parameter.set(&numbers(6)?)?;
+        assert_eq!(current()?, None, "after other values were set");
+        check("after other values were set")?;
+        Parameter::edit([&parameter], |values| clear(values.iter().copied()))?;
+        assert_eq!(current()?, None, "after a change in place");
+        check("after a change in place")?;
+    }
+    Ok(())
 }
 
 #[test]

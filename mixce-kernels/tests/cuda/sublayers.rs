@@ -8,7 +8,9 @@ use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{
     GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients,
 };
-use mixce_kernels::{Activation, Affine, AffineGradients, Dropout, Norm, NormKind, Precision, Weight};
+use mixce_kernels::{
+    Activation, Affine, AffineGradients, Dropout, Norm, NormKind, Precision, StoredTensor, Weight,
+};
 
 use crate::{assert_close, cuda, on, random, rounded, values};
 
@@ -48,7 +50,7 @@ impl Form {
     fn map(self, n_in: usize, n_out: usize, device: &Device, seed: u64) -> Result<Affine> {
         let weight = self.weight(n_in, n_out, device, seed)?;
         let bias = self.bias(true, n_out, device, seed + 1)?;
-        let weight = if self.is_transposed() { Weight::Transposed(weight) } else { Weight::Dense(weight) };
+        let weight = if self.is_transposed() { Weight::Transposed(weight.into()) } else { weight.into() };
         Ok(Affine::new(weight, bias))
     }
 
@@ -143,6 +145,16 @@ fn linear_and_residual() -> Result<()> {
                 let y = sublayer.forward(&x, &residual, drop, precision)?;
                 let dx = sublayer.backward(&x, &dy, drop, &gradients, precision)?;
                 assert_eq!((y.dtype(), dx.dtype()), (DType::F32, x.dtype()));
+                // With the next sublayer's norm, in one pass.
+                let (activation, norm) = (Activation::GeluNew, form.norm(c, device, 8)?);
+                let (up, down) = (form.map(c, 2 * c, device, 10)?, form.map(2 * c, c, device, 12)?);
+                let mlp = Mlp { norm, up, activation, down };
+                let (again, normed) = sublayer.forward_and_norm(&x, &residual, drop, &mlp.norm, precision)?;
+                assert_eq!(normed.is_some(), device.is_cuda());
+                assert_eq!(values(&again)?, values(&y)?);
+                let (z, _) = mlp.forward_normed(&again, normed, drop, precision, false)?;
+                let tolerance = if precision == Precision::Bf16 { 8.0 / 512.0 } else { 1e-6 };
+                assert_close("the mlp behind", &z, &mlp.forward(&y, drop, precision)?, tolerance)?;
                 Ok([vec![y, dx], of([&gradients])].concat())
             })?;
         }
@@ -205,10 +217,10 @@ fn gated_mlps() -> Result<()> {
         assert_same(&format!("gated mlp [{n}, {c}] with {f:?}, {form:?}"), (precision, 2e-5), |device| {
             let map = |n_in: usize, n_out, seed| -> Result<Affine> {
                 let Affine { weight, bias } = form.map(n_in, n_out, device, seed)?;
-                let small = |weight: Tensor| weight / (n_in as f64).sqrt();
+                let small = |weight: StoredTensor| weight.into_tensor() / (n_in as f64).sqrt();
                 let weight = match weight {
-                    Weight::Dense(weight) => Weight::Dense(small(weight)?),
-                    Weight::Transposed(weight) => Weight::Transposed(small(weight)?),
+                    Weight::Dense(weight) => Weight::Dense(small(weight)?.into()),
+                    Weight::Transposed(weight) => Weight::Transposed(small(weight)?.into()),
                     packed => packed,
                 };
                 Ok(Affine { weight, bias })

@@ -4,9 +4,11 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Tensor};
 use indexmap::IndexMap;
-use mixce_kernels::{AdamWParameter, AdamWUpdate, GradientGuard, adamw_step, has_backward_kernels};
+use mixce_kernels::{
+    AdamWParameter, AdamWUpdate, GradientGuard, Parameter, adamw_step, has_backward_kernels,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -34,7 +36,7 @@ impl Default for AdamWConfig {
 /// One parameter and the moments of its part that the optimizer updates.
 #[derive(Debug)]
 struct Slot {
-    parameter: Var,
+    parameter: Parameter,
     part: Range<usize>,
     decays: bool,
     first: Tensor,
@@ -73,12 +75,13 @@ impl AdamW {
     /// # Errors
     /// [`Error::Tensor`] if the moments cannot be allocated.
     pub fn new(
-        parameters: impl IntoIterator<Item = (String, Var, bool)>,
+        parameters: impl IntoIterator<Item = (String, Parameter, bool)>,
         config: AdamWConfig,
     ) -> Result<Self> {
-        let slot = |(name, parameter, decays): (String, Var, bool)| {
-            let zeros = || Tensor::zeros(parameter.shape(), DType::F32, parameter.device());
-            let (first, second, part) = (zeros()?, zeros()?, 0..parameter.elem_count());
+        let slot = |(name, parameter, decays): (String, Parameter, bool)| {
+            let values = parameter.values();
+            let zeros = || Tensor::zeros(values.shape(), DType::F32, values.device());
+            let (first, second, part) = (zeros()?, zeros()?, 0..values.elem_count());
             Ok((name, Slot { parameter, part, decays, first, second }))
         };
         let slots = parameters.into_iter().map(slot).collect::<candle_core::Result<_>>();
@@ -93,7 +96,7 @@ impl AdamW {
     pub fn restrict(&mut self, parts: impl IntoIterator<Item = Range<usize>>) -> Result<()> {
         for (slot, part) in self.slots.values_mut().zip(parts) {
             let zeros = || {
-                Tensor::zeros(part.len(), DType::F32, slot.parameter.device())
+                Tensor::zeros(part.len(), DType::F32, slot.parameter.values().device())
                     .map_err(Error::tensor("optimizer moments"))
             };
             (slot.first, slot.second) = (zeros()?, zeros()?);
@@ -155,8 +158,8 @@ impl AdamW {
     ) -> Result<()> {
         for (index, (name, slot)) in self.slots.iter().enumerate() {
             let got = gradients.get(index).map(|g| g.dims().to_vec()).unwrap_or_default();
-            if got != slot.parameter.dims() {
-                let expected = slot.parameter.dims().to_vec();
+            if got != slot.parameter.values().dims() {
+                let expected = slot.parameter.values().dims().to_vec();
                 return Err(Error::OptimizerState { name: name.clone(), expected, got });
             }
         }
@@ -188,21 +191,23 @@ impl AdamW {
         let gradients = gradients.iter().map(|gradient| gradient.to_dtype(DType::F32));
         let gradients = gradients.collect::<candle_core::Result<Vec<_>>>()?;
         for (slot, gradient) in self.slots.values_mut().zip(&gradients) {
-            if !has_backward_kernels(&slot.parameter) {
+            if !has_backward_kernels(slot.parameter.values()) {
                 slot.apply_plain(gradient, update, decay_factor(slot))?;
             }
         }
-        let with_kernels =
-            self.slots.values().zip(&gradients).filter(|(slot, _)| has_backward_kernels(&slot.parameter));
+        let with_kernels = self
+            .slots
+            .values()
+            .zip(&gradients)
+            .filter(|(slot, _)| has_backward_kernels(slot.parameter.values()));
         let views = with_kernels
-            .map(|(slot, gradient)| {
-                Ok((slot, view(&slot.parameter, &slot.part)?, view(gradient, &slot.part)?))
-            })
+            .map(|(slot, gradient)| Ok((slot, slot.parameter.part(&slot.part)?, view(gradient, &slot.part)?)))
             .collect::<candle_core::Result<Vec<_>>>()?;
         let parameters: Vec<AdamWParameter<'_>> = views
             .iter()
-            .map(|(slot, parameter, gradient)| AdamWParameter {
+            .map(|(slot, (parameter, rounded), gradient)| AdamWParameter {
                 parameter,
+                rounded: Some(*rounded),
                 first_moment: &slot.first,
                 second_moment: &slot.second,
                 gradient,
@@ -238,7 +243,7 @@ impl AdamW {
                 let got = loaded.as_ref().map(|t| t.dims().to_vec()).unwrap_or_default();
                 match loaded {
                     // A copy: the moments are updated in place and must not share memory.
-                    Some(t) if t.dims() == parameter.dims() => {
+                    Some(t) if t.dims() == parameter.values().dims() => {
                         *moment = view(&t, part)
                             .and_then(|t| {
                                 t.to_device(moment.device())?.to_dtype(DType::F32)?.force_contiguous()
@@ -248,7 +253,7 @@ impl AdamW {
                     _ => {
                         return Err(Error::OptimizerState {
                             name: key,
-                            expected: parameter.dims().to_vec(),
+                            expected: parameter.values().dims().to_vec(),
                             got,
                         });
                     }
@@ -298,7 +303,7 @@ impl Slot {
         self.second = ((&self.second * b2)? + (g.sqr()? * (1.0 - b2))?)?;
         let denominator = ((self.second.sqrt()? / update.root_correction)? + update.config.epsilon)?;
         let step = ((&self.first / denominator)? * update.step_size)?;
-        let parameter = self.parameter.as_detached_tensor();
+        let parameter = self.parameter.values().detach();
         let decayed = (parameter.to_dtype(DType::F32)? * decay_factor)?;
         self.parameter.set(&(decayed - step)?.to_dtype(parameter.dtype())?)
     }
@@ -310,12 +315,12 @@ mod tests {
 
     use super::*;
 
-    fn var(values: &[f32]) -> Var {
-        Var::new(values, &Device::Cpu).unwrap()
+    fn var(values: &[f32]) -> Parameter {
+        Parameter::new(&Tensor::new(values, &Device::Cpu).unwrap()).unwrap()
     }
 
-    fn values(var: &Var) -> Vec<f32> {
-        var.to_vec1().unwrap()
+    fn values(var: &Parameter) -> Vec<f32> {
+        var.values().to_vec1().unwrap()
     }
 
     /// `torch.optim.AdamW(lr=0.1, weight_decay=0.01)` on p = (1, -2, 3), gradients (0.1, -0.2, 0.3), (0.3, 0, -0.1), by hand in f64.
@@ -400,7 +405,7 @@ mod tests {
     fn parts_together_are_the_whole_bit_for_bit() {
         let start: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.37).sin()).collect();
         let config = AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() };
-        let make = |p: &Var, q: &Var| {
+        let make = |p: &Parameter, q: &Parameter| {
             AdamW::new([("p".into(), p.clone(), true), ("q".into(), q.clone(), false)], config).unwrap()
         };
         let [p, q, p_parts, q_parts] = [(); 4].map(|()| var(&start));

@@ -7,7 +7,7 @@
 
 use mixce_kernels::Precision;
 use mixce_kernels::lm_head::{Slice, vocabulary_parts};
-use mixce_lm::params::ParameterSpec;
+use mixce_lm::params::{ParameterKind, ParameterSpec};
 use mixce_lm::{ModelConfig, ModelSpec, flops};
 use serde::Serialize;
 
@@ -92,14 +92,14 @@ impl Rates {
 /// Seconds between two kernels on a stream that is never empty.
 const LAUNCH_GAP: f64 = 1e-6;
 /// Bytes of elementwise passes, forward and backward, for each input and output channel of a block's products in bf16: for GPT-2
-/// 156 C bytes per token and layer, whose products have 16 C of them. In f32 twice the share that is not f32 already.
-const BYTES_PER_CHANNEL: [f64; 2] = [13.0, 9.75];
+/// 152 C bytes per token and layer, whose products have 16 C of them. In f32 twice the share that is not f32 already.
+const BYTES_PER_CHANNEL: [f64; 2] = [12.75, 9.5];
 /// Passes over the logits beside the products: one for the log-probabilities, and one that reads them and writes their gradient.
 const LOGIT_PASSES: f64 = 3.0;
 /// Bytes per parameter of AdamW (7 numbers), the gradient norm, and clearing the gradient (1 each).
 const OPTIMIZER_BYTES: f64 = 36.0;
-/// Bytes per parameter of rounding the weights of blocks for both passes: 4 read and 2 written, twice.
-const ROUNDING_BYTES: f64 = 12.0;
+/// Bytes per number of a matrix that the update writes to its copy in bf16.
+const COPY_BYTES: f64 = 2.0;
 
 /// A part of a step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -179,9 +179,9 @@ impl Step<'_> {
     }
 
     /// The shapes of a kind of parameter in the blocks.
-    fn in_blocks(&self, matrices: bool) -> impl Iterator<Item = &[usize]> {
+    fn in_blocks(&self, kind: ParameterKind) -> impl Iterator<Item = &[usize]> {
         let blocks = self.parameters.iter().filter(|parameter| parameter.layer.is_some());
-        blocks.map(|parameter| parameter.shape.as_slice()).filter(move |shape| (shape.len() == 2) == matrices)
+        blocks.filter(move |parameter| parameter.kind == kind).map(|parameter| parameter.shape.as_slice())
     }
 
     fn parts(&self, config: &dyn ModelConfig) -> Vec<Part> {
@@ -193,13 +193,15 @@ impl Step<'_> {
         // A token that attends to itself alone: the products, and next to no attention.
         let linear = flops::forward(config, std::iter::once(1), 0) as f64 * n;
         let scores = (blocks - linear).max(0.0);
-        let channels: f64 = self.in_blocks(true).flatten().map(|&size| size as f64).sum();
-        let weights: f64 = self.in_blocks(true).map(|shape| shape.iter().product::<usize>() as f64).sum();
-        let sums: f64 = self.in_blocks(false).flatten().map(|&size| size as f64).sum();
+        let channels: f64 = self.in_blocks(ParameterKind::Matrix).flatten().map(|&size| size as f64).sum();
+        let weights: f64 =
+            self.in_blocks(ParameterKind::Matrix).map(|shape| shape.iter().product::<usize>() as f64).sum();
+        // Those of norms are computed by their backward pass, from the cache.
+        let sums: f64 = self.in_blocks(ParameterKind::Bias).flatten().map(|&size| size as f64).sum();
         let logits = 2.0 * n * v * c;
         let half = self.precision == Precision::Bf16;
         let state = OPTIMIZER_BYTES * self.spec.parameters as f64;
-        let rounding = if half { ROUNDING_BYTES * weights } else { 0.0 };
+        let copies = if half { COPY_BYTES * (weights + v * c) } else { 0.0 };
         let head_bytes = width * (n * c + v * c + n * v);
         let part = |name, flops, bytes, peak, share, bandwidth_share| {
             let bound = f64::max(flops / peak, bytes / self.gpu.bandwidth);
@@ -234,7 +236,7 @@ impl Step<'_> {
             part("LM head, forward", logits, head_bytes, peak, rates.products, 1.0),
             part("LM head, backward", 2.0 * logits, 2.0 * head_bytes, peak, rates.products, 1.0),
             moved("passes over the logits", LOGIT_PASSES * width * n * v, rates.logits),
-            moved("optimizer and rounding", state + rounding, rates.optimizer),
+            moved("optimizer", state + copies, rates.optimizer),
             Part {
                 name: "gaps between kernels",
                 ms: 1e3 * LAUNCH_GAP * self.launches(),
@@ -249,8 +251,8 @@ impl Step<'_> {
     /// products of the LM head.
     fn launches(&self) -> f64 {
         let (layer, outside) = match self.precision {
-            Precision::F32 => (37, 10),
-            Precision::Bf16 => (45, 11),
+            Precision::F32 => (29, 9),
+            Precision::Bf16 => (31, 10),
         };
         let tensors = self.parameters.len();
         let tokens = self.documents * self.length;
@@ -291,15 +293,15 @@ mod tests {
         let pairs = 8.0 * 12.0 * 512.0 * 511.0 / 2.0;
         near(part(&step, "attention").flops, 4.5 * pairs * 4.0 * 768.0);
         near(part(&step, "attention").ms, 4.5 * pairs * 4.0 * 768.0 / (989.4e9 * 0.1));
-        near(part(&step, "elementwise passes").bytes, 12.0 * n * 156.0 * 768.0);
-        // Biases 9 C, two layer norms 4 C.
-        near(part(&step, "column sums").bytes, 12.0 * n * 13.0 * 768.0 * 2.0);
+        near(part(&step, "elementwise passes").bytes, 12.0 * n * 152.0 * 768.0);
+        // Biases.
+        near(part(&step, "column sums").bytes, 12.0 * n * 9.0 * 768.0 * 2.0);
         near(part(&step, "LM head, forward").flops, 2.0 * n * 50_257.0 * 768.0);
         near(part(&step, "passes over the logits").bytes, n * 50_257.0 * 6.0);
         near(part(&step, "passes over the logits").ms, n * 50_257.0 * 6.0 / (3.35e9 * 0.8));
         near(part(&step, "passes over the logits").bound_ms, n * 50_257.0 * 6.0 / 3.35e9);
-        // 12 layers of 45, 17 outside for an odd vocabulary, one slice, three passes over 148 tensors, and the judge: 3 * 3 + 1.
-        near(part(&step, "gaps between kernels").ms, (540.0 + 17.0 + 10.0) * 1e-3);
+        // 12 layers of 31, 16 outside for an odd vocabulary, one slice, three passes over 148 tensors, and the judge: 3 * 3 + 1.
+        near(part(&step, "gaps between kernels").ms, (372.0 + 16.0 + 10.0) * 1e-3);
         near(step.tokens_per_s, n / step.step_ms * 1e3);
         let model_flops = flops::training(&Gpt2Config::gpt2_small(), [512; 8]) as f64;
         near(step.mfu, model_flops / (step.step_ms / 1e3) / 989.4e12);

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor};
 use mixce_core::objective::MixCe;
 use mixce_gpt2::Gpt2Config;
-use mixce_kernels::Precision;
 use mixce_kernels::rng::Stream;
+use mixce_kernels::{Precision, StoredTensor};
 use mixce_lm::{
     Decoder, Forward, Gradients, LanguageModel, ModelConfig, ModelSpec, PackedBatch, Parameters, PassOptions,
 };
@@ -107,7 +107,7 @@ impl LanguageModel for Hooked {
         self.model.parameters()
     }
 
-    fn lm_head(&self) -> &Tensor {
+    fn lm_head(&self) -> &StoredTensor {
         self.model.lm_head()
     }
 

@@ -74,7 +74,7 @@ impl Trainer<'_> {
         require_same(&*self.ranks, "step", self.state.step.to_le_bytes().to_vec())?;
         let mut digest = crc32fast::Hasher::new();
         for (_, variable) in self.step.variables.iter() {
-            let values = variable.as_detached_tensor().flatten_all().and_then(|flat| flat.to_vec1::<f32>());
+            let values = variable.detach().flatten_all().and_then(|flat| flat.to_vec1::<f32>());
             let values = values.map_err(Error::tensor("trainable parameters"))?;
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             digest.update(&bytes);

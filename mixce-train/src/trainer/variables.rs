@@ -1,8 +1,9 @@
 //! The trainable parameters.
 use std::collections::HashMap;
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Tensor};
 use indexmap::IndexMap;
+use mixce_kernels::Parameter;
 use mixce_lm::checkpoint::index_of;
 use mixce_lm::{ModelConfig, Parameters};
 
@@ -13,7 +14,7 @@ use crate::optim::{AdamW, AdamWConfig};
 /// f32 variables by published name, in the model's order.
 #[derive(Debug)]
 pub(super) struct Variables {
-    variables: IndexMap<String, Var>,
+    variables: IndexMap<String, Parameter>,
     decays: Vec<bool>,
 }
 
@@ -23,8 +24,8 @@ impl Variables {
         let mut variables = IndexMap::new();
         let mut decays = Vec::new();
         for (name, kind, tensor) in parameters.into_entries() {
-            // Detaching copies it even if it is a variable: ours are updated in place, the caller's must not be.
-            let variable = tensor.detach().to_dtype(DType::F32).and_then(|t| Var::from_tensor(&t));
+            // A copy: ours are updated in place, the caller's must not be.
+            let variable = Parameter::new(&tensor);
             variables.insert(name, variable.map_err(Error::tensor("trainable parameters"))?);
             decays.push(kind.decays());
         }
@@ -33,7 +34,7 @@ impl Variables {
 
     /// The model's parameters, backed by the variables: an update of the variables is an update of the model.
     pub(super) fn parameters(&self, config: &dyn ModelConfig) -> Result<Parameters> {
-        let tensors = self.iter().map(|(name, variable)| (name.to_owned(), variable.as_tensor().clone()));
+        let tensors = self.variables.iter().map(|(name, variable)| (name.clone(), variable.stored()));
         Ok(Parameters::new(config, tensors)?)
     }
 
@@ -47,13 +48,19 @@ impl Variables {
         self.variables.get_index(index).map_or("", |(name, _)| name)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
-        self.variables.iter().map(|(name, variable)| (name.as_str(), variable))
+    /// The values, which must only be read.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.variables.iter().map(|(name, variable)| (name.as_str(), variable.values()))
+    }
+
+    /// Runs `f`, which may change the values in place.
+    pub(super) fn edit<R>(&self, f: impl FnOnce(&[&Tensor]) -> R) -> R {
+        Parameter::edit(self.variables.values(), f)
     }
 
     /// The current values, which share memory with the variables and must be written before the next update.
     pub(super) fn tensors(&self) -> NamedTensors {
-        self.iter().map(|(name, variable)| (name.to_owned(), variable.as_detached_tensor())).collect()
+        self.iter().map(|(name, variable)| (name.to_owned(), variable.detach())).collect()
     }
 
     /// Checks every value, after `step` optimizer steps.
@@ -62,7 +69,7 @@ impl Variables {
     /// [`Error::NonFiniteParameter`] for the first NaN or infinity.
     pub(super) fn require_finite(&self, step: u64) -> Result<()> {
         for (name, variable) in self.iter() {
-            let values = variable.as_detached_tensor().flatten_all().and_then(|flat| flat.to_vec1::<f32>());
+            let values = variable.detach().flatten_all().and_then(|flat| flat.to_vec1::<f32>());
             let values = values.map_err(Error::tensor("trainable parameters"))?;
             if let Some(place) = values.iter().position(|value| !value.is_finite()) {
                 let (value, index) = (values[place], index_of(place, variable.dims()));
@@ -74,14 +81,14 @@ impl Variables {
 
     /// Restores the values of a checkpoint, whose names and shapes must match.
     pub(super) fn load(&self, mut values: HashMap<String, Tensor>) -> std::result::Result<(), String> {
-        for (name, variable) in self.iter() {
+        for (name, variable) in &self.variables {
             let value = values.remove(name).ok_or_else(|| format!("parameter `{name}` is missing"))?;
-            if value.dims() != variable.dims() {
-                let (expected, got) = (variable.dims(), value.dims());
+            if value.dims() != variable.values().dims() {
+                let (expected, got) = (variable.values().dims(), value.dims());
                 return Err(format!("parameter `{name}`: expected shape {expected:?}, got {got:?}"));
             }
             let set = value
-                .to_device(variable.device())
+                .to_device(variable.values().device())
                 .and_then(|v| v.to_dtype(DType::F32)?.contiguous())
                 .and_then(|v| variable.set(&v));
             set.map_err(|e| format!("parameter `{name}`: {e}"))?;

@@ -6,7 +6,7 @@
 //! run with all moments on every rank.
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Tensor};
 use mixce_kernels::{SQUARES_CHUNK, chunk_squares};
 
 use super::TrainStep;
@@ -79,8 +79,7 @@ impl Sharding {
 
     /// The weights of all shards, on every rank.
     pub(super) fn gather_weights(&self, variables: &Variables) -> Result<()> {
-        let weights: Vec<&Tensor> = variables.iter().map(|(_, variable)| variable.as_tensor()).collect();
-        self.ranks.all_gather_shards(&weights, &self.shards)
+        variables.edit(|weights| self.ranks.all_gather_shards(weights, &self.shards))
     }
 
     /// The moments of all shards on rank 0, in the shapes of their parameters.
@@ -111,7 +110,7 @@ fn divided<'a>(
 ) -> candle_core::Result<NamedTensors> {
     let (mut start, count) = (0, values.len());
     let values = Tensor::from_vec(values, count, &Device::Cpu)?;
-    let tensor = |(name, (_, variable)): (&str, (&str, &Var))| {
+    let tensor = |(name, (_, variable)): (&str, (&str, &Tensor))| {
         let own = values.narrow(0, start, variable.elem_count())?.reshape(variable.shape())?;
         start += variable.elem_count();
         Ok((name.to_owned(), own))

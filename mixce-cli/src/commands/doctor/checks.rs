@@ -112,7 +112,7 @@ fn head(device: &Device) -> Result<Vec<Check>> {
     let weight = ((log_q.exp()? * 0.9)? + 0.1)?.detach();
     let plain = ((weight * &log_q)?.neg()?.sum_all()? / tokens as f64)?;
 
-    let scored = lm_head_log_q(&hidden, &matrix, &targets, Precision::F32)?;
+    let scored = lm_head_log_q(&hidden, &matrix.clone().into(), &targets, Precision::F32)?;
     Ok(vec![
         Check::agree("log-likelihood", &scored, &log_q)?,
         Check::agree("MixCE loss", &loss.loss, &plain)?,

@@ -61,7 +61,7 @@ impl Shape {
 /// A map of `n_in` inputs, small enough that results stay around 1.
 fn map(n_in: usize, n_out: usize, seed: u64, device: &Device) -> Result<Affine> {
     let weight = (normal(seed, &[n_out, n_in], device)? * (1.0 / (n_in as f64).sqrt()))?;
-    Ok(Affine::new(Weight::Transposed(weight), None))
+    Ok(Affine::new(Weight::Transposed(weight.into()), None))
 }
 
 fn sums(shape: &[usize], seed: u64, device: &Device) -> Result<AffineGradients> {

@@ -120,6 +120,7 @@ fn update(n: usize, device: &Device) -> Result<Vec<Tensor>> {
     };
     let of = AdamWParameter {
         parameter: &parameter,
+        rounded: None,
         first_moment: &first,
         second_moment: &second,
         gradient: &gradient,

@@ -53,8 +53,8 @@ impl Form {
         let bias = self.bias.then(|| variable(&[n_out], seed + 100)).transpose()?;
         let matrix = random(&[n_in, n_out], seed)?;
         let weight = match self.transposed {
-            false => Weight::Dense(Var::from_tensor(&matrix)?.into_inner()),
-            true => Weight::Transposed(Var::from_tensor(&matrix.t()?.contiguous()?)?.into_inner()),
+            false => Weight::Dense(Var::from_tensor(&matrix)?.into_inner().into()),
+            true => Weight::Transposed(Var::from_tensor(&matrix.t()?.contiguous()?)?.into_inner().into()),
         };
         Ok(Affine::new(weight, bias))
     }
@@ -97,8 +97,8 @@ fn zeros_of(sums: &AffineGradients) -> Result<AffineGradients> {
 /// A weight of the layout of `like`.
 fn with_stored(like: &Weight, stored: &Tensor) -> Weight {
     match like {
-        Weight::Transposed(_) => Weight::Transposed(stored.clone()),
-        _ => Weight::Dense(stored.clone()),
+        Weight::Transposed(_) => Weight::Transposed(stored.clone().into()),
+        _ => Weight::Dense(stored.clone().into()),
     }
 }
 
@@ -219,8 +219,8 @@ fn f64_gives_the_numbers_of_f32() -> Result<()> {
     let wide = |tensor: &Tensor| tensor.to_dtype(DType::F64);
     let wide_map = |map: &Affine| -> Result<Affine> {
         let weight = match &map.weight {
-            Weight::Transposed(weight) => Weight::Transposed(wide(weight)?),
-            weight => Weight::Dense(wide(weight.stored()?)?),
+            Weight::Transposed(weight) => Weight::Transposed(wide(weight)?.into()),
+            weight => Weight::Dense(wide(weight.stored()?)?.into()),
         };
         Ok(Affine::new(weight, map.bias.as_ref().map(wide).transpose()?))
     };
