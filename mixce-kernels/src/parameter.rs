@@ -62,7 +62,7 @@ impl Parameter {
     /// # Errors
     /// When there are fewer entries.
     pub fn part(&self, entries: &Range<usize>) -> Result<(Tensor, &Rounded)> {
-        let values = match entries.len() == self.values.elem_count() {
+        let values = match *entries == (0..self.values.elem_count()) {
             true => self.values.as_tensor().clone(),
             false => {
                 self.values.as_detached_tensor().flatten_all()?.narrow(0, entries.start, entries.len())?
