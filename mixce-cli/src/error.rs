@@ -211,9 +211,9 @@ pub(crate) fn at_least(flag: &str, value: u64, least: u64) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Refuses a number that is not finite and above 0.
-pub(crate) fn positive(flag: &str, value: f64) -> anyhow::Result<()> {
-    if !(value.is_finite() && value > 0.0) {
+/// Refuses a number that is not finite and above 0, if one is given.
+pub(crate) fn positive(flag: &str, value: Option<f64>) -> anyhow::Result<()> {
+    if let Some(value) = value.filter(|value| !(value.is_finite() && *value > 0.0)) {
         return Err(Problem::new(format!("`{flag}`: expected a positive number, got `{value}`")).into());
     }
     Ok(())

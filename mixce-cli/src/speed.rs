@@ -29,18 +29,18 @@ pub(crate) fn timed<T>(device: &Device, f: impl FnOnce() -> Result<T>) -> Result
     Ok((result, started_at.elapsed().as_secs_f64()))
 }
 
-/// The best rate of one shape.
+/// The rate of matrix products that shares are relative to.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Peak {
-    /// `[m, k, n]` of the product `[m, k] [k, n]`.
-    pub(crate) shape: [usize; 3],
+    /// `[m, k, n]` of the fastest product `[m, k] [k, n]`; none if the rate was given.
+    pub(crate) shape: Option<[usize; 3]>,
     /// 10^9 floating-point operations per second, 2 m k n per product.
     pub(crate) gflops: f64,
 }
 
 /// The fastest of several f32 matrix products on all threads, through candle and, on the CPU, also through [`matmul`].
 pub(crate) fn peak(device: &Device) -> Result<Peak> {
-    let (mut best, started_at) = (Peak { shape: SHAPES[0], gflops: 0.0 }, Instant::now());
+    let (mut best, started_at) = (Peak { shape: None, gflops: 0.0 }, Instant::now());
     let mut last_s = f64::INFINITY;
     for (shape, always) in SHAPES.map(|s| (s, true)).into_iter().chain(SIDES.map(|n| ([n; 3], false))) {
         if !always && last_s > SHORT_S {
@@ -70,7 +70,7 @@ pub(crate) fn peak(device: &Device) -> Result<Peak> {
             }
             let gflops = 2.0 * (m * k * n) as f64 / seconds / 1e9;
             if gflops > best.gflops {
-                best = Peak { shape, gflops };
+                best = Peak { shape: Some(shape), gflops };
             }
             if seconds > SLOW_S {
                 return Ok(best);

@@ -16,8 +16,8 @@ use crate::config::Gpt2Config;
 /// ```
 ///
 /// bytes, where R is N on CUDA and at most 1024 on the CPU, and e is 4, on CUDA in bf16 2. Without dropout on the residual branches
-/// CUDA needs N C numbers less in the MLP in f32. A block saves its input, queries, keys and values, the attended values, the stream between attention and MLP (6 C) and
-/// the MLP's pre-activations (I).
+/// CUDA needs N C numbers less in the MLP in f32. A block saves its input, queries, keys and values, the attended values, the stream
+/// between attention and MLP (6 C) and the MLP's pre-activations (I).
 pub(crate) fn block(config: &Gpt2Config, shape: PassShape) -> BlockMemory {
     let [n, c, inner] = [shape.tokens, config.n_embd, config.inner_size()].map(|size| size as u128);
     let half = shape.on_cuda && shape.precision == Precision::Bf16;

@@ -79,7 +79,7 @@ pub trait LanguageModel: Debug + Send + Sync {
     fn hidden_states(&self, batch: &PackedBatch, dropout: Option<Stream>) -> Result<Tensor>;
 
     /// [`LanguageModel::hidden_states`] without dropout, outside of any graph, with products in `precision`: the pass of scoring. In bf16
-    /// weights are rounded anew in each pass, so that no second copy of them exists.
+    /// the copies of parameters in training are read; other weights are rounded in each pass, so that no second copy of them exists.
     ///
     /// # Errors
     /// When this device has no bf16 ([`Precision::check`]); [`Error::NotFused`](crate::Error::NotFused) for bf16 elsewhere than on the CPU

@@ -82,7 +82,7 @@ impl PlanArgs {
         at_least("--grad-accum", self.grad_accum as u64, 1)?;
         at_least("--ranks", self.ranks as u64, 1)?;
         at_least("--max-length", self.max_length.unwrap_or(2) as u64, 2)?;
-        self.gflops.map_or(Ok(()), |rate| positive("--gflops", rate))?;
+        positive("--gflops", self.gflops)?;
         if !(self.share > 0.0 && self.share <= 1.0) {
             let problem = format!("`--share`: expected a number above 0 and up to 1, got `{}`", self.share);
             return Err(Problem::new(problem).into());

@@ -116,7 +116,7 @@ pub(crate) struct SweepArgs {
 
 pub(crate) fn run(args: SweepArgs, context: &Context) -> Result<()> {
     at_least("--jobs", args.jobs as u64, 1)?;
-    args.gflops.map_or(Ok(()), |rate| positive("--gflops", rate))?;
+    positive("--gflops", args.gflops)?;
     if args.jobs > MAX_JOBS {
         return Err(
             Problem::new(format!("`--jobs`: expected at most {MAX_JOBS}, got `{}`", args.jobs)).into()

@@ -2,8 +2,8 @@
 //!
 //! Rajbhandari et al., *ZeRO: memory optimizations toward training trillion parameter models*, SC 2020. Every rank has all weights and gradients,
 //! and the moments of its shard. In a step, gradients are reduce-scattered during the backward pass, each rank updates its shard of the weights, and
-//! an all-gather makes the weights whole. The update is elementwise and the gradient norm is summed in the order of one process, so the weights have the bits of a
-//! run with all moments on every rank.
+//! an all-gather makes the weights whole. The update is elementwise and the gradient norm is summed in the order of one process, so the weights have
+//! the bits of a run with all moments on every rank.
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};

@@ -51,7 +51,7 @@ impl Common {
         at_least("--batch-size", self.batch_size as u64, 1)?;
         at_least("--steps", self.steps, 1)?;
         at_least(flag, tokens as u64, 1)?;
-        self.gflops.map_or(Ok(()), |rate| positive("--gflops", rate))?;
+        positive("--gflops", self.gflops)?;
         let positions = config.spec().positions;
         if tokens > positions {
             let problem = format!(

@@ -10,7 +10,7 @@ use super::measure::Step;
 use crate::context::{Context, device_name};
 use crate::memory::peak_rss_bytes;
 use crate::output::{bytes, grouped, table};
-use crate::speed::{self, median, sorted};
+use crate::speed::{self, Peak, median, sorted};
 
 /// The result of a benchmark; the output of `--json`.
 #[derive(Debug, Serialize)]
@@ -52,14 +52,6 @@ pub(super) struct Measured {
     pub(super) settings: Vec<Value>,
 }
 
-/// The rate of matrix products that shares are relative to.
-#[derive(Clone, Copy)]
-struct Peak {
-    gflops: f64,
-    /// Of the measured product.
-    shape: Option<[usize; 3]>,
-}
-
 /// Reads the peak memory, measures the matmul peak unless it is `given` in GFLOP/s, prints.
 pub(super) fn print(
     measured: Measured,
@@ -71,7 +63,7 @@ pub(super) fn print(
     let memory = [peak_rss_bytes(), peak_device_bytes(device)?];
     let peak = match given {
         Some(gflops) => Peak { gflops, shape: None },
-        None => speed::peak(device).map(|peak| Peak { gflops: peak.gflops, shape: Some(peak.shape) })?,
+        None => speed::peak(device)?,
     };
     let unit = measured.unit;
     let report = Report::new(measured, memory, peak, device);
