@@ -90,12 +90,13 @@ impl Link {
         }
     }
 
-    /// The next message; `watch` looks at other connections now and then.
+    /// The next message, in place of what `bytes` has; `watch` looks at other connections now and then.
     pub(super) fn receive(
         &mut self,
+        bytes: &mut Vec<u8>,
         deadline: Deadline<'_>,
         watch: &dyn Fn() -> Result<()>,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<()> {
         let mut word = [0];
         self.read(&mut word, deadline, watch)?;
         if word[0] == FAILED {
@@ -107,9 +108,8 @@ impl Link {
         if word[0] != DATA || length > LONGEST {
             return Err(self.lost());
         }
-        let mut bytes = vec![0; length as usize];
-        self.read(&mut bytes, deadline, watch)?;
-        Ok(bytes)
+        bytes.resize(length as usize, 0);
+        self.read(bytes, deadline, watch)
     }
 
     fn read(

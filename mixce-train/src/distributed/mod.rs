@@ -48,7 +48,7 @@ pub use shards::Shards;
 pub use sockets::SocketRank;
 pub use threads::ThreadRank;
 pub use wire::{ReduceDtype, exchanged_bytes};
-use wire::{add_up, bytes_of};
+use wire::{add_up_f64, bytes_of};
 
 use crate::error::{Error, Result};
 use crate::run_folder::device_name;
@@ -121,7 +121,7 @@ pub trait Communicator: Debug + Send + Sync {
     /// As [`Self::all_gather`].
     fn all_reduce_f64(&self, values: &mut [f64]) -> Result<()> {
         let own = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        add_up(values, &self.all_gather(own)?, f64::from_le_bytes)
+        add_up_f64(values, &self.all_gather(own)?)
     }
 
     /// Adds f32 tensors up over the ranks in place, in messages of 4 MiB; on GPUs they may be bf16. They must be contiguous and share no memory.

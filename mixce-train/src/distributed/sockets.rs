@@ -25,9 +25,16 @@ pub struct SocketRank {
     rank: usize,
     size: usize,
     timeout: Duration,
-    /// On rank 0 those of all others, in order; on these that of rank 0.
-    links: Mutex<Vec<Link>>,
+    connections: Mutex<Connections>,
     aborted: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Connections {
+    /// On rank 0 those of all others, in order; on these that of rank 0.
+    links: Vec<Link>,
+    /// A message of numbers, which keeps its memory: new memory would have to be cleared for each.
+    message: Vec<u8>,
 }
 
 impl SocketRank {
@@ -40,59 +47,57 @@ impl SocketRank {
             0 => (1..).zip(at.accept(size, timeout)?).map(|(rank, stream)| Link::new(rank, stream)).collect(),
             _ => vec![Link::new(0, at.reach(rank, size, timeout)?)],
         };
-        let own = Self { rank, size, timeout, links: Mutex::new(links), aborted: AtomicBool::new(false) };
+        let connections = Mutex::new(Connections { links, message: Vec::new() });
+        let own = Self { rank, size, timeout, connections, aborted: AtomicBool::new(false) };
         let all_here = Deadline::after(if rank == 0 { timeout } else { timeout + LEAD });
         own.gather(Vec::new(), all_here)?;
         Ok(own)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Link>> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Connections> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connections, when no other thread uses them; those that do notice an abort soon.
-    fn lock_soon(&self) -> Option<MutexGuard<'_, Vec<Link>>> {
+    fn lock_soon(&self) -> Option<MutexGuard<'_, Connections>> {
         let started = Instant::now();
         loop {
-            match self.links.try_lock() {
-                Ok(links) => return Some(links),
-                Err(TryLockError::Poisoned(links)) => return Some(links.into_inner()),
+            match self.connections.try_lock() {
+                Ok(connections) => return Some(connections),
+                Err(TryLockError::Poisoned(connections)) => return Some(connections.into_inner()),
                 Err(TryLockError::WouldBlock) if started.elapsed() > LAST_WORD => return None,
                 Err(TryLockError::WouldBlock) => thread::sleep(PAUSE),
             }
         }
     }
 
-    /// What rank 0 makes of the bytes of all ranks, in their order, on every rank.
-    fn through_first(
-        &self,
-        own: Vec<u8>,
-        deadline: Deadline<'_>,
-        make: impl FnOnce(&[Vec<u8>]) -> Result<Vec<u8>>,
-    ) -> Result<Vec<u8>> {
+    /// The bytes of all ranks, in their order.
+    fn gather(&self, own: Vec<u8>, deadline: Deadline<'_>) -> Result<Vec<Vec<u8>>> {
         let deadline = deadline.unless(&self.aborted, self.rank);
-        let mut links = self.lock();
+        let links = &mut self.lock().links;
         if self.rank > 0 {
+            let mut joined = Vec::new();
             links[0].send(&own, deadline)?;
-            return links[0].receive(deadline, &|| Ok(()));
+            links[0].receive(&mut joined, deadline, &|| Ok(()))?;
+            return split(&joined).ok_or(Error::RankLost { rank: 0 });
         }
         let mut all = vec![own];
         for index in 0..links.len() {
-            let (before, rest) = links.split_at_mut(index);
-            if let [link, after @ ..] = rest {
-                let watch = || before.iter().chain(&*after).try_for_each(Link::check);
-                all.push(link.receive(deadline, &watch)?);
-            }
+            let mut bytes = Vec::new();
+            receive_from(links, index, &mut bytes, deadline)?;
+            all.push(bytes);
         }
-        let made = make(&all)?;
-        links.iter_mut().try_for_each(|link| link.send(&made, deadline))?;
-        Ok(made)
+        let joined = join(&all);
+        links.iter_mut().try_for_each(|link| link.send(&joined, deadline))?;
+        Ok(all)
     }
+}
 
-    fn gather(&self, own: Vec<u8>, deadline: Deadline<'_>) -> Result<Vec<Vec<u8>>> {
-        let joined = self.through_first(own, deadline, |all| Ok(join(all)))?;
-        split(&joined).ok_or(Error::RankLost { rank: 0 })
-    }
+/// Receives a message on rank 0 from the one of `links` with this index, and looks at the others meanwhile.
+fn receive_from(links: &mut [Link], index: usize, bytes: &mut Vec<u8>, deadline: Deadline<'_>) -> Result<()> {
+    let (before, rest) = links.split_at_mut(index);
+    let [link, after @ ..] = rest else { return Ok(()) };
+    link.receive(bytes, deadline, &|| before.iter().chain(&*after).try_for_each(Link::check))
 }
 
 /// Several messages in one, each with its length.
@@ -128,19 +133,29 @@ impl Communicator for SocketRank {
         self.gather(own, Deadline::after(self.timeout))
     }
 
-    /// The sums are rank 0's.
+    /// The sums are rank 0's, which adds a message while the next one comes.
     fn all_reduce_f32(&self, values: &mut [f32], dtype: ReduceDtype) -> Result<()> {
-        let sums = self.through_first(dtype.encode(values), Deadline::after(self.timeout), |all| {
-            let mut sums = vec![0.0; values.len()];
-            dtype.add_up(&mut sums, all)?;
-            Ok(dtype.encode(&sums))
-        })?;
-        dtype.add_up(values, &[sums])
+        let deadline = Deadline::after(self.timeout).unless(&self.aborted, self.rank);
+        let Connections { links, message } = &mut *self.lock();
+        if self.rank > 0 {
+            dtype.encode_into(message, values);
+            links[0].send(message, deadline)?;
+            links[0].receive(message, deadline, &|| Ok(()))?;
+            return dtype.decode_into(values, message, 0);
+        }
+        dtype.round(values);
+        for index in 0..links.len() {
+            receive_from(links, index, message, deadline)?;
+            dtype.add(values, message, index + 1)?;
+        }
+        dtype.round(values);
+        dtype.encode_into(message, values);
+        links.iter_mut().try_for_each(|link| link.send(message, deadline))
     }
 
     fn check(&self) -> Result<()> {
-        match self.links.try_lock() {
-            Ok(links) => links.iter().try_for_each(Link::check),
+        match self.connections.try_lock() {
+            Ok(connections) => connections.links.iter().try_for_each(Link::check),
             // Another thread waits for a rank, and will see.
             Err(_) => Ok(()),
         }
@@ -149,8 +164,8 @@ impl Communicator for SocketRank {
     fn abort(&self, _: u8) {
         self.aborted.store(true, Ordering::Relaxed);
         // Otherwise the connections end with the process.
-        let Some(mut links) = self.lock_soon() else { return };
-        links.iter_mut().for_each(|link| link.fail(Deadline::after(LAST_WORD)));
+        let Some(mut connections) = self.lock_soon() else { return };
+        connections.links.iter_mut().for_each(|link| link.fail(Deadline::after(LAST_WORD)));
     }
 }
 

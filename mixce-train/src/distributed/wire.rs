@@ -1,6 +1,5 @@
 //! How numbers go over the wire.
 use std::fmt;
-use std::ops::AddAssign;
 
 use half::bf16;
 use serde::{Deserialize, Serialize};
@@ -42,56 +41,95 @@ impl ReduceDtype {
 
     /// Values as they are sent.
     pub(super) fn encode(self, values: &[f32]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.encode_into(&mut bytes, values);
+        bytes
+    }
+
+    /// [`Self::encode`] in place of what `bytes` has.
+    pub(super) fn encode_into(self, bytes: &mut Vec<u8>, values: &[f32]) {
         match self {
-            Self::F32 => bytes_of(values),
-            Self::Bf16 => each_in_bytes(values, |value| bf16::from_f32(value).to_le_bytes()),
+            Self::F32 => each_in_bytes(bytes, values, f32::to_le_bytes),
+            Self::Bf16 => each_in_bytes(bytes, values, |value| bf16::from_f32(value).to_le_bytes()),
+        }
+    }
+
+    /// The values that `rank` has sent.
+    ///
+    /// # Errors
+    /// [`Error::RanksDiffer`] if it has sent another number of values.
+    pub(super) fn decode_into(self, values: &mut [f32], bytes: &[u8], rank: usize) -> Result<()> {
+        self.each(values, bytes, rank, |value, sent| *value = sent)
+    }
+
+    /// Adds the values that `rank` has sent.
+    ///
+    /// # Errors
+    /// As [`Self::decode_into`].
+    pub(super) fn add(self, sums: &mut [f32], bytes: &[u8], rank: usize) -> Result<()> {
+        self.each(sums, bytes, rank, |sum, sent| *sum += sent)
+    }
+
+    /// Values as another rank gets them.
+    pub(super) fn round(self, values: &mut [f32]) {
+        if self == Self::Bf16 {
+            values.iter_mut().for_each(|value| *value = bf16::from_f32(*value).to_f32());
         }
     }
 
     /// The sums of what the ranks have sent, in their order, as the ranks are sent them.
     ///
     /// # Errors
-    /// [`Error::RanksDiffer`] if one has sent another number of values.
+    /// As [`Self::decode_into`].
     pub(super) fn add_up(self, sums: &mut [f32], all: &[Vec<u8>]) -> Result<()> {
+        sums.fill(0.0);
+        (0..).zip(all).try_for_each(|(rank, bytes)| self.add(sums, bytes, rank))?;
+        self.round(sums);
+        Ok(())
+    }
+
+    fn each(self, values: &mut [f32], bytes: &[u8], rank: usize, take: impl Fn(&mut f32, f32)) -> Result<()> {
         match self {
-            Self::F32 => add_up(sums, all, f32::from_le_bytes),
+            Self::F32 => each_of_bytes(values, bytes, rank, f32::from_le_bytes, take),
             Self::Bf16 => {
-                add_up(sums, all, |bytes| bf16::from_le_bytes(bytes).to_f32())?;
-                sums.iter_mut().for_each(|sum| *sum = bf16::from_f32(*sum).to_f32());
-                Ok(())
+                each_of_bytes(values, bytes, rank, |bytes| bf16::from_le_bytes(bytes).to_f32(), take)
             }
         }
     }
 }
 
-/// The sums of what the ranks have sent, in their order.
+/// The sums of the f64 that the ranks have sent, in their order.
 ///
 /// # Errors
 /// [`Error::RanksDiffer`] if one has sent another number of values.
-pub(super) fn add_up<T: Default + AddAssign, const N: usize>(
-    sums: &mut [T],
-    all: &[Vec<u8>],
+pub(super) fn add_up_f64(sums: &mut [f64], all: &[Vec<u8>]) -> Result<()> {
+    sums.fill(0.0);
+    let add = |sum: &mut f64, sent| *sum += sent;
+    (0..).zip(all).try_for_each(|(rank, bytes)| each_of_bytes(sums, bytes, rank, f64::from_le_bytes, add))
+}
+
+fn each_of_bytes<T, const N: usize>(
+    values: &mut [T],
+    bytes: &[u8],
+    rank: usize,
     from_bytes: impl Fn([u8; N]) -> T,
+    take: impl Fn(&mut T, T),
 ) -> Result<()> {
-    if let Some(rank) = all.iter().position(|part| part.len() != N * sums.len()) {
+    if bytes.len() != N * values.len() {
         return Err(Error::RanksDiffer { what: "number of values", rank });
     }
-    sums.fill_with(T::default);
-    for part in all {
-        sums.iter_mut().zip(part.as_chunks().0).for_each(|(sum, bytes)| *sum += from_bytes(*bytes));
-    }
+    values.iter_mut().zip(bytes.as_chunks().0).for_each(|(value, bytes)| take(value, from_bytes(*bytes)));
     Ok(())
 }
 
 pub(super) fn bytes_of(values: &[f32]) -> Vec<u8> {
-    each_in_bytes(values, f32::to_le_bytes)
+    ReduceDtype::F32.encode(values)
 }
 
 /// One pass over memory of known size: in f32 the compiler makes a copy of it, which it does not of collected bytes.
-fn each_in_bytes<const N: usize>(values: &[f32], to_bytes: impl Fn(f32) -> [u8; N]) -> Vec<u8> {
-    let mut bytes = vec![0; N * values.len()];
+fn each_in_bytes<const N: usize>(bytes: &mut Vec<u8>, values: &[f32], to_bytes: impl Fn(f32) -> [u8; N]) {
+    bytes.resize(N * values.len(), 0);
     bytes.as_chunks_mut().0.iter_mut().zip(values).for_each(|(to, value)| *to = to_bytes(*value));
-    bytes
 }
 
 /// The bytes of gradients, and with a sharded optimizer of weights, that each rank sends, and receives, in a step with `values` parameters on
