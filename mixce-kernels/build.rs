@@ -3,8 +3,11 @@
 //! Takes `nvcc` from `NVCC`, else from `CUDA_HOME/bin`, else from the PATH, and compiles for the compute capability
 //! `CUDA_COMPUTE_CAP` (80 unless set): PTX, which drivers translate for their own GPU and all newer ones.
 
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -22,14 +25,26 @@ fn compile_kernels() -> Result<(), String> {
     }
     let capability = std::env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets no OUT_DIR")?);
-    let sources = std::fs::read_dir("cuda").map_err(|error| format!("`mixce-kernels/cuda`: {error}"))?;
-    for source in sources {
-        let source = source.map_err(|error| format!("`mixce-kernels/cuda`: {error}"))?.path();
-        if source.extension().is_some_and(|extension| extension == "cu") {
+    let queue = Mutex::new(sources()?);
+    let next = || queue.lock().ok()?.pop();
+    let work = || {
+        while let Some(source) = next() {
             compile(&source, &out, &capability)?;
         }
-    }
-    Ok(())
+        Ok(())
+    };
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
+}
+
+fn sources() -> Result<Vec<PathBuf>, String> {
+    let in_folder = |error: std::io::Error| format!("`mixce-kernels/cuda`: {error}");
+    let files = std::fs::read_dir("cuda").map_err(in_folder)?;
+    let paths = files.map(|file| Ok(file.map_err(in_folder)?.path())).collect::<Result<Vec<_>, String>>()?;
+    Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "cu")).collect())
 }
 
 fn compile(source: &Path, out: &Path, capability: &str) -> Result<(), String> {

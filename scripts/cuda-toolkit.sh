@@ -35,5 +35,7 @@ printf 'export CUDA_HOME=%q\n' "$cuda_home"
 printf 'export CUDA_COMPUTE_CAP=%q\n' "${CUDA_COMPUTE_CAP:-80}"
 # cudarc takes the version from nvcc where it knows it; naming it keeps the build independent of that.
 printf 'export CUDARC_CUDA_VERSION=13000\n'
+# candle's kernels are compiled on half of the cores otherwise, while everything waits for them.
+printf 'export CUDAFORGE_THREADS=%q\n' "${CUDAFORGE_THREADS:-$(nproc)}"
 # shellcheck disable=SC2016 # the caller's PATH is meant
 printf 'export PATH=%q:"$PATH"\n' "$cuda_home/bin"
