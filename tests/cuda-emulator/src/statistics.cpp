@@ -5,6 +5,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string>
+
+#include <unistd.h>
 
 #include "driver.h"
 
@@ -22,8 +25,10 @@ struct AtExit {
   ~AtExit() {
     const char* path = getenv("EMULATED_CUDA_STATISTICS");
     if (!path) return;
-    FILE* file = fopen(path, "w");
-    if (!file || fprintf(file, "%s\n", statistics().json().c_str()) < 0 || fclose(file) != 0)
+    // Processes that are given the same name must not write into one file.
+    std::string own = std::string(path) + "." + std::to_string(getpid());
+    FILE* file = fopen(own.c_str(), "w");
+    if (!file || fprintf(file, "%s\n", statistics().json().c_str()) < 0 || fclose(file) != 0 || rename(own.c_str(), path) != 0)
       fprintf(stderr, "emulated CUDA: cannot write statistics to `%s`: %s\n", path, strerror(errno));
   }
 } at_exit;
