@@ -21,7 +21,7 @@ repeats=(
     training_scoring_and_sampling_are_measured
 )
 # Training and programs: of the kernels, operations and sublayers run all. Time limits of processes are not for a sanitizer's speed.
-runs=(program:: ranks:: counts:: bf16:: ten_steps_ a_loss_that_ a_run_)
+runs=(program:: ranks:: counts:: bf16:: ten_steps_ pytorch_steps:: a_loss_that_ a_run_ a_token_launches_)
 
 skip_in_access=("${repeats[@]}")
 skip_in_address=("${repeats[@]}" "${runs[@]}")
@@ -29,7 +29,7 @@ if [[ "${1:-}" == --full ]]; then
     shift
     skip_in_access=()
     # What is counted is the same with other checks, and a long run touches no more memory than a short one.
-    skip_in_address=(counts:: ranks:: bf16_trains_as_f32_does)
+    skip_in_address=(counts:: a_token_launches_ ranks:: bf16_trains_as_f32_does)
 fi
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -80,7 +80,7 @@ fn sums_beside_the_backward_pass_follow_one_gpu() {
     let world = World::of(&Gpt2Config { n_embd: 512, n_head: 8, initializer_range: 0.02, ..small_config() });
     let line = |ranks: usize| {
         format!(
-            "train --model model --train train.txt --out run{ranks} --max-steps 2 --max-length 30 --batch-size 3 --grad-accum 1 --log-every 1 --scheduler constant --device cuda --threads 1 --json"
+            "train --model model --train train.txt --out run{ranks} --max-steps 2 --max-length 16 --batch-size 3 --grad-accum 1 --log-every 1 --scheduler constant --device cuda --threads 1 --json"
         )
     };
     let alone = run(&world, &line(1)).rows();

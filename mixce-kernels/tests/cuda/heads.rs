@@ -80,6 +80,10 @@ fn lm_head_with_mixce_weights() -> Result<()> {
             // Half a unit in the last place of the logits, twice; what that changes the probabilities by.
             [(Precision::F32, 1e-5, 1e-5), (Precision::Bf16, 1.0 / 256.0, 2e-2)]
         {
+            // Several slices in bf16 take long on an emulated driver, and the test below has them.
+            if n > 8192 && precision == Precision::Bf16 {
+                continue;
+            }
             let case = format!("[{n}, {c}] and {v} tokens in {precision:?}");
             let got = head_and_loss(&cuda, operands, precision)?;
             let want = head_and_loss(&Device::Cpu, operands, precision)?;
