@@ -57,38 +57,52 @@ for check in access address; do
 done
 
 # Linking finds the driver through LIBRARY_PATH: compiler flags would make cargo build everything once more.
-host="$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')"
-cargo_test() { # VARIABLES... -- ARGUMENTS OF cargo test
-    local variables=()
-    while [[ "$1" != -- ]]; do
-        variables+=("$1")
-        shift
-    done
-    shift
-    env "CARGO_TARGET_${host}_RUNNER=env ${variables[*]}" "LIBRARY_PATH=$emulator/access" \
-        cargo test --workspace --features mixce-tests/nccl --test cuda --locked "$@"
+programs="$(LIBRARY_PATH="$emulator/access" cargo test --workspace --features mixce-tests/nccl --test cuda --locked --no-run \
+    --message-format json-render-diagnostics | python3 -c '
+import json, os, sys
+for message in map(json.loads, sys.stdin):
+    if message.get("executable") and message["target"]["kind"] == ["test"]:
+        print(os.path.dirname(message["manifest_path"]), message["executable"])')"
+
+run_test() { # CHECK FOLDER PROGRAM ARGUMENTS...
+    local check="$1" program="$3" variables=()
+    cd "$2"
+    shift 3
+    if [[ "$check" == address ]]; then
+        # What programs leave allocated at their end is no leak to the sanitizer's taste.
+        variables=("LD_PRELOAD=$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0)
+        set -- "$@" "${skip_in_address[@]/#/--skip=}"
+    else
+        set -- "$@" "${skip_in_access[@]/#/--skip=}"
+    fi
+    env "CARGO_MANIFEST_DIR=$PWD" "LD_LIBRARY_PATH=$emulator/$check" "${variables[@]}" "$program" "$@"
 }
-test_access() {
-    cargo_test "LD_LIBRARY_PATH=$emulator/access" -- -- "$@" "${skip_in_access[@]/#/--skip=}"
-}
-# What programs leave allocated at their end is no leak to the sanitizer's taste.
-test_address() {
-    cargo_test "LD_LIBRARY_PATH=$emulator/address" "LD_PRELOAD=$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
-        -- -- "$@" "${skip_in_address[@]/#/--skip=}"
+# What it has printed appears at its end.
+run_and_print() {
+    local log status=0
+    log="$(mktemp)"
+    run_test "$@" >"$log" 2>&1 || status=$?
+    printf '\nCUDA tests of %s on the emulated driver, checks `%s`\n' "$(basename "$2")" "$1"
+    cat "$log"
+    rm "$log"
+    return "$status"
 }
 
-# The driver runs one call at a time, so that a test program keeps one core busy: both checks run side by side.
-cargo_test -- --no-run
-address_log="$emulator/address.log"
-set -m # a process group of its own, which ends with this script
-test_address "$@" >"$address_log" 2>&1 &
-address=$!
-set +m
-trap 'kill -- "-$address" 2>/dev/null || true' EXIT
-echo "CUDA tests on the emulated driver, checks \`access\`"
+# The driver runs one call at a time, so that a test program keeps one core busy: there is one for each core.
 status=0
-test_access "$@" || status=$?
-wait "$address" || status=$?
-echo "CUDA tests on the emulated driver, checks \`address\`"
-cat "$address_log"
+running=0
+wait_for_one() {
+    wait -n || status=1
+    running=$((running - 1))
+}
+set -m # process groups of their own, which end with this script
+trap 'for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done' EXIT
+for check in access address; do
+    while read -r folder program; do
+        ((running < $(nproc))) || wait_for_one
+        run_and_print "$check" "$folder" "$program" "$@" &
+        running=$((running + 1))
+    done <<<"$programs"
+done
+while ((running)); do wait_for_one; done
 exit "$status"
