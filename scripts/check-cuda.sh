@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles our CUDA kernels to machine code, compares their occupancy with the table in docs/src/cuda.md, then compiles and lints the whole workspace
-# with the features `cuda` and `nccl`, on a machine without a GPU; warnings and spilled registers are denied.
+# Compiles our CUDA kernels to machine code, compares their occupancy with the table in docs/src/cuda.md, then compiles and lints the
+# workspace with the features `cuda` and `nccl`, on a machine without a GPU; warnings and spilled registers are denied.
 #
 # candle's CUDA kernels are compiled by the compiler that scripts/cuda-toolkit.sh fetches, without optimisation: a few minutes
 # on two cores the first time, nothing as long as the target folder is kept. Nothing is linked, because that needs the
@@ -54,4 +54,5 @@ python3 -m doctest scripts/occupancy.py
 python3 scripts/occupancy.py "$cubins" docs/src/cuda.md
 # Of the kernels that cargo builds nothing is run here; optimised, each of candle's largest files takes most of a minute.
 export NVCC_APPEND_FLAGS="-Ofc max"
-cargo clippy --workspace --all-targets --features mixce-tests/nccl --locked "$@" -- -D warnings
+# Other targets are the same without these features.
+cargo clippy --workspace --lib --bins --test cuda --test e2e --test training --features mixce-tests/nccl --locked "$@" -- -D warnings
