@@ -97,7 +97,7 @@ impl Block {
         let norm = |name: &str| norm(parameters, &format!("h.{layer}.{name}"), config.layer_norm_epsilon);
         let map = |name: &str| -> Result<Affine> {
             let get = |part: &str| parameters.stored(&format!("h.{layer}.{name}.{part}")).cloned();
-            Ok(Affine::new(get("weight")?, Some(get("bias")?.into_tensor())))
+            Ok(Affine { weight: get("weight")?.into(), bias: Some(get("bias")?) })
         };
         Ok(Self {
             attention_in: NormLinear { norm: norm("ln_1")?, maps: vec![map("attn.c_attn")?] },

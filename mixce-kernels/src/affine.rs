@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
+use crate::parameter::StoredTensor;
 use crate::parts::{Access, Parts, Read};
 use crate::weight::{Weight, WeightElements};
 use crate::{Precision, linear};
@@ -12,28 +13,31 @@ pub struct Affine {
     /// `W`, from `in` inputs to `out` outputs.
     pub weight: Weight,
     /// `b`, `[out]`.
-    pub bias: Option<Tensor>,
+    pub bias: Option<StoredTensor>,
 }
 
 impl Affine {
     /// A map with this weight; a tensor is one `[in, out]`.
     #[must_use]
     pub fn new(weight: impl Into<Weight>, bias: Option<Tensor>) -> Self {
-        Self { weight: weight.into(), bias }
+        Self { weight: weight.into(), bias: bias.map(StoredTensor::from) }
     }
 
     /// The same values outside of any gradient graph.
     #[must_use]
     pub fn detach(&self) -> Self {
-        Self { weight: self.weight.detach(), bias: self.bias.as_ref().map(Tensor::detach) }
+        Self { weight: self.weight.detach(), bias: self.bias.as_ref().map(StoredTensor::detach) }
     }
 
-    /// The same map with its weight packed for inference ([`Weight::pack`]).
+    /// The same map for inference: its weight packed ([`Weight::pack`]), and on CUDA the copy of the bias that products in bf16 read kept.
     ///
     /// # Errors
     /// As [`Weight::pack`].
     pub fn pack(&self, precision: Precision) -> Result<Self> {
-        Ok(Self { weight: self.weight.pack(precision)?, bias: self.bias.clone() })
+        Ok(Self {
+            weight: self.weight.pack(precision)?,
+            bias: self.bias.as_ref().map(StoredTensor::keeping_copy),
+        })
     }
 
     /// [`linear`] of `x` `[N, in]`: differentiable, on any device.
@@ -41,12 +45,12 @@ impl Affine {
     /// # Errors
     /// When shapes do not fit or the weight is packed.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        linear(x, &self.weight.matrix()?, self.bias.as_ref())
+        linear(x, &self.weight.matrix()?, self.bias.as_deref())
     }
 
     /// Whether candle's graph tracks a parameter.
     pub(crate) fn is_tracked(&self) -> bool {
-        self.weight.is_tracked() || self.bias.as_ref().is_some_and(Tensor::track_op)
+        self.weight.is_tracked() || self.bias.as_deref().is_some_and(Tensor::track_op)
     }
 
     /// The outputs of a map for `n_in` inputs and products in `precision`; refuses any other.
@@ -120,7 +124,7 @@ impl AffineGradients {
 
     /// [`AffineGradients::check`] for the parameters of a map, whose weight must not be packed.
     pub(crate) fn check_map(&self, name: &str, map: &Affine) -> Result<()> {
-        self.check(name, map.weight.stored()?, map.bias.as_ref())
+        self.check(name, map.weight.stored()?, map.bias.as_deref())
     }
 }
 

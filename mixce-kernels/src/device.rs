@@ -70,6 +70,8 @@ pub struct Gpu {
     pub compute_capability: String,
     /// The newest CUDA that its driver knows, as `13.0`.
     pub cuda_version: String,
+    /// What products in bf16 do before they store their result, by cublasLt: add a `bias`, and apply `gelu` to the sum. Kernels of their own do the rest.
+    pub epilogues: Vec<&'static str>,
 }
 
 /// The description of a CUDA device; `None` for others.

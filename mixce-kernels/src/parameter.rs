@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Result, Tensor, Var};
 
+use crate::parts::{Access, Parts};
+
 /// A trainable f32 tensor. On CUDA a product in bf16 that reads it makes a copy rounded to bf16, which is kept: [`crate::adamw_step`]
 /// writes both in one pass.
 ///
@@ -102,7 +104,7 @@ impl Rounded {
     }
 }
 
-/// A tensor as it is stored, and its copy in bf16 if it is a [`Parameter`].
+/// A tensor as it is stored, and its copy in bf16 if it is a [`Parameter`], or one that is read in many steps of inference.
 #[derive(Clone, Debug)]
 pub struct StoredTensor {
     values: Tensor,
@@ -116,13 +118,18 @@ impl StoredTensor {
         Self { values: self.values.detach(), rounded: self.rounded.clone() }
     }
 
+    /// The same values, which do not change any more, with a copy that is kept from the first product that reads it.
+    pub(crate) fn keeping_copy(&self) -> Self {
+        Self { values: self.values.clone(), rounded: Some(self.rounded.clone().unwrap_or_default()) }
+    }
+
     /// The tensor by itself.
     #[must_use]
     pub fn into_tensor(self) -> Tensor {
         self.values
     }
 
-    /// The copy, current or not, of a parameter.
+    /// The copy, current or not, where one is kept.
     #[must_use]
     pub fn rounded(&self) -> Option<&Rounded> {
         self.rounded.as_ref()
@@ -140,6 +147,18 @@ impl Deref for StoredTensor {
 
     fn deref(&self) -> &Tensor {
         &self.values
+    }
+}
+
+impl<A: Access> Parts<A> for StoredTensor {
+    type Elements<'a> = A::Slice<'a>;
+
+    fn tensors<'t>(&'t self, tensors: &mut Vec<&'t Tensor>) {
+        tensors.push(&self.values);
+    }
+
+    fn elements<'a>(&self, slices: &mut impl Iterator<Item = A::Slice<'a>>) -> Result<Self::Elements<'a>> {
+        Parts::<A>::elements(&self.values, slices)
     }
 }
 

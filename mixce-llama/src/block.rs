@@ -8,7 +8,7 @@ use mixce_kernels::sublayer::{
 };
 use mixce_kernels::{
     Affine, AffineGradients, CuSeqlens, Dropout, HeadNorm, HeadTransform, HeadTransformGradients, Heads,
-    Norm, Precision, Rotary, Weight, causal_attention_backward,
+    Norm, Precision, Rotary, StoredTensor, Weight, causal_attention_backward,
 };
 use mixce_lm::{Attention, LayerOptions, Masks, Parameters, Result};
 
@@ -30,17 +30,19 @@ impl Tensors<'_> {
         Ok(self.parameters.get(&format!("layers.{}.{name}", self.layer))?.clone())
     }
 
-    fn bias(&self, (name, has_bias): Map) -> Result<Option<Tensor>> {
-        has_bias.then(|| self.get(&format!("{name}.bias"))).transpose()
+    fn stored(&self, name: &str) -> Result<StoredTensor> {
+        Ok(self.parameters.stored(&format!("layers.{}.{name}", self.layer))?.clone())
     }
 
-    fn map(&self, map: Map) -> Result<Affine> {
-        let weight = self.parameters.stored(&format!("layers.{}.{}.weight", self.layer, map.0))?.clone();
-        Ok(Affine::new(Weight::Transposed(weight), self.bias(map)?))
+    fn map(&self, (name, has_bias): Map) -> Result<Affine> {
+        let weight = Weight::Transposed(self.stored(&format!("{name}.weight"))?);
+        let bias = has_bias.then(|| self.stored(&format!("{name}.bias"))).transpose()?;
+        Ok(Affine { weight, bias })
     }
 
-    fn sums(&self, map: Map) -> Result<AffineGradients> {
-        Ok(AffineGradients { weight: self.get(&format!("{}.weight", map.0))?, bias: self.bias(map)? })
+    fn sums(&self, (name, has_bias): Map) -> Result<AffineGradients> {
+        let bias = has_bias.then(|| self.get(&format!("{name}.bias"))).transpose()?;
+        Ok(AffineGradients { weight: self.get(&format!("{name}.weight"))?, bias })
     }
 
     fn norm(&self, name: &str) -> Result<Norm> {

@@ -221,6 +221,10 @@ fn the_doctor_compares_every_operation_with_the_cpu() {
         "{gpu}"
     );
     assert!(gpu["name"].is_string() && gpu["cuda_version"].is_string(), "{gpu}");
+    assert!(
+        gpu["epilogues"].as_array().unwrap().iter().all(|name| name == "bias" || name == "gelu"),
+        "{gpu}"
+    );
     assert_eq!(report["not_checked"], serde_json::json!([]));
     let checks = report["checks"].as_array().unwrap();
     assert!(checks.iter().all(|check| check["holds"] == true), "{report}");

@@ -65,21 +65,27 @@ struct GpuReport {
     memory_bytes: u64,
     compute_capability: String,
     cuda_version: String,
+    /// What cublasLt does at the end of products in bf16.
+    epilogues: Vec<&'static str>,
 }
 
 impl From<Gpu> for GpuReport {
     fn from(gpu: Gpu) -> Self {
-        let Gpu { name, memory_bytes, compute_capability, cuda_version } = gpu;
-        Self { name, memory_bytes, compute_capability, cuda_version }
+        let Gpu { name, memory_bytes, compute_capability, cuda_version, epilogues } = gpu;
+        Self { name, memory_bytes, compute_capability, cuda_version, epilogues }
     }
 }
 
 impl GpuReport {
     fn in_words(&self, device: &str) -> String {
-        let Self { name, memory_bytes, compute_capability, cuda_version } = self;
+        let Self { name, memory_bytes, compute_capability, cuda_version, epilogues } = self;
         let memory = bytes(*memory_bytes);
         format!(
-            "{device}: {name}, {memory}, compute capability {compute_capability}, driver for CUDA {cuda_version}"
+            "{device}: {name}, {memory}, compute capability {compute_capability}, driver for CUDA {cuda_version}, {}",
+            match epilogues[..] {
+                [] => "bf16 products by cuBLAS alone".to_owned(),
+                _ => format!("bf16 products with {} by cublasLt", epilogues.join(" and ")),
+            }
         )
     }
 }

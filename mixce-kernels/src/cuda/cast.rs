@@ -33,13 +33,29 @@ impl<T: Element> Parts<OnGpu<T>> for Operand {
 /// # Errors
 /// When a weight is packed, or the device fails.
 pub(super) fn operands<T: Element>(maps: &[&Affine]) -> Result<Vec<Operand>> {
-    let stored = maps.iter().map(|map| map.weight.stored()).collect::<Result<Vec<_>>>()?;
-    let operands = rounded_or_kept::<T>(&stored)?.into_iter().zip(maps);
-    let operand = |(stored, map): (Tensor, &&Affine)| {
+    Ok(operands_and_biases::<T>(maps, &[])?.0)
+}
+
+/// [`operands`], and for products in bf16 the biases of `biased`, some of the maps, in this type.
+pub(super) fn operands_and_biases<T: Element>(
+    maps: &[&Affine],
+    biased: &[&Affine],
+) -> Result<(Vec<Operand>, Vec<Option<Tensor>>)> {
+    let mut stored = maps.iter().map(|map| map.weight.stored()).collect::<Result<Vec<_>>>()?;
+    stored.extend(biased.iter().filter_map(|map| bias_in_bf16::<T>(map)));
+    let mut all = rounded_or_kept::<T>(&stored)?.into_iter();
+    let operand = |(map, stored): (&&Affine, Tensor)| {
         let transposed = matches!(map.weight, Weight::Transposed(_));
         Operand { stored, transposed }
     };
-    Ok(operands.map(operand).collect())
+    let operands = maps.iter().zip(all.by_ref()).map(operand).collect();
+    let biases = biased.iter().map(|map| bias_in_bf16::<T>(map).and_then(|_| all.next()));
+    Ok((operands, biases.collect()))
+}
+
+/// The bias of a map, if products are in bf16.
+fn bias_in_bf16<T: Element>(map: &Affine) -> Option<&StoredTensor> {
+    map.bias.as_ref().filter(|_| T::DTYPE == DType::BF16)
 }
 
 /// [`rounded`], but of parameters the copies that are kept. Only those that are missing or outdated are rounded.
@@ -47,11 +63,13 @@ pub(super) fn rounded_or_kept<T: Element>(tensors: &[&StoredTensor]) -> Result<V
     if T::DTYPE == DType::F32 {
         return Ok(tensors.iter().map(|tensor| (***tensor).clone()).collect());
     }
-    let others: Vec<&Tensor> = tensors.iter().filter(|t| t.rounded().is_none()).map(|t| &***t).collect();
-    let mut others = rounded::<T>(&others)?.into_iter();
+    let is_rounded = |tensor: &Tensor| tensor.dtype() == T::DTYPE;
+    let others = tensors.iter().filter(|tensor| tensor.rounded().is_none() && !is_rounded(tensor));
+    let mut others = rounded::<T>(&others.map(|tensor| &***tensor).collect::<Vec<_>>())?.into_iter();
     let mut operands = Vec::with_capacity(tensors.len());
     for tensor in tensors {
         match tensor.rounded() {
+            _ if is_rounded(tensor) => operands.push((***tensor).clone()),
             Some(kept) => operands.push(current(kept, tensor)?),
             None => operands.extend(others.next()),
         }

@@ -69,6 +69,7 @@ impl Gpu<'_> {
             memory_bytes: context.total_mem().w()? as u64,
             compute_capability: format!("{major}.{minor}"),
             cuda_version: format!("{}.{}", version / 1000, version % 1000 / 10),
+            epilogues: self.epilogues()?,
         })
     }
 

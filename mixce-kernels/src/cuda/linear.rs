@@ -2,8 +2,9 @@
 
 use candle_core::{Result, bail};
 
-use super::matmul::Matrix;
+use super::matmul::{Epilogue, Matrix};
 use super::{Array, Element, Gpu, Grid, launch, name_of, unsigned};
+use crate::Activation;
 use crate::affine::Sums;
 
 /// An affine map on the device.
@@ -13,12 +14,19 @@ pub(super) struct Map<'a, T> {
     pub(super) weight: Matrix<'a, T>,
     /// `[out]`.
     pub(super) bias: Option<Array<'a, f32>>,
+    /// The same in bf16, the only type in which a product in bf16 adds a bias itself.
+    pub(super) rounded_bias: Option<Array<'a, T>>,
 }
 
 impl<'a, T: Copy> Map<'a, T> {
     /// Maps of these weights and biases.
-    pub(super) fn list(weights: Vec<Matrix<'a, T>>, biases: Vec<Option<Array<'a, f32>>>) -> Vec<Self> {
-        weights.into_iter().zip(biases).map(|(weight, bias)| Self { weight, bias }).collect()
+    pub(super) fn list(
+        weights: Vec<Matrix<'a, T>>,
+        biases: Vec<Option<Array<'a, f32>>>,
+        rounded: Vec<Option<Array<'a, T>>>,
+    ) -> Vec<Self> {
+        let all = weights.into_iter().zip(biases).zip(rounded);
+        all.map(|((weight, bias), rounded_bias)| Self { weight, bias, rounded_bias }).collect()
     }
 
     fn n_out(self) -> usize {
@@ -45,11 +53,16 @@ impl Gpu<'_> {
     ) -> Result<()> {
         let weight = Matrix::new(weight, bias.len);
         let (x, y) = (Matrix::new(x, weight.rows()), Matrix::new(y, bias.len));
-        self.map(x, Map { weight, bias: Some(bias) }, y)
+        self.map(x, Map { weight, bias: Some(bias), rounded_bias: None }, y)
     }
 
     /// `y = x W + b`
     fn map<T: Element>(&self, x: Matrix<'_, T>, map: Map<'_, T>, y: Matrix<'_, T>) -> Result<()> {
+        if let Some(bias) = map.rounded_bias
+            && self.matmul_with(y, x, map.weight, Epilogue::Bias(bias))?
+        {
+            return Ok(());
+        }
         self.matmul(y, false, x, map.weight)?;
         let Some(bias) = map.bias else { return Ok(()) };
         let (op, n, c) = ("linear", y.rows(), map.n_out());
@@ -72,6 +85,25 @@ impl Gpu<'_> {
     ) -> Result<()> {
         Map::columns(maps)
             .try_for_each(|(first, map)| self.map(x, *map, y.narrow_columns(first, map.n_out())?))
+    }
+
+    /// `y = f(x W + b)`; `x W + b` goes to `pre_activation` if it is wanted.
+    pub(super) fn active_map<T: Element>(
+        &self,
+        f: Activation,
+        x: Matrix<'_, T>,
+        map: Map<'_, T>,
+        y: Array<'_, T>,
+        pre_activation: Option<Array<'_, T>>,
+    ) -> Result<()> {
+        let c = map.n_out();
+        if let (Activation::GeluNew, Some(bias)) = (f, map.rounded_bias)
+            && self.matmul_with(Matrix::new(y, c), x, map.weight, Epilogue::Gelu { bias, pre_activation })?
+        {
+            return Ok(());
+        }
+        self.matmul(Matrix::new(y, c), false, x, map.weight)?;
+        self.bias_activation(f, y, (c, map.bias), pre_activation)
     }
 
     /// `dx = dy W^T`, or `dx += dy W^T`.

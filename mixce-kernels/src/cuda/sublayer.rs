@@ -9,7 +9,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::cast::operands;
+use super::cast::{operands, operands_and_biases};
 use super::linear::Map;
 use super::matmul::Matrix;
 use super::{Element, Gpu, in_precision, uninitialised, with_parts};
@@ -17,7 +17,7 @@ use crate::dropout::Dropout;
 use crate::sublayer::{
     GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients,
 };
-use crate::{Affine, AffineGradients, Norm, Precision};
+use crate::{Activation, Affine, AffineGradients, Norm, Precision, StoredTensor};
 
 impl Gpu<'_> {
     pub(crate) fn norm_linear(
@@ -163,25 +163,25 @@ fn norm_linear<T: Element>(sublayer: &NormLinear, x: &Tensor) -> Result<Tensor> 
     let (op, (n, c), maps) = ("norm_linear", x.dims2()?, &maps.iter().collect::<Vec<_>>()[..]);
     let n_out = maps.iter().map(|map| n_out(map)).sum::<Result<usize>>()?;
     let (normed, y) = (buffer::<T>(x, n, c)?, buffer::<T>(x, n, n_out)?);
-    let (weights, biases) = (operands::<T>(maps)?, biases(maps));
+    let ((weights, rounded), biases) = (operands_and_biases::<T>(maps, maps)?, biases(maps));
     with_parts::<f32, _, _, _>(op, (x, norm, &biases[..]), (), |_, (x, norm, biases), ()| {
-        let buffers = (&normed, &y);
-        with_parts::<T, _, _, _>(op, &weights[..], buffers, |gpu, weights, (normed, y)| {
+        let (inputs, buffers) = ((&weights[..], &rounded[..]), (&normed, &y));
+        with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, (weights, rounded), (normed, y)| {
             gpu.norm(x, norm, normed)?;
-            gpu.maps(Matrix::new(normed, c), &Map::list(weights, biases), Matrix::new(y, n_out))
+            gpu.maps(Matrix::new(normed, c), &Map::list(weights, biases, rounded), Matrix::new(y, n_out))
         })
     })?;
     Ok(y)
 }
 
 /// The biases of maps.
-fn biases<'a>(maps: &[&'a Affine]) -> Vec<&'a Option<Tensor>> {
+fn biases<'a>(maps: &[&'a Affine]) -> Vec<&'a Option<StoredTensor>> {
     maps.iter().map(|map| &map.bias).collect()
 }
 
 /// Maps whose biases do not matter.
 fn without_biases<T: Element>(weights: Vec<Matrix<'_, T>>) -> Vec<Map<'_, T>> {
-    weights.into_iter().map(|weight| Map { weight, bias: None }).collect()
+    weights.into_iter().map(|weight| Map { weight, bias: None, rounded_bias: None }).collect()
 }
 
 fn norm_linear_backward<T: Element>(
@@ -288,18 +288,20 @@ fn mlp_forward<T: Element>(
     let (op, (n, c), inner) = ("mlp", x.dims2()?, n_out(up)?);
     let ((normed, is_normed), active) = (normed_rows::<T>(x, normed)?, buffer::<T>(x, n, inner)?);
     let (saved, y) = (buffer::<T>(x, if save { n } else { 0 }, inner)?, buffer::<f32>(x, n, c)?);
-    let weights = operands::<T>(&[up, down])?;
+    let with_epilogue: &[_] = if *activation == Activation::GeluNew { &[up] } else { &[] };
+    let (weights, rounded) = operands_and_biases::<T>(&[up, down], with_epilogue)?;
     let inputs = (x, norm, &up.bias, &down.bias);
     with_parts::<f32, _, _, _>(op, inputs, &y, |_, (x, norm, b_up, b_down), y| {
         let buffers = (&normed, &active, &saved);
-        let weights = (&weights[0], &weights[1]);
-        with_parts::<T, _, _, _>(op, weights, buffers, |gpu, (up, down), (normed, active, saved)| {
+        let inputs = (&weights[0], rounded.first().and_then(Option::as_ref), &weights[1]);
+        with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, inputs, (normed, active, saved)| {
+            let (weight, rounded_bias, down) = inputs;
             let (rows, hidden) = (Matrix::new(normed, c), Matrix::new(active, inner));
             if !is_normed {
                 gpu.norm(x, norm, normed)?;
             }
-            gpu.matmul(hidden, false, rows, up)?;
-            gpu.bias_activation(*activation, active, (inner, b_up), save.then_some(saved))?;
+            let up = Map { weight, bias: b_up, rounded_bias };
+            gpu.active_map(*activation, rows, up, active, save.then_some(saved))?;
             gpu.matmul(Matrix::new(y, c), false, hidden, down)?;
             gpu.residual(x, (y, b_down), c, dropout, y)
         })
@@ -352,14 +354,14 @@ fn gated_mlp_forward<T: Element>(
     let (op, (n, c), inner) = ("gated mlp", x.dims2()?, n_out(gate)?);
     let ((normed, is_normed), hidden) = (normed_rows::<T>(x, normed)?, buffer::<T>(x, n, inner)?);
     let (pre_activation, y) = (buffer::<T>(x, n, 2 * inner)?, buffer::<f32>(x, n, c)?);
-    let weights = operands::<T>(&[gate, up, down])?;
+    let (weights, rounded) = operands_and_biases::<T>(&[gate, up, down], &[gate, up])?;
     let inputs = (x, norm, [&gate.bias, &up.bias], &down.bias);
     with_parts::<f32, _, _, _>(op, inputs, &y, |_, (x, norm, biases, b_down), y| {
-        let weights = (&weights[..2], &weights[2]);
+        let inputs = (&weights[..2], &rounded[..], &weights[2]);
         let buffers = (&normed, &pre_activation, &hidden);
-        with_parts::<T, _, _, _>(op, weights, buffers, |gpu, (gate_up, down), buffers| {
+        with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, (gate_up, rounded, down), buffers| {
             let (normed, pre_activation, hidden) = buffers;
-            let gate_up = Map::list(gate_up, biases);
+            let gate_up = Map::list(gate_up, biases, rounded);
             if !is_normed {
                 gpu.norm(x, norm, normed)?;
             }

@@ -4,6 +4,7 @@
 
 #![cfg(feature = "cuda")]
 
+mod epilogues;
 mod graph;
 mod heads;
 #[cfg(feature = "nccl")]

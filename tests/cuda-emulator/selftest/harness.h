@@ -89,6 +89,7 @@ inline std::string death_of(const std::function<void()>& body) {
 void test_collectives();
 void test_faults(const std::string& check);
 void test_correct();
+void test_epilogues();
 void test_products();
 void test_statistics();
 void test_tensor();

@@ -36,6 +36,7 @@ int main(int count, char** arguments) {
   REQUIRE(cuInit(0));
   test_correct();
   test_products();
+  test_epilogues();
   test_tensor();
   test_statistics();
   test_collectives();

@@ -1,64 +1,20 @@
 // libcublas: the products that candle and cudarc ask for. Matrices are column-major, as cuBLAS has them.
 #include <cublas_v2.h>
 
-#include "checks.h"
 #include "driver.h"
-#include "gemm.h"
 #include "graph.h"
-#include "memory.h"
+#include "operand.h"
 #include "order.h"
-#include "report.h"
 #include "statistics.h"
 
 namespace emulator {
 namespace {
-
-Type type_of(cudaDataType_t type) {
-  switch (type) {
-    case CUDA_R_32F: return Type::f32;
-    case CUDA_R_64F: return Type::f64;
-    case CUDA_R_16F: return Type::f16;
-    case CUDA_R_16BF: return Type::bf16;
-    default: fail("not emulated", "a matrix product of cudaDataType %d", int(type));
-  }
-}
 
 // alpha and beta come in the type in which the product is computed.
 Type scalar_type(cublasComputeType_t compute) {
   if (compute == CUBLAS_COMPUTE_16F || compute == CUBLAS_COMPUTE_16F_PEDANTIC) return Type::f16;
   if (compute == CUBLAS_COMPUTE_64F || compute == CUBLAS_COMPUTE_64F_PEDANTIC) return Type::f64;
   return Type::f32;
-}
-
-struct Operand {
-  const void* data;
-  Type type;
-  int leading;
-  long long stride;  // from one matrix of the batch to the next
-
-  // op(m) of the batch's matrix `index`: `rows` x `columns` after the operation.
-  Matrix matrix(cublasOperation_t op, int rows, int columns, int index) const {
-    char* start = static_cast<char*>(const_cast<void*>(data)) + index * stride * static_cast<long long>(size_of(type));
-    size_t step = leading;
-    if (op == CUBLAS_OP_N) return {start, type, size_t(rows), size_t(columns), 1, step};
-    return {start, type, size_t(rows), size_t(columns), step, 1};
-  }
-};
-
-// Each stored column of the matrix, for the checks.
-template <class F> void for_each_column(const Matrix& m, F visit) {
-  bool transposed = m.column_stride == 1 && m.row_stride != 1;
-  size_t length = transposed ? m.columns : m.rows, count = transposed ? m.rows : m.columns;
-  size_t step = transposed ? m.row_stride : m.column_stride;
-  for (size_t j = 0; j < count; j++)
-    visit(reinterpret_cast<uintptr_t>(m.data) + j * step * size_of(m.type), length * size_of(m.type));
-}
-
-void require_readable(const char* what, const Matrix& m) {
-  for_each_column(m, [&](uintptr_t column, size_t bytes) {
-    require_allocated(what, column, bytes);
-    checks::reads(what, column, bytes);
-  });
 }
 
 // A handle of the library.
@@ -82,8 +38,6 @@ struct Product {
   // Operands are of one type, and the result of the same or, from half precision, of f32.
   bool is_supported() const { return a.type == b.type && (c.type == a.type || (c.type == Type::f32 && size_of(a.type) == 2)); }
 
-  static order::Use use(const Operand& operand, bool writes) { return {reinterpret_cast<uintptr_t>(operand.data), writes}; }
-
   cublasStatus_t run() const {
     if (!is_valid()) return CUBLAS_STATUS_INVALID_VALUE;
     if (!is_supported()) return CUBLAS_STATUS_NOT_SUPPORTED;
@@ -95,15 +49,15 @@ struct Product {
 
   void multiply(CUstream stream) const {
     statistics().launches[name]++;
-    order::work(name, stream, {use(a, false), use(b, false), use(c, true)});
+    order::work(name, stream, {a.use(false), b.use(false), c.use(true)});
     for (int i = 0; i < batch; i++) {
       Matrix left = a.matrix(op_a, m, k, i), right = b.matrix(op_b, k, n, i), result = c.matrix(CUBLAS_OP_N, m, n, i);
       require_readable(name, left);
       require_readable(name, right);
       if (beta != 0) require_readable(name, result);
-      for_each_column(result, [&](uintptr_t column, size_t bytes) { require_allocated(name, column, bytes); });
+      require_writable(name, result);
       gemm(left, right, result, alpha, beta);
-      for_each_column(result, [&](uintptr_t column, size_t bytes) { checks::writes(column, bytes); });
+      written(result);
     }
   }
 };

@@ -61,6 +61,7 @@ template <class T> void multiply(const Matrix& a, const Matrix& b, const Matrix&
 }  // namespace
 
 double load(Type type, const void* data, size_t index) { return read<double>(type, data, index); }
+void store(Type type, void* data, size_t index, float value) { write<float>(type, data, index, value); }
 
 void gemm(const Matrix& a, const Matrix& b, const Matrix& c, double alpha, double beta) {
   if (c.type == Type::f64) multiply<double>(a, b, c, alpha, beta);

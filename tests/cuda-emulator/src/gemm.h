@@ -19,5 +19,6 @@ struct Matrix {
 void gemm(const Matrix& a, const Matrix& b, const Matrix& c, double alpha, double beta);
 
 double load(Type, const void* data, size_t index);
+void store(Type, void* data, size_t index, float value);
 
 }  // namespace emulator

@@ -89,7 +89,7 @@ fn gradients_are_the_finite_differences() -> Result<()> {
             if let (Some(bias), Some(sum)) = (&map.bias, &sums.bias) {
                 assert_differences("bias", bias, sum, &dy, |bias| {
                     let mut changed = mlp.clone();
-                    part(&mut changed).bias = Some(bias.clone());
+                    part(&mut changed).bias = Some(bias.clone().into());
                     run(&changed, &x)
                 })?;
             }

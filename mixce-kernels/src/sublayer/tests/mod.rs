@@ -85,7 +85,7 @@ fn ones_of_norm(norm: &Norm) -> Result<AffineGradients> {
 }
 
 fn ones_of_map(map: &Affine) -> Result<AffineGradients> {
-    ones(map.weight.stored()?, map.bias.as_ref())
+    ones(map.weight.stored()?, map.bias.as_deref())
 }
 
 /// The same sums from 0.
@@ -114,7 +114,7 @@ fn of_norm<'a>(sums: &'a AffineGradients, norm: &'a Norm) -> Pairs<'a> {
 }
 
 fn of_map<'a>(sums: &'a AffineGradients, map: &'a Affine) -> Pairs<'a> {
-    pairs(sums, map.weight.stored().unwrap(), map.bias.as_ref())
+    pairs(sums, map.weight.stored().unwrap(), map.bias.as_deref())
 }
 
 /// Largest absolute value, at least 1.
@@ -167,7 +167,7 @@ fn packed_precisions() -> Vec<Precision> {
 }
 
 fn plain_linear(x: &Tensor, map: &Affine) -> Result<Tensor> {
-    linear_slow(x, &map.weight.matrix()?, map.bias.as_ref())
+    linear_slow(x, &map.weight.matrix()?, map.bias.as_deref())
 }
 
 fn dropouts() -> [Option<Dropout>; 2] {
@@ -203,7 +203,7 @@ fn any_variable_is_in_the_graph() -> Result<()> {
     }
     assert!(!detached.forward(&x, None, f32)?.track_op());
     let map = Affine::new(random(&[4, 4], 1)?, Some(random(&[4], 2)?));
-    let (norm, biased) = (mlp.norm, Affine { bias: Some(variable(&[4], 2)?), ..map.clone() });
+    let (norm, biased) = (mlp.norm, Affine { bias: Some(variable(&[4], 2)?.into()), ..map.clone() });
     assert!(NormLinear { norm: norm.clone(), maps: vec![map.clone()] }.forward(&x, f32)?.track_op());
     let sublayer = NormLinear { norm: norm.detach(), maps: vec![map.clone(), biased] };
     assert!(sublayer.forward(&x, f32)?.track_op() && !sublayer.detach().forward(&x, f32)?.track_op());
@@ -222,7 +222,7 @@ fn f64_gives_the_numbers_of_f32() -> Result<()> {
             Weight::Transposed(weight) => Weight::Transposed(wide(weight)?.into()),
             weight => Weight::Dense(wide(weight.stored()?)?.into()),
         };
-        Ok(Affine::new(weight, map.bias.as_ref().map(wide).transpose()?))
+        Ok(Affine::new(weight, map.bias.as_deref().map(wide).transpose()?))
     };
     let x = random(&[5, 6], 1)?;
     for form in FORMS {

@@ -49,7 +49,7 @@ fn maps_and_layouts_change_nothing() -> Result<()> {
     let transposed = Form { transposed: true, ..GPT2 };
     let three = transposed.norm_linear(c, WIDTHS[1])?.detach();
     let matrices = three.maps.iter().map(|map| map.weight.matrix()).collect::<Result<Vec<_>>>()?;
-    let biases: Vec<Tensor> = three.maps.iter().filter_map(|map| map.bias.clone()).collect();
+    let biases: Vec<Tensor> = three.maps.iter().filter_map(|map| map.bias.as_deref().cloned()).collect();
     let map = Affine::new(Tensor::cat(&matrices, 1)?, Some(Tensor::cat(&biases, 0)?));
     let one = NormLinear { norm: three.norm.clone(), maps: vec![map] };
     let dy = random(&[BLOCK_ROWS + 3, 31], 4)?;

@@ -66,7 +66,7 @@ fn misshapen_parameters() -> Result<()> {
             ["norm_linear's map: expected a weight of 4 inputs, got one of 3 inputs and 5 outputs"];
         assert_refused(sublayer(vec![map(4, 6)?, map(3, 5)?]).forward(&x, f32), &expected);
         assert_refused(sublayer(Vec::new()).forward(&x, f32), &["at least one map"]);
-        let biased = Affine { bias: Some(random(&[4], 1)?), ..map(4, 5)? };
+        let biased = Affine { bias: Some(random(&[4], 1)?.into()), ..map(4, 5)? };
         assert_refused(sublayer(vec![biased]).forward(&x, f32), &["expected a bias [5], got [4]"]);
         assert!(LinearResidual { map: map(4, 5)? }.forward(&x, &x, None, f32).is_err());
         let mlp = |up: (usize, usize), down: (usize, usize)| -> Result<Mlp> {

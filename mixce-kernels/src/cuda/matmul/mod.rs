@@ -1,5 +1,10 @@
 //! Matrix products by cuBLAS, into existing memory.
 
+mod epilogue;
+mod lt;
+
+pub(super) use epilogue::Epilogue;
+
 use std::marker::PhantomData;
 
 pub(crate) use candle_core::cuda::cudarc::cublas::sys::cudaDataType_t as DataType;
