@@ -7,7 +7,7 @@ use mixce_kernels::sublayer::{
     LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients, finish_sums_together,
 };
 use mixce_kernels::{
-    Affine, AffineGradients, CuSeqlens, Dropout, Norm, Precision, causal_attention_backward,
+    Affine, AffineGradients, CuSeqlens, DrawnDropout, Dropout, Norm, Precision, causal_attention_backward,
 };
 use mixce_lm::{Attention, Heads, LayerOptions, Masks, Parameters, Result};
 
@@ -73,6 +73,8 @@ pub struct BlockGradients {
 pub struct SavedActivations {
     /// Queries, keys and values, `[N, 3 C]`.
     qkv: Tensor,
+    /// The dropout of the probabilities, as it was drawn.
+    attention_dropout: Option<DrawnDropout>,
     /// The attended values, `[N, C]`.
     attended: Tensor,
     /// The residual stream between attention and MLP, `[N, C]`.
@@ -133,7 +135,9 @@ impl mixce_lm::Block for Block {
         save: bool,
     ) -> Result<(Tensor, Option<SavedActivations>)> {
         let qkv = self.attention_in.forward(x, precision)?;
-        let attended = attention.attend(&qkv, self.heads, self.dropout(dropout, Site::Attention))?;
+        let site = self.dropout(dropout, Site::Attention);
+        let (attended, attention_dropout) = attention.attend(&qkv, self.heads, site)?;
+        let attention_dropout = attention_dropout.filter(|_| save);
         let site = self.dropout(dropout, Site::AttentionResidual);
         let (out, norm, x) = (&self.attention_out, &self.mlp.norm, attention.rows(x)?);
         let (middle, normed) = out.forward_and_norm(&attended, &x, site, norm, precision)?;
@@ -142,7 +146,7 @@ impl mixce_lm::Block for Block {
         if !save {
             return Ok((y, None));
         }
-        Ok((y, Some(SavedActivations { qkv, attended, middle, pre_activation })))
+        Ok((y, Some(SavedActivations { qkv, attention_dropout, attended, middle, pre_activation })))
     }
 
     fn backward(
@@ -155,15 +159,16 @@ impl mixce_lm::Block for Block {
         gradients: &BlockGradients,
     ) -> Result<()> {
         finish_sums_together(|| {
-            let SavedActivations { qkv, attended, middle, pre_activation } = saved;
+            let SavedActivations { qkv, attention_dropout, attended, middle, pre_activation } = saved;
             let site = self.dropout(dropout, Site::MlpResidual);
             self.mlp.backward(&middle, &pre_activation, site, dx, &gradients.mlp, precision)?;
             drop((middle, pre_activation));
             let site = self.dropout(dropout, Site::AttentionResidual);
             let dattended =
                 self.attention_out.backward(&attended, dx, site, &gradients.attention_out, precision)?;
-            let site = self.dropout(dropout, Site::Attention);
-            let dqkv = causal_attention_backward(&qkv, documents, self.heads, site, &attended, &dattended)?;
+            let (heads, drawn) = (self.heads, attention_dropout.as_ref());
+            let dqkv = causal_attention_backward(&qkv, documents, heads, drawn, &attended, &dattended)?;
+            drop((qkv, attention_dropout, attended, dattended));
             Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
         })
     }

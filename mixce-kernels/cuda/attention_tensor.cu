@@ -4,8 +4,12 @@
 // Legend as there. The rows of a block are those of one head (queries, or keys in the pass for keys), the tiles those of the other side, see
 // tiles.cuh. `scale` is in units of log 2, so that exp2 gives probabilities, and positive.
 //
-// What dropout keeps is drawn before, into a bit a query and key: `kept` [heads, n, words], where bit j % 32 of word j / 32 is that of key
-// j of the query's document. Null without dropout.
+// What dropout keeps is drawn once for all passes, into a bit a query and key up to it: bit j % 32 of word j / 32 of a query's row in
+// `kept` is that of key j of its document. Null without dropout.
+//
+// The row of the query at position 32 a + b of its document has a + 1 words, and follows those of the positions before it:
+// (a + 1) (16 a + b) words. Documents of up to `longest` tokens, words = ceil(longest / 32), take at most (words + 1) / 2 words a token, so
+// that the rows of a document whose first token is number i may begin at word ceil(i (words + 1) / 2) of its head.
 #include "tiles.cuh"
 
 struct Problem {
@@ -19,16 +23,25 @@ struct Problem {
     const unsigned document = spans[2 * query], nearest = query >= window ? query + 1 - window : 0;
     return nearest > document ? nearest : document;
   }
+
+  // Where the row of a query begins in `kept`.
+  __device__ __forceinline__ size_t kept_row(unsigned head, unsigned query, unsigned document) const {
+    const unsigned position = query - document, a = position / 32;
+    const size_t of_head = ((size_t)n * (words + 1) + 1) / 2, of_document = ((size_t)document * (words + 1) + 1) / 2;
+    return head * of_head + of_document + (size_t)(a + 1) * (16 * a + position % 32);
+  }
 };
 
 // What dropout keeps of a query's keys; everything without dropout.
 struct Kept {
   const uint32_t* row;
-  unsigned document, words;
+  unsigned document, words;  // words: of the row
 
   __device__ __forceinline__ Kept() {}
-  __device__ __forceinline__ Kept(const Problem& p, unsigned head, unsigned query)
-      : row(p.kept ? p.kept + ((size_t)head * p.n + query) * p.words : nullptr), document(p.spans[2 * query]), words(p.words) {}
+  __device__ __forceinline__ Kept(const Problem& p, unsigned head, unsigned query) : document(p.spans[2 * query]) {
+    row = p.kept ? p.kept + p.kept_row(head, query, document) : nullptr;
+    words = (query - document) / 32 + 1;
+  }
 
   __device__ __forceinline__ uint32_t word(unsigned i) const { return i < words ? row[i] : 0; }
 
@@ -385,7 +398,8 @@ static __device__ __forceinline__ void backward_keys(const Problem& p, bf16* sha
 KERNELS_FOR(64, 64, 32, 3)
 KERNELS_FOR(128, 32, 32, 2)
 
-// Draws `kept`: a warp takes some queries of head blockIdx.y in turn, and of each the keys that it sees, four a lane.
+// Draws `kept`: a warp takes some queries of head blockIdx.y in turn, and of each the keys that it sees, four a lane. Keys before the window
+// are dropped.
 constexpr unsigned QUERIES_OF_WARP = 4, DRAWN = 4 * WARP;
 
 extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
@@ -397,11 +411,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
     const unsigned query = warp * QUERIES_OF_WARP + i;
     if (query >= n) return;
     const unsigned document = spans[2 * query], first = (p.first_key(query) - document) / 32, last = (query - document) / 32;
-    uint32_t* row = kept + ((size_t)blockIdx.y * n + query) * words;
+    uint32_t* row = kept + p.kept_row(blockIdx.y, query, document);
 #pragma unroll 1
     for (unsigned word = lane; word < first; word += WARP) row[word] = 0;
-#pragma unroll 1
-    for (unsigned word = last + 1 + lane; word < words; word += WARP) row[word] = 0;
     for (unsigned begin = first; begin <= last; begin += DRAWN / 32) {
       const unsigned word = begin + lane / 8;
       const Words draws = philox(((uint64_t)query << 30) + dropout.first / 4 + word * 8 + lane % 8, dropout.label, dropout.key);

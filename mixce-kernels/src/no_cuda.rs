@@ -78,6 +78,7 @@ never_called! {
     clear(&[&Tensor]) -> ();
     target_log_probs(&Tensor, &StoredTensor, &Tensor, Precision) -> Tensor;
     weighted_cross_entropy(&Tensor, &StoredTensor, &Tensor, Weighting<'_>, &Tensor, Precision) -> CrossEntropy;
+    draw_attention_dropout((&Tensor, usize), Heads, Dropout) -> Tensor;
     decode_attention(&Tensor, &KeyValues, &Positions, Heads) -> Tensor;
     fill_cache(&Tensor, &Tensor, &KeyValues, Heads) -> ();
     describe() -> device::Gpu;

@@ -7,8 +7,8 @@ use mixce_kernels::sublayer::{
     GatedMlp, GatedMlpGradients, LinearResidual, NormLinear, NormLinearGradients, finish_sums_together,
 };
 use mixce_kernels::{
-    Affine, AffineGradients, CuSeqlens, Dropout, HeadNorm, HeadTransform, HeadTransformGradients, Heads,
-    Norm, Precision, Rotary, Weight, causal_attention_backward,
+    Affine, AffineGradients, CuSeqlens, DrawnDropout, Dropout, HeadNorm, HeadTransform,
+    HeadTransformGradients, Heads, Norm, Precision, Rotary, Weight, causal_attention_backward,
 };
 use mixce_lm::{Attention, LayerOptions, Masks, Parameters, Result};
 
@@ -98,6 +98,8 @@ pub struct SavedActivations {
     projected: Option<Tensor>,
     /// The same as attention takes them.
     qkv: Tensor,
+    /// The dropout of the probabilities, as it was drawn.
+    attention_dropout: Option<DrawnDropout>,
     /// The attended values, `[N, H D]`.
     attended: Tensor,
     /// The residual stream between attention and MLP, `[N, C]`.
@@ -157,12 +159,7 @@ impl Block {
                 down: of.map(down)?,
             },
             attention_dropout: config.attention_dropout,
-            heads: Heads {
-                count: config.num_attention_heads,
-                kv: config.num_key_value_heads,
-                scale: (config.head_dim as f64).powf(-0.5),
-                window: config.window(layer),
-            },
+            heads: config.heads(layer),
         })
     }
 
@@ -186,34 +183,37 @@ impl mixce_lm::Block for Block {
         let projected = self.attention_in.forward(x, precision)?;
         let qkv = self.transform.forward(&projected, attention.positions(), self.heads)?;
         let projected = Some(projected).filter(|_| save && self.transform.backward_needs_input());
-        let attended = attention.attend(&qkv, self.heads, self.dropout(dropout))?;
+        let (attended, attention_dropout) = attention.attend(&qkv, self.heads, self.dropout(dropout))?;
+        let attention_dropout = attention_dropout.filter(|_| save);
         let (out, norm, x) = (&self.attention_out, &self.mlp.norm, attention.rows(x)?);
         let (middle, normed) = out.forward_and_norm(&attended, &x, None, norm, precision)?;
         let (y, pre_activation) = self.mlp.forward_normed(&middle, normed, None, precision, save)?;
         if !save {
             return Ok((y, None));
         }
-        Ok((y, Some(SavedActivations { projected, qkv, attended, middle, pre_activation })))
+        let saved = SavedActivations { projected, qkv, attention_dropout, attended, middle, pre_activation };
+        Ok((y, Some(saved)))
     }
 
     fn backward(
         &self,
         x: &Tensor,
         saved: SavedActivations,
-        LayerOptions { dropout, precision }: LayerOptions,
+        LayerOptions { precision, .. }: LayerOptions,
         documents: &CuSeqlens,
         dx: &Tensor,
         gradients: &BlockGradients,
     ) -> Result<()> {
         finish_sums_together(|| {
-            let SavedActivations { projected, qkv, attended, middle, pre_activation } = saved;
+            let SavedActivations { projected, qkv, attention_dropout, attended, middle, pre_activation } =
+                saved;
             self.mlp.backward(&middle, &pre_activation, None, dx, &gradients.mlp, precision)?;
             drop((middle, pre_activation));
             let sums = &gradients.attention_out;
             let dattended = self.attention_out.backward(&attended, dx, None, sums, precision)?;
-            let (heads, dropout) = (self.heads, self.dropout(dropout));
-            let dqkv = causal_attention_backward(&qkv, documents, heads, dropout, &attended, &dattended)?;
-            drop((qkv, attended, dattended));
+            let (heads, drawn) = (self.heads, attention_dropout.as_ref());
+            let dqkv = causal_attention_backward(&qkv, documents, heads, drawn, &attended, &dattended)?;
+            drop((qkv, attention_dropout, attended, dattended));
             let (positions, sums) = (documents.positions(), &gradients.transform);
             self.transform.backward(projected.as_ref(), positions, heads, &dqkv, sums)?;
             Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)

@@ -7,7 +7,8 @@ use std::fmt::Debug;
 use candle_core::{Device, Tensor};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{
-    AffineGradients, CuSeqlens, Dropout, Embedded, Heads, Norm, Positions, Precision, causal_attention,
+    AffineGradients, CuSeqlens, DrawnDropout, Dropout, Embedded, Heads, Norm, Positions, Precision,
+    causal_attention_saving,
 };
 
 use crate::cache::KvCache;
@@ -192,21 +193,27 @@ impl Attention<'_> {
         }
     }
 
-    /// The attended values `[N, H D]` of queries, keys and values `[N, (H + 2 K) D]`, or of the rows that are wanted.
+    /// The attended values `[N, H D]` of queries, keys and values `[N, (H + 2 K) D]`, or of the rows that are wanted, and the dropout
+    /// as it was drawn, for the backward pass.
     ///
     /// # Errors
     /// When the cache is full or a tensor operation fails.
-    pub fn attend(&mut self, qkv: &Tensor, heads: Heads, dropout: Option<Dropout>) -> Result<Tensor> {
+    pub fn attend(
+        &mut self,
+        qkv: &Tensor,
+        heads: Heads,
+        dropout: Option<Dropout>,
+    ) -> Result<(Tensor, Option<DrawnDropout>)> {
         match self {
-            Self::Documents(documents) => Ok(causal_attention(qkv, documents, heads, dropout)?),
+            Self::Documents(documents) => Ok(causal_attention_saving(qkv, documents, heads, dropout)?),
             Self::Prompts { documents, cache, layer, rows } => {
                 cache.push_prompt(qkv, documents, heads)?;
                 match rows {
-                    Some(rows) => cache.attend_again(*layer, &qkv.index_select(rows, 0)?, heads),
-                    None => Ok(causal_attention(qkv, documents, heads, dropout)?),
+                    Some(rows) => Ok((cache.attend_again(*layer, &qkv.index_select(rows, 0)?, heads)?, None)),
+                    None => Ok(causal_attention_saving(qkv, documents, heads, dropout)?),
                 }
             }
-            Self::Cached { cache, layer } => cache.attend(*layer, qkv, heads),
+            Self::Cached { cache, layer } => Ok((cache.attend(*layer, qkv, heads)?, None)),
         }
     }
 
@@ -255,7 +262,7 @@ mod tests {
             };
             let whole = [0, 1].map(|i| {
                 let document = CuSeqlens::from_lengths([lengths[i] + new_tokens]);
-                Attention::Documents(&document).attend(&texts[i], heads, None).unwrap()
+                Attention::Documents(&document).attend(&texts[i], heads, None).unwrap().0
             });
             let prompts = [0, 1].map(|i| texts[i].narrow(0, 0, lengths[i]).unwrap());
             let (qkv, documents) = (Tensor::cat(&prompts, 0)?, CuSeqlens::from_lengths(lengths));
@@ -265,11 +272,11 @@ mod tests {
             let mut attention =
                 Attention::Prompts { documents, cache: &mut cache, layer: 0, rows: rows_wanted };
             assert_eq!(attention.positions().as_slice(), [0, 1, 2, 0, 1, 2, 3, 4]);
-            assert_close(&attention.attend(&qkv, heads, None)?, &rows(&whole, 0));
+            assert_close(&attention.attend(&qkv, heads, None)?.0, &rows(&whole, 0));
             for step in 1..=new_tokens {
                 let mut attention = Attention::Cached { cache: &mut cache, layer: 0 };
                 assert_eq!(attention.positions().as_slice(), [2 + step as u32, 4 + step as u32]);
-                assert_close(&attention.attend(&rows(&texts, step), heads, None)?, &rows(&whole, step));
+                assert_close(&attention.attend(&rows(&texts, step), heads, None)?.0, &rows(&whole, step));
                 let positions = cache.lengths().to_vec();
                 cache.count(&positions);
             }

@@ -9,9 +9,9 @@ use half::bf16;
 use super::dropout::arguments;
 use super::{
     Arg, Array, Element, Gpu, Grid, WARP, attention_tensor, expect_len, kernel, name_of, operation, unsigned,
-    with_arrays,
+    with_arrays, with_parts,
 };
-use crate::attention::{CausalAttention, Heads};
+use crate::attention::{CausalAttention, DrawnDropout, Heads};
 use crate::dropout::Dropout;
 
 /// A storage and its layout.
@@ -100,9 +100,10 @@ fn with_problem<T, R>(
     qkv: Array<'_, T>,
     f: impl FnOnce(Attention<'_, T>) -> Result<R>,
 ) -> Result<R> {
-    with_arrays("causal_attention", [spans], [], |_, [spans], []| {
-        let longest = op.cu_seqlens.longest();
-        f(Attention { qkv, spans, longest, heads: op.heads, dropout: op.dropout })
+    let kept = op.dropout.as_ref().and_then(DrawnDropout::kept);
+    with_parts::<u32, _, _, _>("causal_attention", (spans, kept), (), |_, (spans, kept), ()| {
+        let (longest, dropout) = (op.cu_seqlens.longest(), op.dropout());
+        f(Attention { qkv, spans, longest, heads: op.heads, dropout, kept })
     })
 }
 
@@ -127,6 +128,8 @@ pub(super) struct Attention<'a, T> {
     pub(super) longest: usize,
     pub(super) heads: Heads,
     pub(super) dropout: Option<Dropout>,
+    /// The bits of the dropout, which the kernels on tensor cores read and the others draw.
+    pub(super) kept: Option<Array<'a, u32>>,
 }
 
 /// The three kernels for head sizes up to a bound.

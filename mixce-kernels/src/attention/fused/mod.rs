@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp3, Layout, Result,
 use rayon::prelude::*;
 
 use self::task::{Shared, Task};
-use super::{CuSeqlens, Heads};
+use super::{CuSeqlens, DrawnDropout, Heads};
 use crate::cpu;
 use crate::cuda;
 use crate::dropout::Dropout;
@@ -18,10 +18,15 @@ pub(crate) struct CausalAttention {
     /// [`CuSeqlens::spans_on`] a GPU.
     pub(crate) spans: Option<Tensor>,
     pub(crate) heads: Heads,
-    pub(crate) dropout: Option<Dropout>,
+    /// Drawn where the kernels want that.
+    pub(crate) dropout: Option<DrawnDropout>,
 }
 
 impl CausalAttention {
+    pub(crate) fn dropout(&self) -> Option<Dropout> {
+        self.dropout.as_ref().map(|drawn| drawn.dropout)
+    }
+
     fn spans(&self) -> Result<&Tensor> {
         match &self.spans {
             Some(spans) => Ok(spans),
