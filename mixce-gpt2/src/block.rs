@@ -4,7 +4,8 @@
 
 use candle_core::Tensor;
 use mixce_kernels::sublayer::{
-    LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients, finish_sums_together,
+    Branch, LinearResidual, Mlp, MlpGradients, Neighbours, NormLinear, NormLinearGradients,
+    finish_sums_together,
 };
 use mixce_kernels::{
     Affine, AffineGradients, CuSeqlens, DrawnDropout, Dropout, Norm, Precision, causal_attention_backward,
@@ -160,12 +161,14 @@ impl mixce_lm::Block for Block {
     ) -> Result<()> {
         finish_sums_together(|| {
             let SavedActivations { qkv, attention_dropout, attended, middle, pre_activation } = saved;
-            let site = self.dropout(dropout, Site::MlpResidual);
-            self.mlp.backward(&middle, &pre_activation, site, dx, &gradients.mlp, precision)?;
+            let (site, sums) = (self.dropout(dropout, Site::AttentionResidual), &gradients.attention_out);
+            let below = Some(Branch { dropout: site, bias: sums.bias.as_ref() });
+            let (saved, neighbours) = ([&middle, &pre_activation], Neighbours { above: None, below });
+            let of_mlp = self.dropout(dropout, Site::MlpResidual);
+            let branch = self.mlp.backward_among(saved, of_mlp, dx, &gradients.mlp, precision, neighbours)?;
             drop((middle, pre_activation));
-            let site = self.dropout(dropout, Site::AttentionResidual);
             let dattended =
-                self.attention_out.backward(&attended, dx, site, &gradients.attention_out, precision)?;
+                self.attention_out.backward_among(&attended, dx, site, sums, precision, branch)?;
             let (heads, drawn) = (self.heads, attention_dropout.as_ref());
             let dqkv = causal_attention_backward(&qkv, documents, heads, drawn, &attended, &dattended)?;
             drop((qkv, attention_dropout, attended, dattended));

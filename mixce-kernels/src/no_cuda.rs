@@ -16,7 +16,8 @@ use crate::norm::NormElements;
 use crate::rotary::{HeadTransform, HeadTransformGradients};
 use crate::sample::Choice;
 use crate::sublayer::{
-    GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients,
+    Branch, BranchGradient, GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, Neighbours,
+    NormLinear, NormLinearGradients,
 };
 use crate::{Activation, AffineGradients, Norm, Positions, Precision, StoredTensor, Weight, device};
 
@@ -101,13 +102,13 @@ never_called! {
     sample((&Tensor, usize), Choice, u64, [&Tensor; 3], &Tensor) -> ();
     logits(&Tensor, &Weight) -> Tensor;
     norm_linear(&NormLinear, &Tensor, Precision) -> Tensor;
-    norm_linear_backward(&NormLinear, &Tensor, &Tensor, &Tensor, &NormLinearGradients, Precision) -> ();
+    norm_linear_backward(&NormLinear, &Tensor, &Tensor, &Tensor, &NormLinearGradients, (Precision, Option<Branch<'_>>)) -> Option<BranchGradient>;
     linear_residual(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, Option<&Norm>, Precision) -> (Tensor, Option<Tensor>);
-    linear_residual_backward(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, &AffineGradients, Precision) -> Tensor;
+    linear_residual_backward(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, &AffineGradients, (Precision, Option<BranchGradient>)) -> Tensor;
     mlp(&Mlp, (&Tensor, Option<Tensor>), Option<Dropout>, Precision, bool) -> (Tensor, Tensor);
-    mlp_backward(&Mlp, [&Tensor; 2], Option<Dropout>, &Tensor, &MlpGradients, Precision) -> ();
+    mlp_backward(&Mlp, [&Tensor; 2], Option<Dropout>, &Tensor, &MlpGradients, (Precision, Neighbours<'_>)) -> Option<BranchGradient>;
     gated_mlp(&GatedMlp, (&Tensor, Option<Tensor>), Option<Dropout>, Precision) -> (Tensor, Tensor);
-    gated_mlp_backward(&GatedMlp, [&Tensor; 2], Option<Dropout>, &Tensor, &GatedMlpGradients, Precision) -> ();
+    gated_mlp_backward(&GatedMlp, [&Tensor; 2], Option<Dropout>, &Tensor, &GatedMlpGradients, (Precision, Neighbours<'_>)) -> Option<BranchGradient>;
 }
 
 pub(crate) fn finish_sums_together<R, E>(

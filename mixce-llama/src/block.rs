@@ -4,7 +4,8 @@
 
 use candle_core::Tensor;
 use mixce_kernels::sublayer::{
-    GatedMlp, GatedMlpGradients, LinearResidual, NormLinear, NormLinearGradients, finish_sums_together,
+    Branch, GatedMlp, GatedMlpGradients, LinearResidual, Neighbours, NormLinear, NormLinearGradients,
+    finish_sums_together,
 };
 use mixce_kernels::{
     Affine, AffineGradients, CuSeqlens, DrawnDropout, Dropout, HeadNorm, HeadTransform,
@@ -207,10 +208,13 @@ impl mixce_lm::Block for Block {
         finish_sums_together(|| {
             let SavedActivations { projected, qkv, attention_dropout, attended, middle, pre_activation } =
                 saved;
-            self.mlp.backward(&middle, &pre_activation, None, dx, &gradients.mlp, precision)?;
-            drop((middle, pre_activation));
             let sums = &gradients.attention_out;
-            let dattended = self.attention_out.backward(&attended, dx, None, sums, precision)?;
+            let below = Some(Branch { dropout: None, bias: sums.bias.as_ref() });
+            let (inputs, neighbours) = ([&middle, &pre_activation], Neighbours { above: None, below });
+            let branch = self.mlp.backward_among(inputs, None, dx, &gradients.mlp, precision, neighbours)?;
+            drop((middle, pre_activation));
+            let dattended =
+                self.attention_out.backward_among(&attended, dx, None, sums, precision, branch)?;
             let (heads, drawn) = (self.heads, attention_dropout.as_ref());
             let dqkv = causal_attention_backward(&qkv, documents, heads, drawn, &attended, &dattended)?;
             drop((qkv, attention_dropout, attended, dattended));

@@ -7,15 +7,17 @@
 //!
 //! Legend: N tokens, C channels, I channels inside the MLP.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
+use super::branch::{Below, dropped};
 use super::cast::operands;
 use super::linear::Map;
 use super::matmul::Matrix;
 use super::{Element, Gpu, in_precision, uninitialised, with_parts};
 use crate::dropout::Dropout;
 use crate::sublayer::{
-    GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients,
+    Branch, BranchGradient, GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, Neighbours,
+    NormLinear, NormLinearGradients,
 };
 use crate::{Affine, AffineGradients, Norm, Precision};
 
@@ -36,9 +38,9 @@ impl Gpu<'_> {
         dy: &Tensor,
         dx: &Tensor,
         gradients: &NormLinearGradients,
-        precision: Precision,
-    ) -> Result<()> {
-        in_precision!(precision, norm_linear_backward(sublayer, x, dy, dx, gradients))
+        (precision, below): (Precision, Option<Branch<'_>>),
+    ) -> Result<Option<BranchGradient>> {
+        in_precision!(precision, norm_linear_backward(sublayer, x, dy, dx, gradients, below))
     }
 
     pub(crate) fn linear_residual(
@@ -60,9 +62,9 @@ impl Gpu<'_> {
         dy: &Tensor,
         dropout: Option<Dropout>,
         gradients: &AffineGradients,
-        precision: Precision,
+        (precision, above): (Precision, Option<BranchGradient>),
     ) -> Result<Tensor> {
-        in_precision!(precision, linear_residual_backward(sublayer, x, dy, dropout, gradients))
+        in_precision!(precision, linear_residual_backward(sublayer, x, dy, dropout, gradients, above))
     }
 
     pub(crate) fn mlp(
@@ -83,9 +85,9 @@ impl Gpu<'_> {
         dropout: Option<Dropout>,
         dx: &Tensor,
         gradients: &MlpGradients,
-        precision: Precision,
-    ) -> Result<()> {
-        in_precision!(precision, mlp_backward(mlp, saved, dropout, dx, gradients))
+        (precision, neighbours): (Precision, Neighbours<'_>),
+    ) -> Result<Option<BranchGradient>> {
+        in_precision!(precision, mlp_backward(mlp, saved, dropout, dx, gradients, neighbours))
     }
 
     pub(crate) fn gated_mlp(
@@ -105,9 +107,9 @@ impl Gpu<'_> {
         dropout: Option<Dropout>,
         dx: &Tensor,
         gradients: &GatedMlpGradients,
-        precision: Precision,
-    ) -> Result<()> {
-        in_precision!(precision, gated_mlp_backward(mlp, saved, dropout, dx, gradients))
+        (precision, neighbours): (Precision, Neighbours<'_>),
+    ) -> Result<Option<BranchGradient>> {
+        in_precision!(precision, gated_mlp_backward(mlp, saved, dropout, dx, gradients, neighbours))
     }
 
     pub(crate) fn norm_backward(
@@ -123,7 +125,7 @@ impl Gpu<'_> {
         let (inputs, changed) = ((x, norm, dy), (&moments, dx, gradients));
         with_parts::<f32, _, _, _>("norm backward", inputs, changed, |gpu, (x, norm, dy), changed| {
             let (moments, dx, sums) = changed;
-            gpu.add_norm_gradients((x, norm), dy, dx, sums, moments)
+            gpu.add_norm_gradients((x, norm), dy, dx, sums, moments, None)
         })
     }
 
@@ -190,23 +192,27 @@ fn norm_linear_backward<T: Element>(
     dy: &Tensor,
     dx: &Tensor,
     gradients: &NormLinearGradients,
-) -> Result<()> {
+    below: Option<Branch<'_>>,
+) -> Result<Option<BranchGradient>> {
     let NormLinear { norm, maps } = sublayer;
     let (op, (n, c), n_out) = ("norm_linear backward", x.dims2()?, dy.dim(1)?);
     let (normed, moments) = (buffer::<T>(x, n, c)?, buffer::<f32>(x, n, 2)?);
     let weights = operands::<T>(&maps.iter().collect::<Vec<_>>())?;
-    let changed = (&moments, dx, &gradients.norm, &gradients.maps[..]);
-    with_parts::<f32, _, _, _>(op, (x, norm), changed, |_, (x, norm), (moments, dx, dnorm, dmaps)| {
-        let inputs = (dy, &weights[..]);
-        with_parts::<T, _, _, _>(op, inputs, &normed, |gpu, (dy, weights), normed| {
+    let below = Below::new::<T>(below, dx, None)?;
+    let changed = (&moments, (dx, below.bias()), &gradients.norm, &gradients.maps[..]);
+    with_parts::<f32, _, _, _>(op, (x, norm), changed, |_, (x, norm), changed| {
+        let (moments, (dx, dbias), dnorm, dmaps) = changed;
+        let (inputs, buffers) = ((dy, &weights[..]), (&normed, below.gradient()));
+        with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, (dy, weights), (normed, dbelow)| {
             let (maps, rows, dy) = (without_biases(weights), Matrix::new(normed, c), Matrix::new(dy, n_out));
             gpu.norm(x, norm, normed)?;
             gpu.parameters_gradients(&maps, rows, dy, &dmaps)?;
             // The normalised rows have served: their memory takes their gradient.
             gpu.input_gradients(&maps, dy, rows)?;
-            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments)
+            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments, below.arrays(dbias, dbelow))
         })
-    })
+    })?;
+    Ok(below.finished())
 }
 
 /// `dy` and the result are T.
@@ -257,24 +263,10 @@ fn linear_residual_backward<T: Element>(
     dy: &Tensor,
     dropout: Option<Dropout>,
     gradients: &AffineGradients,
+    above: Option<BranchGradient>,
 ) -> Result<Tensor> {
     let of_weight = AffineGradients { weight: gradients.weight.clone(), bias: None };
-    linear_backward::<T>(x, map, &dropped::<T>(dy, dropout, &gradients.bias)?, &of_weight)
-}
-
-/// `dropout(dy)` as T: the gradient of a dropped branch. The sum of its rows is added to that of the bias, if there is one.
-fn dropped<T: Element>(dy: &Tensor, dropout: Option<Dropout>, bias: &Option<Tensor>) -> Result<Tensor> {
-    let (op, c) = ("dropout", dy.dim(1)?);
-    let changes = dropout.is_some() || T::DTYPE != DType::F32;
-    let dbranch = if changes { uninitialised(dy.shape(), T::DTYPE, dy)? } else { dy.contiguous()? };
-    with_parts::<f32, _, _, _>(op, dy, bias, |_, dy, bias| {
-        with_parts::<T, _, _, _>(op, (), &dbranch, |gpu, (), dbranch| match (changes, bias) {
-            (true, _) => gpu.dropped_branch(dy, dropout, dbranch, (c, bias)),
-            (false, Some(bias)) => gpu.add_column_sums(Matrix::new(dbranch, c), bias),
-            (false, None) => Ok(()),
-        })
-    })?;
-    Ok(dbranch)
+    linear_backward::<T>(x, map, &dropped::<T>(dy, dropout, &gradients.bias, above)?, &of_weight)
 }
 
 fn mlp_forward<T: Element>(
@@ -313,18 +305,22 @@ fn mlp_backward<T: Element>(
     dropout: Option<Dropout>,
     dx: &Tensor,
     gradients: &MlpGradients,
-) -> Result<()> {
+    neighbours: Neighbours<'_>,
+) -> Result<Option<BranchGradient>> {
     let Mlp { norm, up, down, activation } = mlp;
     let (op, (n, c), inner) = ("mlp backward", x.dims2()?, n_out(up)?);
-    let dbranch = dropped::<T>(dx, dropout, &gradients.down.bias)?;
+    let dbranch = dropped::<T>(dx, dropout, &gradients.down.bias, neighbours.above)?;
+    // That has served before the norm's backward pass: its memory takes the gradient of the branch below.
+    let below = Below::new::<T>(neighbours.below, dx, Some((&dbranch, dropout)))?;
     let (normed, moments) = (buffer::<T>(x, n, c)?, buffer::<f32>(x, n, 2)?);
     let (active, dactive) = (buffer::<T>(x, n, inner)?, buffer::<T>(x, n, inner)?);
     let weights = operands::<T>(&[up, down])?;
-    let changed = (&moments, dx, &gradients.norm, &gradients.up, &gradients.down);
-    with_parts::<f32, _, _, _>(op, (x, norm), changed, |_, (x, norm), (moments, dx, dnorm, dup, ddown)| {
+    let changed = (&moments, (dx, below.bias()), &gradients.norm, &gradients.up, &gradients.down);
+    with_parts::<f32, _, _, _>(op, (x, norm), changed, |_, (x, norm), changed| {
+        let (moments, (dx, dbias), dnorm, dup, ddown) = changed;
         let inputs = (pre_activation, &weights[0], &weights[1], &dbranch);
-        let buffers = (&normed, &active, &dactive);
-        with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, inputs, (normed, active, dactive)| {
+        let buffers = (&normed, &active, &dactive, below.gradient());
+        with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, inputs, (normed, active, dactive, dbelow)| {
             let (pre_activation, up, down, dbranch) = inputs;
             let (dbranch, rows) = (Matrix::new(dbranch, c), Matrix::new(normed, c));
             let (hidden, dhidden) = (Matrix::new(active, inner), Matrix::new(dactive, inner));
@@ -336,9 +332,10 @@ fn mlp_backward<T: Element>(
             gpu.weight_gradient(up, rows, dhidden, dup.weight)?;
             // The normalised rows have served: their memory takes their gradient.
             gpu.input_gradient(up, dhidden, rows, false)?;
-            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments)
+            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments, below.arrays(dbias, dbelow))
         })
-    })
+    })?;
+    Ok(below.finished())
 }
 
 /// The result and the pre-activation.
@@ -378,20 +375,23 @@ fn gated_mlp_backward<T: Element>(
     dropout: Option<Dropout>,
     dx: &Tensor,
     gradients: &GatedMlpGradients,
-) -> Result<()> {
+    neighbours: Neighbours<'_>,
+) -> Result<Option<BranchGradient>> {
     let GatedMlp { norm, gate, up, activation, down } = mlp;
     let (op, (n, c), inner) = ("gated mlp backward", x.dims2()?, n_out(gate)?);
-    let dbranch = dropped::<T>(dx, dropout, &gradients.down.bias)?;
+    let dbranch = dropped::<T>(dx, dropout, &gradients.down.bias, neighbours.above)?;
+    // That has served before the norm's backward pass: its memory takes the gradient of the branch below.
+    let below = Below::new::<T>(neighbours.below, dx, Some((&dbranch, dropout)))?;
     let (normed, moments) = (buffer::<T>(x, n, c)?, buffer::<f32>(x, n, 2)?);
     let (hidden, dpre) = (buffer::<T>(x, n, inner)?, buffer::<T>(x, n, 2 * inner)?);
     let weights = operands::<T>(&[gate, up, down])?;
     let GatedMlpGradients { norm: dnorm, gate: dgate, up: dup, down: ddown } = gradients;
-    let changed = (&moments, dx, dnorm, [dgate, dup], ddown);
+    let changed = (&moments, (dx, below.bias()), dnorm, [dgate, dup], ddown);
     with_parts::<f32, _, _, _>(op, (x, norm), changed, |_, (x, norm), changed| {
-        let (moments, dx, dnorm, dgate_up, ddown) = changed;
+        let (moments, (dx, dbias), dnorm, dgate_up, ddown) = changed;
         let inputs = (pre_activation, &weights[..2], &weights[2], &dbranch);
-        let buffers = (&normed, &hidden, &dpre);
-        with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, inputs, (normed, hidden, dpre)| {
+        let buffers = (&normed, &hidden, &dpre, below.gradient());
+        with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, inputs, (normed, hidden, dpre, dbelow)| {
             let (pre_activation, gate_up, down, dbranch) = inputs;
             let (gate_up, dbranch) = (without_biases(gate_up), Matrix::new(dbranch, c));
             let (rows, active, dgate_up_rows) =
@@ -404,7 +404,8 @@ fn gated_mlp_backward<T: Element>(
             gpu.parameters_gradients(&gate_up, rows, dgate_up_rows, &dgate_up)?;
             // The normalised rows have served: their memory takes their gradient.
             gpu.input_gradients(&gate_up, dgate_up_rows, rows)?;
-            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments)
+            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments, below.arrays(dbias, dbelow))
         })
-    })
+    })?;
+    Ok(below.finished())
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::{Normed, block_buffer, blocks, check, check_composed};
+use super::{BranchGradient, Neighbours, Normed, block_buffer, blocks, check, check_composed};
 use crate::activation::{Activation, gated_backward, gated_forward};
 use crate::device::{gpu_of, has_backward_kernels};
 use crate::dropout::Dropout;
@@ -169,6 +169,25 @@ impl GatedMlp {
         gradients: &GatedMlpGradients,
         precision: Precision,
     ) -> Result<()> {
+        let (saved, neighbours) = ([x, pre_activation], Neighbours::default());
+        self.backward_among(saved, dropout, dx, gradients, precision, neighbours)?;
+        Ok(())
+    }
+
+    /// [`GatedMlp::backward`], given `x` and the pre-activation, in one pass with its neighbours where that is possible: returns the gradient of the
+    /// branch below if it was computed.
+    ///
+    /// # Errors
+    /// As [`GatedMlp::backward`], and when the gradient from above is not that of this branch.
+    pub fn backward_among(
+        &self,
+        [x, pre_activation]: [&Tensor; 2],
+        dropout: Option<Dropout>,
+        dx: &Tensor,
+        gradients: &GatedMlpGradients,
+        precision: Precision,
+        neighbours: Neighbours<'_>,
+    ) -> Result<Option<BranchGradient>> {
         let (op, (n, c)) = ("gated mlp backward", x.dims2()?);
         let (inner, dropout) = (self.check(x, precision)?, active(dropout)?);
         check("the gated mlp's pre-activation", pre_activation, &[n, 2 * inner])?;
@@ -178,7 +197,8 @@ impl GatedMlp {
         gradients.up.check_map("the gated mlp's map up", &self.up)?;
         gradients.down.check_map("the gated mlp's map down", &self.down)?;
         if let Some(gpu) = gpu_of(x) {
-            return gpu.gated_mlp_backward(self, [x, pre_activation], dropout, dx, gradients, precision);
+            let (saved, neighbours) = ([x, pre_activation], neighbours.active()?);
+            return gpu.gated_mlp_backward(self, saved, dropout, dx, gradients, (precision, neighbours));
         }
         let inputs = (x, pre_activation, &self.norm, [&self.gate, &self.up], &self.down);
         let sums = (dx, &gradients.norm, [&gradients.gate, &gradients.up], &gradients.down);
@@ -204,7 +224,7 @@ impl GatedMlp {
                     gate_up.input_gradient(precision, dpre, normed)?;
                     norm.backward(x, normed, dx, &mut dnorm);
                 }
-                Ok(())
+                Ok(None)
             })
         })
     }

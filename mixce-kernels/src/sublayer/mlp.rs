@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Normed, block_buffer, blocks, check, check_composed};
+use super::{BranchGradient, Neighbours, Normed, block_buffer, blocks, check, check_composed};
 use crate::activation::{Activation, backward_in_place, forward_into};
 use crate::device::{gpu_of, has_backward_kernels};
 use crate::dropout::Dropout;
@@ -148,6 +148,25 @@ impl Mlp {
         gradients: &MlpGradients,
         precision: Precision,
     ) -> Result<()> {
+        let (saved, neighbours) = ([x, pre_activation], Neighbours::default());
+        self.backward_among(saved, dropout, dx, gradients, precision, neighbours)?;
+        Ok(())
+    }
+
+    /// [`Mlp::backward`], given `x` and the pre-activation, in one pass with its neighbours where that is possible: returns the gradient of the
+    /// branch below if it was computed.
+    ///
+    /// # Errors
+    /// As [`Mlp::backward`], and when the gradient from above is not that of this branch.
+    pub fn backward_among(
+        &self,
+        [x, pre_activation]: [&Tensor; 2],
+        dropout: Option<Dropout>,
+        dx: &Tensor,
+        gradients: &MlpGradients,
+        precision: Precision,
+        neighbours: Neighbours<'_>,
+    ) -> Result<Option<BranchGradient>> {
         let (op, (n, c)) = ("mlp backward", x.dims2()?);
         let (inner, dropout) = (self.check(x, precision)?, active(dropout)?);
         check("the mlp's pre-activation", pre_activation, &[n, inner])?;
@@ -156,7 +175,8 @@ impl Mlp {
         gradients.up.check_map("the mlp's map up", &self.up)?;
         gradients.down.check_map("the mlp's map down", &self.down)?;
         if let Some(gpu) = gpu_of(x) {
-            return gpu.mlp_backward(self, [x, pre_activation], dropout, dx, gradients, precision);
+            let (saved, neighbours) = ([x, pre_activation], neighbours.active()?);
+            return gpu.mlp_backward(self, saved, dropout, dx, gradients, (precision, neighbours));
         }
         let inputs = (x, pre_activation, &self.norm, &self.up, &self.down);
         let sums = (dx, &gradients.norm, &gradients.up, &gradients.down);
@@ -181,7 +201,7 @@ impl Mlp {
                     up.input_gradient(precision, dactive, normed, false)?;
                     norm.backward(x, normed, dx, &mut dnorm);
                 }
-                Ok(())
+                Ok(None)
             })
         })
     }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::{block_buffer, blocks, check, check_composed};
+use super::{Branch, BranchGradient, block_buffer, blocks, check, check_composed};
 use crate::device::{gpu_of, has_backward_kernels};
 use crate::linear::SideBySide;
 use crate::parts::{read, write};
@@ -86,13 +86,31 @@ impl NormLinear {
         gradients: &NormLinearGradients,
         precision: Precision,
     ) -> Result<()> {
+        self.backward_among(x, dy, dx, gradients, precision, None)?;
+        Ok(())
+    }
+
+    /// [`NormLinear::backward`], in one pass with the branch below where that is possible: returns its gradient if it was computed.
+    ///
+    /// # Errors
+    /// As [`NormLinear::backward`].
+    pub fn backward_among(
+        &self,
+        x: &Tensor,
+        dy: &Tensor,
+        dx: &Tensor,
+        gradients: &NormLinearGradients,
+        precision: Precision,
+        below: Option<Branch<'_>>,
+    ) -> Result<Option<BranchGradient>> {
         let (op, (n, c)) = ("norm_linear backward", x.dims2()?);
         let n_out = self.check(x, precision)?;
         check("gradient of norm_linear", dy, &[n, n_out])?;
         check("gradient of norm_linear's input", dx, &[n, c])?;
         self.check_gradients(gradients)?;
         if let Some(gpu) = gpu_of(x) {
-            return gpu.norm_linear_backward(self, x, dy, dx, gradients, precision);
+            let below = below.map(Branch::active).transpose()?;
+            return gpu.norm_linear_backward(self, x, dy, dx, gradients, (precision, below));
         }
         let sums = (dx, &gradients.norm, &gradients.maps[..]);
         read(op, (x, dy, &self.norm, &self.maps[..]), |(x, dy, norm, maps)| {
@@ -108,7 +126,7 @@ impl NormLinear {
                     maps.input_gradient(precision, dy, normed)?;
                     norm.backward(x, normed, dx, &mut dnorm);
                 }
-                Ok(())
+                Ok(None)
             })
         })
     }
