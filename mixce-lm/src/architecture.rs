@@ -6,6 +6,7 @@ use std::fmt::Debug;
 
 use candle_core::{Device, Tensor};
 use mixce_kernels::rng::Stream;
+use mixce_kernels::sublayer::{Branch, BranchGradient, Normed};
 use mixce_kernels::{
     AffineGradients, CuSeqlens, DrawnDropout, Dropout, Embedded, Heads, Norm, Positions, Precision,
     causal_attention_saving,
@@ -83,6 +84,30 @@ pub trait Embedding: Debug + Clone + Send + Sync + 'static {
     ) -> Result<()>;
 }
 
+/// The residual stream between two blocks.
+#[derive(Debug)]
+pub struct ResidualStream {
+    /// `[N, C]`.
+    pub x: Tensor,
+    /// Its rows normalised by the norm that the next block begins with, where the block before has computed them.
+    pub normed: Option<Normed>,
+}
+
+impl From<Tensor> for ResidualStream {
+    fn from(x: Tensor) -> Self {
+        Self { x, normed: None }
+    }
+}
+
+/// The gradient of a [`ResidualStream`] in a backward pass.
+#[derive(Debug)]
+pub struct StreamGradient {
+    /// `[N, C]`, changed in place from block to block.
+    pub dx: Tensor,
+    /// That of the branch that ends in the stream, where the block behind it has computed it.
+    pub branch: Option<BranchGradient>,
+}
+
 /// A transformer block: written once for training, sampling, scoring and candle's graph.
 pub trait Block: Debug + Clone + Send + Sync + 'static {
     /// The activations that [`Block::backward`] needs, beside the block's input.
@@ -90,7 +115,11 @@ pub trait Block: Debug + Clone + Send + Sync + 'static {
     /// Sums of the gradients of its parameters.
     type Gradients: Debug;
 
-    /// The block's output, given its input `x` `[N, C]`, and, if `save` is set, the activations to save.
+    /// The norm that the block begins with.
+    fn norm(&self) -> &Norm;
+
+    /// The block's output, given its input, and, if `save` is set, the activations to save. `next` is the norm that the next block begins
+    /// with, by which the output may be normalised.
     ///
     /// Where `attention` asks for some rows alone ([`Attention::rows`]) the output has these.
     ///
@@ -98,26 +127,31 @@ pub trait Block: Debug + Clone + Send + Sync + 'static {
     /// When a tensor operation fails.
     fn forward(
         &self,
-        x: &Tensor,
+        input: ResidualStream,
         options: LayerOptions,
         attention: &mut Attention<'_>,
         save: bool,
-    ) -> Result<(Tensor, Option<Self::Saved>)>;
+        next: Option<&Norm>,
+    ) -> Result<(ResidualStream, Option<Self::Saved>)>;
 
-    /// Turns `dx`, which holds the gradient of the output, into that of the input `x` in place, and adds the gradients of the
-    /// parameters to `gradients`. `options` and `documents` are those of the forward pass.
+    /// The branch that ends in the block's output. `options` are those of the forward pass.
+    fn last_branch<'a>(&self, options: LayerOptions, gradients: &'a Self::Gradients) -> Branch<'a>;
+
+    /// Turns the gradient of the output into that of the input, and adds the gradients of the parameters to `gradients`. `options` and
+    /// `documents` are those of the forward pass; `below` is the [`Block::last_branch`] of the block before, whose gradient may be computed,
+    /// too.
     ///
     /// # Errors
     /// When a tensor operation fails.
     fn backward(
         &self,
-        x: &Tensor,
-        saved: Self::Saved,
+        input_and_saved: (&Tensor, Self::Saved),
         options: LayerOptions,
         documents: &CuSeqlens,
-        dx: &Tensor,
+        gradient: StreamGradient,
         gradients: &Self::Gradients,
-    ) -> Result<()>;
+        below: Option<Branch<'_>>,
+    ) -> Result<StreamGradient>;
 
     /// The same block with its matrices prepared for the products of sampling ([`Weight::pack`](mixce_kernels::Weight::pack)).
     ///

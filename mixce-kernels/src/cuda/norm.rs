@@ -56,8 +56,23 @@ impl Gpu<'_> {
         unsafe { launch!(self, "norm", name, grid, x, gain, shift, y, n as u64, columns, eps, kept) }
     }
 
-    /// `y = residual + dropout(branch + bias)` as [`Gpu::residual`], and its normalised rows.
-    pub(super) fn residual_norm<T: Element>(
+    /// `y = residual + dropout(branch + bias)` as [`Gpu::residual`], and its rows normalised by the next norm, if there is one.
+    pub(super) fn residual_and_norm<T: Element>(
+        &self,
+        residual: Array<'_, f32>,
+        branch: (Array<'_, f32>, Option<Array<'_, f32>>),
+        dropout: Option<Dropout>,
+        y: Array<'_, f32>,
+        (c, next): (usize, Option<(NormElements<Array<'_, f32>>, Array<'_, T>)>),
+    ) -> Result<()> {
+        match next {
+            Some(next) => self.residual_norm(residual, branch, dropout, y, next),
+            None => self.residual(residual, branch, c, dropout, y),
+        }
+    }
+
+    /// `y = residual + dropout(branch + bias)`, and its normalised rows.
+    fn residual_norm<T: Element>(
         &self,
         residual: Array<'_, f32>,
         (branch, bias): (Array<'_, f32>, Option<Array<'_, f32>>),

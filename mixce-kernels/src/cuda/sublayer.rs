@@ -16,8 +16,8 @@ use super::matmul::Matrix;
 use super::{Element, Gpu, in_precision, uninitialised, with_parts};
 use crate::dropout::Dropout;
 use crate::sublayer::{
-    Branch, BranchGradient, GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, Neighbours,
-    NormLinear, NormLinearGradients,
+    Branch, BranchGradient, GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, MlpOutput,
+    Neighbours, NormLinear, NormLinearGradients, Normed,
 };
 use crate::{Affine, AffineGradients, Norm, Precision};
 
@@ -25,10 +25,10 @@ impl Gpu<'_> {
     pub(crate) fn norm_linear(
         &self,
         sublayer: &NormLinear,
-        x: &Tensor,
+        (x, normed): (&Tensor, Option<Normed>),
         precision: Precision,
     ) -> Result<Tensor> {
-        in_precision!(precision, norm_linear(sublayer, x))
+        in_precision!(precision, norm_linear(sublayer, x, normed))
     }
 
     pub(crate) fn norm_linear_backward(
@@ -70,12 +70,13 @@ impl Gpu<'_> {
     pub(crate) fn mlp(
         &self,
         mlp: &Mlp,
-        (x, normed): (&Tensor, Option<Tensor>),
+        (x, normed): (&Tensor, Option<Normed>),
         dropout: Option<Dropout>,
         precision: Precision,
         save: bool,
-    ) -> Result<(Tensor, Tensor)> {
-        in_precision!(precision, mlp_forward(mlp, x, normed, dropout, save))
+        next: Option<&Norm>,
+    ) -> Result<MlpOutput> {
+        in_precision!(precision, mlp_forward(mlp, x, normed, dropout, save, next))
     }
 
     pub(crate) fn mlp_backward(
@@ -93,11 +94,12 @@ impl Gpu<'_> {
     pub(crate) fn gated_mlp(
         &self,
         mlp: &GatedMlp,
-        (x, normed): (&Tensor, Option<Tensor>),
+        (x, normed): (&Tensor, Option<Normed>),
         dropout: Option<Dropout>,
         precision: Precision,
-    ) -> Result<(Tensor, Tensor)> {
-        in_precision!(precision, gated_mlp_forward(mlp, x, normed, dropout))
+        next: Option<&Norm>,
+    ) -> Result<MlpOutput> {
+        in_precision!(precision, gated_mlp_forward(mlp, x, normed, dropout, next))
     }
 
     pub(crate) fn gated_mlp_backward(
@@ -147,10 +149,10 @@ fn buffer<T: Element>(like: &Tensor, n: usize, c: usize) -> Result<Tensor> {
 }
 
 /// The normalised rows of `x` if the sublayer before has computed them, else a buffer for them; and whether it has.
-fn normed_rows<T: Element>(x: &Tensor, normed: Option<Tensor>) -> Result<(Tensor, bool)> {
+fn normed_rows<T: Element>(x: &Tensor, normed: Option<Normed>) -> Result<(Tensor, bool)> {
     let (n, c) = x.dims2()?;
     match normed {
-        Some(normed) if normed.dims() == [n, c] && normed.dtype() == T::DTYPE => Ok((normed, true)),
+        Some(Normed(normed)) if normed.dims() == [n, c] && normed.dtype() == T::DTYPE => Ok((normed, true)),
         _ => Ok((buffer::<T>(x, n, c)?, false)),
     }
 }
@@ -160,16 +162,18 @@ fn n_out(map: &Affine) -> Result<usize> {
     Ok(map.weight.dims2()?.1)
 }
 
-fn norm_linear<T: Element>(sublayer: &NormLinear, x: &Tensor) -> Result<Tensor> {
+fn norm_linear<T: Element>(sublayer: &NormLinear, x: &Tensor, normed: Option<Normed>) -> Result<Tensor> {
     let NormLinear { norm, maps } = sublayer;
     let (op, (n, c), maps) = ("norm_linear", x.dims2()?, &maps.iter().collect::<Vec<_>>()[..]);
     let n_out = maps.iter().map(|map| n_out(map)).sum::<Result<usize>>()?;
-    let (normed, y) = (buffer::<T>(x, n, c)?, buffer::<T>(x, n, n_out)?);
+    let ((normed, is_normed), y) = (normed_rows::<T>(x, normed)?, buffer::<T>(x, n, n_out)?);
     let (weights, biases) = (operands::<T>(maps)?, biases(maps));
     with_parts::<f32, _, _, _>(op, (x, norm, &biases[..]), (), |_, (x, norm, biases), ()| {
         let buffers = (&normed, &y);
         with_parts::<T, _, _, _>(op, &weights[..], buffers, |gpu, weights, (normed, y)| {
-            gpu.norm(x, norm, normed)?;
+            if !is_normed {
+                gpu.norm(x, norm, normed)?;
+            }
             gpu.maps(Matrix::new(normed, c), &Map::list(weights, biases), Matrix::new(y, n_out))
         })
     })?;
@@ -248,10 +252,7 @@ fn linear_residual<T: Element>(
     with_parts::<f32, _, _, _>(op, (residual, &map.bias, next), &y, |_, (residual, bias, next), y| {
         with_parts::<T, _, _, _>(op, (x, &weight[0]), &normed, |gpu, (x, weight), normed| {
             gpu.matmul(Matrix::new(y, c), false, Matrix::new(x, n_in), weight)?;
-            match next.zip(normed) {
-                Some(next) => gpu.residual_norm(residual, (y, bias), dropout, y, next),
-                None => gpu.residual(residual, (y, bias), c, dropout, y),
-            }
+            gpu.residual_and_norm(residual, (y, bias), dropout, y, (c, next.zip(normed)))
         })
     })?;
     Ok((y, normed))
@@ -272,17 +273,18 @@ fn linear_residual_backward<T: Element>(
 fn mlp_forward<T: Element>(
     mlp: &Mlp,
     x: &Tensor,
-    normed: Option<Tensor>,
+    normed: Option<Normed>,
     dropout: Option<Dropout>,
     save: bool,
-) -> Result<(Tensor, Tensor)> {
+    next: Option<&Norm>,
+) -> Result<MlpOutput> {
     let Mlp { norm, up, down, activation } = mlp;
     let (op, (n, c), inner) = ("mlp", x.dims2()?, n_out(up)?);
     let ((normed, is_normed), active) = (normed_rows::<T>(x, normed)?, buffer::<T>(x, n, inner)?);
     let (saved, y) = (buffer::<T>(x, if save { n } else { 0 }, inner)?, buffer::<f32>(x, n, c)?);
     let weights = operands::<T>(&[up, down])?;
-    let inputs = (x, norm, &up.bias, &down.bias);
-    with_parts::<f32, _, _, _>(op, inputs, &y, |_, (x, norm, b_up, b_down), y| {
+    let inputs = (x, norm, &up.bias, &down.bias, next);
+    with_parts::<f32, _, _, _>(op, inputs, &y, |_, (x, norm, b_up, b_down, next), y| {
         let buffers = (&normed, &active, &saved);
         let weights = (&weights[0], &weights[1]);
         with_parts::<T, _, _, _>(op, weights, buffers, |gpu, (up, down), (normed, active, saved)| {
@@ -293,10 +295,11 @@ fn mlp_forward<T: Element>(
             gpu.matmul(hidden, false, rows, up)?;
             gpu.bias_activation(*activation, active, (inner, b_up), save.then_some(saved))?;
             gpu.matmul(Matrix::new(y, c), false, hidden, down)?;
-            gpu.residual(x, (y, b_down), c, dropout, y)
+            // The normalised rows have served: their memory takes those of the result.
+            gpu.residual_and_norm(x, (y, b_down), dropout, y, (c, next.map(|next| (next, normed))))
         })
     })?;
-    Ok((y, saved))
+    Ok(MlpOutput { y, pre_activation: saved, normed: next.map(|_| Normed(normed)) })
 }
 
 fn mlp_backward<T: Element>(
@@ -338,20 +341,20 @@ fn mlp_backward<T: Element>(
     Ok(below.finished())
 }
 
-/// The result and the pre-activation.
 fn gated_mlp_forward<T: Element>(
     mlp: &GatedMlp,
     x: &Tensor,
-    normed: Option<Tensor>,
+    normed: Option<Normed>,
     dropout: Option<Dropout>,
-) -> Result<(Tensor, Tensor)> {
+    next: Option<&Norm>,
+) -> Result<MlpOutput> {
     let GatedMlp { norm, gate, up, activation, down } = mlp;
     let (op, (n, c), inner) = ("gated mlp", x.dims2()?, n_out(gate)?);
     let ((normed, is_normed), hidden) = (normed_rows::<T>(x, normed)?, buffer::<T>(x, n, inner)?);
     let (pre_activation, y) = (buffer::<T>(x, n, 2 * inner)?, buffer::<f32>(x, n, c)?);
     let weights = operands::<T>(&[gate, up, down])?;
-    let inputs = (x, norm, [&gate.bias, &up.bias], &down.bias);
-    with_parts::<f32, _, _, _>(op, inputs, &y, |_, (x, norm, biases, b_down), y| {
+    let inputs = (x, norm, [&gate.bias, &up.bias], &down.bias, next);
+    with_parts::<f32, _, _, _>(op, inputs, &y, |_, (x, norm, biases, b_down, next), y| {
         let weights = (&weights[..2], &weights[2]);
         let buffers = (&normed, &pre_activation, &hidden);
         with_parts::<T, _, _, _>(op, weights, buffers, |gpu, (gate_up, down), buffers| {
@@ -363,10 +366,11 @@ fn gated_mlp_forward<T: Element>(
             gpu.maps(Matrix::new(normed, c), &gate_up, Matrix::new(pre_activation, 2 * inner))?;
             gpu.gated(*activation, pre_activation, inner, hidden)?;
             gpu.matmul(Matrix::new(y, c), false, Matrix::new(hidden, inner), down)?;
-            gpu.residual(x, (y, b_down), c, dropout, y)
+            // The normalised rows have served: their memory takes those of the result.
+            gpu.residual_and_norm(x, (y, b_down), dropout, y, (c, next.map(|next| (next, normed))))
         })
     })?;
-    Ok((y, pre_activation))
+    Ok(MlpOutput { y, pre_activation, normed: next.map(|_| Normed(normed)) })
 }
 
 fn gated_mlp_backward<T: Element>(

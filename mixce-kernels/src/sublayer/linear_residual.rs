@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{BranchGradient, Normed, block_buffer, blocks, check, check_composed};
+use super::{BranchGradient, Normed, block_buffer, blocks, check, check_composed, untracked};
 use crate::device::{gpu_of, has_backward_kernels};
 use crate::dropout::Dropout;
 use crate::parts::{read, write};
@@ -81,8 +81,7 @@ impl LinearResidual {
         let (c, dropout) = (self.map.check("linear_residual", n_in, precision)?, active(dropout)?);
         check("residual of linear_residual", residual, &[n, c])?;
         if let Some(gpu) = gpu_of(residual) {
-            let next = next.filter(|norm| !norm.is_tracked());
-            return gpu.linear_residual(self, x, residual, dropout, next, precision);
+            return gpu.linear_residual(self, x, residual, dropout, untracked(next), precision);
         }
         let mut y = vec![0f32; n * c];
         read("linear_residual", (x, residual, &self.map), |(x, residual, map)| {

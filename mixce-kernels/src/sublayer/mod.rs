@@ -28,13 +28,13 @@ mod norm_linear;
 pub use gated_mlp::{GatedMlp, GatedMlpGradients};
 pub use linear_residual::LinearResidual;
 pub use mlp::{Mlp, MlpGradients};
-pub use neighbours::{Branch, BranchGradient, Neighbours, Normed};
+pub use neighbours::{Branch, BranchGradient, MlpOutput, Neighbours, Normed};
 pub use norm_linear::{NormLinear, NormLinearGradients};
 
 use candle_core::{Result, Tensor, bail};
 
 use crate::device::has_backward_kernels;
-use crate::{Precision, cuda};
+use crate::{Norm, Precision, cuda};
 
 /// Runs backward passes of one thread whose gradients are read only afterwards: on CUDA the sums of columns in them (the gradients of biases
 /// and of norms) have a second stage, the sum of shares, which is launched once for all of them at the end. The values are the same.
@@ -71,6 +71,11 @@ fn check_composed(op: &str, x: &Tensor, precision: Precision) -> Result<()> {
             )
         }
     }
+}
+
+/// The norm of the next sublayer, where no graph needs to see it.
+fn untracked(next: Option<&Norm>) -> Option<&Norm> {
+    next.filter(|norm| !norm.is_tracked())
 }
 
 /// `(first row, rows)` of the blocks of `n` rows.

@@ -5,13 +5,23 @@ use candle_core::{Result, Tensor};
 use crate::dropout::Dropout;
 use crate::residual::active;
 
-/// The normalised rows of a residual stream, computed by the sublayer that ended with it ([`LinearResidual::forward_and_norm`](super::LinearResidual::forward_and_norm)), for
-/// the one that begins with their norm.
+/// The normalised rows of a residual stream, computed by the sublayer that ended with it, for the one that begins with their norm.
 #[derive(Debug)]
 pub struct Normed(
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only CUDA makes and reads it"))]
-    pub(super) Tensor,
+    pub(crate) Tensor,
 );
+
+/// What the forward pass of an MLP gives.
+#[derive(Debug)]
+pub struct MlpOutput {
+    /// The result, `[N, C]`.
+    pub y: Tensor,
+    /// For the backward pass; may be empty unless it is to be saved.
+    pub pre_activation: Tensor,
+    /// The rows of `y` normalised by the norm of the next sublayer, where that was asked for and possible.
+    pub normed: Option<Normed>,
+}
 
 /// The end of a branch, `dropout(x W + b)`, as the backward pass of the sublayer after its residual sum needs it to compute the branch's
 /// gradient together with that of the stream.

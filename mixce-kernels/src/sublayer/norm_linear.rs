@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::{Branch, BranchGradient, block_buffer, blocks, check, check_composed};
+use super::{Branch, BranchGradient, Normed, block_buffer, blocks, check, check_composed};
 use crate::device::{gpu_of, has_backward_kernels};
 use crate::linear::SideBySide;
 use crate::parts::{read, write};
@@ -47,6 +47,14 @@ impl NormLinear {
     /// # Errors
     /// When shapes do not fit, or `precision` is not available (see the [module](super)).
     pub fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor> {
+        self.forward_among(x, None, precision)
+    }
+
+    /// [`NormLinear::forward`], given the rows of `x` as the sublayer before has normalised them by this sublayer's norm, if it has.
+    ///
+    /// # Errors
+    /// As [`NormLinear::forward`].
+    pub fn forward_among(&self, x: &Tensor, normed: Option<Normed>, precision: Precision) -> Result<Tensor> {
         let n_out = self.check(x, precision)?;
         let tracked = x.track_op() || self.norm.is_tracked() || self.maps.iter().any(Affine::is_tracked);
         if !has_backward_kernels(x) || tracked {
@@ -56,7 +64,7 @@ impl NormLinear {
             return side_by_side(outputs);
         }
         if let Some(gpu) = gpu_of(x) {
-            return gpu.norm_linear(self, x, precision);
+            return gpu.norm_linear(self, (x, normed), precision);
         }
         let (n, c) = x.dims2()?;
         let mut y = vec![0f32; n * n_out];

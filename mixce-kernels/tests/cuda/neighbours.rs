@@ -3,10 +3,10 @@
 use candle_core::{Device, Result, Tensor};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{
-    Branch, BranchGradient, GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, Neighbours,
-    NormLinear, NormLinearGradients,
+    Branch, BranchGradient, GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, MlpOutput,
+    Neighbours, NormLinear, NormLinearGradients,
 };
-use mixce_kernels::{Activation, AffineGradients, Dropout, Precision};
+use mixce_kernels::{Activation, AffineGradients, Dropout, Norm, Precision};
 
 use crate::sublayers::{Form, assert_same, inside, of, problems};
 use crate::{assert_close, cuda, on, random, values};
@@ -34,12 +34,17 @@ impl AnyMlp {
         Ok(Self::Gated(GatedMlp { norm, gate, up, activation, down }, sums))
     }
 
-    fn forward(&self, x: &Tensor, drop: Option<Dropout>, precision: Precision) -> Result<[Tensor; 2]> {
-        let (y, pre_activation) = match self {
-            Self::Plain(mlp, _) => mlp.forward_saving(x, drop, precision)?,
-            Self::Gated(mlp, _) => mlp.forward_saving(x, drop, precision)?,
-        };
-        Ok([y, pre_activation])
+    fn forward(
+        &self,
+        x: &Tensor,
+        drop: Option<Dropout>,
+        precision: Precision,
+        next: Option<&Norm>,
+    ) -> Result<MlpOutput> {
+        match self {
+            Self::Plain(mlp, _) => mlp.forward_among(x, None, drop, precision, true, next),
+            Self::Gated(mlp, _) => mlp.forward_among(x, None, drop, precision, true, next),
+        }
     }
 
     fn backward(
@@ -76,9 +81,9 @@ fn branch(dropout: Option<Dropout>, sums: &AffineGradients) -> Branch<'_> {
     Branch { dropout, bias: sums.bias.as_ref() }
 }
 
-/// The gradients of a way out of attention, an MLP and the way into the next attention, with passes that meet or not; and of the biases of
-/// both branches, whose sums have another order.
-fn gradients(
+/// The results and gradients of a way out of attention, an MLP and the way into the next attention, with passes that meet or not; and the
+/// gradients of the biases of both branches, whose sums have another order.
+fn both_passes(
     (n, c, precision, form): (usize, usize, Precision, Form),
     drop: Option<Dropout>,
     device: &Device,
@@ -94,7 +99,10 @@ fn gradients(
 
     let (attended, middle, dx) = (inside(&[n, c + 2], device, precision, 41)?, tensor(42)?, tensor(43)?);
     let dqkv = inside(&[n, 2 * c], device, precision, 44)?;
-    let [y, pre_activation] = mlp.forward(&middle, drop, precision)?;
+    let MlpOutput { y, pre_activation, normed } =
+        mlp.forward(&middle, drop, precision, meet.then_some(&next.norm))?;
+    assert_eq!(normed.is_some(), meet && device.is_cuda());
+    let qkv = next.forward_among(&y, normed, precision)?;
     let of_attention = drop.map(|drop| Dropout { first_row: 8, ..drop });
     let (below_next, below_mlp) = (branch(drop, mlp.down()), branch(of_attention, &out_sums));
 
@@ -110,17 +118,17 @@ fn gradients(
     let biases: Vec<Tensor> = of_branches.into_iter().flatten().collect();
     let is_bias = |sum: &Tensor| biases.iter().any(|bias| bias.id() == sum.id());
     let others = sums.into_iter().filter(|sum| !is_bias(sum));
-    Ok(([dx, dattended].into_iter().chain(others).collect(), biases))
+    Ok(([y, qkv, dx, dattended].into_iter().chain(others).collect(), biases))
 }
 
 #[test]
-fn backward_passes_that_meet_give_the_same_bits() -> Result<()> {
+fn passes_that_meet_give_the_same_bits() -> Result<()> {
     let part = Dropout { p: 0.3, stream: Stream::new(4), first_row: 3 };
     for problem @ (n, c, precision, form) in problems() {
         for drop in [None, Some(part)] {
             let name = format!("sublayers that meet [{n}, {c}], {form:?}, dropout {}", drop.is_some());
-            let (met, biases) = gradients(problem, drop, &cuda()?, true)?;
-            let (apart, biases_apart) = gradients(problem, drop, &cuda()?, false)?;
+            let (met, biases) = both_passes(problem, drop, &cuda()?, true)?;
+            let (apart, biases_apart) = both_passes(problem, drop, &cuda()?, false)?;
             for (i, (met, apart)) in met.iter().zip(&apart).enumerate() {
                 assert_eq!(values(met)?, values(apart)?, "{name} in {precision:?}, result {i}");
             }
@@ -130,7 +138,7 @@ fn backward_passes_that_meet_give_the_same_bits() -> Result<()> {
             // The errors of bf16 add up over three sublayers: only the same bits are wanted there.
             if precision == Precision::F32 {
                 assert_same(&name, (precision, 1e-4), |device| {
-                    let (met, biases) = gradients(problem, drop, device, true)?;
+                    let (met, biases) = both_passes(problem, drop, device, true)?;
                     Ok([met, biases].concat())
                 })?;
             }

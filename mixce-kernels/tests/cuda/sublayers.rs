@@ -158,7 +158,7 @@ fn linear_and_residual() -> Result<()> {
                 let (again, normed) = sublayer.forward_and_norm(&x, &residual, drop, &mlp.norm, precision)?;
                 assert_eq!(normed.is_some(), device.is_cuda());
                 assert_eq!(values(&again)?, values(&y)?);
-                let (z, _) = mlp.forward_normed(&again, normed, drop, precision, false)?;
+                let z = mlp.forward_among(&again, normed, drop, precision, false, None)?.y;
                 let tolerance = if precision == Precision::Bf16 { 8.0 / 512.0 } else { 1e-6 };
                 assert_close("the mlp behind", &z, &mlp.forward(&y, drop, precision)?, tolerance)?;
                 Ok([vec![y, dx], of([&gradients])].concat())
