@@ -4,11 +4,12 @@
 
 use candle_core::Tensor;
 use mixce_kernels::sublayer::{
-    Branch, LinearResidual, Mlp, MlpGradients, MlpOutput, Neighbours, NormLinear, NormLinearGradients,
-    finish_sums_together,
+    Branch, LinearResidual, MapsNeighbours, Mlp, MlpGradients, MlpOutput, Neighbours, NormLinear,
+    NormLinearGradients, finish_sums_together,
 };
 use mixce_kernels::{
-    Affine, AffineGradients, CuSeqlens, DrawnDropout, Dropout, Norm, Precision, causal_attention_backward,
+    Affine, AffineGradients, CuSeqlens, DrawnDropout, Dropout, Norm, Precision,
+    causal_attention_backward_adding,
 };
 use mixce_lm::{Attention, Heads, LayerOptions, Masks, Parameters, ResidualStream, Result, StreamGradient};
 
@@ -184,10 +185,14 @@ impl mixce_lm::Block for Block {
             let dattended =
                 self.attention_out.backward_among(&attended, &dx, site, sums, precision, branch)?;
             let (heads, drawn) = (self.heads, attention_dropout.as_ref());
-            let dqkv = causal_attention_backward(&qkv, documents, heads, drawn, &attended, &dattended)?;
-            drop((qkv, attention_dropout, attended, dattended));
             let sums = &gradients.attention_in;
-            let branch = self.attention_in.backward_among(x, &dqkv, &dx, sums, precision, below)?;
+            let bias = sums.maps.first().and_then(|map| map.bias.as_ref());
+            let outputs = [&attended, &dattended];
+            let (dqkv, biases_added) =
+                causal_attention_backward_adding(&qkv, documents, heads, drawn, outputs, bias)?;
+            drop((qkv, attention_dropout, attended, dattended));
+            let neighbours = MapsNeighbours { biases_added, below };
+            let branch = self.attention_in.backward_among(x, &dqkv, &dx, sums, precision, neighbours)?;
             Ok(StreamGradient { dx, branch })
         })
     }

@@ -140,7 +140,8 @@ pub(crate) fn causal_attention_backward(
     _: &CausalAttention,
     _: &Tensor,
     _: [Operand<'_>; 3],
-) -> Result<(CudaStorage, Shape)> {
+    _: Option<&Tensor>,
+) -> Result<((CudaStorage, Shape), bool)> {
     Err(Error::NotCompiledWithCudaSupport)
 }
 

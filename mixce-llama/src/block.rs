@@ -4,7 +4,7 @@
 
 use candle_core::Tensor;
 use mixce_kernels::sublayer::{
-    Branch, GatedMlp, GatedMlpGradients, LinearResidual, MlpOutput, Neighbours, NormLinear,
+    Branch, GatedMlp, GatedMlpGradients, LinearResidual, MapsNeighbours, MlpOutput, Neighbours, NormLinear,
     NormLinearGradients, finish_sums_together,
 };
 use mixce_kernels::{
@@ -229,7 +229,9 @@ impl mixce_lm::Block for Block {
             let (positions, sums) = (documents.positions(), &gradients.transform);
             self.transform.backward(projected.as_ref(), positions, heads, &dqkv, sums)?;
             let sums = &gradients.attention_in;
-            let branch = self.attention_in.backward_among(x, &dqkv, &dx, sums, precision, below)?;
+            // The rotary embedding lies between attention and the biases.
+            let neighbours = MapsNeighbours { biases_added: false, below };
+            let branch = self.attention_in.backward_among(x, &dqkv, &dx, sums, precision, neighbours)?;
             Ok(StreamGradient { dx, branch })
         })
     }

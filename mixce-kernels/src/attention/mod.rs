@@ -191,6 +191,22 @@ pub fn causal_attention_backward(
     out: &Tensor,
     dout: &Tensor,
 ) -> Result<Tensor> {
+    Ok(causal_attention_backward_adding(qkv, cu_seqlens, heads, dropout, [out, dout], None)?.0)
+}
+
+/// [`causal_attention_backward`], given the result and its gradient; and, where the kernels can do it in the same pass, the sum of its rows is added to
+/// `bias` `[(H + 2 K) D]`, the gradient of a bias of `qkv`. Returns whether that was done, as it is on tensor cores.
+///
+/// # Errors
+/// As [`causal_attention_backward`], and when the bias's gradient has another shape.
+pub fn causal_attention_backward_adding(
+    qkv: &Tensor,
+    cu_seqlens: &CuSeqlens,
+    heads: Heads,
+    dropout: Option<&DrawnDropout>,
+    [out, dout]: [&Tensor; 2],
+    bias: Option<&Tensor>,
+) -> Result<(Tensor, bool)> {
     let d = check(qkv, cu_seqlens, heads, dropout.map(|drawn| drawn.dropout))?;
     let (n, c) = (qkv.dim(0)?, heads.count * d);
     for (what, tensor) in [("result", out), ("gradient", dout)] {
@@ -198,8 +214,12 @@ pub fn causal_attention_backward(
             bail!("causal_attention: expected a {what} [{n}, {c}], got {:?}", tensor.dims());
         }
     }
+    if let Some(bias) = bias.filter(|bias| bias.dims() != [qkv.dims()[1]]) {
+        let (channels, got) = (qkv.dim(1)?, bias.dims());
+        bail!("causal_attention: expected the gradient of a bias [{channels}], got {got:?}");
+    }
     match fused(qkv, cu_seqlens, heads, dropout.cloned())? {
-        Some(op) => op.gradient(&qkv.contiguous()?, out, dout),
+        Some(op) => op.gradient(&qkv.contiguous()?, [out, dout], bias),
         None => {
             let (dtype, device) = (qkv.dtype(), qkv.device().location());
             bail!("causal_attention backward: no kernel for {dtype:?} on {device:?}")

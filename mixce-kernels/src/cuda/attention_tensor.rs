@@ -116,24 +116,37 @@ impl Gpu<'_> {
         unsafe { self.launch(kernel!("attention_tensor", forward), grid, &args) }
     }
 
-    /// The gradient `dqkv` `[N, (H + 2 K) D]`, given `out` and its gradient `dout` `[N, H D]`.
+    /// The gradient `dqkv` `[N, (H + 2 K) D]`, given `out` and its gradient `dout` `[N, H D]`. The sum of its rows is added to that of the bias,
+    /// if there is one.
     pub(super) fn attention_backward_on_tensor_cores(
         &self,
         attention: &Attention<'_, bf16>,
         sizes @ (n, d): (usize, usize),
         [out, dout, dqkv]: [Array<'_, bf16>; 3],
-        saved: Array<'_, f32>,
+        (saved, bias): (Array<'_, f32>, Option<Array<'_, f32>>),
     ) -> Result<()> {
         let (heads, kernels, args) = (attention.heads, kernels(d), attention.tensor_arguments(sizes)?);
-        let of_queries: Vec<_> =
-            args.iter().copied().chain([out.into(), dout.into(), dqkv.into(), saved.into()]).collect();
-        let of_keys: Vec<_> = args.into_iter().chain([dout.into(), dqkv.into(), saved.into()]).collect();
         let (queries, mut keys) = (grid(n, heads.count, kernels.rows), grid(n, heads.kv, kernels.rows));
         keys.shared_bytes = kernels.shared_bytes;
-        // SAFETY: the arguments are those of the kernels; all arrays have N rows, and spans lie inside 0..N.
-        unsafe {
-            self.launch(kernel!("attention_tensor", kernels.backward_queries), queries, &of_queries)?;
-            self.launch(kernel!("attention_tensor", kernels.backward_keys), keys, &of_keys)
+        let launch = |shares: Option<Array<'_, f32>>| {
+            let last = [dout.into(), dqkv.into(), saved.into(), shares.into()];
+            let of_queries: Vec<_> = args.iter().copied().chain([Arg::from(out)]).chain(last).collect();
+            let of_keys: Vec<_> = args.iter().copied().chain(last).collect();
+            // SAFETY: the arguments are those of the kernels; all arrays have N rows, spans lie inside 0..N, and every block has its row
+            // of shares.
+            unsafe {
+                self.launch(kernel!("attention_tensor", kernels.backward_queries), queries, &of_queries)?;
+                self.launch(kernel!("attention_tensor", kernels.backward_keys), keys, &of_keys)
+            }
+        };
+        match bias.filter(|_| n > 0) {
+            Some(bias) => {
+                let channels = (heads.count + 2 * heads.kv) * d;
+                self.add_shares(n.div_ceil(kernels.rows), channels, [Some(bias)], |shares| {
+                    launch(Some(shares))
+                })
+            }
+            None => launch(None),
         }
     }
 }

@@ -28,7 +28,7 @@ mod norm_linear;
 pub use gated_mlp::{GatedMlp, GatedMlpGradients};
 pub use linear_residual::LinearResidual;
 pub use mlp::{Mlp, MlpGradients};
-pub use neighbours::{Branch, BranchGradient, MlpOutput, Neighbours, Normed};
+pub use neighbours::{Branch, BranchGradient, MapsNeighbours, MlpOutput, Neighbours, Normed};
 pub use norm_linear::{NormLinear, NormLinearGradients};
 
 use candle_core::{Result, Tensor, bail};

@@ -57,6 +57,15 @@ pub struct Neighbours<'a> {
     pub below: Option<Branch<'a>>,
 }
 
+/// What the backward pass of the maps into attention shares with those around it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MapsNeighbours<'a> {
+    /// Whether attention's backward pass has added the gradients of the maps' biases.
+    pub biases_added: bool,
+    /// As in [`Neighbours`].
+    pub below: Option<Branch<'a>>,
+}
+
 impl Neighbours<'_> {
     /// [`Branch::active`] of the branch below.
     pub(super) fn active(self) -> Result<Self> {

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::{Branch, BranchGradient, Normed, block_buffer, blocks, check, check_composed};
+use super::{Branch, BranchGradient, MapsNeighbours, Normed, block_buffer, blocks, check, check_composed};
 use crate::device::{gpu_of, has_backward_kernels};
 use crate::linear::SideBySide;
 use crate::parts::{read, write};
@@ -24,6 +24,14 @@ pub struct NormLinearGradients {
     pub norm: AffineGradients,
     /// Of the maps, in their order.
     pub maps: Vec<AffineGradients>,
+}
+
+impl NormLinearGradients {
+    /// Those that are left when the gradients of the maps' biases are added.
+    fn without_biases(&self) -> Self {
+        let without = |map: &AffineGradients| AffineGradients { bias: None, ..map.clone() };
+        Self { norm: self.norm.clone(), maps: self.maps.iter().map(without).collect() }
+    }
 }
 
 impl NormLinear {
@@ -94,11 +102,12 @@ impl NormLinear {
         gradients: &NormLinearGradients,
         precision: Precision,
     ) -> Result<()> {
-        self.backward_among(x, dy, dx, gradients, precision, None)?;
+        self.backward_among(x, dy, dx, gradients, precision, MapsNeighbours::default())?;
         Ok(())
     }
 
-    /// [`NormLinear::backward`], in one pass with the branch below where that is possible: returns its gradient if it was computed.
+    /// [`NormLinear::backward`], in one pass with its neighbours where that is possible: returns the gradient of the branch below if it was
+    /// computed.
     ///
     /// # Errors
     /// As [`NormLinear::backward`].
@@ -109,13 +118,21 @@ impl NormLinear {
         dx: &Tensor,
         gradients: &NormLinearGradients,
         precision: Precision,
-        below: Option<Branch<'_>>,
+        MapsNeighbours { biases_added, below }: MapsNeighbours<'_>,
     ) -> Result<Option<BranchGradient>> {
         let (op, (n, c)) = ("norm_linear backward", x.dims2()?);
         let n_out = self.check(x, precision)?;
         check("gradient of norm_linear", dy, &[n, n_out])?;
         check("gradient of norm_linear's input", dx, &[n, c])?;
         self.check_gradients(gradients)?;
+        let rest;
+        let gradients = match biases_added {
+            true => {
+                rest = gradients.without_biases();
+                &rest
+            }
+            false => gradients,
+        };
         if let Some(gpu) = gpu_of(x) {
             let below = below.map(Branch::active).transpose()?;
             return gpu.norm_linear_backward(self, x, dy, dx, gradients, (precision, below));

@@ -1,15 +1,18 @@
 //! Sublayers whose passes meet in one kernel give the same as one after the other.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use mixce_kernels::rng::Stream;
 use mixce_kernels::sublayer::{
-    Branch, BranchGradient, GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, MlpOutput,
-    Neighbours, NormLinear, NormLinearGradients,
+    Branch, BranchGradient, GatedMlp, GatedMlpGradients, LinearResidual, MapsNeighbours, Mlp, MlpGradients,
+    MlpOutput, Neighbours, NormLinear, NormLinearGradients,
 };
-use mixce_kernels::{Activation, AffineGradients, Dropout, Norm, Precision};
+use mixce_kernels::{
+    Activation, AffineGradients, CuSeqlens, DrawnDropout, Dropout, Heads, Norm, Precision,
+    causal_attention_backward, causal_attention_backward_adding, causal_attention_saving,
+};
 
 use crate::sublayers::{Form, assert_same, inside, of, problems};
-use crate::{assert_close, cuda, on, random, values};
+use crate::{assert_close, cuda, on, random, rounded, values};
 
 /// Either MLP.
 enum AnyMlp {
@@ -81,6 +84,10 @@ fn branch(dropout: Option<Dropout>, sums: &AffineGradients) -> Branch<'_> {
     Branch { dropout, bias: sums.bias.as_ref() }
 }
 
+fn around(below: Option<Branch<'_>>) -> MapsNeighbours<'_> {
+    MapsNeighbours { biases_added: false, below }
+}
+
 /// The results and gradients of a way out of attention, an MLP and the way into the next attention, with passes that meet or not; and the
 /// gradients of the biases of both branches, whose sums have another order.
 fn both_passes(
@@ -106,7 +113,8 @@ fn both_passes(
     let of_attention = drop.map(|drop| Dropout { first_row: 8, ..drop });
     let (below_next, below_mlp) = (branch(drop, mlp.down()), branch(of_attention, &out_sums));
 
-    let above = next.backward_among(&y, &dqkv, &dx, &next_sums, precision, meet.then_some(below_next))?;
+    let above =
+        next.backward_among(&y, &dqkv, &dx, &next_sums, precision, around(meet.then_some(below_next)))?;
     assert_eq!(above.is_some(), meet && device.is_cuda());
     let neighbours = Neighbours { above, below: meet.then_some(below_mlp) };
     let above = mlp.backward([&middle, &pre_activation], drop, &dx, precision, neighbours)?;
@@ -158,10 +166,40 @@ fn another_branch_is_refused() -> Result<()> {
     };
     let dy = inside(&[3, c], &device, precision, 9)?;
     let below = Some(Branch::default());
-    let above = next.backward_among(&tensor(3, 11)?, &dy, &tensor(3, 12)?, &sums, precision, below)?;
+    let above =
+        next.backward_among(&tensor(3, 11)?, &dy, &tensor(3, 12)?, &sums, precision, around(below))?;
     let out = LinearResidual { map: form.map(c, c, &device, 13)? };
     let (sums, attended) = (form.sums(c, c, &device, 15)?, inside(&[5, c], &device, precision, 17)?);
     let error = out.backward_among(&attended, &tensor(5, 18)?, None, &sums, precision, above).unwrap_err();
     assert!(error.to_string().contains("the gradient of this branch"), "{error}");
+    Ok(())
+}
+
+/// The sums of the columns of the gradient of queries, keys and values, of ragged documents and heads that share keys.
+#[test]
+fn attention_adds_the_gradient_of_a_bias() -> Result<()> {
+    let drop = Some(Dropout { p: 0.25, stream: Stream::new(3), first_row: 7 });
+    for (lengths, heads, kv, d) in [(&[70, 1, 65][..], 2, 2, 64), (&[129, 3], 4, 2, 16), (&[5], 2, 1, 128)] {
+        let documents = CuSeqlens::from_lengths(lengths.iter().copied());
+        let (n, channels) = (documents.tokens(), (heads + 2 * kv) * d);
+        let heads = Heads { kv, ..Heads::new(heads, 1.0 / (d as f64).sqrt()) };
+        let half = |width, seed| rounded(&[n, width], seed)?.to_device(&cuda()?)?.to_dtype(DType::BF16);
+        let (qkv, dout) = (half(channels, 1)?, half(heads.count * d, 2)?);
+        let (out, drawn) = causal_attention_saving(&qkv, &documents, heads, drop)?;
+        let (outputs, drawn) = ([&out, &dout], drawn.as_ref());
+        let bias = on(&cuda()?, &random(&[channels], 3)?)?;
+        let before = bias.copy()?;
+        let (dqkv, added) =
+            causal_attention_backward_adding(&qkv, &documents, heads, drawn, outputs, Some(&bias))?;
+        assert!(added);
+        // Without a bias, and with a dropout that is drawn again, the same bits.
+        let again = DrawnDropout::from(drop.unwrap());
+        let alone = causal_attention_backward(&qkv, &documents, heads, Some(&again), &out, &dout)?;
+        assert_eq!(values(&dqkv)?, values(&alone)?);
+        let want = (before + dqkv.to_dtype(DType::F32)?.sum(0)?)?;
+        assert_close(&format!("bias of {lengths:?}, {heads:?}"), &bias, &want, 4.0 / 512.0)?;
+        let error = causal_attention_backward_adding(&qkv, &documents, heads, drawn, outputs, Some(&out));
+        assert!(error.unwrap_err().to_string().contains("the gradient of a bias"));
+    }
     Ok(())
 }
