@@ -32,7 +32,7 @@ LAUNCHES = [
     (r"attention_(backward_(queries|keys)_)?4_\w+", (2 * 32 * 129 + 1024) * 4, None),
     (r"attention_(backward_(queries|keys)_)?8_\w+", (2 * 21 * 257 + 1024) * 4, None),
     (r"(layer|rms)_norm_(f32|bf16)", 8 * 768 * 4, None),
-    (r"(layer|rms)_norm_backward_(f32|bf16)", 7 * 2 * 768 * 4, 7 * 32),
+    (r"(layer|rms)_norm_(branch_)?backward_(f32|bf16)", 7 * 2 * 768 * 4, 7 * 32),
     (r"rotary_backward_(f32|bf16)", 2 * 8 * 128 * 4, None),
     (r"sample", 197 * 8, None),
 ]

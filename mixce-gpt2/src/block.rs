@@ -4,12 +4,14 @@
 
 use candle_core::Tensor;
 use mixce_kernels::sublayer::{
-    LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients, finish_sums_together,
+    Branch, LinearResidual, MapsNeighbours, Mlp, MlpGradients, MlpOutput, Neighbours, NormLinear,
+    NormLinearGradients, finish_sums_together,
 };
 use mixce_kernels::{
-    Affine, AffineGradients, CuSeqlens, Dropout, Norm, Precision, causal_attention_backward,
+    Affine, AffineGradients, CuSeqlens, DrawnDropout, Dropout, Norm, Precision,
+    causal_attention_backward_adding,
 };
-use mixce_lm::{Attention, Heads, LayerOptions, Masks, Parameters, Result};
+use mixce_lm::{Attention, Heads, LayerOptions, Masks, Parameters, ResidualStream, Result, StreamGradient};
 
 use crate::config::Gpt2Config;
 
@@ -73,6 +75,8 @@ pub struct BlockGradients {
 pub struct SavedActivations {
     /// Queries, keys and values, `[N, 3 C]`.
     qkv: Tensor,
+    /// The dropout of the probabilities, as it was drawn.
+    attention_dropout: Option<DrawnDropout>,
     /// The attended values, `[N, C]`.
     attended: Tensor,
     /// The residual stream between attention and MLP, `[N, C]`.
@@ -125,46 +129,71 @@ impl mixce_lm::Block for Block {
     type Saved = SavedActivations;
     type Gradients = BlockGradients;
 
+    fn norm(&self) -> &Norm {
+        &self.attention_in.norm
+    }
+
     fn forward(
         &self,
-        x: &Tensor,
+        ResidualStream { x, normed }: ResidualStream,
         LayerOptions { dropout, precision }: LayerOptions,
         attention: &mut Attention<'_>,
         save: bool,
-    ) -> Result<(Tensor, Option<SavedActivations>)> {
-        let qkv = self.attention_in.forward(x, precision)?;
-        let attended = attention.attend(&qkv, self.heads, self.dropout(dropout, Site::Attention))?;
+        next: Option<&Norm>,
+    ) -> Result<(ResidualStream, Option<SavedActivations>)> {
+        let qkv = self.attention_in.forward_among(&x, normed, precision)?;
+        let site = self.dropout(dropout, Site::Attention);
+        let (attended, attention_dropout) = attention.attend(&qkv, self.heads, site)?;
+        let attention_dropout = attention_dropout.filter(|_| save);
         let site = self.dropout(dropout, Site::AttentionResidual);
-        let (out, norm, x) = (&self.attention_out, &self.mlp.norm, attention.rows(x)?);
+        let (out, norm, x) = (&self.attention_out, &self.mlp.norm, attention.rows(&x)?);
         let (middle, normed) = out.forward_and_norm(&attended, &x, site, norm, precision)?;
         let site = self.dropout(dropout, Site::MlpResidual);
-        let (y, pre_activation) = self.mlp.forward_normed(&middle, normed, site, precision, save)?;
-        if !save {
-            return Ok((y, None));
-        }
-        Ok((y, Some(SavedActivations { qkv, attended, middle, pre_activation })))
+        let MlpOutput { y, pre_activation, normed } =
+            self.mlp.forward_among(&middle, normed, site, precision, save, next)?;
+        let saved = SavedActivations { qkv, attention_dropout, attended, middle, pre_activation };
+        Ok((ResidualStream { x: y, normed }, save.then_some(saved)))
+    }
+
+    fn last_branch<'a>(
+        &self,
+        LayerOptions { dropout, .. }: LayerOptions,
+        gradients: &'a BlockGradients,
+    ) -> Branch<'a> {
+        let dropout = self.dropout(dropout, Site::MlpResidual);
+        Branch { dropout, bias: gradients.mlp.down.bias.as_ref() }
     }
 
     fn backward(
         &self,
-        x: &Tensor,
-        saved: SavedActivations,
-        LayerOptions { dropout, precision }: LayerOptions,
+        (x, saved): (&Tensor, SavedActivations),
+        options @ LayerOptions { dropout, precision }: LayerOptions,
         documents: &CuSeqlens,
-        dx: &Tensor,
+        StreamGradient { dx, branch }: StreamGradient,
         gradients: &BlockGradients,
-    ) -> Result<()> {
+        below: Option<Branch<'_>>,
+    ) -> Result<StreamGradient> {
         finish_sums_together(|| {
-            let SavedActivations { qkv, attended, middle, pre_activation } = saved;
-            let site = self.dropout(dropout, Site::MlpResidual);
-            self.mlp.backward(&middle, &pre_activation, site, dx, &gradients.mlp, precision)?;
+            let SavedActivations { qkv, attention_dropout, attended, middle, pre_activation } = saved;
+            let (site, sums) = (self.dropout(dropout, Site::AttentionResidual), &gradients.attention_out);
+            let of_attention = Branch { dropout: site, bias: sums.bias.as_ref() };
+            let neighbours = Neighbours { above: branch, below: Some(of_attention) };
+            let (inputs, of_mlp) = ([&middle, &pre_activation], self.last_branch(options, gradients).dropout);
+            let branch =
+                self.mlp.backward_among(inputs, of_mlp, &dx, &gradients.mlp, precision, neighbours)?;
             drop((middle, pre_activation));
-            let site = self.dropout(dropout, Site::AttentionResidual);
             let dattended =
-                self.attention_out.backward(&attended, dx, site, &gradients.attention_out, precision)?;
-            let site = self.dropout(dropout, Site::Attention);
-            let dqkv = causal_attention_backward(&qkv, documents, self.heads, site, &attended, &dattended)?;
-            Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
+                self.attention_out.backward_among(&attended, &dx, site, sums, precision, branch)?;
+            let (heads, drawn) = (self.heads, attention_dropout.as_ref());
+            let sums = &gradients.attention_in;
+            let bias = sums.maps.first().and_then(|map| map.bias.as_ref());
+            let outputs = [&attended, &dattended];
+            let (dqkv, biases_added) =
+                causal_attention_backward_adding(&qkv, documents, heads, drawn, outputs, bias)?;
+            drop((qkv, attention_dropout, attended, dattended));
+            let neighbours = MapsNeighbours { biases_added, below };
+            let branch = self.attention_in.backward_among(x, &dqkv, &dx, sums, precision, neighbours)?;
+            Ok(StreamGradient { dx, branch })
         })
     }
 

@@ -11,8 +11,8 @@ use mixce_kernels::sublayer::{Mlp, MlpGradients, NormLinear};
 use mixce_kernels::{
     Activation, AdamWParameter, AdamWUpdate, Affine, AffineGradients, CuSeqlens, Dropout, Embedded, Heads,
     KeyValues, Matrix, Norm, Positions, Precision, Weight, adamw_step, causal_attention,
-    causal_attention_backward, decode_attention, dropout, embedding_backward, embedding_sum, matmul,
-    residual_dropout, softmax_quantile,
+    causal_attention_backward, causal_attention_saving, decode_attention, dropout, embedding_backward,
+    embedding_sum, matmul, residual_dropout, softmax_quantile,
 };
 
 const TOKENS: usize = 1024;
@@ -77,9 +77,11 @@ fn attention(c: &mut Criterion) {
         c.bench_function(&format!("{name} forward"), |b| {
             b.iter(|| causal_attention(&qkv, &cu_seqlens, heads, drop).unwrap());
         });
-        let out = causal_attention(&qkv, &cu_seqlens, heads, drop).unwrap();
+        let (out, drawn) = causal_attention_saving(&qkv, &cu_seqlens, heads, drop).unwrap();
         c.bench_function(&format!("{name} backward"), |b| {
-            b.iter(|| causal_attention_backward(&qkv, &cu_seqlens, heads, drop, &out, &dout).unwrap());
+            b.iter(|| {
+                causal_attention_backward(&qkv, &cu_seqlens, heads, drawn.as_ref(), &out, &dout).unwrap()
+            });
         });
     }
     let shape = [SEQUENCES, HEADS, 128, CHANNELS / HEADS];

@@ -4,8 +4,12 @@
 // Legend as there. The rows of a block are those of one head (queries, or keys in the pass for keys), the tiles those of the other side, see
 // tiles.cuh. `scale` is in units of log 2, so that exp2 gives probabilities, and positive.
 //
-// What dropout keeps is drawn before, into a bit a query and key: `kept` [heads, n, words], where bit j % 32 of word j / 32 is that of key
-// j of the query's document. Null without dropout.
+// What dropout keeps is drawn once for all passes, into a bit a query and key up to it: bit j % 32 of word j / 32 of a query's row in
+// `kept` is that of key j of its document. Null without dropout.
+//
+// The row of the query at position 32 a + b of its document has a + 1 words, and follows those of the positions before it:
+// (a + 1) (16 a + b) words. Documents of up to `longest` tokens, words = ceil(longest / 32), take at most (words + 1) / 2 words a token, so
+// that the rows of a document whose first token is number i may begin at word ceil(i (words + 1) / 2) of its head.
 #include "tiles.cuh"
 
 struct Problem {
@@ -19,16 +23,25 @@ struct Problem {
     const unsigned document = spans[2 * query], nearest = query >= window ? query + 1 - window : 0;
     return nearest > document ? nearest : document;
   }
+
+  // Where the row of a query begins in `kept`.
+  __device__ __forceinline__ size_t kept_row(unsigned head, unsigned query, unsigned document) const {
+    const unsigned position = query - document, a = position / 32;
+    const size_t of_head = ((size_t)n * (words + 1) + 1) / 2, of_document = ((size_t)document * (words + 1) + 1) / 2;
+    return head * of_head + of_document + (size_t)(a + 1) * (16 * a + position % 32);
+  }
 };
 
 // What dropout keeps of a query's keys; everything without dropout.
 struct Kept {
   const uint32_t* row;
-  unsigned document, words;
+  unsigned document, words;  // words: of the row
 
   __device__ __forceinline__ Kept() {}
-  __device__ __forceinline__ Kept(const Problem& p, unsigned head, unsigned query)
-      : row(p.kept ? p.kept + ((size_t)head * p.n + query) * p.words : nullptr), document(p.spans[2 * query]), words(p.words) {}
+  __device__ __forceinline__ Kept(const Problem& p, unsigned head, unsigned query) : document(p.spans[2 * query]) {
+    row = p.kept ? p.kept + p.kept_row(head, query, document) : nullptr;
+    words = (query - document) / 32 + 1;
+  }
 
   __device__ __forceinline__ uint32_t word(unsigned i) const { return i < words ? row[i] : 0; }
 
@@ -196,12 +209,34 @@ static __device__ __forceinline__ float row_product(const Head& h, const bf16* o
   return quad_sum(sum);
 }
 
+// The block's share in the sums of the columns of its rows, of which the lane's are `sums` times a factor each: `share` [d]. The shares of warps
+// are added up in their order; `of_warps` has room for D numbers of each.
+template <int D>
+static __device__ __forceinline__ void write_share(const Head& h, Fragment<D>& sums, const float (&factors)[2], float* of_warps,
+                                                   float* share) {
+#pragma unroll
+  for (int i = 0; i < sums.OF_ROW; i++) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+      if (h.row0 + 8 * half + h.lane / 4 < h.p.n) sum += factors[half] * sums.at(half, i);
+    for (int distance = 4; distance < WARP; distance *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, distance);
+    if (h.lane < 4) of_warps[threadIdx.x / WARP * D + sums.column(i, h.lane)] = sum;
+  }
+  __syncthreads();
+  if (threadIdx.x >= h.p.d) return;
+  float sum = 0.0f;
+  for (int warp = 0; warp < WARPS; warp++) sum += of_warps[warp * D + threadIdx.x];
+  share[threadIdx.x] = sum;
+}
+
 // With P the probabilities, M the dropout factors and g = M dO V^T: dS = P (g - rowsum(P g)), dQ = scale dS K, where rowsum(P g) is
 // dO . O. That and log2 of the sum of exp2 of the scores go to `saved` [heads, n, 2] for the pass over the keys. As in the forward
-// pass, the weights are not yet divided by their sum.
+// pass, the weights are not yet divided by their sum. Both passes write each block's share in the sums of the columns of dqkv, before it is
+// rounded, to `shares` [blocks of a head, channels], unless that is null.
 template <int D, int N>
 static __device__ __forceinline__ void backward_queries(const Problem& p, bf16* shared, const bf16* out, const bf16* dout, float scale,
-                                                        bf16* dqkv, float* saved) {
+                                                        bf16* dqkv, float* saved, float* shares) {
   const Head h(p, blockIdx.y);
   const InRegisters<D> q(h, h.q, h.stride), gradient(h, dout + (size_t)h.head * p.d, h.width);
   float mean[2];
@@ -221,17 +256,21 @@ static __device__ __forceinline__ void backward_queries(const Problem& p, bf16* 
     });
     accumulate<D, N>(softmax.sums, scores, k, h.lane);
   });
+  float factors[2];
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const float norm = quad_sum(softmax.norm[half]);
     const unsigned row = h.row0 + 8 * half + h.lane / 4;
+    factors[half] = scale / norm;
     if (row >= p.n) continue;
-    store_row(dqkv + row * h.stride + (size_t)h.head * p.d, softmax.sums, half, scale / norm, p.d, h.lane % 4);
+    store_row(dqkv + row * h.stride + (size_t)h.head * p.d, softmax.sums, half, factors[half], p.d, h.lane % 4);
     if (h.lane % 4 > 0) continue;
     float* at = saved + 2 * ((size_t)h.head * p.n + row);
     at[0] = softmax.max[half] + log2f(norm);
     at[1] = mean[half];
   }
+  if (shares)
+    write_share(h, softmax.sums, factors, reinterpret_cast<float*>(shared), shares + blockIdx.x * h.stride + (size_t)h.head * p.d);
 }
 
 // What the pass over keys needs of the N queries of a tile, with what dropout keeps of the block's KEYS keys.
@@ -286,7 +325,7 @@ struct QueriesOfTile {
 template <int D, int N>
 static __device__ __forceinline__ void backward_keys(const Problem& p, bf16* shared, bf16* rows,
                                                      QueriesOfTile<N, BLOCK_ROWS> (&tiles)[2], const bf16* dout, float scale,
-                                                     bf16* dqkv, const float* saved) {
+                                                     bf16* dqkv, const float* saved, float* shares) {
   const unsigned group = p.heads / p.kv;
   const Head first_head(p, blockIdx.y * group);
   const unsigned lane = first_head.lane, begin = first_head.begin(), last = first_head.end() - 1;
@@ -351,6 +390,10 @@ static __device__ __forceinline__ void backward_keys(const Problem& p, bf16* sha
     store_row(row + keys, dk, half, scale, p.d, lane % 4);
     store_row(row + values, dv, half, 1.0f, p.d, lane % 4);
   }
+  if (!shares) return;
+  float *of_warps = reinterpret_cast<float*>(shared), *share = shares + blockIdx.x * first_head.stride;
+  write_share(first_head, dk, {scale, scale}, of_warps, share + keys);
+  write_share(first_head, dv, {1.0f, 1.0f}, of_warps + WARPS * D, share + values);
 }
 
 #define ATTENTION_PARAMETERS                                                                                        \
@@ -370,22 +413,24 @@ static __device__ __forceinline__ void backward_keys(const Problem& p, bf16* sha
   }                                                                                                                          \
   extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, BLOCKS)                                                        \
       mixce_attention_tensor_backward_queries_##D(ATTENTION_PARAMETERS, const bf16* out, const bf16* dout, bf16* dqkv,       \
-                                                  float* saved) {                                                            \
+                                                  float* saved, float* shares) {                                             \
     __shared__ __align__(128) bf16 tiles[4 * N_BACKWARD * D];                                                                \
-    backward_queries<D, N_BACKWARD>(PROBLEM, tiles, out, dout, scale, dqkv, saved);                                          \
+    backward_queries<D, N_BACKWARD>(PROBLEM, tiles, out, dout, scale, dqkv, saved, shares);                                  \
   }                                                                                                                          \
   extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, BLOCKS)                                                        \
-      mixce_attention_tensor_backward_keys_##D(ATTENTION_PARAMETERS, const bf16* dout, bf16* dqkv, const float* saved) {     \
+      mixce_attention_tensor_backward_keys_##D(ATTENTION_PARAMETERS, const bf16* dout, bf16* dqkv, const float* saved,       \
+                                               float* shares) {                                                              \
     extern __shared__ __align__(128) bf16 shared[];                                                                          \
     __shared__ QueriesOfTile<N_BACKWARD, BLOCK_ROWS> queries[2];                                                             \
     bf16* const rows = shared + 4 * N_BACKWARD * D;                                                                          \
-    backward_keys<D, N_BACKWARD>(PROBLEM, shared, rows, queries, dout, scale, dqkv, saved);                                  \
+    backward_keys<D, N_BACKWARD>(PROBLEM, shared, rows, queries, dout, scale, dqkv, saved, shares);                          \
   }
 
 KERNELS_FOR(64, 64, 32, 3)
 KERNELS_FOR(128, 32, 32, 2)
 
-// Draws `kept`: a warp takes some queries of head blockIdx.y in turn, and of each the keys that it sees, four a lane.
+// Draws `kept`: a warp takes some queries of head blockIdx.y in turn, and of each the keys that it sees, four a lane. Keys before the window
+// are dropped.
 constexpr unsigned QUERIES_OF_WARP = 4, DRAWN = 4 * WARP;
 
 extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
@@ -397,11 +442,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
     const unsigned query = warp * QUERIES_OF_WARP + i;
     if (query >= n) return;
     const unsigned document = spans[2 * query], first = (p.first_key(query) - document) / 32, last = (query - document) / 32;
-    uint32_t* row = kept + ((size_t)blockIdx.y * n + query) * words;
+    uint32_t* row = kept + p.kept_row(blockIdx.y, query, document);
 #pragma unroll 1
     for (unsigned word = lane; word < first; word += WARP) row[word] = 0;
-#pragma unroll 1
-    for (unsigned word = last + 1 + lane; word < words; word += WARP) row[word] = 0;
     for (unsigned begin = first; begin <= last; begin += DRAWN / 32) {
       const unsigned word = begin + lane / 8;
       const Words draws = philox(((uint64_t)query << 30) + dropout.first / 4 + word * 8 + lane % 8, dropout.label, dropout.key);

@@ -75,14 +75,47 @@ static __device__ __forceinline__ void residual_norm(const float* residual, cons
   });
 }
 
+// No branch ends in x.
+struct NoBranch {
+  __device__ __forceinline__ unsigned sums() const { return 2; }
+  template <class W>
+  __device__ __forceinline__ void store(size_t, size_t, Floats<4>, W) const {}
+  template <class W>
+  __device__ __forceinline__ void add(Floats<4>&, size_t, size_t, W) const {}
+};
+
+// x is the residual sum of a branch, whose gradient is dx dropped, rounded to T. Null where that is dx itself. With a third sum, that of its
+// rows is the gradient of the branch's bias.
+template <class T>
+struct Branch {
+  T* gradient;
+  const float* dx;
+  unsigned number_of_sums;
+  Dropout dropout;
+
+  __device__ __forceinline__ unsigned sums() const { return number_of_sums; }
+  template <class W>
+  __device__ __forceinline__ void store(size_t at, size_t left, Floats<4> d, W whole) const {
+    if (!gradient) return;
+    const Floats<4> factors = dropout.factors(at, whole);
+    for (int k = 0; k < 4; k++) d.x[k] *= factors.x[k];
+    store_pack(gradient + at, left, d, whole);
+  }
+  template <class W>
+  __device__ __forceinline__ void add(Floats<4>& sum, size_t at, size_t left, W whole) const {
+    const Floats<4> d = gradient ? load_pack<4>(gradient + at, left, whole) : load_pack<4>(dx + at, left, whole);
+    for (int k = 0; k < 4; k++) sum.x[k] += d.x[k];
+  }
+};
+
 // With g = dy gain: dx += rstd (g - mean(g) - n mean(g n)), without mean(g) in an RMS norm. Rows of both x and g are kept.
 //
 // A block takes `chunk_rows` rows, whose moments go to `saved` [rows, 2]. Then it reads them again, from the cache, and writes its share in
-// dgain = sum_rows dy n and dshift = sum_rows dy: `partial` [blocks, 2, c].
-template <bool CENTRED, bool KNOWN, class T>
+// dgain = sum_rows dy n, dshift = sum_rows dy, and in that of the branch's bias: `partial` [blocks, sums, c].
+template <bool CENTRED, bool KNOWN, class T, class B>
 static __device__ __forceinline__ void backward(const float* x, const float* gain, const T* dy, float* dx, float* saved,
                                                 float* partial, size_t rows, unsigned c, float eps, unsigned kept,
-                                                size_t chunk_rows, Whole<KNOWN> whole) {
+                                                size_t chunk_rows, const B& branch, Whole<KNOWN> whole) {
   float* const own_x = shared_rows() + threadIdx.x / WARP * 2 * kept;
   float* const own_g = own_x + kept;
   const size_t begin = blockIdx.x * chunk_rows, end = begin + chunk_rows < rows ? begin + chunk_rows : rows;
@@ -124,6 +157,7 @@ static __device__ __forceinline__ void backward(const float* x, const float* gai
       Floats<4> d = load_pack<4>(dx + row * c + i, left, whole);
       for (int k = 0; k < 4; k++) d.x[k] += rstd * (g.x[k] - mean_g - (a.x[k] - mean) * rstd * mean_gn);
       store_pack(dx + row * c + i, left, d, whole);
+      branch.store(row * c + i, left, d, whole);
     });
     if (threadIdx.x % WARP == 0) {
       saved[2 * row] = mean;
@@ -132,7 +166,7 @@ static __device__ __forceinline__ void backward(const float* x, const float* gai
   }
   __syncthreads();
   for (size_t i = 4 * threadIdx.x; i < c; i += 4 * blockDim.x) {
-    Floats<4> dgain = {}, dshift = {};
+    Floats<4> dgain = {}, dshift = {}, dbias = {};
 #pragma unroll 2
     for (size_t row = begin; row < end; row++) {
       const Floats<4> a = load_pack<4>(x + row * c + i, c - i, whole), gradient = load_pack<4>(dy + row * c + i, c - i, whole);
@@ -141,10 +175,12 @@ static __device__ __forceinline__ void backward(const float* x, const float* gai
         dgain.x[k] += gradient.x[k] * ((a.x[k] - mean) * rstd);
         dshift.x[k] += gradient.x[k];
       }
+      if (branch.sums() > 2) branch.add(dbias, row * c + i, c - i, whole);
     }
-    float* const share = partial + (size_t)blockIdx.x * 2 * c + i;
+    float* const share = partial + (size_t)blockIdx.x * branch.sums() * c + i;
     store_pack(share, c - i, dgain, whole);
     store_pack(share + c, c - i, dshift, whole);
+    if (branch.sums() > 2) store_pack(share + 2 * c, c - i, dbias, whole);
   }
 }
 
@@ -172,7 +208,20 @@ static __device__ __forceinline__ void backward(const float* x, const float* gai
     const bool whole = has_whole_packs<4>(x, c) && has_whole_packs<4>(gain, c) && has_whole_packs<4>(dy, c) &&             \
                        has_whole_packs<4>(dx, c) && has_whole_packs<4>(partial, c);                                        \
     with_whole(whole, [=](auto known) {                                                                                    \
-      backward<CENTRED>(x, gain, dy, dx, saved, partial, rows, c, eps, kept, chunk_rows, known);                           \
+      backward<CENTRED>(x, gain, dy, dx, saved, partial, rows, c, eps, kept, chunk_rows, NoBranch(), known);               \
+    });                                                                                                                    \
+  }                                                                                                                        \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                                                    \
+      mixce_##NORM##_norm_branch_backward_##SUFFIX(const float* x, const float* gain, const T* dy, float* dx,              \
+                                                   float* saved, float* partial, size_t rows, unsigned c, float eps,       \
+                                                   unsigned kept, size_t chunk_rows, T* gradient, unsigned sums,           \
+                                                   DROPOUT_PARAMETERS) {                                                   \
+    const Branch<T> branch = {gradient, dx, sums, DROPOUT};                                                                \
+    const bool whole = has_whole_packs<4>(x, c) && has_whole_packs<4>(gain, c) && has_whole_packs<4>(dy, c) &&             \
+                       has_whole_packs<4>(dx, c) && has_whole_packs<4>(partial, c) && has_whole_packs<4>(gradient, c) &&   \
+                       branch.dropout.draws_whole_packs();                                                                 \
+    with_whole(whole, [=](auto known) {                                                                                    \
+      backward<CENTRED>(x, gain, dy, dx, saved, partial, rows, c, eps, kept, chunk_rows, branch, known);                   \
     });                                                                                                                    \
   }
 

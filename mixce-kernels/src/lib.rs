@@ -76,8 +76,9 @@ pub use adamw::{
 };
 pub use affine::{Affine, AffineGradients};
 pub use attention::{
-    CuSeqlens, Heads, KeyValues, causal_attention, causal_attention_backward, causal_attention_slow,
-    decode_attention, fill_cache,
+    CuSeqlens, DrawnDropout, Heads, KeyValues, causal_attention, causal_attention_backward,
+    causal_attention_backward_adding, causal_attention_saving, causal_attention_slow, decode_attention,
+    fill_cache,
 };
 pub use categorical::{all_finite, softmax_quantile};
 pub use cpu::edit_f32;

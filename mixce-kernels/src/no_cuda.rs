@@ -16,7 +16,8 @@ use crate::norm::NormElements;
 use crate::rotary::{HeadTransform, HeadTransformGradients};
 use crate::sample::Choice;
 use crate::sublayer::{
-    GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients,
+    Branch, BranchGradient, GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, MlpOutput,
+    Neighbours, NormLinear, NormLinearGradients, Normed,
 };
 use crate::{Activation, AffineGradients, Norm, Positions, Precision, StoredTensor, Weight, device};
 
@@ -78,6 +79,7 @@ never_called! {
     clear(&[&Tensor]) -> ();
     target_log_probs(&Tensor, &StoredTensor, &Tensor, Precision) -> Tensor;
     weighted_cross_entropy(&Tensor, &StoredTensor, &Tensor, Weighting<'_>, &Tensor, Precision) -> CrossEntropy;
+    draw_attention_dropout((&Tensor, usize), Heads, Dropout) -> Tensor;
     decode_attention(&Tensor, &KeyValues, &Positions, Heads) -> Tensor;
     fill_cache(&Tensor, &Tensor, &KeyValues, Heads) -> ();
     describe() -> device::Gpu;
@@ -99,14 +101,14 @@ never_called! {
     upload(&[u32], &Tensor) -> ();
     sample((&Tensor, usize), Choice, u64, [&Tensor; 3], &Tensor) -> ();
     logits(&Tensor, &Weight) -> Tensor;
-    norm_linear(&NormLinear, &Tensor, Precision) -> Tensor;
-    norm_linear_backward(&NormLinear, &Tensor, &Tensor, &Tensor, &NormLinearGradients, Precision) -> ();
+    norm_linear(&NormLinear, (&Tensor, Option<Normed>), Precision) -> Tensor;
+    norm_linear_backward(&NormLinear, &Tensor, &Tensor, &Tensor, &NormLinearGradients, (Precision, Option<Branch<'_>>)) -> Option<BranchGradient>;
     linear_residual(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, Option<&Norm>, Precision) -> (Tensor, Option<Tensor>);
-    linear_residual_backward(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, &AffineGradients, Precision) -> Tensor;
-    mlp(&Mlp, (&Tensor, Option<Tensor>), Option<Dropout>, Precision, bool) -> (Tensor, Tensor);
-    mlp_backward(&Mlp, [&Tensor; 2], Option<Dropout>, &Tensor, &MlpGradients, Precision) -> ();
-    gated_mlp(&GatedMlp, (&Tensor, Option<Tensor>), Option<Dropout>, Precision) -> (Tensor, Tensor);
-    gated_mlp_backward(&GatedMlp, [&Tensor; 2], Option<Dropout>, &Tensor, &GatedMlpGradients, Precision) -> ();
+    linear_residual_backward(&LinearResidual, &Tensor, &Tensor, Option<Dropout>, &AffineGradients, (Precision, Option<BranchGradient>)) -> Tensor;
+    mlp(&Mlp, (&Tensor, Option<Normed>), Option<Dropout>, Precision, bool, Option<&Norm>) -> MlpOutput;
+    mlp_backward(&Mlp, [&Tensor; 2], Option<Dropout>, &Tensor, &MlpGradients, (Precision, Neighbours<'_>)) -> Option<BranchGradient>;
+    gated_mlp(&GatedMlp, (&Tensor, Option<Normed>), Option<Dropout>, Precision, Option<&Norm>) -> MlpOutput;
+    gated_mlp_backward(&GatedMlp, [&Tensor; 2], Option<Dropout>, &Tensor, &GatedMlpGradients, (Precision, Neighbours<'_>)) -> Option<BranchGradient>;
 }
 
 pub(crate) fn finish_sums_together<R, E>(
@@ -138,7 +140,8 @@ pub(crate) fn causal_attention_backward(
     _: &CausalAttention,
     _: &Tensor,
     _: [Operand<'_>; 3],
-) -> Result<(CudaStorage, Shape)> {
+    _: Option<&Tensor>,
+) -> Result<((CudaStorage, Shape), bool)> {
     Err(Error::NotCompiledWithCudaSupport)
 }
 

@@ -4,13 +4,14 @@
 
 use candle_core::Tensor;
 use mixce_kernels::sublayer::{
-    GatedMlp, GatedMlpGradients, LinearResidual, NormLinear, NormLinearGradients, finish_sums_together,
+    Branch, GatedMlp, GatedMlpGradients, LinearResidual, MapsNeighbours, MlpOutput, Neighbours, NormLinear,
+    NormLinearGradients, finish_sums_together,
 };
 use mixce_kernels::{
-    Affine, AffineGradients, CuSeqlens, Dropout, HeadNorm, HeadTransform, HeadTransformGradients, Heads,
-    Norm, Precision, Rotary, StoredTensor, Weight, causal_attention_backward,
+    Affine, AffineGradients, CuSeqlens, DrawnDropout, Dropout, HeadNorm, HeadTransform,
+    HeadTransformGradients, Heads, Norm, Precision, Rotary, StoredTensor, Weight, causal_attention_backward,
 };
-use mixce_lm::{Attention, LayerOptions, Masks, Parameters, Result};
+use mixce_lm::{Attention, LayerOptions, Masks, Parameters, ResidualStream, Result, StreamGradient};
 
 use crate::config::LlamaConfig;
 
@@ -100,6 +101,8 @@ pub struct SavedActivations {
     projected: Option<Tensor>,
     /// The same as attention takes them.
     qkv: Tensor,
+    /// The dropout of the probabilities, as it was drawn.
+    attention_dropout: Option<DrawnDropout>,
     /// The attended values, `[N, H D]`.
     attended: Tensor,
     /// The residual stream between attention and MLP, `[N, C]`.
@@ -159,12 +162,7 @@ impl Block {
                 down: of.map(down)?,
             },
             attention_dropout: config.attention_dropout,
-            heads: Heads {
-                count: config.num_attention_heads,
-                kv: config.num_key_value_heads,
-                scale: (config.head_dim as f64).powf(-0.5),
-                window: config.window(layer),
-            },
+            heads: config.heads(layer),
         })
     }
 
@@ -178,47 +176,65 @@ impl mixce_lm::Block for Block {
     type Saved = SavedActivations;
     type Gradients = BlockGradients;
 
+    fn norm(&self) -> &Norm {
+        &self.attention_in.norm
+    }
+
     fn forward(
         &self,
-        x: &Tensor,
+        ResidualStream { x, normed }: ResidualStream,
         LayerOptions { dropout, precision }: LayerOptions,
         attention: &mut Attention<'_>,
         save: bool,
-    ) -> Result<(Tensor, Option<SavedActivations>)> {
-        let projected = self.attention_in.forward(x, precision)?;
+        next: Option<&Norm>,
+    ) -> Result<(ResidualStream, Option<SavedActivations>)> {
+        let projected = self.attention_in.forward_among(&x, normed, precision)?;
         let qkv = self.transform.forward(&projected, attention.positions(), self.heads)?;
         let projected = Some(projected).filter(|_| save && self.transform.backward_needs_input());
-        let attended = attention.attend(&qkv, self.heads, self.dropout(dropout))?;
-        let (out, norm, x) = (&self.attention_out, &self.mlp.norm, attention.rows(x)?);
+        let (attended, attention_dropout) = attention.attend(&qkv, self.heads, self.dropout(dropout))?;
+        let attention_dropout = attention_dropout.filter(|_| save);
+        let (out, norm, x) = (&self.attention_out, &self.mlp.norm, attention.rows(&x)?);
         let (middle, normed) = out.forward_and_norm(&attended, &x, None, norm, precision)?;
-        let (y, pre_activation) = self.mlp.forward_normed(&middle, normed, None, precision, save)?;
-        if !save {
-            return Ok((y, None));
-        }
-        Ok((y, Some(SavedActivations { projected, qkv, attended, middle, pre_activation })))
+        let MlpOutput { y, pre_activation, normed } =
+            self.mlp.forward_among(&middle, normed, None, precision, save, next)?;
+        let saved = SavedActivations { projected, qkv, attention_dropout, attended, middle, pre_activation };
+        Ok((ResidualStream { x: y, normed }, save.then_some(saved)))
+    }
+
+    fn last_branch<'a>(&self, _: LayerOptions, gradients: &'a BlockGradients) -> Branch<'a> {
+        Branch { dropout: None, bias: gradients.mlp.down.bias.as_ref() }
     }
 
     fn backward(
         &self,
-        x: &Tensor,
-        saved: SavedActivations,
-        LayerOptions { dropout, precision }: LayerOptions,
+        (x, saved): (&Tensor, SavedActivations),
+        LayerOptions { precision, .. }: LayerOptions,
         documents: &CuSeqlens,
-        dx: &Tensor,
+        StreamGradient { dx, branch }: StreamGradient,
         gradients: &BlockGradients,
-    ) -> Result<()> {
+        below: Option<Branch<'_>>,
+    ) -> Result<StreamGradient> {
         finish_sums_together(|| {
-            let SavedActivations { projected, qkv, attended, middle, pre_activation } = saved;
-            self.mlp.backward(&middle, &pre_activation, None, dx, &gradients.mlp, precision)?;
-            drop((middle, pre_activation));
+            let SavedActivations { projected, qkv, attention_dropout, attended, middle, pre_activation } =
+                saved;
             let sums = &gradients.attention_out;
-            let dattended = self.attention_out.backward(&attended, dx, None, sums, precision)?;
-            let (heads, dropout) = (self.heads, self.dropout(dropout));
-            let dqkv = causal_attention_backward(&qkv, documents, heads, dropout, &attended, &dattended)?;
-            drop((qkv, attended, dattended));
+            let of_attention = Branch { dropout: None, bias: sums.bias.as_ref() };
+            let neighbours = Neighbours { above: branch, below: Some(of_attention) };
+            let inputs = [&middle, &pre_activation];
+            let branch = self.mlp.backward_among(inputs, None, &dx, &gradients.mlp, precision, neighbours)?;
+            drop((middle, pre_activation));
+            let dattended =
+                self.attention_out.backward_among(&attended, &dx, None, sums, precision, branch)?;
+            let (heads, drawn) = (self.heads, attention_dropout.as_ref());
+            let dqkv = causal_attention_backward(&qkv, documents, heads, drawn, &attended, &dattended)?;
+            drop((qkv, attention_dropout, attended, dattended));
             let (positions, sums) = (documents.positions(), &gradients.transform);
             self.transform.backward(projected.as_ref(), positions, heads, &dqkv, sums)?;
-            Ok(self.attention_in.backward(x, &dqkv, dx, &gradients.attention_in, precision)?)
+            let sums = &gradients.attention_in;
+            // The rotary embedding lies between attention and the biases.
+            let neighbours = MapsNeighbours { biases_added: false, below };
+            let branch = self.attention_in.backward_among(x, &dqkv, &dx, sums, precision, neighbours)?;
+            Ok(StreamGradient { dx, branch })
         })
     }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mixce_kernels::Activation;
+use mixce_kernels::{Activation, Heads};
 use mixce_lm::config::keys::wrong;
 use mixce_lm::config::{MAX_PARAMETERS, json_object};
 use mixce_lm::{Error, Result, files};
@@ -184,6 +184,17 @@ impl LlamaConfig {
     #[must_use]
     pub fn window(&self, layer: usize) -> Option<usize> {
         self.sliding_window.filter(|_| self.windowed_layers.get(layer).copied().unwrap_or_default())
+    }
+
+    /// The attention heads of block `layer` (from 0).
+    #[must_use]
+    pub fn heads(&self, layer: usize) -> Heads {
+        Heads {
+            count: self.num_attention_heads,
+            kv: self.num_key_value_heads,
+            scale: (self.head_dim as f64).powf(-0.5),
+            window: self.window(layer),
+        }
     }
 
     /// Whether the maps of queries, keys and values have biases.

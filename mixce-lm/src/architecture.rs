@@ -6,8 +6,10 @@ use std::fmt::Debug;
 
 use candle_core::{Device, Tensor};
 use mixce_kernels::rng::Stream;
+use mixce_kernels::sublayer::{Branch, BranchGradient, Normed};
 use mixce_kernels::{
-    AffineGradients, CuSeqlens, Dropout, Embedded, Heads, Norm, Positions, Precision, causal_attention,
+    AffineGradients, CuSeqlens, DrawnDropout, Dropout, Embedded, Heads, Norm, Positions, Precision,
+    causal_attention_saving,
 };
 
 use crate::cache::KvCache;
@@ -82,6 +84,30 @@ pub trait Embedding: Debug + Clone + Send + Sync + 'static {
     ) -> Result<()>;
 }
 
+/// The residual stream between two blocks.
+#[derive(Debug)]
+pub struct ResidualStream {
+    /// `[N, C]`.
+    pub x: Tensor,
+    /// Its rows normalised by the norm that the next block begins with, where the block before has computed them.
+    pub normed: Option<Normed>,
+}
+
+impl From<Tensor> for ResidualStream {
+    fn from(x: Tensor) -> Self {
+        Self { x, normed: None }
+    }
+}
+
+/// The gradient of a [`ResidualStream`] in a backward pass.
+#[derive(Debug)]
+pub struct StreamGradient {
+    /// `[N, C]`, changed in place from block to block.
+    pub dx: Tensor,
+    /// That of the branch that ends in the stream, where the block behind it has computed it.
+    pub branch: Option<BranchGradient>,
+}
+
 /// A transformer block: written once for training, sampling, scoring and candle's graph.
 pub trait Block: Debug + Clone + Send + Sync + 'static {
     /// The activations that [`Block::backward`] needs, beside the block's input.
@@ -89,7 +115,11 @@ pub trait Block: Debug + Clone + Send + Sync + 'static {
     /// Sums of the gradients of its parameters.
     type Gradients: Debug;
 
-    /// The block's output, given its input `x` `[N, C]`, and, if `save` is set, the activations to save.
+    /// The norm that the block begins with.
+    fn norm(&self) -> &Norm;
+
+    /// The block's output, given its input, and, if `save` is set, the activations to save. `next` is the norm that the next block begins
+    /// with, by which the output may be normalised.
     ///
     /// Where `attention` asks for some rows alone ([`Attention::rows`]) the output has these.
     ///
@@ -97,26 +127,31 @@ pub trait Block: Debug + Clone + Send + Sync + 'static {
     /// When a tensor operation fails.
     fn forward(
         &self,
-        x: &Tensor,
+        input: ResidualStream,
         options: LayerOptions,
         attention: &mut Attention<'_>,
         save: bool,
-    ) -> Result<(Tensor, Option<Self::Saved>)>;
+        next: Option<&Norm>,
+    ) -> Result<(ResidualStream, Option<Self::Saved>)>;
 
-    /// Turns `dx`, which holds the gradient of the output, into that of the input `x` in place, and adds the gradients of the
-    /// parameters to `gradients`. `options` and `documents` are those of the forward pass.
+    /// The branch that ends in the block's output. `options` are those of the forward pass.
+    fn last_branch<'a>(&self, options: LayerOptions, gradients: &'a Self::Gradients) -> Branch<'a>;
+
+    /// Turns the gradient of the output into that of the input, and adds the gradients of the parameters to `gradients`. `options` and
+    /// `documents` are those of the forward pass; `below` is the [`Block::last_branch`] of the block before, whose gradient may be computed,
+    /// too.
     ///
     /// # Errors
     /// When a tensor operation fails.
     fn backward(
         &self,
-        x: &Tensor,
-        saved: Self::Saved,
+        input_and_saved: (&Tensor, Self::Saved),
         options: LayerOptions,
         documents: &CuSeqlens,
-        dx: &Tensor,
+        gradient: StreamGradient,
         gradients: &Self::Gradients,
-    ) -> Result<()>;
+        below: Option<Branch<'_>>,
+    ) -> Result<StreamGradient>;
 
     /// The same block with its matrices prepared for the products of sampling ([`Weight::pack`](mixce_kernels::Weight::pack)).
     ///
@@ -192,21 +227,27 @@ impl Attention<'_> {
         }
     }
 
-    /// The attended values `[N, H D]` of queries, keys and values `[N, (H + 2 K) D]`, or of the rows that are wanted.
+    /// The attended values `[N, H D]` of queries, keys and values `[N, (H + 2 K) D]`, or of the rows that are wanted, and the dropout
+    /// as it was drawn, for the backward pass.
     ///
     /// # Errors
     /// When the cache is full or a tensor operation fails.
-    pub fn attend(&mut self, qkv: &Tensor, heads: Heads, dropout: Option<Dropout>) -> Result<Tensor> {
+    pub fn attend(
+        &mut self,
+        qkv: &Tensor,
+        heads: Heads,
+        dropout: Option<Dropout>,
+    ) -> Result<(Tensor, Option<DrawnDropout>)> {
         match self {
-            Self::Documents(documents) => Ok(causal_attention(qkv, documents, heads, dropout)?),
+            Self::Documents(documents) => Ok(causal_attention_saving(qkv, documents, heads, dropout)?),
             Self::Prompts { documents, cache, layer, rows } => {
                 cache.push_prompt(qkv, documents, heads)?;
                 match rows {
-                    Some(rows) => cache.attend_again(*layer, &qkv.index_select(rows, 0)?, heads),
-                    None => Ok(causal_attention(qkv, documents, heads, dropout)?),
+                    Some(rows) => Ok((cache.attend_again(*layer, &qkv.index_select(rows, 0)?, heads)?, None)),
+                    None => Ok(causal_attention_saving(qkv, documents, heads, dropout)?),
                 }
             }
-            Self::Cached { cache, layer } => cache.attend(*layer, qkv, heads),
+            Self::Cached { cache, layer } => Ok((cache.attend(*layer, qkv, heads)?, None)),
         }
     }
 
@@ -255,7 +296,7 @@ mod tests {
             };
             let whole = [0, 1].map(|i| {
                 let document = CuSeqlens::from_lengths([lengths[i] + new_tokens]);
-                Attention::Documents(&document).attend(&texts[i], heads, None).unwrap()
+                Attention::Documents(&document).attend(&texts[i], heads, None).unwrap().0
             });
             let prompts = [0, 1].map(|i| texts[i].narrow(0, 0, lengths[i]).unwrap());
             let (qkv, documents) = (Tensor::cat(&prompts, 0)?, CuSeqlens::from_lengths(lengths));
@@ -265,11 +306,11 @@ mod tests {
             let mut attention =
                 Attention::Prompts { documents, cache: &mut cache, layer: 0, rows: rows_wanted };
             assert_eq!(attention.positions().as_slice(), [0, 1, 2, 0, 1, 2, 3, 4]);
-            assert_close(&attention.attend(&qkv, heads, None)?, &rows(&whole, 0));
+            assert_close(&attention.attend(&qkv, heads, None)?.0, &rows(&whole, 0));
             for step in 1..=new_tokens {
                 let mut attention = Attention::Cached { cache: &mut cache, layer: 0 };
                 assert_eq!(attention.positions().as_slice(), [2 + step as u32, 4 + step as u32]);
-                assert_close(&attention.attend(&rows(&texts, step), heads, None)?, &rows(&whole, step));
+                assert_close(&attention.attend(&rows(&texts, step), heads, None)?.0, &rows(&whole, step));
                 let positions = cache.lengths().to_vec();
                 cache.count(&positions);
             }

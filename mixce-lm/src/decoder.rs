@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::{Decoder, LanguageModel as _};
 use crate::sampler::Sampler;
 use crate::session::{Started, TransformerSession};
-use crate::transformer::{Body, Transformer};
+use crate::transformer::{Body, Layer, Transformer};
 
 /// A transformer whose weights lie in the order in which sampling reads them (on the CPU, in f32: [`Weight::Packed`]), in bf16 rounded
 /// once.
@@ -91,9 +91,9 @@ impl<A: Architecture> TransformerDecoder<A> {
 
     /// [`TransformerDecoder::extend`] but for the numbers of tokens, which are the positions of the new ones.
     pub(crate) fn step(&self, tokens: &Embedded, cache: &mut KvCache) -> Result<Tensor> {
-        let x = self.body.run(tokens, None, |layer, block, x| {
-            let mut attention = Attention::Cached { cache, layer };
-            Ok(block.forward(&x, self.options(), &mut attention, false)?.0)
+        let x = self.body.run(tokens, None, |Layer { index, block, next }, stream| {
+            let mut attention = Attention::Cached { cache, layer: index };
+            Ok(block.forward(stream, self.options(), &mut attention, false, next)?.0)
         })?;
         Ok(self.body.norm.forward(&x)?)
     }
@@ -117,10 +117,10 @@ impl<A: Architecture> Decoder for TransformerDecoder<A> {
         // Behind the last block's keys and values only the last token of each prompt goes on.
         let last: Vec<u32> = documents.offsets()[1..].iter().map(|end| *end as u32 - 1).collect();
         let last = upload(&last, cache.lengths().len(), &self.device)?;
-        let x = self.body.run(&batch.embedded, None, |layer, block, x| {
-            let rows = (layer + 1 == self.spec.layers).then_some(&last);
-            let mut attention = Attention::Prompts { documents, cache: &mut cache, layer, rows };
-            Ok(block.forward(&x, self.options(), &mut attention, false)?.0)
+        let x = self.body.run(&batch.embedded, None, |Layer { index, block, next }, stream| {
+            let rows = (index + 1 == self.spec.layers).then_some(&last);
+            let mut attention = Attention::Prompts { documents, cache: &mut cache, layer: index, rows };
+            Ok(block.forward(stream, self.options(), &mut attention, false, next)?.0)
         })?;
         Ok((self.body.norm.forward(&x)?, cache))
     }

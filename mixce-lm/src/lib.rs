@@ -33,7 +33,9 @@ pub mod tokenizer;
 mod training;
 mod transformer;
 
-pub use architecture::{Architecture, Attention, Block, Embedding, LayerOptions, Masks};
+pub use architecture::{
+    Architecture, Attention, Block, Embedding, LayerOptions, Masks, ResidualStream, StreamGradient,
+};
 pub use batch::PackedBatch;
 pub use cache::KvCache;
 pub use checkpoint::Checkpoint;

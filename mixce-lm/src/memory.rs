@@ -7,6 +7,8 @@ use mixce_kernels::Precision;
 pub struct PassShape {
     /// N, the input tokens of the longest microbatch.
     pub tokens: usize,
+    /// T, those of its longest document.
+    pub longest: usize,
     /// Whether blocks are recomputed in the backward pass (activation checkpointing).
     pub recompute: bool,
     /// Whether the CUDA kernels are used, which process all rows at once; the CPU processes 1024 at a time.

@@ -8,12 +8,12 @@
 use candle_core::Tensor;
 use mixce_kernels::{Precision, has_backward_kernels};
 
-use crate::architecture::{Architecture, Attention, Block, Embedding as _, LayerOptions};
+use crate::architecture::{Architecture, Attention, Block, Embedding as _, LayerOptions, StreamGradient};
 use crate::batch::PackedBatch;
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 use crate::model::{Forward, LanguageModel, PassOptions};
-use crate::transformer::{Transformer, embedding_masks, layer_masks};
+use crate::transformer::{Layer, Transformer, embedding_masks, layer_masks};
 
 /// The forward pass of training.
 pub(crate) fn forward<'a, A: Architecture>(
@@ -50,9 +50,11 @@ impl<'a, A: Architecture> FusedForward<'a, A> {
     fn new(model: Transformer<A>, batch: &'a PackedBatch, options: PassOptions) -> Result<Self> {
         let save = !options.recompute;
         let mut layers = Vec::with_capacity(model.body.blocks.len());
-        let last = model.body.run(&batch.embedded, batch.masks(options.dropout), |layer, block, x| {
+        let masks = batch.masks(options.dropout);
+        let last = model.body.run(&batch.embedded, masks, |Layer { index, block, next }, stream| {
+            let (x, options) = (stream.x.clone(), layer_options(batch, options, index));
             let mut attention = Attention::Documents(&batch.cu_seqlens);
-            let (y, saved) = block.forward(&x, layer_options(batch, options, layer), &mut attention, save)?;
+            let (y, saved) = block.forward(stream, options, &mut attention, save, next)?;
             layers.push((x, saved));
             Ok(y)
         })?;
@@ -87,21 +89,34 @@ impl<A: Architecture> Forward for FusedForward<'_, A> {
             complete_from(last + 1);
         }
         let documents = &batch.cu_seqlens;
+        let mut gradient = StreamGradient { dx, branch: None };
+        // The sums of the gradients of the next block of the loop.
+        let mut next_sums = None;
         for (layer, ((x, saved), block)) in layers.into_iter().zip(&body.blocks).enumerate().rev() {
-            let options = layer_options(batch, options, layer);
+            let of_layer = |layer| layer_options(batch, options, layer);
             let saved = match saved {
                 Some(saved) => Some(saved),
-                None => block.forward(&x, options, &mut Attention::Documents(documents), true)?.1,
+                None => {
+                    let mut attention = Attention::Documents(documents);
+                    block.forward(x.clone().into(), of_layer(layer), &mut attention, true, None)?.1
+                }
             };
             let saved = saved.ok_or(Error::NothingSaved { layer })?;
-            let sums = architecture.block_gradients(sums, layer)?;
-            block.backward(&x, saved, options, documents, &dx, &sums)?;
+            let own_sums = match next_sums.take() {
+                Some(own_sums) => own_sums,
+                None => architecture.block_gradients(sums, layer)?,
+            };
+            let before = layer.checked_sub(1).and_then(|before| Some((before, body.blocks.get(before)?)));
+            next_sums = before.map(|(before, _)| architecture.block_gradients(sums, before)).transpose()?;
+            let below = before.zip(next_sums.as_ref());
+            let below = below.map(|((before, block), sums)| block.last_branch(of_layer(before), sums));
+            gradient = block.backward((&x, saved), of_layer(layer), documents, gradient, &own_sums, below)?;
             if let Some(first) = specs.iter().position(|spec| spec.layer == Some(layer)) {
                 complete_from(first);
             }
         }
         let masks = embedding_masks(batch.masks(options.dropout));
-        body.embedding.backward(&batch.embedded, masks, &dx, &architecture.embedding(sums)?)
+        body.embedding.backward(&batch.embedded, masks, &gradient.dx, &architecture.embedding(sums)?)
     }
 }
 

@@ -8,7 +8,9 @@ use candle_core::Tensor;
 use mixce_kernels::rng::Stream;
 use mixce_kernels::{Embedded, Norm, Precision, StoredTensor, has_backward_kernels};
 
-use crate::architecture::{Architecture, Attention, Block as _, Embedding as _, LayerOptions, Masks};
+use crate::architecture::{
+    Architecture, Attention, Block, Embedding as _, LayerOptions, Masks, ResidualStream,
+};
 use crate::batch::PackedBatch;
 use crate::config::{ModelConfig, ModelSpec};
 use crate::decoder::TransformerDecoder;
@@ -27,6 +29,15 @@ pub struct Transformer<A: Architecture> {
     shared: A::Shared,
     pub(crate) body: Body<A>,
     pub(crate) lm_head: StoredTensor,
+}
+
+/// A block in the loop over blocks.
+pub(crate) struct Layer<'a, B> {
+    /// From 0.
+    pub(crate) index: usize,
+    pub(crate) block: &'a B,
+    /// The norm that the next block begins with.
+    pub(crate) next: Option<&'a Norm>,
 }
 
 /// The embedding, the blocks and the last norm.
@@ -48,18 +59,19 @@ impl<A: Architecture> Body<A> {
         })
     }
 
-    /// The residual stream after the last block: `layer` is called with each block and its input and returns its output.
+    /// The residual stream after the last block: `run` is called with each block and its input and returns its output.
     pub(crate) fn run(
         &self,
         tokens: &Embedded,
         dropout: Option<Masks>,
-        mut layer: impl FnMut(usize, &A::Block, Tensor) -> Result<Tensor>,
+        mut run: impl FnMut(Layer<'_, A::Block>, ResidualStream) -> Result<ResidualStream>,
     ) -> Result<Tensor> {
-        let mut x = self.embedding.forward(tokens, embedding_masks(dropout))?;
+        let mut stream = self.embedding.forward(tokens, embedding_masks(dropout))?.into();
         for (index, block) in self.blocks.iter().enumerate() {
-            x = layer(index, block, x)?;
+            let next = self.blocks.get(index + 1).map(Block::norm);
+            stream = run(Layer { index, block, next }, stream)?;
         }
-        Ok(x)
+        Ok(stream.x)
     }
 }
 
@@ -115,10 +127,10 @@ impl<A: Architecture> Transformer<A> {
     /// Final hidden states `[N, C]`, after the last norm.
     fn states(&self, batch: &PackedBatch, dropout: Option<Stream>, precision: Precision) -> Result<Tensor> {
         let masks = batch.masks(dropout);
-        let x = self.body.run(&batch.embedded, masks, |layer, block, x| {
-            let options = LayerOptions { dropout: layer_masks(masks, layer), precision };
-            let (y, _) = block.forward(&x, options, &mut Attention::Documents(&batch.cu_seqlens), false)?;
-            Ok(y)
+        let x = self.body.run(&batch.embedded, masks, |Layer { index, block, next }, stream| {
+            let options = LayerOptions { dropout: layer_masks(masks, index), precision };
+            let mut attention = Attention::Documents(&batch.cu_seqlens);
+            Ok(block.forward(stream, options, &mut attention, false, next)?.0)
         })?;
         Ok(self.body.norm.forward(&x)?)
     }

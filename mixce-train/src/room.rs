@@ -74,9 +74,10 @@ pub fn memory_of_rank(
 ) -> StepMemory {
     let documents = config.batch_size.min(train.len()).div_ceil(ranks.max(1));
     // The last token of a document is only a target.
-    let tokens = documents.saturating_mul(train.longest().saturating_sub(1));
+    let longest = train.longest().saturating_sub(1);
     let shape = PassShape {
-        tokens,
+        tokens: documents.saturating_mul(longest),
+        longest,
         recompute: config.activation_checkpointing,
         on_cuda: device.is_cuda(),
         precision: config.precision.into(),

@@ -178,6 +178,7 @@ fn plan(
     let documents_per_rank = batch_size.div_ceil(args.ranks);
     let shape = PassShape {
         tokens: documents_per_rank.saturating_mul(inputs),
+        longest: inputs,
         recompute,
         on_cuda: device.is_none_or(Device::is_cuda),
         precision: args.precision.into(),

@@ -50,6 +50,11 @@ impl Heads {
         Ok(channels / parts)
     }
 
+    /// Whether the kernels on tensor cores take heads of `d` channels, in bf16.
+    pub(crate) fn fit_tensor_cores(self, d: usize) -> bool {
+        d.is_multiple_of(8) && d <= 128 && self.scale > 0.0
+    }
+
     /// Query heads that share a head of keys and values.
     pub(crate) fn group(self) -> usize {
         self.count / self.kv

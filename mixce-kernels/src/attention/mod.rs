@@ -3,10 +3,14 @@
 //! Legend: N packed tokens, T tokens of one document, H heads of queries, K heads of keys and values, D head size.
 
 mod decode;
+mod drawn;
 mod fused;
 mod heads;
 
 pub use decode::{KeyValues, decode_attention, fill_cache};
+pub use drawn::DrawnDropout;
+#[cfg(feature = "cuda")]
+pub(crate) use drawn::{words_of_head, words_of_query};
 pub(crate) use fused::CausalAttention;
 pub use heads::Heads;
 
@@ -152,15 +156,30 @@ pub fn causal_attention(
     heads: Heads,
     dropout: Option<Dropout>,
 ) -> Result<Tensor> {
+    Ok(causal_attention_saving(qkv, cu_seqlens, heads, dropout)?.0)
+}
+
+/// [`causal_attention`], and the dropout as it was drawn.
+///
+/// # Errors
+/// As [`causal_attention`].
+pub fn causal_attention_saving(
+    qkv: &Tensor,
+    cu_seqlens: &CuSeqlens,
+    heads: Heads,
+    dropout: Option<Dropout>,
+) -> Result<(Tensor, Option<DrawnDropout>)> {
     check(qkv, cu_seqlens, heads, dropout)?;
-    let Some(op) = fused(qkv, cu_seqlens, heads, dropout)? else {
-        return causal_attention_slow(qkv, cu_seqlens, heads, dropout);
+    let drawn = dropout.map(DrawnDropout::from);
+    let Some(op) = fused(qkv, cu_seqlens, heads, drawn.clone())? else {
+        return Ok((causal_attention_slow(qkv, cu_seqlens, heads, dropout)?, drawn));
     };
-    qkv.contiguous()?.apply_op1(op)
+    let drawn = op.dropout.clone();
+    Ok((qkv.contiguous()?.apply_op1(op)?, drawn))
 }
 
 /// The backward pass of [`causal_attention`] by itself: the gradient `[N, (H + 2 K) D]` of `qkv`, given the result `out` and its gradient
-/// `dout`, `[N, H D]` each.
+/// `dout`, `[N, H D]` each, and the dropout as [`causal_attention_saving`] has drawn it for the same documents and heads, or to be drawn again.
 ///
 /// # Errors
 /// As [`causal_attention`], and when a tensor has no fused kernel.
@@ -168,18 +187,39 @@ pub fn causal_attention_backward(
     qkv: &Tensor,
     cu_seqlens: &CuSeqlens,
     heads: Heads,
-    dropout: Option<Dropout>,
+    dropout: Option<&DrawnDropout>,
     out: &Tensor,
     dout: &Tensor,
 ) -> Result<Tensor> {
-    let (n, c) = (qkv.dim(0)?, heads.count * check(qkv, cu_seqlens, heads, dropout)?);
+    Ok(causal_attention_backward_adding(qkv, cu_seqlens, heads, dropout, [out, dout], None)?.0)
+}
+
+/// [`causal_attention_backward`], given the result and its gradient; and, where the kernels can do it in the same pass, the sum of its rows is added to
+/// `bias` `[(H + 2 K) D]`, the gradient of a bias of `qkv`. Returns whether that was done, as it is on tensor cores.
+///
+/// # Errors
+/// As [`causal_attention_backward`], and when the bias's gradient has another shape.
+pub fn causal_attention_backward_adding(
+    qkv: &Tensor,
+    cu_seqlens: &CuSeqlens,
+    heads: Heads,
+    dropout: Option<&DrawnDropout>,
+    [out, dout]: [&Tensor; 2],
+    bias: Option<&Tensor>,
+) -> Result<(Tensor, bool)> {
+    let d = check(qkv, cu_seqlens, heads, dropout.map(|drawn| drawn.dropout))?;
+    let (n, c) = (qkv.dim(0)?, heads.count * d);
     for (what, tensor) in [("result", out), ("gradient", dout)] {
         if tensor.dims() != [n, c] {
             bail!("causal_attention: expected a {what} [{n}, {c}], got {:?}", tensor.dims());
         }
     }
-    match fused(qkv, cu_seqlens, heads, dropout)? {
-        Some(op) => op.gradient(&qkv.contiguous()?, out, dout),
+    if let Some(bias) = bias.filter(|bias| bias.dims() != [qkv.dims()[1]]) {
+        let (channels, got) = (qkv.dim(1)?, bias.dims());
+        bail!("causal_attention: expected the gradient of a bias [{channels}], got {got:?}");
+    }
+    match fused(qkv, cu_seqlens, heads, dropout.cloned())? {
+        Some(op) => op.gradient(&qkv.contiguous()?, [out, dout], bias),
         None => {
             let (dtype, device) = (qkv.dtype(), qkv.device().location());
             bail!("causal_attention backward: no kernel for {dtype:?} on {device:?}")
@@ -187,20 +227,23 @@ pub fn causal_attention_backward(
     }
 }
 
-/// The fused operation, for f32 on the CPU and for f32 and bf16 on CUDA.
+/// The fused operation, for f32 on the CPU and for f32 and bf16 on CUDA; its dropout is drawn.
 fn fused(
     qkv: &Tensor,
     cu_seqlens: &CuSeqlens,
     heads: Heads,
-    dropout: Option<Dropout>,
+    dropout: Option<DrawnDropout>,
 ) -> Result<Option<CausalAttention>> {
     let on_gpu = Gpu::of(qkv.device()).is_some() && matches!(qkv.dtype(), DType::F32 | DType::BF16);
     if !on_gpu && !is_cpu_f32(qkv) {
         return Ok(None);
     }
     let spans = on_gpu.then(|| cu_seqlens.spans_on(qkv.device())).transpose()?;
-    let (cu_seqlens, dropout) = (cu_seqlens.clone(), dropout.filter(|dropout| dropout.p > 0.0));
-    Ok(Some(CausalAttention { cu_seqlens, spans, heads, dropout }))
+    let dropout = match (dropout.filter(|drawn| drawn.dropout.p > 0.0), &spans) {
+        (Some(drawn), Some(spans)) => Some(drawn.draw(qkv, heads, (spans, cu_seqlens.longest()))?),
+        (dropout, _) => dropout,
+    };
+    Ok(Some(CausalAttention { cu_seqlens: cu_seqlens.clone(), spans, heads, dropout }))
 }
 
 /// `D`; refuses what does not fit.

@@ -9,9 +9,9 @@ use half::bf16;
 use super::dropout::arguments;
 use super::{
     Arg, Array, Element, Gpu, Grid, WARP, attention_tensor, expect_len, kernel, name_of, operation, unsigned,
-    with_arrays,
+    with_parts,
 };
-use crate::attention::{CausalAttention, Heads};
+use crate::attention::{CausalAttention, DrawnDropout, Heads};
 use crate::dropout::Dropout;
 
 /// A storage and its layout.
@@ -51,32 +51,41 @@ fn forward<T: Element>(
     })
 }
 
-/// The gradient of `qkv`, given the attended values and their gradient in the same type.
+/// The gradient of `qkv`, given the attended values and their gradient in the same type; and whether the sum of its rows was added to
+/// that of the bias, which the kernels on tensor cores do.
 pub(crate) fn causal_attention_backward(
     op: &CausalAttention,
     spans: &Tensor,
     inputs: [Operand<'_>; 3],
-) -> Result<(CudaStorage, Shape)> {
-    match inputs[0].0.dtype() {
-        DType::BF16 => backward::<bf16>(op, spans, inputs, |gpu, attention, arrays, saved| {
+    bias: Option<&Tensor>,
+) -> Result<((CudaStorage, Shape), bool)> {
+    let mut added = false;
+    let gradient = match inputs[0].0.dtype() {
+        DType::BF16 => backward::<bf16>(op, spans, inputs, bias, |gpu, attention, arrays, sums| {
             let (sizes, [_, dout, dqkv]) = (attention.sizes()?, arrays);
-            match attention_tensor::serves(&attention, sizes.1, &arrays) {
-                true => gpu.attention_backward_on_tensor_cores(&attention, sizes, arrays, saved),
-                false => gpu.causal_attention_backward(&attention, dout, dqkv, saved),
+            if attention_tensor::serves(&attention, sizes.1, &arrays) {
+                added = sums.1.is_some();
+                return gpu.attention_backward_on_tensor_cores(&attention, sizes, arrays, sums);
             }
+            gpu.causal_attention_backward(&attention, dout, dqkv, sums.0)
         }),
-        _ => backward::<f32>(op, spans, inputs, |gpu, attention, [_, dout, dqkv], saved| {
+        _ => backward::<f32>(op, spans, inputs, None, |gpu, attention, [_, dout, dqkv], (saved, _)| {
             gpu.causal_attention_backward(&attention, dout, dqkv, saved)
         }),
-    }
+    }?;
+    Ok((gradient, added))
 }
 
-/// `launch` gets the attended values, their gradient, the gradient of `qkv`, and room for two numbers a head and token.
+/// Room for two numbers a head and token, and the sum of a bias's gradient.
+type Sums<'a> = (Array<'a, f32>, Option<Array<'a, f32>>);
+
+/// `launch` gets the attended values, their gradient, the gradient of `qkv`, and sums.
 fn backward<T: Element>(
     op: &CausalAttention,
     spans: &Tensor,
     inputs: [Operand<'_>; 3],
-    launch: impl FnOnce(&Gpu<'_>, Attention<'_, T>, [Array<'_, T>; 3], Array<'_, f32>) -> Result<()>,
+    bias: Option<&Tensor>,
+    launch: impl FnOnce(&Gpu<'_>, Attention<'_, T>, [Array<'_, T>; 3], Sums<'_>) -> Result<()>,
 ) -> Result<(CudaStorage, Shape)> {
     let (name, layout) = ("causal_attention backward", inputs[0].1);
     let (n, channels) = layout.shape().dims2()?;
@@ -86,8 +95,8 @@ fn backward<T: Element>(
         expect_len(name, "the result's gradient", dout, n * c)?;
         let saved = gpu.memory(2 * op.heads.count * n, DType::F32)?;
         with_problem(op, spans, qkv, |attention| {
-            with_arrays(name, [], [&saved], |gpu, [], [saved]| {
-                launch(gpu, attention, [out, dout, dqkv], saved)
+            with_parts::<f32, _, _, _>(name, (), (&saved, bias), |gpu, (), sums| {
+                launch(gpu, attention, [out, dout, dqkv], sums)
             })
         })
     })
@@ -100,9 +109,10 @@ fn with_problem<T, R>(
     qkv: Array<'_, T>,
     f: impl FnOnce(Attention<'_, T>) -> Result<R>,
 ) -> Result<R> {
-    with_arrays("causal_attention", [spans], [], |_, [spans], []| {
-        let longest = op.cu_seqlens.longest();
-        f(Attention { qkv, spans, longest, heads: op.heads, dropout: op.dropout })
+    let kept = op.dropout.as_ref().and_then(DrawnDropout::kept);
+    with_parts::<u32, _, _, _>("causal_attention", (spans, kept), (), |_, (spans, kept), ()| {
+        let (longest, dropout) = (op.cu_seqlens.longest(), op.dropout());
+        f(Attention { qkv, spans, longest, heads: op.heads, dropout, kept })
     })
 }
 
@@ -127,6 +137,8 @@ pub(super) struct Attention<'a, T> {
     pub(super) longest: usize,
     pub(super) heads: Heads,
     pub(super) dropout: Option<Dropout>,
+    /// The bits of the dropout, which the kernels on tensor cores read and the others draw.
+    pub(super) kept: Option<Array<'a, u32>>,
 }
 
 /// The three kernels for head sizes up to a bound.

@@ -2,12 +2,14 @@
 //!
 //! Legend: N packed tokens, H heads of queries, K heads of keys and values, D head size.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 use half::bf16;
 
 use super::attention::{Attention, WORDS_OF_QUERY};
 use super::dropout::arguments;
-use super::{Arg, Array, Gpu, Grid, WARP, kernel, unsigned, with_arrays};
+use super::{Arg, Array, Gpu, Grid, WARP, expect_len, kernel, unsigned, with_arrays};
+use crate::attention::{Heads, words_of_head, words_of_query};
+use crate::dropout::Dropout;
 
 /// Warps of a block.
 const WARPS: usize = 4;
@@ -46,11 +48,7 @@ fn kernels(d: usize) -> Kernels {
 /// Whether the kernels take heads of `d` channels in these arrays.
 pub(super) fn serves(attention: &Attention<'_, bf16>, d: usize, arrays: &[Array<'_, bf16>]) -> bool {
     let aligned = |array: &Array<'_, bf16>| array.address.is_multiple_of(ALIGNMENT);
-    d.is_multiple_of(8)
-        && d <= 128
-        && attention.heads.scale > 0.0
-        && aligned(&attention.qkv)
-        && arrays.iter().all(aligned)
+    attention.heads.fit_tensor_cores(d) && aligned(&attention.qkv) && arrays.iter().all(aligned)
 }
 
 /// Blocks for the rows of so many heads.
@@ -60,32 +58,18 @@ fn grid(n: usize, heads: usize, rows: usize) -> Grid {
 }
 
 impl Attention<'_, bf16> {
-    /// 32-bit words of a query's kept keys.
-    fn words(&self) -> usize {
-        self.longest.div_ceil(32)
-    }
-
-    /// What dropout keeps, `[H, N, words]`: a bit a query and key of its document. None without dropout.
-    fn kept(&self, gpu: &Gpu<'_>) -> Result<Option<Tensor>> {
-        let Some(dropout) = self.dropout else { return Ok(None) };
-        let (op, n, heads) = ("attention dropout", self.spans.len / 2, self.heads.count);
-        let kept = gpu.memory(heads * n * self.words(), DType::U32)?;
-        with_arrays::<u32, _, 0, 1>(op, [], [&kept], |gpu, [], [kept]| {
-            let window = self.heads.window.unwrap_or(n).min(n);
-            let sizes = [unsigned(op, n)?, unsigned(op, window)?, unsigned(op, self.words())?];
-            let args = [Arg::from(self.spans), kept.into()].into_iter().chain(sizes.map(Arg::from));
-            let args: Vec<_> = args.chain(arguments(Some(dropout), WORDS_OF_QUERY)).collect();
-            let grid = grid(n, heads, WARPS * QUERIES_OF_WARP);
-            // SAFETY: the arguments are those of the kernel; a row of `kept` has room for the longest document.
-            unsafe { gpu.launch(kernel!("attention_tensor", "mixce_attention_kept"), grid, &args) }
-        })?;
-        Ok(Some(kept))
-    }
-
-    fn tensor_arguments(&self, (n, d): (usize, usize), kept: Option<Array<'_, u32>>) -> Result<Vec<Arg>> {
+    fn tensor_arguments(&self, (n, d): (usize, usize)) -> Result<Vec<Arg>> {
         let (op, heads) = ("causal_attention", self.heads);
-        let mut args = vec![self.qkv.into(), self.spans.into(), kept.into()];
-        for size in [n, heads.count, heads.kv, d, heads.window.unwrap_or(n).min(n), self.words()] {
+        match (self.dropout, self.kept) {
+            (Some(_), None) if n > 0 => bail!("{op}: a dropout that was not drawn"),
+            (_, Some(kept)) => {
+                expect_len(op, "the dropout", kept, heads.count * words_of_head(n, self.longest) as usize)?
+            }
+            (_, None) => {}
+        }
+        let mut args = vec![self.qkv.into(), self.spans.into(), self.kept.into()];
+        let words = words_of_query(self.longest);
+        for size in [n, heads.count, heads.kv, d, heads.window.unwrap_or(n).min(n), words] {
             args.push(unsigned(op, size)?.into());
         }
         let [.., keep_scale] = arguments(self.dropout, WORDS_OF_QUERY);
@@ -95,6 +79,28 @@ impl Attention<'_, bf16> {
 }
 
 impl Gpu<'_> {
+    /// What a dropout keeps of the probabilities of attention, for the kernels of both passes: as many words as
+    /// [`words_of_head`] says for each head. `spans` are those of [`crate::CuSeqlens`], `longest` the tokens of the longest document.
+    pub(crate) fn draw_attention_dropout(
+        &self,
+        (spans, longest): (&Tensor, usize),
+        heads: Heads,
+        dropout: Dropout,
+    ) -> Result<Tensor> {
+        let (op, n) = ("attention dropout", spans.dim(0)?);
+        let kept = self.memory(heads.count * words_of_head(n, longest) as usize, DType::U32)?;
+        with_arrays::<u32, _, 1, 1>(op, [spans], [&kept], |gpu, [spans], [kept]| {
+            let window = heads.window.unwrap_or(n).min(n);
+            let sizes = [unsigned(op, n)?, unsigned(op, window)?, unsigned(op, words_of_query(longest))?];
+            let args = [Arg::from(spans), kept.into()].into_iter().chain(sizes.map(Arg::from));
+            let args: Vec<_> = args.chain(arguments(Some(dropout), WORDS_OF_QUERY)).collect();
+            let grid = grid(n, heads.count, WARPS * QUERIES_OF_WARP);
+            // SAFETY: the arguments are those of the kernel; every query has its row in `kept`.
+            unsafe { gpu.launch(kernel!("attention_tensor", "mixce_attention_kept"), grid, &args) }
+        })?;
+        Ok(kept)
+    }
+
     /// `out` `[N, H D]`.
     pub(super) fn attention_on_tensor_cores(
         &self,
@@ -102,44 +108,45 @@ impl Gpu<'_> {
         sizes @ (n, d): (usize, usize),
         out: Array<'_, bf16>,
     ) -> Result<()> {
-        let (kept, heads) = (attention.kept(self)?, attention.heads.count);
-        with_kept(kept.as_ref(), |kept| {
-            let mut args = attention.tensor_arguments(sizes, kept)?;
-            args.push(out.into());
-            let Kernels { forward, rows, .. } = kernels(d);
-            // SAFETY: the arguments are those of the kernel; qkv, spans and out have N rows, and spans lie inside 0..N.
-            unsafe { self.launch(kernel!("attention_tensor", forward), grid(n, heads, rows), &args) }
-        })
+        let mut args = attention.tensor_arguments(sizes)?;
+        args.push(out.into());
+        let Kernels { forward, rows, .. } = kernels(d);
+        let grid = grid(n, attention.heads.count, rows);
+        // SAFETY: the arguments are those of the kernel; qkv, spans and out have N rows, and spans lie inside 0..N.
+        unsafe { self.launch(kernel!("attention_tensor", forward), grid, &args) }
     }
 
-    /// The gradient `dqkv` `[N, (H + 2 K) D]`, given `out` and its gradient `dout` `[N, H D]`.
+    /// The gradient `dqkv` `[N, (H + 2 K) D]`, given `out` and its gradient `dout` `[N, H D]`. The sum of its rows is added to that of the bias,
+    /// if there is one.
     pub(super) fn attention_backward_on_tensor_cores(
         &self,
         attention: &Attention<'_, bf16>,
         sizes @ (n, d): (usize, usize),
         [out, dout, dqkv]: [Array<'_, bf16>; 3],
-        saved: Array<'_, f32>,
+        (saved, bias): (Array<'_, f32>, Option<Array<'_, f32>>),
     ) -> Result<()> {
-        let (kept, heads, kernels) = (attention.kept(self)?, attention.heads, kernels(d));
-        with_kept(kept.as_ref(), |kept| {
-            let args = attention.tensor_arguments(sizes, kept)?;
-            let of_queries: Vec<_> =
-                args.iter().copied().chain([out.into(), dout.into(), dqkv.into(), saved.into()]).collect();
-            let of_keys: Vec<_> = args.into_iter().chain([dout.into(), dqkv.into(), saved.into()]).collect();
-            let (queries, mut keys) = (grid(n, heads.count, kernels.rows), grid(n, heads.kv, kernels.rows));
-            keys.shared_bytes = kernels.shared_bytes;
-            // SAFETY: the arguments are those of the kernels; all arrays have N rows, and spans lie inside 0..N.
+        let (heads, kernels, args) = (attention.heads, kernels(d), attention.tensor_arguments(sizes)?);
+        let (queries, mut keys) = (grid(n, heads.count, kernels.rows), grid(n, heads.kv, kernels.rows));
+        keys.shared_bytes = kernels.shared_bytes;
+        let launch = |shares: Option<Array<'_, f32>>| {
+            let last = [dout.into(), dqkv.into(), saved.into(), shares.into()];
+            let of_queries: Vec<_> = args.iter().copied().chain([Arg::from(out)]).chain(last).collect();
+            let of_keys: Vec<_> = args.iter().copied().chain(last).collect();
+            // SAFETY: the arguments are those of the kernels; all arrays have N rows, spans lie inside 0..N, and every block has its row
+            // of shares.
             unsafe {
                 self.launch(kernel!("attention_tensor", kernels.backward_queries), queries, &of_queries)?;
                 self.launch(kernel!("attention_tensor", kernels.backward_keys), keys, &of_keys)
             }
-        })
-    }
-}
-
-fn with_kept(kept: Option<&Tensor>, f: impl FnOnce(Option<Array<'_, u32>>) -> Result<()>) -> Result<()> {
-    match kept {
-        Some(kept) => with_arrays("causal_attention", [kept], [], |_, [kept], []| f(Some(kept))),
-        None => f(None),
+        };
+        match bias.filter(|_| n > 0) {
+            Some(bias) => {
+                let channels = (heads.count + 2 * heads.kv) * d;
+                self.add_shares(n.div_ceil(kernels.rows), channels, [Some(bias)], |shares| {
+                    launch(Some(shares))
+                })
+            }
+            None => launch(None),
+        }
     }
 }

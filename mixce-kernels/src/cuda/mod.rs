@@ -15,6 +15,7 @@ mod activation;
 mod adamw;
 mod attention;
 mod attention_tensor;
+mod branch;
 mod cast;
 mod column_sums;
 mod cross_entropy;

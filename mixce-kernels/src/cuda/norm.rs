@@ -5,7 +5,8 @@ use candle_core::Result;
 use super::column_sums::BLOCKS;
 use super::dropout::arguments;
 use super::{
-    Array, Element, Gpu, Grid, MAX_BLOCKS, THREADS, WARP, expect_len, launch, name_of, rows, unsigned,
+    Arg, Array, Element, Gpu, Grid, MAX_BLOCKS, THREADS, WARP, expect_len, kernel, launch, name_of, rows,
+    unsigned,
 };
 use crate::NormKind;
 use crate::affine::Sums;
@@ -55,8 +56,23 @@ impl Gpu<'_> {
         unsafe { launch!(self, "norm", name, grid, x, gain, shift, y, n as u64, columns, eps, kept) }
     }
 
-    /// `y = residual + dropout(branch + bias)` as [`Gpu::residual`], and its normalised rows.
-    pub(super) fn residual_norm<T: Element>(
+    /// `y = residual + dropout(branch + bias)` as [`Gpu::residual`], and its rows normalised by the next norm, if there is one.
+    pub(super) fn residual_and_norm<T: Element>(
+        &self,
+        residual: Array<'_, f32>,
+        branch: (Array<'_, f32>, Option<Array<'_, f32>>),
+        dropout: Option<Dropout>,
+        y: Array<'_, f32>,
+        (c, next): (usize, Option<(NormElements<Array<'_, f32>>, Array<'_, T>)>),
+    ) -> Result<()> {
+        match next {
+            Some(next) => self.residual_norm(residual, branch, dropout, y, next),
+            None => self.residual(residual, branch, c, dropout, y),
+        }
+    }
+
+    /// `y = residual + dropout(branch + bias)`, and its normalised rows.
+    fn residual_norm<T: Element>(
         &self,
         residual: Array<'_, f32>,
         (branch, bias): (Array<'_, f32>, Option<Array<'_, f32>>),
@@ -88,7 +104,8 @@ impl Gpu<'_> {
         }
     }
 
-    /// Adds the gradients of input and parameters to `dx` and `sums`. `moments` has room for two numbers a row.
+    /// Adds the gradients of input and parameters to `dx` and `sums`. `moments` has room for two numbers a row. Then `dx` is also that of
+    /// the branch that ends in `x`, if there is one.
     pub(super) fn add_norm_gradients<T: Element>(
         &self,
         (x, norm): (Array<'_, f32>, NormElements<Array<'_, f32>>),
@@ -96,6 +113,7 @@ impl Gpu<'_> {
         dx: Array<'_, f32>,
         sums: Sums<Array<'_, f32>>,
         moments: Array<'_, f32>,
+        branch: Option<BranchArrays<'_, T>>,
     ) -> Result<()> {
         let NormElements { kind, gain, eps, .. } = norm;
         let (op, c) = ("norm backward", gain.len);
@@ -107,38 +125,53 @@ impl Gpu<'_> {
             expect_len(op, "the bias's gradient", bias, c)?;
         }
         expect_len(op, "the moments", moments, 2 * n)?;
+        if let Some(gradient) = branch.and_then(|branch| branch.gradient) {
+            expect_len(op, "the branch's gradient", gradient, x.len)?;
+        }
         if n == 0 {
             return Ok(());
         }
-        let name = match kind {
-            NormKind::Layer => name_of!("mixce_layer_norm_backward", T),
-            NormKind::Rms => name_of!("mixce_rms_norm_backward", T),
+        let branch = branch.filter(|branch| branch.gradient.is_some() || branch.bias.is_some());
+        let name = match (kind, branch) {
+            (NormKind::Layer, None) => name_of!("mixce_layer_norm_backward", T),
+            (NormKind::Rms, None) => name_of!("mixce_rms_norm_backward", T),
+            (NormKind::Layer, Some(_)) => name_of!("mixce_layer_norm_branch_backward", T),
+            (NormKind::Rms, Some(_)) => name_of!("mixce_rms_norm_branch_backward", T),
         };
         let (columns, (mut grid, kept)) = (unsigned(op, c)?, grid(n, c, 2));
         let (blocks, chunk_rows) = chunks(n, (grid.threads.0 / WARP) as usize);
         grid.blocks.0 = blocks as u32;
-        self.add_shares(blocks, c, [Some(sums.weight), sums.bias], |partial| {
-            // SAFETY: the arguments are those of the kernel; the sizes of all arrays were checked, and every block has its two rows of shares.
-            unsafe {
-                launch!(
-                    self,
-                    "norm",
-                    name,
-                    grid,
-                    x,
-                    gain,
-                    dy,
-                    dx,
-                    moments,
-                    partial,
-                    n as u64,
-                    columns,
-                    eps,
-                    kept,
-                    chunk_rows as u64
-                )
-            }
-        })
+        let launch = |partial: Array<'_, f32>| {
+            let mut args: Vec<Arg> = vec![x.into(), gain.into(), dy.into(), dx.into(), moments.into()];
+            args.extend([partial.into(), Arg::Size(n as u64), columns.into(), eps.into(), kept.into()]);
+            args.push(Arg::Size(chunk_rows as u64));
+            args.extend(branch.iter().flat_map(|branch| branch.arguments(c)));
+            // SAFETY: the arguments are those of the kernel; the sizes of all arrays were checked, and every block has its rows of shares.
+            unsafe { self.launch(kernel!("norm", name), grid, &args) }
+        };
+        match branch.and_then(|branch| branch.bias) {
+            Some(bias) => self.add_shares(blocks, c, [Some(sums.weight), sums.bias, Some(bias)], launch),
+            None => self.add_shares(blocks, c, [Some(sums.weight), sums.bias], launch),
+        }
+    }
+}
+
+/// The branch that ends in the input of a norm.
+#[derive(Clone, Copy)]
+pub(super) struct BranchArrays<'a, T> {
+    /// Of its end.
+    pub(super) dropout: Option<Dropout>,
+    /// Takes its gradient, unless that is the stream's.
+    pub(super) gradient: Option<Array<'a, T>>,
+    /// What the sum of the gradient's rows is added to.
+    pub(super) bias: Option<Array<'a, f32>>,
+}
+
+impl<T: Element> BranchArrays<'_, T> {
+    /// Those of the kernels, for rows of `c` elements.
+    fn arguments(&self, c: usize) -> impl Iterator<Item = Arg> + use<T> {
+        let sums: u32 = if self.bias.is_some() { 3 } else { 2 };
+        [self.gradient.into(), sums.into()].into_iter().chain(arguments(self.dropout, c as u64))
     }
 }
 

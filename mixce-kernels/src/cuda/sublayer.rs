@@ -7,15 +7,17 @@
 //!
 //! Legend: N tokens, C channels, I channels inside the MLP.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
+use super::branch::{Below, dropped};
 use super::cast::{operands, operands_and_biases};
 use super::linear::Map;
 use super::matmul::Matrix;
 use super::{Element, Gpu, in_precision, uninitialised, with_parts};
 use crate::dropout::Dropout;
 use crate::sublayer::{
-    GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, NormLinear, NormLinearGradients,
+    Branch, BranchGradient, GatedMlp, GatedMlpGradients, LinearResidual, Mlp, MlpGradients, MlpOutput,
+    Neighbours, NormLinear, NormLinearGradients, Normed,
 };
 use crate::{Activation, Affine, AffineGradients, Norm, Precision, StoredTensor};
 
@@ -23,10 +25,10 @@ impl Gpu<'_> {
     pub(crate) fn norm_linear(
         &self,
         sublayer: &NormLinear,
-        x: &Tensor,
+        (x, normed): (&Tensor, Option<Normed>),
         precision: Precision,
     ) -> Result<Tensor> {
-        in_precision!(precision, norm_linear(sublayer, x))
+        in_precision!(precision, norm_linear(sublayer, x, normed))
     }
 
     pub(crate) fn norm_linear_backward(
@@ -36,9 +38,9 @@ impl Gpu<'_> {
         dy: &Tensor,
         dx: &Tensor,
         gradients: &NormLinearGradients,
-        precision: Precision,
-    ) -> Result<()> {
-        in_precision!(precision, norm_linear_backward(sublayer, x, dy, dx, gradients))
+        (precision, below): (Precision, Option<Branch<'_>>),
+    ) -> Result<Option<BranchGradient>> {
+        in_precision!(precision, norm_linear_backward(sublayer, x, dy, dx, gradients, below))
     }
 
     pub(crate) fn linear_residual(
@@ -60,20 +62,21 @@ impl Gpu<'_> {
         dy: &Tensor,
         dropout: Option<Dropout>,
         gradients: &AffineGradients,
-        precision: Precision,
+        (precision, above): (Precision, Option<BranchGradient>),
     ) -> Result<Tensor> {
-        in_precision!(precision, linear_residual_backward(sublayer, x, dy, dropout, gradients))
+        in_precision!(precision, linear_residual_backward(sublayer, x, dy, dropout, gradients, above))
     }
 
     pub(crate) fn mlp(
         &self,
         mlp: &Mlp,
-        (x, normed): (&Tensor, Option<Tensor>),
+        (x, normed): (&Tensor, Option<Normed>),
         dropout: Option<Dropout>,
         precision: Precision,
         save: bool,
-    ) -> Result<(Tensor, Tensor)> {
-        in_precision!(precision, mlp_forward(mlp, x, normed, dropout, save))
+        next: Option<&Norm>,
+    ) -> Result<MlpOutput> {
+        in_precision!(precision, mlp_forward(mlp, x, normed, dropout, save, next))
     }
 
     pub(crate) fn mlp_backward(
@@ -83,19 +86,20 @@ impl Gpu<'_> {
         dropout: Option<Dropout>,
         dx: &Tensor,
         gradients: &MlpGradients,
-        precision: Precision,
-    ) -> Result<()> {
-        in_precision!(precision, mlp_backward(mlp, saved, dropout, dx, gradients))
+        (precision, neighbours): (Precision, Neighbours<'_>),
+    ) -> Result<Option<BranchGradient>> {
+        in_precision!(precision, mlp_backward(mlp, saved, dropout, dx, gradients, neighbours))
     }
 
     pub(crate) fn gated_mlp(
         &self,
         mlp: &GatedMlp,
-        (x, normed): (&Tensor, Option<Tensor>),
+        (x, normed): (&Tensor, Option<Normed>),
         dropout: Option<Dropout>,
         precision: Precision,
-    ) -> Result<(Tensor, Tensor)> {
-        in_precision!(precision, gated_mlp_forward(mlp, x, normed, dropout))
+        next: Option<&Norm>,
+    ) -> Result<MlpOutput> {
+        in_precision!(precision, gated_mlp_forward(mlp, x, normed, dropout, next))
     }
 
     pub(crate) fn gated_mlp_backward(
@@ -105,9 +109,9 @@ impl Gpu<'_> {
         dropout: Option<Dropout>,
         dx: &Tensor,
         gradients: &GatedMlpGradients,
-        precision: Precision,
-    ) -> Result<()> {
-        in_precision!(precision, gated_mlp_backward(mlp, saved, dropout, dx, gradients))
+        (precision, neighbours): (Precision, Neighbours<'_>),
+    ) -> Result<Option<BranchGradient>> {
+        in_precision!(precision, gated_mlp_backward(mlp, saved, dropout, dx, gradients, neighbours))
     }
 
     pub(crate) fn norm_backward(
@@ -123,7 +127,7 @@ impl Gpu<'_> {
         let (inputs, changed) = ((x, norm, dy), (&moments, dx, gradients));
         with_parts::<f32, _, _, _>("norm backward", inputs, changed, |gpu, (x, norm, dy), changed| {
             let (moments, dx, sums) = changed;
-            gpu.add_norm_gradients((x, norm), dy, dx, sums, moments)
+            gpu.add_norm_gradients((x, norm), dy, dx, sums, moments, None)
         })
     }
 
@@ -145,10 +149,10 @@ fn buffer<T: Element>(like: &Tensor, n: usize, c: usize) -> Result<Tensor> {
 }
 
 /// The normalised rows of `x` if the sublayer before has computed them, else a buffer for them; and whether it has.
-fn normed_rows<T: Element>(x: &Tensor, normed: Option<Tensor>) -> Result<(Tensor, bool)> {
+fn normed_rows<T: Element>(x: &Tensor, normed: Option<Normed>) -> Result<(Tensor, bool)> {
     let (n, c) = x.dims2()?;
     match normed {
-        Some(normed) if normed.dims() == [n, c] && normed.dtype() == T::DTYPE => Ok((normed, true)),
+        Some(Normed(normed)) if normed.dims() == [n, c] && normed.dtype() == T::DTYPE => Ok((normed, true)),
         _ => Ok((buffer::<T>(x, n, c)?, false)),
     }
 }
@@ -158,16 +162,18 @@ fn n_out(map: &Affine) -> Result<usize> {
     Ok(map.weight.dims2()?.1)
 }
 
-fn norm_linear<T: Element>(sublayer: &NormLinear, x: &Tensor) -> Result<Tensor> {
+fn norm_linear<T: Element>(sublayer: &NormLinear, x: &Tensor, normed: Option<Normed>) -> Result<Tensor> {
     let NormLinear { norm, maps } = sublayer;
     let (op, (n, c), maps) = ("norm_linear", x.dims2()?, &maps.iter().collect::<Vec<_>>()[..]);
     let n_out = maps.iter().map(|map| n_out(map)).sum::<Result<usize>>()?;
-    let (normed, y) = (buffer::<T>(x, n, c)?, buffer::<T>(x, n, n_out)?);
+    let ((normed, is_normed), y) = (normed_rows::<T>(x, normed)?, buffer::<T>(x, n, n_out)?);
     let ((weights, rounded), biases) = (operands_and_biases::<T>(maps, maps)?, biases(maps));
     with_parts::<f32, _, _, _>(op, (x, norm, &biases[..]), (), |_, (x, norm, biases), ()| {
         let (inputs, buffers) = ((&weights[..], &rounded[..]), (&normed, &y));
         with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, (weights, rounded), (normed, y)| {
-            gpu.norm(x, norm, normed)?;
+            if !is_normed {
+                gpu.norm(x, norm, normed)?;
+            }
             gpu.maps(Matrix::new(normed, c), &Map::list(weights, biases, rounded), Matrix::new(y, n_out))
         })
     })?;
@@ -190,23 +196,27 @@ fn norm_linear_backward<T: Element>(
     dy: &Tensor,
     dx: &Tensor,
     gradients: &NormLinearGradients,
-) -> Result<()> {
+    below: Option<Branch<'_>>,
+) -> Result<Option<BranchGradient>> {
     let NormLinear { norm, maps } = sublayer;
     let (op, (n, c), n_out) = ("norm_linear backward", x.dims2()?, dy.dim(1)?);
     let (normed, moments) = (buffer::<T>(x, n, c)?, buffer::<f32>(x, n, 2)?);
     let weights = operands::<T>(&maps.iter().collect::<Vec<_>>())?;
-    let changed = (&moments, dx, &gradients.norm, &gradients.maps[..]);
-    with_parts::<f32, _, _, _>(op, (x, norm), changed, |_, (x, norm), (moments, dx, dnorm, dmaps)| {
-        let inputs = (dy, &weights[..]);
-        with_parts::<T, _, _, _>(op, inputs, &normed, |gpu, (dy, weights), normed| {
+    let below = Below::new::<T>(below, dx, None)?;
+    let changed = (&moments, (dx, below.bias()), &gradients.norm, &gradients.maps[..]);
+    with_parts::<f32, _, _, _>(op, (x, norm), changed, |_, (x, norm), changed| {
+        let (moments, (dx, dbias), dnorm, dmaps) = changed;
+        let (inputs, buffers) = ((dy, &weights[..]), (&normed, below.gradient()));
+        with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, (dy, weights), (normed, dbelow)| {
             let (maps, rows, dy) = (without_biases(weights), Matrix::new(normed, c), Matrix::new(dy, n_out));
             gpu.norm(x, norm, normed)?;
             gpu.parameters_gradients(&maps, rows, dy, &dmaps)?;
             // The normalised rows have served: their memory takes their gradient.
             gpu.input_gradients(&maps, dy, rows)?;
-            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments)
+            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments, below.arrays(dbias, dbelow))
         })
-    })
+    })?;
+    Ok(below.finished())
 }
 
 /// `dy` and the result are T.
@@ -242,10 +252,7 @@ fn linear_residual<T: Element>(
     with_parts::<f32, _, _, _>(op, (residual, &map.bias, next), &y, |_, (residual, bias, next), y| {
         with_parts::<T, _, _, _>(op, (x, &weight[0]), &normed, |gpu, (x, weight), normed| {
             gpu.matmul(Matrix::new(y, c), false, Matrix::new(x, n_in), weight)?;
-            match next.zip(normed) {
-                Some(next) => gpu.residual_norm(residual, (y, bias), dropout, y, next),
-                None => gpu.residual(residual, (y, bias), c, dropout, y),
-            }
+            gpu.residual_and_norm(residual, (y, bias), dropout, y, (c, next.zip(normed)))
         })
     })?;
     Ok((y, normed))
@@ -257,41 +264,28 @@ fn linear_residual_backward<T: Element>(
     dy: &Tensor,
     dropout: Option<Dropout>,
     gradients: &AffineGradients,
+    above: Option<BranchGradient>,
 ) -> Result<Tensor> {
     let of_weight = AffineGradients { weight: gradients.weight.clone(), bias: None };
-    linear_backward::<T>(x, map, &dropped::<T>(dy, dropout, &gradients.bias)?, &of_weight)
-}
-
-/// `dropout(dy)` as T: the gradient of a dropped branch. The sum of its rows is added to that of the bias, if there is one.
-fn dropped<T: Element>(dy: &Tensor, dropout: Option<Dropout>, bias: &Option<Tensor>) -> Result<Tensor> {
-    let (op, c) = ("dropout", dy.dim(1)?);
-    let changes = dropout.is_some() || T::DTYPE != DType::F32;
-    let dbranch = if changes { uninitialised(dy.shape(), T::DTYPE, dy)? } else { dy.contiguous()? };
-    with_parts::<f32, _, _, _>(op, dy, bias, |_, dy, bias| {
-        with_parts::<T, _, _, _>(op, (), &dbranch, |gpu, (), dbranch| match (changes, bias) {
-            (true, _) => gpu.dropped_branch(dy, dropout, dbranch, (c, bias)),
-            (false, Some(bias)) => gpu.add_column_sums(Matrix::new(dbranch, c), bias),
-            (false, None) => Ok(()),
-        })
-    })?;
-    Ok(dbranch)
+    linear_backward::<T>(x, map, &dropped::<T>(dy, dropout, &gradients.bias, above)?, &of_weight)
 }
 
 fn mlp_forward<T: Element>(
     mlp: &Mlp,
     x: &Tensor,
-    normed: Option<Tensor>,
+    normed: Option<Normed>,
     dropout: Option<Dropout>,
     save: bool,
-) -> Result<(Tensor, Tensor)> {
+    next: Option<&Norm>,
+) -> Result<MlpOutput> {
     let Mlp { norm, up, down, activation } = mlp;
     let (op, (n, c), inner) = ("mlp", x.dims2()?, n_out(up)?);
     let ((normed, is_normed), active) = (normed_rows::<T>(x, normed)?, buffer::<T>(x, n, inner)?);
     let (saved, y) = (buffer::<T>(x, if save { n } else { 0 }, inner)?, buffer::<f32>(x, n, c)?);
     let with_epilogue: &[_] = if *activation == Activation::GeluNew { &[up] } else { &[] };
     let (weights, rounded) = operands_and_biases::<T>(&[up, down], with_epilogue)?;
-    let inputs = (x, norm, &up.bias, &down.bias);
-    with_parts::<f32, _, _, _>(op, inputs, &y, |_, (x, norm, b_up, b_down), y| {
+    let inputs = (x, norm, &up.bias, &down.bias, next);
+    with_parts::<f32, _, _, _>(op, inputs, &y, |_, (x, norm, b_up, b_down, next), y| {
         let buffers = (&normed, &active, &saved);
         let inputs = (&weights[0], rounded.first().and_then(Option::as_ref), &weights[1]);
         with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, inputs, (normed, active, saved)| {
@@ -303,10 +297,11 @@ fn mlp_forward<T: Element>(
             let up = Map { weight, bias: b_up, rounded_bias };
             gpu.active_map(*activation, rows, up, active, save.then_some(saved))?;
             gpu.matmul(Matrix::new(y, c), false, hidden, down)?;
-            gpu.residual(x, (y, b_down), c, dropout, y)
+            // The normalised rows have served: their memory takes those of the result.
+            gpu.residual_and_norm(x, (y, b_down), dropout, y, (c, next.map(|next| (next, normed))))
         })
     })?;
-    Ok((y, saved))
+    Ok(MlpOutput { y, pre_activation: saved, normed: next.map(|_| Normed(normed)) })
 }
 
 fn mlp_backward<T: Element>(
@@ -315,18 +310,22 @@ fn mlp_backward<T: Element>(
     dropout: Option<Dropout>,
     dx: &Tensor,
     gradients: &MlpGradients,
-) -> Result<()> {
+    neighbours: Neighbours<'_>,
+) -> Result<Option<BranchGradient>> {
     let Mlp { norm, up, down, activation } = mlp;
     let (op, (n, c), inner) = ("mlp backward", x.dims2()?, n_out(up)?);
-    let dbranch = dropped::<T>(dx, dropout, &gradients.down.bias)?;
+    let dbranch = dropped::<T>(dx, dropout, &gradients.down.bias, neighbours.above)?;
+    // That has served before the norm's backward pass: its memory takes the gradient of the branch below.
+    let below = Below::new::<T>(neighbours.below, dx, Some((&dbranch, dropout)))?;
     let (normed, moments) = (buffer::<T>(x, n, c)?, buffer::<f32>(x, n, 2)?);
     let (active, dactive) = (buffer::<T>(x, n, inner)?, buffer::<T>(x, n, inner)?);
     let weights = operands::<T>(&[up, down])?;
-    let changed = (&moments, dx, &gradients.norm, &gradients.up, &gradients.down);
-    with_parts::<f32, _, _, _>(op, (x, norm), changed, |_, (x, norm), (moments, dx, dnorm, dup, ddown)| {
+    let changed = (&moments, (dx, below.bias()), &gradients.norm, &gradients.up, &gradients.down);
+    with_parts::<f32, _, _, _>(op, (x, norm), changed, |_, (x, norm), changed| {
+        let (moments, (dx, dbias), dnorm, dup, ddown) = changed;
         let inputs = (pre_activation, &weights[0], &weights[1], &dbranch);
-        let buffers = (&normed, &active, &dactive);
-        with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, inputs, (normed, active, dactive)| {
+        let buffers = (&normed, &active, &dactive, below.gradient());
+        with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, inputs, (normed, active, dactive, dbelow)| {
             let (pre_activation, up, down, dbranch) = inputs;
             let (dbranch, rows) = (Matrix::new(dbranch, c), Matrix::new(normed, c));
             let (hidden, dhidden) = (Matrix::new(active, inner), Matrix::new(dactive, inner));
@@ -338,25 +337,26 @@ fn mlp_backward<T: Element>(
             gpu.weight_gradient(up, rows, dhidden, dup.weight)?;
             // The normalised rows have served: their memory takes their gradient.
             gpu.input_gradient(up, dhidden, rows, false)?;
-            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments)
+            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments, below.arrays(dbias, dbelow))
         })
-    })
+    })?;
+    Ok(below.finished())
 }
 
-/// The result and the pre-activation.
 fn gated_mlp_forward<T: Element>(
     mlp: &GatedMlp,
     x: &Tensor,
-    normed: Option<Tensor>,
+    normed: Option<Normed>,
     dropout: Option<Dropout>,
-) -> Result<(Tensor, Tensor)> {
+    next: Option<&Norm>,
+) -> Result<MlpOutput> {
     let GatedMlp { norm, gate, up, activation, down } = mlp;
     let (op, (n, c), inner) = ("gated mlp", x.dims2()?, n_out(gate)?);
     let ((normed, is_normed), hidden) = (normed_rows::<T>(x, normed)?, buffer::<T>(x, n, inner)?);
     let (pre_activation, y) = (buffer::<T>(x, n, 2 * inner)?, buffer::<f32>(x, n, c)?);
     let (weights, rounded) = operands_and_biases::<T>(&[gate, up, down], &[gate, up])?;
-    let inputs = (x, norm, [&gate.bias, &up.bias], &down.bias);
-    with_parts::<f32, _, _, _>(op, inputs, &y, |_, (x, norm, biases, b_down), y| {
+    let inputs = (x, norm, [&gate.bias, &up.bias], &down.bias, next);
+    with_parts::<f32, _, _, _>(op, inputs, &y, |_, (x, norm, biases, b_down, next), y| {
         let inputs = (&weights[..2], &rounded[..], &weights[2]);
         let buffers = (&normed, &pre_activation, &hidden);
         with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, (gate_up, rounded, down), buffers| {
@@ -368,10 +368,11 @@ fn gated_mlp_forward<T: Element>(
             gpu.maps(Matrix::new(normed, c), &gate_up, Matrix::new(pre_activation, 2 * inner))?;
             gpu.gated(*activation, pre_activation, inner, hidden)?;
             gpu.matmul(Matrix::new(y, c), false, Matrix::new(hidden, inner), down)?;
-            gpu.residual(x, (y, b_down), c, dropout, y)
+            // The normalised rows have served: their memory takes those of the result.
+            gpu.residual_and_norm(x, (y, b_down), dropout, y, (c, next.map(|next| (next, normed))))
         })
     })?;
-    Ok((y, pre_activation))
+    Ok(MlpOutput { y, pre_activation, normed: next.map(|_| Normed(normed)) })
 }
 
 fn gated_mlp_backward<T: Element>(
@@ -380,20 +381,23 @@ fn gated_mlp_backward<T: Element>(
     dropout: Option<Dropout>,
     dx: &Tensor,
     gradients: &GatedMlpGradients,
-) -> Result<()> {
+    neighbours: Neighbours<'_>,
+) -> Result<Option<BranchGradient>> {
     let GatedMlp { norm, gate, up, activation, down } = mlp;
     let (op, (n, c), inner) = ("gated mlp backward", x.dims2()?, n_out(gate)?);
-    let dbranch = dropped::<T>(dx, dropout, &gradients.down.bias)?;
+    let dbranch = dropped::<T>(dx, dropout, &gradients.down.bias, neighbours.above)?;
+    // That has served before the norm's backward pass: its memory takes the gradient of the branch below.
+    let below = Below::new::<T>(neighbours.below, dx, Some((&dbranch, dropout)))?;
     let (normed, moments) = (buffer::<T>(x, n, c)?, buffer::<f32>(x, n, 2)?);
     let (hidden, dpre) = (buffer::<T>(x, n, inner)?, buffer::<T>(x, n, 2 * inner)?);
     let weights = operands::<T>(&[gate, up, down])?;
     let GatedMlpGradients { norm: dnorm, gate: dgate, up: dup, down: ddown } = gradients;
-    let changed = (&moments, dx, dnorm, [dgate, dup], ddown);
+    let changed = (&moments, (dx, below.bias()), dnorm, [dgate, dup], ddown);
     with_parts::<f32, _, _, _>(op, (x, norm), changed, |_, (x, norm), changed| {
-        let (moments, dx, dnorm, dgate_up, ddown) = changed;
+        let (moments, (dx, dbias), dnorm, dgate_up, ddown) = changed;
         let inputs = (pre_activation, &weights[..2], &weights[2], &dbranch);
-        let buffers = (&normed, &hidden, &dpre);
-        with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, inputs, (normed, hidden, dpre)| {
+        let buffers = (&normed, &hidden, &dpre, below.gradient());
+        with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, inputs, (normed, hidden, dpre, dbelow)| {
             let (pre_activation, gate_up, down, dbranch) = inputs;
             let (gate_up, dbranch) = (without_biases(gate_up), Matrix::new(dbranch, c));
             let (rows, active, dgate_up_rows) =
@@ -406,7 +410,8 @@ fn gated_mlp_backward<T: Element>(
             gpu.parameters_gradients(&gate_up, rows, dgate_up_rows, &dgate_up)?;
             // The normalised rows have served: their memory takes their gradient.
             gpu.input_gradients(&gate_up, dgate_up_rows, rows)?;
-            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments)
+            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments, below.arrays(dbias, dbelow))
         })
-    })
+    })?;
+    Ok(below.finished())
 }

@@ -2,7 +2,9 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::{Normed, block_buffer, blocks, check, check_composed};
+use super::{
+    BranchGradient, MlpOutput, Neighbours, Normed, block_buffer, blocks, check, check_composed, untracked,
+};
 use crate::activation::{Activation, gated_backward, gated_forward};
 use crate::device::{gpu_of, has_backward_kernels};
 use crate::dropout::Dropout;
@@ -65,7 +67,7 @@ impl GatedMlp {
     /// When shapes do not fit, the dropout probability is outside `[0, 1)`, or `precision` is not available (see the
     /// [module](super)).
     pub fn forward(&self, x: &Tensor, dropout: Option<Dropout>, precision: Precision) -> Result<Tensor> {
-        Ok(self.forward_normed(x, None, dropout, precision, false)?.0)
+        Ok(self.forward_among(x, None, dropout, precision, false, None)?.y)
     }
 
     /// [`GatedMlp::forward`], and the pre-activation `[N, 2 I]`.
@@ -78,25 +80,29 @@ impl GatedMlp {
         dropout: Option<Dropout>,
         precision: Precision,
     ) -> Result<(Tensor, Tensor)> {
-        self.forward_normed(x, None, dropout, precision, true)
+        let MlpOutput { y, pre_activation, .. } =
+            self.forward_among(x, None, dropout, precision, true, None)?;
+        Ok((y, pre_activation))
     }
 
-    /// The result and the pre-activation, which may be empty unless it is to be saved.
+    /// [`GatedMlp::forward`] in one pass with its neighbours where that is possible. The pre-activation may be empty unless it is to be saved.
     ///
-    /// `normed` are the rows of `x` as [`LinearResidual::forward_and_norm`](super::LinearResidual::forward_and_norm) has normalised them by
-    /// this sublayer's norm, if it has.
+    /// `normed` are the rows of `x` as the sublayer before has normalised them by this sublayer's norm, if it has; `next` is the norm of the
+    /// sublayer after this one.
     ///
     /// # Errors
-    /// As [`GatedMlp::forward`].
-    pub fn forward_normed(
+    /// As [`GatedMlp::forward`], and when the next norm does not fit.
+    pub fn forward_among(
         &self,
         x: &Tensor,
         normed: Option<Normed>,
         dropout: Option<Dropout>,
         precision: Precision,
         save: bool,
-    ) -> Result<(Tensor, Tensor)> {
+        next: Option<&Norm>,
+    ) -> Result<MlpOutput> {
         let (inner, dropout) = (self.check(x, precision)?, active(dropout)?);
+        next.map_or(Ok(()), |norm| norm.check(x))?;
         let maps = [&self.gate, &self.up, &self.down];
         if !has_backward_kernels(x)
             || x.track_op()
@@ -104,11 +110,15 @@ impl GatedMlp {
             || maps.into_iter().any(Affine::is_tracked)
         {
             check_composed("gated mlp", x, precision)?;
-            return self.composed(x, inner, dropout);
+            let (y, pre_activation) = self.composed(x, inner, dropout)?;
+            return Ok(MlpOutput { y, pre_activation, normed: None });
         }
         match gpu_of(x) {
-            Some(gpu) => gpu.gated_mlp(self, (x, normed.map(|Normed(rows)| rows)), dropout, precision),
-            None => self.run_on_cpu(x, inner, dropout, precision, save),
+            Some(gpu) => gpu.gated_mlp(self, (x, normed), dropout, precision, untracked(next)),
+            None => {
+                let (y, pre_activation) = self.run_on_cpu(x, inner, dropout, precision, save)?;
+                Ok(MlpOutput { y, pre_activation, normed: None })
+            }
         }
     }
 
@@ -169,6 +179,25 @@ impl GatedMlp {
         gradients: &GatedMlpGradients,
         precision: Precision,
     ) -> Result<()> {
+        let (saved, neighbours) = ([x, pre_activation], Neighbours::default());
+        self.backward_among(saved, dropout, dx, gradients, precision, neighbours)?;
+        Ok(())
+    }
+
+    /// [`GatedMlp::backward`], given `x` and the pre-activation, in one pass with its neighbours where that is possible: returns the gradient of the
+    /// branch below if it was computed.
+    ///
+    /// # Errors
+    /// As [`GatedMlp::backward`], and when the gradient from above is not that of this branch.
+    pub fn backward_among(
+        &self,
+        [x, pre_activation]: [&Tensor; 2],
+        dropout: Option<Dropout>,
+        dx: &Tensor,
+        gradients: &GatedMlpGradients,
+        precision: Precision,
+        neighbours: Neighbours<'_>,
+    ) -> Result<Option<BranchGradient>> {
         let (op, (n, c)) = ("gated mlp backward", x.dims2()?);
         let (inner, dropout) = (self.check(x, precision)?, active(dropout)?);
         check("the gated mlp's pre-activation", pre_activation, &[n, 2 * inner])?;
@@ -178,7 +207,8 @@ impl GatedMlp {
         gradients.up.check_map("the gated mlp's map up", &self.up)?;
         gradients.down.check_map("the gated mlp's map down", &self.down)?;
         if let Some(gpu) = gpu_of(x) {
-            return gpu.gated_mlp_backward(self, [x, pre_activation], dropout, dx, gradients, precision);
+            let (saved, neighbours) = ([x, pre_activation], neighbours.active()?);
+            return gpu.gated_mlp_backward(self, saved, dropout, dx, gradients, (precision, neighbours));
         }
         let inputs = (x, pre_activation, &self.norm, [&self.gate, &self.up], &self.down);
         let sums = (dx, &gradients.norm, [&gradients.gate, &gradients.up], &gradients.down);
@@ -204,7 +234,7 @@ impl GatedMlp {
                     gate_up.input_gradient(precision, dpre, normed)?;
                     norm.backward(x, normed, dx, &mut dnorm);
                 }
-                Ok(())
+                Ok(None)
             })
         })
     }

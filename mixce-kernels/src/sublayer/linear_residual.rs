@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Normed, block_buffer, blocks, check, check_composed};
+use super::{BranchGradient, Normed, block_buffer, blocks, check, check_composed, untracked};
 use crate::device::{gpu_of, has_backward_kernels};
 use crate::dropout::Dropout;
 use crate::parts::{read, write};
@@ -81,8 +81,7 @@ impl LinearResidual {
         let (c, dropout) = (self.map.check("linear_residual", n_in, precision)?, active(dropout)?);
         check("residual of linear_residual", residual, &[n, c])?;
         if let Some(gpu) = gpu_of(residual) {
-            let next = next.filter(|norm| !norm.is_tracked());
-            return gpu.linear_residual(self, x, residual, dropout, next, precision);
+            return gpu.linear_residual(self, x, residual, dropout, untracked(next), precision);
         }
         let mut y = vec![0f32; n * c];
         read("linear_residual", (x, residual, &self.map), |(x, residual, map)| {
@@ -109,12 +108,28 @@ impl LinearResidual {
         gradients: &AffineGradients,
         precision: Precision,
     ) -> Result<Tensor> {
+        self.backward_among(x, dy, dropout, gradients, precision, None)
+    }
+
+    /// [`LinearResidual::backward`], given the gradient of the branch if the pass before has computed it.
+    ///
+    /// # Errors
+    /// As [`LinearResidual::backward`], and when the gradient from above is not that of this branch.
+    pub fn backward_among(
+        &self,
+        x: &Tensor,
+        dy: &Tensor,
+        dropout: Option<Dropout>,
+        gradients: &AffineGradients,
+        precision: Precision,
+        above: Option<BranchGradient>,
+    ) -> Result<Tensor> {
         let (n, n_in) = x.dims2()?;
         let (c, dropout) = (self.map.check("linear_residual", n_in, precision)?, active(dropout)?);
         check("gradient of linear_residual", dy, &[n, c])?;
         gradients.check_map("linear_residual's map", &self.map)?;
         if let Some(gpu) = gpu_of(dy) {
-            return gpu.linear_residual_backward(self, x, dy, dropout, gradients, precision);
+            return gpu.linear_residual_backward(self, x, dy, dropout, gradients, (precision, above));
         }
         let (op, mut dx) = ("linear_residual backward", vec![0f32; n * n_in]);
         read(op, (x, dy, &self.map), |(x, dy, map)| {

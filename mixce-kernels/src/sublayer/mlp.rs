@@ -2,7 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Normed, block_buffer, blocks, check, check_composed};
+use super::{
+    BranchGradient, MlpOutput, Neighbours, Normed, block_buffer, blocks, check, check_composed, untracked,
+};
 use crate::activation::{Activation, backward_in_place, forward_into};
 use crate::device::{gpu_of, has_backward_kernels};
 use crate::dropout::Dropout;
@@ -58,7 +60,7 @@ impl Mlp {
     /// When shapes do not fit, the dropout probability is outside `[0, 1)`, or `precision` is not available (see the
     /// [module](super)).
     pub fn forward(&self, x: &Tensor, dropout: Option<Dropout>, precision: Precision) -> Result<Tensor> {
-        Ok(self.forward_normed(x, None, dropout, precision, false)?.0)
+        Ok(self.forward_among(x, None, dropout, precision, false, None)?.y)
     }
 
     /// [`Mlp::forward`], and the pre-activation `[N, I]`.
@@ -71,36 +73,44 @@ impl Mlp {
         dropout: Option<Dropout>,
         precision: Precision,
     ) -> Result<(Tensor, Tensor)> {
-        self.forward_normed(x, None, dropout, precision, true)
+        let MlpOutput { y, pre_activation, .. } =
+            self.forward_among(x, None, dropout, precision, true, None)?;
+        Ok((y, pre_activation))
     }
 
-    /// The result and the pre-activation, which is empty unless it is to be saved.
+    /// [`Mlp::forward`] in one pass with its neighbours where that is possible. The pre-activation is empty unless it is to be saved.
     ///
-    /// `normed` are the rows of `x` as [`LinearResidual::forward_and_norm`](super::LinearResidual::forward_and_norm) has normalised them by
-    /// this sublayer's norm, if it has.
+    /// `normed` are the rows of `x` as the sublayer before has normalised them by this sublayer's norm, if it has; `next` is the norm of the
+    /// sublayer after this one.
     ///
     /// # Errors
-    /// As [`Mlp::forward`].
-    pub fn forward_normed(
+    /// As [`Mlp::forward`], and when the next norm does not fit.
+    pub fn forward_among(
         &self,
         x: &Tensor,
         normed: Option<Normed>,
         dropout: Option<Dropout>,
         precision: Precision,
         save: bool,
-    ) -> Result<(Tensor, Tensor)> {
+        next: Option<&Norm>,
+    ) -> Result<MlpOutput> {
         let tracked =
             x.track_op() || self.norm.is_tracked() || self.up.is_tracked() || self.down.is_tracked();
         if !has_backward_kernels(x) || tracked {
             check_composed("mlp", x, precision)?;
             let pre_activation = self.up.forward(&self.norm.forward(x)?)?;
             let branch = self.down.forward(&self.activation.forward(&pre_activation)?)?;
-            return Ok((residual_dropout(x, &branch, dropout)?, pre_activation));
+            let y = residual_dropout(x, &branch, dropout)?;
+            return Ok(MlpOutput { y, pre_activation, normed: None });
         }
         let (inner, dropout) = (self.check(x, precision)?, active(dropout)?);
+        next.map_or(Ok(()), |norm| norm.check(x))?;
         match gpu_of(x) {
-            Some(gpu) => gpu.mlp(self, (x, normed.map(|Normed(rows)| rows)), dropout, precision, save),
-            None => self.run_on_cpu(x, inner, dropout, precision, save),
+            Some(gpu) => gpu.mlp(self, (x, normed), dropout, precision, save, untracked(next)),
+            None => {
+                let (y, pre_activation) = self.run_on_cpu(x, inner, dropout, precision, save)?;
+                Ok(MlpOutput { y, pre_activation, normed: None })
+            }
         }
     }
 
@@ -148,6 +158,25 @@ impl Mlp {
         gradients: &MlpGradients,
         precision: Precision,
     ) -> Result<()> {
+        let (saved, neighbours) = ([x, pre_activation], Neighbours::default());
+        self.backward_among(saved, dropout, dx, gradients, precision, neighbours)?;
+        Ok(())
+    }
+
+    /// [`Mlp::backward`], given `x` and the pre-activation, in one pass with its neighbours where that is possible: returns the gradient of the
+    /// branch below if it was computed.
+    ///
+    /// # Errors
+    /// As [`Mlp::backward`], and when the gradient from above is not that of this branch.
+    pub fn backward_among(
+        &self,
+        [x, pre_activation]: [&Tensor; 2],
+        dropout: Option<Dropout>,
+        dx: &Tensor,
+        gradients: &MlpGradients,
+        precision: Precision,
+        neighbours: Neighbours<'_>,
+    ) -> Result<Option<BranchGradient>> {
         let (op, (n, c)) = ("mlp backward", x.dims2()?);
         let (inner, dropout) = (self.check(x, precision)?, active(dropout)?);
         check("the mlp's pre-activation", pre_activation, &[n, inner])?;
@@ -156,7 +185,8 @@ impl Mlp {
         gradients.up.check_map("the mlp's map up", &self.up)?;
         gradients.down.check_map("the mlp's map down", &self.down)?;
         if let Some(gpu) = gpu_of(x) {
-            return gpu.mlp_backward(self, [x, pre_activation], dropout, dx, gradients, precision);
+            let (saved, neighbours) = ([x, pre_activation], neighbours.active()?);
+            return gpu.mlp_backward(self, saved, dropout, dx, gradients, (precision, neighbours));
         }
         let inputs = (x, pre_activation, &self.norm, &self.up, &self.down);
         let sums = (dx, &gradients.norm, &gradients.up, &gradients.down);
@@ -181,7 +211,7 @@ impl Mlp {
                     up.input_gradient(precision, dactive, normed, false)?;
                     norm.backward(x, normed, dx, &mut dnorm);
                 }
-                Ok(())
+                Ok(None)
             })
         })
     }

@@ -22,22 +22,19 @@
 mod gated_mlp;
 mod linear_residual;
 mod mlp;
+mod neighbours;
 mod norm_linear;
 
 pub use gated_mlp::{GatedMlp, GatedMlpGradients};
 pub use linear_residual::LinearResidual;
 pub use mlp::{Mlp, MlpGradients};
+pub use neighbours::{Branch, BranchGradient, MapsNeighbours, MlpOutput, Neighbours, Normed};
 pub use norm_linear::{NormLinear, NormLinearGradients};
 
 use candle_core::{Result, Tensor, bail};
 
 use crate::device::has_backward_kernels;
-use crate::{Precision, cuda};
-
-/// The normalised rows of a residual stream, computed by the sublayer that ended with it ([`LinearResidual::forward_and_norm`]), for
-/// the one that begins with their norm.
-#[derive(Debug)]
-pub struct Normed(Tensor);
+use crate::{Norm, Precision, cuda};
 
 /// Runs backward passes of one thread whose gradients are read only afterwards: on CUDA the sums of columns in them (the gradients of biases
 /// and of norms) have a second stage, the sum of shares, which is launched once for all of them at the end. The values are the same.
@@ -74,6 +71,11 @@ fn check_composed(op: &str, x: &Tensor, precision: Precision) -> Result<()> {
             )
         }
     }
+}
+
+/// The norm of the next sublayer, where no graph needs to see it.
+fn untracked(next: Option<&Norm>) -> Option<&Norm> {
+    next.filter(|norm| !norm.is_tracked())
 }
 
 /// `(first row, rows)` of the blocks of `n` rows.

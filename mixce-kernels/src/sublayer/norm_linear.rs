@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::{block_buffer, blocks, check, check_composed};
+use super::{Branch, BranchGradient, MapsNeighbours, Normed, block_buffer, blocks, check, check_composed};
 use crate::device::{gpu_of, has_backward_kernels};
 use crate::linear::SideBySide;
 use crate::parts::{read, write};
@@ -26,6 +26,14 @@ pub struct NormLinearGradients {
     pub maps: Vec<AffineGradients>,
 }
 
+impl NormLinearGradients {
+    /// Those that are left when the gradients of the maps' biases are added.
+    fn without_biases(&self) -> Self {
+        let without = |map: &AffineGradients| AffineGradients { bias: None, ..map.clone() };
+        Self { norm: self.norm.clone(), maps: self.maps.iter().map(without).collect() }
+    }
+}
+
 impl NormLinear {
     /// The same values outside of any gradient graph.
     #[must_use]
@@ -47,6 +55,14 @@ impl NormLinear {
     /// # Errors
     /// When shapes do not fit, or `precision` is not available (see the [module](super)).
     pub fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor> {
+        self.forward_among(x, None, precision)
+    }
+
+    /// [`NormLinear::forward`], given the rows of `x` as the sublayer before has normalised them by this sublayer's norm, if it has.
+    ///
+    /// # Errors
+    /// As [`NormLinear::forward`].
+    pub fn forward_among(&self, x: &Tensor, normed: Option<Normed>, precision: Precision) -> Result<Tensor> {
         let n_out = self.check(x, precision)?;
         let tracked = x.track_op() || self.norm.is_tracked() || self.maps.iter().any(Affine::is_tracked);
         if !has_backward_kernels(x) || tracked {
@@ -56,7 +72,7 @@ impl NormLinear {
             return side_by_side(outputs);
         }
         if let Some(gpu) = gpu_of(x) {
-            return gpu.norm_linear(self, x, precision);
+            return gpu.norm_linear(self, (x, normed), precision);
         }
         let (n, c) = x.dims2()?;
         let mut y = vec![0f32; n * n_out];
@@ -86,13 +102,40 @@ impl NormLinear {
         gradients: &NormLinearGradients,
         precision: Precision,
     ) -> Result<()> {
+        self.backward_among(x, dy, dx, gradients, precision, MapsNeighbours::default())?;
+        Ok(())
+    }
+
+    /// [`NormLinear::backward`], in one pass with its neighbours where that is possible: returns the gradient of the branch below if it was
+    /// computed.
+    ///
+    /// # Errors
+    /// As [`NormLinear::backward`].
+    pub fn backward_among(
+        &self,
+        x: &Tensor,
+        dy: &Tensor,
+        dx: &Tensor,
+        gradients: &NormLinearGradients,
+        precision: Precision,
+        MapsNeighbours { biases_added, below }: MapsNeighbours<'_>,
+    ) -> Result<Option<BranchGradient>> {
         let (op, (n, c)) = ("norm_linear backward", x.dims2()?);
         let n_out = self.check(x, precision)?;
         check("gradient of norm_linear", dy, &[n, n_out])?;
         check("gradient of norm_linear's input", dx, &[n, c])?;
         self.check_gradients(gradients)?;
+        let rest;
+        let gradients = match biases_added {
+            true => {
+                rest = gradients.without_biases();
+                &rest
+            }
+            false => gradients,
+        };
         if let Some(gpu) = gpu_of(x) {
-            return gpu.norm_linear_backward(self, x, dy, dx, gradients, precision);
+            let below = below.map(Branch::active).transpose()?;
+            return gpu.norm_linear_backward(self, x, dy, dx, gradients, (precision, below));
         }
         let sums = (dx, &gradients.norm, &gradients.maps[..]);
         read(op, (x, dy, &self.norm, &self.maps[..]), |(x, dy, norm, maps)| {
@@ -108,7 +151,7 @@ impl NormLinear {
                     maps.input_gradient(precision, dy, normed)?;
                     norm.backward(x, normed, dx, &mut dnorm);
                 }
-                Ok(())
+                Ok(None)
             })
         })
     }

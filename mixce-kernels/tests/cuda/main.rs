@@ -9,6 +9,7 @@ mod graph;
 mod heads;
 #[cfg(feature = "nccl")]
 mod nccl;
+mod neighbours;
 mod optimizer;
 mod rotary;
 mod sublayers;

@@ -16,7 +16,7 @@ use crate::{assert_close, cuda, on, random, rounded, values};
 
 /// The forms of norms and maps: those of GPT-2, without biases; those of the Llama family, with biases.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Form {
+pub(crate) enum Form {
     Gpt2,
     Bare,
     Llama,
@@ -41,13 +41,13 @@ impl Form {
         on(device, &random(&shape, seed)?)
     }
 
-    fn norm(self, c: usize, device: &Device, seed: u64) -> Result<Norm> {
+    pub(crate) fn norm(self, c: usize, device: &Device, seed: u64) -> Result<Norm> {
         let kind = if self.is_transposed() { NormKind::Rms } else { NormKind::Layer };
         let (weight, bias) = (on(device, &random(&[c], seed)?)?, self.bias(false, c, device, seed + 1)?);
         Ok(Norm { weight, bias, epsilon: 1e-5, kind })
     }
 
-    fn map(self, n_in: usize, n_out: usize, device: &Device, seed: u64) -> Result<Affine> {
+    pub(crate) fn map(self, n_in: usize, n_out: usize, device: &Device, seed: u64) -> Result<Affine> {
         let weight = self.weight(n_in, n_out, device, seed)?;
         let bias = self.bias(true, n_out, device, seed + 1)?;
         let weight = if self.is_transposed() { Weight::Transposed(weight.into()) } else { weight.into() };
@@ -55,25 +55,31 @@ impl Form {
     }
 
     /// Sums that hold something already: gradients are added to it.
-    fn norm_sums(self, c: usize, device: &Device, seed: u64) -> Result<AffineGradients> {
+    pub(crate) fn norm_sums(self, c: usize, device: &Device, seed: u64) -> Result<AffineGradients> {
         let (weight, bias) = (on(device, &random(&[c], seed)?)?, self.bias(false, c, device, seed + 1)?);
         Ok(AffineGradients { weight, bias })
     }
 
     /// Likewise.
-    fn sums(self, n_in: usize, n_out: usize, device: &Device, seed: u64) -> Result<AffineGradients> {
+    pub(crate) fn sums(
+        self,
+        n_in: usize,
+        n_out: usize,
+        device: &Device,
+        seed: u64,
+    ) -> Result<AffineGradients> {
         let weight = self.weight(n_in, n_out, device, seed)?;
         Ok(AffineGradients { weight, bias: self.bias(true, n_out, device, seed + 1)? })
     }
 }
 
 /// The tensors of sums.
-fn of<const N: usize>(sums: [&AffineGradients; N]) -> Vec<Tensor> {
+pub(crate) fn of<const N: usize>(sums: [&AffineGradients; N]) -> Vec<Tensor> {
     sums.into_iter().flat_map(|sums| [Some(sums.weight.clone()), sums.bias.clone()]).flatten().collect()
 }
 
 /// A tensor inside a branch: bf16 on CUDA in bf16.
-fn inside(shape: &[usize], device: &Device, precision: Precision, seed: u64) -> Result<Tensor> {
+pub(crate) fn inside(shape: &[usize], device: &Device, precision: Precision, seed: u64) -> Result<Tensor> {
     match precision {
         Precision::F32 => on(device, &random(shape, seed)?),
         Precision::Bf16 if device.is_cpu() => rounded(shape, seed),
@@ -82,7 +88,7 @@ fn inside(shape: &[usize], device: &Device, precision: Precision, seed: u64) -> 
 }
 
 /// `f` on both devices gives the same tensors, and the same bits twice.
-fn assert_same(
+pub(crate) fn assert_same(
     name: &str,
     (precision, of_f32): (Precision, f32),
     f: impl Fn(&Device) -> Result<Vec<Tensor>>,
@@ -97,7 +103,7 @@ fn assert_same(
 }
 
 /// Tokens and channels, in both precisions and all forms.
-fn problems() -> impl Iterator<Item = (usize, usize, Precision, Form)> {
+pub(crate) fn problems() -> impl Iterator<Item = (usize, usize, Precision, Form)> {
     let shapes = [(0, 4), (1, 1), (7, 33), (257, 12), (65, 96)];
     let cases = FORMS.into_iter().flat_map(|form| [Precision::F32, Precision::Bf16].map(|p| (p, form)));
     shapes
@@ -152,7 +158,7 @@ fn linear_and_residual() -> Result<()> {
                 let (again, normed) = sublayer.forward_and_norm(&x, &residual, drop, &mlp.norm, precision)?;
                 assert_eq!(normed.is_some(), device.is_cuda());
                 assert_eq!(values(&again)?, values(&y)?);
-                let (z, _) = mlp.forward_normed(&again, normed, drop, precision, false)?;
+                let z = mlp.forward_among(&again, normed, drop, precision, false, None)?.y;
                 let tolerance = if precision == Precision::Bf16 { 8.0 / 512.0 } else { 1e-6 };
                 assert_close("the mlp behind", &z, &mlp.forward(&y, drop, precision)?, tolerance)?;
                 Ok([vec![y, dx], of([&gradients])].concat())

@@ -3,11 +3,13 @@
 
 mod task;
 
+use std::cell::Cell;
+
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use self::task::{Shared, Task};
-use super::{CuSeqlens, Heads};
+use super::{CuSeqlens, DrawnDropout, Heads};
 use crate::cpu;
 use crate::cuda;
 use crate::dropout::Dropout;
@@ -18,10 +20,15 @@ pub(crate) struct CausalAttention {
     /// [`CuSeqlens::spans_on`] a GPU.
     pub(crate) spans: Option<Tensor>,
     pub(crate) heads: Heads,
-    pub(crate) dropout: Option<Dropout>,
+    /// Drawn where the kernels want that.
+    pub(crate) dropout: Option<DrawnDropout>,
 }
 
 impl CausalAttention {
+    pub(crate) fn dropout(&self) -> Option<Dropout> {
+        self.dropout.as_ref().map(|drawn| drawn.dropout)
+    }
+
     fn spans(&self) -> Result<&Tensor> {
         match &self.spans {
             Some(spans) => Ok(spans),
@@ -29,9 +36,16 @@ impl CausalAttention {
         }
     }
 
-    /// The gradient of `qkv`, given the result and its gradient.
-    pub(super) fn gradient(&self, qkv: &Tensor, out: &Tensor, dout: &Tensor) -> Result<Tensor> {
-        qkv.apply_op3_no_bwd(&out.contiguous()?, &dout.contiguous()?, &Backward(self))
+    /// The gradient of `qkv`, given the result and its gradient; and whether the sum of its rows was added to that of the bias.
+    pub(super) fn gradient(
+        &self,
+        qkv: &Tensor,
+        [out, dout]: [&Tensor; 2],
+        bias: Option<&Tensor>,
+    ) -> Result<(Tensor, bool)> {
+        let backward = Backward { op: self, bias, added: Cell::new(false) };
+        let dqkv = qkv.apply_op3_no_bwd(&out.contiguous()?, &dout.contiguous()?, &backward)?;
+        Ok((dqkv, backward.added.get()))
     }
 
     /// Runs `f` for each document that is not empty and each of `heads` heads, in parallel, on a fresh zeroed buffer of `len` elements.
@@ -66,12 +80,18 @@ impl CustomOp1 for CausalAttention {
     }
 
     fn bwd(&self, qkv: &Tensor, out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(self.gradient(qkv, out, dout)?))
+        Ok(Some(self.gradient(qkv, [out, dout], None)?.0))
     }
 }
 
 /// Of `qkv`, the result and its gradient. The CPU computes what it needs of the result again.
-struct Backward<'a>(&'a CausalAttention);
+struct Backward<'a> {
+    op: &'a CausalAttention,
+    /// The sum of the gradients of the bias of `qkv`.
+    bias: Option<&'a Tensor>,
+    /// Whether that has grown.
+    added: Cell<bool>,
+}
 
 impl CustomOp3 for Backward<'_> {
     fn name(&self) -> &'static str {
@@ -87,7 +107,7 @@ impl CustomOp3 for Backward<'_> {
         dout: &CpuStorage,
         dout_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (op, heads) = (self.0, self.0.heads);
+        let (op, heads) = (self.op, self.op.heads);
         let qkv = cpu::slice(self.name(), qkv, qkv_layout)?;
         let dout = cpu::slice(self.name(), dout, dout_layout)?;
         let d = heads.head_size(self.name(), qkv_layout.shape().dims2()?.1)?;
@@ -110,6 +130,9 @@ impl CustomOp3 for Backward<'_> {
         dout_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         let inputs = [(qkv, qkv_layout), (out, out_layout), (dout, dout_layout)];
-        cuda::causal_attention_backward(self.0, self.0.spans()?, inputs)
+        let (gradient, added) =
+            cuda::causal_attention_backward(self.op, self.op.spans()?, inputs, self.bias)?;
+        self.added.set(added);
+        Ok(gradient)
     }
 }

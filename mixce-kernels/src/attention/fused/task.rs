@@ -216,7 +216,7 @@ impl Task<'_> {
 
     /// The dropout factors of a block, 0 for keys that a query does not see; nothing is written without dropout.
     fn factors(&self, block: Block, factors: &mut [f32]) {
-        let Some(Dropout { p, stream, first_row }) = self.op.dropout else { return };
+        let Some(Dropout { p, stream, first_row }) = self.op.dropout() else { return };
         let (keep, stream) = (Keep::new(p), stream.fold(self.head as u64));
         vectorised(|| {
             for (i, row) in factors.chunks_mut(block.keys).take(block.rows).enumerate() {
