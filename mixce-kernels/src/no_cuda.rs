@@ -153,3 +153,9 @@ pub(crate) fn operation<T, const N: usize>(
 ) -> Result<(CudaStorage, Shape)> {
     Err(Error::NotCompiledWithCudaSupport)
 }
+
+/// Its arithmetic needs no device.
+#[cfg(test)]
+#[path = "cuda/grid.rs"]
+#[expect(dead_code, reason = "only launches use all of it")]
+mod grid;

@@ -6,48 +6,15 @@ use std::cell::RefCell;
 use candle_core::cuda::cudarc::driver::DeviceRepr;
 use candle_core::{Error, Result, Tensor, bail};
 
+use super::grid::Chunks;
 use super::matmul::Matrix;
 use super::{Array, Element, Gpu, Grid, WARP, kernel, launch, name_of, unsigned, with_arrays};
 
-/// Threads of a block as in `cuda/common.cuh` and, for the second stage, `cuda/linear.cu`.
-const SUM_ROWS: u32 = 8;
+/// Threads of a block of the second stage, as in `cuda/linear.cu`.
 const CHUNKS: u32 = 16;
 
 /// Sums of a launch, as in `cuda/linear.cu`.
 const SUMS: usize = 16;
-
-/// The most blocks of the first stage, unless there are more groups of columns: four for each multiprocessor of an H100, which run at once.
-pub(super) const BLOCKS: usize = 4 * 132;
-/// The fewest rows of a chunk.
-const MIN_ROWS: usize = 32;
-
-/// How the rows of a matrix are divided; it depends on sizes alone.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Chunks {
-    groups: usize,
-    count: usize,
-    rows: usize,
-}
-
-impl Chunks {
-    /// Chunks of `rows` rows for blocks that take packs of `pack` columns.
-    pub(super) fn new(rows: usize, columns: usize, pack: usize) -> Self {
-        let groups = columns.div_ceil(WARP as usize * pack).max(1);
-        let most = (BLOCKS / groups).max(1);
-        let chunk = rows.div_ceil(most).max(MIN_ROWS);
-        Self { groups, count: rows.div_ceil(chunk), rows: chunk }
-    }
-
-    /// Of the first stage.
-    pub(super) fn grid(self) -> Grid {
-        Grid { blocks: (self.groups as u32, self.count as u32), threads: (WARP, SUM_ROWS), shared_bytes: 0 }
-    }
-
-    /// Rows of a chunk, as kernels take it.
-    pub(super) fn rows(self) -> u64 {
-        self.rows as u64
-    }
-}
 
 impl Gpu<'_> {
     /// `sums += sum_rows x`
@@ -218,28 +185,4 @@ pub(crate) fn finish_sums_together<R, E: From<Error>>(
         gpu.finish(&sums)?;
     }
     Ok(result)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{BLOCKS, Chunks, MIN_ROWS};
-
-    #[test]
-    fn chunks_cover_the_rows_and_fill_the_device() {
-        for (rows, columns, pack) in
-            [(1, 1, 4), (64, 768, 8), (65, 768, 8), (32_768, 768, 8), (32_768, 5120, 4), (100_000, 3, 4)]
-        {
-            let Chunks { groups, count, rows: chunk } = Chunks::new(rows, columns, pack);
-            assert!(
-                chunk * count >= rows && chunk * (count - 1) < rows,
-                "{rows} rows: {count} chunks of {chunk}"
-            );
-            assert!(groups * 32 * pack >= columns);
-            assert!(
-                chunk == MIN_ROWS || groups * count >= BLOCKS / 2,
-                "{rows} x {columns}: {groups} x {count} blocks"
-            );
-            assert!(groups * count <= BLOCKS, "{rows} x {columns}: {groups} x {count} blocks");
-        }
-    }
 }

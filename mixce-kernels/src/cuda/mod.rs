@@ -54,14 +54,8 @@ use half::bf16;
 
 use crate::parts::{Access, Parts};
 
-use grid::{Grid, any_rows};
+use grid::{Grid, MAX_BLOCKS, THREADS, WARP, any_rows};
 
-/// Threads of a block that handles rows or elements.
-const THREADS: u32 = 256;
-/// Maximum blocks of such a kernel; its loops cover the rest.
-const MAX_BLOCKS: usize = 65_536;
-/// Threads of a warp.
-const WARP: u32 = 32;
 /// Dynamic shared memory that a block gets without asking for it, in bytes; what else it has counts against the same 48 KiB.
 const SHARED_BYTES: usize = 44 * 1024;
 

@@ -2,8 +2,8 @@
 
 use candle_core::Result;
 
-use super::column_sums::BLOCKS;
 use super::dropout::arguments;
+use super::grid::chunks;
 use super::{
     Arg, Array, Element, Gpu, Grid, MAX_BLOCKS, THREADS, WARP, expect_len, kernel, launch, name_of, rows,
     unsigned,
@@ -172,26 +172,5 @@ impl<T: Element> BranchArrays<'_, T> {
     fn arguments(&self, c: usize) -> impl Iterator<Item = Arg> + use<T> {
         let sums: u32 = if self.bias.is_some() { 3 } else { 2 };
         [self.gradient.into(), sums.into()].into_iter().chain(arguments(self.dropout, c as u64))
-    }
-}
-
-/// Blocks of a backward pass and the rows of each, of which its `warps` take one after another: as many blocks as run at once, so that there
-/// are few shares.
-fn chunks(rows: usize, warps: usize) -> (usize, usize) {
-    let chunk = rows.div_ceil(BLOCKS).next_multiple_of(warps);
-    (rows.div_ceil(chunk), chunk)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{BLOCKS, chunks};
-
-    #[test]
-    fn blocks_cover_the_rows() {
-        for (rows, warps) in [(1, 1), (7, 8), (4096, 8), (4097, 8), (32_768, 3), (100_001, 5)] {
-            let (blocks, chunk) = chunks(rows, warps);
-            assert!(chunk * blocks >= rows && chunk * (blocks - 1) < rows, "{rows}: {blocks} of {chunk}");
-            assert!(chunk % warps == 0 && blocks <= BLOCKS, "{rows}: {blocks} of {chunk}");
-        }
     }
 }
