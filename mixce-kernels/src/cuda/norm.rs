@@ -19,6 +19,9 @@ const SHARED_BYTES: usize = 48 * 1024;
 /// Blocks that few rows are spread over: the multiprocessors of an H100.
 const FEW_BLOCKS: usize = 132;
 
+/// The norm that comes next, and where the rows that it normalises go.
+type NextNorm<'a, T> = (NormElements<Array<'a, f32>>, Array<'a, T>);
+
 /// A warp a row, of which it keeps `copies` rows of `c` elements in shared memory if they fit there; and the elements kept of each, or 0.
 fn grid(rows: usize, c: usize, copies: usize) -> (Grid, u32) {
     let kept = c.next_multiple_of(4);
@@ -63,7 +66,7 @@ impl Gpu<'_> {
         branch: (Array<'_, f32>, Option<Array<'_, f32>>),
         dropout: Option<Dropout>,
         y: Array<'_, f32>,
-        (c, next): (usize, Option<(NormElements<Array<'_, f32>>, Array<'_, T>)>),
+        (c, next): (usize, Option<NextNorm<'_, T>>),
     ) -> Result<()> {
         match next {
             Some(next) => self.residual_norm(residual, branch, dropout, y, next),
@@ -78,7 +81,7 @@ impl Gpu<'_> {
         (branch, bias): (Array<'_, f32>, Option<Array<'_, f32>>),
         dropout: Option<Dropout>,
         y: Array<'_, f32>,
-        (norm, normed): (NormElements<Array<'_, f32>>, Array<'_, T>),
+        (norm, normed): NextNorm<'_, T>,
     ) -> Result<()> {
         let NormElements { kind, gain, shift, eps } = norm;
         let (op, c) = ("residual and norm", gain.len);

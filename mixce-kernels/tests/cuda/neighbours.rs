@@ -178,14 +178,14 @@ fn another_branch_is_refused() -> Result<()> {
 /// The sums of the columns of the gradient of queries, keys and values, of ragged documents and heads that share keys.
 #[test]
 fn attention_adds_the_gradient_of_a_bias() -> Result<()> {
-    let drop = Some(Dropout { p: 0.25, stream: Stream::new(3), first_row: 7 });
+    let drop = Dropout { p: 0.25, stream: Stream::new(3), first_row: 7 };
     for (lengths, heads, kv, d) in [(&[70, 1, 65][..], 2, 2, 64), (&[129, 3], 4, 2, 16), (&[5], 2, 1, 128)] {
         let documents = CuSeqlens::from_lengths(lengths.iter().copied());
         let (n, channels) = (documents.tokens(), (heads + 2 * kv) * d);
         let heads = Heads { kv, ..Heads::new(heads, 1.0 / (d as f64).sqrt()) };
         let half = |width, seed| rounded(&[n, width], seed)?.to_device(&cuda()?)?.to_dtype(DType::BF16);
         let (qkv, dout) = (half(channels, 1)?, half(heads.count * d, 2)?);
-        let (out, drawn) = causal_attention_saving(&qkv, &documents, heads, drop)?;
+        let (out, drawn) = causal_attention_saving(&qkv, &documents, heads, Some(drop))?;
         let (outputs, drawn) = ([&out, &dout], drawn.as_ref());
         let bias = on(&cuda()?, &random(&[channels], 3)?)?;
         let before = bias.copy()?;
@@ -193,7 +193,7 @@ fn attention_adds_the_gradient_of_a_bias() -> Result<()> {
             causal_attention_backward_adding(&qkv, &documents, heads, drawn, outputs, Some(&bias))?;
         assert!(added);
         // Without a bias, and with a dropout that is drawn again, the same bits.
-        let again = DrawnDropout::from(drop.unwrap());
+        let again = DrawnDropout::from(drop);
         let alone = causal_attention_backward(&qkv, &documents, heads, Some(&again), &out, &dout)?;
         assert_eq!(values(&dqkv)?, values(&alone)?);
         let want = (before + dqkv.to_dtype(DType::F32)?.sum(0)?)?;
