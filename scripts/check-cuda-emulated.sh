@@ -23,10 +23,12 @@ repeats=(
 # Training and programs: of the kernels, operations and sublayers run all. Time limits of processes are not for a sanitizer's speed.
 runs=(program:: ranks:: counts:: bf16:: ten_steps_ pytorch_steps:: a_loss_that_ a_run_ a_token_launches_)
 
+export EMULATED_CUDA_SAMPLE=1 # some tests take smaller inputs
 skip_in_access=("${repeats[@]}")
 skip_in_address=("${repeats[@]}" "${runs[@]}")
 if [[ "${1:-}" == --full ]]; then
     shift
+    unset EMULATED_CUDA_SAMPLE
     skip_in_access=()
     # What is counted is the same with other checks, and a long run touches no more memory than a short one.
     skip_in_address=(counts:: a_token_launches_ ranks:: bf16_trains_as_f32_does)

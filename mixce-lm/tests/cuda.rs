@@ -110,13 +110,15 @@ fn draws_are_unbiased() {
     let logits: Vec<f32> = (0..12).map(|i| (i as f32 * 1.7).sin() * 2.0).collect();
     let sampling = Sampling { temperature: 1.5, top_k: Some(9), top_p: Some(0.9), greedy: false };
     let probabilities = sampling.probabilities(&logits);
-    let (rows, number) = (vec![logits; 600], 3);
+    // A sample of the tests, on the emulated driver, draws less: 2000 take minutes there.
+    let count = if std::env::var_os("EMULATED_CUDA_SAMPLE").is_some() { 600 } else { 2000 };
+    let (rows, number, all) = (vec![logits; count], 3, count as f64);
     let mut counts = vec![0f64; 12];
     for token in on_cuda(&rows, &sampling, &draws(rows.len()), &lengths(rows.len(), number)) {
         counts[token.unwrap() as usize] += 1.0;
     }
     let kept = probabilities.iter().zip(&counts).filter(|(p, _)| **p > 0.0);
-    let statistic: f64 = kept.clone().map(|(p, count)| (count - 600.0 * p).powi(2) / (600.0 * p)).sum();
+    let statistic: f64 = kept.clone().map(|(p, count)| (count - all * p).powi(2) / (all * p)).sum();
     assert!(kept.count() >= 5 && statistic < 27.9, "{statistic}: {counts:?} of {probabilities:?}");
     let dropped = probabilities.iter().zip(&counts).filter(|(p, _)| **p == 0.0);
     assert!(dropped.clone().count() >= 3 && dropped.clone().all(|(_, count)| *count == 0.0));

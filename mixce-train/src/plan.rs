@@ -90,9 +90,8 @@ impl StepMemory {
 /// ```
 ///
 /// bytes, with the logits of a [`Slice`]. On CUDA in bf16 the rounded hidden states are added to `lm_head`: 2 N C.
-/// Not counted: the batch itself (under 50 bytes per token), the bits of attention's dropout (on CUDA in bf16, while attention runs: for each
-/// token and head one for every token of the longest document), the copies of biases (on CUDA in bf16, 2 bytes a number), the tables of a rotary embedding (4 bytes per position
-/// and channel of a head), the packed operands of matrix products on the CPU (up to 17 MB per thread), the
+/// Not counted: the batch itself (under 50 bytes per token), the copies of biases (on CUDA in bf16, 2 bytes a number), the tables of a rotary
+/// embedding (4 bytes per position and channel of a head), the packed operands of matrix products on the CPU (up to 17 MB per thread), the
 /// program, its data, the allocator's unused pages, CUDA's context and libraries with their workspaces.
 #[must_use]
 pub fn step_memory(config: &dyn ModelConfig, shape: PassShape) -> StepMemory {

@@ -23,6 +23,11 @@ fn cuda() -> Result<Device> {
     mixce_kernels::cuda_device(0)
 }
 
+/// Whether the emulated driver, on which large inputs take minutes, runs a sample of the tests: `scripts/check-cuda-emulated.sh` without `--full`.
+fn is_sample() -> bool {
+    std::env::var_os("EMULATED_CUDA_SAMPLE").is_some()
+}
+
 /// Standard normal numbers, the same for the same seed.
 fn random(shape: &[usize], seed: u64) -> Result<Tensor> {
     let (stream, n) = (Stream::new(seed), shape.iter().product::<usize>());
