@@ -111,10 +111,11 @@ struct Branch {
 // With g = dy gain: dx += rstd (g - mean(g) - n mean(g n)), without mean(g) in an RMS norm. Rows of both x and g are kept.
 //
 // A block takes `chunk_rows` rows, whose moments go to `saved` [rows, 2]. Then it reads them again, from the cache, and writes its share in
-// dgain = sum_rows dy n, dshift = sum_rows dy, and in that of the branch's bias: `partial` [blocks, sums, c].
+// dgain = sum_rows dy n, dshift = sum_rows dy, and in that of the branch's bias: `partial` [blocks, sums, c]. Unless y is null it takes the
+// normalised rows, as the forward pass has them; it may be dy.
 template <bool CENTRED, bool KNOWN, class T, class B>
-static __device__ __forceinline__ void backward(const float* x, const float* gain, const T* dy, float* dx, float* saved,
-                                                float* partial, size_t rows, unsigned c, float eps, unsigned kept,
+static __device__ __forceinline__ void backward(const float* x, const float* gain, const float* shift, const T* dy, T* y, float* dx,
+                                                float* saved, float* partial, size_t rows, unsigned c, float eps, unsigned kept,
                                                 size_t chunk_rows, const B& branch, Whole<KNOWN> whole) {
   float* const own_x = shared_rows() + threadIdx.x / WARP * 2 * kept;
   float* const own_g = own_x + kept;
@@ -166,16 +167,23 @@ static __device__ __forceinline__ void backward(const float* x, const float* gai
   }
   __syncthreads();
   for (size_t i = 4 * threadIdx.x; i < c; i += 4 * blockDim.x) {
-    Floats<4> dgain = {}, dshift = {}, dbias = {};
+    Floats<4> dgain = {}, dshift = {}, dbias = {}, b = {};
+    const Floats<4> g = load_pack<4>(gain + i, c - i, whole);
+    if (shift) b = load_pack<4>(shift + i, c - i, whole);
 #pragma unroll 2
     for (size_t row = begin; row < end; row++) {
-      const Floats<4> a = load_pack<4>(x + row * c + i, c - i, whole), gradient = load_pack<4>(dy + row * c + i, c - i, whole);
+      const size_t at = row * c + i;
+      Floats<4> a = load_pack<4>(x + at, c - i, whole);
+      const Floats<4> gradient = load_pack<4>(dy + at, c - i, whole);
       const float mean = saved[2 * row], rstd = saved[2 * row + 1];
       for (int k = 0; k < 4; k++) {
-        dgain.x[k] += gradient.x[k] * ((a.x[k] - mean) * rstd);
+        const float n = (a.x[k] - mean) * rstd;
+        dgain.x[k] += gradient.x[k] * n;
         dshift.x[k] += gradient.x[k];
+        a.x[k] = n * g.x[k] + b.x[k];
       }
-      if (branch.sums() > 2) branch.add(dbias, row * c + i, c - i, whole);
+      if (branch.sums() > 2) branch.add(dbias, at, c - i, whole);
+      if (y) store_pack(y + at, c - i, a, whole);
     }
     float* const share = partial + (size_t)blockIdx.x * branch.sums() * c + i;
     store_pack(share, c - i, dgain, whole);
@@ -202,26 +210,28 @@ static __device__ __forceinline__ void backward(const float* x, const float* gai
     residual_norm<CENTRED>(residual, branch, bias, x, gain, shift, y, rows, c, eps, kept, DROPOUT);                        \
   }                                                                                                                        \
   extern "C" __global__ void __launch_bounds__(THREADS)                                                                    \
-      mixce_##NORM##_norm_backward_##SUFFIX(const float* x, const float* gain, const T* dy, float* dx, float* saved,       \
-                                            float* partial, size_t rows, unsigned c, float eps, unsigned kept,             \
-                                            size_t chunk_rows) {                                                           \
-    const bool whole = has_whole_packs<4>(x, c) && has_whole_packs<4>(gain, c) && has_whole_packs<4>(dy, c) &&             \
-                       has_whole_packs<4>(dx, c) && has_whole_packs<4>(partial, c);                                        \
+      mixce_##NORM##_norm_backward_##SUFFIX(const float* x, const float* gain, const float* shift, const T* dy, T* y,      \
+                                            float* dx, float* saved, float* partial, size_t rows, unsigned c, float eps,   \
+                                            unsigned kept, size_t chunk_rows) {                                            \
+    const bool whole = has_whole_packs<4>(x, c) && has_whole_packs<4>(gain, c) && has_whole_packs<4>(shift, c) &&          \
+                       has_whole_packs<4>(dy, c) && has_whole_packs<4>(y, c) && has_whole_packs<4>(dx, c) &&               \
+                       has_whole_packs<4>(partial, c);                                                                     \
     with_whole(whole, [=](auto known) {                                                                                    \
-      backward<CENTRED>(x, gain, dy, dx, saved, partial, rows, c, eps, kept, chunk_rows, NoBranch(), known);               \
+      backward<CENTRED>(x, gain, shift, dy, y, dx, saved, partial, rows, c, eps, kept, chunk_rows, NoBranch(), known);     \
     });                                                                                                                    \
   }                                                                                                                        \
   extern "C" __global__ void __launch_bounds__(THREADS)                                                                    \
-      mixce_##NORM##_norm_branch_backward_##SUFFIX(const float* x, const float* gain, const T* dy, float* dx,              \
-                                                   float* saved, float* partial, size_t rows, unsigned c, float eps,       \
-                                                   unsigned kept, size_t chunk_rows, T* gradient, unsigned sums,           \
-                                                   DROPOUT_PARAMETERS) {                                                   \
+      mixce_##NORM##_norm_branch_backward_##SUFFIX(const float* x, const float* gain, const float* shift, const T* dy,     \
+                                                   T* y, float* dx, float* saved, float* partial, size_t rows, unsigned c, \
+                                                   float eps, unsigned kept, size_t chunk_rows, T* gradient,               \
+                                                   unsigned sums, DROPOUT_PARAMETERS) {                                    \
     const Branch<T> branch = {gradient, dx, sums, DROPOUT};                                                                \
-    const bool whole = has_whole_packs<4>(x, c) && has_whole_packs<4>(gain, c) && has_whole_packs<4>(dy, c) &&             \
-                       has_whole_packs<4>(dx, c) && has_whole_packs<4>(partial, c) && has_whole_packs<4>(gradient, c) &&   \
+    const bool whole = has_whole_packs<4>(x, c) && has_whole_packs<4>(gain, c) && has_whole_packs<4>(shift, c) &&          \
+                       has_whole_packs<4>(dy, c) && has_whole_packs<4>(y, c) && has_whole_packs<4>(dx, c) &&               \
+                       has_whole_packs<4>(partial, c) && has_whole_packs<4>(gradient, c) &&                                \
                        branch.dropout.draws_whole_packs();                                                                 \
     with_whole(whole, [=](auto known) {                                                                                    \
-      backward<CENTRED>(x, gain, dy, dx, saved, partial, rows, c, eps, kept, chunk_rows, branch, known);                   \
+      backward<CENTRED>(x, gain, shift, dy, y, dx, saved, partial, rows, c, eps, kept, chunk_rows, branch, known);         \
     });                                                                                                                    \
   }
 

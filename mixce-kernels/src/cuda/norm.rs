@@ -108,20 +108,25 @@ impl Gpu<'_> {
     }
 
     /// Adds the gradients of input and parameters to `dx` and `sums`. `moments` has room for two numbers a row. Then `dx` is also that of
-    /// the branch that ends in `x`, if there is one.
+    /// the branch that ends in `x`, if there is one. `normed`, which may be `dy`, takes the normalised rows of `x`, those of [`Gpu::norm`].
     pub(super) fn add_norm_gradients<T: Element>(
         &self,
         (x, norm): (Array<'_, f32>, NormElements<Array<'_, f32>>),
-        dy: Array<'_, T>,
+        (dy, normed): (Array<'_, T>, Option<Array<'_, T>>),
         dx: Array<'_, f32>,
         sums: Sums<Array<'_, f32>>,
         moments: Array<'_, f32>,
         branch: Option<BranchArrays<'_, T>>,
     ) -> Result<()> {
-        let NormElements { kind, gain, eps, .. } = norm;
+        let NormElements { kind, gain, shift, eps } = norm;
         let (op, c) = ("norm backward", gain.len);
         let n = rows(op, x, c)?;
-        expect_len(op, "the result's gradient", dy, x.len)?;
+        for rows in [Some(dy), normed].into_iter().flatten() {
+            expect_len(op, "the result's gradient", rows, x.len)?;
+        }
+        if let Some(shift) = shift {
+            expect_len(op, "the bias", shift, c)?;
+        }
         expect_len(op, "the input's gradient", dx, x.len)?;
         expect_len(op, "the weight's gradient", sums.weight, c)?;
         if let Some(bias) = sums.bias {
@@ -145,9 +150,10 @@ impl Gpu<'_> {
         let (blocks, chunk_rows) = chunks(n, (grid.threads.0 / WARP) as usize);
         grid.blocks.0 = blocks as u32;
         let launch = |partial: Array<'_, f32>| {
-            let mut args: Vec<Arg> = vec![x.into(), gain.into(), dy.into(), dx.into(), moments.into()];
-            args.extend([partial.into(), Arg::Size(n as u64), columns.into(), eps.into(), kept.into()]);
-            args.push(Arg::Size(chunk_rows as u64));
+            let (rows, chunk_rows) = (Arg::Size(n as u64), Arg::Size(chunk_rows as u64));
+            let mut args: Vec<Arg> = vec![x.into(), gain.into(), shift.into(), dy.into(), normed.into()];
+            args.extend::<[Arg; 3]>([dx.into(), moments.into(), partial.into()]);
+            args.extend([rows, columns.into(), eps.into(), kept.into(), chunk_rows]);
             args.extend(branch.iter().flat_map(|branch| branch.arguments(c)));
             // SAFETY: the arguments are those of the kernel; the sizes of all arrays were checked, and every block has its rows of shares.
             unsafe { self.launch(kernel!("norm", name), grid, &args) }

@@ -127,7 +127,7 @@ impl Gpu<'_> {
         let (inputs, changed) = ((x, norm, dy), (&moments, dx, gradients));
         with_parts::<f32, _, _, _>("norm backward", inputs, changed, |gpu, (x, norm, dy), changed| {
             let (moments, dx, sums) = changed;
-            gpu.add_norm_gradients((x, norm), dy, dx, sums, moments, None)
+            gpu.add_norm_gradients((x, norm), (dy, None), dx, sums, moments, None)
         })
     }
 
@@ -209,11 +209,11 @@ fn norm_linear_backward<T: Element>(
         let (inputs, buffers) = ((dy, &weights[..]), (&normed, below.gradient()));
         with_parts::<T, _, _, _>(op, inputs, buffers, |gpu, (dy, weights), (normed, dbelow)| {
             let (maps, rows, dy) = (without_biases(weights), Matrix::new(normed, c), Matrix::new(dy, n_out));
-            gpu.norm(x, norm, normed)?;
-            gpu.parameters_gradients(&maps, rows, dy, &dmaps)?;
-            // The normalised rows have served: their memory takes their gradient.
             gpu.input_gradients(&maps, dy, rows)?;
-            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments, below.arrays(dbias, dbelow))
+            // The normalised rows take the memory of their gradient.
+            let (normed, below) = ((normed, Some(normed)), below.arrays(dbias, dbelow));
+            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments, below)?;
+            gpu.parameters_gradients(&maps, rows, dy, &dmaps)
         })
     })?;
     Ok(below.finished())
@@ -333,11 +333,11 @@ fn mlp_backward<T: Element>(
             let inputs = (pre_activation, dactive);
             gpu.bias_activation_backward(*activation, inputs, Some(active), dactive, (inner, dup.bias))?;
             gpu.weight_gradient(down, hidden, dbranch, ddown.weight)?;
-            gpu.norm(x, norm, normed)?;
-            gpu.weight_gradient(up, rows, dhidden, dup.weight)?;
-            // The normalised rows have served: their memory takes their gradient.
             gpu.input_gradient(up, dhidden, rows, false)?;
-            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments, below.arrays(dbias, dbelow))
+            // The normalised rows take the memory of their gradient.
+            let (normed, below) = ((normed, Some(normed)), below.arrays(dbias, dbelow));
+            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments, below)?;
+            gpu.weight_gradient(up, rows, dhidden, dup.weight)
         })
     })?;
     Ok(below.finished())
@@ -406,11 +406,11 @@ fn gated_mlp_backward<T: Element>(
             gpu.input_gradient(down, dbranch, active, false)?;
             gpu.gated_backward(*activation, pre_activation, inner, hidden, dpre)?;
             gpu.weight_gradient(down, active, dbranch, ddown.weight)?;
-            gpu.norm(x, norm, normed)?;
-            gpu.parameters_gradients(&gate_up, rows, dgate_up_rows, &dgate_up)?;
-            // The normalised rows have served: their memory takes their gradient.
             gpu.input_gradients(&gate_up, dgate_up_rows, rows)?;
-            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments, below.arrays(dbias, dbelow))
+            // The normalised rows take the memory of their gradient.
+            let (normed, below) = ((normed, Some(normed)), below.arrays(dbias, dbelow));
+            gpu.add_norm_gradients((x, norm), normed, dx, dnorm, moments, below)?;
+            gpu.parameters_gradients(&gate_up, rows, dgate_up_rows, &dgate_up)
         })
     })?;
     Ok(below.finished())
