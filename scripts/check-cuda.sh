@@ -21,18 +21,17 @@ done
 cubins="$(mktemp -d)"
 trap 'rm -rf "$cubins"' EXIT
 
-# Machine code for one generation, on which a register that does not fit is an error: it would be slow without a sign. (On sm_120 the table says
-# what is spilled.) What the assembler says of registers and shared memory goes to a log beside the code.
+# Machine code for one generation. A register that does not fit is an error: the kernel would be slow without a sign. What the assembler says
+# of registers and shared memory goes to a log beside the code.
 check_machine_code() { # COMPUTE CAPABILITY
-    local capability="$1" source pattern name cubin deny=(-Xptxas -warn-spills,-Werror)
-    [[ "$capability" != 120 ]] || deny=()
+    local capability="$1" source pattern name cubin
     mkdir "$cubins/$capability"
     for source in mixce-kernels/cuda/*.cu; do
         echo "$source for sm_$capability"
         name="$(basename "$source" .cu)"
         cubin="$cubins/$capability/$name.cubin"
-        if ! nvcc -cubin -O3 -std=c++17 "-arch=sm_$capability" -Werror all-warnings -Xptxas -v \
-            "${deny[@]}" -o "$cubin" "$source" 2>"${cubin%.cubin}.log"; then
+        if ! nvcc -cubin -O3 -std=c++17 "-arch=sm_$capability" -Werror all-warnings -Xptxas -v,-warn-spills,-Werror \
+            -o "$cubin" "$source" 2>"${cubin%.cubin}.log"; then
             cat "${cubin%.cubin}.log" >&2
             exit 1
         fi

@@ -4,8 +4,8 @@
 Usage: occupancy.py CUBINS PAGE
 
 CUBINS has a folder for each compute capability (80, 90, 120) with NAME.cubin and what `ptxas -v` has printed, NAME.log, for every file of
-kernels. Compares them with the table in PAGE: an occupancy below the table's is an error, more spilled bytes are, a kernel that the table lacks
-though its occupancy is not full or it spills is, and a row without its kernel is. With MIXCE_BLESS=1 the table is written instead.
+kernels. Compares them with the table in PAGE: an occupancy below the table's is an error, a kernel that the table lacks though its occupancy
+is not full is, and a row without its kernel is. With MIXCE_BLESS=1 the table is written instead.
 """
 
 import os
@@ -31,7 +31,7 @@ LAUNCHES = [
     (r"attention_(backward_(queries|keys)_)?2_\w+", (2 * 32 * 65 + 1024) * 4, None),
     (r"attention_(backward_(queries|keys)_)?4_\w+", (2 * 32 * 129 + 1024) * 4, None),
     (r"attention_(backward_(queries|keys)_)?8_\w+", (2 * 21 * 257 + 1024) * 4, None),
-    (r"(layer|rms)_norm_(f32|bf16)", 8 * 768 * 4, None),
+    (r"(residual_)?(layer|rms)_norm_(f32|bf16)", 8 * 768 * 4, None),
     (r"(layer|rms)_norm_(branch_)?backward_(f32|bf16)", 7 * 2 * 768 * 4, 7 * 32),
     (r"rotary_backward_(f32|bf16)", 2 * 8 * 128 * 4, None),
     (r"sample", 197 * 8, None),
@@ -72,16 +72,14 @@ def occupancy(capability, threads, registers, shared):
 
 
 def usage(log):
-    """Registers, static shared memory, and bytes of spilled registers of each kernel of a log of ptxas."""
-    kernels, name, spilled = {}, None, 0
+    """Registers and static shared memory of each kernel of a log of ptxas."""
+    kernels, name = {}, None
     for line in log.splitlines():
         if found := re.search(r"Compiling entry function '(\w+)'", line):
             name = found[1]
-        elif name and (found := re.search(r"(\d+) bytes spill stores", line)):
-            spilled = int(found[1])
         elif name and (found := re.search(r"Used (\d+) registers", line)):
             shared = re.search(r"(\d+) bytes smem", line)
-            kernels[name] = (int(found[1]), int(shared[1]) if shared else 0, spilled)
+            kernels[name] = (int(found[1]), int(shared[1]) if shared else 0)
             name = None
     return kernels
 
@@ -119,18 +117,18 @@ def launch(name, most_threads):
 
 
 def measured(folder):
-    """{kernel: (threads, {capability: (registers, shared memory, occupancy, bytes spilled)})}"""
+    """{kernel: (threads, {capability: (registers, shared memory, occupancy)})}"""
     kernels = {}
     for capability in LIMITS:
         for log in sorted((folder / str(capability)).glob("*.log")):
             threads = most_threads(log.with_suffix(".cubin").read_bytes())
-            for full_name, (registers, static, spilled) in usage(log.read_text()).items():
+            for full_name, (registers, static) in usage(log.read_text()).items():
                 if full_name not in threads:
                     sys.exit(f"error: kernel `{full_name}` has no __launch_bounds__")
                 name = full_name.removeprefix("mixce_")
                 block, dynamic = launch(name, threads[full_name])
                 share = occupancy(capability, block, registers, static + dynamic)
-                kernels.setdefault(name, (block, {}))[1][capability] = (registers, static + dynamic, share, spilled)
+                kernels.setdefault(name, (block, {}))[1][capability] = (registers, static + dynamic, share)
     missing = [name for name, (_, of) in kernels.items() if set(of) != set(LIMITS)]
     if not kernels or missing:
         sys.exit(f"error: expected kernels for {sorted(LIMITS)} below `{folder}`, missing {missing or 'all'}")
@@ -139,28 +137,21 @@ def measured(folder):
 
 def row(name, kernel):
     threads, of = kernel
-    cells = [
-        f"{registers}, {shared}: {share} %" + (f", {spilled} spilled" if spilled else "")
-        for registers, shared, share, spilled in of.values()
-    ]
+    cells = [f"{registers}, {shared}: {share} %" for registers, shared, share in of.values()]
     return f"| `{name}` | {threads} | {' | '.join(cells)} |"
 
 
 def table(kernels):
-    def is_low(of):
-        return any(share < 100 or spilled for _, _, share, spilled in of.values())
-
-    low = {name: kernel for name, kernel in kernels.items() if is_low(kernel[1])}
+    low = {name: kernel for name, kernel in kernels.items() if any(share < 100 for _, _, share in kernel[1].values())}
     head = "| kernel | threads | " + " | ".join(f"sm_{capability}" for capability in LIMITS) + " |"
     rule = "| --- " + "| ---: " * (1 + len(LIMITS)) + "|"
     return "\n".join([head, rule, *(row(name, kernel) for name, kernel in sorted(low.items()))])
 
 
 def promised(text):
-    """{kernel: the occupancies and spilled bytes of its row}"""
+    """{kernel: the occupancies of its row}"""
     rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", text, re.M)
-    cell = re.compile(r"(\d+) %(?:, (\d+) spilled)?")
-    return {name: [(int(share), int(spilled or 0)) for share, spilled in cell.findall(cells)] for name, cells in rows}
+    return {name: [int(share) for share in re.findall(r"(\d+) %", cells)] for name, cells in rows}
 
 
 def main():
@@ -177,12 +168,10 @@ def main():
         return
     errors = [f"`{name}` is in the table of `{page}`, but no kernel" for name in promised(promised_text) if name not in kernels]
     for name, (_, of) in sorted(kernels.items()):
-        wanted = promised(promised_text).get(name, [(100, 0)] * len(LIMITS))
-        for (capability, (registers, _, share, spilled)), (want, most) in zip(of.items(), wanted, strict=True):
+        wanted = promised(promised_text).get(name, [100] * len(LIMITS))
+        for (capability, (registers, _, share)), want in zip(of.items(), wanted, strict=True):
             if share < want:
                 errors.append(f"`{name}` on sm_{capability}: occupancy {share} %, at least {want} % expected ({registers} registers)")
-            if spilled > most:
-                errors.append(f"`{name}` on sm_{capability}: {spilled} bytes of registers spilled, at most {most} expected")
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     if errors:

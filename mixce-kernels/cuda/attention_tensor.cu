@@ -350,8 +350,8 @@ static __device__ __forceinline__ void backward_keys(const Problem& p, bf16* sha
       }
       Fragment<N> scores, products;
       multiply<D, N>(scores, k, q, lane);
-      multiply<D, N>(products, v, dq, lane);
       next.store(share);
+      multiply<D, N>(products, v, dq, lane);
       if (!queries.all_see(h.row0, h.row0 + WARP_ROWS - 1, first))
 #pragma unroll
         for (int i = 0; i < scores.OF_ROW; i++) {

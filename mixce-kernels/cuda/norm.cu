@@ -12,10 +12,14 @@ static __device__ __forceinline__ float* shared_rows() {
 static __device__ __forceinline__ size_t first_row() { return (size_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP; }
 static __device__ __forceinline__ size_t row_step() { return (size_t)gridDim.x * (blockDim.x / WARP); }
 
+// Packs of a thread that are on their way at once; with parts of packs registers are short.
+template <bool KNOWN>
+constexpr int AT_ONCE = KNOWN ? 2 : 1;
+
 // Calls `f(i, left)` for this lane's packs of four elements.
-template <class F>
-static __device__ __forceinline__ void for_lane(unsigned c, F f) {
-#pragma unroll 2
+template <bool KNOWN, class F>
+static __device__ __forceinline__ void for_lane(unsigned c, Whole<KNOWN>, F f) {
+#pragma unroll AT_ONCE<KNOWN>
   for (size_t i = threadIdx.x % WARP * 4; i < c; i += 4 * WARP) f(i, c - i);
 }
 
@@ -28,7 +32,7 @@ static __device__ __forceinline__ void forward(First first, const float* x, cons
     const float* const in = x + row * c;
     T* const out = y + row * c;
     float sum = 0.0f, squares = 0.0f;
-    for_lane(c, [&](size_t i, size_t left) {
+    for_lane(c, whole, [&](size_t i, size_t left) {
       const Floats<4> a = first(row, i, left);
       if (kept) store_pack(own + i, 4, a, Whole<true>());
       for (int k = 0; k < 4; k++) sum += a.x[k];
@@ -37,12 +41,12 @@ static __device__ __forceinline__ void forward(First first, const float* x, cons
       return kept ? load_pack<4>(own + i, 4, Whole<true>()) : load_pack<4>(in + i, left, whole);
     };
     const float mean = CENTRED ? warp_sum(sum) / (float)c : 0.0f;
-    for_lane(c, [&](size_t i, size_t left) {
+    for_lane(c, whole, [&](size_t i, size_t left) {
       const Floats<4> a = again(i, left);
       for (int k = 0; k < 4; k++) squares += KNOWN || k < left ? (a.x[k] - mean) * (a.x[k] - mean) : 0.0f;
     });
     const float rstd = 1.0f / sqrtf(warp_sum(squares) / (float)c + eps);
-    for_lane(c, [&](size_t i, size_t left) {
+    for_lane(c, whole, [&](size_t i, size_t left) {
       Floats<4> a = again(i, left), b = {};
       const Floats<4> g = load_pack<4>(gain + i, left, whole);
       if (shift) b = load_pack<4>(shift + i, left, whole);
@@ -129,7 +133,7 @@ static __device__ __forceinline__ void backward(const float* x, const float* gai
       return g;
     };
     float sum = 0.0f, sum_g = 0.0f, squares = 0.0f, sum_gx = 0.0f;
-    for_lane(c, [&](size_t i, size_t left) {
+    for_lane(c, whole, [&](size_t i, size_t left) {
       const Floats<4> a = load_pack<4>(in + i, left, whole), g = read_g(i, left);
       if (kept) {
         store_pack(own_x + i, 4, a, Whole<true>());
@@ -144,7 +148,7 @@ static __device__ __forceinline__ void backward(const float* x, const float* gai
       return kept ? load_pack<4>(own_g + i, 4, Whole<true>()) : read_g(i, left);
     };
     const float mean = CENTRED ? warp_sum(sum) / (float)c : 0.0f, mean_g = CENTRED ? warp_sum(sum_g) / (float)c : 0.0f;
-    for_lane(c, [&](size_t i, size_t left) {
+    for_lane(c, whole, [&](size_t i, size_t left) {
       const Floats<4> a = x_again(i, left), g = g_again(i, left);
       for (int k = 0; k < 4; k++) {
         const float centred = KNOWN || k < left ? a.x[k] - mean : 0.0f;
@@ -153,7 +157,7 @@ static __device__ __forceinline__ void backward(const float* x, const float* gai
       }
     });
     const float rstd = 1.0f / sqrtf(warp_sum(squares) / (float)c + eps), mean_gn = warp_sum(sum_gx) * rstd / (float)c;
-    for_lane(c, [&](size_t i, size_t left) {
+    for_lane(c, whole, [&](size_t i, size_t left) {
       const Floats<4> a = x_again(i, left), g = g_again(i, left);
       Floats<4> d = load_pack<4>(dx + row * c + i, left, whole);
       for (int k = 0; k < 4; k++) d.x[k] += rstd * (g.x[k] - mean_g - (a.x[k] - mean) * rstd * mean_gn);
@@ -170,7 +174,7 @@ static __device__ __forceinline__ void backward(const float* x, const float* gai
     Floats<4> dgain = {}, dshift = {}, dbias = {}, b = {};
     const Floats<4> g = load_pack<4>(gain + i, c - i, whole);
     if (shift) b = load_pack<4>(shift + i, c - i, whole);
-#pragma unroll 2
+#pragma unroll AT_ONCE<KNOWN>
     for (size_t row = begin; row < end; row++) {
       const size_t at = row * c + i;
       Floats<4> a = load_pack<4>(x + at, c - i, whole);
