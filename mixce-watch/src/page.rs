@@ -284,7 +284,9 @@ mod tests {
             fs::write(folder.join("metrics.jsonl"), "{\"step\":1,\"nll\":3.0}\n{\"step\":2,\"nll\":2.0}\n")
                 .unwrap();
             let written = Instant::now();
-            while !ask(address, "/", "").1.contains("step 2 of 4") && written.elapsed() < Duration::from_secs(30) {
+            while !ask(address, "/", "").1.contains("step 2 of 4")
+                && written.elapsed() < Duration::from_secs(30)
+            {
                 std::thread::sleep(LEAST_AGE);
             }
             let (head, body) = ask(address, "/", "");
