@@ -3,53 +3,31 @@
 use std::io::{self, Write};
 
 use mixce_base::printable::printable_line;
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::flags::in_words_of_flags;
 
 /// Sends the log to stderr: warnings by default, only errors with `-q`, more with each `-v`. With `-v` each line
 /// begins with the rank, if there is one.
 pub(crate) fn start(verbose: u8, quiet: bool, ansi: bool, rank: Option<usize>) {
-    let ours = match (quiet, verbose) {
-        (true, _) => "error",
-        (_, 0) => "warn",
-        (_, 1) => "info",
-        (_, 2) => "debug",
-        _ => "trace",
+    let level = match (quiet, verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (_, 0) => LevelFilter::WARN,
+        (_, 1) => LevelFilter::INFO,
+        (_, 2) => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
     };
-    // Dependencies return their failures as errors, which are reported once.
-    let others = if verbose > 2 { "debug" } else { "off" };
-    let crates = [
-        "cli",
-        "core",
-        "data",
-        "encoder",
-        "eval",
-        "gpt2",
-        "hub",
-        "judge",
-        "kernels",
-        "llama",
-        "lm",
-        "report",
-        "sweep",
-        "synthetic",
-        "train",
-        "watch",
-        "web",
-    ];
-    let ours: Vec<String> = crates.iter().map(|name| format!("mixce_{name}={ours}")).collect();
-    let filter = EnvFilter::new(format!("{others},{}", ours.join(",")));
-    // Colours are added behind the escaping of messages.
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false);
     let writer = BetweenBars { ansi, rank: rank.filter(|_| verbose > 0) };
+    // Colours are added behind the escaping of messages.
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_writer(writer);
+    // Only ours: dependencies return their failures as errors, which are reported once.
+    let log = tracing_subscriber::registry().with(Targets::new().with_target("mixce", level));
     // A subscriber that is already set is kept.
-    let _ = if verbose == 0 {
-        log.without_time().with_writer(writer).try_init()
-    } else {
-        log.with_writer(writer).try_init()
-    };
+    let _ = if verbose == 0 { log.with(lines.without_time()).try_init() } else { log.with(lines).try_init() };
 }
 
 /// Stderr, with the progress bars hidden while a line is written, field names replaced by flags, and characters that a terminal obeys shown. The
