@@ -99,7 +99,8 @@ pub(crate) fn disconnect(ranks: Arc<dyn Communicator>) {
 }
 
 /// Gives the first rank, and then those before this one, time to report a failure and to end the run, because most failures are the same on
-/// all; a failure of another rank is that rank's to report. Whether the launcher is ending the run: a signal has come.
+/// all; a failure of another rank is that rank's to report. Whether the run is being ended: a signal has come from the launcher, or the first
+/// rank's word.
 pub(crate) fn others_speak_first(is_of_another: bool) -> bool {
     // Open MPI's launcher sends its signal a second after the first failure.
     let patience = match rank() {
@@ -110,9 +111,19 @@ pub(crate) fn others_speak_first(is_of_another: bool) -> bool {
     interrupt::install("");
     let started = Instant::now();
     while started.elapsed() < patience && !interrupt::is_requested() {
+        if has_another_reported() {
+            // The first rank ends the others.
+            return rank() != Some(0);
+        }
         thread::sleep(Duration::from_millis(20));
     }
     interrupt::is_requested()
+}
+
+/// Whether a rank that this one is connected with has reported its failure.
+fn has_another_reported() -> bool {
+    let connection = CONNECTION.lock().unwrap_or_else(PoisonError::into_inner);
+    connection.as_ref().is_some_and(|ranks| matches!(ranks.check(), Err(TrainError::RankFailed { .. })))
 }
 
 /// Reports the failure that ends this process, and with it the others; returns the exit status.

@@ -190,44 +190,52 @@ fn commands_that_wait_for_the_hub_end_soon() {
     let weights = etag(Storage::Large, &world.read("model/model.safetensors"));
     let (download, push) = ("download owner/tiny --out copy", "push model me/mine");
     let train = format!("train --model owner/tiny --train train.txt --out run {SMALL}");
-    let start = |line: &str, server: &HubServer| {
-        let mut command = world.command(line);
-        command.env("HF_ENDPOINT", server.endpoint()).env("HF_TOKEN", "hf_right");
-        command
-    };
-    for (line, method, end) in [
-        (download, "GET", "/revision/main"),
-        (download, "GET", "/config.json"),
-        (download, "GET", weights.as_str()),
-        (train.as_str(), "GET", &weights),
-        (push, "POST", "/repos/create"),
-        (push, "POST", "/preupload/main"),
-        (push, "POST", "/objects/batch"),
-        (push, "PUT", &weights),
-    ] {
-        for signal in SIGNALS {
-            let server = serve(&world);
-            server.fault(method, end, Fault::Silence, 100);
-            let mut command = start(line, &server);
-            let program = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-            let (started, mut requests) = (Instant::now(), Vec::new());
-            while !requests.iter().any(|path: &String| path.split('?').next().unwrap().ends_with(end)) {
-                requests.extend(server.take_requests().into_iter().map(|request| request.path));
-                assert!(started.elapsed() < Duration::from_secs(60), "`{line}`, {end}: {requests:?}");
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            ends_soon(program, line, signal);
-            assert!(
-                server.commits().is_empty() && !world.path("copy").exists() && !world.path("run").exists()
-            );
+    // Side by side, because all of them wait.
+    std::thread::scope(|scope| {
+        for (line, method, end) in [
+            (download, "GET", "/revision/main"),
+            (download, "GET", "/config.json"),
+            (download, "GET", weights.as_str()),
+            (train.as_str(), "GET", &weights),
+            (push, "POST", "/repos/create"),
+            (push, "POST", "/preupload/main"),
+            (push, "POST", "/objects/batch"),
+            (push, "PUT", &weights),
+        ] {
+            scope.spawn(move || SIGNALS.map(|signal| a_silent_hub_is_left(line, (method, end), signal)));
         }
-    }
+    });
     let server = serve(&world);
     for line in [download, push] {
-        Outcome::of(start(line, &server).output().unwrap(), line).success();
+        Outcome::of(with_token(&world, &server, line).output().unwrap(), line).success();
     }
     assert!(world.read("copy/model.safetensors") == world.read("model/model.safetensors"));
     assert!(server.branch("me/mine", "main")["model.safetensors"].1 == world.read("model/model.safetensors"));
+}
+
+#[cfg(target_os = "linux")]
+fn with_token(world: &World, server: &HubServer, line: &str) -> Command {
+    let mut command = world.command_at(server, line);
+    command.env("HF_TOKEN", "hf_right");
+    command
+}
+
+/// A command whose request that ends in `end` is never answered.
+#[cfg(target_os = "linux")]
+fn a_silent_hub_is_left(line: &str, (method, end): (&'static str, &str), signal: (&str, i32)) {
+    let world = World::new();
+    let server = serve(&world);
+    server.fault(method, end, Fault::Silence, 100);
+    let mut command = with_token(&world, &server, line);
+    let program = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let (started, mut requests) = (Instant::now(), Vec::new());
+    while !requests.iter().any(|path: &String| path.split('?').next().unwrap().ends_with(end)) {
+        requests.extend(server.take_requests().into_iter().map(|request| request.path));
+        assert!(started.elapsed() < Duration::from_secs(60), "`{line}`, {end}: {requests:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    ends_soon(program, line, signal);
+    assert!(server.commits().is_empty() && !world.path("copy").exists() && !world.path("run").exists());
 }
 
 /// `--select mauve` is busy for a while between two steps; the steps before are not lost.

@@ -48,6 +48,6 @@ fn a_folder_without_a_card_gets_one_and_what_is_no_model_is_refused() {
     run(&world, &server, "push empty me/x").refused(&["has no `config.json`", "mixce export"]);
     run(&world, &server, "push nowhere me/x").refused(&["`nowhere` is not a folder"]);
     run(&world, &server, "push model me/../x").refused(&["me/../x"]);
-    world.run("push model me/x").refused(&["needs an access token", "HF_TOKEN"]);
+    world.run_at(&server, "push model me/x", &[]).refused(&["needs an access token", "HF_TOKEN"]);
     assert_eq!(server.is_private("me/x"), None);
 }

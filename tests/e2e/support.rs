@@ -82,10 +82,14 @@ impl World {
     }
 
     /// The program with these arguments; `{tokenizer}` and `{fixtures}` are replaced by their folders. It does not inherit this process's
-    /// environment, and writes nothing outside the folder.
+    /// environment, writes nothing outside the folder, and asks no hub.
     pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mixce-e2e"));
-        command.env_clear().env("HOME", self.path("home")).env("RUST_BACKTRACE", "0");
+        command
+            .env_clear()
+            .env("HOME", self.path("home"))
+            .env("RUST_BACKTRACE", "0")
+            .env("HF_HUB_OFFLINE", "1");
         if let Some(path) = std::env::var_os("PATH") {
             command.env("PATH", path);
         }
@@ -98,16 +102,21 @@ impl World {
         command
     }
 
+    /// The same with the hub at `server`.
+    pub(crate) fn command_at(&self, server: &HubServer, line: &str) -> Command {
+        let mut command = self.command(line);
+        command.env_remove("HF_HUB_OFFLINE").env("HF_ENDPOINT", server.endpoint());
+        command
+    }
+
     /// Runs to the end.
     pub(crate) fn run(&self, line: &str) -> Outcome {
         Outcome::of(self.command(line).output().unwrap(), line)
     }
 
-    /// The same with the hub at `server` and further environment variables.
+    /// Runs with the hub at `server` and further environment variables to the end.
     pub(crate) fn run_at(&self, server: &HubServer, line: &str, variables: &[(&str, &str)]) -> Outcome {
-        let mut command = self.command(line);
-        command.env("HF_ENDPOINT", server.endpoint()).envs(variables.iter().copied());
-        Outcome::of(command.output().unwrap(), line)
+        Outcome::of(self.command_at(server, line).envs(variables.iter().copied()).output().unwrap(), line)
     }
 
     /// Every file below the folder with its bytes.
@@ -270,7 +279,7 @@ pub(crate) fn torchrun(size: usize, line: &str, command: impl Fn() -> Command) -
     children.into_iter().map(|child| Outcome::of(child.wait_with_output().unwrap(), line)).collect()
 }
 
-/// Checks that the steps of a run on several processes are those of one, to rounding.
+/// Checks that the steps of a run on several processes are those of one, up to rounding.
 pub(crate) fn assert_follow(rows: &[Value], alone: &[Value], tolerance: f64) {
     assert_eq!(rows.len(), alone.len());
     for (row, alone) in rows.iter().zip(alone).filter(|(row, _)| row["event"].is_null()) {
