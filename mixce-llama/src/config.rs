@@ -197,7 +197,7 @@ impl LlamaConfig {
         }
     }
 
-    /// Whether the maps of queries, keys and values have biases.
+    /// Whether the projections of queries, keys and values have biases.
     #[must_use]
     pub fn has_qkv_bias(&self) -> bool {
         self.attention_bias || self.model_type == ModelType::Qwen2

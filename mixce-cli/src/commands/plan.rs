@@ -50,7 +50,7 @@ pub(crate) struct PlanArgs {
     #[arg(long)]
     activation_checkpointing: bool,
     /// Processes that train together, started by mpirun or srun: each takes a part of every microbatch, and they exchange gradients
-    /// once a step
+    /// once per step
     #[arg(long, default_value_t = 1, value_name = "N")]
     ranks: usize,
     /// Divide AdamW's moments between the processes of --ranks (ZeRO stage 1)

@@ -50,7 +50,7 @@ struct Planned {
     is_done: bool,
     /// Whether it belongs to this shard.
     is_owned: bool,
-    /// About how many target tokens its training sees, at 4 bytes a token; null for controls.
+    /// About how many target tokens its training sees, at 4 bytes per token; null for controls.
     train_tokens: Option<u64>,
     train_hours: Option<f64>,
     disk_bytes: Option<u64>,

@@ -36,7 +36,7 @@ pub(super) fn operands<T: Element>(maps: &[&Affine]) -> Result<Vec<Operand>> {
     Ok(operands_and_biases::<T>(maps, &[])?.0)
 }
 
-/// [`operands`], and for products in bf16 the biases of `biased`, some of the maps, in this type.
+/// [`operands`], and for products in bf16 the biases of `biased`, some of the products, in this type.
 pub(super) fn operands_and_biases<T: Element>(
     maps: &[&Affine],
     biased: &[&Affine],

@@ -36,7 +36,7 @@ use candle_core::{Result, Tensor, bail};
 use crate::device::has_backward_kernels;
 use crate::{Norm, Precision, cuda};
 
-/// Runs backward passes of one thread whose gradients are read only afterwards: on CUDA the sums of columns in them (the gradients of biases
+/// Runs backward passes of one thread whose gradients are read only afterwards: on CUDA the column sums in them (the gradients of biases
 /// and of norms) have a second stage, the sum of shares, which is launched once for all of them at the end. The values are the same.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! Data-parallel training: several processes, the *ranks* of a run, each with a copy of the model.
 //!
 //! Every rank takes its part of each microbatch; the gradients are added up over the ranks, and each rank then makes the same update. So a run
-//! follows that of one process to rounding, and the weights of all ranks are equal bit for bit. Rank 0 alone writes and reports. The optimizer's
+//! follows that of one process up to rounding, and the weights of all ranks are equal bit for bit. Rank 0 alone writes and reports. The optimizer's
 //! moments are on every rank, or divided into [`Shards`].
 //!
 //! A [`Communicator`] connects the ranks: [`Alone`] for one process, [`ThreadRank`] for threads of one process, `MpiRank` (feature `mpi`) and

@@ -47,7 +47,7 @@ const PROMISE: &str = "writing a checkpoint of the last whole step";
     --resume auto continues from it.\n\n\
     Several processes train one model when a launcher starts them, on one machine or several: `mpirun -n 4 mixce train ...` with a \
     build with the feature mpi, or `torchrun --no-python --nproc-per-node 4 mixce train ...`. Each takes a part of every microbatch; the \
-    run is the same as that of one process, to rounding. With the feature nccl each has a GPU, and --gpus starts them on this machine.\n\n\
+    run is the same as that of one process, up to rounding. With the feature nccl each has a GPU, and --gpus starts them on this machine.\n\n\
     The flag names of the MixCE authors (--train_file, --mixing_ratio, ...) are accepted."
 )]
 pub(crate) struct TrainArgs {

@@ -58,7 +58,7 @@ static LIBRARIES: Mutex<Vec<(usize, Option<Library>)>> = Mutex::new(Vec::new());
 
 impl Gpu<'_> {
     /// Launches `y = a b` with an epilogue; false, and nothing is launched, where cublasLt has no algorithm that is worth it: then the caller takes other
-    /// kernels, with the same result to rounding.
+    /// kernels, with the same result up to rounding.
     ///
     /// # Errors
     /// If sizes do not match or the device fails.
