@@ -110,20 +110,20 @@ pub(crate) fn others_speak_first(is_of_another: bool) -> bool {
     };
     interrupt::install("");
     let started = Instant::now();
-    while started.elapsed() < patience && !interrupt::is_requested() {
-        if has_another_reported() {
-            // The first rank ends the others.
-            return rank() != Some(0);
-        }
+    let is_ended = || interrupt::is_requested() || has_first_reported();
+    while started.elapsed() < patience && !is_ended() {
         thread::sleep(Duration::from_millis(20));
     }
-    interrupt::is_requested()
+    is_ended()
 }
 
-/// Whether a rank that this one is connected with has reported its failure.
-fn has_another_reported() -> bool {
+/// Whether the first rank, which the others are connected with, has reported a failure.
+fn has_first_reported() -> bool {
     let connection = CONNECTION.lock().unwrap_or_else(PoisonError::into_inner);
-    connection.as_ref().is_some_and(|ranks| matches!(ranks.check(), Err(TrainError::RankFailed { .. })))
+    let has_failed = |ranks: &Arc<dyn Communicator>| {
+        ranks.rank() > 0 && matches!(ranks.check(), Err(TrainError::RankFailed { .. }))
+    };
+    connection.as_ref().is_some_and(has_failed)
 }
 
 /// Reports the failure that ends this process, and with it the others; returns the exit status.
