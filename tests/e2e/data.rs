@@ -21,6 +21,24 @@ fn piped(world: &World, line: &str, input: &[u8]) -> Outcome {
     Outcome::of(program.wait_with_output().unwrap(), line)
 }
 
+/// The levels of the messages, which come from several crates.
+#[test]
+fn each_v_shows_more_and_q_nothing() {
+    let world = World::new();
+    let bad = "{\"text\": 3}\n".repeat(100);
+    world.write("rows.jsonl", format!("{bad}{}", "{\"text\": \"the old mill\"}\n".repeat(8)));
+    let levels = |flags: &str| {
+        let line =
+            format!("train --model model --train rows.jsonl --skip-bad-rows 100 --max-steps 1 {SMALL}");
+        let stderr = world.run(&format!("{line} --out run{flags} {flags}")).success().stderr;
+        ["WARN ", "INFO ", "DEBUG "].map(|level| stderr.contains(level))
+    };
+    assert_eq!(levels("-q"), [false; 3]);
+    assert_eq!(levels(""), [true, false, false]);
+    assert_eq!(levels("-v"), [true, true, false]);
+    assert_eq!(levels("-vv"), [true; 3]);
+}
+
 #[test]
 fn every_format_evaluates_to_the_same_number() {
     let world = World::new();
